@@ -1,0 +1,62 @@
+"""AutoTL: the search for the best transfer of a pretrained model to your data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autotl.errors import AutoTLError, Incompatible
+from autotl.plugin import (
+    Example,
+    Range,
+    Weights,
+    When,
+    augment,
+    backbone,
+    dataset,
+    freeze,
+    head,
+    optimizer,
+)
+
+if TYPE_CHECKING:
+    from autotl.engine import Result
+    from autotl.progress import Listener
+
+__version__ = "0.1.0"
+
+
+def search(data: str | Path, watch: Listener | None = None, **options: Any) -> Result:
+    """Search for the best transfer configuration: ``search("photos/", budget="10m")``.
+
+    Args:
+        data: A folder, a file or another source of labelled pictures, or a study file.
+        watch: Is told what happens, see ``autotl.progress``.
+        options: The command line's, with the same names: ``backbone=["resnet*"], trials=20``.
+
+    Returns:
+        The result, with ``best``, ``predict(files)`` and ``summary``.
+
+    Raises:
+        AutoTLError: Something that can be mended; the message says what and how.
+    """
+    from autotl import engine, progress, study  # torch and Optuna are loaded only when needed
+
+    return engine.run(study.configure(str(data), options), watch or progress.ignore)
+
+
+__all__ = [
+    "AutoTLError",
+    "Example",
+    "Incompatible",
+    "Range",
+    "Weights",
+    "When",
+    "augment",
+    "backbone",
+    "dataset",
+    "freeze",
+    "head",
+    "optimizer",
+    "search",
+]

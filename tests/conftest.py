@@ -1,0 +1,28 @@
+"""What every test file needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pictures import FAST, photos, plugin
+
+from autotl import study
+
+torch.set_num_threads(1)  # the models are tiny: more threads only wait for each other
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Callable[..., study.StudyConfig]:
+    """Settings of a quick search on coloured pictures; keywords change them."""
+    photos(tmp_path / "photos")
+    file = plugin(tmp_path)
+
+    def make(**options: Any) -> study.StudyConfig:
+        values = {"backbone": ["tiny"], "plugin": [file], "out": tmp_path / "runs", **FAST}
+        return study.configure(str(tmp_path / "photos"), {**values, "trials": 6, **options})
+
+    return make

@@ -1,0 +1,133 @@
+"""The model folder: written whole, read safely, predicting what was trained."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pictures import TINY, photos
+
+from autotl import artifact, data, model, registry, space
+from autotl.errors import ArtifactError, StoreError
+from autotl.model import Device, Model
+from autotl.registry import Registry
+from autotl.space import Config
+
+CPU = Device(torch.device("cpu"), None)
+
+
+@pytest.fixture
+def plugins(tmp_path: Path) -> Registry:
+    (tmp_path / "tiny.py").write_text(TINY)
+    return registry.load([tmp_path / "tiny.py"])
+
+
+@pytest.fixture
+def config(plugins: Registry) -> Config:
+    heads = {"mlp": {"depth": 2, "width": 64, "second": 96, "dropout": 0.2}}
+    return space.from_json(
+        {"backbone": {"tiny": {}}, "head": heads}, plugins, kinds=("backbone", "head")
+    )
+
+
+@pytest.fixture
+def network(config: Config) -> Model:
+    return model.build(config, 3, 40, CPU, seed=5).eval()
+
+
+def save(folder: Path, network: Model, config: Config) -> None:
+    artifact.save(folder, network, config, ["a", "b", "ü"], {"versions": {}}, "# Card\n")
+
+
+def test_what_is_loaded_predicts_what_was_saved(
+    tmp_path: Path, plugins: Registry, config: Config, network: Model
+) -> None:
+    save(tmp_path / "model", network, config)
+    loaded = artifact.load(tmp_path / "model", plugins, CPU)
+    pictures = np.random.default_rng(0).integers(0, 255, (5, 40, 40, 3), dtype=np.uint8)
+    with torch.inference_mode():
+        expected = network(torch.from_numpy(pictures).permute(0, 3, 1, 2)).softmax(1).numpy()
+    assert loaded.classes == ("a", "b", "ü")
+    assert loaded.network.expects == network.expects
+    np.testing.assert_array_equal(loaded.probabilities(pictures), expected)
+
+
+def test_pictures_are_prepared_as_in_training(
+    tmp_path: Path, plugins: Registry, config: Config, network: Model
+) -> None:
+    save(tmp_path / "model", network, config)
+    photos(tmp_path / "photos", count=2)
+    files = sorted((tmp_path / "photos").rglob("*.png"))
+    loaded = artifact.load(tmp_path / "model", plugins, CPU)
+    images = np.stack([data.decode(f, 40, "bicubic") for f in files])
+    rows = [list(answer.values()) for answer in loaded.predict(files)]
+    np.testing.assert_allclose(rows, loaded.probabilities(images), rtol=1e-6)
+
+
+def test_training_in_bfloat16_is_read_in_float32(
+    tmp_path: Path, plugins: Registry, config: Config
+) -> None:
+    network = model.build(config, 3, 40, model.device("cpu", "bfloat16"))
+    save(tmp_path / "model", network, config)
+    assert artifact.load(tmp_path / "model", plugins).where.autocast is None
+
+
+def test_an_older_model_is_replaced_whole(
+    tmp_path: Path, plugins: Registry, config: Config, network: Model
+) -> None:
+    save(tmp_path / "model", network, config)
+    (tmp_path / "model" / "stray").write_text("")
+    save(tmp_path / "model", network, config)
+    assert sorted(p.name for p in (tmp_path / "model").iterdir()) == [
+        "README.md", "config.json", "model.safetensors",
+    ]  # fmt: skip
+    assert [p.name for p in tmp_path.iterdir() if "unfinished" in p.name] == []
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path, config: Config, network: Model) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="--out"):
+        save(tmp_path / "file" / "model", network, config)
+
+
+def test_damage_is_named(tmp_path: Path, plugins: Registry, config: Config, network: Model) -> None:
+    folder = tmp_path / "model"
+    with pytest.raises(ArtifactError, match="there is no model folder"):
+        artifact.load(folder, plugins)
+    save(folder, network, config)
+    about = json.loads((folder / "config.json").read_text())
+    tensors = (folder / "model.safetensors").read_bytes()
+
+    (folder / "model.safetensors").write_bytes(tensors[: len(tensors) // 2])
+    with pytest.raises(ArtifactError, match="is damaged"):
+        artifact.load(folder, plugins)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ArtifactError, match=r"model.safetensors cannot be read"):
+        artifact.load(folder, plugins)
+    (folder / "model.safetensors").write_bytes(tensors)
+
+    with pytest.raises(ArtifactError, match=r"made with plugins from file tiny\.py"):
+        artifact.load(folder, registry.load())
+    for change, says in (
+        ({"schema": 2}, "another version"),
+        ({"classes": ["a", "b"]}, "does not fit"),
+        ({"head": {"mlp": {"depth": 3.5, "nothing": 1}}}, "no keyword 'nothing'"),
+    ):
+        (folder / "config.json").write_text(json.dumps({**about, **change}))
+        with pytest.raises(ArtifactError, match=says):
+            artifact.load(folder, plugins)
+    (folder / "config.json").write_text("{")
+    with pytest.raises(ArtifactError, match="is damaged"):
+        artifact.load(folder, plugins)
+
+
+def test_no_pickle_is_read(
+    tmp_path: Path, plugins: Registry, config: Config, network: Model
+) -> None:
+    save(tmp_path / "model", network, config)
+    torch.save(network.state_dict(), tmp_path / "model" / "model.safetensors")
+    with pytest.raises(ArtifactError, match="is damaged"):
+        artifact.load(tmp_path / "model", plugins)

@@ -1,0 +1,37 @@
+"""What importing and asking for help cost: no heavy library; and what the package offers."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import autotl
+
+HEAVY = {"torch", "timm", "optuna", "sklearn", "sqlalchemy", "torchvision", "pydantic", "numpy"}
+HEAVY |= {"scipy", "rich", "jinja2", "alembic", "PIL", "huggingface_hub"}
+HELP = "from autotl.cli import main; main(['--help'], standalone_mode=False)"
+SEARCH = "from autotl.cli import main; main(['search', '--help'], standalone_mode=False)"
+
+
+@pytest.mark.parametrize("code", ["import autotl", HELP, SEARCH], ids=["import", "help", "search"])
+def test_the_beginning_is_light(code: str) -> None:
+    ask = f"{code}\nimport sys; print('loaded:', *sys.modules)"
+    done = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True)
+    text, _, loaded = done.stdout.rpartition("loaded:")
+    assert "autotl.plugin" in loaded.split()
+    assert sorted(HEAVY & set(loaded.split())) == []
+    assert ("Usage:" in text) == ("help" in code)
+
+
+def test_what_is_offered_is_sorted_and_there() -> None:
+    assert autotl.__all__ == sorted(autotl.__all__)
+    assert len(set(autotl.__all__)) == len(autotl.__all__)
+    assert [name for name in autotl.__all__ if not hasattr(autotl, name)] == []
+
+
+def test_an_author_finds_a_decorator_for_every_kind() -> None:
+    from autotl.plugin import GIVEN
+
+    assert set(GIVEN) <= set(autotl.__all__)

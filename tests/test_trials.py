@@ -1,0 +1,164 @@
+"""The loop: what is drawn, filed as what it was, pruned, and gone on with."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from pictures import rows
+
+from autotl import engine, study
+from autotl.errors import StudyError
+from autotl.progress import EpochEnded, Event
+from autotl.store import Store
+
+Make = Callable[..., study.StudyConfig]
+
+
+BROKEN = """
+from torch import nn
+from autotl import head, freeze, Incompatible
+
+@head
+def explodes(features: int, classes: int):
+    '''Fails.'''
+    raise RuntimeError("boom")
+
+@head
+def refuses(features: int, classes: int):
+    '''Does not fit.'''
+    raise Incompatible("needs more features")
+
+@head
+def diverges(features: int, classes: int):
+    '''Loses its numbers.'''
+    layer = nn.Linear(features, classes)
+    nn.init.constant_(layer.weight, float("nan"))
+    return layer
+
+@head
+def greedy(features: int, classes: int):
+    '''Never fits.'''
+    import torch
+    class Greedy(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(features, classes)
+        def forward(self, x):
+            if torch.is_grad_enabled():
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return self.layer(x)
+    return Greedy()
+"""
+
+
+def test_two_runs_with_one_seed_give_the_same_trials(settings: Make, tmp_path: Path) -> None:
+    first = engine.run(settings(out=tmp_path / "a", trials=7))
+    second = engine.run(settings(out=tmp_path / "b", trials=7))
+    other = engine.run(settings(out=tmp_path / "c", trials=7, seed=1))
+
+    def trials(result: engine.Result) -> list[Any]:
+        store = Store(f"sqlite:///{result.folder.parent}/autotl.db")
+        return [(r.config, r.score, r.end) for r in store.trials("photos")]
+
+    assert trials(first) == trials(second)
+    assert first.summary["test"] == second.summary["test"]
+    assert trials(first) != trials(other)
+
+
+def test_ctrl_c_keeps_what_is_known_and_the_trial_is_done_again(
+    settings: Make, tmp_path: Path
+) -> None:
+    def interrupt(event: Event) -> None:
+        if isinstance(event, EpochEnded) and event.number == 2 and event.epoch == 2:
+            raise KeyboardInterrupt
+
+    result = engine.run(settings(), interrupt)
+    assert result.interrupted
+    assert result.summary["test"] is None
+    assert result.summary["best"]["trial"] in (0, 1)
+    assert (result.folder / "model" / "model.safetensors").exists()
+    made = rows(settings())
+    assert [r.end for r in made] == ["complete", "complete", "interrupted"]
+    assert made[2].score is None
+    after = engine.run(settings())
+    assert not after.interrupted
+    made = rows(settings())
+    assert made[3].config == made[2].config
+    assert sum(r.end not in ("interrupted", "running") for r in made) == 6
+    assert after.summary["test"] is not None
+
+
+def test_a_killed_run_is_cleared_away(settings: Make) -> None:
+    engine.run(settings(trials=2))
+    url = f"sqlite:///{settings().out}/autotl.db"
+    loaded = optuna.load_study(study_name="photos", storage=url)
+    zombie = loaded.ask()
+    zombie.set_user_attr("process", ["elsewhere", 1])
+    Store(url).begin_trial("photos", zombie.number, {}, 3)
+    engine.run(settings(trials=3))
+    made = rows(settings())
+    assert [r.end for r in made][:3] == ["complete", "complete", "interrupted"]
+    assert made[2].reason == "its process ended"
+
+
+def test_a_living_run_is_not_disturbed(settings: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine.run(settings(trials=1))
+    url = f"sqlite:///{settings().out}/autotl.db"
+    running = optuna.load_study(study_name="photos", storage=url).ask()
+    running.set_user_attr("process", [platform.node(), 1])
+    monkeypatch.setattr("os.kill", lambda *_: None)  # process 1 is alive
+    with pytest.raises(StudyError, match="is being run by process 1"):
+        engine.run(settings(trials=2))
+
+
+@pytest.mark.parametrize(
+    ("head", "end", "reason"),
+    [
+        ("explodes", "failed", "RuntimeError: boom"),
+        ("refuses", "incompatible", "needs more features"),
+        ("diverges", "diverged", "nan in epoch 1"),
+        ("greedy", "out_of_memory", "one picture alone"),
+    ],
+)
+def test_trials_are_filed_as_what_they_are(
+    settings: Make, tmp_path: Path, head: str, end: str, reason: str
+) -> None:
+    (tmp_path / "broken.py").write_text(BROKEN)
+    files = [tmp_path / "tiny_plugin.py", tmp_path / "broken.py"]
+    with pytest.raises(StudyError, match="no trial has come to its end") as error:
+        engine.run(settings(head=[head], plugin=files))
+    assert reason in str(error.value)
+    first = rows(settings())[0]
+    assert first.end == end
+    assert reason in first.reason
+    url = f"sqlite:///{settings().out}/autotl.db"
+    trial = optuna.load_study(study_name="photos", storage=url).trials[0]
+    assert trial.state == optuna.trial.TrialState.FAIL
+    assert trial.user_attrs["end"] == end
+
+
+def test_one_broken_candidate_does_not_end_the_search(settings: Make, tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text(BROKEN)
+    files = [tmp_path / "tiny_plugin.py", tmp_path / "broken.py"]
+    result = engine.run(settings(head=["linear", "explodes"], plugin=files, trials=12))
+    assert result.summary["trials"]["failed"] >= 1
+    assert "linear" in result.summary["best"]["config"]["head"]
+
+
+def test_pruning_is_fed_and_filed(settings: Make) -> None:
+    strong = {"freeze": {"linear_probe": {"lr": [3e-4, 3e-2]}}}
+    options = {"space": strong, "freeze": ["linear_probe"], "trials": 25, "epochs": 6}
+    engine.run(settings(**options))
+    url = f"sqlite:///{settings().out}/autotl.db"
+    trials = optuna.load_study(study_name="photos", storage=url).trials
+    pruned = [t for t in trials if t.state == optuna.trial.TrialState.PRUNED]
+    assert pruned
+    assert all(0 < len(t.intermediate_values) < 6 for t in pruned)
+    filed = {r.number: r for r in rows(settings())}
+    assert all(filed[t.number].end == "pruned" for t in pruned)
+    assert all("median" in filed[t.number].reason for t in pruned)
