@@ -69,31 +69,34 @@ def main() -> None:
 
 
 @contextmanager
-def _lasting_interrupts(listener: Any) -> Iterator[Any]:
-    """A listener that raises a Ctrl-C again which got lost.
+def _interruptible(listener: Any) -> Iterator[Any]:
+    """A listener that raises a Ctrl-C, or what a scheduler sends instead, at its next event.
 
-    Python drops one that arrives while it runs a finaliser or a callback of the garbage collector.
+    There nothing is half done. Raised where it arrives, it could tear a write to the database, or
+    fall into a finaliser, where Python drops it. Whoever asks twice is not kept waiting.
     """
-    pending = False
+    asked = False
 
     def interrupted(*_: Any) -> None:
-        nonlocal pending
-        pending = True
-        raise KeyboardInterrupt
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
 
     def watch(event: Any) -> None:
-        nonlocal pending
-        lost = pending and getattr(event, "end", "") != "interrupted"
-        pending = False
-        if lost:
-            raise KeyboardInterrupt
+        nonlocal asked
         listener(event)
+        if asked:
+            asked = False
+            raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGINT, interrupted)
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, interrupted) for number in signals]
     try:
         yield watch
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in zip(signals, before, strict=True):
+            signal.signal(number, handler)
 
 
 @main.command()
@@ -140,7 +143,7 @@ def search(source: str, quiet: bool, **options: Any) -> None:
     from autotl import engine, live, report
     from autotl.store import Store, default_url
 
-    with live.view(quiet) as shown, _lasting_interrupts(shown) as watch:
+    with live.view(quiet) as shown, _interruptible(shown) as watch:
         command = shlex.join(["autotl", *sys.argv[1:]])
         result = engine.run(settings, watch, command=command, began=began)
     if not quiet:
@@ -238,7 +241,7 @@ def train(recipe: Path, source: str | None, quiet: bool, **options: Any) -> None
 
     given = {k: v for k, v in options.items() if v is not None and v != ()}
     settings = study.rerun(recipe, source, given)
-    with live.view(quiet) as shown, _lasting_interrupts(shown) as watch:
+    with live.view(quiet) as shown, _interruptible(shown) as watch:
         result = engine.run(settings, watch)
     if not quiet:
         live.show_summary(result.summary, str(result.folder), [])

@@ -63,6 +63,7 @@ class Task:
     data: Hashable = None
     views: int = 4
     label_smoothing: float = 0.0
+    step: Callable[[], object] = lambda: None  # called at every step
 
     @property
     def validation_pictures(self) -> int:
@@ -70,7 +71,8 @@ class Task:
         return self.validation.pictures if self.validation else 0
 
     def check_time(self) -> None:
-        """Raise ``OutOfTime`` when the deadline has passed."""
+        """Raise ``OutOfTime`` when the deadline has passed; called before every step."""
+        self.step()
         if self.deadline is not None and time.monotonic() > self.deadline:
             raise OutOfTime("the time budget ended inside an epoch")
 

@@ -51,6 +51,11 @@ class TrialStarted:
 
 
 @dataclass(frozen=True)
+class Step:
+    """A step of training or of computing features is over: nothing to show, a place to stop."""
+
+
+@dataclass(frozen=True)
 class EpochEnded:
     """An epoch of the current trial is over; the fields are those of ``finetune.Epoch``."""
 
@@ -73,7 +78,7 @@ class TrialEnded:
     seconds: float
 
 
-Event = Started | Stage | Note | TrialStarted | EpochEnded | TrialEnded
+Event = Started | Stage | Note | TrialStarted | Step | EpochEnded | TrialEnded
 Listener = Callable[[Event], None]
 
 

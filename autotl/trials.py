@@ -164,6 +164,7 @@ class Trials:
             data=self.dataset.fingerprint if alone else None,
             views=views,
             label_smoothing=self.settings.label_smoothing,
+            step=lambda: self.watch(progress.Step()),
         )
 
     def batches(self, network: Model, *parts: str) -> Batches:

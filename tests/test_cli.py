@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from wsgiref.util import setup_testing_defaults
@@ -19,8 +18,7 @@ import pytest
 from click.testing import CliRunner, Result
 from pictures import photos, plugin
 
-from autotl.cli import _lasting_interrupts, main
-from autotl.progress import Note, TrialEnded
+from autotl.cli import _interruptible, main
 from autotl.store import Store
 
 FAST = ["--epochs", "2", "--batch-size", "8", "--device", "cpu", "--precision", "float32"]
@@ -254,20 +252,17 @@ def test_optuna_dashboard_reads_the_study(searched: Path) -> None:
     assert shown >= {"config", "end", "epochs", "parameters", "learned_parameters"}
 
 
-def test_a_ctrl_c_that_got_lost_is_raised_at_the_next_event() -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_ctrl_c_waits_for_the_next_event_and_a_second_one_does_not(number: int) -> None:
     told: list[Any] = []
-
-    class Cleanup:
-        def __del__(self) -> None:
-            with suppress(KeyboardInterrupt):  # as Python does there
-                signal.raise_signal(signal.SIGINT)
-
-    with _lasting_interrupts(told.append) as watch:
-        Cleanup()
+    before = signal.getsignal(number)
+    with _interruptible(told.append) as watch:
+        signal.raise_signal(number)  # raises nothing here, where something may be half done
         with pytest.raises(KeyboardInterrupt):
-            watch(Note("next"))
-        watch(Note("after"))
-        Cleanup()
-        watch(TrialEnded(0, "interrupted", "Ctrl-C", None, 1.0))  # it was not lost
-        watch(Note("end"))
-    assert [getattr(e, "text", "filed") for e in told] == ["after", "filed", "end"]
+            watch("shown before it is raised")
+        watch("after")
+        signal.raise_signal(number)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(number)
+    assert told == ["shown before it is raised", "after"]
+    assert signal.getsignal(number) == before
