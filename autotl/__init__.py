@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from autotl.errors import AutoTLError, Incompatible
 from autotl.plugin import (
+    Balance,
     Example,
     Range,
     Weights,
     When,
     augment,
     backbone,
+    balance,
     dataset,
     freeze,
     head,
@@ -47,6 +49,7 @@ def search(data: str | Path, watch: Listener | None = None, **options: Any) -> R
 
 __all__ = [
     "AutoTLError",
+    "Balance",
     "Example",
     "Incompatible",
     "Range",
@@ -54,6 +57,7 @@ __all__ = [
     "When",
     "augment",
     "backbone",
+    "balance",
     "dataset",
     "freeze",
     "head",

@@ -163,7 +163,8 @@ def load(folder: Path, plugins: Registry | None = None, where: Device | None = N
         key: tuple(value) if isinstance(value, list) else value
         for key, value in about["input"].items()
     }
-    network = Model(built.backbone, built.head, model.Input(**expects)).to(where.device)
+    network = Model(built.backbone, built.head, model.Input(**expects), built.takes)
+    network = network.to(where.device)
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:

@@ -63,7 +63,7 @@ class Cut:
         return logits
 
     def features(self, activations: Tensor) -> Tensor:
-        """Activations ``[B, ...]`` to features ``[B, features]``."""
+        """Activations ``[B, ...]`` to what the head is fed."""
         if self.name == "backbone":
             return activations
         count = len(activations)
@@ -79,8 +79,7 @@ class Cut:
             for name, output in outputs.items():
                 module = self.model.backbone.get_submodule(name)
                 stack.enter_context(_answering(module, output))
-            features: Tensor = self.model.backbone(blank)
-        return features
+            return self.model.extract(blank)
 
 
 class _Stop(Exception):

@@ -4,22 +4,38 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from autotl import artifact, data, finals, metrics, model, progress, registry, report, space
+import numpy as np
+
+from autotl import (
+    artifact,
+    data,
+    finals,
+    finetune,
+    metrics,
+    model,
+    progress,
+    registry,
+    report,
+    space,
+)
 from autotl.budget import Budget
 from autotl.data import Dataset
-from autotl.errors import StudyError
+from autotl.errors import Incompatible, StudyError
 from autotl.model import Device
 from autotl.progress import Listener, Note, Stage
-from autotl.registry import Registry
-from autotl.space import Space
+from autotl.registry import Registry, Terms
+from autotl.space import Choice, Space
 from autotl.store import Store, default_url
 from autotl.study import DEFAULT_BUDGET, StudyConfig
 from autotl.trials import Trials
+
+UNEQUAL = 1.5
+"""Classes are unequal when the largest has more than so many times the pictures of the smallest."""
 
 LIBRARIES = ("autotl", "torch", "torchvision", "timm", "optuna", "scikit-learn")
 
@@ -82,7 +98,9 @@ def run(
     interrupted = False
     with budget.stage("check"):
         dataset = _dataset(settings, plugins, watch)
-        chosen = space.make(plugins, settings.wanted, settings.space, settings.weights)
+        chosen = _space(settings, plugins, dataset, where, budget)
+    with budget.stage("time"):
+        chosen = _fast_enough(chosen, settings, store, where)
     _tell_left_out(chosen, settings, watch)
     parts = {name: len(dataset.indices(name)) for name in ("train", "validation", "test")}
     budget.refit = (parts["train"] + parts["validation"]) / parts["train"]
@@ -157,6 +175,52 @@ def _dataset(settings: StudyConfig, plugins: Registry, watch: Listener) -> Datas
     return dataset
 
 
+def _space(
+    settings: StudyConfig, plugins: Registry, dataset: Dataset, where: Device, budget: Budget
+) -> Space:
+    """What is searched, for these data on this device."""
+    terms = Terms(
+        weights=settings.weights,
+        device=where.device.type,
+        seconds=budget.seconds,
+        licences=settings.licence,
+        max_parameters=settings.max_parameters,
+    )
+    counts = np.bincount(dataset.labels[dataset.indices("train")])
+    return space.make(
+        plugins,
+        settings.wanted,
+        settings.space,
+        terms,
+        sizes=settings.image_size,
+        without={"balance"} if counts.max() <= UNEQUAL * counts.min() else (),
+    )
+
+
+def _fast_enough(chosen: Space, settings: StudyConfig, store: Store, where: Device) -> Space:
+    """The space without the backbones that are slower than allowed, as measured here once.
+
+    What was measured is kept with the study, so that it goes on with the same backbones.
+    """
+    if settings.max_latency is None:
+        return chosen
+    known = (store.facts(settings.name) or {}).get("latency", {})
+    times: dict[str, float] = {}
+    slow: dict[str, str] = {}
+    for plugin in chosen.plugins["backbone"]:
+        took = known.get(plugin.name)
+        try:
+            if took is None:
+                took = finetune.latency(Choice(plugin, plugin.defaults), settings.size, where)
+        except Incompatible as reason:
+            slow[plugin.name] = str(reason)
+            continue
+        times[plugin.name] = took
+        if took > settings.max_latency:
+            slow[plugin.name] = f"{took:.1f} ms for a picture, more than {settings.max_latency:g}"
+    return replace(chosen.leave_out("backbone", slow), latency=times)
+
+
 def _tell_left_out(chosen: Space, settings: StudyConfig, watch: Listener) -> None:
     """One line for each reason; a warning for what was asked for by name."""
     reasons: dict[tuple[str, str], list[str]] = {}
@@ -180,10 +244,11 @@ def _begin(
     Raises:
         StudyError: The study of this name was something else.
     """
-    same = ("metric", "seed", "epochs", "batch_size", "image_size", "label_smoothing")
+    same = ("metric", "seed", "epochs", "batch_size", "label_smoothing", "ema")
     identity = {
         "data": dataset.fingerprint,
         **{key: getattr(settings, key) for key in (*same, "validation", "test")},
+        "image_size": list(settings.image_size),
         "precision": str(where.autocast),
         "space": chosen.describe(),
     }
@@ -209,6 +274,7 @@ def _begin(
         "versions": versions(),
         "issues": [vars(issue) for issue in dataset.issues],
         "left_out": [vars(left) for left in chosen.left_out],
+        "latency": chosen.latency,
         "sampler": "TPESampler(multivariate=True, group=True)",
         "pruner": "MedianPruner(n_startup_trials=5, n_warmup_steps=epochs // 3)",
         "space_fingerprint": chosen.fingerprint,

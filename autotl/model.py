@@ -5,18 +5,26 @@ Shapes: B pictures in a batch, S the side of a picture in pixels.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
-from autotl.errors import PluginError
+from autotl.errors import Incompatible, PluginError
+from autotl.plugin import IMAGE_SIZE, Fed
 from autotl.space import Choice, Config
 
 Group = dict[str, Any]
 """A parameter group as torch.optim takes it: ``{"params": ..., "lr": ...}``."""
+
+Penalty = Callable[[Tensor], Tensor]
+"""What a strategy adds to the mean loss of a batch: ``features [B, ...]`` to a scalar."""
+
+STAGES = 4
+"""How many of the last stages a head that takes ``stages`` is fed."""
 
 
 @dataclass(frozen=True)
@@ -69,25 +77,38 @@ class Input:
 
 
 class Model(nn.Module):
-    """``uint8 images [B, 3, S, S] -> logits [B, classes]``."""
+    """``uint8 images [B, 3, S, S] -> logits [B, classes]``.
+
+    Attributes:
+        expects: What the backbone was trained to see.
+        takes: What the head is fed.
+        penalties: What a strategy adds to the training loss.
+    """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, backbone: nn.Module, head: nn.Module, expects: Input) -> None:
+    def __init__(
+        self, backbone: nn.Module, head: nn.Module, expects: Input, takes: Fed = "features"
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head
         self.expects = expects
+        self.takes = takes
+        self.penalties: list[Penalty] = []
         for name, values in (("mean", expects.mean), ("std", expects.std)):
             # Not kept with the weights: they are part of the preprocessing.
             self.register_buffer(name, 255 * torch.tensor(values).view(1, -1, 1, 1), False)
 
     def features(self, images: Tensor) -> Tensor:
-        """``uint8 images [B, 3, S, S] -> features [B, features]``, normalised on the way."""
+        """``uint8 images [B, 3, S, S]``, normalised on the way, to what the head is fed."""
         scaled = (images - self.mean) / self.std
-        features: Tensor = self.backbone(scaled.contiguous(memory_format=torch.channels_last))
-        return features
+        return self.extract(scaled.contiguous(memory_format=torch.channels_last))
+
+    def extract(self, images: Tensor) -> Tensor:
+        """Normalised ``images [B, 3, S, S]`` to what the head is fed, ``[B, ..., features]``."""
+        return extract(self.backbone, images, self.takes)
 
     def forward(self, images: Tensor) -> Tensor:
         """``uint8 images [B, 3, S, S] -> logits [B, classes]``."""
@@ -133,6 +154,52 @@ def _rest_frozen(module: nn.Module) -> None:
             _rest_frozen(child)
 
 
+def extract(backbone: Any, images: Tensor, takes: Fed) -> Tensor:
+    """What a backbone makes of normalised ``images [B, 3, S, S]`` for a head that ``takes`` it.
+
+    Returns:
+        ``features`` and ``stages`` ``[B, features]``; ``map`` ``[B, positions, features]``,
+        without the class and register tokens of a transformer.
+    """
+    if takes == "features":
+        pooled: Tensor = backbone(images)
+        return pooled
+    if takes == "map":
+        return _positions(backbone, backbone.forward_features(images))
+    last, maps = backbone.forward_intermediates(images, indices=STAGES, norm=False)
+    means = [m.mean((2, 3)) for m in maps]
+    return torch.cat([*means, backbone.forward_head(last)], 1)
+
+
+def _positions(backbone: Any, found: Tensor) -> Tensor:
+    """A map of any layout as ``[B, positions, features]``."""
+    if found.ndim == 3:
+        return found[:, getattr(backbone, "num_prefix_tokens", 0) :]
+    width: int = backbone.num_features
+    last = getattr(backbone, "output_fmt", "NCHW") == "NHWC" or found.shape[1] != width
+    return found.flatten(1, 2) if last else found.flatten(2).transpose(1, 2)
+
+
+def _width(backbone: Any, takes: Fed, size: int, name: str) -> int:
+    """How wide is what a head is fed.
+
+    Raises:
+        Incompatible: The backbone has no map or no stages to give.
+    """
+    if takes == "features":
+        width: int = getattr(backbone, "head_hidden_size", None) or backbone.num_features
+        return width
+    training = backbone.training
+    try:
+        with torch.no_grad():
+            found = extract(backbone.eval(), torch.zeros(1, 3, size, size), takes)
+    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        raise Incompatible(f"{name} gives its head no {takes}: {error}") from error
+    finally:
+        backbone.train(training)
+    return found.shape[-1]
+
+
 def _declared_groups(backbone: nn.Module) -> list[list[str]] | None:
     """The parameters' names in timm's groups, stem first; None where those do not cover all."""
     from timm.models import group_parameters
@@ -166,14 +233,20 @@ def build(config: Config, classes: int, size: int | None, where: Device, seed: i
     torch.manual_seed(seed)
     if where.device.type == "cuda":  # the same command gives the same answer
         torch.backends.cudnn.deterministic = True
-    backbone = _give(config["backbone"], {"size": size})
-    expects = _expects(backbone, size, config["backbone"].name)
-    width = getattr(backbone, "head_hidden_size", None) or backbone.num_features
+    backbone, expects = build_backbone(config["backbone"], size)
+    takes = config["head"].plugin.takes
+    width = _width(backbone, takes, expects.size, config["backbone"].name)
     head = _give(config["head"], {"features": width, "classes": classes})
-    model = Model(backbone, head, expects)
+    model = Model(backbone, head, expects, takes)
     if where.device.type == "cpu" and where.autocast:
         _keep_large_depthwise_in_float32(model)
     return model.to(device=where.device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+def build_backbone(choice: Choice, size: int | None) -> tuple[nn.Module, Input]:
+    """A backbone and what it was trained to see; see ``build``."""
+    backbone = _give(choice, {"size": size})
+    return backbone, _expects(backbone, choice.params.get(IMAGE_SIZE, size), choice.name)
 
 
 class _InFloat32:
@@ -218,7 +291,7 @@ def _expects(backbone: nn.Module, size: int | None, name: str) -> Input:
             "pretrained_cfg with input_size, mean and std"
         )
     return Input(
-        size or settings["input_size"][-1],
+        int(size or settings["input_size"][-1]),
         tuple(settings.get("mean", (0.485, 0.456, 0.406))),
         tuple(settings.get("std", (0.229, 0.224, 0.225))),
         settings.get("interpolation", "bicubic"),
@@ -259,6 +332,13 @@ def _check(model: Model, groups: list[Group], name: str) -> None:
         raise PluginError(f"{who} freezes the head, which starts from random weights")
     if any("lr" not in g for g in groups):
         raise PluginError(f"{who} returns a group without 'lr', its learning rate")
+
+
+def merge(model: nn.Module) -> None:
+    """Put what a strategy parametrised (LoRA) into the weights, which keep their own names."""
+    for module in list(model.modules()):
+        for name in list(getattr(module, "parametrizations", {})):
+            parametrize.remove_parametrizations(module, name, leave_parametrized=True)
 
 
 def parameters(module: nn.Module) -> int:

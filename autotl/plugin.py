@@ -45,12 +45,23 @@ GIVEN: Mapping[str, tuple[str, ...]] = {
     "head": ("features", "classes"),
     "augment": ("size",),
     "optimizer": ("groups", "steps"),
+    "balance": ("counts",),
     "dataset": ("source",),
 }
 """What the core can give each kind of plugin. A plugin takes only what it names."""
 
 SEARCHED = tuple(kind for kind in GIVEN if kind != "dataset")
 """The kinds of which the search chooses one plugin each, in the order it asks."""
+
+OPTIONAL = ("balance",)
+"""The searched kinds that a configuration may lack: they are asked only of data that need them."""
+
+Fed = Literal["features", "map", "stages"]
+"""What a head is fed: the pooled features, the map by position, or those of the last stages."""
+
+
+IMAGE_SIZE = "image_size"
+"""The setting of a backbone that says how large its pictures are."""
 
 
 @dataclass(frozen=True)
@@ -130,14 +141,31 @@ class Example:
 
 @dataclass(frozen=True)
 class Weights:
-    """Where pretrained weights come from. Without a ``file`` the backbone fetches them itself."""
+    """Where pretrained weights come from. Without a ``file`` the backbone fetches them itself.
+
+    ``parameters`` counts those of the backbone without a classifier; None where it is not known.
+    """
 
     origin: str
     licence: str = "unknown"
     file: Path | None = None
+    parameters: int | None = None
 
 
-Members = Callable[[Sequence[str]], list[str]]
+@dataclass(frozen=True)
+class Balance:
+    """How training makes up for classes of unequal size: one number for each class, or None.
+
+    ``weights`` multiply the loss of a class, ``offsets`` are added to its training logits, and
+    ``sampling`` is the relative chance of drawing a picture of it.
+    """
+
+    weights: Sequence[float] | None = None
+    offsets: Sequence[float] | None = None
+    sampling: Sequence[float] | None = None
+
+
+Members = Callable[[Sequence[str], str, float | None], list[str]]
 Locate = Callable[[str, Path | None], Weights]
 
 
@@ -145,9 +173,12 @@ Locate = Callable[[str, Path | None], Weights]
 class Plugin(Generic[P, R]):
     """A function with what was read from its signature; calling it calls the function.
 
-    A family stands for many backbones: ``members`` names those that match some patterns (the
-    default set for none), ``locate`` finds the weights of one or raises ``WeightsError``, and
-    ``member`` gives the plugin of one.
+    A family stands for many backbones: ``members`` names those that match some patterns (for
+    none, the default set for a device and a budget in seconds), ``locate`` finds the weights of
+    one or raises ``WeightsError``, and ``member`` gives the plugin of one.
+
+    A backbone that is given ``size`` has the setting ``image_size``, in pixels, which goes before
+    the study's; narrowed to several values it is searched.
     """
 
     kind: str
@@ -160,6 +191,8 @@ class Plugin(Generic[P, R]):
     matches: tuple[str, ...] = ()
     members: Members | None = None
     locate: Locate | None = None
+    takes: Fed = "features"
+    mixes: bool = False
     origin: str = "a notebook or script"
     family: str = ""
     given: Mapping[str, Any] = field(default_factory=dict)
@@ -180,10 +213,13 @@ class Plugin(Generic[P, R]):
 
     def give(self, context: Mapping[str, Any], params: Mapping[str, Any]) -> R:
         """Call the function with the part of ``context`` its signature names, and ``params``."""
+        values = dict(params)
         context = {**context, **self.given}
+        if size := values.pop(IMAGE_SIZE, None):
+            context["size"] = size
         parameters = inspect.signature(self.function).parameters.values()
         given = [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY]
-        return self.function(*[context[n] for n in given if n in context], **params)
+        return self.function(*[context[n] for n in given if n in context], **values)
 
     def member(self, name: str, weights: Weights | None) -> Plugin[P, R]:
         """The family's plugin for the one member ``name``; without weights it starts random."""
@@ -215,6 +251,8 @@ def _read(
         ) from None
     found: dict[str, Hyperparameter] = {}
     settings: dict[str, Any] = {}
+    if kind == "backbone" and any(p.name == "size" for p in parameters):
+        settings[IMAGE_SIZE] = None
     for p in parameters:
         if p.kind is not p.KEYWORD_ONLY:
             if p.name not in GIVEN[kind]:
@@ -278,6 +316,10 @@ class Kind:
         order: Its place among the defaults that are tried before the sampler chooses (1 is
             first). Plugins without one are left to the sampler.
         matches: For a dataset: the sources it reads, as glob patterns (a folder ends in ``/``).
+        takes: For a head, what it is fed: pooled ``features [B, F]``; the ``map [B, positions,
+            F]``, whatever the architecture; or ``stages [B, F]``, the means of the last stages'
+            maps and the pooled features in a row.
+        mixes: For an augmentation: it takes and returns pictures and targets ``[B, C]``.
         members, locate: For a family of backbones, see ``Plugin``.
     """
 
@@ -298,6 +340,8 @@ class Kind:
         matches: Iterable[str] = (),
         members: Members | None = None,
         locate: Locate | None = None,
+        takes: Fed = "features",
+        mixes: bool = False,
     ) -> Callable[[Callable[P, R]], Plugin[P, R]]: ...
     def __call__(
         self,
@@ -334,4 +378,5 @@ freeze = Kind("freeze")
 head = Kind("head")
 augment = Kind("augment")
 optimizer = Kind("optimizer")
+balance = Kind("balance")
 dataset = Kind("dataset")

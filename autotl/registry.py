@@ -16,12 +16,15 @@ from typing import Any
 from packaging.requirements import InvalidRequirement, Requirement
 
 from autotl.errors import DataError, PluginError, WeightsError, did_you_mean
-from autotl.plugin import GIVEN, Plugin
+from autotl.plugin import GIVEN, Plugin, Weights
 
 GROUP = "autotl"
 """The entry point group that a package registers its plugin modules in."""
 
 AnyPlugin = Plugin[..., Any]
+
+SEVERAL = set("*?[@")
+"""Characters by which a pattern may stand for several plugins; ``@`` begins a family's set."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,35 @@ class LeftOut:
     kind: str
     name: str
     reason: str
+
+
+@dataclass(frozen=True)
+class Terms:
+    """On what terms a backbone is taken, and for what the default set of a family is meant.
+
+    ``weights`` is a folder to look for pretrained weights in first; ``licences`` are those that
+    the weights may have (any, if none is named); ``max_parameters`` is the most a backbone may
+    have; ``device`` and ``seconds``, the budget, decide which backbones are worth trying.
+    """
+
+    weights: Path | None = None
+    device: str = "cpu"
+    seconds: float | None = None
+    licences: tuple[str, ...] = ()
+    max_parameters: int | None = None
+
+    def refuse(self, weights: Weights) -> str:
+        """Why a backbone with these weights is not taken, or ``""``."""
+        allowed = [licence.lower() for licence in self.licences]
+        if allowed and weights.licence.lower() not in allowed:
+            return f"its weights have the licence {weights.licence}, not {' or '.join(allowed)}"
+        size, most = weights.parameters, self.max_parameters
+        if most is not None and size is not None and size > most:
+            return f"it has {size / 1e6:.1f} M parameters, more than {most / 1e6:.1f} M"
+        return ""
+
+
+ANY = Terms()
 
 
 class Registry:
@@ -81,26 +113,30 @@ class Registry:
         return family.member(name, None) if family else self._plugins[kind][name]
 
     def select(
-        self, kind: str, patterns: Sequence[str] = (), weights: Path | None = None
+        self, kind: str, patterns: Sequence[str] = (), terms: Terms = ANY
     ) -> tuple[list[AnyPlugin], list[LeftOut]]:
         """The plugins of ``kind`` that can be used, and those that were left out and why.
 
         Args:
             kind: A kind of plugin.
-            patterns: Names or glob patterns (``*``, ``?``, ``[``); none means all plugins, and of
-                a family its default members.
-            weights: A folder to look for pretrained weights in first.
+            patterns: Names, glob patterns (``*``, ``?``, ``[``) or a family's sets (``@small``);
+                none means all plugins, and of a family its default members.
+            terms: On which backbones are taken.
 
         Raises:
             PluginError: A name or pattern fits nothing.
         """
         chosen: dict[str, AnyPlugin] = {}
         out: list[LeftOut] = []
-        for name in self._match(kind, patterns):
+        for name in self._match(kind, patterns, terms):
             try:
-                plugin = self.get(kind, name, weights)
+                plugin = self.get(kind, name, terms.weights)
             except WeightsError as error:
                 out.append(LeftOut(kind, name, str(error)))
+                continue
+            weights = plugin.given.get("weights")
+            if weights and (reason := terms.refuse(weights)):
+                out.append(LeftOut(kind, name, reason))
                 continue
             if lacks := missing(plugin):
                 reason = f"needs {', '.join(lacks)}: pip install {' '.join(map(repr, lacks))}"
@@ -139,7 +175,7 @@ class Registry:
         for family in plugins.values():
             if family.members:
                 try:
-                    if family.members([name]) == [name]:
+                    if family.members([name], ANY.device, ANY.seconds) == [name]:
                         return family
                 except PluginError as error:
                     reason = error
@@ -148,21 +184,21 @@ class Registry:
             raise reason
         raise PluginError(f"no {kind} plugin is called {name!r}; {near}")
 
-    def _match(self, kind: str, patterns: Sequence[str]) -> list[str]:
+    def _match(self, kind: str, patterns: Sequence[str], terms: Terms) -> list[str]:
         plain = [p.name for p in self._plugins[kind].values() if not p.members]
         families = [p for p in self._plugins[kind].values() if p.members]
         if not patterns:
-            return [*sorted(plain), *(m for f in families if f.members for m in f.members(()))]
+            return [*sorted(plain), *(m for f in families for m in _members(f, (), terms))]
         names: list[str] = []
         for pattern in patterns:
             found = sorted(n for n in plain if fnmatchcase(n, pattern))
-            if not found and not set(pattern) & set("*?["):
+            if not found and not set(pattern) & SEVERAL:
                 self._family(kind, pattern)
                 found = [pattern]
             reason: PluginError | None = None
-            for family in families if set(pattern) & set("*?[") else ():
+            for family in families if set(pattern) & SEVERAL else ():
                 try:
-                    found += family.members([pattern]) if family.members else []
+                    found += _members(family, [pattern], terms)
                 except PluginError as error:
                     reason = error
             if not found:
@@ -171,6 +207,10 @@ class Registry:
                 )
             names += found
         return list(dict.fromkeys(names))
+
+
+def _members(family: AnyPlugin, patterns: Sequence[str], terms: Terms) -> list[str]:
+    return family.members(patterns, terms.device, terms.seconds) if family.members else []
 
 
 def collect(module: ModuleType, origin: str) -> list[AnyPlugin]:

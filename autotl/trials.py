@@ -17,7 +17,7 @@ from autotl import data, finetune, metrics, model, progress, report, space
 from autotl.budget import Budget
 from autotl.cache import Features
 from autotl.data import Batches, Dataset
-from autotl.errors import AutoTLError, OutOfTime, StudyError, TrialEnd
+from autotl.errors import AutoTLError, Incompatible, OutOfTime, StudyError, TrialEnd
 from autotl.finetune import Cost, Task
 from autotl.model import Device, Model
 from autotl.progress import Listener
@@ -93,6 +93,10 @@ class Trials:
             self._enqueue_default()
             end, reason = self._trial(self._ask())
             in_vain = 0 if end in ("complete", "pruned") else in_vain + 1
+            if end == OutOfTime.end and not self._waiting():
+                # There may still be time for what is cheapest, the first strategy in line; all
+                # else of it is left to the sampler.
+                self.study.enqueue_trial({"freeze": self.space.in_order("freeze")[0]})
         if self.ranked():
             return
         if end in ("", OutOfTime.end):
@@ -125,6 +129,7 @@ class Trials:
             "seed",
             "batch_size",
             "label_smoothing",
+            "ema",
             "validation",
             "test",
             "precision",
@@ -164,6 +169,7 @@ class Trials:
             data=self.dataset.fingerprint if alone else None,
             views=views,
             label_smoothing=self.settings.label_smoothing,
+            ema=self.settings.ema,
             step=lambda: self.watch(progress.Step()),
         )
 
@@ -194,7 +200,7 @@ class Trials:
         """The network of a configuration, its random part seeded."""
         classes = len(self.dataset.classes)
         settings = self.settings
-        return model.build(config, classes, settings.image_size, self.where, settings.seed)
+        return model.build(config, classes, settings.size, self.where, settings.seed)
 
     # ---------------------------------------------------------------- one trial
 
@@ -242,6 +248,9 @@ class Trials:
         """Train a configuration, reporting every epoch; return the model and its last score."""
         network = self.build(config)
         settings = self.settings
+        count, most = model.parameters(network), settings.max_parameters
+        if most is not None and count > most:
+            raise Incompatible(f"{count / 1e6:.2f} M parameters, more than {most / 1e6:.2f} M")
         task = self.task(network, "train", epochs=settings.epochs, views=settings.views)
         if self.budget.seconds is not None:
             cost = finetune.measure(network, config, task)
@@ -253,7 +262,7 @@ class Trials:
             trial.set_user_attr("seconds_test", test)
             trial.set_user_attr("seconds_needed", cost.seconds(task.epochs, task.views))
         trial.set_user_attr("views", task.views)
-        numbers = {"epochs": task.epochs, "parameters": model.parameters(network)}
+        numbers = {"epochs": task.epochs, "parameters": count}
         self.store.update_trial(self.name, trial.number, **numbers)
         self.watch(progress.TrialStarted(trial.number, space.to_json(config), task.epochs))
         score = float("nan")
@@ -309,39 +318,49 @@ class Trials:
         """Put the next well-known recipe in the queue, before the sampler chooses freely.
 
         First comes the first strategy in line on every backbone (a linear probe, if one is in
-        the space), then the other strategies in line, each on the most promising backbone that
-        there is time for.
+        the space), then other heads in line with it on the most promising backbone, then the other
+        strategies in line, each on the most promising backbone that there is time for.
         """
-        trials = self.study.get_trials(deepcopy=False)
-        if any(t.state == TrialState.WAITING for t in trials):
+        if self._waiting():
             return
+        trials = self.study.get_trials(deepcopy=False)
         tried = {
             tuple(t.user_attrs["default"]): t.user_attrs.get("end")
             for t in trials
             if "default" in t.user_attrs
         }
         first, *others = self.space.in_order("freeze")
-        recipes = [(backbone, first) for backbone in self.space.in_order("backbone")]
+        head, *heads = self.space.in_order("head")
+        recipes = [(backbone, first, head) for backbone in self.space.in_order("backbone")]
         if tried.keys() >= set(recipes):
-            promising, recipes = self._promising(), []
+            promising = self._promising(first, head)
+            recipes = [(backbone, first, other) for backbone in promising[:1] for other in heads]
             for freeze in others:
-                ends = {tried.get((backbone, freeze), "new") for backbone in promising}
+                ends = {tried.get((backbone, freeze, head), "new") for backbone in promising}
                 if ends <= {"new", "out_of_time"}:
-                    recipes += [(backbone, freeze) for backbone in promising]
-        for backbone, freeze in recipes:
-            if (backbone, freeze) not in tried:
-                params = self.space.defaults(backbone=backbone, freeze=freeze)
-                self.study.enqueue_trial(params, user_attrs={"default": [backbone, freeze]})
+                    recipes += [(backbone, freeze, head) for backbone in promising]
+        for recipe in recipes:
+            if recipe not in tried:
+                names = dict(zip(("backbone", "freeze", "head"), recipe, strict=True))
+                params = self.space.defaults(**names)
+                self.study.enqueue_trial(params, user_attrs={"default": list(recipe)})
                 return
 
-    def _promising(self) -> list[str]:
-        """The backbones that came to the end of the first strategy, the most promising first.
+    def _waiting(self) -> bool:
+        """Whether a trial is in the queue."""
+        return bool(self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
+
+    def _promising(self, freeze: str, head: str) -> list[str]:
+        """The backbones that came to the end with this strategy and head, best first.
 
         Those within a standard error of the best count as equally good, and of these the smaller
         comes first (the one-standard-error rule, Breiman et al. 1984).
         """
-        first = self.space.in_order("freeze")[0]
-        probes = [r for r in self.ranked() if first in r.config["freeze"] and r.score is not None]
+        probes = [
+            row
+            for row in self.ranked()
+            if freeze in row.config["freeze"] and head in row.config["head"]
+        ]
         if not probes or (best := probes[0].score) is None:
             return []
         count = max(1, len(self.dataset.indices("validation")))

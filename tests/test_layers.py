@@ -27,11 +27,19 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {  # room: (rooms it may enter, 
     # From pictures to a trained model: torch, and never Optuna.
     "data": ({"errors", "plugin"}, {"PIL", "numpy", "torch"}),
     "cache": (set(), {"torch"}),
-    "model": ({"errors", "space"}, {"timm", "torch"}),
+    "model": ({"errors", "plugin", "space"}, {"timm", "torch"}),
     "cut": ({"model"}, {"torch"}),
-    "finetune": ({"cache", "cut", "data", "errors", "model", "space"}, {"numpy", "torch"}),
+    "finetune": (
+        {"cache", "cut", "data", "errors", "model", "plugin", "space"},
+        {"numpy", "torch"},
+    ),
     "artifact": (
         {"data", "errors", "finetune", "model", "registry", "space"},
+        {"numpy", "safetensors", "torch"},
+    ),
+    # What authors of plugins test with.
+    "testing": (
+        {"data", "errors", "finetune", "model", "plugin", "registry", "space"},
         {"numpy", "safetensors", "torch"},
     ),
     # What is remembered: the database.
@@ -52,18 +60,18 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {  # room: (rooms it may enter, 
         {"numpy", "sklearn"},
     ),
     "engine": (
-        {"artifact", "budget", "data", "errors", "finals", "metrics", "model", "progress"}
-        | {"registry", "report", "space", "store", "study", "trials"},
-        set(),
+        {"artifact", "budget", "data", "errors", "finals", "finetune", "metrics", "model"}
+        | {"progress", "registry", "report", "space", "store", "study", "trials"},
+        {"numpy"},
     ),
     "cli": (
-        {"artifact", "data", "engine", "errors", "live", "model", "registry", "report"}
-        | {"store", "study"},
+        {"artifact", "data", "engine", "errors", "live", "model", "plugin", "registry", "report"}
+        | {"store", "study", "testing"},
         {"click", "optuna_dashboard"},
     ),
 }
 ONLY = {  # library: the only rooms that may ever be allowed to use it
-    "torch": {"artifact", "cache", "cut", "data", "finals", "finetune", "model"},
+    "torch": {"artifact", "cache", "cut", "data", "finals", "finetune", "model", "testing"},
     "optuna": {"migrations", "store", "trials"},
     "sqlalchemy": {"migrations", "store"},
     "alembic": {"migrations", "store"},

@@ -14,7 +14,7 @@ import pytest
 from autotl import Example, Weights, backbone, dataset, freeze, head, registry, space
 from autotl.errors import DataError, PluginError, WeightsError
 from autotl.plugin import GIVEN, Plugin
-from autotl.registry import LeftOut, Registry, load, missing
+from autotl.registry import LeftOut, Registry, Terms, load, missing
 
 GOOD = "from autotl import head\n\n@head\ndef mine(features, classes, *, deep: bool = True): ...\n"
 
@@ -39,7 +39,9 @@ def lacking(features: int, classes: int) -> None: ...
 def mynet() -> None: ...
 
 
-def members(patterns: Sequence[str]) -> list[str]:
+def members(
+    patterns: Sequence[str], device: str = "cpu", seconds: float | None = None
+) -> list[str]:
     known = {"net1": ["net1", "net1.v2"], "net?": ["net1", "net2"], "far": ["far"]}
     if not patterns:
         return ["net2", "net1", "far"]
@@ -265,7 +267,7 @@ def test_what_lacks_a_requirement_but_was_named_is_an_error() -> None:
 
 
 def test_of_a_family_its_default_members_are_chosen() -> None:
-    found, out = EVERY.select("backbone", (), Path("dir"))
+    found, out = EVERY.select("backbone", (), Terms(Path("dir")))
     assert names(found) == ["mynet", "net2", "net1"]
     assert out == [LeftOut("backbone", "far", "no weights of far in dir")]
     assert [p.family for p in found] == ["", "zoo", "zoo"]

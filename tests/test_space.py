@@ -12,10 +12,21 @@ from typing import Annotated, Any, Literal
 import optuna
 import pytest
 
-from autotl import Range, Weights, When, augment, backbone, freeze, head, optimizer
+from autotl import (
+    Balance,
+    Range,
+    Weights,
+    When,
+    augment,
+    backbone,
+    balance,
+    freeze,
+    head,
+    optimizer,
+)
 from autotl.errors import PluginError, StudyError, WeightsError
-from autotl.plugin import SEARCHED
-from autotl.registry import Registry
+from autotl.plugin import OPTIONAL, SEARCHED
+from autotl.registry import LeftOut, Registry, Terms
 from autotl.space import Space, from_json, make, narrow_plugin, to_json
 
 
@@ -109,7 +120,7 @@ def test_only_the_chosen_plugins_are_asked_for_their_keywords() -> None:
         "augment": {"none": {}},
         "optimizer": {"sgd": {"momentum": 0.0}},
     }
-    assert list(config) == list(SEARCHED)
+    assert list(config) == [kind for kind in SEARCHED if kind not in OPTIONAL]
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3])
@@ -327,13 +338,13 @@ def test_no_backbone_left_tells_three_ways_to_get_one() -> None:
     def locate(name: str, folder: Path | None) -> Weights:
         raise WeightsError(f"nothing in {folder}")
 
-    def members(patterns: Sequence[str]) -> list[str]:
+    def members(patterns: Sequence[str], device: str, seconds: float | None) -> list[str]:
         return list(patterns) or ["far"]
 
     family = backbone(name="family", members=members, locate=locate)(lambda name: None)
     registry = Registry([*(p for p in PLUGINS if p.kind != "backbone"), family])
     with pytest.raises(PluginError) as caught:
-        make(registry, {}, {}, Path("dir"))
+        make(registry, {}, {}, Terms(Path("dir")))
     for part in ("far: nothing in dir", "autotl[offline]", "--weights DIR", "hub"):
         assert part in str(caught.value)
     with pytest.raises(PluginError, match="no backbone plugin is installed"):
@@ -343,7 +354,7 @@ def test_no_backbone_left_tells_three_ways_to_get_one() -> None:
 def test_members_of_a_family_share_the_names_of_their_keywords() -> None:
     def build(name: str, *, drop: Annotated[float, Range(0, 0.5)] = 0.1) -> None: ...
 
-    family = backbone(name="zoo", members=lambda patterns: list(patterns) or ["a", "b"])(build)
+    family = backbone(name="zoo", members=lambda patterns, *_: list(patterns) or ["a", "b"])(build)
     found = make(Registry([*PLUGINS, family]), {}, {})
     trial = Recorder(backbone="b")
     assert found.suggest(trial)["backbone"].name == "b"
@@ -385,10 +396,105 @@ def test_saved_models_need_no_pretrained_weights() -> None:
     def locate(name: str, folder: Path | None) -> Weights:
         raise WeightsError("none anywhere")
 
-    family = backbone(name="zoo", members=lambda patterns: list(patterns), locate=locate)
+    family = backbone(name="zoo", members=lambda patterns, *_: list(patterns), locate=locate)
     registry = Registry([family(lambda name, weights: None)])
     data = {"backbone": {"far": {}}}
     found = from_json(data, registry, kinds=["backbone"], pretrained=False)["backbone"].plugin
     assert found.given == {"name": "far", "weights": None}
     with pytest.raises(WeightsError, match="none anywhere"):
         from_json(data, registry, kinds=["backbone"])
+
+
+# Optional kinds, terms and sizes.
+
+
+@balance(order=1)
+def even(counts: list[int]) -> Balance:
+    return Balance()
+
+
+@balance
+def heavy(counts: list[int], *, power: Annotated[float, Range(0.1, 1)] = 1.0) -> Balance:
+    return Balance()
+
+
+def test_an_optional_kind_is_asked_only_where_it_is_needed_or_wanted() -> None:
+    registry = Registry([*PLUGINS, even, heavy])
+    assert "balance" in make(registry, {}, {}).plugins
+    assert "balance" not in make(registry, {}, {}, without=["balance"]).plugins
+    wanted = make(registry, {"balance": ["heavy"]}, {}, without=["balance"])
+    assert wanted.in_order("balance") == ["heavy"]
+    pinned = make(registry, {}, {"balance": {"heavy": {"power": 0.5}}}, without=["balance"])
+    assert pinned.describe()["balance.heavy.power"] == "0.5"
+    with pytest.raises(PluginError, match="no balance plugin is called 'hevy'; did you mean"):
+        make(registry, {"balance": ["hevy"]}, {}, without=["balance"])
+
+
+def test_a_configuration_may_lack_an_optional_kind_and_no_other() -> None:
+    registry = Registry([*PLUGINS, even, heavy])
+    space = make(registry, {}, {}, without=["balance"])
+    written = to_json(space.suggest(Recorder()))
+    assert "balance" not in from_json(written, registry)
+    assert from_json({**written, "balance": {"even": {}}}, registry)["balance"].name == "even"
+    del written["head"]
+    with pytest.raises(StudyError, match="no single head"):
+        from_json(written, registry)
+
+
+def zoo(**facts: Weights) -> Registry:
+    """A family of backbones whose weights are as told."""
+    family = backbone(
+        name="zoo",
+        members=lambda patterns, *_: list(patterns) or sorted(facts),
+        locate=lambda name, folder: facts[name],
+    )
+    return Registry([*PLUGINS, family(lambda name, weights, size: (name, size))])
+
+
+ZOO = zoo(
+    big=Weights("here", "mit", None, 30_000_000),
+    free=Weights("here", "apache-2.0", None, 5_000_000),
+    odd=Weights("here", "cc-by-nc-4.0"),
+)
+
+
+@pytest.mark.parametrize(
+    ("terms", "left", "reason"),
+    [
+        (Terms(), {"big", "free", "odd"}, ""),
+        (Terms(licences=("Apache-2.0", "MIT")), {"big", "free"}, "cc-by-nc-4.0, not apache-2.0"),
+        (Terms(max_parameters=10_000_000), {"free", "odd"}, "30.0 M parameters, more than 10.0 M"),
+    ],
+)
+def test_backbones_are_taken_on_terms(terms: Terms, left: set[str], reason: str) -> None:
+    space = make(ZOO, {"backbone": ["big", "free", "odd"]}, {}, terms)
+    assert {p.name for p in space.plugins["backbone"]} == left
+    assert all(reason in out.reason for out in space.left_out)
+    assert len(space.left_out) == 3 - len(left)
+
+
+def test_no_backbone_left_on_these_terms_says_which_to_relax() -> None:
+    with pytest.raises(PluginError, match="relax --licence or --max-parameters") as caught:
+        make(ZOO, {"backbone": ["big"]}, {}, Terms(max_parameters=1))
+    assert "big: it has 30.0 M parameters" in str(caught.value)
+
+
+def test_several_sizes_are_searched_where_a_backbone_is_given_its_size() -> None:
+    space = make(ZOO, {"backbone": ["big", "free", "net"]}, {}, sizes=[64, 96])
+    assert space.describe()["backbone.zoo.image_size"] == "64 | 96"
+    trial = Recorder(backbone="free", **{"backbone.zoo.image_size": 96})
+    chosen = space.suggest(trial)["backbone"]
+    assert to_json({"backbone": chosen}) == {"backbone": {"free": {"image_size": 96}}}
+    assert chosen.plugin.give({"size": None}, chosen.params) == ("free", 96)
+    assert "backbone.zoo.image_size" not in make(ZOO, {}, {}, sizes=[64]).describe()
+    one = make(ZOO, {}, {"backbone": {"zoo": {"image_size": [32, 48]}}})
+    assert one.describe()["backbone.zoo.image_size"] == "32 | 48"  # said of the whole family
+
+
+def test_plugins_are_left_out_later_with_their_reasons() -> None:
+    space = make(ZOO, {"backbone": ["odd", "big"]}, {})
+    less = space.leave_out("backbone", {"odd": "too slow"})
+    assert less.in_order("backbone") == ["big"]
+    assert less.left_out[-1] == LeftOut("backbone", "odd", "too slow")
+    with pytest.raises(PluginError, match=r"no backbone is left \(odd: a; big: b\)"):
+        space.leave_out("backbone", {"odd": "a", "big": "b"})

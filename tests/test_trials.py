@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import optuna
 import pytest
 from pictures import rows
 
-from autotl import engine, study
+from autotl import engine, finetune, study
 from autotl.errors import StudyError
 from autotl.progress import EpochEnded, Event
 from autotl.store import Store
@@ -162,3 +163,23 @@ def test_pruning_is_fed_and_filed(settings: Make) -> None:
     filed = {r.number: r for r in rows(settings())}
     assert all(filed[t.number].end == "pruned" for t in pruned)
     assert all("median" in filed[t.number].reason for t in pruned)
+
+
+def test_what_there_is_no_time_for_gives_way_to_what_is_cheapest(
+    settings: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure = finetune.measure
+
+    def measured(network: Any, config: Any, task: Any) -> Any:
+        cost = measure(network, config, task)
+        slow = config["freeze"].name != "linear_probe"
+        return replace(cost, epoch=1e4, costly=1.0) if slow else cost
+
+    monkeypatch.setattr(finetune, "measure", measured)
+    chosen = {"freeze": ["linear_probe", "last_blocks", "full"], "head": ["linear", "mlp"]}
+    engine.run(settings(budget=300.0, trials=9, **chosen))
+    ends = [(r.end, next(iter(r.config["freeze"]))) for r in rows(settings())]
+    slow = [i for i, (end, _) in enumerate(ends[:-1]) if end == "out_of_time"]
+    assert slow
+    assert all(ends[i + 1][1] == "linear_probe" for i in slow)
+    assert all((end == "out_of_time") == (name != "linear_probe") for end, name in ends)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,7 +98,8 @@ class Batches:
     """Batches of chosen pictures on a device.
 
     Iterating yields ``(images, labels)`` in order: ``uint8 [B, 3, S, S]`` in channels-last order
-    and ``int64 [B]``. ``epoch`` shuffles them, ``rows`` gives their places instead.
+    and ``int64 [B]``. ``epoch`` shuffles them, ``rows`` gives their places instead. ``counts`` has
+    the number of pictures of each class, ``[C]``.
     Batches are nearly equal in size and never hold a single picture, which breaks BatchNorm,
     unless there is only one: 33 pictures in batches of 32 come as 17 and 16, and 3 in batches of
     2 as 3.
@@ -126,8 +127,12 @@ class Batches:
         self.batch_size = batch_size
         self.device = device
         self.shuffle_seed = shuffle_seed
+        self.counts = np.bincount(
+            labels[indices], minlength=int(labels.max(initial=-1)) + 1
+        ).tolist()
         self._array = packed.array
-        self._labels = torch.from_numpy(labels[indices]).to(device)
+        self._classes = labels[indices]
+        self._labels = torch.from_numpy(self._classes).to(device)
         self._resident = self._on_device() if self._fits() else None
 
     def __len__(self) -> int:
@@ -143,21 +148,30 @@ class Batches:
         """All batches, in order."""
         return self._batches(np.arange(self.pictures))
 
-    def epoch(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches of epoch ``number``, in an order of its own."""
-        return self._batches(self._shuffled(number))
+    def epoch(
+        self, number: int, sampling: Sequence[float] | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of epoch ``number``, in an order of its own.
 
-    def rows(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Like ``epoch``, with the places of the pictures, ``int64 [B]``, for the pictures."""
-        for part in self._parts(self._shuffled(number)):
-            where = torch.from_numpy(part).to(self.device)
-            yield where, self._labels[where]
+        With ``sampling``, the relative chance of each class ``[C]``, as many pictures are drawn
+        with replacement.
+        """
+        return self._batches(self._shuffled(number, sampling))
 
-    def _shuffled(self, number: int) -> NDArray[np.int64]:
+    def rows(self, number: int, sampling: Sequence[float] | None = None) -> Iterator[Tensor]:
+        """Like ``epoch``, only the places of the pictures, ``int64 [B]``."""
+        for part in self._parts(self._shuffled(number, sampling)):
+            yield torch.from_numpy(part).to(self.device)
+
+    def _shuffled(self, number: int, sampling: Sequence[float] | None) -> NDArray[np.int64]:
         places = np.arange(self.pictures)
         if self.shuffle_seed is None:
             return places
-        return np.random.default_rng((self.shuffle_seed, number)).permutation(places)
+        random = np.random.default_rng((self.shuffle_seed, number))
+        if sampling is None:
+            return random.permutation(places)
+        chances = np.asarray(sampling, dtype=np.float64)[self._classes]
+        return random.choice(places, self.pictures, p=chances / chances.sum())
 
     def _parts(self, places: NDArray[np.int64]) -> list[NDArray[np.int64]]:
         return np.array_split(places, len(self)) if len(self) else []
