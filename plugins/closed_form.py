@@ -186,7 +186,7 @@ class Neighbours(nn.Module):
             similarity = functional.linear(self._directions(features), self.known)
             near = similarity.topk(min(self.k, len(self.known)), 1)
             weights = (near.values / self.temperature).softmax(1)
-            votes = weights.new_zeros(len(features), self.classes)
+            votes = weights.new_zeros(features.shape[0], self.classes)
             votes = votes.scatter_add(1, self.labels[near.indices], weights)
             return (near.values.shape[1] * votes + 1 / self.classes).log()
 

@@ -13,7 +13,7 @@ import pytest
 from pictures import FAST, photos, plugin, rows
 
 import autotl
-from autotl import engine, progress, study
+from autotl import engine, finetune, model, progress, registry, space, study
 from autotl.errors import DataError, PluginError, StoreError, StudyError
 from autotl.progress import EpochEnded, Event, Note, TrialEnded
 from autotl.store import Store
@@ -139,3 +139,77 @@ def test_search_from_python(tmp_path: Path) -> None:
     assert result.best
     assert result.best["trial"] == 0
     assert progress.ignore(Note("x")) is None
+
+
+def test_backbones_that_are_too_slow_are_left_out_and_stay_so(
+    settings: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = settings().plugin[0]
+    other = file.with_name("other.py")
+    other.write_text(file.read_text().replace("def tiny", "def slow"))
+    timed: list[str] = []
+    times = {"tiny": 4.0, "slow": 40.0}
+
+    def latency(backbone: Any, *_: Any) -> float:
+        timed.append(backbone.name)
+        return times[backbone.name]
+
+    monkeypatch.setattr(finetune, "latency", latency)
+    options = {"backbone": ["tiny", "slow"], "plugin": [file, other], "max_latency": 20}
+    notes: list[Event] = []
+    engine.run(settings(**options, trials=1), notes.append)
+    texts = [e.text for e in notes if isinstance(e, Note)]
+    assert any("slow (40.0 ms for a picture, more than 20)" in text for text in texts)
+    times["slow"] = 1.0  # it goes on with what was measured first
+    engine.run(settings(**options, trials=2))
+    assert sorted(timed) == ["slow", "tiny"]
+    assert {name for r in rows(settings()) for name in r.config["backbone"]} == {"tiny"}
+    times["slow"] = 40.0
+    with pytest.raises(PluginError, match=r"no backbone is left .*40\.0 ms"):
+        engine.run(settings(**{**options, "backbone": ["slow"], "study": "b"}))
+
+
+def test_latency_is_measured() -> None:
+    plugin = registry.load([]).untrained("backbone", "test_resnet")
+    where = model.device("cpu", "float32")
+    small, large = (finetune.latency(space.Choice(plugin, {}), size, where) for size in (64, 320))
+    assert 0 < small < large
+
+
+def test_a_model_with_too_many_parameters_is_incompatible(settings: Make) -> None:
+    with pytest.raises(StudyError, match=r"0\.00 M parameters, more than 0\.00 M"):
+        engine.run(settings(max_parameters=10, trials=2))
+
+
+def test_unequal_classes_are_balanced_and_equal_ones_are_not(
+    settings: Make, tmp_path: Path
+) -> None:
+    engine.run(settings(trials=1))
+    assert "balance" not in rows(settings())[0].config
+    for i in range(10):
+        (tmp_path / "photos" / "red" / f"{i}.png").unlink()
+    unequal = settings(study="unequal", trials=8, metric="balanced_accuracy")
+    result = engine.run(unequal)
+    found = {name for r in rows(unequal) for name in r.config["balance"]}
+    assert len(found) > 1
+    assert result.summary["best"]["config"]["balance"]
+
+
+def test_several_sizes_are_searched(settings: Make) -> None:
+    file = settings().plugin[0]
+    file.write_text(
+        file.read_text()
+        .replace("def tiny():", "def tiny(size):")
+        .replace("return Tiny()", "return Sized(size)")
+        + "\n\nclass Sized(Tiny):\n    def __init__(self, size):\n        super().__init__()\n"
+        "        self.pretrained_cfg = {**self.pretrained_cfg, 'input_size': (3, size, size)}\n"
+    )
+    result = engine.run(settings(image_size=[32, 48], trials=8, head=["linear"]))
+    sizes = {r.config["backbone"]["tiny"]["image_size"] for r in rows(settings())}
+    assert sizes == {32, 48}
+    chosen = result.summary["best"]["config"]["backbone"]["tiny"]["image_size"]
+    about = json.loads((result.folder / "model" / "config.json").read_text())
+    assert about["input"]["size"] == chosen
+    options = {"out": result.folder.parent, "plugin": [file], "device": "cpu"}
+    again = engine.run(study.rerun(result.folder / "recipe.toml", None, options))
+    assert again.summary["best"]["config"] == result.summary["best"]["config"]

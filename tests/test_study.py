@@ -255,3 +255,40 @@ def test_a_recipe_that_is_not_there_or_knows_too_much(recipe: Path) -> None:
 
 def test_the_default_budget_is_ten_minutes() -> None:
     assert seconds("10m") == study.DEFAULT_BUDGET
+
+
+@pytest.mark.parametrize(
+    ("key", "given", "meant"),
+    [
+        ("max_parameters", "30M", 30_000_000),
+        ("max_parameters", "1.5b", 1_500_000_000),
+        ("max_parameters", 500, 500),
+        ("max_latency", "20ms", 20.0),
+        ("max_latency", "0.1s", 100.0),
+        ("max_latency", 7, 7.0),
+        ("image_size", 64, (64,)),
+        ("image_size", [64, 96], (64, 96)),
+    ],
+)
+def test_limits_and_sizes_are_read(key: str, given: Any, meant: Any) -> None:
+    assert getattr(study.configure("photos", {key: given}), key) == meant
+
+
+@pytest.mark.parametrize(
+    ("key", "given", "says"),
+    [
+        ("max_parameters", "many", "write 500k, 30M or 1.5B"),
+        ("max_latency", "fast", "write 20ms or 0.5s"),
+        ("image_size", 8, "greater than or equal to 16"),
+        ("ema", 1.0, "less than 1"),
+    ],
+)
+def test_limits_that_mean_nothing_are_refused(key: str, given: Any, says: str) -> None:
+    with pytest.raises(StudyError, match=says):
+        study.configure("photos", {key: given})
+
+
+def test_one_size_is_the_size_and_several_are_searched() -> None:
+    assert study.configure("photos", {}).size is None
+    assert study.configure("photos", {"image_size": 64}).size == 64
+    assert study.configure("photos", {"image_size": [64, 96]}).size is None
