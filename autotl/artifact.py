@@ -61,7 +61,10 @@ def save(
         "input": vars(network.expects),
         **facts,
     }
-    tensors = {name: t.detach().cpu().contiguous() for name, t in network.state_dict().items()}
+    # Cloned, because safetensors refuses a tensor that stands under two names.
+    tensors = {
+        name: t.detach().cpu().contiguous().clone() for name, t in network.state_dict().items()
+    }
     unfinished = folder.with_name(f".{folder.name}.unfinished")
     try:
         shutil.rmtree(unfinished, ignore_errors=True)

@@ -5,8 +5,8 @@ until that module has returned. Above, the model runs again with every module be
 what it returned: the boundary by its kept output, the others by phantoms, zeros without memory of
 the shape they had. What the model's own code makes of the phantoms between modules (joining a
 class token, reshaping) is thrown away at the boundary. A model that carries something around the
-boundary gives another result that way, so ``find`` compares the two on real pictures and does not
-cut where they differ.
+boundary gives another result that way, so ``find`` compares the two on real pictures and cuts lower
+down, or not at all, where they differ.
 """
 
 from __future__ import annotations
@@ -127,8 +127,8 @@ def find(model: Model, images: Tensor) -> Cut | None:
     known = {name for name, _ in model.backbone.named_modules()}
     for name in reversed([s["module"] for s in stages if s["module"] in known]):
         cut = _cut_at(model, name, images[:1])
-        if cut and not cut.parameters & learning:
-            return cut if _agrees(cut, images) else None
+        if cut and not cut.parameters & learning and _agrees(cut, images):
+            return cut
     return None
 
 

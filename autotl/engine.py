@@ -98,7 +98,8 @@ def run(
     interrupted = False
     with budget.stage("check"):
         dataset = _dataset(settings, plugins, watch)
-        chosen = _space(settings, plugins, dataset, where, budget)
+        first = (store.facts(settings.name) or {}).get("first_budget", budget.seconds)
+        chosen = _space(settings, plugins, dataset, where, first)
     with budget.stage("time"):
         chosen = _fast_enough(chosen, settings, store, where)
     _tell_left_out(chosen, settings, watch)
@@ -176,13 +177,17 @@ def _dataset(settings: StudyConfig, plugins: Registry, watch: Listener) -> Datas
 
 
 def _space(
-    settings: StudyConfig, plugins: Registry, dataset: Dataset, where: Device, budget: Budget
+    settings: StudyConfig, plugins: Registry, dataset: Dataset, where: Device, first: float | None
 ) -> Space:
-    """What is searched, for these data on this device."""
+    """What is searched, for these data on this device.
+
+    ``first`` is the budget in seconds that the study was begun with: one that goes on with
+    another keeps its backbones.
+    """
     terms = Terms(
         weights=settings.weights,
         device=where.device.type,
-        seconds=budget.seconds,
+        seconds=first,
         licences=settings.licence,
         max_parameters=settings.max_parameters,
     )
@@ -270,6 +275,7 @@ def _begin(
         },
         "validation_n": len(dataset.indices("validation")),
         "budget_seconds": budget.seconds,
+        "first_budget": old.get("first_budget", budget.seconds),
         "device": str(where),
         "versions": versions(),
         "issues": [vars(issue) for issue in dataset.issues],

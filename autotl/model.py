@@ -166,7 +166,9 @@ def extract(backbone: Any, images: Tensor, takes: Fed) -> Tensor:
         return pooled
     if takes == "map":
         return _positions(backbone, backbone.forward_features(images))
-    last, maps = backbone.forward_intermediates(images, indices=STAGES, norm=False)
+    info = backbone.feature_info
+    count = min(STAGES, len(getattr(info, "info", info)))
+    last, maps = backbone.forward_intermediates(images, indices=count, norm=False)
     means = [m.mean((2, 3)) for m in maps]
     return torch.cat([*means, backbone.forward_head(last)], 1)
 
@@ -193,7 +195,7 @@ def _width(backbone: Any, takes: Fed, size: int, name: str) -> int:
     try:
         with torch.no_grad():
             found = extract(backbone.eval(), torch.zeros(1, 3, size, size), takes)
-    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+    except (AssertionError, AttributeError, LookupError, RuntimeError, TypeError) as error:
         raise Incompatible(f"{name} gives its head no {takes}: {error}") from error
     finally:
         backbone.train(training)
@@ -240,7 +242,11 @@ def build(config: Config, classes: int, size: int | None, where: Device, seed: i
     model = Model(backbone, head, expects, takes)
     if where.device.type == "cpu" and where.autocast:
         _keep_large_depthwise_in_float32(model)
-    return model.to(device=where.device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+    model = model.to(where.device)
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.ndim == 4:  # others have no such layout, and Module.to() refuses them
+            tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
+    return model
 
 
 def build_backbone(choice: Choice, size: int | None) -> tuple[nn.Module, Input]:

@@ -64,7 +64,7 @@ class Solved(nn.Linear):
 
 @head(order=2)
 def logistic_regression(
-    features: int, classes: int, *, C: Annotated[float, Range(1e-4, 10.0, log=True)] = 0.1
+    features: int, classes: int, *, C: Annotated[float, Range(1e-4, 10.0, log=True)] = 0.03
 ) -> nn.Module:
     """Logistic regression by L-BFGS, as CLIP is probed (Radford et al. 2021, arXiv:2103.00020).
 
@@ -90,7 +90,7 @@ def _logistic_regression(features: Tensor, labels: Tensor, C: float) -> Solution
 
 @head
 def lda(
-    features: int, classes: int, *, shrinkage: Annotated[float, Range(0.01, 1.0, log=True)] = 0.3
+    features: int, classes: int, *, shrinkage: Annotated[float, Range(0.01, 1.0, log=True)] = 0.1
 ) -> nn.Module:
     """Linear discriminants with a shrunken covariance (Friedman 1989, JASA 84).
 

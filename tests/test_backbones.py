@@ -19,7 +19,8 @@ import pytest
 import timm
 import torch
 from autotl_plugins import backbones
-from autotl_plugins.backbones import SETS, SHORT, locate, members, timm_model
+from autotl_plugins.backbone_sets import SETS
+from autotl_plugins.backbones import SHORT, locate, members, timm_model
 from safetensors.torch import save_file
 from sklearn.datasets import load_sample_image
 from torch import nn

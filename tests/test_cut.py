@@ -290,12 +290,21 @@ class InPlace(Backbone):
 
 
 @pytest.mark.parametrize("kind", [SidePath, InPlace])
-def test_a_model_that_the_cut_would_change_is_refused(kind: type[Backbone]) -> None:
+def test_a_cut_that_would_change_the_model_is_refused_for_a_lower_one(
+    kind: type[Backbone],
+) -> None:
     @backbone
     def odd() -> nn.Module:
         return kind()
 
-    assert found_for(odd, "stages.1", "stages.2") is None
+    found = found_for(odd, "stages.1", "stages.2")
+    assert found is not None
+    assert found.name == "stem"  # not stages.0, where it would be cut if it were not odd
+    network = found.model.eval()
+    images = pictures(network)
+    with torch.no_grad():
+        parts = found.features(found.below(images).clone())
+        torch.testing.assert_close(parts, network.features(images))
 
 
 @pytest.mark.parametrize("info", [None, [], [{"module": "elsewhere"}], [{"num_chs": 8}, "stem"]])

@@ -89,7 +89,7 @@ def test_other_pictures_under_the_same_name_are_refused(settings: Make, tmp_path
         engine.run(settings(trials=2))
 
 
-@pytest.mark.parametrize("budget", [12.0, 16.0])
+@pytest.mark.parametrize("budget", [20.0, 25.0])
 def test_the_budget_holds_for_everything(settings: Make, budget: float) -> None:
     began = time.monotonic()
     result = engine.run(settings(budget=budget, trials=None, epochs=30))
@@ -213,3 +213,19 @@ def test_several_sizes_are_searched(settings: Make) -> None:
     options = {"out": result.folder.parent, "plugin": [file], "device": "cpu"}
     again = engine.run(study.rerun(result.folder / "recipe.toml", None, options))
     assert again.summary["best"]["config"] == result.summary["best"]["config"]
+
+
+def test_a_study_that_goes_on_with_another_budget_keeps_its_backbones(
+    settings: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meant: list[float | None] = []
+    make = space.make
+
+    def made(plugins: Any, wanted: Any, narrow: Any, terms: Any, **rest: Any) -> Any:
+        meant.append(terms.seconds)
+        return make(plugins, wanted, narrow, terms, **rest)
+
+    monkeypatch.setattr(space, "make", made)
+    for budget in (60.0, 90.0):
+        engine.run(settings(budget=budget, trials=1))
+    assert meant == [60.0, 60.0]

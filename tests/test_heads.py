@@ -105,6 +105,20 @@ def test_bfloat16_makes_little_difference(plugin: AnyPlugin) -> None:
     assert half.grad.any()
 
 
+@pytest.mark.parametrize("plugin", HEADS, ids=name_of)
+def test_a_head_can_be_exported(plugin: AnyPlugin) -> None:
+    """With the number of pictures left open."""
+    made = give_head(plugin.name)
+    features, labels = clouds(24)
+    features = fed(plugin, features)
+    if hasattr(made, "fit"):
+        made.fit(features, labels)
+    made.eval()
+    shapes = ({0: torch.export.Dim("B")},)
+    program = torch.export.export(made, (features[:2],), dynamic_shapes=shapes).module()
+    torch.testing.assert_close(program(features), made(features))
+
+
 def test_an_mlp_is_as_deep_and_wide_as_it_says() -> None:
     def shapes(**params: Any) -> list[tuple[int, ...]]:
         layers = [m for m in give_head("mlp", **params) if isinstance(m, nn.Linear)]
