@@ -14,7 +14,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,7 +27,7 @@ from sqlalchemy import exc
 
 from autotl.errors import StoreError, StudyError, did_you_mean
 from autotl.migrations import migrate, tables
-from autotl.migrations.tables import EPOCH, STUDY, TEST, TRIAL
+from autotl.migrations.tables import EPOCH, FINAL, STUDY, TEST, TRIAL
 
 ENDS = (
     "running",
@@ -72,6 +72,7 @@ class TrialRow:
     learned_parameters: int | None
     seconds: float
     started: datetime
+    facts: dict[str, Any] = field(default_factory=dict)  # what it measured beside the score
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,18 @@ class EpochRow:
     loss: float | None
     score: float | None
     seconds: float
+
+
+@dataclass(frozen=True)
+class FinalRow:
+    """One run of a candidate in the finals; runs of one number share their split and seed."""
+
+    candidate: str  # a trial's number, or what is made of several, such as "ensemble"
+    run: int
+    trial: int | None
+    score: float | None
+    seconds: float
+    facts: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -97,7 +110,7 @@ class TestRow:
     facts: dict[str, Any]
 
 
-_Row = TypeVar("_Row", TrialRow, EpochRow, TestRow)
+_Row = TypeVar("_Row", TrialRow, EpochRow, FinalRow, TestRow)
 
 
 def default_url(out: Path) -> str:
@@ -216,7 +229,7 @@ class Store:
         with self._explained(), suppress(KeyError):
             optuna.delete_study(study_name=study, storage=self.storage)
         with self._write() as connection:
-            for table in (EPOCH, TRIAL, TEST):
+            for table in (EPOCH, TRIAL, FINAL, TEST):
                 connection.execute(table.delete().where(table.c.study == study))
             connection.execute(STUDY.delete().where(STUDY.c.name == study))
 
@@ -225,7 +238,8 @@ class Store:
     def begin_trial(self, study: str, number: int, config: Mapping[str, Any], epochs: int) -> None:
         """Write that a trial of so many ``epochs`` begins; what its number had before goes."""
         chosen = {"study": study, "number": number, "config": config, "epochs": epochs}
-        state = {"end": "running", "reason": "", "seconds": 0.0, "started": datetime.now(UTC)}
+        now = datetime.now(UTC)
+        state = {"end": "running", "reason": "", "seconds": 0.0, "started": now, "facts": {}}
         with self._write() as connection:
             for table in (EPOCH, TRIAL):
                 connection.execute(table.delete().where(*_at(table, study, number)))
@@ -241,10 +255,22 @@ class Store:
         with self._write() as connection:
             found = connection.execute(change).rowcount
         if not found:
-            raise StudyError(
-                f"study {study!r} has no trial {number}; if somebody deleted it while it ran, "
-                "start the search again"
-            )
+            raise self._no_trial(study, number)
+
+    def note_trial(self, study: str, number: int, **facts: Any) -> None:
+        """Add to what a trial measured, replacing facts of the same names.
+
+        Raises:
+            StudyError: There is no such trial.
+        """
+        here = _at(TRIAL, study, number)
+        with self._write() as connection:
+            query = sa.select(TRIAL.c.facts).where(*here).with_for_update()
+            if found := connection.execute(query).first():
+                new = {**(found.facts or {}), **facts}
+                connection.execute(TRIAL.update().where(*here).values(facts=new))
+        if not found:
+            raise self._no_trial(study, number)
 
     def end_trial(
         self,
@@ -279,11 +305,37 @@ class Store:
 
     def trials(self, study: str) -> list[TrialRow]:
         """The study's trials, by number."""
-        return self._rows(TrialRow, TRIAL, TRIAL.c.study == study)
+        rows = self._rows(TrialRow, TRIAL, TRIAL.c.study == study)
+        return [row if row.facts is not None else replace(row, facts={}) for row in rows]
 
     def epochs(self, study: str, number: int) -> list[EpochRow]:
         """The epochs of a trial, in order."""
         return self._rows(EpochRow, EPOCH, *_at(EPOCH, study, number))
+
+    # the finals
+
+    def add_final(
+        self,
+        study: str,
+        candidate: str,
+        run: int,
+        *,
+        trial: int | None = None,
+        score: float,
+        seconds: float = 0.0,
+        facts: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write a run of the finals; one that is run again takes the place of the first."""
+        row = {"trial": trial, "score": score, "seconds": seconds, "facts": facts or {}}
+        keys = {"study": study, "candidate": candidate, "run": run}
+        same = [FINAL.c[key] == value for key, value in keys.items()]
+        with self._write() as connection:
+            connection.execute(FINAL.delete().where(*same))
+            connection.execute(FINAL.insert().values(**keys, **row))
+
+    def finals(self, study: str) -> list[FinalRow]:
+        """All runs of the study's finals, by candidate and run."""
+        return self._rows(FinalRow, FINAL, FINAL.c.study == study)
 
     # the sealed test part
 
@@ -329,13 +381,20 @@ class Store:
         self, kind: type[_Row], table: sa.Table, *where: sa.ColumnElement[bool]
     ) -> list[_Row]:
         columns = [table.c[field.name] for field in fields(kind)]
-        query = sa.select(*columns).where(*where).order_by(columns[0])
+        query = sa.select(*columns).where(*where).order_by(*columns[:2])
         with self._read() as connection:
             return [kind(*row) for row in connection.execute(query)]
 
     def _no_study(self, study: str) -> StudyError:
         hint = did_you_mean(study, self.studies())
         return StudyError(f"no study is called {study!r} in {self._place}; {hint}")
+
+    @staticmethod
+    def _no_trial(study: str, number: int) -> StudyError:
+        return StudyError(
+            f"study {study!r} has no trial {number}; if somebody deleted it while it ran, "
+            "start the search again"
+        )
 
     @contextmanager
     def _explained(self, faults: tuple[type[Exception], ...] = _FAULTS) -> Iterator[None]:

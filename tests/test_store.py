@@ -93,6 +93,20 @@ def use_everything(db: Store) -> None:
     db.end_trial(name, 1, "complete", score=0.123456789012345, seconds=1.0)
     assert db.trials(name)[1].score == 0.123456789012345
 
+    db.note_trial(name, 1, logme=0.25, costs={"forward_ms": math.nan})
+    db.note_trial(name, 1, logme=0.5)
+    assert [t.facts for t in db.trials(name)] == [{}, {"logme": 0.5, "costs": {"forward_ms": None}}]
+
+    db.add_final(name, "ensemble", 0, score=0.9)
+    db.add_final(name, "12", 1, trial=12, score=0.5, seconds=1.5)
+    db.add_final(name, "12", 0, trial=12, score=0.7, facts={"n": 60})
+    db.add_final(name, "12", 1, trial=12, score=0.8, seconds=2.5)  # the same run again
+    assert db.finals(name) == [
+        store.FinalRow("12", 0, 12, 0.7, 0.0, {"n": 60}),
+        store.FinalRow("12", 1, 12, 0.8, 2.5, {}),
+        store.FinalRow("ensemble", 0, None, 0.9, 0.0, {}),
+    ]
+
     opening = db.open_test(name, 1, CONFIG)
     assert [(row.id, row.trial, row.config, row.facts) for row in db.tests(name)] == [
         (opening, 1, CONFIG, {})
@@ -107,7 +121,7 @@ def use_everything(db: Store) -> None:
     study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=2)
     db.delete(name)
     assert (db.studies(), db.facts(name), db.trials(name)) == ([], None, [])
-    assert (db.epochs(name, 0), db.tests(name)) == ([], [])
+    assert (db.epochs(name, 0), db.finals(name), db.tests(name)) == ([], [], [])
     assert optuna.get_all_study_names(db.storage) == []
 
 
@@ -184,6 +198,23 @@ def test_the_migration_can_be_undone(db: Store) -> None:
         config.attributes["connection"] = connection
         command.downgrade(config, "base")
     assert not set(sa.inspect(db.storage.engine).get_table_names()) & set(tables.METADATA.tables)
+
+
+def test_trials_of_an_older_schema_are_kept(url: str) -> None:
+    db = Store(url)
+    db.begin("s", {})
+    db.begin_trial("s", 0, CONFIG, 3)
+    with tables.write(db.storage.engine) as connection:
+        config = migrations.config()
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0001")
+    db.close()
+    db = Store(url)
+    [trial] = db.trials("s")
+    assert (trial.config, trial.facts) == (CONFIG, {})
+    db.note_trial("s", 0, logme=0.5)
+    assert db.trials("s")[0].facts == {"logme": 0.5}
+    db.close()
 
 
 def test_a_newer_schema_is_left_alone(url: str) -> None:

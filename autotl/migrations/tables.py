@@ -85,6 +85,7 @@ TRIAL = sa.Table(
     sa.Column("learned_parameters", sa.BigInteger),
     sa.Column("seconds", Number, nullable=False),
     sa.Column("started", Utc, nullable=False),
+    sa.Column("facts", Json),  # null for trials of before there were any
 )
 EPOCH = sa.Table(
     PREFIX + "epoch",
@@ -95,6 +96,17 @@ EPOCH = sa.Table(
     sa.Column("loss", Number),
     sa.Column("score", Number),
     sa.Column("seconds", Number, nullable=False),
+)
+FINAL = sa.Table(
+    PREFIX + "final",
+    METADATA,
+    sa.Column("study", sa.String(512), primary_key=True),
+    sa.Column("candidate", sa.String(64), primary_key=True),  # a trial's number, or "ensemble"
+    sa.Column("run", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("trial", sa.Integer),
+    sa.Column("score", Number),
+    sa.Column("seconds", Number, nullable=False),
+    sa.Column("facts", Json, nullable=False),
 )
 TEST = sa.Table(
     PREFIX + "test",
