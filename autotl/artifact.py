@@ -5,13 +5,17 @@
     model/model.safetensors   the network's tensors, backbone.* and head.*
     model/config.json         what to build, how to prepare a picture, the classes, where from
     model/README.md           the model card
+
+``config.json`` may have a ``temperature`` T: probabilities are ``softmax(logits / T)``.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +25,16 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
-from autotl import data, finetune, model, registry, space
-from autotl.errors import ArtifactError, AutoTLError, DataError, StoreError
+from autotl import card, data, finetune, model, registry, snippet, space
+from autotl.errors import (
+    ArtifactError,
+    AutoTLError,
+    DataError,
+    OutOfMemory,
+    StoreError,
+    did_you_mean,
+)
+from autotl.finetune.predict import in_halves
 from autotl.model import Device, Model
 from autotl.registry import Registry
 from autotl.space import Config
@@ -37,17 +49,20 @@ def save(
     config: Config,
     classes: Sequence[str],
     facts: Mapping[str, Any],
-    card: str,
+    text: str = "",
 ) -> None:
     """Write the model folder; an older one is replaced only when the new one is complete.
+
+    The code that loads it without autotl is tried on the new files before they take their place.
 
     Args:
         folder: Where to; its parent exists.
         network: The trained model.
         config: Its configuration.
         classes: Their names, in the order of the logits.
-        facts: What else ``config.json`` shall say: data, versions, weights, how it was trained.
-        card: The text of ``README.md``.
+        facts: What else ``config.json`` shall say: data, versions, weights, how it was trained,
+            and the ``temperature`` of its logits if they were calibrated.
+        text: Of ``README.md``; without it a card that knows no scores, see ``card.write``.
 
     Raises:
         StoreError: The folder cannot be written.
@@ -70,8 +85,13 @@ def save(
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
         save_file(tensors, unfinished / "model.safetensors")
-        (unfinished / "config.json").write_text(json.dumps(about, indent=2) + "\n")
-        (unfinished / "README.md").write_text(card)
+        _write(unfinished / "config.json", json.dumps(about, indent=2) + "\n")
+        # safetensors makes files that nobody else may read.
+        mode = (unfinished / "config.json").stat().st_mode
+        (unfinished / "model.safetensors").chmod(mode)
+        about["plain"] = snippet.plain(unfinished, network, config)
+        _write(unfinished / "config.json", json.dumps(about, indent=2) + "\n")
+        _write(unfinished / "README.md", text or card.render(about, folder.name))
         shutil.rmtree(folder, ignore_errors=True)
         unfinished.rename(folder)
     except OSError as error:
@@ -81,40 +101,82 @@ def save(
         ) from None
 
 
-class Predictor:
-    """A loaded model. Probabilities are computed in float32, whatever it was trained in."""
+def _write(file: Path, text: str) -> None:
+    file.write_text(text, encoding="utf-8")
 
-    def __init__(self, network: Model, classes: Sequence[str], where: Device) -> None:
+
+class Predictor:
+    """A loaded model. Probabilities are computed in float32, whatever it was trained in.
+
+    Attributes:
+        network: In eval mode.
+        classes: Their names, in the order of the logits.
+        temperature: What logits are divided by (Guo et al. 2017, arXiv:1706.04599); 1 if the model
+            was not calibrated.
+        about: All that ``config.json`` says.
+    """
+
+    def __init__(
+        self,
+        network: Model,
+        classes: Sequence[str],
+        where: Device,
+        temperature: float = 1.0,
+        about: Mapping[str, Any] | None = None,
+    ) -> None:
         self.network = network.eval()
         self.classes = tuple(classes)
         self.where = where
+        self.temperature = temperature
+        self.about = about or {}
 
     def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """``uint8 [B, S, S, 3]``, as ``data.decode`` gives them, to ``float32 [B, classes]``."""
         tensor = torch.from_numpy(images).to(self.where.device).permute(0, 3, 1, 2)
-        with torch.inference_mode():
-            return finetune.probabilities(self.network(tensor))
+        try:
+            with torch.inference_mode():
+                logits = in_halves(self.network, tensor).float()
+        except OutOfMemory as error:
+            raise ArtifactError(f"{error}; choose another with --device cpu") from None
+        return finetune.probabilities(logits / self.temperature)
 
     def stream(
-        self, files: Sequence[str | Path], failed: Callable[[str, str], None]
-    ) -> Iterator[tuple[str, NDArray[np.float32]]]:
-        """``(file, probabilities [classes])`` for each file that can be read, in order.
+        self, images: Sequence[Any], failed: Callable[[int, str], None]
+    ) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """``(place, probabilities [classes])`` of each picture that can be read, in order.
+
+        Threads decode the next pictures while the model looks at these.
 
         Args:
-            files: Pictures.
-            failed: Is told the name of a file that cannot be read, and the reason.
+            images: Files, or ``uint8 [H, W]`` or ``[H, W, 3]``.
+            failed: Is told the place of a picture that cannot be read, and the reason.
         """
+        places = range(len(images))
+        chunks = [places[start : start + BATCH] for start in places[::BATCH]]
+        with ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool:
+            ahead = [pool.map(self._decode, [images[i] for i in chunk]) for chunk in chunks[:1]]
+            for number, chunk in enumerate(chunks):
+                found = list(ahead.pop())
+                ahead = [
+                    pool.map(self._decode, [images[i] for i in after])
+                    for after in chunks[number + 1 : number + 2]
+                ]
+                good = []
+                for place, picture in zip(chunk, found, strict=True):
+                    if isinstance(picture, DataError):
+                        failed(place, str(picture))
+                    else:
+                        good.append((place, picture))
+                if good:
+                    rows = self.probabilities(np.stack([picture for _, picture in good]))
+                    yield from zip((place for place, _ in good), rows, strict=True)
+
+    def _decode(self, image: Any) -> NDArray[np.uint8] | DataError:
         expects = self.network.expects
-        for start in range(0, len(files), BATCH):
-            names, images = [], []
-            for file in files[start : start + BATCH]:
-                try:
-                    images.append(data.decode(Path(file), expects.size, expects.interpolation))
-                    names.append(str(file))
-                except DataError as error:
-                    failed(str(file), str(error))
-            if images:
-                yield from zip(names, self.probabilities(np.stack(images)), strict=True)
+        try:
+            return data.decode(image, expects.size, expects.interpolation)
+        except DataError as error:
+            return error
 
     def predict(self, files: Sequence[str | Path]) -> list[dict[str, float]]:
         """For each file its probabilities by class.
@@ -123,10 +185,10 @@ class Predictor:
             DataError: A file cannot be read.
         """
 
-        def failed(file: str, reason: str) -> None:
+        def failed(place: int, reason: str) -> None:
             raise DataError(reason)
 
-        rows = self.stream(files, failed)
+        rows = self.stream([Path(file) for file in files], failed)
         return [dict(zip(self.classes, map(float, row), strict=True)) for _, row in rows]
 
 
@@ -141,18 +203,7 @@ def load(folder: Path, plugins: Registry | None = None, where: Device | None = N
     Raises:
         ArtifactError: The folder is incomplete, or made with a plugin that is not here.
     """
-    if not folder.is_dir():
-        raise ArtifactError(f"there is no model folder {folder}; a search writes runs/NAME/model")
-    try:
-        about = json.loads((folder / "config.json").read_text())
-        tensors = load_file(folder / "model.safetensors")
-    except OSError as error:
-        missing = Path(error.filename or folder / "model.safetensors").name
-        raise ArtifactError(f"{folder} is no model folder: {missing} cannot be read") from None
-    except (ValueError, safetensors.SafetensorError) as error:
-        raise ArtifactError(f"{folder} is damaged: {error}") from None
-    if about.get("schema") != SCHEMA:
-        raise ArtifactError(f"{folder} was written by another version of autotl; upgrade autotl")
+    about, tensors = _read(folder)
     where = Device((where or model.device(precision="float32")).device, None)
     try:
         kinds = ("backbone", "head")
@@ -173,4 +224,42 @@ def load(folder: Path, plugins: Registry | None = None, where: Device | None = N
     except RuntimeError as error:
         first = str(error).splitlines()[-1].strip()
         raise ArtifactError(f"{folder} does not fit the plugins that are here: {first}") from None
-    return Predictor(network, about["classes"], where)
+    return Predictor(network, about["classes"], where, about.get("temperature") or 1.0, about)
+
+
+def _read(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """What ``config.json`` says, and the tensors.
+
+    Raises:
+        ArtifactError: They are not there, damaged, or of another schema.
+    """
+    if not folder.is_dir():
+        raise ArtifactError(f"there is no model folder {folder}; {_meant(folder)}")
+    try:
+        about = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        tensors = load_file(folder / "model.safetensors")
+    except OSError as error:
+        missing = Path(error.filename or folder / "model.safetensors").name
+        raise ArtifactError(
+            f"{folder} is no model folder: {missing} cannot be read; {_meant(folder)}"
+        ) from None
+    except (ValueError, safetensors.SafetensorError) as error:
+        raise ArtifactError(f"{folder} is damaged: {error}; copy it again") from None
+    if not isinstance(about, dict) or about.get("schema") != SCHEMA:
+        raise ArtifactError(f"{folder} was written by another version of autotl; upgrade autotl")
+    if lacks := [key for key in ("backbone", "head", "classes", "input") if not about.get(key)]:
+        raise ArtifactError(f"{folder} is damaged: config.json has no {lacks[0]!r}; copy it again")
+    return about, tensors
+
+
+def _meant(folder: Path) -> str:
+    """Which folder may have been meant."""
+    for near in (folder / "model", folder.parent):
+        if (near / "config.json").is_file():
+            return f"did you mean {near}?"
+    parent = folder.parent
+    if not folder.exists() and parent.is_dir():
+        names = [p.name for p in parent.iterdir() if p.is_dir() and not p.name.startswith(".")]
+        if names:
+            return did_you_mean(folder.name, names)
+    return "a search writes runs/NAME/model"

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-LONGEST_TRIAL = 0.25
+LONGEST_TRIAL = 0.3
 """The share of the budget that a trial may plan for; longer ones get fewer epochs."""
 
 
@@ -15,6 +15,7 @@ class Budget:
 
     It covers everything from the first look at the data to the report. A trial may take only so
     long that it can still be refitted if it wins, so a search ends early enough by itself.
+    ``runs`` is what the runs of the finals are to have of it, which the search leaves alone too.
 
     Args:
         seconds: The budget, or None.
@@ -32,6 +33,7 @@ class Budget:
     ) -> None:
         self.seconds, self.refit, self.fixed = seconds, refit, fixed
         self.began = time.monotonic() if began is None else began
+        self.runs = 0.0
         self.stages: dict[str, float] = {}
         self._inner = [0.0]
 
@@ -50,19 +52,24 @@ class Budget:
         """Until the deadline; infinite without a budget."""
         return float("inf") if self.seconds is None else self.seconds - self.spent
 
-    def finals(self, trial: float, test: float = 0.0) -> float:
-        """What the end takes for a trial that takes so long, whose model is tested in ``test``."""
-        return 1.1 * self.refit * trial + test + self.fixed
+    def finals(self, again: float, test: float = 0.0) -> float:
+        """What the end takes for a trial that takes ``again`` to be done again, and its test."""
+        return self.runs + 1.1 * self.refit * again + test + self.fixed
 
-    def longest_trial(self, test: float = 0.0) -> float:
-        """What a trial may take from now on, if there is to be time to refit and test it."""
-        return (self.left - self.finals(0, test)) / (1 + self.finals(1) - self.finals(0))
+    def longest_trial(self, again: float, test: float = 0.0) -> float:
+        """What a trial may take from now on, if there is to be time for the end should it win.
 
-    def fair_share(self, test: float = 0.0) -> float:
+        Args:
+            again: What it takes to do it again, when what could be kept of it was.
+            test: What it takes to test its model.
+        """
+        return self.left - self.finals(again, test)
+
+    def fair_share(self, again: float, test: float = 0.0) -> float:
         """What a trial may plan for, so that one does not take the time of all others."""
         if self.seconds is None:
             return float("inf")
-        return min(self.longest_trial(test), LONGEST_TRIAL * self.seconds)
+        return min(self.longest_trial(again, test), LONGEST_TRIAL * self.seconds)
 
     def grace(self, test: float = 0.0) -> float | None:
         """A reading of ``time.monotonic`` by which the refit must be over at the latest."""

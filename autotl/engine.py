@@ -13,6 +13,7 @@ import numpy as np
 
 from autotl import (
     artifact,
+    dashboard,
     data,
     finals,
     finetune,
@@ -24,6 +25,7 @@ from autotl import (
     space,
 )
 from autotl.budget import Budget
+from autotl.cache import Features
 from autotl.data import Dataset
 from autotl.errors import Incompatible, StudyError
 from autotl.model import Device
@@ -36,6 +38,9 @@ from autotl.trials import Trials
 
 UNEQUAL = 1.5
 """Classes are unequal when the largest has more than so many times the pictures of the smallest."""
+
+ANNOTATING = 5.0
+"""Seconds for the notes in Optuna Dashboard; ``autotl dashboard`` writes what is missing."""
 
 LIBRARIES = ("autotl", "torch", "torchvision", "timm", "optuna", "scikit-learn")
 
@@ -106,7 +111,12 @@ def run(
     parts = {name: len(dataset.indices(name)) for name in ("train", "validation", "test")}
     budget.refit = (parts["train"] + parts["validation"]) / parts["train"]
     _begin(settings, store, dataset, chosen, where, budget)
-    trials = Trials(settings, dataset, chosen, store, where, budget, watch, plugins)
+    kept = Features(
+        settings.cache_size,
+        settings.out / "cache",
+        say=lambda text: watch(Note(text, warning=True)),
+    )
+    trials = Trials(settings, dataset, chosen, store, where, budget, watch, plugins, kept)
     try:
         _search(trials, budget)
         finals.finish(trials, versions())
@@ -119,9 +129,10 @@ def run(
         seconds=before + budget.spent,
         stages=budget.stages,
         command=command,
-        **trials.baselines(),
+        **trials.board.baselines(),
     )
     summary = report.write(store, settings.name, settings.folder)
+    dashboard.annotate(store, settings.name, settings.folder, within=ANNOTATING)
     return Result(summary, settings.folder, plugins, interrupted)
 
 
@@ -191,15 +202,20 @@ def _space(
         licences=settings.licence,
         max_parameters=settings.max_parameters,
     )
-    counts = np.bincount(dataset.labels[dataset.indices("train")])
     return space.make(
         plugins,
         settings.wanted,
         settings.space,
         terms,
         sizes=settings.image_size,
-        without={"balance"} if counts.max() <= UNEQUAL * counts.min() else (),
+        without={"balance"} if _imbalance(dataset) <= UNEQUAL else (),
     )
+
+
+def _imbalance(dataset: Dataset) -> float:
+    """The pictures of the largest class over those of the smallest, in the training part."""
+    counts = np.bincount(dataset.labels[dataset.indices("train")])
+    return float(counts.max() / max(1, counts.min()))
 
 
 def _fast_enough(chosen: Space, settings: StudyConfig, store: Store, where: Device) -> Space:
@@ -255,7 +271,6 @@ def _begin(
         **{key: getattr(settings, key) for key in (*same, "validation", "test")},
         "image_size": list(settings.image_size),
         "precision": str(where.autocast),
-        "space": chosen.describe(),
     }
     old = store.facts(settings.name) or {}
     if "identity" in old:
@@ -282,8 +297,9 @@ def _begin(
         "left_out": [vars(left) for left in chosen.left_out],
         "latency": chosen.latency,
         "sampler": "TPESampler(multivariate=True, group=True)",
-        "pruner": "MedianPruner(n_startup_trials=5, n_warmup_steps=epochs // 3)",
-        "space_fingerprint": chosen.fingerprint,
+        "pruner": "WorstQuarterPruner(kind='freeze', worst=0.25, fewest=3)",
+        "space": chosen.describe(),
+        "imbalance": _imbalance(dataset),
         "state": "running",
         "identity": identity,
     }
@@ -299,9 +315,4 @@ def _refuse_other(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> 
             continue
         if key == "data":
             raise StudyError(f"study {name!r} was begun with other pictures or labels; {other}")
-        if key == "space":
-            was, now = was or {}, now or {}
-            changed = [k for k in sorted(set(was) | set(now)) if was.get(k) != now.get(k)]
-            text = "; ".join(f"{k} was {was.get(k)}, is {now.get(k)}" for k in changed[:2])
-            raise StudyError(f"study {name!r} was begun with another space ({text}); {other}")
         raise StudyError(f"study {name!r} was begun with {key}={was}, not {now}; {other}")

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -35,8 +35,11 @@ from autotl.progress import (
     TrialEnded,
     TrialStarted,
 )
-from autotl.report import answer, chosen
+from autotl.report import answer, backbone_costs, chosen
 from autotl.report import recipe_line as recipe_line
+
+if TYPE_CHECKING:
+    from autotl.store import TrialRow
 
 WIDEST = 100
 """Columns of the panel on a wide terminal; longer lines are harder to take in at a glance."""
@@ -77,16 +80,68 @@ def show_summary(
         whole = console.measure(table, options=console.options.update(max_width=1000)).maximum
         narrow = whole > console.width
         console.print(_table(summary["metric"], trials, apart=False) if narrow else table)
+    if finals := summary["finals"]:
+        console.print(_finalists(summary["metric"], finals))
     for sentence in answer(summary):
         console.print(_clean(sentence), soft_wrap=not console.is_terminal)
     console.print()
-    there = [p for n in ("model", "report.html", "recipe.toml") if (p := Path(folder, n)).exists()]
+    names = ("model", "report.html", "summary.json", "recipe.toml")
+    there = [p for n in names if (p := Path(folder, n)).exists()]
     for path in there:
         console.print(f"  {_clean(str(path))}", soft_wrap=True)
     if (model := Path(folder, "model")) in there:
         line = f"Try it:  autotl predict {shlex.quote(str(model))} photo.jpg"
         console.print(f"\n{_clean(line)}", soft_wrap=True)
     console.print("Go on:   run the same command again")
+
+
+def show_trials(metric: str, rows: Sequence[TrialRow]) -> None:
+    """Print every trial of a study, why it ended, and what each backbone costs here.
+
+    On a terminal lines are wrapped to its width; in a file each trial is one line.
+    """
+    console = _console(sys.stdout)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for name in ("trial", "end", metric, "epochs", "seconds"):
+        table.add_column(name, justify="left" if name == "end" else "right", no_wrap=True)
+    table.add_column("recipe, and why it ended", overflow="fold")
+    for row in rows:
+        recipe = Text(_clean(recipe_line(row.config)))
+        if row.reason:
+            recipe.append("\n" if console.is_terminal else "  ").append(_clean(row.reason), "dim")
+        score = "" if row.score is None else f"{row.score:.4f}"
+        numbers = (score, str(row.epochs), f"{row.seconds:.1f}")
+        table.add_row(str(row.number), row.end.replace("_", " "), *numbers, recipe)
+    _print_whole(console, table)
+    if costs := backbone_costs(rows):
+        _print_whole(console, _costs(costs))
+
+
+def _print_whole(console: Console, table: Table) -> None:
+    """A table as wide as the terminal, or in a file as wide as it needs."""
+    width = None
+    if not console.is_terminal:
+        width = console.measure(table, options=console.options.update(max_width=10_000)).maximum
+        console.width = max(console.width, width)
+    console.print(table)
+
+
+def _costs(costs: Sequence[Mapping[str, Any]]) -> Table:
+    """Milliseconds and memory for one picture of a batch, by backbone."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("backbone")
+    for name in ("predict ms", "forward ms", "backward ms", "activations", "peak", "parameters"):
+        table.add_column(name, justify="right")
+    for c in costs:
+        times = [c[key] for key in ("ms_per_item", "forward_ms", "backward_ms")]
+        sizes = [c[key] for key in ("activation_bytes", "peak_bytes")]
+        table.add_row(
+            _clean(c["backbone"]),
+            *("-" if t is None else f"{t:.3g}" for t in times),
+            *("-" if s is None else f"{s / 2**20:.3g} MiB" for s in sizes),
+            "-" if c["parameters"] is None else f"{c['parameters'] / 1e6:.3g} M",
+        )
+    return table
 
 
 def spark(values: Sequence[float]) -> str:
@@ -303,6 +358,26 @@ def _config(trial: TrialStarted | None, event: TrialEnded) -> dict[str, Any]:
 def _ended(event: TrialEnded, metric: str = "") -> list[str]:
     score = [] if event.score is None else [f"{metric} {event.score:.4f}".strip()]
     return [f"trial {event.number}", event.end, *score, f"{event.seconds:.1f} s"]
+
+
+def _finalists(metric: str, finals: Mapping[str, Any]) -> Table:
+    """The candidates of the finals with the interval of their mean, the best first."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column(f"finals, {finals['runs']} runs")
+    table.add_column(metric, justify="right", no_wrap=True)
+    table.add_column("95 % interval", justify="right", no_wrap=True)
+    table.add_column("")
+    for c in finals["candidates"]:
+        role = c["role"].replace("_", " ") if c["trial"] is not None else ""
+        won = c["name"] == finals["winner"]
+        table.add_row(
+            f"{c['name']}{', ' + role if role not in ('', 'finalist') else ''}",
+            f"{c['mean']:.4f}",
+            f"{c['low']:.4f} to {c['high']:.4f}",
+            "winner" if won else "tied" if c["tied_with_best"] else "",
+            style="bold" if won else "",
+        )
+    return table
 
 
 def _table(metric: str, trials: Sequence[Mapping[str, Any]], apart: bool) -> Table:

@@ -139,9 +139,14 @@ class Model(nn.Module):
         A frozen part computes as it will when it is used: its normalisation keeps the statistics
         it was trained with, and nothing in it is dropped.
         """
-        super().train(mode)
+        if self.backbone.training or (mode and self.backbone_learns):
+            super().train(mode)
+            changed: nn.Module = self
+        else:  # the backbone rests already and need not be walked through, which takes a while
+            self.training = mode
+            changed = self.head.train(mode)
         if mode:
-            _rest_frozen(self)
+            _rest_frozen(changed)
         return self
 
 
@@ -238,15 +243,37 @@ def build(config: Config, classes: int, size: int | None, where: Device, seed: i
     backbone, expects = build_backbone(config["backbone"], size)
     takes = config["head"].plugin.takes
     width = _width(backbone, takes, expects.size, config["backbone"].name)
+    torch.manual_seed(seed)  # a head begins the same on whatever its backbone drew
     head = _give(config["head"], {"features": width, "classes": classes})
     model = Model(backbone, head, expects, takes)
-    if where.device.type == "cpu" and where.autocast:
-        _keep_large_depthwise_in_float32(model)
+    if where.device.type == "cpu":
+        _keep_narrow_strided_contiguous(model)
+        if where.autocast:
+            _keep_large_depthwise_in_float32(model)
     model = model.to(where.device)
     for tensor in (*model.parameters(), *model.buffers()):
         if tensor.ndim == 4:  # others have no such layout, and Module.to() refuses them
             tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
     return model
+
+
+def with_head(model: Model, choice: Choice, classes: int, seed: int = 0) -> Model:
+    """Another head on the same backbone, which both share; for backbones that do not learn.
+
+    Args:
+        model: Whose backbone and preprocessing are taken.
+        choice: A head that is fed the same as the model's.
+        classes: How many there are.
+        seed: Of what starts random.
+
+    Raises:
+        PluginError: The head breaks its contract.
+    """
+    torch.manual_seed(seed)
+    size = model.expects.size
+    width = _width(model.backbone, model.takes, size, "the backbone")
+    head = _give(choice, {"features": width, "classes": classes})
+    return Model(model.backbone, head, model.expects, model.takes).to(model.mean.device)
 
 
 def build_backbone(choice: Choice, size: int | None) -> tuple[nn.Module, Input]:
@@ -272,9 +299,38 @@ def _keep_large_depthwise_in_float32(model: nn.Module) -> None:
     """
     for module in model.modules():
         if isinstance(module, nn.Conv2d) and module.groups > 1 and max(module.kernel_size) >= 5:
-            # A class of its own rather than another forward: it survives a copy of the model.
-            kind = type(module)
-            module.__class__ = type(kind.__name__, (_InFloat32, kind), {})
+            _mix_in(_InFloat32, module)
+
+
+class _Contiguous:
+    """Mixed into a convolution's class: takes its pictures as NCHW, not as channels_last."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        output: Tensor = super().forward(images.contiguous())  # type: ignore[misc]
+        return output
+
+
+def _keep_narrow_strided_contiguous(model: nn.Module) -> None:
+    """Feed NCHW to strided convolutions of 1 x 1 with fewer than 16 channels, on the CPU.
+
+    On channels_last torch 2.14 corrupts memory in their backward pass and the process dies:
+    ``Conv2d(3, 48, 1, stride=2)`` at 256 x 256, the stem of FastViT, in most runs. It was seen
+    with 2 to 15 channels and from 128 x 128 on; not with 16 or more, as many as AVX-512 holds.
+    """
+    for module in model.modules():
+        if (
+            isinstance(module, nn.Conv2d)
+            and module.kernel_size == (1, 1)
+            and max(module.stride) > 1
+            and module.in_channels < 16
+        ):
+            _mix_in(_Contiguous, module)
+
+
+def _mix_in(mixin: type, module: nn.Module) -> None:
+    # A class of its own rather than another forward: it survives a copy of the model.
+    kind = type(module)
+    module.__class__ = type(kind.__name__, (mixin, kind), {})
 
 
 def _give(choice: Choice, context: Mapping[str, Any]) -> nn.Module:

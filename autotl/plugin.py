@@ -17,6 +17,7 @@ space costs nothing.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -66,17 +67,31 @@ IMAGE_SIZE = "image_size"
 
 @dataclass(frozen=True)
 class Range:
-    """A closed interval to search, uniform in the value or, with ``log``, in its logarithm."""
+    """A closed interval to search, uniform in the value or, with ``log``, in its logarithm.
+
+    With ``step`` only ``low``, ``low + step``, ... are drawn: trials that draw the same value of an
+    augmentation share what frozen parts made of its pictures.
+    """
 
     low: float
     high: float
     log: bool = False
+    step: float | None = None
 
     def __post_init__(self) -> None:
+        if self.step is not None and (self.log or self.step <= 0):
+            raise PluginError(f"{self}: a step is above 0, and no range has it with log")
         if not self.low < self.high:
             raise PluginError(f"{self} is empty: low must be less than high")
         if self.log and self.low <= 0:
             raise PluginError(f"{self}: a logarithmic range starts above 0")
+        if self.step and not self.meets(self.high):
+            raise PluginError(f"{self}: no number of steps leads from low to high")
+
+    def meets(self, value: float) -> bool:
+        """Whether steps from ``low`` lead to ``value``; always so without a step."""
+        steps = (value - self.low) / self.step if self.step else 0.0
+        return math.isclose(steps, round(steps), abs_tol=1e-6)
 
 
 class When:
@@ -113,13 +128,18 @@ class Hyperparameter:
             return False
         return bool(self.range.low <= value <= self.range.high)
 
+    def draws(self, value: Any) -> bool:
+        """Whether the search itself could draw ``value``, by steps where there are any."""
+        return self.allows(value) and (self.range is None or self.range.meets(value))
+
     @property
     def space(self) -> str:
         """What is searched, for people: ``1e-05 to 0.1 (log)`` or ``1 | 2``."""
         if self.range is None:
             return " | ".join(str(c) for c in self.choices or ())
         low, high = self.type(self.range.low), self.type(self.range.high)
-        return f"{low} to {high}{' (log)' if self.range.log else ''}"
+        step = f" in steps of {self.range.step:g}" if self.range.step else ""
+        return f"{low} to {high}{' (log)' if self.range.log else ''}{step}"
 
 
 @dataclass(frozen=True)
@@ -269,7 +289,11 @@ def _read(
             continue
         if h.range is not None and h.type not in (int, float):
             raise PluginError(f"{who}: {p.name!r} has a Range, so annotate it int or float.")
-        if h.type is int and h.range and (h.range.low % 1 or h.range.high % 1):
+        if (
+            h.type is int
+            and h.range
+            and any(number % 1 for number in (h.range.low, h.range.high, h.range.step or 0))
+        ):
             raise PluginError(f"{who}: {p.name!r} is an int; give whole numbers to its Range.")
         if not all(isinstance(c, str | int | float) for c in h.choices or ()):
             raise PluginError(
@@ -287,7 +311,7 @@ def _read(
                     f"{who}: {p.name!r} waits for {name}={never[0]!r}, which is never drawn; "
                     f"{name} can be {found[name].space}."
                 )
-        if not h.allows(h.default):
+        if not h.draws(h.default):
             raise PluginError(
                 f"{who}: {p.name}={p.default!r} is outside {h.space}; choose a default inside."
             )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -23,8 +24,12 @@ class Trial(Protocol):
     """The three questions of an Optuna trial that are asked here."""
 
     def suggest_categorical(self, name: str, choices: Any) -> Any: ...  # noqa: D102
-    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float: ...  # noqa: D102
-    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int: ...  # noqa: D102
+    def suggest_float(  # noqa: D102
+        self, name: str, low: float, high: float, *, log: bool = False, step: float | None = None
+    ) -> float: ...
+    def suggest_int(  # noqa: D102
+        self, name: str, low: int, high: int, *, log: bool = False, step: int = 1
+    ) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -138,6 +143,26 @@ class Space:
                     flat[_flat(plugin, h)] = h.default
         return flat
 
+    def flat(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """What a trial would have to draw for ``config``, as ``to_json`` writes it.
+
+        Empty where this space cannot draw it. A kind that ``config`` lacks is left open.
+        """
+        drawn: dict[str, Any] = {}
+        for kind, plugins in self.plugins.items():
+            for name, values in config.get(kind, {}).items():
+                plugin = next((p for p in plugins if p.name == name), None)
+                if plugin is None:
+                    return {}
+                drawn[kind] = name
+                for h in plugin.hyperparameters:
+                    if h.when is None or h.when.holds(values):
+                        value = values.get(h.name, h.default)
+                        if not h.draws(value):
+                            return {}
+                        drawn[_flat(plugin, h)] = value
+        return drawn
+
     def in_order(self, kind: str) -> list[str]:
         """The names whose defaults are tried first; without any such, all names."""
         if kind == "backbone" and self.preferred:
@@ -146,14 +171,23 @@ class Space:
         names = [p.name for p in sorted(first, key=lambda p: (p.order, p.name))]
         return names or [p.name for p in self.plugins[kind]]
 
+    @property
+    def questions(self) -> dict[str, Hyperparameter]:
+        """What the search may ask a trial for, by the name it asks under."""
+        flat: dict[str, Hyperparameter] = {}
+        for kind, plugins in self.plugins.items():
+            names = tuple(p.name for p in plugins)
+            flat[kind] = Hyperparameter(kind, str, names[0], names)
+            for p in plugins:
+                flat |= {_flat(p, h): h for h in p.hyperparameters}
+        return flat
+
     def describe(self) -> dict[str, Any]:
         """Every name the search may draw, with its values: JSON, the same for equal spaces."""
-        flat: dict[str, Any] = {}
-        for kind, plugins in self.plugins.items():
-            flat[kind] = [p.name for p in plugins]
-            for p in plugins:
-                flat |= {_flat(p, h): h.space for h in p.hyperparameters}
-        return flat
+        asked = self.questions.items()
+        return {
+            name: list(h.choices or ()) if name in self.plugins else h.space for name, h in asked
+        }
 
     @cached_property
     def fingerprint(self) -> str:
@@ -247,6 +281,11 @@ def _narrow(plugin: AnyPlugin, h: Hyperparameter, value: Any) -> Hyperparameter:
         if len(several) != 2 or several[0] >= several[1]:
             raise StudyError(f"{where} = {value!r}: give [low, high], or one value to pin it")
         low, high = several
+        step = h.range.step
+        if step and step <= high - low:
+            high = low + step * math.floor((high - low) / step + 1e-6)
+            default = low + step * round((min(max(h.default, low), high) - low) / step)
+            return replace(h, range=Range(low, high, step=step), default=h.type(default))
         return replace(
             h, range=Range(low, high, h.range.log), default=min(max(h.default, low), high)
         )
@@ -303,5 +342,7 @@ def _ask(trial: Trial, name: str, h: Hyperparameter) -> Any:
     if h.range is None:
         return trial.suggest_categorical(name, h.choices)
     if h.type is int:
-        return trial.suggest_int(name, int(h.range.low), int(h.range.high), log=h.range.log)
-    return trial.suggest_float(name, h.range.low, h.range.high, log=h.range.log)
+        low, high, step = int(h.range.low), int(h.range.high), int(h.range.step or 1)
+        return trial.suggest_int(name, low, high, log=h.range.log, step=step)
+    value = trial.suggest_float(name, h.range.low, h.range.high, log=h.range.log, step=h.range.step)
+    return round(value, 9) if h.range.step else value  # the same number for the same step

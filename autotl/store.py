@@ -294,14 +294,28 @@ class Store:
         self.update_trial(study, number, end=end, reason=why, score=score, seconds=seconds)
 
     def add_epoch(
-        self, study: str, number: int, *, epoch: int, loss: float, score: float, seconds: float
+        self,
+        study: str,
+        number: int,
+        *,
+        epoch: int,
+        loss: float,
+        score: float,
+        seconds: float,
+        learned: int | None = None,
     ) -> None:
-        """Write an epoch of a trial; an epoch that is run again takes the place of the first."""
+        """Write an epoch of a trial; an epoch that is run again takes the place of the first.
+
+        ``learned`` is how many parameters have learned so far, which the trial is told.
+        """
         row = {"epoch": epoch, "loss": loss, "score": score, "seconds": seconds}
         same = (*_at(EPOCH, study, number), EPOCH.c.epoch == epoch)
         with self._write() as connection:
             connection.execute(EPOCH.delete().where(*same))
             connection.execute(EPOCH.insert().values(study=study, number=number, **row))
+            if learned is not None:
+                told = TRIAL.update().where(*_at(TRIAL, study, number))
+                connection.execute(told.values(learned_parameters=learned))
 
     def trials(self, study: str) -> list[TrialRow]:
         """The study's trials, by number."""

@@ -57,6 +57,16 @@ def _count(value: Any) -> Any:
     return round(float(found[1]) * {"": 1, "k": 1e3, "m": 1e6, "b": 1e9}[found[2]])
 
 
+def _bytes(value: Any) -> Any:
+    """A size in bytes: ``"20GB"``, ``"500MB"``; ``0`` for none."""
+    if value is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) *([kmgt]?)i?b?", str(value).strip().lower())
+    if not found:
+        raise ValueError("write 500MB or 20GB")
+    return round(float(found[1]) * 1024 ** " kmgt".index(found[2] or " "))
+
+
 def _milliseconds(value: Any) -> Any:
     """A time in milliseconds: ``20``, ``"20ms"``, ``"0.1s"``."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?) *(ms|s|)", str(value).strip().lower())
@@ -87,7 +97,7 @@ class StudyConfig(BaseModel):
     metric: str = "accuracy"
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     epochs: Annotated[int, Field(ge=1)] = 12
-    views: Annotated[int, Field(ge=1, le=64)] = 4  # augmented ones that a frozen part sees
+    views: Annotated[int, Field(ge=1, le=64)] = 4  # of a picture that a frozen part sees
     batch_size: Annotated[int, Field(ge=2)] = 32
     image_size: Sizes = ()  # pixels; none: the backbone's; several: searched
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
@@ -106,6 +116,11 @@ class StudyConfig(BaseModel):
     space: dict[str, dict[str, dict[str, Any]]] = {}
     plugin: Annotated[tuple[Path, ...], BeforeValidator(_several)] = ()
     weights: Path | None = None
+    prefer: Literal["accuracy", "cheap"] = "accuracy"  # cheap: the cheapest of those tied
+    again: bool = False  # test a later winner too, though the test part was opened before
+    history: bool = True  # begin with what did best on similar data
+    learn_from: str | None = None  # the database to look in; None: the study's own
+    cache_size: Annotated[int | None, BeforeValidator(_bytes)] = None  # bytes; None: a tenth
     storage: str | None = None
     out: Path = Path("runs")
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"

@@ -2,43 +2,53 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import platform
 import time
 import traceback
 import warnings
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import optuna
 from optuna.trial import TrialState
 
-from autotl import data, finetune, metrics, model, progress, report, space
+from autotl import carry, finetune, history, metrics, model, progress, space
+from autotl.board import Board
 from autotl.budget import Budget
 from autotl.cache import Features
-from autotl.data import Batches, Dataset
+from autotl.data import Dataset
 from autotl.errors import AutoTLError, Incompatible, OutOfTime, StudyError, TrialEnd
 from autotl.finetune import Cost, Task
 from autotl.model import Device, Model
+from autotl.portfolio import PAST, RECIPE, Portfolio
 from autotl.progress import Listener
+from autotl.pruner import WorstQuarterPruner
 from autotl.registry import Registry
 from autotl.space import Config, Space
-from autotl.store import Store, TrialRow
+from autotl.store import Store
 from autotl.study import StudyConfig
+from autotl.trainings import Trainings
+from autotl.transferability import logme
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)  # what it would say, the listener is told
 
-FEWEST_EPOCHS = 0.5
+FEWEST_EPOCHS = 1 / 3
 """A trial that would get a smaller share of its epochs is not begun: it would not be itself."""
+
+PROBES = 8
+"""Heads that are tried on a frozen backbone in one pass."""
+
+BESIDE = "beside"
+"""The attribute of a trial that was run with a probe, whose number it holds."""
 
 GIVE_UP = 8
 """Trials in a row that fail, or that the time does not suffice for, before the search ends."""
 
 VIEWS_SHARE = 0.04
 """The share of the budget that a trial may take to run its frozen part over augmented views."""
-
-KEPT_BYTES = 2 << 30
-"""Memory for what frozen parts made of the pictures, shared by all trials."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +57,33 @@ class Best:
 
     number: int
     network: Model
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a training ended: with a model and its score, or with an error."""
+
+    network: Model | None = None
+    error: BaseException | None = None
+    epochs: tuple[finetune.Epoch, ...] = ()
+
+    @property
+    def score(self) -> float | None:
+        """That of the last epoch, if it came to its end."""
+        return self.epochs[-1].score if self.network else None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A trial that is ready to be trained.
+
+    ``frozen`` says that the backbone learns in no epoch, ``known`` what was measured.
+    """
+
+    network: Model
+    task: Task
+    frozen: bool
+    known: dict[str, Any]
 
 
 @dataclass
@@ -61,26 +98,55 @@ class Trials:
     budget: Budget
     watch: Listener
     registry: Registry
+    kept: Features
     best: Best | None = None
-    kept: Features = field(default_factory=lambda: Features(KEPT_BYTES))
 
     def __post_init__(self) -> None:
         self.name = self.settings.name
         self.metric = metrics.get(self.settings.metric)
-        self.study = optuna.create_study(
+        self.board = Board(self.store, self.name, self.metric, self.budget)
+        facts = self.store.require(self.name)
+        self.trainings = Trainings(
+            self.settings,
+            self.dataset,
+            self.where,
+            self.budget,
+            self.watch,
+            self.registry,
+            self.kept,
+            micro=facts.get("micro", {}),
+            measured=facts.get("measured", {}),
+        )
+        carry.mend(self.store.storage, self.name, self.space)
+        self.study = self._open()
+        self._clear_zombies()
+        self._carry()
+        self._written: dict[str, Any] = {}
+        pictures = len(self.dataset.indices("validation"))
+        self.portfolio = Portfolio(self.study, self.space, pictures, self.past)
+
+    def _open(self) -> optuna.Study:
+        """Optuna's study, made if it is not there."""
+        study = optuna.create_study(
             study_name=self.name,
             storage=self.store.storage,
             direction=self.metric.direction,
-            pruner=optuna.pruners.MedianPruner(
-                n_startup_trials=5, n_warmup_steps=max(1, self.settings.epochs // 3)
-            ),
+            pruner=WorstQuarterPruner(),
             load_if_exists=True,
         )
-        self._batches: dict[tuple[Any, ...], Batches] = {}
-        self._clear_zombies()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            self.study.set_metric_names([self.metric.name])
+            study.set_metric_names([self.metric.name])
+        return study
+
+    def _carry(self) -> None:
+        """Go on in another space than the study was begun in, with all its trials."""
+        was = self.study.user_attrs.get("space", self.space.fingerprint)
+        if was != self.space.fingerprint:
+            count = carry.carry(self.store.storage, self.name, self.space)
+            self.study = self._open()
+            self.watch(progress.Note(f"the space has changed; {count} trials were carried over"))
+        self.study.set_user_attr("space", self.space.fingerprint)
 
     def run(self) -> None:
         """Run trials until their number, the budget or the patience ends.
@@ -90,211 +156,245 @@ class Trials:
         """
         in_vain, end, reason = 0, "", ""
         while in_vain < GIVE_UP and not self._enough():
-            self._enqueue_default()
+            self.budget.runs = self.board.for_finals()
+            self.portfolio.enqueue(self.board.ranked())
             end, reason = self._trial(self._ask())
             in_vain = 0 if end in ("complete", "pruned") else in_vain + 1
-            if end == OutOfTime.end and not self._waiting():
-                # There may still be time for what is cheapest, the first strategy in line; all
-                # else of it is left to the sampler.
-                self.study.enqueue_trial({"freeze": self.space.in_order("freeze")[0]})
-        if self.ranked():
+            if end == OutOfTime.end:
+                self.portfolio.enqueue_cheap(self.board.ranked())
+        if self.board.ranked():
             return
         if end in ("", OutOfTime.end):
             why = reason or "it ended before the first one"
             raise StudyError(f"the budget is too short for any trial ({why}): give more time")
         raise StudyError(f"no trial has come to its end; the last one {end}: {reason}")
 
-    def ranked(self) -> list[TrialRow]:
-        """The complete trials of the study, best first."""
-        return report.ranked(self.store.trials(self.name), self.metric.direction)
+    def past(self) -> dict[str, Any]:
+        """What did best on similar data, as it was when the study first asked."""
+        facts = self.store.require(self.name)
+        if not self.settings.history:
+            return {}
+        if "past" not in facts:
+            here = history.profile(self.store, self.name)
+            found = history.learn(self._library(), here, self.metric.name, self.space, self.name)
+            self.store.update(self.name, past=found)
+            return found
+        return {name: params for name, params in facts["past"].items() if self._drawable(params)}
 
-    def config(self, number: int) -> Config:
-        """The configuration of a trial that has been."""
-        return self.space.suggest(optuna.trial.FixedTrial(self.study.trials[number].params))
+    def _library(self) -> Store:
+        """Where past studies are."""
+        place = self.settings.learn_from
+        if place is None:
+            return self.store
+        return Store(place if "://" in place else f"sqlite:///{place}")
 
-    def finals_seconds(self, row: TrialRow) -> float:
-        """What it takes to refit and test a trial when nothing of it has been computed before."""
-        known = self.study.trials[row.number].user_attrs
-        trial = max(row.seconds, float(known.get("seconds_needed", 0.0)))
-        return self.budget.finals(trial, self.test_seconds(row))
-
-    def test_seconds(self, row: TrialRow) -> float:
-        """What it takes to test the model of a trial."""
-        return float(self.study.trials[row.number].user_attrs.get("seconds_test", 0.0))
-
-    def training(self) -> dict[str, Any]:
-        """What decides the result of a training besides the configuration."""
-        keys = (
-            "metric",
-            "seed",
-            "batch_size",
-            "label_smoothing",
-            "ema",
-            "validation",
-            "test",
-            "precision",
-        )
-        return {key: getattr(self.settings, key) for key in keys}
-
-    def baselines(self) -> dict[str, Any]:
-        """Which trials are what everybody would try first, for the report."""
-        attributes = {t.number: t.user_attrs for t in self.study.get_trials(deepcopy=False)}
-        complete = [row.number for row in self.ranked()]
-        probes = [n for n in complete if attributes[n].get("linear_probe")]
-        defaults = [n for n in complete if "default" in attributes[n] and n not in probes]
-        return {"linear_probes": probes, "default_trial": defaults[0] if defaults else None}
-
-    def views(self, row: TrialRow) -> int:
-        """How many kept views a trial saw of a picture."""
-        views: int = self.study.trials[row.number].user_attrs["views"]
-        return views
-
-    def task(self, network: Model, *parts: str, epochs: int, views: int) -> Task:
-        """The training of ``network`` on some parts of the data.
-
-        On the part ``train`` alone it is scored on the validation part, and shares what frozen
-        parts compute with other trials.
-        """
-        labels = self.dataset.labels
-        alone = parts == ("train",)
-        truth = labels[self.dataset.indices("validation")]
-        return Task(
-            train=self.batches(network, *parts),
-            validation=self.batches(network, "validation") if alone else None,
-            epochs=epochs,
-            score=lambda probabilities: self.metric.score(truth, probabilities),
-            where=self.where,
-            seed=self.settings.seed,
-            kept=self.kept,
-            data=self.dataset.fingerprint if alone else None,
-            views=views,
-            label_smoothing=self.settings.label_smoothing,
-            ema=self.settings.ema,
-            step=lambda: self.watch(progress.Step()),
-        )
-
-    def batches(self, network: Model, *parts: str) -> Batches:
-        """Batches of some parts of the data, packed at the size that ``network`` expects."""
-        expects = network.expects
-        key = (expects.size, expects.interpolation, parts)
-        if key not in self._batches:
-            with self.budget.stage("pack"):
-                packed = data.pack(
-                    self.dataset,
-                    expects.size,
-                    expects.interpolation,
-                    self.settings.out / "cache",
-                    lambda what, done, total: self.watch(progress.Stage(what, done, total)),
-                )
-            self._batches[key] = Batches(
-                packed,
-                self.dataset.labels,
-                self.dataset.indices(*parts),
-                self.settings.batch_size,
-                self.where.device,
-                shuffle_seed=self.settings.seed,
-            )
-        return self._batches[key]
-
-    def build(self, config: Config) -> Model:
-        """The network of a configuration, its random part seeded."""
-        classes = len(self.dataset.classes)
-        settings = self.settings
-        return model.build(config, classes, settings.size, self.where, settings.seed)
+    def _drawable(self, params: dict[str, Any]) -> bool:
+        """Whether the space can still draw what was learned."""
+        questions = self.space.questions
+        return all(n in questions and questions[n].draws(v) for n, v in params.items())
 
     # ---------------------------------------------------------------- one trial
 
     def _trial(self, trial: optuna.Trial) -> tuple[str, str]:
-        """Run a trial and file it as what it was; return its end and the reason for it."""
-        began = time.monotonic()
+        """Run a trial and file it as what it was; return its end and the reason for it.
+
+        A probe takes others on the same backbone along, each filed as a trial of its own.
+        """
+        began, config = time.monotonic(), self._begin(trial)
+        group = [(trial, config)]
+        try:
+            plan = self._prepare(trial, config)
+            if plan.frozen and self.portfolio.is_probe(trial):
+                group += self._beside(trial, config, plan)
+                ended = self._probe(group, plan)
+            else:
+                ended = [self._fine_tune(trial, config, plan)]
+        except (Exception, KeyboardInterrupt) as raised:
+            ended = [Ended(error=raised)] * len(group)
+        seconds = (time.monotonic() - began) / len(group)
+        filed = [self._file(t, e, seconds) for (t, _), e in zip(group, ended, strict=True)]
+        for (other, shown), e, (end, reason) in zip(group, ended, filed, strict=True):
+            if other is not trial:
+                self._show(other.number, shown, e.epochs)
+            self.watch(progress.TrialEnded(other.number, end, reason, e.score, seconds))
+        if isinstance(ended[0].error, KeyboardInterrupt):
+            raise ended[0].error
+        return filed[0]
+
+    def _begin(self, trial: optuna.Trial) -> Config:
+        """Draw the configuration of a trial and write down that it runs."""
         config = self.space.suggest(trial)
         shown = space.to_json(config)
         trial.set_user_attr("config", shown)
         self.store.begin_trial(self.name, trial.number, shown, self.settings.epochs)
-        score, state, end, reason = None, TrialState.FAIL, "failed", ""
-        interrupt: KeyboardInterrupt | None = None
-        try:
-            network, score = self._fine_tune(trial, config)
-            state, end = TrialState.COMPLETE, "complete"
-        except optuna.TrialPruned as pruned:
-            state, end, reason = TrialState.PRUNED, "pruned", str(pruned)
-        except TrialEnd as known:
-            end, reason = known.end, str(known)
-            if isinstance(known, OutOfTime) and self.store.epochs(self.name, trial.number):
-                state = TrialState.PRUNED  # what it reported is true; it is only unfinished
-        except KeyboardInterrupt as error:
-            end, reason, interrupt = "interrupted", "Ctrl-C", error
-        except AutoTLError as error:
-            reason = str(error)
-        except Exception as error:  # one broken candidate must not end the search; it is filed
-            reason = f"{type(error).__name__}: {error}"
-            trial.set_user_attr("traceback", traceback.format_exc())
-        seconds = time.monotonic() - began
+        return config
+
+    def _file(self, trial: optuna.Trial, ended: Ended, seconds: float) -> tuple[str, str]:
+        """File a trial as what it was."""
+        error, score = ended.error, ended.score
+        state, end, reason = _ending(error)
+        if isinstance(error, OutOfTime) or any(limit > 0 for limit in trial.constraints.values()):
+            state = TrialState.PRUNED  # so that the sampler learns from it; it forgets failures
+        if end == "failed" and not isinstance(error, AutoTLError):
+            trial.set_user_attr("traceback", "".join(traceback.format_exception(error)))
         trial.set_user_attr("end", end)
         trial.set_user_attr("reason", reason)
-        self.study.tell(trial, score if state == TrialState.COMPLETE else None, state=state)
+        self.study.tell(trial, score if error is None else None, state=state)
         self.store.end_trial(
             self.name, trial.number, end, reason=reason, score=score, seconds=seconds
         )
-        if state == TrialState.COMPLETE and self.ranked()[0].number == trial.number:
-            self.best = Best(trial.number, network.cpu())
-        self.watch(progress.TrialEnded(trial.number, end, reason, score, seconds))
-        if interrupt:
+        memory = {"micro": self.trainings.micro, "measured": self.trainings.measured}
+        if memory != self._written:
+            self.store.update(self.name, **memory)
+            self._written = copy.deepcopy(memory)
+        if ended.network and self.board.ranked()[0].number == trial.number:
+            self.best = Best(trial.number, ended.network.cpu())
+        if end == "interrupted":
             self._requeue(trial.params, trial.user_attrs)
-            raise interrupt
         return end, reason
 
-    def _fine_tune(self, trial: optuna.Trial, config: Config) -> tuple[Model, float]:
-        """Train a configuration, reporting every epoch; return the model and its last score."""
-        network = self.build(config)
+    def _prepare(self, trial: optuna.Trial, config: Config) -> Plan:
+        """Build a configuration and plan its training within the limits and the budget."""
+        network = self.trainings.build(config)
         settings = self.settings
         count, most = model.parameters(network), settings.max_parameters
-        if most is not None and count > most:
-            raise Incompatible(f"{count / 1e6:.2f} M parameters, more than {most / 1e6:.2f} M")
-        task = self.task(network, "train", epochs=settings.epochs, views=settings.views)
+        if most is not None:
+            trial.set_constraint("parameters", count - most)
+            if count > most:
+                raise Incompatible(f"{count / 1e6:.2f} M parameters, more than {most / 1e6:.2f} M")
+        frozen = finetune.stays_frozen(network, config, settings.epochs)
+        solved = frozen and hasattr(network.head, "fit")  # more epochs would change nothing
+        epochs, views = (1, 1) if solved else (settings.epochs, settings.views)
+        task = self.trainings.task(network, "train", epochs=epochs, views=views)
+        known: dict[str, Any] = {}
         if self.budget.seconds is not None:
             cost = finetune.measure(network, config, task)
-            affordable = int(VIEWS_SHARE * self.budget.seconds / max(cost.view, 1e-9))
-            task.views = max(1, min(task.views, affordable))
+            task.setting = cost.setting
+            task.views = cost.views(task.views, VIEWS_SHARE * self.budget.seconds)
             test = cost.predict * len(self.dataset.indices("test"))
-            task.epochs = self._affordable(cost, task.views, test)
-            task.deadline = time.monotonic() + self.budget.longest_trial(test)
-            trial.set_user_attr("seconds_test", test)
-            trial.set_user_attr("seconds_needed", cost.seconds(task.epochs, task.views))
-        trial.set_user_attr("views", task.views)
-        numbers = {"epochs": task.epochs, "parameters": count}
+            task.epochs = self._affordable(cost, task, test)
+            again = cost.again(task.epochs, task.views)
+            task.deadline = time.monotonic() + self.budget.longest_trial(again, test)
+            known = {
+                "costs": cost.facts(),
+                "ms_per_item": 1000 * cost.predict,
+                "setting": asdict(cost.setting),
+                "seconds_test": test,
+                "seconds_needed": cost.seconds(task.epochs, task.views),
+                "seconds_again": again,
+            }
+        plan = Plan(network, task, frozen, known)
+        self._planned(trial, plan)
+        self._show(trial.number, config, (), task.epochs)
+        return plan
+
+    def _planned(self, trial: optuna.Trial, plan: Plan) -> None:
+        """Write down what a trial will be."""
+        facts = {"views": plan.task.views, **plan.known}
+        if recipe := trial.user_attrs.get(RECIPE):
+            facts |= {"recipe": " · ".join(recipe), "default": recipe[0] != PAST}
+        self.store.note_trial(self.name, trial.number, **facts)
+        numbers = {"epochs": plan.task.epochs, "parameters": model.parameters(plan.network)}
         self.store.update_trial(self.name, trial.number, **numbers)
-        self.watch(progress.TrialStarted(trial.number, space.to_json(config), task.epochs))
-        score = float("nan")
-        for epoch in finetune.fine_tune(network, config, task):
-            score = epoch.score
-            trial.report(score, epoch.number)
-            self._note(trial.number, epoch, task.epochs)
-            if epoch.number < task.epochs and trial.should_prune():
-                raise optuna.TrialPruned(f"worse than the median of epoch {epoch.number}")
-        for key, value in (*numbers.items(), ("learned_parameters", epoch.learned)):
+        for key, value in numbers.items():  # columns in Optuna Dashboard
             trial.set_user_attr(key, value)
-        trial.set_user_attr("linear_probe", epoch.learned == model.parameters(network.head))
-        return network, score
 
-    def _note(self, number: int, epoch: finetune.Epoch, epochs: int) -> None:
-        """Keep an epoch in the database and show it."""
-        measured = {"loss": epoch.loss, "score": epoch.score, "seconds": epoch.seconds}
-        self.store.add_epoch(self.name, number, epoch=epoch.number, **measured)
-        self.store.update_trial(self.name, number, learned_parameters=epoch.learned)
-        self.watch(progress.EpochEnded(number, epoch.number, epochs, **measured))
+    def _show(
+        self, number: int, config: Config, done: Sequence[finetune.Epoch], epochs: int = 0
+    ) -> None:
+        """Show that a trial begins, and the epochs that it has done."""
+        epochs = epochs or len(done)
+        self.watch(progress.TrialStarted(number, space.to_json(config), epochs))
+        for epoch in done:
+            self.watch(_event(number, epoch, epochs))
 
-    def _affordable(self, cost: Cost, views: int, test: float) -> int:
+    def _fine_tune(self, trial: optuna.Trial, config: Config, plan: Plan) -> Ended:
+        """Train a model, reporting every epoch. What everybody would try first is not pruned."""
+        done, epochs = [], plan.task.epochs
+        for epoch in finetune.fine_tune(plan.network, config, plan.task):
+            done.append(epoch)
+            self._report(trial, epoch)
+            self.watch(_event(trial.number, epoch, epochs))
+            known = RECIPE in trial.user_attrs
+            if epoch.number < epochs and not known and trial.should_prune():
+                text = f"among the worst quarter after epoch {epoch.number} of {epochs}"
+                raise optuna.TrialPruned(text)
+        trial.set_user_attr("learned_parameters", epoch.learned)
+        return Ended(plan.network, epochs=tuple(done))
+
+    def _beside(
+        self, first: optuna.Trial, config: Config, plan: Plan
+    ) -> list[tuple[optuna.Trial, Config]]:
+        """Trials that differ from a probe in the head and what is tuned, to be run with it."""
+        count = PROBES
+        if self.settings.trials is not None:  # some of them shall be left to the sampler
+            count = min(count, self.settings.trials // (4 * len(self.space.plugins["backbone"])))
+        same = ("backbone", "augment", "balance", "freeze")
+        shared = {n: v for n, v in first.params.items() if n in same or n.split(".")[0] in same[:3]}
+        fed = config["head"].plugin.takes
+        heads = [p.name for p in self.space.plugins["head"] if p.takes == fed]
+        group = []
+        for i in range(count - 1):
+            params = {**shared, "head": heads[i % len(heads)]}
+            self.study.enqueue_trial(params, user_attrs={BESIDE: first.number})
+            trial = self._ask()
+            group.append((trial, self._begin(trial)))
+            self._planned(trial, plan)
+        return group
+
+    def _probe(self, group: Sequence[tuple[optuna.Trial, Config]], plan: Plan) -> list[Ended]:
+        """Train the heads of a group in one pass; how each ended, in their order."""
+        first, config = group[0]
+        ended = [Ended() for _ in group]
+        for found in finetune.probe(plan.network, [config for _, config in group], plan.task):
+            for i, ((trial, _), one) in enumerate(zip(group, found, strict=True)):
+                if isinstance(one, Exception):
+                    ended[i] = replace(ended[i], network=None, error=one)
+                elif one:
+                    self._report(trial, one.epoch)
+                    ended[i] = Ended(one.model, epochs=(*ended[i].epochs, one.epoch))
+                    if trial is first:
+                        self.watch(_event(trial.number, one.epoch, plan.task.epochs))
+                    if one.last:
+                        trial.set_user_attr("learned_parameters", one.epoch.learned)
+                        self.store.update_trial(self.name, trial.number, epochs=one.epoch.number)
+        known = self._estimate(plan, config) if config["head"].plugin.takes == "features" else None
+        self.store.note_trial(self.name, first.number, probe=True, logme=known)
+        return ended
+
+    def _report(self, trial: optuna.Trial, epoch: finetune.Epoch) -> None:
+        """Report an epoch to Optuna, and keep it in the database."""
+        trial.report(epoch.score, epoch.number)
+        self.store.add_epoch(
+            self.name,
+            trial.number,
+            epoch=epoch.number,
+            loss=epoch.loss,
+            score=epoch.score,
+            seconds=epoch.seconds,
+            learned=epoch.learned,
+        )
+
+    def _estimate(self, plan: Plan, config: Config) -> float | None:
+        """How much of the labels the backbone knows already, LogME; None if it cannot be told."""
+        try:
+            features = finetune.features(plan.network, config, plan.task)
+            return logme(features, self.dataset.labels[self.dataset.indices("train")])
+        except (OutOfTime, ValueError):
+            return None
+
+    def _affordable(self, cost: Cost, task: Task, test: float) -> int:
         """How many epochs there is time for, if the model is to be refitted and tested too.
 
         Raises:
             OutOfTime: Too few to be worth beginning.
         """
-        wanted = self.settings.epochs
-        allowed, fewest = self.budget.fair_share(test), max(1, round(FEWEST_EPOCHS * wanted))
-        if not self.ranked():  # a short budget shall find something rather than nothing
-            allowed, fewest = self.budget.longest_trial(test), 1
+        wanted, views = task.epochs, task.views
+        fewest, share = max(1, round(FEWEST_EPOCHS * wanted)), self.budget.fair_share
+        if not self.board.ranked():  # a short budget shall find something rather than nothing
+            fewest, share = 1, self.budget.longest_trial
         for epochs in range(wanted, fewest - 1, -1):
+            allowed = share(cost.again(epochs, views), test)
             if cost.seconds(epochs, views) <= allowed:
                 return epochs
         raise OutOfTime(
@@ -311,64 +411,8 @@ class Trials:
             return True
         if self.budget.seconds is None:
             return False
-        best = self.ranked()[:1]
-        return self.budget.left <= (self.finals_seconds(best[0]) if best else 0.0) + 1.0
-
-    def _enqueue_default(self) -> None:
-        """Put the next well-known recipe in the queue, before the sampler chooses freely.
-
-        First comes the first strategy in line on every backbone (a linear probe, if one is in
-        the space), then other heads in line with it on the most promising backbone, then the other
-        strategies in line, each on the most promising backbone that there is time for.
-        """
-        if self._waiting():
-            return
-        trials = self.study.get_trials(deepcopy=False)
-        tried = {
-            tuple(t.user_attrs["default"]): t.user_attrs.get("end")
-            for t in trials
-            if "default" in t.user_attrs
-        }
-        first, *others = self.space.in_order("freeze")
-        head, *heads = self.space.in_order("head")
-        recipes = [(backbone, first, head) for backbone in self.space.in_order("backbone")]
-        if tried.keys() >= set(recipes):
-            promising = self._promising(first, head)
-            recipes = [(backbone, first, other) for backbone in promising[:1] for other in heads]
-            for freeze in others:
-                ends = {tried.get((backbone, freeze, head), "new") for backbone in promising}
-                if ends <= {"new", "out_of_time"}:
-                    recipes += [(backbone, freeze, head) for backbone in promising]
-        for recipe in recipes:
-            if recipe not in tried:
-                names = dict(zip(("backbone", "freeze", "head"), recipe, strict=True))
-                params = self.space.defaults(**names)
-                self.study.enqueue_trial(params, user_attrs={"default": list(recipe)})
-                return
-
-    def _waiting(self) -> bool:
-        """Whether a trial is in the queue."""
-        return bool(self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
-
-    def _promising(self, freeze: str, head: str) -> list[str]:
-        """The backbones that came to the end with this strategy and head, best first.
-
-        Those within a standard error of the best count as equally good, and of these the smaller
-        comes first (the one-standard-error rule, Breiman et al. 1984).
-        """
-        probes = [
-            row
-            for row in self.ranked()
-            if freeze in row.config["freeze"] and head in row.config["head"]
-        ]
-        if not probes or (best := probes[0].score) is None:
-            return []
-        count = max(1, len(self.dataset.indices("validation")))
-        error = (max(0.0, best * (1 - best)) / count) ** 0.5
-        close = [r for r in probes if r.score is not None and abs(r.score - best) <= error]
-        close.sort(key=lambda r: r.parameters or 0)
-        ordered = [*close, *(r for r in probes if r not in close)]
-        return list(dict.fromkeys(name for r in ordered for name in r.config["backbone"]))
+        best = self.board.ranked()[:1]
+        return self.budget.left <= (self.board.finals_seconds(best[0]) if best else 0.0) + 1.0
 
     def _ask(self) -> optuna.Trial:
         """The next trial. What it draws depends on the seed and the trials before it alone.
@@ -404,9 +448,32 @@ class Trials:
             self._requeue(trial.params, trial.user_attrs)
 
     def _requeue(self, params: dict[str, Any], attributes: dict[str, Any]) -> None:
-        """Put an interrupted trial back in the queue, still known as the default it was."""
-        known = {key: attributes[key] for key in ("default",) if key in attributes}
+        """Put an interrupted trial back in the queue, still known as the recipe it was."""
+        if BESIDE in attributes:
+            return  # the probe that it was run with will take others along
+        known = {key: attributes[key] for key in (RECIPE,) if key in attributes}
         self.study.enqueue_trial(params, user_attrs=known)
+
+
+def _ending(error: BaseException | None) -> tuple[TrialState, str, str]:
+    """How a trial is filed that ended with ``error``: for Optuna, for us, and the reason."""
+    match error:
+        case None:
+            return TrialState.COMPLETE, "complete", ""
+        case optuna.TrialPruned():
+            return TrialState.PRUNED, "pruned", str(error)
+        case TrialEnd():
+            return TrialState.FAIL, error.end, str(error)
+        case KeyboardInterrupt():
+            return TrialState.FAIL, "interrupted", "Ctrl-C"
+        case AutoTLError():
+            return TrialState.FAIL, "failed", str(error)
+        case _:  # one broken candidate must not end the search
+            return TrialState.FAIL, "failed", f"{type(error).__name__}: {error}"
+
+
+def _event(number: int, epoch: finetune.Epoch, epochs: int) -> progress.EpochEnded:
+    return progress.EpochEnded(number, epoch.number, epochs, epoch.loss, epoch.score, epoch.seconds)
 
 
 def _process() -> list[Any]:

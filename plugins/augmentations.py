@@ -18,7 +18,9 @@ from autotl import Range, augment
 Transform = Callable[[Tensor], Tensor]
 Mixing = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
-Smallest = Annotated[float, Range(0.08, 1.0)]
+Smallest = Annotated[float, Range(0.1, 0.9, step=0.2)]
+"""Few values, so that trials share what frozen parts made of the views."""
+
 Alpha = Annotated[float, Range(0.1, 1.0, log=True)]
 
 

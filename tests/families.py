@@ -150,21 +150,9 @@ LEFT_OUT: dict[str, str] = {}
 UNUSED = {"efficientvim": ("weights",)}
 """Parameters that no picture reaches: it mixes the classifiers, of which there are none."""
 
-_SEVERAL = "its stages return several tensors"
-_MISNAMED = "timm's feature_info names modules that it does not have"
-_INSIDE = "timm's feature_info names a part of a residual block, around which the block goes"
-
 UNCUT = {
-    "coat": _SEVERAL,
-    "crossvit": _SEVERAL,
-    "efficientvim": "its parameter that nothing uses is in the highest block",
-    "gemma4_vit": _MISNAMED,
-    "hrnet": _SEVERAL,
-    "mvitv2": _MISNAMED,
-    "pit": _SEVERAL,
-    "tnt": _SEVERAL,
-    "twins": _MISNAMED,
-    "visformer": "one dropout serves all its stages",
-    "xception_aligned": _INSIDE,
+    "crossvit": "its blocks return the tokens of two branches",
+    "gemma4_vit": "its patches come with their positions, which phantoms do not have",
+    "tnt": "its blocks return the tokens of pixels and of patches",
 }
 """The families that are never cut below a block that learns, and why: they learn as a whole."""

@@ -42,7 +42,7 @@ def tiny():
         return Tiny()
 '''
 
-FAST = {"epochs": 3, "batch_size": 8, "device": "cpu", "precision": "float32"}
+FAST = {"epochs": 3, "batch_size": 8, "device": "cpu", "precision": "float32", "history": False}
 COLOURS = {"red": (200, 40, 40), "green": (40, 200, 40), "blue": (40, 40, 200)}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -67,6 +68,85 @@ def test_pictures_are_prepared_as_in_training(
     np.testing.assert_allclose(rows, loaded.probabilities(images), rtol=1e-6)
 
 
+def test_a_temperature_cools_the_logits(
+    tmp_path: Path, plugins: Registry, config: Config, network: Model
+) -> None:
+    facts = {"temperature": 2.5}
+    artifact.save(tmp_path / "model", network, config, ["a", "b", "c"], facts)
+    loaded = artifact.load(tmp_path / "model", plugins, CPU)
+    pictures = np.random.default_rng(0).integers(0, 255, (5, 40, 40, 3), dtype=np.uint8)
+    with torch.inference_mode():
+        logits = network(torch.from_numpy(pictures).permute(0, 3, 1, 2))
+    np.testing.assert_allclose(
+        loaded.probabilities(pictures), (logits / 2.5).softmax(1).numpy(), rtol=1e-5
+    )
+
+
+def test_many_pictures_come_in_order_without_the_broken_ones(
+    tmp_path: Path, plugins: Registry, config: Config, network: Model
+) -> None:
+    save(tmp_path / "model", network, config)
+    loaded = artifact.load(tmp_path / "model", plugins, CPU)
+    random = np.random.default_rng(0)
+    pictures: list[Any] = [random.integers(0, 255, (9, 7, 3), dtype=np.uint8) for _ in range(70)]
+    expected = loaded.probabilities(np.stack([data.decode(p, 40, "bicubic") for p in pictures]))
+    pictures[3] = tmp_path / "none.png"
+    pictures[40] = np.zeros((9, 7, 4), dtype=np.uint8)
+    broken: dict[int, str] = {}
+    rows = dict(loaded.stream(pictures, broken.__setitem__))
+    assert list(rows) == [i for i in range(70) if i not in (3, 40)]
+    np.testing.assert_allclose(np.stack(list(rows.values())), expected[list(rows)], rtol=1e-4)
+    assert "none.png: the file is missing" in broken[3]
+    assert "[9, 7, 4]" in broken[40]
+    assert list(loaded.stream([], broken.__setitem__)) == []
+
+
+def test_a_picture_too_large_for_the_device_is_an_error_that_says_what_to_do(
+    tmp_path: Path,
+    plugins: Registry,
+    config: Config,
+    network: Model,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    save(tmp_path / "model", network, config)
+    loaded = artifact.load(tmp_path / "model", plugins, CPU)
+
+    def full(images: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(loaded.network, "forward", full)
+    with pytest.raises(ArtifactError, match="--device cpu"):
+        loaded.probabilities(np.zeros((2, 40, 40, 3), dtype=np.uint8))
+
+
+def test_others_may_read_the_weights(tmp_path: Path, config: Config, network: Model) -> None:
+    save(tmp_path / "model", network, config)
+    modes = {p.name: p.stat().st_mode for p in (tmp_path / "model").iterdir()}
+    assert modes["model.safetensors"] == modes["config.json"]
+
+
+def test_a_wrong_path_is_answered_with_the_near_one(
+    tmp_path: Path, plugins: Registry, config: Config, network: Model
+) -> None:
+    save(tmp_path / "model", network, config)
+    for given in (tmp_path, tmp_path / "model" / "model.safetensors"):
+        with pytest.raises(ArtifactError, match=f"did you mean {tmp_path / 'model'}\\?"):
+            artifact.load(given, plugins)
+    with pytest.raises(ArtifactError, match=r"did you mean 'model'\?"):
+        artifact.load(tmp_path / "modle", plugins)
+
+
+def test_a_folder_of_before_there_was_a_temperature_still_loads(
+    tmp_path: Path, plugins: Registry, config: Config, network: Model
+) -> None:
+    save(tmp_path / "model", network, config)
+    file = tmp_path / "model" / "config.json"
+    about = json.loads(file.read_text())
+    del about["plain"]
+    file.write_text(json.dumps(about))
+    assert artifact.load(tmp_path / "model", plugins, CPU).temperature == 1.0
+
+
 def test_training_in_bfloat16_is_read_in_float32(
     tmp_path: Path, plugins: Registry, config: Config
 ) -> None:
@@ -113,6 +193,7 @@ def test_damage_is_named(tmp_path: Path, plugins: Registry, config: Config, netw
         artifact.load(folder, registry.load())
     for change, says in (
         ({"schema": 2}, "another version"),
+        ({"input": None}, "config.json has no 'input'"),
         ({"classes": ["a", "b"]}, "does not fit"),
         ({"head": {"mlp": {"depth": 3.5, "nothing": 1}}}, "no keyword 'nothing'"),
     ):

@@ -8,7 +8,7 @@ import shutil
 import time
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,9 @@ from PIL import Image
 from autotl.data import (
     Batches,
     Dataset,
+    Mapped,
     Packed,
+    ahead,
     check,
     decode,
     pack,
@@ -29,6 +31,7 @@ from autotl.data import (
     write_splits,
 )
 from autotl.data import batches as batches_module
+from autotl.data import mapped as mapped_module
 from autotl.data.picture import in_threads
 from autotl.data.split import SPLITS, split
 from autotl.errors import DataError, StoreError
@@ -582,6 +585,73 @@ def test_epochs_differ_and_repeat() -> None:
     assert order(batches, 1) == order(shuffled(1), 1)
     assert order(batches, 1) != order(shuffled(2), 1)
     assert all((y == x[:, 0, 0, 0]).all() for x, y in batches.epoch(1))
+
+
+def test_a_pack_in_a_file_is_known_by_its_name_and_others_by_their_contents(
+    tmp_path: Path,
+) -> None:
+    data = check(many(5), "here")
+    packs = [pack(data, 8, how, tmp_path) for how in ("nearest", "box", "nearest")]
+    assert packs[0].key == packs[2].key != packs[1].key
+    assert data.fingerprint[:16] in packs[0].key
+    assert numbered(9).key == numbered(9).key != numbered(8).key
+
+
+def test_places_are_those_of_the_batches() -> None:
+    batches = Batches(
+        numbered(9), np.arange(9) * 10, np.array([7, 3, 5, 1]), 2, CPU, shuffle_seed=1
+    )
+    places = batches.places(3)
+    assert batches.indices[np.concatenate(places)].tolist() == order(batches, 3)
+    assert [labels.tolist() for labels in batches.labels(places)] == [
+        labels.tolist() for _, labels in batches.epoch(3)
+    ]
+    assert batches.labels([]) == []
+
+
+def test_what_comes_is_made_in_a_thread_while_the_last_is_used() -> None:
+    made: list[int] = []
+
+    def items() -> Iterator[int]:
+        for i in range(4):
+            made.append(i)
+            yield i
+        raise ZeroDivisionError
+
+    coming = ahead(items())
+    assert next(coming) == 0
+    while len(made) < 2:
+        time.sleep(0.001)
+    assert made == [0, 1]  # one ahead, no more
+    assert [next(coming), next(coming), next(coming)] == [1, 2, 3]
+    with pytest.raises(ZeroDivisionError):
+        next(coming)
+    stopped = ahead(iter(range(9)))
+    next(stopped)
+    stopped.close()
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="asks Linux")
+def test_pages_that_were_read_leave_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def resident() -> int:
+        fields = Path("/proc/self/statm").read_text().split()
+        return int(fields[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    content = np.random.default_rng(0).integers(0, 256, (64, 1 << 20), dtype=np.uint8)
+    content.tofile(tmp_path / "file")
+    mapped = Mapped(tmp_path / "file", content.shape)
+    monkeypatch.setattr(Mapped, "_read", 0)
+    every = np.arange(64)[::-1]
+    assert all(np.array_equal(mapped.take(every[i : i + 1])[0], content[63 - i]) for i in range(64))
+    whole = resident()
+    monkeypatch.setattr(mapped_module, "STAYS", 1 << 22)
+    before = resident()
+    for i in range(64):
+        mapped.take(every[i : i + 1])
+    assert whole - resident() > 40 << 20
+    assert before == whole
+    with pytest.raises(ValueError, match="reshape"):
+        Mapped(tmp_path / "file", (63, 1 << 20))
 
 
 def test_batches_come_from_a_pack(tmp_path: Path) -> None:

@@ -168,8 +168,12 @@ def test_the_two_parts_of_a_cut_make_the_whole(case: Case) -> None:
         assert not found.parameters & {id(p) for p in network.parameters() if p.requires_grad}
         images = pictures(network.eval(), 3, seed=2)
         with torch.no_grad():
-            whole, parts = network.features(images), found.features(found.below(images).clone())
+            activations = found.below(images)
+            whole, parts = network.features(images), found.features(activations.clone())
         assert (whole - parts).abs().max() <= 1e-5 * whole.abs().max()
+        network.train()
+        found.above(activations).sum().backward()
+        case.restore()
     assert bool(cuts) == (case.module not in UNCUT)
 
 

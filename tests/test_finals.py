@@ -1,21 +1,383 @@
-"""The winner: refitted on train + validation, saved, tested once."""
+"""The best few run again in pairs; the winner refitted on train + validation and tested once."""
 
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from pictures import rows
+from pictures import FAST, photos, plugin, rows
 
-from autotl import artifact, data, engine, finetune, registry, study
-from autotl.errors import Diverged
+from autotl import (
+    artifact,
+    calibration,
+    compare,
+    data,
+    engine,
+    finals,
+    finetune,
+    registry,
+    runs,
+    study,
+)
+from autotl.board import Board
+from autotl.errors import Diverged, OutOfTime
+from autotl.metrics import METRICS
 from autotl.progress import Event, Note, Stage
 from autotl.store import Store
 
 Make = Callable[..., study.StudyConfig]
+
+SMALL = {"freeze": ["linear_probe", "last_blocks"], "head": ["linear"], "trials": 3}
+"""A space in which a search of three trials has a linear probe, a default recipe and another."""
+
+
+def store(settings: study.StudyConfig) -> Store:
+    return Store(f"sqlite:///{settings.out}/autotl.db")
+
+
+def facts(settings: study.StudyConfig) -> dict[str, Any]:
+    return store(settings).require(settings.name)
+
+
+class Spy:
+    """Sees every training; ``fails`` is asked before each and may return what it is to raise."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.tasks: list[finetune.Task] = []
+        self.configs: list[dict[str, Any]] = []
+        self.fails: Callable[[finetune.Task], BaseException | None] = lambda task: None
+        fine_tune = finetune.fine_tune
+
+        def spied(network: Any, config: Any, task: finetune.Task) -> Any:
+            self.tasks.append(task)
+            self.configs.append({kind: choice.name for kind, choice in config.items()})
+            if error := self.fails(task):
+                raise error
+            return fine_tune(network, config, task)
+
+        monkeypatch.setattr(finetune, "fine_tune", spied)
+
+    @property
+    def runs(self) -> list[finetune.Task]:
+        """Those of the finals: their seed is their run's."""
+        return [task for task in self.tasks if task.seed]
+
+
+@pytest.fixture
+def spy(monkeypatch: pytest.MonkeyPatch) -> Spy:
+    return Spy(monkeypatch)
+
+
+@dataclass
+class Search:
+    """A search that is over: what it was asked, what is known of it, what it trained."""
+
+    settings: study.StudyConfig
+    facts: dict[str, Any]
+    finals: dict[str, Any]
+    runs: list[finetune.Task]
+    dataset: data.Dataset
+
+    @property
+    def trials(self) -> list[dict[str, Any]]:
+        """The candidates that are trials."""
+        return [c for c in self.finals["candidates"] if c["trial"] is not None]
+
+
+WRONG = "blue/red.png"
+"""A red picture among the blue ones."""
+
+
+def search(folder: Path, **options: Any) -> Search:
+    """Search on pictures of which one has a wrong label."""
+    photos(folder / "photos")
+    (folder / "photos" / "red" / "0.png").rename(folder / "photos" / WRONG)
+    values = {"backbone": ["tiny"], "plugin": [plugin(folder)], "out": folder / "runs", **FAST}
+    made = study.configure(str(folder / "photos"), {**values, **SMALL, **options})
+    with pytest.MonkeyPatch.context() as patch:
+        spy = Spy(patch)
+        engine.run(made)
+    known = facts(made)
+    examples = registry.load().dataset(made.data).give({"source": made.data}, {})
+    return Search(made, known, known["finals"], spy.runs, data.check(examples, made.data))
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Search:
+    """By accuracy; six epochs, so that the model knows its colours."""
+    return search(tmp_path_factory.mktemp("accuracy"), trials=5, epochs=6)
+
+
+@pytest.fixture(scope="module")
+def searched_by_loss(tmp_path_factory: pytest.TempPathFactory) -> Search:
+    """By a metric of which less is better."""
+    return search(tmp_path_factory.mktemp("loss"), metric="log_loss")
+
+
+def test_all_candidates_get_the_same_runs_on_fresh_divisions(searched: Search) -> None:
+    assert searched.finals["runs"] == 3
+    count = len(searched.trials)
+    assert {c["role"] for c in searched.trials} >= {"linear_probe", "default_recipe"}
+    seeds = [task.seed for task in searched.runs]
+    assert seeds == [1] * count + [2] * count + [3] * count  # run after run
+    pool = set(searched.dataset.indices("train", "validation"))
+    for task in searched.runs:
+        divided = data.resplit(searched.dataset, task.seed - 1, searched.settings.seed)
+        assert task.validation is not None
+        assert np.array_equal(task.train.indices, divided.train)
+        assert np.array_equal(task.validation.indices, divided.validation)
+        assert set(task.train.indices) | set(task.validation.indices) == pool
+    kept = store(searched.settings).finals("photos")
+    for candidate in searched.trials:
+        own = [r for r in kept if r.candidate == str(candidate["trial"])]
+        assert [r.run for r in own] == [0, 1, 2]
+        assert [r.score for r in own] == candidate["scores"]
+        assert sum(r.seconds for r in own) == pytest.approx(candidate["seconds"])
+
+
+@pytest.mark.parametrize("name", ["searched", "searched_by_loss"])
+def test_what_is_written_down_is_what_the_scores_say(
+    name: str, request: pytest.FixtureRequest
+) -> None:
+    searched: Search = request.getfixturevalue(name)
+    found = searched.finals
+    higher = METRICS[searched.settings.metric].direction == "maximize"
+    means = [c["mean"] for c in found["candidates"]]
+    assert means == sorted(means, reverse=higher)
+    best = searched.trials[0]
+    assert found["winner"] == best["name"] == f"trial {best['trial']}"
+    assert (best["difference"]["mean"], best["tied_with_best"]) == (0.0, True)
+    for c in found["candidates"]:
+        assert c["mean"] == pytest.approx(np.mean(c["scores"]))
+        assert 0 <= c["low"] <= c["mean"] <= c["high"]
+        assert not higher or c["high"] <= 1
+        assert c["difference"]["mean"] == pytest.approx(c["mean"] - best["mean"])
+        assert c["tied_with_best"] == (c["difference"]["low"] <= 0 <= c["difference"]["high"])
+    complete = [r.score for r in rows(searched.settings) if r.end == "complete"]
+    scores = [score for score in complete if score is not None]
+    flattered = max(scores) - best["mean"] if higher else best["mean"] - min(scores)
+    assert found["optimism"] == pytest.approx(flattered)
+    assert found["cheapest_tied"] in [c["name"] for c in searched.trials if c["tied_with_best"]]
+    assert found["prefer"] == "accuracy"
+
+
+def test_several_as_one_are_judged_beside_the_candidates(searched: Search) -> None:
+    found = {c["name"]: c for c in searched.finals["candidates"]}
+    soup = found["soup"]
+    assert (soup["trial"], soup["role"], soup["config"]) == (None, "soup", None)
+    assert len(soup["scores"]) == 3
+    assert sum(soup["members"].values()) == pytest.approx(1)
+    assert set(soup["members"]) < set(found)
+    assert soup["parameters"] == found["trial 0"]["parameters"]
+    kept = [r.score for r in store(searched.settings).finals("photos") if r.candidate == "soup"]
+    assert kept == soup["scores"]
+    if several := found.get("ensemble"):
+        members = [found[name] for name in several["members"]]
+        assert several["parameters"] == sum(m["parameters"] for m in members)
+    assert searched.finals["winner"] not in ("soup", "ensemble")
+
+
+def test_the_model_is_calibrated_by_the_winners_runs(searched: Search) -> None:
+    made, found = searched.settings, searched.facts["calibration"]
+    about = json.loads((made.folder / "model" / "config.json").read_text())
+    assert about["temperature"] == found["temperature"] != 1
+    winner = searched.finals["winner"].removeprefix("trial ")
+    labels, answers, parts = [], [], []
+    for number in range(3):
+        held = data.resplit(searched.dataset, number, made.seed).validation
+        labels.append(searched.dataset.labels[held])
+        answers.append(np.load(made.out / "cache" / "finals" / f"photos-{winner}-{number}.npy"))
+        parts.append(np.full(len(held), number))
+    again = calibration.fit(*map(np.concatenate, (labels, answers, parts)))
+    assert again == pytest.approx(found)
+    [test] = store(made).tests("photos")
+    assert 0 <= test.facts["ece"] <= 1
+
+
+def test_a_wrong_label_is_doubted_and_a_wrong_answer_shown(searched: Search) -> None:
+    [test] = store(searched.settings).tests("photos")
+    shown = [*searched.facts["doubtful"], *test.facts["mistakes"]]  # in whichever part it is
+    [found] = [s for s in shown if s["name"] == WRONG]
+    assert (found["truth"], found["guess"]) == ("blue", "red")
+    assert 0.5 < found["probability"] <= 1
+    assert found["thumbnail"].startswith("data:image/jpeg;base64,")
+
+
+def test_several_as_one_that_are_better_are_said_and_not_handed_over(
+    settings: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _favour(monkeypatch, "linear_probe")
+    monkeypatch.setattr(runs.Runs, "_mix", lambda *_: None)
+    monkeypatch.setattr(
+        finals.Finals,
+        "_ensemble",
+        lambda self: ([0.99, 0.99, 0.99], {"trial 0": 0.5, "trial 1": 0.5}),
+    )
+    notes: list[Event] = []
+    engine.run(settings(**SMALL), notes.append)
+    [text] = [e.text for e in notes if isinstance(e, Note) and "ensemble" in e.text]
+    assert "the ensemble of trial 0, trial 1 is better than trial 0: 0.9900 to 0.7000" in text
+    found = facts(settings())["finals"]
+    assert [c["name"] for c in found["candidates"]][:2] == ["ensemble", "trial 0"]
+    assert found["winner"] == "trial 0"
+    assert not found["candidates"][0]["tied_with_best"]
+
+
+def test_the_winner_of_the_finals_is_handed_over(
+    settings: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Even where another looked better in the search."""
+    _favour(monkeypatch, "linear_probe")
+    result = engine.run(settings(**SMALL))
+    complete = [r for r in rows(settings()) if r.end == "complete"]
+    winner = int(facts(settings())["finals"]["winner"].removeprefix("trial "))
+    assert "linear_probe" in complete[winner].config["freeze"]
+    [tested] = store(settings()).tests("photos")
+    assert tested.trial == winner
+    about = json.loads((result.folder / "model" / "config.json").read_text())
+    assert "linear_probe" in about["training"]["freeze"]
+
+
+def _favour(monkeypatch: pytest.MonkeyPatch, freeze: str) -> None:
+    """Candidates that freeze so score well in the finals, all others badly."""
+    train = runs.Runs._train
+
+    def favoured(self: Any, candidate: Any, resplit: Any, deadline: float) -> None:
+        train(self, candidate, resplit, deadline)
+        good = freeze in candidate.trial.config["freeze"]
+        candidate.scores[resplit.number] = 0.7 if good else 0.3 + 0.01 * resplit.number
+
+    monkeypatch.setattr(runs.Runs, "_train", favoured)
+
+
+def test_of_those_tied_the_cheapest_wins_where_that_is_preferred(
+    settings: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compare, "cheapest", lambda times, sizes: len(times) - 1)
+    engine.run(settings(**SMALL, prefer="cheap"))
+    found = facts(settings())["finals"]
+    tied = [c for c in found["candidates"] if c["tied_with_best"] and c["trial"] is not None]
+    assert found["winner"] == found["cheapest_tied"] == tied[-1]["name"]
+    [tested] = store(settings()).tests("photos")
+    assert tested.trial == tied[-1]["trial"]
+
+
+def test_ctrl_c_in_the_finals_loses_no_run(settings: Make, spy: Spy) -> None:
+    spy.fails = lambda task: KeyboardInterrupt() if len(spy.runs) == 8 else None
+    result = engine.run(settings(**SMALL))
+    assert result.interrupted
+    assert (result.folder / "model" / "model.safetensors").exists()
+    assert store(settings()).tests("photos") == []
+    assert facts(settings())["finals"]["runs"] == 2  # what is known of all
+    before = [r for r in store(settings()).finals("photos") if r.trial is not None]
+    assert len(before) == 7
+    spy.fails = lambda task: None
+    spy.tasks.clear()
+    engine.run(settings(**SMALL))
+    assert [task.seed for task in spy.runs] == [3, 3]  # only what was missing
+    after = [r for r in store(settings()).finals("photos") if r.trial is not None]
+    assert len(after) == 9
+    assert [r for r in after if r in before] == before
+    assert facts(settings())["finals"]["runs"] == 3
+
+
+def test_runs_whose_answers_are_lost_are_run_again(settings: Make, spy: Spy) -> None:
+    made = settings(**SMALL)
+    engine.run(made)
+    files = sorted((made.out / "cache" / "finals").glob("*.npy"))
+    assert len(files) == 9
+    files[0].unlink()
+    files[4].write_bytes(b"torn")
+    spy.tasks.clear()
+    engine.run(made)
+    assert len(spy.runs) == 2
+
+
+def test_time_that_ends_in_a_run_leaves_the_runs_that_all_have(settings: Make, spy: Spy) -> None:
+    spy.fails = lambda task: OutOfTime("it is late") if len(spy.runs) == 8 else None
+    result = engine.run(settings(**SMALL))
+    found = facts(settings())["finals"]
+    assert found["runs"] == 2
+    assert {len(c["scores"]) for c in found["candidates"]} == {2}
+    assert result.summary["test"]["n"] == 12
+
+
+def test_without_time_for_two_runs_there_are_no_finals(
+    settings: Make, monkeypatch: pytest.MonkeyPatch, spy: Spy
+) -> None:
+    monkeypatch.setattr(Board, "contest", lambda *_: ([], 0))
+    result = engine.run(settings(**SMALL))
+    assert spy.runs == []
+    assert facts(settings())["finals"] is None
+    assert result.summary["test"]["n"] == 12
+
+
+def test_one_that_fails_leaves_the_finals(settings: Make, spy: Spy) -> None:
+    spy.fails = lambda task: Diverged("the loss is nan") if len(spy.runs) == 5 else None
+    notes: list[Event] = []
+    engine.run(settings(**SMALL), notes.append)
+    found = [c for c in facts(settings())["finals"]["candidates"] if c["trial"] is not None]
+    assert len(found) == 2
+    assert {len(c["scores"]) for c in found} == {3}
+    texts = [e.text for e in notes if isinstance(e, Note) and e.warning]
+    assert any("left the finals: the loss is nan" in text for text in texts)
+
+
+def test_a_better_one_found_later_is_not_tested_unless_again(
+    settings: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        _favour(patch, "linear_probe")
+        engine.run(settings(**SMALL))
+    assert facts(settings())["openings"] == 1
+    first = store(settings()).tests("photos")[0].trial
+    for file in (settings().out / "cache" / "finals").glob("*.npy"):
+        file.unlink()
+    _favour(monkeypatch, "last_blocks")
+    notes: list[Event] = []
+    result = engine.run(settings(**SMALL), notes.append)
+    [opened] = store(settings()).tests("photos")
+    assert opened.trial == first
+    [text] = [e.text for e in notes if isinstance(e, Note) and "--again" in e.text]
+    assert f"opened before, for trial {first}" in text
+    about = json.loads((result.folder / "model" / "config.json").read_text())
+    assert "last_blocks" in about["training"]["freeze"]  # refitted, though not tested
+    assert "never saw" not in (result.folder / "model" / "README.md").read_text()
+    engine.run(settings(**SMALL, again=True))
+    assert facts(settings())["openings"] == 2
+    assert store(settings()).tests("photos")[1].trial != first
+
+
+def test_more_take_part_where_the_first_run_is_quick(
+    settings: Make, monkeypatch: pytest.MonkeyPatch, spy: Spy
+) -> None:
+    """Trials that seemed long: their frozen parts are known when the finals come."""
+    asked: list[float] = []
+    contest = Board.contest
+
+    def two_at_first(self: Board, seconds: float) -> Any:
+        asked.append(seconds)
+        entrants, runs = contest(self, 1e9)
+        return (entrants[:2], 3) if len(asked) < 3 else (entrants, runs)
+
+    monkeypatch.setattr(Board, "contest", two_at_first)
+    monkeypatch.setattr(Board, "again", lambda *_: 100.0)
+    monkeypatch.setattr(Board, "for_finals", lambda *_: 0.0)
+    monkeypatch.setattr("autotl.runs.MOST_RUNS", 2)
+    engine.run(settings(**SMALL, budget=1000.0))
+    found = facts(settings())["finals"]
+    assert len([c for c in found["candidates"] if c["trial"] is not None]) == 3
+    assert asked[2] > asked[1]
+    assert [task.seed for task in spy.runs] == [1, 1, 1, 2, 2, 2]
+
+
+# ---------------------------------------------------------------- what there is time for
 
 
 def test_the_test_part_plays_no_role_until_it_is_opened_once(
@@ -84,12 +446,6 @@ def test_the_recipe_makes_the_winner_again(settings: Make, tmp_path: Path) -> No
     assert sum(again.summary["trials"].values()) == 1
 
 
-def test_minimised_metrics_choose_the_lowest(settings: Make) -> None:
-    result = engine.run(settings(metric="log_loss", trials=5))
-    scores = {r.number: r.score for r in rows(settings()) if r.end == "complete"}
-    assert scores[result.summary["best"]["trial"]] == min(scores.values())
-
-
 def test_ctrl_c_while_refitting_keeps_the_model_of_the_trial(settings: Make) -> None:
     def interrupt(event: Event) -> None:
         if isinstance(event, Stage) and event.name.startswith("refitting") and event.done == 1:
@@ -99,13 +455,11 @@ def test_ctrl_c_while_refitting_keeps_the_model_of_the_trial(settings: Make) -> 
     assert result.interrupted
     assert result.summary["test"] is None
     card = (result.folder / "model" / "README.md").read_text()
-    assert "it was not tested" in card
+    assert "never saw" not in card
     after = engine.run(settings(trials=2))
     assert after.summary["test"]["n"] == 12
-    assert (
-        "12 pictures that the search never saw"
-        in (result.folder / "model" / "README.md").read_text()
-    )
+    card = (result.folder / "model" / "README.md").read_text()
+    assert "test pictures that the search never saw | 12 |" in card
 
 
 def test_a_refit_that_fails_is_said_and_costs_nothing_else(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import json
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,10 +21,11 @@ from toy import CPU, Backbone, batches, config, model, squares, task
 
 from autotl import backbone, finetune, freeze, head, optimizer
 from autotl.cache import Features
+from autotl.cut import Cut
 from autotl.errors import Diverged, OutOfMemory, OutOfTime, PluginError
 from autotl.finetune import Epoch, Task, fine_tune, measure, predict
 from autotl.finetune.inputs import Inputs
-from autotl.model import Group, Model
+from autotl.model import Device, Group, Model
 
 State = dict[str, Tensor]
 TOP = ("last_blocks", {"share": 0.5})
@@ -79,7 +82,7 @@ def test_the_loss_is_the_mean_cross_entropy_in_nats() -> None:
 def test_what_is_frozen_stays_and_the_rest_learns(kept: int) -> None:
     network = model()
     before = state(network)
-    run = task(3, kept=Features(kept))
+    run = task(3, kept=Features(kept, memory=kept))
     epochs = list(fine_tune(network, config(freeze=TOP), run))
     top = ("backbone.stages.1.", "backbone.stages.2.", "head.")
     assert changed(before, network) == {k for k in before if k.startswith(top)}
@@ -442,6 +445,27 @@ def test_the_smaller_batch_is_remembered() -> None:
     assert np.isfinite(epochs[-1].loss)
 
 
+def test_the_next_trial_of_its_kind_begins_with_the_smaller_batch() -> None:
+    calls: list[int] = []
+
+    def more_than_6(size: int) -> bool:
+        calls.append(size)
+        return size > 6
+
+    hungry, micro = greedy(more_than_6), dict[str, int]()
+    trained(epochs=1, head=hungry, micro=micro)
+    assert calls == [12, *[6] * 6]
+    assert list(micro.values()) == [6]
+    again = json.loads(json.dumps(micro))  # as a study keeps it
+    calls.clear()
+    trained(seed=1, epochs=1, head=hungry, freeze=("linear_probe", {"lr": 0.01}), micro=again)
+    assert calls == [6] * 6
+    calls.clear()
+    trained(epochs=1, head=hungry, freeze="full", micro=again)  # more learns: it is found anew
+    assert calls[0] == 12
+    assert len(again) == 2
+
+
 def test_one_picture_that_does_not_fit_ends_the_trial() -> None:
     with pytest.raises(OutOfMemory, match="one picture alone"):
         trained(head=greedy(lambda size: True))
@@ -491,7 +515,7 @@ def test_a_frozen_backbone_runs_once_for_each_view() -> None:
     assert sum(seen) == 4
     seen.clear()
     list(fine_tune(again, config(), task(8, kept=kept, data="squares")))
-    assert sum(seen) == 36 + 4  # one view, for each is the picture itself; validation is known
+    assert sum(seen) == 4  # its one view, the picture itself, was among them
 
 
 @pytest.mark.parametrize(("views", "passes"), [(1, 1), (2, 2), (9, 3)])
@@ -502,15 +526,24 @@ def test_views_can_be_chosen(views: int, passes: int) -> None:
     assert sum(seen) == passes * 36 + 36 + 4
 
 
+def whole(inputs: Inputs, view: int | None) -> Tensor:
+    """A view of all training pictures, in their order."""
+    assert inputs.frozen is not None
+    rows = inputs.frozen.rows(inputs.task.train, view)
+    assert rows is not None
+    [(activations, _)] = rows.batches([np.arange(inputs.task.train.pictures)])
+    return activations
+
+
 def test_views_differ_and_come_round_again() -> None:
     network = model()
     inputs = Inputs(network, config(augment="flip_crop"), task(6, views=2))
     finetune.set_learning(network, [{"params": list(network.head.parameters())}])
     inputs.recut(set())
     assert inputs.cut is not None
-    views = [inputs._activations("train", inputs.task.train, v)[0] for v in (0, 1)]
+    views = [whole(inputs, v) for v in (None, 1)]
     assert not torch.equal(*views)
-    rows = [torch.cat(list(inputs.task.train.rows(e))) for e in (1, 2, 3)]
+    rows = [np.concatenate(inputs.task.train.places(e)) for e in (1, 2, 3)]
     for epoch in (1, 2, 3):
         fed = torch.cat([batch for batch, _ in inputs.training(epoch)])
         assert torch.equal(fed, views[(epoch - 1) % 2][rows[epoch - 1]])
@@ -544,22 +577,35 @@ def test_other_data_and_other_backbones_have_their_own() -> None:
 
 
 @pytest.mark.parametrize("chosen", [TOP, "linear_probe", "gradual", "lp_ft"])
-def test_keeping_changes_no_result(chosen: Any) -> None:
+def test_keeping_changes_no_result(chosen: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Cut, "half_agrees", lambda *_: False)
     one, kept = trained(epochs=4, freeze=chosen)
-    other, uncut = trained(epochs=4, freeze=chosen, kept=Features(1))
+    other, uncut = trained(epochs=4, freeze=chosen, kept=Features(0, memory=0))
     torch.testing.assert_close(one.state_dict(), other.state_dict(), rtol=1e-3, atol=1e-5)
     assert [e.loss for e in kept] == pytest.approx([e.loss for e in uncut], rel=1e-4)
     assert [e.score for e in kept] == pytest.approx([e.score for e in uncut], abs=0.03)
 
 
+def test_keeping_in_16_bits_changes_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = Features()
+    _, halved = trained(epochs=4, freeze=TOP, kept=kept, data="squares")
+    halves = kept.usage().bytes
+    monkeypatch.setattr(Cut, "half_agrees", lambda *_: False)
+    _, exact = trained(epochs=4, freeze=TOP, kept=kept, data="squares")
+    assert kept.usage().bytes > 2.5 * halves  # both are there: the type is part of the name
+    assert [e.loss for e in halved] == pytest.approx([e.loss for e in exact], rel=1e-2)
+    assert [e.loss for e in halved] != [e.loss for e in exact]
+
+
 @pytest.mark.parametrize(("limit", "kept"), [(0.9, False), (1.1, True)])
 def test_what_takes_more_than_half_of_the_room_is_not_kept(limit: float, kept: bool) -> None:
-    numbers = 16 * 4 * 4 * (2 * 36 + 36)  # after the first stage, for two views and validation
+    # After the first stage, two bytes each, for two views and validation.
+    numbers = 16 * 4 * 4 * (2 * 36 + 36)
     network = model()
     inputs = Inputs(
         network,
         config(freeze=TOP, augment="flip_crop"),
-        task(2, kept=Features(int(limit * 2 * 4 * numbers))),
+        task(2, kept=Features(int(limit * 2 * 2 * numbers), memory=0)),
     )
     top = [p for block in network.blocks[-2:] for p in block]
     finetune.set_learning(network, [{"params": [*top, *network.head.parameters()]}])
@@ -578,7 +624,7 @@ def test_a_backbone_that_has_learned_keeps_its_activations_to_itself() -> None:
     kept = Features()
     trained(epochs=3, kept=kept, data="squares")  # a stranger's, which must not be taken for ours
     ours, _ = trained(epochs=3, freeze=up_and_down, kept=kept, data="squares")
-    alone, _ = trained(epochs=3, freeze=up_and_down, kept=Features(1))
+    alone, _ = trained(epochs=3, freeze=up_and_down, kept=Features(0, memory=0))
     torch.testing.assert_close(ours.state_dict(), alone.state_dict(), rtol=1e-3, atol=1e-5)
     kept = Features()
     trained(epochs=3, freeze=up_and_down, kept=kept, data="squares")
@@ -600,27 +646,9 @@ def test_a_head_that_works_in_place_spoils_nothing_that_is_kept() -> None:
         return float(probabilities.max(1).mean())
 
     _, kept = trained(epochs=3, head=halving, score=trust)
-    _, alone = trained(epochs=3, head=halving, score=trust, kept=Features(1))
+    _, alone = trained(epochs=3, head=halving, score=trust, kept=Features(0, memory=0))
     assert [e.score for e in kept] == pytest.approx([e.score for e in alone], rel=1e-5)
     assert [e.loss for e in kept] == pytest.approx([e.loss for e in alone], rel=1e-5)
-
-
-def test_features_are_forgotten_oldest_first() -> None:
-    kept, computed = Features(limit=100), []
-
-    def get(key: str, numbers: int = 10) -> Tensor:
-        return kept.get(key, lambda: (computed.append(key), torch.zeros(numbers))[1])
-
-    for key in "abaca":  # 40 bytes each: b makes room for c, since a was used after it
-        get(key)
-    assert computed == ["a", "b", "c"]
-    get("b")
-    assert computed == ["a", "b", "c", "b"]
-    get("huge", 1000)  # more than the limit: kept alone
-    get("huge")
-    assert computed == ["a", "b", "c", "b", "huge"]
-    get("a")
-    assert computed[-1] == "a"
 
 
 # Measuring and predicting.
@@ -638,7 +666,133 @@ def test_measuring_leaves_the_model_alone(chosen: Any) -> None:
     assert (cost.view > 0) == (chosen in ("linear_probe", TOP))
     seconds = [cost.seconds(epochs) for epochs in (1, 2, 4, 8, 16)]
     assert seconds == sorted(set(seconds))
-    assert not run.kept._kept
+    assert run.kept.usage().entries == 0
+
+
+def test_what_was_measured_is_not_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def kind(chosen: Any, **changes: Any) -> finetune.Cost:
+        run = task(4, data="squares", measured=measured, **changes)
+        return measure(model(), config(freeze=chosen), run)
+
+    measured: dict[str, Any] = {}
+    first = kind(("full", {"lr": 1e-3}))
+    known = json.loads(json.dumps(measured))
+    timed: list[Any] = []
+    seconds = finetune.cost._seconds
+    monkeypatch.setattr(
+        finetune.cost, "_seconds", lambda *args: (timed.append(1), seconds(*args))[1]
+    )
+    measured = known
+    again = kind(("layer_decay", {"lr": 1e-4}))  # the same parameters learn
+    assert len(timed) == 1  # the augmentation alone, which may be another
+    assert (again.forward, again.backward, again.predict) == (
+        first.forward, first.backward, first.predict
+    )  # fmt: skip
+    assert kind("linear_probe").forward != first.forward
+    assert len(timed) > 2
+
+
+def test_the_faster_type_is_chosen_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = True  # 16 bits
+    steps: list[bool] = []
+    measured_steps = finetune.cost._steps
+
+    def steps_of(trial: Any, config: Any, task: Any, half: bool) -> Any:
+        steps.append(half)
+        return replace(measured_steps(trial, config, task, half), below=0.0, step=1.0 + half * slow)
+
+    monkeypatch.setattr(finetune.cost, "_steps", steps_of)
+    where = Device(CPU.device, torch.bfloat16)
+    run = task(2, where=where)
+    settings = [measure(model(), config(freeze=f), run).setting for f in ("full", TOP)]
+    assert [s.half for s in settings] == [False, False]
+    assert steps == [True, False, False]
+    assert settings[0].where(where).autocast is None
+    slow = False
+    assert not measure(model(), config(freeze="full"), run).setting.half  # as it was measured
+    assert measure(model(), config(freeze="full"), task(2, where=where)).setting.half
+    assert measure(model(), config(freeze="full"), task(2)).setting.where(CPU) == CPU
+
+
+@pytest.mark.parametrize(("reading", "keep"), [(0.0, True), (1e3, False)])
+def test_what_is_slower_to_read_than_to_compute_is_not_kept(
+    monkeypatch: pytest.MonkeyPatch, reading: float, keep: bool
+) -> None:
+    monkeypatch.setattr(Features, "seconds_to_read", lambda *_: reading)
+    run = task(4, data="squares")
+    cost = measure(model(), config(freeze=TOP), run)
+    assert cost.setting.keep == keep
+    assert (cost.view > 0) == (cost.once > 0) == keep
+    assert cost.epoch > 0
+    run.setting = cost.setting
+    network = model()
+    seen = count_pictures(network)
+    list(fine_tune(network, config(freeze=TOP), run))
+    assert (sum(seen) < 100) == keep
+    assert (run.kept.usage().entries > 0) == keep
+
+
+def test_a_cost_is_filed_in_milliseconds_and_bytes() -> None:
+    facts = measure(model(), config(freeze=TOP), task(4)).facts()
+    assert facts["forward_ms"] > 0
+    assert facts["backward_ms"] >= 0
+    assert facts["activation_bytes"] == 16 * 4 * 4 * 2  # the first stage's, in 16 bits
+    assert facts["peak_bytes"] is None  # the CPU does not tell
+    assert measure(model(), config(freeze="full"), task(4)).facts()["activation_bytes"] == 0
+
+
+def test_as_many_views_are_kept_as_there_is_time_for() -> None:
+    cost = finetune.Cost(view=10.0, epoch=1.0, once=0.0, costly=1.0, predict=0.0)
+    assert [cost.views(4, seconds) for seconds in (0.0, 9.0, 25.0, 99.0)] == [1, 1, 2, 4]
+    assert replace(cost, view=0.0).views(4, 0.1) == 4
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_model_that_cannot_be_compiled_is_trained_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    calls: list[int] = []
+
+    def compiled(work: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        def call(images: Tensor) -> Tensor:
+            calls.append(len(images))
+            if fails:
+                raise AssertionError("no compiler here")
+            return work(images)
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    plain, _ = trained(freeze="full")
+    assert not calls
+    setting = finetune.Setting(keep=False, compiled=True)
+    other, _ = trained(freeze="full", setting=setting)
+    assert len(calls) == (1 if fails else 6)
+    assert same(plain, other)
+
+
+def test_a_compiled_model_that_runs_out_of_memory_does_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def compiled(work: Any) -> Any:
+        def call(images: Tensor) -> Tensor:
+            if len(images) > 4:
+                raise torch.OutOfMemoryError("there is none left")
+            found: Tensor = work(images)
+            return found
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    micro: dict[str, int] = {}
+    setting = finetune.Setting(keep=False, compiled=True)
+    trained(epochs=1, freeze="full", setting=setting, micro=micro)
+    assert list(micro.values()) == [3]
+
+
+def test_again_costs_less_for_what_was_kept() -> None:
+    cost = finetune.Cost(view=40.0, epoch=1.0, once=100.0, costly=0.5, predict=0.0)
+    assert cost.again(4, 4) == 30.0 + 2.0  # of three augmented views a quarter of the pictures
+    assert cost.again(4, 1) == 2.0
+    assert cost.again(2, 9) == 10.0 + 1.0
 
 
 def test_the_cost_of_views_ends_with_the_last_of_them() -> None:

@@ -24,19 +24,33 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {  # room: (rooms it may enter, 
     # What a study is asked to do, and what a score is.
     "study": ({"errors", "plugin"}, {"pydantic", "tomli_w"}),
     "metrics": ({"errors"}, {"numpy", "scipy", "sklearn"}),
+    "calibration": (set(), {"numpy", "scipy"}),
+    "transferability": (set(), {"numpy", "scipy"}),
     # From pictures to a trained model: torch, and never Optuna.
     "data": ({"errors", "plugin"}, {"PIL", "numpy", "torch"}),
-    "cache": (set(), {"torch"}),
+    "cache": ({"data"}, {"numpy", "torch"}),
     "model": ({"errors", "plugin", "space"}, {"timm", "torch"}),
     "cut": ({"model"}, {"torch"}),
     "finetune": (
         {"cache", "cut", "data", "errors", "model", "plugin", "space"},
         {"numpy", "torch"},
     ),
+    "snippet": ({"model", "space"}, {"timm", "torch"}),
+    "card": ({"errors", "snippet"}, {"jinja2"}),
     "artifact": (
-        {"data", "errors", "finetune", "model", "registry", "space"},
+        {"card", "data", "errors", "finetune", "model", "registry", "snippet", "space"},
         {"numpy", "safetensors", "torch"},
     ),
+    # What a saved model is good for.
+    "evaluation": (
+        {"artifact", "calibration", "errors", "metrics", "plugin"},
+        {"numpy", "sklearn"},
+    ),
+    "export": (
+        {"artifact", "data", "errors", "model", "plugin"},
+        {"numpy", "onnx", "onnxruntime", "torch"},
+    ),
+    "explain": ({"errors", "model"}, {"PIL", "captum", "numpy", "torch"}),
     # What authors of plugins test with.
     "testing": (
         {"data", "errors", "finetune", "model", "plugin", "registry", "space"},
@@ -46,42 +60,96 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {  # room: (rooms it may enter, 
     "migrations": ({"errors"}, {"alembic", "sqlalchemy"}),
     "store": ({"errors", "migrations"}, {"optuna", "sqlalchemy"}),
     # What is told.
-    "report": ({"errors", "metrics", "plugin", "store"}, {"jinja2"}),
-    "live": ({"metrics", "progress", "report"}, {"rich"}),
+    "report": ({"errors", "metrics", "plugin", "store"}, {"jinja2", "optuna", "plotly"}),
+    "dashboard": (
+        {"errors", "report", "store"},
+        {"PIL", "numpy", "optuna", "optuna_dashboard"},
+    ),
+    "live": ({"metrics", "progress", "report", "store"}, {"rich"}),
     # The search: Optuna, and never torch.
+    "carry": ({"plugin", "space"}, {"optuna"}),
+    "portfolio": ({"space", "store"}, {"optuna"}),
+    "history": ({"report", "space", "store"}, set()),
+    "pruner": (set(), {"numpy", "optuna"}),
+    "board": ({"budget", "metrics", "report", "store"}, set()),
+    "trainings": (
+        {"budget", "cache", "data", "finetune", "metrics", "model", "progress", "registry"}
+        | {"space", "store", "study"},
+        set(),
+    ),
     "trials": (
-        {"budget", "cache", "data", "errors", "finetune", "metrics", "model", "progress"}
-        | {"registry", "report", "space", "store", "study"},
+        {"board", "budget", "cache", "carry", "data", "errors", "finetune", "history", "metrics"}
+        | {"model", "portfolio", "progress", "pruner", "registry", "space", "store", "study"}
+        | {"trainings", "transferability"},
         {"optuna"},
     ),
-    "finals": (
-        {"artifact", "errors", "finetune", "metrics", "model", "progress", "report", "space"}
-        | {"store", "study", "trials"},
+    "compare": (set(), {"numpy", "scipy"}),
+    "ensemble": ({"metrics", "model"}, {"numpy"}),
+    "gallery": ({"data", "errors", "explain", "metrics", "model"}, {"PIL", "numpy"}),
+    "handover": (
+        {"artifact", "calibration", "card", "errors", "finetune", "gallery", "metrics", "model"}
+        | {"progress", "space", "store", "study", "trials"},
         {"numpy", "sklearn"},
     ),
+    "runs": (
+        {"data", "ensemble", "errors", "finetune", "metrics", "model", "progress", "store"}
+        | {"board", "trials"},
+        {"numpy"},
+    ),
+    "finals": (
+        {"calibration", "compare", "data", "ensemble", "finetune", "gallery", "handover"}
+        | {"metrics", "model", "progress", "runs", "store", "board", "trials"},
+        {"numpy"},
+    ),
     "engine": (
-        {"artifact", "budget", "data", "errors", "finals", "finetune", "metrics", "model"}
-        | {"progress", "registry", "report", "space", "store", "study", "trials"},
+        {"artifact", "budget", "dashboard", "data", "errors", "finals", "finetune", "metrics"}
+        | {"cache", "model", "progress", "registry", "report", "space", "store", "study", "trials"},
         {"numpy"},
     ),
     "cli": (
-        {"artifact", "data", "engine", "errors", "live", "model", "plugin", "registry", "report"}
-        | {"store", "study", "testing"},
-        {"click", "optuna_dashboard"},
+        {
+            "artifact",
+            "dashboard",
+            "data",
+            "engine",
+            "errors",
+            "live",
+            "model",
+            "plugin",
+            "registry",
+            "report",
+        }
+        | {"evaluation", "export", "metrics", "store", "study", "testing"},
+        {"click"},
     ),
 }
 ONLY = {  # library: the only rooms that may ever be allowed to use it
-    "torch": {"artifact", "cache", "cut", "data", "finals", "finetune", "model", "testing"},
-    "optuna": {"migrations", "store", "trials"},
+    "torch": {"artifact", "cache", "cut", "data", "finetune", "model", "testing"}
+    | {"explain", "export", "snippet"},
+    "optuna": {
+        "carry",
+        "dashboard",
+        "migrations",
+        "portfolio",
+        "pruner",
+        "report",
+        "store",
+        "trials",
+    },
     "sqlalchemy": {"migrations", "store"},
     "alembic": {"migrations", "store"},
     "pydantic": {"study"},
     "tomli_w": {"study"},
-    "sklearn": {"data", "finals", "metrics"},
-    "scipy": {"data", "finals", "metrics"},
+    "sklearn": {"data", "evaluation", "handover", "metrics"},
+    "scipy": {"calibration", "compare", "data", "metrics", "transferability"},
     "click": {"cli"},
     "rich": {"live"},
-    "jinja2": {"report"},
+    "jinja2": {"card", "report"},
+    "captum": {"explain"},
+    "onnx": {"export"},
+    "onnxruntime": {"export"},
+    "plotly": {"report"},
+    "optuna_dashboard": {"dashboard"},
 }
 
 

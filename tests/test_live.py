@@ -8,16 +8,19 @@ import pty
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
+import evidence
 import pytest
+from evidence import HOSTILE, add_trial, config, facts
 from rich.console import Console
-from test_report import FakeStore, config, demo, facts, opening, trial
 
 from autotl import live
 from autotl.progress import EpochEnded, Event, Note, Stage, Started, TrialEnded, TrialStarted
 from autotl.report import summarise, top
+from autotl.store import Store
 
 ESCAPE = "\x1b[31mred.jpg"
 
@@ -166,64 +169,124 @@ def _read(parent: int) -> bytes:
         return b""
 
 
-def summary_lines(
-    study: FakeStore, folder: Path, capsys: pytest.CaptureFixture[str], n: int = 10
-) -> list[str]:
-    live.show_summary(summarise(study, "birds"), str(folder), top(study, "birds", n))
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    made = evidence.opened(tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def birds(store: Store) -> Store:
+    """A study with finals, and more trials than are shown."""
+    evidence.write(store, 14)
+    return store
+
+
+def summary_lines(store: Store, folder: Path, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    live.show_summary(summarise(store, "birds"), str(folder), top(store, "birds"))
     return capsys.readouterr().out.splitlines()
 
 
-def test_the_summary_has_a_table_an_answer_and_what_to_do_next(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_the_summary_has_tables_an_answer_and_what_to_do_next(
+    birds: Store,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     folder = tmp_path / "my birds"
     (folder / "model").mkdir(parents=True)
-    (folder / "recipe.toml").touch()
-    text = "\n".join(lines := summary_lines(demo(), folder, capsys))
+    for name in ("recipe.toml", "summary.json"):
+        (folder / name).touch()
+    text = "\n".join(lines := summary_lines(birds, folder, capsys))
     assert "\x1b" not in text
     columns = "rank trial accuracy epochs seconds backbone freeze head augment optimizer"
     assert next(line for line in lines if line.strip()).split() == columns.split()
     assert sum("flip_crop  adamw" in line for line in lines) == 10
-    assert "On 30 test pictures that the search never saw: accuracy 0.8000" in text
+    finals = summarise(birds, "birds")["finals"]
+    entry = finals["candidates"][0]
+    assert f"{entry['low']:.4f} to {entry['high']:.4f}" in text
+    assert sum(line.rstrip().endswith(" winner") for line in lines) == 1
+    assert "trial 1, default recipe" in text
+    assert "On 180 test pictures that the search never saw: accuracy 0.9222" in text
     assert f"autotl predict '{folder}/model' photo.jpg" in text
     assert f"  {folder}/recipe.toml" in lines
+    assert f"  {folder}/summary.json" in lines
     assert "report.html" not in text, "it is not there"
 
 
 @pytest.mark.parametrize(
-    ("study", "says"),
+    ("known", "scores", "says"),
     [
-        (FakeStore({}), "no winner"),
-        (FakeStore(facts(), [trial(0, 0.5)]), "the search ended before its test"),
-        (FakeStore(facts(data={}), [trial(0, 0.5)]), "no pictures were set aside"),
-        (FakeStore(facts(), [trial(0, 0.5)], [opening(0)]), "(95 % interval 0.7500 to 0.8500)"),
+        ({}, [], "no winner"),
+        (facts(), [0.5], "the search ended before its test"),
+        (facts(data={}), [0.5], "no pictures were set aside"),
     ],
 )
 def test_the_summary_says_why_something_is_missing(
-    study: FakeStore, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    store: Store,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    known: dict[str, Any],
+    scores: list[float],
+    says: str,
 ) -> None:
-    text = "\n".join(summary_lines(study, tmp_path, capsys))
+    store.begin("birds", known)
+    for number, score in enumerate(scores):
+        add_trial(store, number, score)
+    text = "\n".join(summary_lines(store, tmp_path, capsys))
     assert says in text
     assert "predict" not in text, "there is no model"
 
 
-def test_on_80_columns_the_table_shows_whole_names(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def wide(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    """Make the terminal so many columns wide."""
     plain = live._console
 
-    def narrow(stream: TextIO) -> Console:
-        console = plain(stream)
-        console.width = 80
-        return console
+    def console(stream: TextIO) -> Console:
+        made = plain(stream)
+        made.width = width
+        return made
 
-    monkeypatch.setattr(live, "_console", narrow)
-    lines = summary_lines(demo(), tmp_path, capsys)
-    assert max(map(len, lines[:23])) <= 80
-    assert lines[1].split() == ["rank", "trial", "accuracy", "epochs", "seconds", "recipe"]
-    assert "…" not in "".join(lines)
-    assert sum("tf_efficientnet_lite0" in line for line in lines[:23]) == 10
+    monkeypatch.setattr(live, "_console", console)
+
+
+def test_on_80_columns_the_table_shows_whole_names(
+    birds: Store,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wide(monkeypatch, 80)
+    lines = summary_lines(birds, tmp_path, capsys)
+    table = lines[: next(i for i, line in enumerate(lines) if line.startswith(" finals"))]
+    assert max(map(len, table)) <= 80
+    assert table[1].split() == ["rank", "trial", "accuracy", "epochs", "seconds", "recipe"]
+    assert "…" not in "".join(table)
+    assert sum("flip_crop" in line for line in table) == 10
+
+
+def test_trials_are_shown_with_their_ends_reasons_and_costs(
+    store: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.begin("birds", facts())
+    costs = {"forward_ms": 1.25, "backward_ms": 3.5, "activation_bytes": 3 << 20}
+    measured = {"costs": {**costs, "peak_bytes": None}, "ms_per_item": 2.0}
+    add_trial(store, 0, 0.9, measured=measured)
+    add_trial(store, 1, None, "out_of_memory", reason=f"no room for {HOSTILE}\n{ESCAPE}")
+    live.show_trials("accuracy", store.trials("birds"))
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.strip()]
+    assert lines[0].split()[:5] == ["trial", "end", "accuracy", "epochs", "seconds"]
+    assert lines[2].split()[:5] == ["0", "complete", "0.9000", "6", "12.3"]
+    assert lines[3].startswith("     1  out of memory")
+    assert lines[3].rstrip().endswith(f"adamw  no room for {HOSTILE} ?[31mred.jpg")
+    assert " ".join(lines[-1].split()) == ("tf_efficientnet_lite0 2 1.25 3.5 3 MiB - 3.4 M")
+
+    wide(monkeypatch, 200)
+    add_trial(store, 2, 0.5, chosen=config(head="x" * 300))
+    live.show_trials("accuracy", store.trials("birds"))
+    assert "x" * 300 in capsys.readouterr().out, "a file has no edge"
 
 
 @pytest.mark.parametrize(

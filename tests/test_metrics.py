@@ -44,6 +44,18 @@ def test_scores_are_those_of_scikit_learn(classes: int, seed: int) -> None:
         assert type(score(name, labels, p)) is float
 
 
+def test_answers_that_are_equal_share_their_rank() -> None:
+    labels, p = answers(100, 3)
+    rough = p.round(1)
+    ranks = [theirs.roc_auc_score(labels == c, rough[:, c]) for c in range(3)]
+    assert score("auroc", labels, rough) == pytest.approx(np.mean(ranks))
+
+
+def test_a_certain_mistake_costs_much_but_not_everything() -> None:
+    labels, p = np.array([0, 1]), np.array([[1.0, 0.0], [1.0, 0.0]], dtype=np.float32)
+    assert score("log_loss", labels, p) == pytest.approx(theirs.log_loss(labels, p), rel=1e-5)
+
+
 def test_the_scores_differ_from_each_other() -> None:
     labels, p = answers(100, 3)
     scores = [round(score(name, labels, p), 6) for name in metrics.METRICS]

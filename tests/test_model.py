@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -415,3 +418,47 @@ def test_exempted_layers_can_be_cut() -> None:
     network.eval()
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(found.above(found.below(images)), network(images))
+
+
+STEP = """
+import torch
+from torch import nn
+from toy import Backbone, model
+from autotl import backbone
+
+@backbone
+def narrow():
+    made = Backbone()
+    made.stem = nn.Sequential(nn.Conv2d(3, 8, 1, stride=2), nn.ReLU())
+    return made
+
+network = model(backbone=narrow, size=256)
+for _ in range(4):
+    network(torch.randint(0, 256, (4, 3, 256, 256), dtype=torch.uint8)).sum().backward()
+print("alive")
+"""
+
+
+def test_a_narrow_strided_convolution_does_not_end_the_process() -> None:
+    here = Path(__file__).parent
+    command = [sys.executable, "-c", STEP]
+    done = subprocess.run(command, cwd=here, capture_output=True, text=True, check=False)
+    assert done.stdout == "alive\n", f"{done.returncode}: {done.stderr}"
+
+
+def test_only_narrow_strided_convolutions_of_one_pixel_are_made_contiguous() -> None:
+    @backbone
+    def mixed() -> nn.Module:
+        made = Backbone()
+        kinds = ((3, 1, 2), (15, 1, (1, 2)), (16, 1, 2), (3, 3, 2), (3, 1, 1))
+        made.unused = nn.ModuleList(nn.Conv2d(*(c, 8, k), stride=s) for c, k, s in kinds)
+        return made
+
+    network = build(config(backbone=mixed), 3, None, CPU)
+    kinds = {n: type(m).__mro__[1].__name__ for n, m in network.named_modules()}
+    found = [n for n, kind in kinds.items() if kind == "_Contiguous"]
+    assert found == ["backbone.unused.0", "backbone.unused.1"]
+    made, plain = network.backbone.unused[0], nn.Conv2d(3, 8, 1, stride=2)
+    plain.load_state_dict(made.state_dict())
+    images = torch.randn(2, 3, 8, 8).contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(made(images), plain(images))

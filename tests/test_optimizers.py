@@ -94,6 +94,13 @@ def test_the_rate_warms_up_and_follows_a_cosine_to_zero(name: str) -> None:
         assert rates[step] == pytest.approx((1 + math.cos(math.pi * step / 100)) / 2, abs=1e-9)
 
 
+def test_adamw_steps_all_at_once_what_it_can() -> None:
+    for dtype, fused in ((torch.float32, True), (torch.complex64, False)):
+        learning = nn.Parameter(torch.ones(2, 2, dtype=dtype))
+        made, _ = give("adamw", [{"params": [learning], "lr": 0.1}], warmup=0.0)
+        assert all(bool(g["fused"]) == fused for g in made.param_groups)
+
+
 def test_sgd_steps_as_nesterov_does() -> None:
     weight, groups = one([[0.0]])
     made, _ = give("sgd", groups, scale=10.0, momentum=0.8, weight_decay=0.0, warmup=0.0)

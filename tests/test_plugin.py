@@ -312,3 +312,23 @@ def test_a_condition_that_never_holds_is_refused() -> None:
 
 def test_a_condition_may_be_a_list() -> None:
     assert When(depth=[1, 2]).holds({"depth": 2})
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: Range(1, 10, log=True, step=1), "no range has it with log"),
+        (lambda: Range(0, 1, step=-0.5), "a step is above 0"),
+        (lambda: Range(0, 1, step=0.3), "no number of steps"),
+    ],
+)
+def test_steps_that_lead_nowhere(make: Any, says: str) -> None:
+    with pytest.raises(PluginError, match=says):
+        make()
+
+
+def test_a_default_is_on_a_step() -> None:
+    with pytest.raises(PluginError, match=r"x=0.4 is outside 0.1 to 0.9 in steps of 0.2"):
+
+        @augment
+        def off(size: int, *, x: Annotated[float, Range(0.1, 0.9, step=0.2)] = 0.4) -> Any: ...

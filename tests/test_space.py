@@ -88,11 +88,15 @@ class Recorder:
         self.asked[name] = list(choices)
         return self.answers.get(name, choices[0])
 
-    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
-        self.asked[name] = (float, low, high, log)
+    def suggest_float(
+        self, name: str, low: float, high: float, *, log: bool = False, step: float | None = None
+    ) -> float:
+        self.asked[name] = (float, low, high, log) if step is None else (float, low, high, step)
         return float(self.answers.get(name, low))
 
-    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int:
+    def suggest_int(
+        self, name: str, low: int, high: int, *, log: bool = False, step: int = 1
+    ) -> int:
         self.asked[name] = (int, low, high, log)
         return int(self.answers.get(name, low))
 
@@ -498,3 +502,52 @@ def test_plugins_are_left_out_later_with_their_reasons() -> None:
     assert less.left_out[-1] == LeftOut("backbone", "odd", "too slow")
     with pytest.raises(PluginError, match=r"no backbone is left \(odd: a; big: b\)"):
         space.leave_out("backbone", {"odd": "a", "big": "b"})
+
+
+@augment
+def stepped(
+    size: int,
+    *,
+    share: Annotated[float, Range(0.1, 0.9, step=0.2)] = 0.5,
+    count: Annotated[int, Range(2, 8, step=3)] = 5,
+) -> Any: ...
+
+
+def test_steps_are_drawn_alone_and_alike() -> None:
+    space = Space({"augment": (stepped,)})
+    study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=0, n_startup_trials=20))
+    drawn: set[tuple[float, int]] = set()
+    for _ in range(60):
+        trial = study.ask()
+        values = space.suggest(trial)["augment"].params
+        drawn.add((values["share"], values["count"]))
+        study.tell(trial, values["share"])
+    assert {share for share, _ in drawn} == {0.1, 0.3, 0.5, 0.7, 0.9}
+    assert {count for _, count in drawn} == {2, 5, 8}
+    assert space.describe()["augment.stepped.share"] == "0.1 to 0.9 in steps of 0.2"
+
+
+def test_steps_are_kept_when_narrowed() -> None:
+    [share, _] = narrow_plugin(stepped, {"share": [0.2, 0.85]}).hyperparameters
+    assert share.range
+    assert (share.range.low, share.range.step) == (0.2, 0.2)
+    assert share.range.high == pytest.approx(0.8)
+    assert share.default == pytest.approx(0.4)
+    assert share.draws(0.4)
+    assert not share.draws(0.5)
+    [share, _] = narrow_plugin(stepped, {"share": [0.45, 0.55]}).hyperparameters  # less than one
+    assert share.range == Range(0.45, 0.55)
+    [share, _] = narrow_plugin(stepped, {"share": 0.62}).hyperparameters  # pinned where one likes
+    assert share.choices == (0.62,)
+
+
+def test_a_configuration_as_a_trial_would_draw_it() -> None:
+    space = Space({"augment": (stepped,)})
+    config = {"augment": {"stepped": {"share": 0.7, "count": 8}}, "freeze": {"full": {}}}
+    flat = space.flat(config)
+    assert flat == {"augment": "stepped", "augment.stepped.share": 0.7, "augment.stepped.count": 8}
+    trial = optuna.trial.FixedTrial(flat)
+    assert to_json(space.suggest(trial)) == {"augment": config["augment"]}
+    assert space.flat({"augment": {"stepped": {"share": 0.62}}}) == {}
+    assert space.flat({"augment": {"unknown": {}}}) == {}
+    assert space.flat({}) == {}

@@ -50,6 +50,20 @@ def test_no_time_at_all(text: Any) -> None:
         seconds(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [(0, 0), ("1024", 1024), ("1.5kB", 1536), ("500MB", 500 << 20), ("2 GiB", 2 << 30)],
+)
+def test_sizes(text: Any, size: int) -> None:
+    assert configure("x", {"cache_size": text}).cache_size == size
+
+
+@pytest.mark.parametrize("text", ["", "big", "-1", "1 elephant"])
+def test_what_is_no_size(text: str) -> None:
+    with pytest.raises(StudyError, match=r"cache_size = .*write 500MB or 20GB"):
+        configure("x", {"cache_size": text})
+
+
 def test_options_come_as_they_are() -> None:
     found = configure("photos/", {"budget": "10m", "trials": 3, "backbone": "resnet*"})
     assert (found.data, found.budget, found.trials) == ("photos/", 600.0, 3)

@@ -14,7 +14,7 @@ from pictures import rows
 
 from autotl import engine, finetune, study
 from autotl.errors import StudyError
-from autotl.progress import EpochEnded, Event
+from autotl.progress import EpochEnded, Event, TrialEnded, TrialStarted
 from autotl.store import Store
 
 Make = Callable[..., study.StudyConfig]
@@ -151,6 +151,116 @@ def test_one_broken_candidate_does_not_end_the_search(settings: Make, tmp_path: 
     assert "linear" in result.summary["best"]["config"]["head"]
 
 
+def optuna_trials(made: study.StudyConfig) -> list[optuna.trial.FrozenTrial]:
+    url = f"sqlite:///{made.out}/autotl.db"
+    return optuna.load_study(study_name=made.name, storage=url).trials
+
+
+def test_a_probe_takes_other_heads_along(settings: Make) -> None:
+    chosen = settings(trials=24, head=["linear", "mlp", "cosine"], freeze=["linear_probe", "full"])
+    shown: list[Event] = []
+    engine.run(chosen, shown.append)
+    filed = rows(chosen)[:6]  # a quarter of the trials
+    heads = [next(iter(r.config["head"])) for r in filed]
+    assert heads == ["linear", "cosine", "linear", "mlp", "cosine", "linear"]
+    assert {next(iter(r.config["freeze"])) for r in filed} == {"linear_probe"}
+    assert len({r.config["freeze"]["linear_probe"]["lr"] for r in filed}) == 6
+    assert all((r.end, r.epochs) == ("complete", 3) for r in filed)
+    assert all(len(store_of(chosen).epochs("photos", r.number)) == 3 for r in filed)
+    for row, trial in zip(filed, optuna_trials(chosen), strict=False):
+        assert trial.value == row.score == trial.intermediate_values[3]
+        assert row.learned_parameters
+        assert trial.user_attrs.get("beside") == (0 if row.number else None)
+    assert isinstance(filed[0].facts["logme"], float)
+    assert "full" in rows(chosen)[6].config["freeze"]
+    # each began, had its epochs and ended
+    for number in range(6):
+        mine = [type(e) for e in shown if getattr(e, "number", None) == number]
+        assert mine == [TrialStarted, EpochEnded, EpochEnded, EpochEnded, TrialEnded]
+
+
+def test_what_rides_along_scores_what_it_would_alone(settings: Make) -> None:
+    chosen = settings(trials=24, head=["linear", "mlp"], freeze=["linear_probe", "full"])
+    engine.run(chosen)
+    row = next(r for r in rows(chosen)[1:6] if "mlp" in r.config["head"])
+    again = settings(
+        study="again",
+        trials=1,
+        head=list(row.config["head"]),
+        space=row.config,
+        freeze=list(row.config["freeze"]),
+    )
+    engine.run(again)
+    assert rows(again)[0].score == row.score
+
+
+def test_an_interrupted_probe_is_done_again_with_its_company(settings: Make) -> None:
+    def interrupt(event: Event) -> None:
+        if isinstance(event, EpochEnded) and event.number == 0 and event.epoch == 2:
+            raise KeyboardInterrupt
+
+    options = {"trials": 12, "head": ["linear", "mlp"]}
+    assert engine.run(settings(**options), interrupt).interrupted
+    assert [r.end for r in rows(settings())] == ["interrupted"] * 3
+    engine.run(settings(**options))
+    made = rows(settings())
+    assert [r.end for r in made[3:6]] == ["complete"] * 3
+    assert made[3].config == made[0].config
+    assert [t.user_attrs.get("beside") for t in optuna_trials(settings())[3:6]] == [None, 3, 3]
+
+
+def test_a_broken_head_beside_a_probe_fails_alone(settings: Make, tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text(BROKEN)
+    files = [tmp_path / "tiny_plugin.py", tmp_path / "broken.py"]
+    chosen = settings(head=["explodes", "linear", "diverges"], plugin=files, trials=16)
+    engine.run(chosen)
+    filed = rows(chosen)[:4]
+    assert [r.end for r in filed] == ["complete", "diverged", "failed", "complete"]
+    assert "boom" in filed[2].reason
+    assert "boom" in optuna_trials(chosen)[2].user_attrs["traceback"]
+
+
+def test_a_limit_is_a_constraint_that_the_sampler_learns_from(settings: Make) -> None:
+    with pytest.raises(StudyError, match="more than 0"):
+        engine.run(settings(max_parameters=10, trials=2))
+    first = optuna_trials(settings())[0]
+    assert first.constraints["parameters"] > 0
+    assert first.state == optuna.trial.TrialState.PRUNED
+    assert rows(settings())[0].end == "incompatible"
+    chosen = settings(study="b", max_parameters=10**6, trials=2)
+    engine.run(chosen)
+    assert optuna_trials(chosen)[0].constraints["parameters"] < 0
+
+
+def test_a_study_learns_from_its_predecessors(settings: Make, tmp_path: Path) -> None:
+    past = settings(study="past", trials=5)
+    best = engine.run(past).best
+    assert best
+    chosen = settings(history=True, trials=3)
+    engine.run(chosen)
+    second = rows(chosen)[1]
+    assert second.config == best["config"]
+    assert optuna_trials(chosen)[1].user_attrs["recipe"] == ["learned from", "past"]
+    # what was learned stands, whatever other studies do meanwhile
+    engine.run(settings(study="other", trials=5, seed=1))
+    engine.run(chosen.model_copy(update={"trials": 5}))
+    learned = [t.user_attrs.get("recipe", [""])[0] for t in optuna_trials(chosen)]
+    assert learned.count("learned from") == 1
+    # from another database, and not at all
+    there = settings(
+        out=tmp_path / "else", history=True, learn_from=f"{past.out}/autotl.db", trials=2
+    )
+    engine.run(there)
+    assert optuna_trials(there)[1].user_attrs["recipe"][0] == "learned from"
+    without = settings(study="without", trials=3)
+    engine.run(without)
+    assert "learned from" not in str([t.user_attrs.get("recipe") for t in optuna_trials(without)])
+
+
+def store_of(made: study.StudyConfig) -> Store:
+    return Store(f"sqlite:///{made.out}/autotl.db")
+
+
 def test_pruning_is_fed_and_filed(settings: Make) -> None:
     strong = {"freeze": {"linear_probe": {"lr": [3e-4, 3e-2]}}}
     options = {"space": strong, "freeze": ["linear_probe"], "trials": 25, "epochs": 6}
@@ -162,7 +272,7 @@ def test_pruning_is_fed_and_filed(settings: Make) -> None:
     assert all(0 < len(t.intermediate_values) < 6 for t in pruned)
     filed = {r.number: r for r in rows(settings())}
     assert all(filed[t.number].end == "pruned" for t in pruned)
-    assert all("median" in filed[t.number].reason for t in pruned)
+    assert all("worst quarter" in filed[t.number].reason for t in pruned)
 
 
 def test_what_there_is_no_time_for_gives_way_to_what_is_cheapest(

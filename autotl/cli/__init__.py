@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from autotl.cli import data, plugins, predict, search, studies
+from autotl.cli import data, evaluate, export, plugins, predict, search, studies
 from autotl.cli.common import interruptible as _interruptible
 from autotl.errors import AutoTLError
 
@@ -46,6 +46,8 @@ def main() -> None:
 for _command in (
     search.search,
     predict.predict,
+    evaluate.evaluate,
+    export.export,
     search.train,
     data.data,
     plugins.plugins,

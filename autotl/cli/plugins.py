@@ -229,6 +229,7 @@ def _hyperparameter(h: Hyperparameter) -> dict[str, Any]:
         searched: dict[str, Any] = {"choices": list(h.choices or ())}
     else:
         searched = {"low": h.range.low, "high": h.range.high, "log": h.range.log}
+        searched |= {"step": h.range.step} if h.range.step else {}
     when = {name: list(values) for name, values in h.when.conditions.items()} if h.when else {}
     return {**known, **searched, **({"when": when} if when else {})}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import glob
 import json
 import sys
 from collections.abc import Iterator
@@ -12,15 +11,23 @@ from pathlib import Path
 import click
 
 from autotl.cli.common import FILE, PLUGIN
+from autotl.cli.models import DEVICE, Bar, legible, pictures
+from autotl.errors import DataError
 
 
 @click.command()
 @click.argument("model", type=FILE)
 @click.argument("files", nargs=-1, required=True)
-@click.option("--format", "form", type=click.Choice(["table", "csv", "json"]), default="table")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["table", "csv", "json"]),
+    default="table",
+    help="json is one object a line.",
+)
 @click.option("--top", type=click.IntRange(min=1), default=3, help="Classes shown of a picture.")
 @PLUGIN
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto")
+@DEVICE
 def predict(
     model: Path, files: tuple[str, ...], form: str, top: int, plugin: tuple[Path, ...], device: str
 ) -> None:
@@ -29,50 +36,44 @@ def predict(
     Files that cannot be read are named on stderr, the others are predicted; the exit code is
     then 1.
     """
-    pictures = list(_pictures(files))
+    names = list(pictures(files))
+    if not names:
+        raise DataError("no pictures: the list on stdin is empty")
     from autotl import artifact, registry
     from autotl import model as models
 
     predictor = artifact.load(model, registry.load(plugin), models.device(device))
     broken: list[str] = []
 
-    def failed(file: str, reason: str) -> None:
-        broken.append(file)
-        click.echo(f"Error: {reason}", err=True)
+    def failed(place: int, reason: str) -> None:
+        broken.append(names[place])
+        bar.error(reason)
+
+    def rows() -> Ranked:
+        for place, row in predictor.stream([Path(name) for name in names], failed):
+            ranked = sorted(zip(predictor.classes, map(float, row), strict=True), key=_likelier)
+            yield names[place], ranked[:top]
+            bar.update(place + 1)
 
     write = {"table": _table, "csv": _csv, "json": _json}[form]
-    rows = (
-        (file, sorted(zip(predictor.classes, map(float, p), strict=True), key=lambda c: -c[1]))
-        for file, p in predictor.stream(pictures, failed)
-    )
-    write((file, ranked[:top]) for file, ranked in rows)
+    # Answers on the same terminal would tear the bar, and are progress enough.
+    with Bar("predicting", len(names), hidden=sys.stdout.isatty()) as bar:
+        write(rows())
     if broken:
         sys.exit(1)
-
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-
-
-def _pictures(files: tuple[str, ...]) -> Iterator[str]:
-    """Files, the pictures below folders, what patterns match, and lines of stdin for ``-``."""
-    for name in files:
-        if name == "-":
-            yield from (line.strip() for line in sys.stdin if line.strip())
-        elif Path(name).is_dir():
-            inside = sorted(Path(name).rglob("*"))
-            yield from (str(p) for p in inside if p.suffix.lower() in SUFFIXES)
-        elif not Path(name).exists() and any(c in name for c in "*?["):
-            yield from sorted(glob.glob(name, recursive=True))  # noqa: PTH207 - absolute ones too
-        else:
-            yield name
 
 
 Ranked = Iterator[tuple[str, list[tuple[str, float]]]]
 
 
+def _likelier(answer: tuple[str, float]) -> float:
+    return -answer[1]
+
+
 def _table(rows: Ranked) -> None:
     for file, ranked in rows:
-        click.echo(f"{file}  " + "  ".join(f"{name} {p:.4f}" for name, p in ranked))
+        answers = "  ".join(f"{legible(name)} {p:.4f}" for name, p in ranked)
+        click.echo(f"{legible(file)}  {answers}")
 
 
 def _csv(rows: Ranked) -> None:

@@ -44,6 +44,17 @@ from autotl.cli.common import FILE, PLUGIN, Span, asked, interruptible
     help="To choose by; default a fifth, more of a small set.",
 )
 @click.option("--test", type=float, metavar="SHARE", help="Sealed until the end.")
+@click.option(
+    "--prefer",
+    type=click.Choice(["accuracy", "cheap"]),
+    help="Of those that are tied, the best or the cheapest to run.",
+)
+@click.option("--again", is_flag=True, default=None, help="Test a later winner too.")
+@click.option(
+    "--history/--no-history", default=None, help="Begin with what did best on similar data."
+)
+@click.option("--learn-from", metavar="URL", help="Where to look for it; default --storage.")
+@click.option("--cache-size", metavar="SIZE", help="Of what frozen parts computed: 20GB.")
 @PLUGIN
 @click.option("--study", metavar="NAME", help="Name of the study; default that of the data.")
 @click.option("--storage", metavar="URL", help="Database; default OUT/autotl.db.")

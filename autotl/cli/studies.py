@@ -10,7 +10,6 @@ from typing import Any
 import click
 
 from autotl.cli.common import FILE
-from autotl.errors import StudyError
 
 
 @click.group()
@@ -59,17 +58,11 @@ def list_studies(storage: str | None, out: Path) -> None:
 @click.argument("name")
 @_stored
 def show_study(name: str, storage: str | None, out: Path) -> None:
-    """Show every trial of a study."""
-    from autotl import report as reports
+    """Show every trial of a study and why it ended, and what each backbone costs."""
+    from autotl import live
 
     with _store(storage, out) as store:
-        store.require(name)
-        for row in store.trials(name):
-            score = "" if row.score is None else f"{row.score:.4f}"
-            line = f"{row.number:4}  {row.end:13} {score:7} {row.seconds:7.1f} s  "
-            click.echo(
-                line + reports.recipe_line(row.config) + (f"  {row.reason}" * bool(row.reason))
-            )
+        live.show_trials(store.require(name).get("metric", "score"), store.trials(name))
 
 
 @studies.command("delete")
@@ -78,9 +71,12 @@ def show_study(name: str, storage: str | None, out: Path) -> None:
 @_stored
 def delete_study(name: str, yes: bool, storage: str | None, out: Path) -> None:
     """Delete a study from the database. Its run folder stays."""
+    from autotl import dashboard as pages
+
     with _store(storage, out) as store:
         store.require(name)
         if yes or click.confirm(f"delete study {name!r} and its trials?"):
+            pages.forget(store, name, out / name)
             store.delete(name)
             click.echo(f"deleted {name}; its files are still in {out / name}")
 
@@ -90,11 +86,13 @@ def delete_study(name: str, yes: bool, storage: str | None, out: Path) -> None:
 @_stored
 def report(study: str, storage: str | None, out: Path) -> None:
     """Write summary.json and report.html of a study again, and show what it found."""
+    from autotl import dashboard as pages
     from autotl import live
     from autotl import report as reports
 
     with _store(storage, out) as store:
         summary = reports.write(store, study, out / study)
+        pages.annotate(store, study, out / study, within=10.0)
         live.show_summary(summary, str(out / study), reports.top(store, study))
 
 
@@ -103,12 +101,8 @@ def report(study: str, storage: str | None, out: Path) -> None:
 @click.option("--port", type=int, default=8080)
 @_stored
 def dashboard(study: str, port: int, storage: str | None, out: Path) -> None:
-    """Serve Optuna Dashboard with the study, on this machine only."""
-    try:
-        import optuna_dashboard
-    except ImportError:
-        raise StudyError("the dashboard is missing: pip install 'autotl[dashboard]'") from None
+    """Serve Optuna Dashboard with the study, its notes and pictures, on this machine only."""
+    from autotl import dashboard as pages
+
     with _store(storage, out) as store:
-        store.require(study)
-        click.echo(f"http://127.0.0.1:{port}/dashboard, until Ctrl-C")
-        optuna_dashboard.run_server(store.storage, host="127.0.0.1", port=port)
+        pages.serve(store, study, out / study, port, click.echo)

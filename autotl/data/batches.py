@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import uuid
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -16,19 +20,36 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from autotl.data.dataset import Dataset
+from autotl.data.mapped import Mapped
 from autotl.data.picture import Progress, decode, in_threads, known
 from autotl.errors import StoreError
 
 RESIDENT_SHARE = 0.25
 """Of the free GPU memory, what pictures may take; the model and its activations need the rest."""
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True, eq=False)
 class Packed:
-    """Every example of a data set at one size: ``array`` is ``uint8 [N, S, S, 3]``, read-only."""
+    """Every example of a data set at one size: ``array`` is ``uint8 [N, S, S, 3]``, read-only.
+
+    ``mapped`` is the file that the array is in, None where it is in memory.
+    """
 
     array: NDArray[np.uint8]
     path: Path
+    mapped: Mapped | None = None
+
+    @cached_property
+    def key(self) -> str:
+        """What tells these pictures from all others: a file's name does, else the contents."""
+        content = None if self.mapped else np.ascontiguousarray(self.array)
+        return self.path.stem if content is None else hashlib.sha256(content.data).hexdigest()
+
+    def take(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """A copy of some pictures, ``[n, S, S, 3]``."""
+        return self.mapped.take(rows) if self.mapped else self.array[rows]
 
 
 def pack(
@@ -88,18 +109,29 @@ def pack(
 def _find(path: Path, shape: tuple[int, ...]) -> Packed | None:
     try:
         array = np.lib.format.open_memmap(path, mode="r")
+        whole = array.shape == shape and array.dtype == np.uint8 and array.flags.c_contiguous
+        mapped = Mapped(path, shape, array.offset) if whole else None
     except (OSError, ValueError, EOFError):  # missing, torn, or no array at all
         return None
-    whole = array.shape == shape and array.dtype == np.uint8 and array.flags.c_contiguous
-    return Packed(array, path) if whole else None
+    return Packed(mapped.array, path, mapped) if mapped else None
+
+
+def ahead(items: Iterator[T]) -> Iterator[T]:
+    """The same items, each made in a thread while the one before it is used."""
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = thread.submit(next, items, None)
+            yield item
 
 
 class Batches:
     """Batches of chosen pictures on a device.
 
     Iterating yields ``(images, labels)`` in order: ``uint8 [B, 3, S, S]`` in channels-last order
-    and ``int64 [B]``. ``epoch`` shuffles them, ``rows`` gives their places instead. ``counts`` has
-    the number of pictures of each class, ``[C]``.
+    and ``int64 [B]``. ``epoch`` shuffles them, ``places`` says where they are instead. ``counts``
+    has the number of pictures of each class, ``[C]``, and ``classes`` that of each picture,
+    ``int64 [n]`` on the device.
     Batches are nearly equal in size and never hold a single picture, which breaks BatchNorm,
     unless there is only one: 33 pictures in batches of 32 come as 17 and 16, and 3 in batches of
     2 as 3.
@@ -130,14 +162,14 @@ class Batches:
         self.counts = np.bincount(
             labels[indices], minlength=int(labels.max(initial=-1)) + 1
         ).tolist()
-        self._array = packed.array
+        self.packed = packed
         self._classes = labels[indices]
-        self._labels = torch.from_numpy(self._classes).to(device)
+        self.classes = torch.from_numpy(self._classes).to(device)
         self._resident = self._on_device() if self._fits() else None
 
     def __len__(self) -> int:
         """The number of batches in an epoch."""
-        return min(math.ceil(len(self.indices) / self.batch_size), max(1, len(self.indices) // 2))
+        return min(math.ceil(self.pictures / self.batch_size), max(1, self.pictures // 2))
 
     @property
     def pictures(self) -> int:
@@ -146,7 +178,11 @@ class Batches:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """All batches, in order."""
-        return self._batches(np.arange(self.pictures))
+        return self.some(self.in_order())
+
+    def in_order(self) -> list[NDArray[np.int64]]:
+        """The places of all pictures, in batches."""
+        return self._parts(np.arange(self.pictures))
 
     def epoch(
         self, number: int, sampling: Sequence[float] | None = None
@@ -156,12 +192,19 @@ class Batches:
         With ``sampling``, the relative chance of each class ``[C]``, as many pictures are drawn
         with replacement.
         """
-        return self._batches(self._shuffled(number, sampling))
+        return self.some(self.places(number, sampling))
 
-    def rows(self, number: int, sampling: Sequence[float] | None = None) -> Iterator[Tensor]:
-        """Like ``epoch``, only the places of the pictures, ``int64 [B]``."""
-        for part in self._parts(self._shuffled(number, sampling)):
-            yield torch.from_numpy(part).to(self.device)
+    def places(
+        self, number: int, sampling: Sequence[float] | None = None
+    ) -> list[NDArray[np.int64]]:
+        """Like ``epoch``, only the places of the pictures among these, ``int64 [B]``."""
+        return self._parts(self._shuffled(number, sampling))
+
+    def some(self, parts: Sequence[NDArray[np.int64]]) -> Iterator[tuple[Tensor, Tensor]]:
+        """A batch ``(images, labels)`` of the pictures at each of ``parts``, places ``[B]``."""
+        if self.device.type == "cuda" and self._resident is None:
+            return ahead(self._read(parts))
+        return self._read(parts)
 
     def _shuffled(self, number: int, sampling: Sequence[float] | None) -> NDArray[np.int64]:
         places = np.arange(self.pictures)
@@ -173,19 +216,25 @@ class Batches:
         chances = np.asarray(sampling, dtype=np.float64)[self._classes]
         return random.choice(places, self.pictures, p=chances / chances.sum())
 
+    def labels(self, parts: Sequence[NDArray[np.int64]]) -> list[Tensor]:
+        """The classes of the pictures at each of ``parts``, ``int64 [B]`` on the device."""
+        # One transfer for all of them: small ones in between would make a GPU wait.
+        every = torch.from_numpy(np.concatenate([*parts, np.empty(0, np.int64)]))
+        found = self.classes[every.to(self.device)]
+        return list(found.split([len(p) for p in parts]))  # type: ignore[no-untyped-call]
+
     def _parts(self, places: NDArray[np.int64]) -> list[NDArray[np.int64]]:
         return np.array_split(places, len(self)) if len(self) else []
 
-    def _batches(self, places: NDArray[np.int64]) -> Iterator[tuple[Tensor, Tensor]]:
-        for part in self._parts(places):
-            where = torch.from_numpy(part).to(self.device)
-            yield self._pictures(part, where).permute(0, 3, 1, 2), self._labels[where]
+    def _read(self, parts: Sequence[NDArray[np.int64]]) -> Iterator[tuple[Tensor, Tensor]]:
+        for part, labels in zip(parts, self.labels(parts), strict=True):
+            yield self._pictures(part).permute(0, 3, 1, 2), labels
 
-    def _pictures(self, part: NDArray[np.int64], where: Tensor) -> Tensor:
+    def _pictures(self, part: NDArray[np.int64]) -> Tensor:
         """``uint8 [B, S, S, 3]`` on the device."""
         if self._resident is not None:
-            return self._resident[where]
-        pictures = torch.from_numpy(self._array[self.indices[part]])
+            return self._resident[torch.from_numpy(part).to(self.device, non_blocking=True)]
+        pictures = torch.from_numpy(self.packed.take(self.indices[part]))
         if self.device.type == "cuda":  # from pinned memory the copy overlaps with computing
             return pictures.pin_memory().to(self.device, non_blocking=True)
         return pictures.to(self.device)
@@ -194,14 +243,12 @@ class Batches:
         if self.device.type != "cuda":
             return False
         free, _ = torch.cuda.mem_get_info(self.device)
-        return len(self.indices) * math.prod(self._array.shape[1:]) <= RESIDENT_SHARE * free
+        return self.pictures * math.prod(self.packed.array.shape[1:]) <= RESIDENT_SHARE * free
 
     def _on_device(self) -> Tensor:
-        shape = (len(self.indices), *self._array.shape[1:])
+        shape = (self.pictures, *self.packed.array.shape[1:])
         resident = torch.empty(shape, dtype=torch.uint8, device=self.device)
-        for start in range(0, len(self.indices), 1024):
-            chunk = self.indices[start : start + 1024]
-            resident[start : start + len(chunk)] = torch.from_numpy(self._array[chunk]).to(
-                self.device
-            )
+        for start in range(0, self.pictures, 1024):
+            chunk = torch.from_numpy(self.packed.take(self.indices[start : start + 1024]))
+            resident[start : start + len(chunk)] = chunk.to(self.device)
         return resident

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autotl.data.picture import Progress, in_threads, open_rgb, reason
-from autotl.data.split import GIVEN, SPLITS, split
+from autotl.data.split import GIVEN, SPLITS, split, tied
 from autotl.errors import DataError, StoreError
 from autotl.plugin import Example
 
@@ -51,6 +51,7 @@ class Dataset:
     issues: tuple[Issue, ...]
     skipped: int  # examples of the source that were left out, for whatever reason
     duplicates_across_splits: int  # of these, the copies of a picture that a later split keeps
+    units: tuple[int, ...]  # [N], equal for those that move together: of a group, or copies
 
     def indices(self, *splits: str) -> NDArray[np.int64]:
         """The places in ``examples`` of those in any of ``splits``, ascending, ``[n]``."""
@@ -126,6 +127,7 @@ def check(
         issues=(*(out[i] for i in sorted(out)), *notes, *_gaps(classes, kept, labels, splits)),
         skipped=len(out),
         duplicates_across_splits=across,
+        units=tuple(tied(kept, digests)),
     )
 
 

@@ -47,7 +47,7 @@ def split(
     Raises:
         DataError: Nothing is left to train on, or too little to hold something back.
     """
-    units = _units(examples, digests)
+    units = tied(examples, digests)
     home: dict[int, str] = {}  # an example without a split goes where its group already is
     for unit, example in zip(units, examples, strict=True):
         home[unit] = max(home.get(unit, ""), example.split, key=GIVEN.index)
@@ -69,11 +69,11 @@ def split(
             # Two pictures cannot serve three splits: such classes are tested and validated in turn.
             pairs = np.flatnonzero(np.bincount(labels[splits == "train"]) == 2)
             want[pairs[1::2]] = 0
-        _draw("test", want, splits, labels, units, rng)
+        draw("test", want, splits, labels, units, rng)
     if draw_validation:
         trained = np.bincount(labels[splits == "train"], minlength=labels.max() + 1)
         share = enough(int(trained.sum())) if validation is None else validation
-        _draw("validation", share * trained, splits, labels, units, rng)
+        draw("validation", share * trained, splits, labels, units, rng)
     return splits
 
 
@@ -86,7 +86,7 @@ def enough(pictures: int) -> float:
     return min(1 / 3, max(1 / 5, 300 / pictures))
 
 
-def _units(examples: Sequence[Example], digests: Sequence[str]) -> list[int]:
+def tied(examples: Sequence[Example], digests: Sequence[str]) -> list[int]:
     """A number for each example: the same for all that a group or equal content ties together."""
     parent: dict[str, str] = {}
 
@@ -103,7 +103,7 @@ def _units(examples: Sequence[Example], digests: Sequence[str]) -> list[int]:
     return [number.setdefault(root(digest), len(number)) for digest in digests]
 
 
-def _draw(
+def draw(
     name: str,
     want: NDArray[np.floating[Any]],
     splits: NDArray[np.str_],

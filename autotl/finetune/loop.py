@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from autotl.errors import Diverged, PluginError
@@ -36,51 +37,103 @@ def fine_tune(model: Model, config: Config, task: Task) -> Iterator[Epoch]:
         Incompatible: A plugin cannot work with the others.
     """
     torch.manual_seed(task.seed)
-    inputs = Inputs(model, config, task)
-    average = _Average(task.ema)
-    steps = task.epochs * len(task.train)
-    optimizer: torch.optim.Optimizer | None = None
-    signature: Any = None
-    learned: set[int] = set()
-    for number, groups in enumerate(plan(model, config["freeze"], task.epochs), start=1):
-        began = time.monotonic()
-        if signature != (signature := [([id(p) for p in g["params"]], g["lr"]) for g in groups]):
-            set_learning(model, groups)
-            inputs.recut(learned)
-            if number == 1:
-                inputs.fit_head()
-            if inputs.learns:
-                optimizer, scheduler = _optimizer(config, groups, steps, optimizer)
-            learned |= {id(p) for g in groups for p in g["params"]}
-        model.train(inputs.learns)
-        total = torch.zeros((), device=task.where.device)
-        for i, (batch, targets) in enumerate(inputs.training(number)):
-            task.check_time()
-            if not inputs.learns:
-                with torch.no_grad():
-                    total += inputs.loss(batch.clone(), targets) * len(targets)
-                continue
-            assert optimizer is not None
-            _set_step(scheduler, (number - 1) * len(task.train) + i)
-            optimizer.zero_grad(set_to_none=True)
-            total += inputs.backward(batch, targets) * len(targets)
-            optimizer.step()
-            average.update(model)
-        loss = float(total) / task.train.pictures
+    training = Training(model, config, task)
+    try:
+        for number in range(1, task.epochs + 1):
+            training.begin(number)
+            for batch, targets in training.inputs.training(number):
+                training.step(batch, targets)
+            yield training.end()
+    finally:
+        training.inputs.close()
+    training.finish()
+
+
+class Training:
+    """One model in training, driven from outside: ``begin``, a ``step`` for each batch, ``end``.
+
+    Args:
+        model: What is trained.
+        config: How.
+        task: On what.
+        beside: The inputs of another training with the same backbone, wholly frozen, and the same
+            augmentation: what they keep serves this one too.
+    """
+
+    def __init__(
+        self, model: Model, config: Config, task: Task, beside: Inputs | None = None
+    ) -> None:
+        self.model, self.config, self.task, self.beside = model, config, task, beside
+        self.inputs = Inputs(model, config, task)
+        self._plan = plan(model, config["freeze"], task.epochs)
+        self._average = _Average(task.ema)
+        self._optimizer: torch.optim.Optimizer | None = None
+        self._scheduler: Any = None
+        self._signature: Any = None
+        self._learned: set[int] = set()
+        self._steps = 0
+
+    def begin(self, number: int) -> None:
+        """Begin an epoch, numbered from 1: let learn what the strategy says."""
+        self.number, self._began = number, time.monotonic()
+        groups = next(self._plan)
+        signature = [([id(p) for p in g["params"]], g["lr"]) for g in groups]
+        if signature != self._signature:
+            self._signature = signature
+            self._let_learn(groups)
+        self.model.train(self.inputs.learns)
+        self._total = torch.zeros((), device=self.task.where.device)
+
+    def _let_learn(self, groups: list[Group]) -> None:
+        set_learning(self.model, groups)
+        if self.beside:
+            self.inputs.join(self.beside)
+        else:
+            self.inputs.recut(self._learned)
+        if self.number == 1:
+            self.inputs.fit_head()
+        if self.inputs.learns:
+            steps = self.task.epochs * len(self.task.train)
+            made = _optimizer(self.config, groups, steps, self._optimizer)
+            self._optimizer, self._scheduler = made
+        self._learned |= {id(p) for g in groups for p in g["params"]}
+
+    def step(self, batch: Tensor, targets: Tensor) -> None:
+        """Learn from a batch of ``inputs.training``; where nothing learns, only its loss counts."""
+        self.task.check_time()
+        self._steps += 1
+        if not self.inputs.learns:
+            with torch.no_grad():
+                self._total += self.inputs.loss(batch, targets) * len(targets)
+            return
+        assert self._optimizer is not None
+        _set_step(self._scheduler, self._steps - 1)
+        self._optimizer.zero_grad(set_to_none=True)
+        self._total += self.inputs.backward(batch, targets) * len(targets)
+        self._optimizer.step()
+        self._average.update(self.model)
+
+    def end(self) -> Epoch:
+        """End the epoch: what it measured, with the score on validation."""
+        number, task = self.number, self.task
+        loss = float(self._total) / task.train.pictures  # the only time that a GPU is waited for
         if not np.isfinite(loss):
             raise Diverged(f"the training loss is {loss} in epoch {number}")
         score = float("nan")
         if task.validation:
-            with average.in_place():
-                found = inputs.validation()
+            with self._average.in_place():
+                found = self.inputs.validation()
             if not np.isfinite(found).all():
                 raise Diverged(f"the predictions are not finite after epoch {number}")
             score = task.score(found)
-        count = sum(p.numel() for p in model.parameters() if id(p) in learned)
-        yield Epoch(number, loss, score, time.monotonic() - began, count)
-    average.keep()
-    model.penalties.clear()
-    merge(model)
+        count = sum(p.numel() for p in self.model.parameters() if id(p) in self._learned)
+        return Epoch(number, loss, score, time.monotonic() - self._began, count)
+
+    def finish(self) -> None:
+        """After the last epoch: keep the averaged weights, merge what was reparametrised."""
+        self._average.keep()
+        self.model.penalties.clear()
+        merge(self.model)
 
 
 class _Average:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, MutableMapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from autotl.cache import Features
 from autotl.data import Batches
 from autotl.errors import OutOfTime
+from autotl.finetune.setting import Setting
 from autotl.model import Device
 
 
@@ -31,13 +33,18 @@ class Task:
     """What a model is fine-tuned on, and how far.
 
     ``score`` rates probabilities ``[N, C]`` of the validation part; ``deadline`` is a reading of
-    ``time.monotonic``; ``kept`` shares what frozen backbones compute, under keys that begin with
-    ``data`` (None shares nothing). A frozen part sees ``views`` augmented views of a picture, which
-    are kept; later epochs see them again, so that it runs no more often than that.
+    ``time.monotonic``; ``kept`` is the cache of what frozen backbones compute, which is shared if
+    ``data`` names the data (None shares nothing). A frozen part sees ``views`` views of a
+    picture, itself and augmented ones, which are kept; later epochs see them again, so that it runs
+    no more often than that.
     ``label_smoothing`` is the share of a label that all classes get (Szegedy et al. 2015,
     arXiv:1512.00567). ``ema`` is the share of the past in an average of the weights over the steps,
     which takes their place when the model is asked (Polyak & Juditsky 1992, SIAM J. Control
     Optim. 30); 0 for none.
+
+    ``setting`` is how to compute, from ``Cost.setting``. ``micro`` remembers how many pictures fit
+    at once, and ``measured`` what was measured, each by backbone, size, device and what learns. A
+    caller that keeps these two with its study hands them in again: they hold plain values.
     """
 
     train: Batches
@@ -52,6 +59,9 @@ class Task:
     views: int = 4
     label_smoothing: float = 0.0
     ema: float = 0.0
+    setting: Setting = field(default_factory=Setting)
+    micro: MutableMapping[str, int] = field(default_factory=dict)
+    measured: MutableMapping[str, Any] = field(default_factory=dict)
     step: Callable[[], object] = lambda: None  # called at every step
 
     @property

@@ -1,0 +1,99 @@
+"""How the trials of a study stand, what each would take again, and who is in the finals."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from autotl import report
+from autotl.budget import Budget
+from autotl.metrics import Metric
+from autotl.store import Store, TrialRow
+
+FINALISTS, FINALISTS_UNHURRIED = 5, 3
+"""How many of the best take part in the finals: with a budget, which says when to end, or none."""
+
+FEWEST_RUNS, MOST_RUNS = 2, 10
+"""Of the finals. From one run nothing is known of its noise; after ten more of them say little."""
+
+FINALS_SHARE = 0.3
+"""The share of the budget that the runs of the finals may take."""
+
+
+@dataclass(frozen=True)
+class Board:
+    """The trials of one study as the database has them."""
+
+    store: Store
+    study: str
+    metric: Metric
+    budget: Budget
+
+    def ranked(self) -> list[TrialRow]:
+        """The complete trials of the study, best first."""
+        return report.ranked(self.store.trials(self.study), self.metric.direction)
+
+    def baselines(self) -> dict[str, Any]:
+        """Which trials are what everybody would try first, best first."""
+        rows = self.ranked()
+        probes = [row.number for row in rows if row.facts.get("probe")]
+        known = [row.number for row in rows if row.facts.get("default")]
+        defaults = [number for number in known if number not in probes]
+        return {"linear_probes": probes, "default_trial": defaults[0] if defaults else None}
+
+    # what a trial would take again, in seconds
+
+    def again(self, row: TrialRow) -> float:
+        """To train as the trial did on another part of the data, what was kept being there.
+
+        A trial that took longer than was estimated will do so again.
+        """
+        estimated, needed = row.facts.get("seconds_again"), row.facts.get("seconds_needed")
+        if estimated is None:  # nothing was measured
+            return row.seconds
+        return float(estimated) * max(1.0, row.seconds / needed if needed else 1.0)
+
+    def test_seconds(self, row: TrialRow) -> float:
+        """To test its model."""
+        return float(row.facts.get("seconds_test", 0.0))
+
+    def finals_seconds(self, row: TrialRow) -> float:
+        """For the finals, should the trial win them: the runs, its refit and its test."""
+        return self.budget.finals(self.again(row), self.test_seconds(row))
+
+    # the finals
+
+    def finalists(self, count: int) -> list[TrialRow]:
+        """The best distinct configurations, then the baselines that are not among them."""
+        rows, known = self.ranked(), self.baselines()
+        distinct: dict[str, TrialRow] = {}
+        for row in rows:
+            distinct.setdefault(json.dumps(row.config, sort_keys=True), row)
+        best = list(distinct.values())[:count]
+        wanted = {*known["linear_probes"][:1], known["default_trial"]}
+        configs = [row.config for row in best]
+        return best + [r for r in rows if r.number in wanted and r.config not in configs]
+
+    def contest(self, seconds: float) -> tuple[list[TrialRow], int]:
+        """Who takes part in finals that may take so long, and in how many runs at least.
+
+        Rather fewer than ``FINALISTS`` in three runs than all of them in two; nobody where there is
+        no time for two candidates in two runs.
+        """
+        most = FINALISTS if self.budget.seconds is not None else FINALISTS_UNHURRIED
+        for runs in (3, FEWEST_RUNS):
+            for count in range(most, 0, -1):
+                field = self.finalists(count)
+                needed = runs * sum(self.again(row) for row in field)
+                if len(field) >= 2 and needed <= seconds:
+                    return field, runs
+        return [], 0
+
+    def for_finals(self) -> float:
+        """Seconds of the budget for the runs of the finals; none where they cannot be held."""
+        if self.budget.seconds is None:
+            return 0.0
+        share = FINALS_SHARE * self.budget.seconds
+        field, _ = self.contest(share)
+        return min(share, MOST_RUNS * sum(self.again(row) for row in field))

@@ -1,0 +1,76 @@
+"""What trains and what validates, divided anew: the paired runs of the finals.
+
+The validation part of a search has been looked at by every trial. New divisions of train and
+validation together are fresh to all candidates alike; the test part stays sealed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autotl.data.dataset import Dataset
+from autotl.data.split import draw
+from autotl.errors import DataError
+
+Rows = NDArray[np.int64]
+
+FEWEST_FOLDS, MOST_FOLDS = 2, 10
+
+
+@dataclass(frozen=True, eq=False)
+class Resplit:
+    """One division: ``train`` and ``validation`` are places in ``Dataset.examples``, ascending."""
+
+    number: int  # from 0
+    train: Rows
+    validation: Rows
+
+    @property
+    def overlap(self) -> float:
+        """Pictures that validate for each that trains."""
+        return len(self.validation) / len(self.train)
+
+
+def resplit(dataset: Dataset, number: int, seed: int) -> Resplit:
+    """Division ``number`` of train and validation, of about the same sizes as the search's.
+
+    They are the folds of a cross-validation, one after the other, and then those of the next
+    shuffle: as long as there are folds left, no picture validates twice. Each is stratified by
+    class, what belongs together moves together, and every class keeps a picture to train on.
+
+    A validation part that the source gave is all that validates, in thirds, and the whole training
+    part trains: whoever divided the pictures may have known what belongs together.
+
+    Args:
+        dataset: Checked and split.
+        number: From 0; there is no last one.
+        seed: The same seed and number give the same division.
+
+    Raises:
+        DataError: There are too few pictures, or groups of pictures, to hold any back.
+    """
+    train, validation = dataset.indices("train"), dataset.indices("validation")
+    given = any(example.split == "validation" for example in dataset.examples)
+    pool = validation if given else dataset.indices("train", "validation")
+    count = 3 if given else round(len(pool) / max(1, len(validation)))
+    count = min(max(count, FEWEST_FOLDS), MOST_FOLDS)
+
+    shuffle, fold = divmod(number, count)
+    labels, units = dataset.labels[pool], [dataset.units[i] for i in pool]
+    want = np.bincount(labels) / count
+    random = np.random.default_rng((seed, shuffle))
+    parts = np.full(len(pool), "train", dtype="<U10")
+    drawn = 0
+    for drawn in range(fold + 1):
+        try:
+            draw(str(drawn), want, parts, labels, units, random)
+        except DataError:  # a small set has fewer folds than that; it begins again with the first
+            if drawn == 0:
+                raise
+            fold %= drawn
+            break
+    held = parts == str(fold)
+    return Resplit(number, train if given else pool[~held], pool[held])

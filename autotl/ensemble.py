@@ -1,0 +1,74 @@
+"""Several finalists as one: the mean of their probabilities, or of their weights.
+
+Shapes: m members, N pictures, C classes.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autotl.metrics import Labels, Metric, Probabilities
+from autotl.model import Model
+
+ROUNDS = 20
+"""Members chosen, each as often as it helps; weights are multiples of one in so many."""
+
+
+def select(metric: Metric, labels: Labels, probabilities: Sequence[Probabilities]) -> list[float]:
+    """The weight of each member, chosen greedily with replacement (Caruana et al. 2004, ICML).
+
+    It begins with the best member and adds, round after round, the one that helps the mean most;
+    the weights are those of the best round.
+
+    Args:
+        metric: What is to be good.
+        labels: ``[N]``.
+        probabilities: ``[N, C]`` of each member, of pictures that none of them was trained on.
+    """
+    sign = 1.0 if metric.direction == "maximize" else -1.0
+    counts = np.zeros(len(probabilities))
+    total: Probabilities = np.zeros_like(probabilities[0])
+    best, best_score = counts, -np.inf
+    for number in range(1, ROUNDS + 1):
+        share = np.float32(1 / number)
+        scores = [sign * metric.score(labels, (total + p) * share) for p in probabilities]
+        member = int(np.argmax(scores))
+        total = total + probabilities[member]
+        counts = counts + np.eye(len(counts))[member]
+        if scores[member] > best_score:
+            best, best_score = counts, scores[member]
+    weights: list[float] = (best / best.sum()).tolist()
+    return weights
+
+
+def mean(probabilities: Sequence[Probabilities], weights: Sequence[float]) -> Probabilities:
+    """``[N, C]``, the weighted mean of the members' ``[N, C]``."""
+    found: NDArray[np.float64] = np.tensordot(weights, np.stack(probabilities), axes=1)
+    return found.astype(np.float32)
+
+
+def alike(a: Model, b: Model) -> bool:
+    """Whether two networks have the same tensors under the same names."""
+    one, other = a.state_dict(), b.state_dict()
+    return one.keys() == other.keys() and all(one[k].shape == other[k].shape for k in one)
+
+
+def soup(networks: Sequence[Model]) -> Model:
+    """A network whose weights are the mean of those of ``networks`` (Wortsman et al. 2022).
+
+    arXiv:2203.05482. They are to be ``alike``, and fine-tuned from the same weights.
+    """
+    mixed = copy.deepcopy(networks[0])
+    states = [network.state_dict() for network in networks]
+    averaged = {
+        name: sum(state[name] for state in states) / len(states)
+        if first.is_floating_point()
+        else first  # a count of batches has no mean
+        for name, first in states[0].items()
+    }
+    mixed.load_state_dict(averaged)
+    return mixed

@@ -1,0 +1,131 @@
+"""Which recipes are tried before the sampler chooses: the search is no worse than they are.
+
+First comes the first strategy in line, a linear probe if one is in the space, on every backbone.
+Then what did best on similar data before. Then, on the most promising backbone, the other heads in
+line with that strategy, and the other strategies in line. The plugins say who is in line, and their
+defaults are the recipes; each cites where it comes from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from autotl.space import Space
+from autotl.store import TrialRow
+
+RECIPE = "recipe"
+"""The attribute of a trial that says which recipe it is, as a list of names."""
+
+PAST = "learned from"
+
+
+@dataclass(frozen=True)
+class Portfolio:
+    """The recipes of one study, put in its queue one after the other.
+
+    Attributes:
+        study: Optuna's.
+        space: What is searched.
+        pictures: How many the validation part has.
+        past: Gives parameters that did best before, by the name of the study that found them;
+            asked when the backbones have been probed.
+    """
+
+    study: optuna.Study
+    space: Space
+    pictures: int
+    past: Callable[[], Mapping[str, Mapping[str, Any]]]
+
+    def enqueue(self, ranked: Sequence[TrialRow]) -> None:
+        """Put the next recipe in the queue, unless something is there or all have been tried.
+
+        Args:
+            ranked: The complete trials, best first.
+        """
+        if self.waiting():
+            return
+        tried = self._tried()
+        for recipe, params in self._recipes(ranked, tried):
+            if recipe not in tried:
+                self.study.enqueue_trial(params, user_attrs={RECIPE: list(recipe)})
+                return
+
+    def enqueue_cheap(self, ranked: Sequence[TrialRow]) -> None:
+        """Queue what is cheapest, for when there was no time for what the sampler chose.
+
+        That is the first strategy in line on the most promising backbone with the first
+        augmentation: most of it has been computed. The rest is left to the sampler.
+        """
+        if self.waiting():
+            return
+        promising = self._promising(ranked)[:1]
+        usual = self.space.defaults(**dict(zip(["backbone"], promising, strict=False)))
+        kinds = ("augment", "backbone") if promising else ("augment",)
+        params = {n: v for n, v in usual.items() if n == "freeze" or n.split(".")[0] in kinds}
+        self.study.enqueue_trial(params)
+
+    def waiting(self) -> bool:
+        """Whether a trial is in the queue."""
+        return bool(self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
+
+    def is_probe(self, trial: optuna.Trial | FrozenTrial) -> bool:
+        """Whether a trial is the first strategy with the first head on some backbone."""
+        return tuple(trial.user_attrs.get(RECIPE, ())[1:]) == self._first
+
+    @property
+    def _first(self) -> tuple[str, str]:
+        return self.space.in_order("freeze")[0], self.space.in_order("head")[0]
+
+    def _tried(self) -> dict[tuple[str, ...], str]:
+        """How each recipe ended that was begun."""
+        trials = self.study.get_trials(deepcopy=False)
+        attributes = [t.user_attrs for t in trials if RECIPE in t.user_attrs]
+        return {tuple(known[RECIPE]): known.get("end", "") for known in attributes}
+
+    def _recipes(
+        self, ranked: Sequence[TrialRow], tried: Mapping[tuple[str, ...], str]
+    ) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
+        """The recipes in order: their names, and the parameters to draw."""
+        first, head = self._first
+        backbones = self.space.in_order("backbone")
+        yield from (self._default(backbone, first, head) for backbone in backbones)
+        if not tried.keys() >= {(backbone, first, head) for backbone in backbones}:
+            return  # what is promising is not known yet
+        for name, params in self.past().items():
+            yield (PAST, name), dict(params)
+        promising = self._promising(ranked)
+        for other in self.space.in_order("head")[1:]:
+            yield from (self._default(backbone, first, other) for backbone in promising[:1])
+        for freeze in self.space.in_order("freeze")[1:]:
+            for backbone in promising:  # until there is time for one
+                yield self._default(backbone, freeze, head)
+                if tried.get((backbone, freeze, head)) != "out_of_time":
+                    break
+
+    def _default(
+        self, backbone: str, freeze: str, head: str
+    ) -> tuple[tuple[str, ...], dict[str, Any]]:
+        params = self.space.defaults(backbone=backbone, freeze=freeze, head=head)
+        return (backbone, freeze, head), params
+
+    def _promising(self, ranked: Sequence[TrialRow]) -> list[str]:
+        """The backbones that came to the end of the first recipe, best first.
+
+        Those within a standard error of the best count as equally good, and of these the smaller
+        comes first (the one-standard-error rule, Breiman et al. 1984), of equals the one with the
+        higher LogME.
+        """
+        freeze, head = self._first
+        probes = [r for r in ranked if freeze in r.config["freeze"] and head in r.config["head"]]
+        if not probes or (best := probes[0].score) is None:
+            return []
+        error = (max(0.0, best * (1 - best)) / max(1, self.pictures)) ** 0.5
+        close = [r for r in probes if r.score is not None and abs(r.score - best) <= error]
+        close.sort(key=lambda r: (r.parameters or 0, -(r.facts.get("logme") or 0.0)))
+        ordered = [*close, *(r for r in probes if r not in close)]
+        return list(dict.fromkeys(name for r in ordered for name in r.config["backbone"]))
