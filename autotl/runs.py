@@ -197,8 +197,19 @@ class Runs:
             trial=row.number,
             score=score,
             seconds=candidate.seconds[number],
-            facts={"ms_per_item": candidate.ms_per_item},
+            facts={
+                "ms_per_item": candidate.ms_per_item,
+                "confusion": self._confusion(resplit, answers[0]),
+            },
         )
+
+    def _confusion(self, resplit: Resplit, answers: Probabilities) -> list[list[int]]:
+        """How often each class ``[C]`` was answered as each ``[C]``, for people."""
+        truth = self.trials.dataset.labels[resplit.validation]
+        matrix = np.zeros((answers.shape[1],) * 2, dtype=np.int64)
+        np.add.at(matrix, (truth, answers.argmax(1)), 1)
+        found: list[list[int]] = matrix.tolist()
+        return found
 
     def _recall(self, candidate: Candidate, row: FinalRow, resplit: Resplit) -> bool:
         """Whether a run that was written down can be taken as it is: its answers are there too."""

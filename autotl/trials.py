@@ -9,20 +9,20 @@ import time
 import traceback
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import optuna
 from optuna.trial import TrialState
 
-from autotl import carry, finetune, history, metrics, model, progress, space
+from autotl import carry, finetune, history, metrics, model, planning, progress, space
 from autotl.board import Board
 from autotl.budget import Budget
 from autotl.cache import Features
 from autotl.data import Dataset
 from autotl.errors import AutoTLError, Incompatible, OutOfTime, StudyError, TrialEnd
-from autotl.finetune import Cost, Task
 from autotl.model import Device, Model
+from autotl.planning import Plan
 from autotl.portfolio import PAST, RECIPE, Portfolio
 from autotl.progress import Listener
 from autotl.pruner import WorstQuarterPruner
@@ -35,9 +35,6 @@ from autotl.transferability import logme
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)  # what it would say, the listener is told
 
-FEWEST_EPOCHS = 1 / 3
-"""A trial that would get a smaller share of its epochs is not begun: it would not be itself."""
-
 PROBES = 8
 """Heads that are tried on a frozen backbone in one pass."""
 
@@ -46,9 +43,6 @@ BESIDE = "beside"
 
 GIVE_UP = 8
 """Trials in a row that fail, or that the time does not suffice for, before the search ends."""
-
-VIEWS_SHARE = 0.04
-"""The share of the budget that a trial may take to run its frozen part over augmented views."""
 
 
 @dataclass(frozen=True)
@@ -71,19 +65,6 @@ class Ended:
     def score(self) -> float | None:
         """That of the last epoch, if it came to its end."""
         return self.epochs[-1].score if self.network else None
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A trial that is ready to be trained.
-
-    ``frozen`` says that the backbone learns in no epoch, ``known`` what was measured.
-    """
-
-    network: Model
-    task: Task
-    frozen: bool
-    known: dict[str, Any]
 
 
 @dataclass
@@ -256,36 +237,15 @@ class Trials:
     def _prepare(self, trial: optuna.Trial, config: Config) -> Plan:
         """Build a configuration and plan its training within the limits and the budget."""
         network = self.trainings.build(config)
-        settings = self.settings
-        count, most = model.parameters(network), settings.max_parameters
+        count, most = model.parameters(network), self.settings.max_parameters
         if most is not None:
             trial.set_constraint("parameters", count - most)
             if count > most:
                 raise Incompatible(f"{count / 1e6:.2f} M parameters, more than {most / 1e6:.2f} M")
-        frozen = finetune.stays_frozen(network, config, settings.epochs)
-        solved = frozen and hasattr(network.head, "fit")  # more epochs would change nothing
-        epochs, views = (1, 1) if solved else (settings.epochs, settings.views)
-        task = self.trainings.task(network, "train", epochs=epochs, views=views)
-        known: dict[str, Any] = {}
-        if self.budget.seconds is not None:
-            cost = finetune.measure(network, config, task)
-            task.setting = cost.setting
-            task.views = cost.views(task.views, VIEWS_SHARE * self.budget.seconds)
-            test = cost.predict * len(self.dataset.indices("test"))
-            task.epochs = self._affordable(cost, task, test)
-            again = cost.again(task.epochs, task.views)
-            task.deadline = time.monotonic() + self.budget.longest_trial(again, test)
-            known = {
-                "costs": cost.facts(),
-                "ms_per_item": 1000 * cost.predict,
-                "setting": asdict(cost.setting),
-                "seconds_test": test,
-                "seconds_needed": cost.seconds(task.epochs, task.views),
-                "seconds_again": again,
-            }
-        plan = Plan(network, task, frozen, known)
+        # A short budget shall find something rather than nothing.
+        plan = planning.plan(network, config, self.trainings, modest=not self.board.ranked())
         self._planned(trial, plan)
-        self._show(trial.number, config, (), task.epochs)
+        self._show(trial.number, config, (), plan.task.epochs)
         return plan
 
     def _planned(self, trial: optuna.Trial, plan: Plan) -> None:
@@ -382,25 +342,6 @@ class Trials:
             return logme(features, self.dataset.labels[self.dataset.indices("train")])
         except (OutOfTime, ValueError):
             return None
-
-    def _affordable(self, cost: Cost, task: Task, test: float) -> int:
-        """How many epochs there is time for, if the model is to be refitted and tested too.
-
-        Raises:
-            OutOfTime: Too few to be worth beginning.
-        """
-        wanted, views = task.epochs, task.views
-        fewest, share = max(1, round(FEWEST_EPOCHS * wanted)), self.budget.fair_share
-        if not self.board.ranked():  # a short budget shall find something rather than nothing
-            fewest, share = 1, self.budget.longest_trial
-        for epochs in range(wanted, fewest - 1, -1):
-            allowed = share(cost.again(epochs, views), test)
-            if cost.seconds(epochs, views) <= allowed:
-                return epochs
-        raise OutOfTime(
-            f"{fewest} epochs would take {cost.seconds(fewest, views):.0f} s, and a trial that is "
-            f"to be refitted may take {max(0.0, allowed):.0f} s now"
-        )
 
     # ---------------------------------------------------------------- which trial is next
 

@@ -139,6 +139,12 @@ def test_all_candidates_get_the_same_runs_on_fresh_divisions(searched: Search) -
         assert [r.run for r in own] == [0, 1, 2]
         assert [r.score for r in own] == candidate["scores"]
         assert sum(r.seconds for r in own) == pytest.approx(candidate["seconds"])
+        for row in own:  # rows are the truth, the right answers on the diagonal
+            counts = np.array(row.facts["confusion"])
+            divided = data.resplit(searched.dataset, row.run, searched.settings.seed)
+            held = searched.dataset.labels[divided.validation]
+            assert np.array_equal(counts.sum(1), np.bincount(held, minlength=3))
+            assert counts.trace() / counts.sum() == pytest.approx(row.score)
 
 
 @pytest.mark.parametrize("name", ["searched", "searched_by_loss"])

@@ -77,9 +77,20 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {  # room: (rooms it may enter, 
         | {"space", "store", "study"},
         set(),
     ),
+    "planning": ({"budget", "errors", "finetune", "model", "space", "trainings"}, set()),
     "trials": (
         {"board", "budget", "cache", "carry", "data", "errors", "finetune", "history", "metrics"}
-        | {"model", "portfolio", "progress", "pruner", "registry", "space", "store", "study"}
+        | {
+            "model",
+            "planning",
+            "portfolio",
+            "progress",
+            "pruner",
+            "registry",
+            "space",
+            "store",
+            "study",
+        }
         | {"trainings", "transferability"},
         {"optuna"},
     ),

@@ -1,0 +1,89 @@
+"""How a trial is trained: for how many epochs, on how many views, until when, within the budget."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from autotl import finetune
+from autotl.budget import Budget
+from autotl.errors import OutOfTime
+from autotl.finetune import Cost, Task
+from autotl.model import Model
+from autotl.space import Config
+from autotl.trainings import Trainings
+
+FEWEST_EPOCHS = 1 / 3
+"""A trial that would get a smaller share of its epochs is not begun: it would not be itself."""
+
+VIEWS_SHARE = 0.04
+"""The share of the budget that a trial may take to run its frozen part over views of pictures."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A trial that is ready to be trained.
+
+    Attributes:
+        network: Its model.
+        task: What it is trained on, and how far.
+        frozen: Whether the backbone learns in no epoch.
+        known: What was measured, as it is filed with the trial.
+    """
+
+    network: Model
+    task: Task
+    frozen: bool
+    known: dict[str, Any]
+
+
+def plan(network: Model, config: Config, trainings: Trainings, *, modest: bool) -> Plan:
+    """Plan the training of a model on the training part.
+
+    Args:
+        network: Built as ``config`` says.
+        config: The configuration.
+        trainings: What it shares with others.
+        modest: Whether a single epoch is better than none.
+
+    Raises:
+        OutOfTime: There is time for too few epochs to be worth beginning.
+    """
+    settings, budget = trainings.settings, trainings.budget
+    frozen = finetune.stays_frozen(network, config, settings.epochs)
+    solved = frozen and hasattr(network.head, "fit")  # more epochs would change nothing
+    epochs, views = (1, 1) if solved else (settings.epochs, settings.views)
+    task = trainings.task(network, "train", epochs=epochs, views=views)
+    if budget.seconds is None:
+        return Plan(network, task, frozen, {})
+    cost = finetune.measure(network, config, task)
+    task.setting = cost.setting
+    task.views = cost.views(task.views, VIEWS_SHARE * budget.seconds)
+    test = cost.predict * len(trainings.dataset.indices("test"))
+    task.epochs = _affordable(cost, task, budget, test, modest)
+    again = cost.again(task.epochs, task.views)
+    task.deadline = time.monotonic() + budget.longest_trial(again, test)
+    known = {
+        "costs": cost.facts(),
+        "ms_per_item": 1000 * cost.predict,
+        "setting": asdict(cost.setting),
+        "seconds_test": test,
+        "seconds_needed": cost.seconds(task.epochs, task.views),
+        "seconds_again": again,
+    }
+    return Plan(network, task, frozen, known)
+
+
+def _affordable(cost: Cost, task: Task, budget: Budget, test: float, modest: bool) -> int:
+    """How many epochs there is time for, if the model is to be refitted and tested too."""
+    fewest = 1 if modest else max(1, round(FEWEST_EPOCHS * task.epochs))
+    share = budget.longest_trial if modest else budget.fair_share
+    for epochs in range(task.epochs, fewest - 1, -1):
+        allowed = share(cost.again(epochs, task.views), test)
+        if cost.seconds(epochs, task.views) <= allowed:
+            return epochs
+    raise OutOfTime(
+        f"{fewest} epochs would take {cost.seconds(fewest, task.views):.0f} s, and a trial that is "
+        f"to be refitted may take {max(0.0, allowed):.0f} s now"
+    )
