@@ -16,15 +16,9 @@ from typing import Any
 import autotl
 
 COLUMNS = (
-    "data",
-    "seed",
-    "winner",
-    "test (95 %)",
-    "winner",
-    "default recipe",
-    "linear probe",
+    "data", "seed", "winner", "test", "finals, or validation", "default recipe", "linear probe",
     "optimism",
-)
+)  # fmt: skip
 
 
 def main() -> None:
