@@ -94,6 +94,5 @@ class Board:
         """Seconds of the budget for the runs of the finals; none where they cannot be held."""
         if self.budget.seconds is None:
             return 0.0
-        share = FINALS_SHARE * self.budget.seconds
-        field, _ = self.contest(share)
-        return min(share, MOST_RUNS * sum(self.again(row) for row in field))
+        field, runs = self.contest(FINALS_SHARE * self.budget.seconds)
+        return runs * sum(self.again(row) for row in field)  # what else is left they take too

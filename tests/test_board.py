@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from autotl.board import FINALISTS, FINALISTS_UNHURRIED, FINALS_SHARE, MOST_RUNS, Board
+from autotl.board import FINALISTS, FINALISTS_UNHURRIED, FINALS_SHARE, Board
 from autotl.budget import Budget
 from autotl.metrics import METRICS
 from autotl.store import Store, TrialRow
@@ -65,7 +65,7 @@ def test_configurations_that_are_equal_take_part_once() -> None:
 def test_the_search_leaves_the_finals_their_share() -> None:
     budget = Budget(1000.0)
     assert Stub([], budget).for_finals() == 0.0
-    assert Stub([1.0] * 9, budget).for_finals() == 5 * MOST_RUNS  # and no more than they need
+    assert Stub([1.0] * 9, budget).for_finals() == 5 * 3  # and no more than they need
     assert Stub([20.0] * 9, budget).for_finals() == FINALS_SHARE * 1000
     assert Stub([200.0] * 9, budget).for_finals() == 0.0  # they cannot be held anyway
     budget.runs = 100.0
