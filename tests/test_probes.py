@@ -187,10 +187,17 @@ def test_the_features_are_the_backbones() -> None:
 
 @pytest.mark.parametrize(
     ("strategy", "frozen"),
-    [("linear_probe", True), ("full", False), ("last_blocks", False), (thaws, False)],
+    [
+        ("linear_probe", True),
+        ("full", False),
+        ("last_blocks", False),
+        (thaws, False),
+        ("lora", False),  # what it trains is not there before it is asked
+        ("lp_ft", False),
+    ],
 )
 def test_what_stays_frozen(strategy: Any, frozen: bool) -> None:
     network = toy.model()
-    before = [p.requires_grad for p in network.parameters()]
+    before = {name: p.requires_grad for name, p in network.named_parameters()}
     assert stays_frozen(network, toy.config(freeze=strategy), 3) == frozen
-    assert [p.requires_grad for p in network.parameters()] == before
+    assert {name: p.requires_grad for name, p in network.named_parameters()} == before

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from autotl.finetune.inputs import Inputs
-from autotl.finetune.loop import set_learning
+from autotl.finetune.loop import rehearse
 from autotl.finetune.predict import autocast, logits
 from autotl.finetune.setting import Setting, key
 from autotl.finetune.task import Task
-from autotl.model import Device, Model, build_backbone, plan
+from autotl.model import Device, Model, build_backbone
 from autotl.space import Choice, Config
 
 FEW, FEW_SIDE = 8, 224
@@ -94,11 +94,8 @@ def measure(model: Model, config: Config, task: Task) -> Cost:
 
     They train what learns at the end of the schedule, which is the most that ever does.
     """
-    trial = copy.deepcopy(model)
-    costly = 0
-    for groups in plan(trial, config["freeze"], task.epochs):
-        set_learning(trial, groups)
-        costly += trial.backbone_learns
+    trial, learning = rehearse(model, config, task.epochs)
+    costly = sum(learning)
     name = key(trial, config, task.where)
     if name not in task.measured:
         task.measured[name] = asdict(_measure(trial, config, task, name))

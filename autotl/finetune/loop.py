@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 import warnings
 from collections.abc import Iterator
@@ -186,6 +187,26 @@ def set_learning(model: Model, groups: list[Group]) -> None:
     for p in model.parameters():
         p.requires_grad = id(p) in learning
         p.grad = None
+
+
+def rehearse(model: Model, config: Config, epochs: int) -> tuple[Model, list[bool]]:
+    """What a strategy will do, on a copy: as it learns in the end, and when its backbone learns.
+
+    Args:
+        model: Is left as it is.
+        config: Its strategy is asked.
+        epochs: How many.
+
+    Returns:
+        The copy, with what the strategy adds to it (LoRA), and for each epoch whether any
+        parameter of the backbone learns in it.
+    """
+    trial = copy.deepcopy(model)
+    learns = []
+    for groups in plan(trial, config["freeze"], epochs):
+        set_learning(trial, groups)
+        learns.append(trial.backbone_learns)
+    return trial, learns
 
 
 def _optimizer(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -15,9 +14,9 @@ from torch import Tensor
 
 from autotl.errors import OutOfTime
 from autotl.finetune.inputs import Inputs
-from autotl.finetune.loop import Training, set_learning
+from autotl.finetune.loop import Training, rehearse, set_learning
 from autotl.finetune.task import Epoch, Task
-from autotl.model import Model, plan, with_head
+from autotl.model import Model, with_head
 from autotl.space import Config
 
 Done = TypeVar("Done")
@@ -37,14 +36,8 @@ class Probed:
 
 def stays_frozen(model: Model, config: Config, epochs: int) -> bool:
     """Whether a strategy trains the head alone, in every epoch; tried on a copy of the model."""
-    trial = copy.deepcopy(model)
-    backbone = {id(p) for p in trial.backbone.parameters()}
-    return not any(
-        id(p) in backbone
-        for groups in plan(trial, config["freeze"], epochs)
-        for group in groups
-        for p in group["params"]
-    )
+    _, learns = rehearse(model, config, epochs)
+    return not any(learns)
 
 
 def probe(
