@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,11 +36,7 @@ class Board:
 
     def baselines(self) -> dict[str, Any]:
         """Which trials are what everybody would try first, best first."""
-        rows = self.ranked()
-        probes = [row.number for row in rows if row.facts.get("probe")]
-        known = [row.number for row in rows if row.facts.get("default")]
-        defaults = [number for number in known if number not in probes]
-        return {"linear_probes": probes, "default_trial": defaults[0] if defaults else None}
+        return _baselines(self.ranked())
 
     # what a trial would take again, in seconds
 
@@ -66,14 +62,7 @@ class Board:
 
     def finalists(self, count: int) -> list[TrialRow]:
         """The best distinct configurations, then the baselines that are not among them."""
-        rows, known = self.ranked(), self.baselines()
-        distinct: dict[str, TrialRow] = {}
-        for row in rows:
-            distinct.setdefault(json.dumps(row.config, sort_keys=True), row)
-        best = list(distinct.values())[:count]
-        wanted = {*known["linear_probes"][:1], known["default_trial"]}
-        configs = [row.config for row in best]
-        return best + [r for r in rows if r.number in wanted and r.config not in configs]
+        return _finalists(self.ranked(), count)
 
     def contest(self, seconds: float) -> tuple[list[TrialRow], int]:
         """Who takes part in finals that may take so long, and in how many runs at least.
@@ -81,10 +70,11 @@ class Board:
         Rather fewer than ``FINALISTS`` in three runs than all of them in two; nobody where there is
         no time for two candidates in two runs.
         """
+        rows = self.ranked()
         most = FINALISTS if self.budget.seconds is not None else FINALISTS_UNHURRIED
         for runs in (3, FEWEST_RUNS):
             for count in range(most, 0, -1):
-                field = self.finalists(count)
+                field = _finalists(rows, count)
                 needed = runs * sum(self.again(row) for row in field)
                 if len(field) >= 2 and needed <= seconds:
                     return field, runs
@@ -96,3 +86,17 @@ class Board:
             return 0.0
         field, runs = self.contest(FINALS_SHARE * self.budget.seconds)
         return runs * sum(self.again(row) for row in field)  # what else is left they take too
+
+
+def _baselines(ranked: Sequence[TrialRow]) -> dict[str, Any]:
+    probes = [row.number for row in ranked if row.facts.get("probe")]
+    known = [row.number for row in ranked if row.facts.get("default")]
+    defaults = [number for number in known if number not in probes]
+    return {"linear_probes": probes, "default_trial": defaults[0] if defaults else None}
+
+
+def _finalists(ranked: Sequence[TrialRow], count: int) -> list[TrialRow]:
+    known, best = _baselines(ranked), report.distinct(ranked)[:count]
+    wanted = {*known["linear_probes"][:1], known["default_trial"]}
+    configs = [row.config for row in best]
+    return best + [r for r in ranked if r.number in wanted and r.config not in configs]

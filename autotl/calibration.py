@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from scipy.special import softmax
 
-Labels = NDArray[np.int64]
-Probabilities = NDArray[np.float32]
+from autotl.metrics import Labels, Probabilities
 
 BINS = 15
 """Of equal width, over which the calibration error is taken."""

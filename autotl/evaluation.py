@@ -95,7 +95,7 @@ def score(
     names: Sequence[str] = tuple(metrics.METRICS),
 ) -> dict[str, Any]:
     """The metrics with their intervals, the calibration error, and the table of classes."""
-    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+    from sklearn.metrics import precision_recall_fscore_support
 
     every = np.arange(len(classes))
     guesses = probabilities.argmax(1)
@@ -116,7 +116,7 @@ def score(
         "metrics": {name: _interval(name, labels, probabilities) for name in names},
         "ece": calibration.expected_error(labels, probabilities),
         "per_class": table,
-        "confusion": confusion_matrix(labels, guesses, labels=every).tolist(),
+        "confusion": metrics.confusion(labels, probabilities),
     }
 
 

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from autotl import artifact, calibration, card, finetune, gallery, metrics, progress, space, study
 from autotl.errors import StudyError, TrialEnd
@@ -186,7 +182,7 @@ def _test(
         "learned_parameters": winner.learned_parameters,
         "refit_seconds": refit_seconds,
         "refitted": refitted,
-        **_by_class(labels, probabilities.argmax(1), trials.dataset.classes),
+        **_by_class(metrics.confusion(labels, probabilities), trials.dataset.classes),
     }
     wrong = gallery.mistakes(trials.dataset, rows, probabilities)
     seconds = min(EXPLAINING, trials.budget.left - trials.budget.fixed / 2)
@@ -195,16 +191,10 @@ def _test(
     _write_card(trials, winner, test=tested, refitted=refitted)
 
 
-def _by_class(
-    labels: NDArray[np.int64], guesses: NDArray[np.int64], classes: tuple[str, ...]
-) -> dict[str, Any]:
-    """Recall of each class and the confusion matrix, rows the truth and columns the answer."""
-    from sklearn.metrics import confusion_matrix
-
-    confusion = confusion_matrix(labels, guesses, labels=np.arange(len(classes)))
-    counts = Counter(int(label) for label in labels)
+def _by_class(confusion: list[list[int]], classes: tuple[str, ...]) -> dict[str, Any]:
+    """The confusion matrix, and the recall of each class; None for one without a picture."""
     per_class = [
-        {"class": name, "n": counts[i], "score": confusion[i, i] / counts[i] if counts[i] else None}
-        for i, name in enumerate(classes)
+        {"class": name, "n": sum(row), "score": row[i] / sum(row) if sum(row) else None}
+        for i, (name, row) in enumerate(zip(classes, confusion, strict=True))
     ]
-    return {"per_class": per_class, "confusion": confusion.tolist()}
+    return {"per_class": per_class, "confusion": confusion}

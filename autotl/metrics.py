@@ -101,6 +101,17 @@ def get(name: str) -> Metric:
     return METRICS[name]
 
 
+def confusion(labels: Labels, probabilities: Probabilities) -> list[list[int]]:
+    """How many pictures of each class were answered as each: rows the truth, columns the answer."""
+    from sklearn.metrics import confusion_matrix
+
+    classes = range(probabilities.shape[1])
+    found: list[list[int]] = confusion_matrix(
+        labels, probabilities.argmax(1), labels=classes
+    ).tolist()
+    return found
+
+
 def wilson(score: float, n: int) -> tuple[float, float]:
     """The 95 % interval of an accuracy ``score`` measured on ``n`` pictures (Wilson 1927)."""
     from scipy.stats import binomtest

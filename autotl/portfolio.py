@@ -63,10 +63,11 @@ class Portfolio:
         """
         if self.waiting():
             return
-        promising = self._promising(ranked)[:1]
-        usual = self.space.defaults(**dict(zip(["backbone"], promising, strict=False)))
-        kinds = ("augment", "backbone") if promising else ("augment",)
-        params = {n: v for n, v in usual.items() if n == "freeze" or n.split(".")[0] in kinds}
+        promising = self._promising(ranked)
+        names = {"backbone": promising[0]} if promising else {}
+        kinds = ("augment", *names)
+        usual = self.space.defaults(**names).items()
+        params = {n: v for n, v in usual if n == "freeze" or n.split(".")[0] in kinds}
         self.study.enqueue_trial(params)
 
     def waiting(self) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from autotl import data, ensemble, finetune, progress
+from autotl import data, ensemble, finetune, metrics, progress
 from autotl.board import MOST_RUNS
 from autotl.data import Resplit, Rows
 from autotl.errors import Diverged, OutOfTime, StoreError
@@ -109,11 +109,7 @@ class Runs:
 
     def _ending(self, rows: list[TrialRow]) -> float:
         """Seconds to refit and test whichever wins; if late, a model of its runs is taken."""
-        trials = self.trials
-        ends = [
-            trials.budget.finals(trials.board.again(r), trials.board.test_seconds(r)) for r in rows
-        ]
-        return max(ends, default=0.0)
+        return max(map(self.trials.board.finals_seconds, rows), default=0.0)
 
     def _invite(self, entrants: list[TrialRow], deadline: float) -> bool:
         """Let more take part if the first run was quicker than its trials; whether there are more.
@@ -199,17 +195,11 @@ class Runs:
             seconds=candidate.seconds[number],
             facts={
                 "ms_per_item": candidate.ms_per_item,
-                "confusion": self._confusion(resplit, answers[0]),
+                "confusion": metrics.confusion(
+                    trials.dataset.labels[resplit.validation], answers[0]
+                ),
             },
         )
-
-    def _confusion(self, resplit: Resplit, answers: Probabilities) -> list[list[int]]:
-        """How often each class ``[C]`` was answered as each ``[C]``, for people."""
-        truth = self.trials.dataset.labels[resplit.validation]
-        matrix = np.zeros((answers.shape[1],) * 2, dtype=np.int64)
-        np.add.at(matrix, (truth, answers.argmax(1)), 1)
-        found: list[list[int]] = matrix.tolist()
-        return found
 
     def _recall(self, candidate: Candidate, row: FinalRow, resplit: Resplit) -> bool:
         """Whether a run that was written down can be taken as it is: its answers are there too."""

@@ -341,6 +341,14 @@ def opened(folder: Path) -> Store:
     return store
 
 
+def whole(folder: Path, trials: int = 24) -> Path:
+    """``folder`` with the database of a study that has everything."""
+    made = opened(folder)
+    write(made, trials)
+    made.close()
+    return folder
+
+
 def copied(source: Path, folder: Path) -> Store:
     """A store of one's own with what was written before, as writing it takes a while."""
     (folder / "autotl.db").write_bytes((source / "autotl.db").read_bytes())

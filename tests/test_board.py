@@ -21,16 +21,15 @@ class Stub(Board):
         super().__init__(Store("sqlite://"), "s", METRICS["accuracy"], budget)
         row = TrialRow(0, "complete", "", {}, 0.5, 3, 1, 1, 0.0, datetime.now(UTC))
         rows = [
-            replace(row, number=i, seconds=s, config={"head": {str(i): {}}})
+            replace(
+                row, number=i, seconds=s, config={"head": {str(i): {}}}, facts={"probe": i == probe}
+            )
             for i, s in enumerate(seconds)
         ]
-        self.__dict__.update(rows=rows, probe=probe)
+        self.__dict__.update(rows=rows)
 
     def ranked(self) -> list[TrialRow]:
         return self.rows
-
-    def baselines(self) -> dict[str, Any]:
-        return {"linear_probes": [self.probe], "default_trial": None}
 
     def again(self, row: TrialRow) -> float:
         return row.seconds

@@ -24,11 +24,7 @@ from autotl.store import Store
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("whole")
-    made = evidence.opened(folder)
-    evidence.write(made, 20)
-    made.close()
-    return folder
+    return evidence.whole(tmp_path_factory.mktemp("whole"), 20)
 
 
 @pytest.fixture

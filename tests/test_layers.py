@@ -24,7 +24,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {  # room: (rooms it may enter, 
     # What a study is asked to do, and what a score is.
     "study": ({"errors", "plugin"}, {"pydantic", "tomli_w"}),
     "metrics": ({"errors"}, {"numpy", "scipy", "sklearn"}),
-    "calibration": (set(), {"numpy", "scipy"}),
+    "calibration": ({"metrics"}, {"numpy", "scipy"}),
     "transferability": (set(), {"numpy", "scipy"}),
     # From pictures to a trained model: torch, and never Optuna.
     "data": ({"errors", "plugin"}, {"PIL", "numpy", "torch"}),
@@ -100,7 +100,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {  # room: (rooms it may enter, 
     "handover": (
         {"artifact", "calibration", "card", "errors", "finetune", "gallery", "metrics", "model"}
         | {"progress", "space", "store", "study", "trials"},
-        {"numpy", "sklearn"},
+        set(),
     ),
     "runs": (
         {"data", "ensemble", "errors", "finetune", "metrics", "model", "progress", "store"}

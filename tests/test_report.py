@@ -32,12 +32,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the database of a study that has everything."""
-    folder = tmp_path_factory.mktemp("whole")
-    made = evidence.opened(folder)
-    evidence.write(made)
-    made.close()
-    return folder
+    return evidence.whole(tmp_path_factory.mktemp("whole"))
 
 
 @pytest.fixture

@@ -43,7 +43,6 @@ class Inputs:
             config["augment"], model.expects.size, len(task.train.counts), device
         )
         self.targets = self.augmented.targets
-        self.fitted = False  # whether the head was, in closed form
         self.learns = True  # whether there is anything to train
         self.whole = math.ceil(task.train.pictures / len(task.train))  # the largest batch
         self.micro = self.whole
@@ -139,7 +138,6 @@ class Inputs:
             return
         with torch.no_grad():
             fit(self.plain(), self.task.train.classes)
-        self.fitted = True
 
     def plain(self) -> Tensor:
         """What the head is fed of the training pictures as they are, ``float32 [N, ...]``."""

@@ -8,13 +8,14 @@ file for people, ``figures`` are its interactive figures and ``axis`` those that
 """
 
 from autotl.report.page import write
-from autotl.report.summary import backbone_costs, pareto, ranked, summarise, top
+from autotl.report.summary import backbone_costs, distinct, pareto, ranked, summarise, top
 from autotl.report.words import answer, chosen, recipe_line, winner_name
 
 __all__ = [
     "answer",
     "backbone_costs",
     "chosen",
+    "distinct",
     "pareto",
     "ranked",
     "recipe_line",

@@ -29,6 +29,14 @@ def ranked(rows: Iterable[TrialRow], direction: str) -> list[TrialRow]:
     return sorted((r for r in rows if r.end == "complete" and r.score is not None), key=key)
 
 
+def distinct(rows: Iterable[TrialRow]) -> list[TrialRow]:
+    """The rows without those whose configuration came before."""
+    found: dict[str, TrialRow] = {}
+    for row in rows:
+        found.setdefault(json.dumps(row.config, sort_keys=True), row)
+    return list(found.values())
+
+
 def cost(row: TrialRow) -> tuple[float, float]:
     """Parameters, and those that learned; a trial that does not know them is not a cheap one."""
     sizes = row.parameters, row.learned_parameters
@@ -115,12 +123,11 @@ def summarise(store: Store, study: str) -> dict[str, Any]:
     facts, rows, tests = store.require(study), store.trials(study), store.tests(study)
     direction = facts.get("direction", "maximize")
     complete = ranked(rows, direction)
-    scored = [_scored(row, facts) for row in complete]
     finals = facts.get("finals")
     if finals:
         winner, finalists, baselines = _of_finals(finals)
     else:
-        winner, finalists, baselines = _of_search(scored, facts)
+        winner, finalists, baselines = _of_search(complete, facts)
     test = test_of(winner, tests)
     ends, data = Counter(row.end for row in rows), facts.get("data") or {}
     pruned = ends["pruned"] + ends["out_of_time"]
@@ -175,14 +182,10 @@ def _of_finals(finals: Mapping[str, Any]) -> Found:
     return {**winner, "seeds": finals["runs"]}, finalists, baselines
 
 
-def _of_search(scored: Sequence[dict[str, Any]], facts: Mapping[str, Any]) -> Found:
-    distinct: dict[str, dict[str, Any]] = {}
-    for s in scored:
-        distinct.setdefault(json.dumps(s["config"], sort_keys=True), s)
-    finalists = [
-        {**f, "tied_with_best": f["low"] <= scored[0]["mean"] <= f["high"]}
-        for f in list(distinct.values())[:FINALISTS]
-    ]
+def _of_search(complete: Sequence[TrialRow], facts: Mapping[str, Any]) -> Found:
+    scored = [_scored(row, facts) for row in complete]
+    best = [_scored(row, facts) for row in distinct(complete)[:FINALISTS]]
+    finalists = [{**f, "tied_with_best": f["low"] <= scored[0]["mean"] <= f["high"]} for f in best]
     probes, default = set(facts.get("linear_probes") or ()), facts.get("default_trial")
     baselines = {
         "linear_probe": next((s for s in scored if s["trial"] in probes), {}),
