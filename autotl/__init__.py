@@ -42,8 +42,9 @@ def search(data: str | Path, watch: Listener | None = None, **options: Any) -> R
     Raises:
         AutoTLError: Something that can be mended; the message says what and how.
     """
-    from autotl import engine, progress, study  # torch and Optuna are loaded only when needed
+    from autotl import engine, memory, progress, study  # torch is loaded only when needed
 
+    memory.keep()
     return engine.run(study.configure(str(data), options), watch or progress.ignore)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from autotl import report
-from autotl.budget import Budget
+from autotl.budget import FINALS_SHARE, Budget
 from autotl.metrics import Metric
 from autotl.store import Store, TrialRow
 
@@ -16,9 +16,6 @@ FINALISTS, FINALISTS_UNHURRIED = 5, 3
 
 FEWEST_RUNS, MOST_RUNS = 2, 10
 """Of the finals. From one run nothing is known of its noise; after ten more of them say little."""
-
-FINALS_SHARE = 0.3
-"""The share of the budget that the runs of the finals may take."""
 
 
 @dataclass(frozen=True)
@@ -41,14 +38,9 @@ class Board:
     # what a trial would take again, in seconds
 
     def again(self, row: TrialRow) -> float:
-        """To train as the trial did on another part of the data, what was kept being there.
-
-        A trial that took longer than was estimated will do so again.
-        """
-        estimated, needed = row.facts.get("seconds_again"), row.facts.get("seconds_needed")
-        if estimated is None:  # nothing was measured
-            return row.seconds
-        return float(estimated) * max(1.0, row.seconds / needed if needed else 1.0)
+        """To train as the trial did on another part of the data, what was kept being there."""
+        known = row.facts.get("seconds_again")
+        return row.seconds if known is None else float(known)  # None: nothing was measured
 
     def test_seconds(self, row: TrialRow) -> float:
         """To test its model."""

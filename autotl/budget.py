@@ -9,6 +9,12 @@ from contextlib import contextmanager
 LONGEST_TRIAL = 0.3
 """The share of the budget that a trial may plan for; longer ones get fewer epochs."""
 
+FINALS_SHARE = 0.3
+"""The share of the budget that the runs of the finals may take."""
+
+REPEATS = 4
+"""How often a trial is to fit into it: for two runs of two that take as long."""
+
 
 class Budget:
     """A number of seconds that begins to run when it is made, or None for no end.
@@ -70,6 +76,11 @@ class Budget:
         if self.seconds is None:
             return float("inf")
         return min(self.longest_trial(again, test), LONGEST_TRIAL * self.seconds)
+
+    @property
+    def repeatable(self) -> float:
+        """What a trial should take to be done again, if finals are to be held with it."""
+        return float("inf") if self.seconds is None else FINALS_SHARE * self.seconds / REPEATS
 
     def grace(self, test: float = 0.0) -> float | None:
         """A reading of ``time.monotonic`` by which the refit must be over at the latest."""

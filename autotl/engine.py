@@ -32,7 +32,7 @@ from autotl.model import Device
 from autotl.progress import Listener, Note, Stage
 from autotl.registry import Registry, Terms
 from autotl.space import Choice, Space
-from autotl.store import Store, default_url
+from autotl.store import Store, default_url, existing_url
 from autotl.study import DEFAULT_BUDGET, StudyConfig
 from autotl.trials import Trials
 
@@ -97,6 +97,8 @@ def run(
     metrics.get(settings.metric)  # names that are wrong are found before anything is made
     plugins = plugins or registry.load(settings.plugin)
     plugins.dataset(settings.data)
+    if settings.learn_from:
+        existing_url(settings.learn_from)
     where = model.device(settings.device, settings.precision)
     store = Store(settings.storage or default_url(settings.out))
     _announce(settings, store, budget, str(where), watch)

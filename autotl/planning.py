@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from autotl import finetune
 from autotl.budget import Budget
 from autotl.errors import OutOfTime
-from autotl.finetune import Cost, Task
+from autotl.finetune import Cost, Epoch, Task
 from autotl.model import Model
 from autotl.space import Config
 from autotl.trainings import Trainings
@@ -30,12 +32,27 @@ class Plan:
         task: What it is trained on, and how far.
         frozen: Whether the backbone learns in no epoch.
         known: What was measured, as it is filed with the trial.
+        cost: The same for any number of epochs; None without a budget.
     """
 
     network: Model
     task: Task
     frozen: bool
     known: dict[str, Any]
+    cost: Cost | None = None
+
+    def again(self, done: Sequence[Epoch]) -> float:
+        """Seconds to train so again on another part of the data, by the epochs that were done.
+
+        The first of them may have run the frozen part over new views, which the others did not.
+        """
+        took = [epoch.seconds for epoch in done]
+        views = self.task.views
+        if self.cost is None or len(took) <= views:
+            return float(self.known.get("seconds_again", sum(took)))
+        usual = statistics.fmean(took[views:])
+        first = sum(min(seconds, usual) for seconds in took[:views])
+        return self.cost.new_views(len(took), views) + first + sum(took[views:])
 
 
 def plan(network: Model, config: Config, trainings: Trainings, *, modest: bool) -> Plan:
@@ -61,7 +78,7 @@ def plan(network: Model, config: Config, trainings: Trainings, *, modest: bool) 
     task.setting = cost.setting
     task.views = cost.views(task.views, VIEWS_SHARE * budget.seconds)
     test = cost.predict * len(trainings.dataset.indices("test"))
-    task.epochs = _affordable(cost, task, budget, test, modest)
+    task.epochs = affordable(cost, task, budget, test, modest)
     again = cost.again(task.epochs, task.views)
     task.deadline = time.monotonic() + budget.longest_trial(again, test)
     known = {
@@ -72,15 +89,32 @@ def plan(network: Model, config: Config, trainings: Trainings, *, modest: bool) 
         "seconds_needed": cost.seconds(task.epochs, task.views),
         "seconds_again": again,
     }
-    return Plan(network, task, frozen, known)
+    return Plan(network, task, frozen, known, cost)
 
 
-def _affordable(cost: Cost, task: Task, budget: Budget, test: float, modest: bool) -> int:
-    """How many epochs there is time for, if the model is to be refitted and tested too."""
-    fewest = 1 if modest else max(1, round(FEWEST_EPOCHS * task.epochs))
+def affordable(cost: Cost, task: Task, budget: Budget, test: float, modest: bool) -> int:
+    """How many epochs there is time for, if the model is to be refitted and tested too.
+
+    Rather fewer than all, but not fewer than are worth it, so that the finals can repeat them.
+
+    Args:
+        cost: What they take.
+        task: Has the number that is wanted, and the views.
+        budget: What there is.
+        test: Seconds that its test will take.
+        modest: Whether a single epoch is better than none.
+
+    Raises:
+        OutOfTime: There is time for too few.
+    """
+    worth = max(1, round(FEWEST_EPOCHS * task.epochs))
+    fewest = 1 if modest else worth
     share = budget.longest_trial if modest else budget.fair_share
     for epochs in range(task.epochs, fewest - 1, -1):
-        allowed = share(cost.again(epochs, task.views), test)
+        again = cost.again(epochs, task.views)
+        if epochs > worth and again > budget.repeatable:
+            continue
+        allowed = share(again, test)
         if cost.seconds(epochs, task.views) <= allowed:
             return epochs
     raise OutOfTime(

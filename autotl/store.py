@@ -129,6 +129,24 @@ def default_url(out: Path) -> str:
     return sa.URL.create("sqlite", database=str(file)).render_as_string()
 
 
+def existing_url(place: str) -> str:
+    """The URL of a database that is there already; opening one that is not would make it.
+
+    Args:
+        place: A URL, or the file of a SQLite database.
+
+    Raises:
+        StoreError: There is no such file.
+    """
+    if "://" not in place:
+        place = sa.URL.create("sqlite", database=place).render_as_string()
+    file = Path(place.removeprefix("sqlite:///"))
+    if place.startswith("sqlite:///") and not file.is_file():
+        near = [f.name for f in file.parent.glob("*.db")]
+        raise StoreError(f"there is no database {file}; {did_you_mean(file.name, near)}")
+    return place
+
+
 class Store:
     """An open database: ``storage`` is Optuna's part, ``url`` where it is, without the password.
 

@@ -28,7 +28,7 @@ from autotl.progress import Listener
 from autotl.pruner import WorstQuarterPruner
 from autotl.registry import Registry
 from autotl.space import Config, Space
-from autotl.store import Store
+from autotl.store import Store, existing_url
 from autotl.study import StudyConfig
 from autotl.trainings import Trainings
 from autotl.transferability import logme
@@ -157,17 +157,14 @@ class Trials:
             return {}
         if "past" not in facts:
             here = history.profile(self.store, self.name)
-            found = history.learn(self._library(), here, self.metric.name, self.space, self.name)
+            place = self.settings.learn_from
+            library = Store(existing_url(place)) if place else self.store
+            found = history.learn(library, here, self.metric.name, self.space, self.name)
+            if place:
+                library.close()
             self.store.update(self.name, past=found)
             return found
         return {name: params for name, params in facts["past"].items() if self._drawable(params)}
-
-    def _library(self) -> Store:
-        """Where past studies are."""
-        place = self.settings.learn_from
-        if place is None:
-            return self.store
-        return Store(place if "://" in place else f"sqlite:///{place}")
 
     def _drawable(self, params: dict[str, Any]) -> bool:
         """Whether the space can still draw what was learned."""
@@ -280,6 +277,7 @@ class Trials:
                 text = f"among the worst quarter after epoch {epoch.number} of {epochs}"
                 raise optuna.TrialPruned(text)
         trial.set_user_attr("learned_parameters", epoch.learned)
+        self.store.note_trial(self.name, trial.number, seconds_again=plan.again(done))
         return Ended(plan.network, epochs=tuple(done))
 
     def _beside(

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from autotl.budget import LONGEST_TRIAL, Budget
+from autotl.budget import FINALS_SHARE, LONGEST_TRIAL, Budget
 
 
 class Clock:
@@ -84,6 +84,11 @@ def test_one_trial_does_not_take_the_time_of_all(clock: Clock) -> None:
     assert budget.fair_share(9) == LONGEST_TRIAL * 600 < budget.longest_trial(9)
     clock.now += 500
     assert budget.fair_share(9) == budget.longest_trial(9) < LONGEST_TRIAL * 600
+
+
+def test_the_finals_can_repeat_two_trials_twice(clock: Clock) -> None:
+    assert 2 * 2 * Budget(600).repeatable == pytest.approx(FINALS_SHARE * 600)
+    assert Budget(None).repeatable == math.inf
 
 
 def test_the_refit_must_end_before_the_deadline(clock: Clock) -> None:

@@ -13,7 +13,7 @@ import pytest
 from pictures import rows
 
 from autotl import engine, finetune, study
-from autotl.errors import StudyError
+from autotl.errors import StoreError, StudyError
 from autotl.progress import EpochEnded, Event, TrialEnded, TrialStarted
 from autotl.store import Store
 
@@ -255,6 +255,14 @@ def test_a_study_learns_from_its_predecessors(settings: Make, tmp_path: Path) ->
     without = settings(study="without", trials=3)
     engine.run(without)
     assert "learned from" not in str([t.user_attrs.get("recipe") for t in optuna_trials(without)])
+
+
+def test_a_database_to_learn_from_must_be_there(settings: Make, tmp_path: Path) -> None:
+    (tmp_path / "past.db").touch()
+    for place in (f"{tmp_path}/pst.db", f"sqlite:///{tmp_path}/pst.db"):
+        with pytest.raises(StoreError, match=r"no database .*pst.db; did you mean 'past.db'\?"):
+            engine.run(settings(learn_from=place))
+    assert [file.name for file in tmp_path.glob("*.db")] == ["past.db"]
 
 
 def store_of(made: study.StudyConfig) -> Store:

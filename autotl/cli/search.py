@@ -53,7 +53,7 @@ from autotl.cli.common import FILE, PLUGIN, Span, asked, interruptible
 @click.option(
     "--history/--no-history", default=None, help="Begin with what did best on similar data."
 )
-@click.option("--learn-from", metavar="URL", help="Where to look for it; default --storage.")
+@click.option("--learn-from", metavar="FILE|URL", help="Where to look for it; default --storage.")
 @click.option("--cache-size", metavar="SIZE", help="Of what frozen parts computed: 20GB.")
 @PLUGIN
 @click.option("--study", metavar="NAME", help="Name of the study; default that of the data.")

@@ -24,7 +24,7 @@ from autotl.finetune.task import Task
 from autotl.model import Device, Model, build_backbone
 from autotl.space import Choice, Config
 
-FEW, FEW_SIDE = 8, 224
+FEW, FEW_SIDE = 16, 224
 """Pictures that are timed on a CPU, of that side in pixels; more of smaller ones, whose batches
 take less for each than a few alone."""
 
@@ -55,12 +55,15 @@ class Cost:
         return self.once + self.view * min(views, epochs) + self.epoch * self.costly * epochs
 
     def again(self, epochs: int, views: int = 4) -> float:
-        """For the same on another part of the data, where a quarter of the pictures is new to it.
+        """For the same on another part of the data."""
+        return self.new_views(epochs, views) + self.epoch * self.costly * epochs
 
-        What the frozen part made of the others has been kept.
+    def new_views(self, epochs: int, views: int = 4) -> float:
+        """To run the frozen part over another part of the data, a quarter of which is new to it.
+
+        What it made of the others, and of all pictures in their plain view, has been kept.
         """
-        new = self.view * (min(views, epochs) - 1) / 4
-        return new + self.epoch * self.costly * epochs
+        return self.view * (min(views, epochs) - 1) / 4
 
     def views(self, most: int, seconds: float) -> int:
         """How many views of a picture to keep, if computing them may take so many seconds."""
