@@ -6,7 +6,8 @@
     model/config.json         what to build, how to prepare a picture, the classes, where from
     model/README.md           the model card
 
-``config.json`` may have a ``temperature`` T: probabilities are ``softmax(logits / T)``.
+``config.json`` may have a ``temperature`` T: probabilities are ``softmax(logits / T)``. That of an
+ensemble has ``members``, each with what to build and how to prepare a picture.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
 from autotl import card, data, finetune, model, registry, snippet, space
+from autotl.ensemble import Ensemble
 from autotl.errors import (
     ArtifactError,
     AutoTLError,
@@ -41,6 +43,7 @@ from autotl.space import Config
 
 SCHEMA = 1
 BATCH = 32
+KINDS = ("backbone", "head")
 
 
 def save(
@@ -50,6 +53,7 @@ def save(
     classes: Sequence[str],
     facts: Mapping[str, Any],
     text: str = "",
+    others: Sequence[Config] = (),
 ) -> None:
     """Write the model folder; an older one is replaced only when the new one is complete.
 
@@ -58,24 +62,20 @@ def save(
     Args:
         folder: Where to; its parent exists.
         network: The trained model.
-        config: Its configuration.
+        config: Its configuration; of an ensemble, its first member's.
         classes: Their names, in the order of the logits.
         facts: What else ``config.json`` shall say: data, versions, weights, how it was trained,
             and the ``temperature`` of its logits if they were calibrated.
         text: Of ``README.md``; without it a card that knows no scores, see ``card.write``.
+        others: The configurations of an ensemble's other members.
 
     Raises:
         StoreError: The folder cannot be written.
     """
-    parts = {kind: config[kind] for kind in ("backbone", "head")}
-    about = {
-        "schema": SCHEMA,
-        **space.to_json(parts),
-        "plugins": {kind: choice.plugin.origin for kind, choice in parts.items()},
-        "classes": list(classes),
-        "input": vars(network.expects),
-        **facts,
-    }
+    about = {"schema": SCHEMA, **_built(config, network), "classes": list(classes), **facts}
+    if isinstance(network, Ensemble):
+        pairs = zip((config, *others), network.members, strict=True)
+        about["members"] = [_built(*pair) for pair in pairs]
     # Cloned, because safetensors refuses a tensor that stands under two names.
     tensors = {
         name: t.detach().cpu().contiguous().clone() for name, t in network.state_dict().items()
@@ -89,7 +89,8 @@ def save(
         # safetensors makes files that nobody else may read.
         mode = (unfinished / "config.json").stat().st_mode
         (unfinished / "model.safetensors").chmod(mode)
-        about["plain"] = snippet.plain(unfinished, network, config)
+        several = {"reason": "it is an ensemble of several models"}
+        about["plain"] = several if others else snippet.plain(unfinished, network, config)
         _write(unfinished / "config.json", json.dumps(about, indent=2) + "\n")
         _write(unfinished / "README.md", text or card.render(about, folder.name))
         shutil.rmtree(folder, ignore_errors=True)
@@ -99,6 +100,16 @@ def save(
             f"{folder} cannot be written ({error.strerror or error}); free some space there or "
             "choose another folder with --out"
         ) from None
+
+
+def _built(config: Config, network: Model) -> dict[str, Any]:
+    """What ``config.json`` says of how to build a network and prepare a picture for it."""
+    parts = {kind: config[kind] for kind in KINDS}
+    return {
+        **space.to_json(parts),
+        "plugins": {kind: choice.plugin.origin for kind, choice in parts.items()},
+        "input": vars(network.expects),
+    }
 
 
 def _write(file: Path, text: str) -> None:
@@ -205,19 +216,12 @@ def load(folder: Path, plugins: Registry | None = None, where: Device | None = N
     """
     about, tensors = _read(folder)
     where = Device((where or model.device(precision="float32")).device, None)
-    try:
-        kinds = ("backbone", "head")
-        config = space.from_json(about, plugins or registry.load(), kinds=kinds, pretrained=False)
-    except AutoTLError as error:
-        made = ", ".join(about.get("plugins", {}).values())
-        raise ArtifactError(f"{folder} was made with plugins from {made}: {error}") from None
-    size = about["input"]["size"]
-    built = model.build(config, len(about["classes"]), size, where)
-    expects: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value
-        for key, value in about["input"].items()
-    }
-    network = Model(built.backbone, built.head, model.Input(**expects), built.takes)
+    plugins = plugins or registry.load()
+    if members := about.get("members"):
+        built = [_network(folder, m, len(about["classes"]), plugins, where) for m in members]
+        network: Model = Ensemble(built, [1 / len(built)] * len(built))  # weights are tensors too
+    else:
+        network = _network(folder, about, len(about["classes"]), plugins, where)
     network = network.to(where.device)
     try:
         network.load_state_dict(tensors)
@@ -225,6 +229,27 @@ def load(folder: Path, plugins: Registry | None = None, where: Device | None = N
         first = str(error).splitlines()[-1].strip()
         raise ArtifactError(f"{folder} does not fit the plugins that are here: {first}") from None
     return Predictor(network, about["classes"], where, about.get("temperature") or 1.0, about)
+
+
+def _network(
+    folder: Path, about: Mapping[str, Any], classes: int, plugins: Registry, where: Device
+) -> Model:
+    """The network that a part of ``config.json`` describes, without its weights.
+
+    Raises:
+        ArtifactError: A plugin is not here.
+    """
+    try:
+        config = space.from_json(about, plugins, kinds=KINDS, pretrained=False)
+    except AutoTLError as error:
+        made = ", ".join(about.get("plugins", {}).values())
+        raise ArtifactError(f"{folder} was made with plugins from {made}: {error}") from None
+    built = model.build(config, classes, about["input"]["size"], where)
+    expects: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in about["input"].items()
+    }
+    return Model(built.backbone, built.head, model.Input(**expects), built.takes)
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:

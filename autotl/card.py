@@ -85,14 +85,26 @@ def render(about: Mapping[str, Any], title: str, evidence: Mapping[str, Any] | N
         from_python=FROM_PYTHON.format(files=", ".join(f"Path({json.dumps(f)})" for f in files)),
         options="".join(f" --plugin {shlex.quote(f)}" for f in files),
         reason=plain.get("reason", ""),
-        recipe=_recipe(about.get("training", {})),
+        made_of=about.get("made_of", {}),
+        recipes=_recipes(about),
     )
 
 
 def _files(about: Mapping[str, Any]) -> list[str]:
     """The plugin files that it needs beside autotl and installed packages."""
-    found = (re.fullmatch("file (.+) sha256:.*", o) for o in about.get("plugins", {}).values())
+    origins = [o for a in (about, *about.get("members", ())) for o in a.get("plugins", {}).values()]
+    found = (re.fullmatch("file (.+) sha256:.*", origin) for origin in origins)
     return sorted({match[1] for match in found if match})
+
+
+def _recipes(about: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """What was trained, each with its recipe: the model, or what it is made of."""
+    if made := about.get("made_of"):
+        return [
+            (f"{m['name']}, weight {_number(m['weight'])}", _recipe(m["training"]))
+            for m in made["members"]
+        ]
+    return [("", _recipe(about.get("training", {})))]
 
 
 def _recipe(training: Mapping[str, Any]) -> list[tuple[str, str]]:

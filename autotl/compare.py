@@ -62,6 +62,7 @@ def standings(
     higher: bool = True,
     step: float = 0.0,
     rivals: int | None = None,
+    to: int | None = None,
 ) -> list[Standing]:
     """How each of several candidates stands to the best of them.
 
@@ -72,10 +73,11 @@ def standings(
         step: The least that a score changes when one answer does, such as 1/n for the accuracy on
             n pictures. Noise smaller than its rounding is not believed.
         rivals: How many of the first rows the best is one of; None for all.
+        to: The place of the row that counts as the best; None for the one that is.
     """
     k, runs = scores.shape
     means = scores.mean(1)
-    best = _best(means[:rivals], higher)
+    best = _best(means[:rivals], higher) if to is None else to
     shrink = 1 / runs + overlap  # times the variance of a score: that of a mean
 
     free = (k - 1) * (runs - 1)

@@ -7,12 +7,21 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from autotl.metrics import Labels, Metric, Probabilities
 from autotl.model import Model
+
+ENSEMBLE, SOUP = "ensemble", "soup"
+"""What is made of several: the mean of their probabilities, the mean of their weights."""
+
+TINY = 1e-12
+"""The smallest probability that a logarithm is taken of."""
 
 ROUNDS = 20
 """Members chosen, each as often as it helps; weights are multiples of one in so many."""
@@ -49,6 +58,44 @@ def mean(probabilities: Sequence[Probabilities], weights: Sequence[float]) -> Pr
     """``[N, C]``, the weighted mean of the members' ``[N, C]``."""
     found: NDArray[np.float64] = np.tensordot(weights, np.stack(probabilities), axes=1)
     return found.astype(np.float32)
+
+
+class Ensemble(Model):
+    """Several models as one, which answers with the weighted mean of their probabilities.
+
+    ``uint8 images [B, 3, S, S] -> [B, classes]``, the logarithms of that mean, whose softmax it is:
+    they serve where logits do. The members stand in the place of the backbone.
+
+    Args:
+        members: They are to see pictures of the same size and interpolation.
+        weights: Of each, above 0; their sum is 1.
+    """
+
+    def __init__(self, members: Sequence[Model], weights: Sequence[float]) -> None:
+        super().__init__(nn.ModuleList(members), _Mean(weights), members[0].expects)
+
+    @property
+    def members(self) -> list[Model]:
+        """The models."""
+        return [cast(Model, member) for member in self.backbone.children()]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Ask all members."""
+        mixed: Tensor = self.head(torch.stack([member(images) for member in self.members]))
+        return mixed
+
+
+class _Mean(nn.Module):
+    """``logits [m, B, classes]`` to the logarithms of their mean probabilities."""
+
+    weights: Tensor
+
+    def __init__(self, weights: Sequence[float]) -> None:
+        super().__init__()
+        self.register_buffer("weights", torch.tensor(weights).view(-1, 1, 1))
+
+    def forward(self, logits: Tensor) -> Tensor:
+        return (self.weights * logits.float().softmax(2)).sum(0).clamp(min=TINY).log()
 
 
 def alike(a: Model, b: Model) -> bool:

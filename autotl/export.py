@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import re
 import tempfile
 import textwrap
 import warnings
@@ -316,7 +317,7 @@ def _in_head(node: Any) -> bool:
     8 points of accuracy on handwritten digits where the backbone cost less than one.
     """
     scopes = next((p.value for p in node.metadata_props if p.key.endswith("name_scopes")), "")
-    return "network.head" in scopes
+    return re.search(r"network(\.backbone\.\d+)?\.head\b", scopes) is not None
 
 
 def _compared(

@@ -6,11 +6,13 @@ trained again, all with the same new seeds on the same new divisions of train an
 (``runs``), and ``compare`` says who can be told from whom.
 
 Several candidates as one are judged beside them: the mean of their answers, and of their weights.
-A model folder holds the network of one recipe, so they are reported and never handed over.
+Either is the winner where it is better than each of them by more than a tie.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,16 +21,38 @@ from autotl import calibration, compare, data, ensemble, finetune, gallery, hand
 from autotl.board import FEWEST_RUNS
 from autotl.compare import Standing
 from autotl.data import Rows
+from autotl.ensemble import ENSEMBLE, SOUP
+from autotl.handover import Winner
 from autotl.metrics import Probabilities
 from autotl.model import Model
-from autotl.runs import SOUP, Candidate, Runs
-from autotl.store import TrialRow
+from autotl.runs import Candidate, Runs
 from autotl.trials import Trials
 
-ENSEMBLE = "ensemble"
-
 Entry = dict[str, Any]
-"""A candidate as the study's facts have it."""
+"""A contender as the study's facts have it."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A candidate, or several as one, and what the runs gave that all of them have."""
+
+    name: str
+    role: str
+    members: list[Candidate]  # the heaviest first
+    weights: list[float]  # of each; their sum is 1
+    scores: list[float]
+    answers: list[Probabilities]
+
+    @property
+    def winner(self) -> Winner:
+        """What is handed over should it win."""
+        return Winner(self.name, tuple(c.trial for c in self.members), tuple(self.weights))
+
+    @property
+    def network(self) -> Model | None:
+        """Its model in the last run, if those of all members are at hand."""
+        networks = [c.network for c in self.members if c.network]
+        return self.winner.combined(networks) if len(networks) == len(self.members) else None
 
 
 def finish(trials: Trials, versions: dict[str, str]) -> None:
@@ -48,7 +72,7 @@ def finish(trials: Trials, versions: dict[str, str]) -> None:
         raise
     winner = finals.winner
     if handover.stands(trials, winner):
-        trials.watch(progress.Note(f"trial {winner.number} is still the best; its model stands"))
+        trials.watch(progress.Note(f"{winner.name} is still the best; its model stands"))
         return
     try:
         with trials.budget.stage("finals"):
@@ -77,7 +101,7 @@ class Finals:
     def __init__(self, trials: Trials) -> None:
         self.trials = trials
         self.runs = Runs(trials)
-        self._winner: Candidate | None = None
+        self._winner: Contender | None = None
 
     def hold(self) -> None:
         """Run as long as there is time, and write down how the candidates stand.
@@ -87,22 +111,26 @@ class Finals:
         """
         self._winner = None
         for _ in self.runs.hold():
-            self._conclude([])
-        enough = self.runs.count >= FEWEST_RUNS and len(self.runs.candidates) > 1
-        self._conclude(self._mixtures() if enough else [])
+            self._conclude(self._candidates())
+        candidates = self._candidates()
+        enough = self.runs.count >= FEWEST_RUNS and len(candidates) > 1
+        self._conclude(candidates, self._mixtures() if enough else [])
 
     @property
-    def winner(self) -> TrialRow:
+    def winner(self) -> Winner:
         """The winner of the finals, or of the search where there were none."""
-        return self._winner.trial if self._winner else self.trials.board.ranked()[0]
+        if self._winner:
+            return self._winner.winner
+        best = self.trials.board.ranked()[0]
+        return Winner(f"trial {best.number}", (best,))
 
     @property
     def spare(self) -> Model | None:
         """A model of the winner that has learned from a part of the pictures, if one is at hand."""
-        if self._winner and self._winner.network:
-            return self._winner.network
+        if self._winner and (network := self._winner.network):
+            return network
         best = self.trials.best
-        return best.network if best and best.number == self.winner.number else None
+        return best.network if best and f"trial {best.number}" == self.winner.name else None
 
     # ---------------------------------------------------------------- what its answers tell
 
@@ -131,13 +159,11 @@ class Finals:
         if self._winner:
             held = [self.runs.held(run) for run in runs]
             parts = [np.full(len(rows), run) for rows, run in zip(held, runs, strict=True)]
-            answers = [self._winner.answers[run] for run in runs]
-            return np.concatenate(held), np.concatenate(parts), np.concatenate(answers)
+            return np.concatenate(held), np.concatenate(parts), np.concatenate(self._winner.answers)
+        [best] = self.winner.trials
         rows, tested = (trials.dataset.indices(part) for part in ("validation", "test"))
-        seconds = trials.board.test_seconds(self.winner) * len(rows) / max(1, len(tested))
-        if self.spare is None or trials.budget.left < seconds + trials.board.finals_seconds(
-            self.winner
-        ):
+        seconds = trials.board.test_seconds(best) * len(rows) / max(1, len(tested))
+        if self.spare is None or trials.budget.left < seconds + trials.board.finals_seconds(best):
             return None
         network = self.spare.to(trials.where.device)
         answer = finetune.predict(
@@ -147,133 +173,166 @@ class Finals:
 
     # ---------------------------------------------------------------- how they stand
 
-    def _conclude(self, mixtures: list[Entry]) -> None:
-        """Write down how the candidates stand after the runs that all of them have.
+    def _conclude(self, singles: Sequence[Contender], mixtures: Sequence[Contender] = ()) -> None:
+        """Write down how the contenders stand.
 
         Args:
-            mixtures: What is made of several of them, with its scores.
+            singles: The candidates.
+            mixtures: What is made of several of them.
         """
-        trials, runs = self.trials, range(self.runs.count)
-        candidates = self.runs.candidates
-        if len(runs) < FEWEST_RUNS or len(candidates) < 2:
+        trials = self.trials
+        if self.runs.count < FEWEST_RUNS or len(singles) < 2:
             self._winner = None
             trials.store.update(trials.name, finals=None)
             return
         higher = trials.metric.direction == "maximize"
-        entries = [*(_entry(c, len(runs)) for c in candidates), *mixtures]
-        scores = np.array([entry["scores"] for entry in entries])
-        first = data.resplit(trials.dataset, 0, trials.settings.seed)
-        found = compare.standings(
-            scores,
-            first.overlap,
-            higher=higher,
-            step=1 / len(first.validation),
-            rivals=len(candidates),
-        )
-        for entry, standing in zip(entries, found, strict=True):
-            entry.update(_standing(standing, higher))
-        order = sorted(range(len(entries)), key=scores.mean(1).__getitem__, reverse=higher)
-        singles = [i for i in order if i < len(candidates)]
-        tied = [i for i in singles if found[i].tied]
-        times, sizes = ([entries[i][key] for i in tied] for key in ("ms_per_item", "parameters"))
-        cheapest = tied[compare.cheapest(times, sizes)]
-        winner = cheapest if trials.settings.prefer == "cheap" else singles[0]
-        self._winner = candidates[winner]
+        everyone = [*singles, *mixtures]
+        scores = np.array([contender.scores for contender in everyone])
+        means, count = scores.mean(1), len(singles)
+        found = self._standings(scores, count)
+        order = sorted(range(len(everyone)), key=means.__getitem__, reverse=higher)
+        best = next(i for i in order if i < count)  # of the candidates
+        leaders = [i for i in order if found[i].tied and i < count]
+        ahead = [i for i in order[: order.index(best)] if not found[i].tied]
+        ahead = [i for i in ahead if self._feasible(everyone[i])]
+        if ahead:
+            found = self._standings(scores, count, to=ahead[0])
+            leaders = [i for i in ahead if found[i].tied]
+        cheapest = leaders[_cheapest([everyone[i] for i in leaders])]
+        winner = cheapest if trials.settings.prefer == "cheap" else leaders[0]
+        self._winner = everyone[winner]
         searched = trials.board.ranked()[0].score
-        gap = float(scores[winner].mean()) - (searched if searched is not None else float("nan"))
+        gap = float(means[best]) - (searched if searched is not None else float("nan"))
+        entries = [
+            {**_entry(contender), **_standing(standing, higher)}
+            for contender, standing in zip(everyone, found, strict=True)
+        ]
         facts = {
-            "runs": len(runs),
+            "runs": self.runs.count,
             "candidates": [entries[i] for i in order],
             "winner": self._winner.name,
-            "cheapest_tied": candidates[cheapest].name,
+            "cheapest_tied": everyone[cheapest].name,
             "optimism": -gap if higher else gap,
-            "unselected": compare.unselected(scores[: len(candidates)], higher=higher),
+            "unselected": compare.unselected(scores[:count], higher=higher),
             "prefer": trials.settings.prefer,
         }
         trials.store.update(trials.name, finals=facts)
-        self._tell(entries[len(candidates) :], entries[winner])
+        if ahead:
+            members = ", ".join(c.name for c in self._winner.members)
+            text = (
+                f"the {self._winner.name} of {members} is better than each of them: "
+                f"{means[winner]:.4f}, and {means[best]:.4f} of {everyone[best].name}"
+            )
+            trials.watch(progress.Note(text))
 
-    def _tell(self, mixtures: list[Entry], winner: Entry) -> None:
-        """Say it where several as one are better than the winner by more than a tie."""
-        for entry in mixtures:
-            ahead = self.trials.metric.better(entry["mean"], winner["mean"])
-            if ahead and not entry["tied_with_best"]:
-                name, members = winner["name"], ", ".join(entry["members"])
-                text = (
-                    f"the {entry['name']} of {members} is better than {name}: {entry['mean']:.4f} "
-                    f"to {winner['mean']:.4f}; a model folder holds the network of one recipe, so "
-                    f"you get {name}"
-                )
-                self.trials.watch(progress.Note(text))
+    def _standings(
+        self, scores: compare.Scores, rivals: int, to: int | None = None
+    ) -> list[Standing]:
+        """How contenders stand to the best of the first ``rivals``, or to the one at ``to``."""
+        first = data.resplit(self.trials.dataset, 0, self.trials.settings.seed)
+        return compare.standings(
+            scores,
+            first.overlap,
+            higher=self.trials.metric.direction == "maximize",
+            step=1 / len(first.validation),
+            rivals=rivals,
+            to=to,
+        )
 
-    def _mixtures(self) -> list[Entry]:
+    def _feasible(self, contender: Contender) -> bool:
+        """Whether there is a model of it, or the time to make one."""
+        trials = self.trials
+        rows = [c.trial for c in contender.members]
+        again, test = (sum(map(f, rows)) for f in (trials.board.again, trials.board.test_seconds))
+        return bool(contender.network) or trials.budget.finals(again, test) <= trials.budget.left
+
+    def _candidates(self) -> list[Contender]:
+        """Those who have been in all runs, each alone."""
+        runs = range(self.runs.count)
+        return [
+            Contender(
+                c.name,
+                c.role,
+                [c],
+                [1.0],
+                [c.scores[run] for run in runs],
+                [c.answers[run] for run in runs],
+            )
+            for c in self.runs.candidates
+        ]
+
+    def _mixtures(self) -> list[Contender]:
         """The ensemble and the soup, where there are any."""
-        runs, entries = range(self.runs.count), []
-        scores, weights = self._ensemble()
-        if len(weights) > 1:
-            used = [c for c in self.runs.candidates if c.name in weights]
-            entries.append(_mixture(ENSEMBLE, scores, weights, used))
+        runs = range(self.runs.count)
+        found = [self._ensemble()]
         if all(run in self.runs.soups for run in runs):
             members = self.runs.members
-            shares = {c.name: 1 / len(members) for c in members}
-            soups = [self.runs.soups[run] for run in runs]
-            entries.append(_mixture(SOUP, soups, shares, members[:1]))
-        return entries
+            shares = [1 / len(members)] * len(members)
+            scores = [self.runs.soups[run] for run in runs]
+            answers = [self.runs.poured[run] for run in runs]
+            found.append(Contender(SOUP, SOUP, members, shares, scores, answers))
+        return [mixture for mixture in found if len(mixture.members) > 1]
 
-    def _ensemble(self) -> tuple[list[float], dict[str, float]]:
-        """The scores of an ensemble of all candidates, and the weights it would be used with.
+    def _ensemble(self) -> Contender:
+        """An ensemble of candidates that see the same pictures as the best of them.
 
         The weights that score a picture are chosen on the other half of the pictures.
         """
-        trials, metric = self.trials, self.trials.metric
-        runs, candidates = range(self.runs.count), self.runs.candidates
+        trials, metric, runs = self.trials, self.trials.metric, range(self.runs.count)
+        singles = self._candidates()
+        sign = 1 if metric.direction == "maximize" else -1
+        best = max(singles, key=lambda one: sign * float(np.mean(one.scores))).members[0]
+        fellows = [one for one in singles if one.members[0].sees == best.sees]
         rows = [self.runs.held(run) for run in runs]
         places = np.concatenate(rows)
         labels = trials.dataset.labels[places]
         half = np.array(trials.dataset.units)[places] % 2  # what belongs together is in one
-        answers = [np.concatenate([c.answers[run] for run in runs]) for c in candidates]
+        answers = [np.concatenate(one.answers) for one in fellows]
         mixed = np.empty_like(answers[0])
         for here in (half == 0, half == 1):
             weights = ensemble.select(metric, labels[~here], [a[~here] for a in answers])
             mixed[here] = ensemble.mean([a[here] for a in answers], weights)
         ends = np.cumsum([len(some) for some in rows])[:-1]
         parts = zip(np.split(labels, ends), np.split(mixed, ends), strict=True)
+        scores = [metric.score(*part) for part in parts]
         weights = ensemble.select(metric, labels, answers)
-        pairs = zip(candidates, weights, strict=True)
-        return [metric.score(*part) for part in parts], {c.name: w for c, w in pairs if w}
+        heaviest = [i for i in np.argsort(weights)[::-1] if weights[i]]
+        return Contender(
+            ENSEMBLE,
+            ENSEMBLE,
+            [fellows[i].members[0] for i in heaviest],
+            [weights[i] for i in heaviest],
+            scores,
+            np.split(ensemble.mean(answers, weights), ends),
+        )
 
 
-def _entry(candidate: Candidate, runs: int) -> Entry:
-    """A trial as the facts have it."""
-    return {
-        "name": candidate.name,
-        "trial": candidate.trial.number,
-        "role": candidate.role,
-        "config": candidate.trial.config,
-        "scores": [candidate.scores[run] for run in range(runs)],
-        "seconds": sum(candidate.seconds[run] for run in range(runs)),
-        "parameters": candidate.trial.parameters,
-        "ms_per_item": candidate.ms_per_item,
-    }
+def _cheapest(contenders: Sequence[Contender]) -> int:
+    entries = list(map(_entry, contenders))
+    times, sizes = ([entry[key] for entry in entries] for key in ("ms_per_item", "parameters"))
+    return compare.cheapest(times, sizes)
 
 
-def _mixture(
-    name: str, scores: list[float], weights: dict[str, float], asked: list[Candidate]
-) -> Entry:
-    """What is made of several, as the facts have it; it costs what those do that are ``asked``."""
-    times = [c.ms_per_item for c in asked]
-    sizes = [c.trial.parameters for c in asked]
-    return {
-        "name": name,
-        "trial": None,
-        "role": name,
-        "config": None,
-        "scores": scores,
-        "seconds": 0.0,
+def _entry(contender: Contender) -> Entry:
+    """A contender as the facts have it; an ensemble costs what all its members do."""
+    asked = contender.members if contender.role != SOUP else contender.members[:1]
+    times, sizes = [c.ms_per_item for c in asked], [c.trial.parameters for c in asked]
+    several = len(contender.members) > 1
+    trial = contender.members[0].trial
+    entry: Entry = {
+        "name": contender.name,
+        "trial": None if several else trial.number,
+        "role": contender.role,
+        "config": None if several else trial.config,
+        "scores": contender.scores,
+        "seconds": sum(sum(c.seconds.values()) for c in contender.members),
         "parameters": None if None in sizes else sum(s for s in sizes if s),
         "ms_per_item": None if None in times else sum(t for t in times if t),
-        "members": weights,
     }
+    if several:
+        names = [c.name for c in contender.members]
+        entry["members"] = dict(zip(names, contender.weights, strict=True))
+    return entry
 
 
 def _standing(standing: Standing, higher: bool) -> Entry:

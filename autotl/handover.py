@@ -3,112 +3,183 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autotl import artifact, calibration, card, finetune, gallery, metrics, progress, space, study
+from autotl import (
+    artifact,
+    calibration,
+    card,
+    ensemble,
+    finetune,
+    gallery,
+    metrics,
+    model,
+    progress,
+    space,
+    study,
+)
+from autotl.ensemble import ENSEMBLE, SOUP
 from autotl.errors import StudyError, TrialEnd
 from autotl.model import Model
-from autotl.space import Config
-from autotl.store import TrialRow
+from autotl.store import TestRow, TrialRow
 from autotl.trials import Trials
 
 EXPLAINING = 10.0
 """Seconds that may be spent on saying what in the pictures misled the model."""
 
 
-def stands(trials: Trials, winner: TrialRow) -> bool:
+@dataclass(frozen=True)
+class Winner:
+    """Whose model the user gets: a trial's, or what is made of several.
+
+    Attributes:
+        name: ``trial 7``, ``ensemble`` or ``soup``.
+        trials: It is made of; the heaviest first.
+        weights: Of each; their sum is 1.
+    """
+
+    name: str
+    trials: tuple[TrialRow, ...]
+    weights: tuple[float, ...] = (1.0,)
+
+    @property
+    def epochs(self) -> int:
+        """Of all its trainings."""
+        return sum(row.epochs for row in self.trials)
+
+    def combined(self, networks: Sequence[Model]) -> Model:
+        """Its model, from those of its trials."""
+        if self.name == ENSEMBLE:
+            return ensemble.Ensemble(networks, self.weights)
+        return ensemble.soup(networks) if self.name == SOUP else networks[0]
+
+
+def tested(test: TestRow) -> str:
+    """The name of the winner that was tested."""
+    return str(test.facts.get("candidate") or f"trial {test.trial}")
+
+
+def stands(trials: Trials, winner: Winner) -> bool:
     """Whether the model in the run folder is the winner's, refitted and tested before."""
-    done = [test.trial for test in trials.store.tests(trials.name) if test.facts]
+    done = [test for test in trials.store.tests(trials.name) if test.facts]
     folder = trials.settings.folder / "model"
-    return bool(done) and done[-1] == winner.number and folder.is_dir()
+    return bool(done) and tested(done[-1]) == winner.name and folder.is_dir()
 
 
 def hand_over(
-    trials: Trials, winner: TrialRow, versions: dict[str, str], spare: Model | None
+    trials: Trials, winner: Winner, versions: dict[str, str], spare: Model | None
 ) -> None:
     """Refit the winner on train and validation, save the model, open the test part once.
 
     Args:
         trials: The study.
-        winner: Whose configuration it is.
+        winner: Whose model it is.
         versions: Of the libraries.
-        spare: A model of this configuration that has learned from a part of the pictures; it is
-            taken when the refit does not come to its end, and that is said.
+        spare: A model of the winner that has learned from a part of the pictures; it is taken when
+            the refit does not come to its end, and that is said.
 
     Raises:
         StudyError: The refit failed, and there is no spare model.
     """
-    config = trials.trainings.config(winner)
     began = time.monotonic()
     network, refitted = spare, False
     try:
-        network, refitted = _refit(trials, winner, config, bool(spare)), True
+        network, refitted = _refit(trials, winner, bool(spare)), True
     except TrialEnd as end:
         if network is None:
-            raise StudyError(f"the refit of trial {winner.number} ended early: {end}") from None
+            raise StudyError(f"the refit of {winner.name} ended early: {end}") from None
         text = f"the winner was not refitted ({end}); its model has learned from a part of the data"
         trials.watch(progress.Note(text, warning=True))
     seconds = time.monotonic() - began
     save(trials, winner, network, versions, refitted=refitted)
     if _may_open(trials, winner):
         with trials.budget.stage("test"):
-            _test(trials, winner, config, refit_seconds=seconds, refitted=refitted)
+            _test(trials, winner, refit_seconds=seconds, refitted=refitted)
     trials.store.update(trials.name, openings=len(trials.store.tests(trials.name)))
 
 
-def _refit(trials: Trials, winner: TrialRow, config: Config, spare: bool) -> Model:
-    """The winner's training again, on train and validation."""
-    name = "refitting the winner on train + validation"
-    trials.watch(progress.Stage(name, 0, winner.epochs))
-    network = trials.trainings.build(config)
-    task = trials.trainings.again(winner, network, "train", "validation")
-    if spare:  # without anything to fall back on, late is better than never
-        task.deadline = trials.budget.grace(trials.board.test_seconds(winner))
-    with trials.budget.stage("refit"):
-        for epoch in finetune.fine_tune(network, config, task):
-            trials.watch(progress.Stage(name, epoch.number, winner.epochs))
-    return network
+def _refit(trials: Trials, winner: Winner, spare: bool) -> Model:
+    """The winner's trainings again, on train and validation."""
+    name, done = "refitting the winner on train + validation", 0
+    trials.watch(progress.Stage(name, done, winner.epochs))
+    networks = []
+    for row in winner.trials:
+        config = trials.trainings.config(row)
+        network = trials.trainings.build(config)
+        task = trials.trainings.again(row, network, "train", "validation")
+        if spare:  # without anything to fall back on, late is better than never
+            test = sum(map(trials.board.test_seconds, winner.trials))
+            task.deadline = trials.budget.grace(test)
+        with trials.budget.stage("refit"):
+            for _ in finetune.fine_tune(network, config, task):
+                done += 1
+                trials.watch(progress.Stage(name, done, winner.epochs))
+        networks.append(network)
+    return winner.combined(networks)
 
 
 def save(
     trials: Trials,
-    winner: TrialRow,
+    winner: Winner,
     network: Model,
     versions: dict[str, str],
     *,
     refitted: bool = False,
 ) -> None:
-    """Write ``model/`` and ``recipe.toml`` into the run folder."""
-    folder, config = trials.settings.folder, trials.trainings.config(winner)
-    weights = config["backbone"].plugin.given.get("weights")
-    source = {
-        "backbone": config["backbone"].name,
-        "origin": weights.origin if weights else config["backbone"].plugin.origin,
-        "licence": weights.licence if weights else "unknown",
-    }
+    """Write ``model/`` and ``recipe.toml`` into the run folder.
+
+    Of several as one, the heaviest has ``recipe.toml`` and the others ``recipe-2.toml``, ...
+    """
+    folder, trainings = trials.settings.folder, trials.trainings
+    configs = [trainings.config(row) for row in winner.trials]
+    source = _source([config["backbone"] for config in configs])
     trials.store.update(trials.name, weights=source)
-    training = {
-        **trials.trainings.decisive(),
-        "epochs": winner.epochs,
-        "views": winner.facts["views"],
-        "image_size": network.expects.size,
-    }
+    for old in folder.glob("recipe*.toml"):
+        old.unlink()
+    recipes = []
+    for number, (row, config) in enumerate(zip(winner.trials, configs, strict=True), start=1):
+        training = {
+            **trainings.decisive(),
+            "epochs": row.epochs,
+            "views": row.facts["views"],
+            "image_size": network.expects.size,
+        }
+        file = folder / ("recipe.toml" if number == 1 else f"recipe-{number}.toml")
+        where = {"data": str(Path(trials.dataset.source)), **training, "versions": versions}
+        study.write_recipe(file, space.to_json(config), where)
+        recipes.append({**space.to_json(config), **training})
     facts: dict[str, Any] = {
         "data": {"source": trials.dataset.source, "fingerprint": trials.dataset.fingerprint},
         "weights": source,
-        "training": {**space.to_json(config), **training},
+        "training": recipes[0],
         "versions": versions,
     }
+    if len(configs) > 1:
+        names = [f"trial {row.number}" for row in winner.trials]
+        parts = zip(names, winner.weights, recipes, strict=True)
+        members = [{"name": n, "weight": w, "training": r} for n, w, r in parts]
+        facts["made_of"] = {"kind": winner.name, "members": members}
     if temperature := _temperature(trials):
         facts["temperature"] = temperature
-    artifact.save(folder / "model", network, config, trials.dataset.classes, facts)
-    _write_card(trials, winner, refitted=refitted)
-    study.write_recipe(
-        folder / "recipe.toml",
-        space.to_json(config),
-        {"data": str(Path(trials.dataset.source)), **training, "versions": versions},
+    others = configs[1:] if winner.name == ENSEMBLE else []
+    artifact.save(
+        folder / "model", network, configs[0], trials.dataset.classes, facts, others=others
     )
+    _write_card(trials, winner, refitted=refitted)
+
+
+def _source(backbones: Sequence[space.Choice]) -> dict[str, str]:
+    """The names of backbones, where their weights are from, and under which licences."""
+    known = [(b, b.plugin.given.get("weights")) for b in backbones]
+    found = {
+        "backbone": [b.name for b, _ in known],
+        "origin": [w.origin if w else b.plugin.origin for b, w in known],
+        "licence": [w.licence if w else "unknown" for _, w in known],
+    }
+    return {key: ", ".join(dict.fromkeys(values)) for key, values in found.items()}
 
 
 def _temperature(trials: Trials) -> float | None:
@@ -118,17 +189,18 @@ def _temperature(trials: Trials) -> float | None:
     return temperature
 
 
-def _write_card(trials: Trials, winner: TrialRow, **evidence: Any) -> None:
+def _write_card(trials: Trials, winner: Winner, **evidence: Any) -> None:
     """The model card, with all that is known of how good the model is."""
     facts = trials.store.require(trials.name)
     count = len(trials.dataset.indices("validation"))
-    score, low, high = winner.score, None, None  # one split has no interval for other metrics
+    # One split has no interval for other metrics, and several as one had no trial.
+    score, low, high = winner.trials[0].score if len(winner.trials) == 1 else None, None, None
     if trials.metric.name == "accuracy" and score is not None:
         low, high = metrics.wilson(score, count)
     known = {
         "metric": trials.metric.name,
         "pictures": {p: len(trials.dataset.indices(p)) for p in ("train", "validation", "test")},
-        "validation": {"score": score, "low": low, "high": high, "n": count},
+        "validation": {"score": score, "low": low, "high": high, "n": count} if score else None,
         "finals": facts.get("finals"),
         "optimism": (facts.get("finals") or {}).get("optimism"),
         "calibration": facts.get("calibration"),
@@ -136,32 +208,31 @@ def _write_card(trials: Trials, winner: TrialRow, **evidence: Any) -> None:
     card.write(trials.settings.folder / "model", trials.name, {**known, **evidence})
 
 
-def _may_open(trials: Trials, winner: TrialRow) -> bool:
+def _may_open(trials: Trials, winner: Winner) -> bool:
     """Whether the test part may be looked at for this winner: not after it was for another.
 
     Who tests winner after winner and keeps the one that tests best has chosen by the test.
     """
-    before = {test.trial for test in trials.store.tests(trials.name)} - {winner.number}
+    before = {tested(test) for test in trials.store.tests(trials.name)} - {winner.name}
     if not before or trials.settings.again:
         return bool(len(trials.dataset.indices("test")))
     trials.watch(
         progress.Note(
-            f"trial {winner.number} was not tested: the test part was opened before, for trial "
-            f"{', '.join(map(str, sorted(before)))}; use --again to open it once more, and the "
-            "report will say so",
+            f"{winner.name} was not tested: the test part was opened before, for "
+            f"{', '.join(sorted(before))}; use --again to open it once more, and the report will "
+            "say so",
             warning=True,
         )
     )
     return False
 
 
-def _test(
-    trials: Trials, winner: TrialRow, config: Config, *, refit_seconds: float, refitted: bool
-) -> None:
+def _test(trials: Trials, winner: Winner, *, refit_seconds: float, refitted: bool) -> None:
     """Score the saved model on the test part, calibrated as ``autotl predict`` answers."""
     rows = trials.dataset.indices("test")
     trials.watch(progress.Stage("opening the test part"))
-    opening = trials.store.open_test(trials.name, winner.number, space.to_json(config))
+    first = winner.trials[0]
+    opening = trials.store.open_test(trials.name, first.number, first.config)
     predictor = artifact.load(trials.settings.folder / "model", trials.registry, trials.where)
     batches = trials.trainings.batches(predictor.network, "test")
     raw = finetune.predict(predictor.network, batches, predictor.where)
@@ -169,7 +240,8 @@ def _test(
     labels = trials.dataset.labels[rows]
     low, high = metrics.interval(trials.metric, labels, probabilities, trials.settings.seed)
     images, _ = next(iter(batches))
-    tested = {
+    found = {
+        "candidate": winner.name,
         "score": trials.metric.score(labels, probabilities),
         "low": low,
         "high": high,
@@ -178,17 +250,17 @@ def _test(
         "ms_per_item": finetune.milliseconds_per_picture(
             predictor.network, images[:32], predictor.where
         ),
-        "parameters": winner.parameters,
-        "learned_parameters": winner.learned_parameters,
+        "parameters": model.parameters(predictor.network),
+        "learned_parameters": max(row.learned_parameters or 0 for row in winner.trials) or None,
         "refit_seconds": refit_seconds,
         "refitted": refitted,
         **_by_class(metrics.confusion(labels, probabilities), trials.dataset.classes),
     }
     wrong = gallery.mistakes(trials.dataset, rows, probabilities)
     seconds = min(EXPLAINING, trials.budget.left - trials.budget.fixed / 2)
-    tested["mistakes"] = gallery.explained(wrong, trials.dataset, predictor.network, seconds)
-    trials.store.close_test(opening, **tested)
-    _write_card(trials, winner, test=tested, refitted=refitted)
+    found["mistakes"] = gallery.explained(wrong, trials.dataset, predictor.network, seconds)
+    trials.store.close_test(opening, **found)
+    _write_card(trials, winner, test=found, refitted=refitted)
 
 
 def _by_class(confusion: list[list[int]], classes: tuple[str, ...]) -> dict[str, Any]:

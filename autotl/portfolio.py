@@ -34,12 +34,14 @@ class Portfolio:
         pictures: How many the validation part has.
         past: Gives parameters that did best before, by the name of the study that found them;
             asked when the backbones have been probed.
+        earlier: Trials that the study had before: this run may have the time that they had not.
     """
 
     study: optuna.Study
     space: Space
     pictures: int
     past: Callable[[], Mapping[str, Mapping[str, Any]]]
+    earlier: int = 0
 
     def enqueue(self, ranked: Sequence[TrialRow]) -> None:
         """Put the next recipe in the queue, unless something is there or all have been tried.
@@ -84,9 +86,12 @@ class Portfolio:
 
     def _tried(self) -> dict[tuple[str, ...], str]:
         """How each recipe ended that was begun."""
-        trials = self.study.get_trials(deepcopy=False)
-        attributes = [t.user_attrs for t in trials if RECIPE in t.user_attrs]
-        return {tuple(known[RECIPE]): known.get("end", "") for known in attributes}
+        tried = {}
+        for trial in self.study.get_trials(deepcopy=False):
+            recipe, end = (trial.user_attrs.get(key) for key in (RECIPE, "end"))
+            if recipe and not (end == "out_of_time" and trial.number < self.earlier):
+                tried[tuple(recipe)] = end or ""
+        return tried
 
     def _recipes(
         self, ranked: Sequence[TrialRow], tried: Mapping[tuple[str, ...], str]

@@ -17,13 +17,12 @@ import numpy as np
 from autotl import data, ensemble, finetune, metrics, progress
 from autotl.board import MOST_RUNS
 from autotl.data import Resplit, Rows
+from autotl.ensemble import SOUP
 from autotl.errors import Diverged, OutOfTime, StoreError
 from autotl.metrics import Probabilities
 from autotl.model import Model
 from autotl.store import FinalRow, TrialRow
 from autotl.trials import Trials
-
-SOUP = "soup"
 
 
 @dataclass
@@ -37,6 +36,7 @@ class Candidate:
     seconds: dict[int, float] = field(default_factory=dict)
     answers: dict[int, Probabilities] = field(default_factory=dict)
     network: Model | None = None  # of its last run, on the CPU
+    sees: list[Any] | None = None  # the side of its pictures and how they are resized
 
     @property
     def key(self) -> str:
@@ -55,7 +55,7 @@ class Runs:
     Attributes:
         candidates: Who takes part, and has not left.
         count: Runs that all of them have.
-        soups: The scores of the soup by run, see ``ensemble.soup``.
+        soups: The scores of the soup by run, see ``ensemble.soup``, and ``poured`` its answers.
         members: Of the soup.
     """
 
@@ -64,6 +64,7 @@ class Runs:
         self.candidates: list[Candidate] = []
         self.count = 0
         self.soups: dict[int, float] = {}
+        self.poured: dict[int, Probabilities] = {}
         self.members: list[Candidate] = []
         self._folder = trials.settings.out / "cache" / "finals"
 
@@ -181,11 +182,11 @@ class Runs:
                 network, images[:32], trials.where
             )
         candidate.network = network.cpu()
+        candidate.sees = [network.expects.size, network.expects.interpolation]
         candidate.scores[number] = score
         candidate.answers[number] = answers[0]
         candidate.seconds[number] = time.monotonic() - began
-        self._file(candidate.key, number).parent.mkdir(parents=True, exist_ok=True)
-        np.save(self._file(candidate.key, number), answers[0])
+        self._keep(candidate.key, number, answers[0])
         trials.store.add_final(
             trials.name,
             candidate.key,
@@ -195,6 +196,7 @@ class Runs:
             seconds=candidate.seconds[number],
             facts={
                 "ms_per_item": candidate.ms_per_item,
+                "sees": candidate.sees,
                 "confusion": metrics.confusion(
                     trials.dataset.labels[resplit.validation], answers[0]
                 ),
@@ -203,17 +205,27 @@ class Runs:
 
     def _recall(self, candidate: Candidate, row: FinalRow, resplit: Resplit) -> bool:
         """Whether a run that was written down can be taken as it is: its answers are there too."""
-        try:
-            answers: Probabilities = np.load(self._file(candidate.key, row.run))
-        except (OSError, ValueError):
-            return False
-        if row.score is None or len(answers) != len(resplit.validation):
+        answers = self._answers(row, resplit)
+        if row.score is None or answers is None:
             return False
         candidate.network = None  # of another run than the others'
         candidate.scores[row.run], candidate.seconds[row.run] = row.score, row.seconds
         candidate.answers[row.run] = answers
         candidate.ms_per_item = candidate.ms_per_item or row.facts.get("ms_per_item")
+        candidate.sees = row.facts.get("sees")
         return True
+
+    def _answers(self, row: FinalRow, resplit: Resplit) -> Probabilities | None:
+        """What was answered in a run that was written down; None where it is lost."""
+        try:
+            answers: Probabilities = np.load(self._file(row.candidate, row.run))
+        except (OSError, ValueError):
+            return None
+        return answers if len(answers) == len(resplit.validation) else None
+
+    def _keep(self, key: str, number: int, answers: Probabilities) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        np.save(self._file(key, number), answers)
 
     def _file(self, key: str, number: int) -> Path:
         """Where the answers of a run are kept, ``float32 [n, C]``."""
@@ -228,8 +240,10 @@ class Runs:
         self.members = [c for c in self.candidates if c.key in self._alike()]
         row = kept.get((SOUP, number))
         if row and row.score is not None and row.facts.get("members") == self._alike():
-            self.soups[number] = row.score
-            return
+            answers = self._answers(row, resplit)
+            if answers is not None:
+                self.soups[number], self.poured[number] = row.score, answers
+                return
         networks = [c.network for c in self.members if c.network and number in c.scores]
         if len(networks) < 2 or len(networks) < len(self.members):
             return
@@ -240,7 +254,8 @@ class Runs:
         batches = trials.trainings.batches_of(mixed, resplit.validation)
         answers = finetune.predict(mixed, batches, trials.where)
         score = trials.metric.score(trials.dataset.labels[resplit.validation], answers)
-        self.soups[number] = score
+        self.soups[number], self.poured[number] = score, answers
+        self._keep(SOUP, number, answers)
         trials.store.add_final(
             trials.name,
             SOUP,

@@ -104,7 +104,8 @@ class Trials:
         self._carry()
         self._written: dict[str, Any] = {}
         pictures = len(self.dataset.indices("validation"))
-        self.portfolio = Portfolio(self.study, self.space, pictures, self.past)
+        earlier = len(self.study.get_trials(deepcopy=False))
+        self.portfolio = Portfolio(self.study, self.space, pictures, self.past, earlier)
 
     def _open(self) -> optuna.Study:
         """Optuna's study, made if it is not there."""

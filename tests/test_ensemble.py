@@ -63,3 +63,16 @@ def test_a_soup_is_the_mean_of_the_weights() -> None:
 
 def test_networks_of_other_shapes_are_no_soup() -> None:
     assert not ensemble.alike(model(), model(head="mlp"))
+
+
+def test_an_ensemble_answers_with_the_mean_probabilities() -> None:
+    members = [model(seed=seed).eval() for seed in (1, 2)]
+    both = ensemble.Ensemble(members, [0.75, 0.25]).eval()
+    images = torch.randint(0, 256, (4, 3, members[0].expects.size, members[0].expects.size))
+    with torch.no_grad():
+        answers = [m(images.to(torch.uint8)).softmax(1).numpy() for m in members]
+        found = both(images.to(torch.uint8)).softmax(1).numpy()
+    assert found == pytest.approx(ensemble.mean(answers, [0.75, 0.25]), abs=1e-6)
+    assert both.expects == members[0].expects
+    assert len(both.state_dict()) == 1 + sum(len(m.state_dict()) for m in members)
+    assert both.state_dict()["head.weights"].flatten().tolist() == [0.75, 0.25]

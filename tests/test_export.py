@@ -16,8 +16,10 @@ from toy import model as built
 
 from autotl import export, head
 from autotl.artifact import Predictor
+from autotl.ensemble import Ensemble
 from autotl.errors import ArtifactError
 from autotl.export import Exported
+from autotl.model import Model
 from autotl.testing.toy import COLOURS
 
 ort = pytest.importorskip("onnxruntime")
@@ -34,13 +36,17 @@ def pictures() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     return np.stack([e.image for e in found]), labels
 
 
-@pytest.fixture(scope="module")
-def predictor(pictures: tuple[NDArray[np.uint8], NDArray[np.int64]]) -> Predictor:
+def fitted(pictures: tuple[NDArray[np.uint8], NDArray[np.int64]]) -> Model:
     network = built(head="nearest_mean").eval()
     images, labels = (torch.from_numpy(array) for array in pictures)
     with torch.no_grad():
         network.head.fit(network.features(images.permute(0, 3, 1, 2)), labels)  # type: ignore[operator]
-    return Predictor(network, CLASSES, CPU, TEMPERATURE)
+    return network
+
+
+@pytest.fixture(scope="module")
+def predictor(pictures: tuple[NDArray[np.uint8], NDArray[np.int64]]) -> Predictor:
+    return Predictor(fitted(pictures), CLASSES, CPU, TEMPERATURE)
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +133,22 @@ def test_int8_is_measured_on_pictures_that_did_not_set_its_ranges(
     [layer] = [n for n in graph.node if n.op_type in ("Gemm", "MatMul")]
     coarse = {o for n in graph.node if n.op_type == "DequantizeLinear" for o in n.output}
     assert coarse.isdisjoint(layer.input), "the head stays in float32"
+
+
+def test_an_ensemble_is_exported_whole(pictures: Any, tmp_path: Path) -> None:
+    from onnx import load
+
+    members = [fitted(pictures), fitted((pictures[0][::2], pictures[1][::2]))]
+    predictor = Predictor(Ensemble(members, [0.7, 0.3]), CLASSES, CPU, TEMPERATURE)
+    found = export.export(predictor, tmp_path / "model.onnx", "onnx", *pictures)
+    assert found.difference < 1e-4
+    file = tmp_path / "model.int8.onnx"
+    export.export(predictor, file, "onnx-int8", *pictures)
+    graph = load(file).graph
+    layers = [n for n in graph.node if n.op_type in ("Gemm", "MatMul")]
+    coarse = {o for n in graph.node if n.op_type == "DequantizeLinear" for o in n.output}
+    assert len(layers) == 2
+    assert all(coarse.isdisjoint(layer.input) for layer in layers), "heads stay in float32"
 
 
 def test_the_interval_of_a_loss_is_that_of_paired_answers() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from autotl import (
     compare,
     data,
     engine,
+    ensemble,
     finals,
     finetune,
     registry,
@@ -215,24 +216,124 @@ def test_a_wrong_label_is_doubted_and_a_wrong_answer_shown(searched: Search) -> 
     assert found["thumbnail"].startswith("data:image/jpeg;base64,")
 
 
-def test_several_as_one_that_are_better_are_said_and_not_handed_over(
+def _mix(monkeypatch: pytest.MonkeyPatch, name: str, score: float) -> None:
+    """What is made of several has this score in the finals."""
+    mixtures = finals.Finals._mixtures
+
+    def scored(self: finals.Finals) -> list[finals.Contender]:
+        singles = self._candidates()[:2]
+        found = {m.name: m for m in mixtures(self)}
+        found["ensemble"] = finals.Contender(
+            "ensemble",
+            "ensemble",
+            [one.members[0] for one in singles],
+            [0.75, 0.25],
+            [0.0],
+            [3 * a / 4 + b / 4 for a, b in zip(*(one.answers for one in singles), strict=True)],
+        )
+        return [replace(found[name], scores=[score] * self.runs.count)]
+
+    monkeypatch.setattr(finals.Finals, "_mixtures", scored)
+
+
+ALIKE = {"freeze": ["last_blocks", "lp_ft"], "head": ["linear"], "trials": 3}
+"""A space whose candidates are all built alike, so that their weights have a mean."""
+
+
+@pytest.mark.parametrize("name", ["ensemble", "soup"])
+def test_several_as_one_that_are_better_are_handed_over(
+    name: str, settings: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    _favour(monkeypatch, "last_blocks")
+    _mix(monkeypatch, name, 0.99)
+    notes: list[Event] = []
+    result = engine.run(settings(**ALIKE), notes.append)
+    found = facts(settings())["finals"]
+    [first, second] = found["candidates"][:2]
+    assert (found["winner"], first["name"], first["tied_with_best"]) == (name, name, True)
+    assert not any(c["tied_with_best"] for c in found["candidates"][1:])
+    assert found["cheapest_tied"] == name
+    [text] = [e.text for e in notes if isinstance(e, Note) and "better than each" in e.text]
+    assert f"the {name} of trial" in text
+    assert f"0.9900, and {second['mean']:.4f} of {second['name']}" in text
+    # the optimism is the search's, whose best was a trial
+    best = max(r.score for r in rows(settings()) if r.score is not None)
+    assert found["optimism"] == pytest.approx(best - second["mean"])
+    # what was tested is what was saved, loads and has its recipes beside it
+    [test] = store(settings()).tests("photos")
+    assert test.facts["candidate"] == name
+    assert result.best
+    assert result.best["members"] == first["members"]
+    assert f"trial {result.best['trial']}" == next(iter(first["members"]))
+    plugins = registry.load([tmp_path / "tiny_plugin.py"])
+    predictor = artifact.load(result.folder / "model", plugins)
+    single = second["parameters"]
+    count = len(first["members"])
+    assert test.facts["parameters"] == single * (count if name == "ensemble" else 1)
+    with (result.folder / "splits.csv").open() as file:
+        tested = [row for row in csv.DictReader(file) if row["split"] == "test"]
+    answers = predictor.predict([tmp_path / "photos" / row["name"] for row in tested])
+    right = [max(a, key=a.__getitem__) == r["label"] for a, r in zip(answers, tested, strict=True)]
+    assert np.mean(right) == pytest.approx(result.summary["test"]["score"])
+    recipes = sorted(file.name for file in result.folder.glob("recipe*.toml"))
+    assert recipes == sorted(["recipe.toml", *(f"recipe-{i}.toml" for i in range(2, count + 1))])
+    card = (result.folder / "model" / "README.md").read_text()
+    assert ("It is an ensemble" if name == "ensemble" else "Its weights are the mean") in card
+    assert card.count("| backbone | `tiny()` |") == count
+    # and it stands, until a trial is better
+    notes.clear()
+    _mix(monkeypatch, name, 1.5)  # the runs that were kept have their own scores
+    engine.run(settings(**ALIKE), notes.append)
+    assert any(e.text.startswith(f"{name} is still") for e in notes if isinstance(e, Note))
+    assert len(store(settings()).tests("photos")) == 1
+
+
+def test_several_as_one_that_are_tied_are_not_handed_over(
     settings: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _favour(monkeypatch, "linear_probe")
-    monkeypatch.setattr(runs.Runs, "_mix", lambda *_: None)
-    monkeypatch.setattr(
-        finals.Finals,
-        "_ensemble",
-        lambda self: ([0.99, 0.99, 0.99], {"trial 0": 0.5, "trial 1": 0.5}),
-    )
-    notes: list[Event] = []
-    engine.run(settings(**SMALL), notes.append)
-    [text] = [e.text for e in notes if isinstance(e, Note) and "ensemble" in e.text]
-    assert "the ensemble of trial 0, trial 1 is better than trial 0: 0.9900 to 0.7000" in text
+    _mix(monkeypatch, "ensemble", 0.701)
+    result = engine.run(settings(**SMALL))
     found = facts(settings())["finals"]
     assert [c["name"] for c in found["candidates"]][:2] == ["ensemble", "trial 0"]
+    assert found["candidates"][0]["tied_with_best"]
     assert found["winner"] == "trial 0"
-    assert not found["candidates"][0]["tied_with_best"]
+    assert result.best
+    assert result.best["members"] is None
+
+
+def test_what_there_is_no_time_to_make_is_said(
+    settings: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _favour(monkeypatch, "linear_probe")
+    _mix(monkeypatch, "ensemble", 0.99)
+    monkeypatch.setattr(finals.Finals, "_feasible", lambda *_: False)
+    result = engine.run(settings(**SMALL))
+    assert facts(settings())["finals"]["winner"] == "trial 0"
+    page = (result.folder / "report.html").read_text()
+    assert "The ensemble of several trials does better: 0.9900" in page
+
+
+def test_an_ensemble_is_of_those_that_see_the_same_pictures(
+    settings: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = runs.Runs._train
+    asked: list[int] = []
+
+    def elsewhere(self: Any, candidate: Any, resplit: Any, deadline: float) -> None:
+        train(self, candidate, resplit, deadline)
+        if candidate.role == "linear_probe":
+            candidate.sees = [999, "bicubic"]
+
+    select = ensemble.select
+    monkeypatch.setattr(runs.Runs, "_train", elsewhere)
+    monkeypatch.setattr(
+        ensemble, "select", lambda *args: (asked.append(len(args[2])), select(*args))[1]
+    )
+    engine.run(settings(**SMALL))
+    singles = [c for c in facts(settings())["finals"]["candidates"] if c["trial"] is not None]
+    best = singles[0]["role"] == "linear_probe"
+    assert set(asked) == {1 if best else len(singles) - 1}
 
 
 def test_the_winner_of_the_finals_is_handed_over(
@@ -296,7 +397,7 @@ def test_ctrl_c_in_the_finals_loses_no_run(settings: Make, spy: Spy) -> None:
 def test_runs_whose_answers_are_lost_are_run_again(settings: Make, spy: Spy) -> None:
     made = settings(**SMALL)
     engine.run(made)
-    files = sorted((made.out / "cache" / "finals").glob("*.npy"))
+    files = sorted((made.out / "cache" / "finals").glob("photos-[0-9]*.npy"))
     assert len(files) == 9
     files[0].unlink()
     files[4].write_bytes(b"torn")

@@ -36,10 +36,12 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {  # room: (rooms it may enter, 
         {"cache", "cut", "data", "errors", "model", "plugin", "space"},
         {"numpy", "torch"},
     ),
+    "ensemble": ({"metrics", "model"}, {"numpy", "torch"}),
     "snippet": ({"model", "space"}, {"timm", "torch"}),
     "card": ({"errors", "snippet"}, {"jinja2"}),
     "artifact": (
-        {"card", "data", "errors", "finetune", "model", "registry", "snippet", "space"},
+        {"card", "data", "ensemble", "errors", "finetune", "model", "registry", "snippet"}
+        | {"space"},
         {"numpy", "safetensors", "torch"},
     ),
     # What a saved model is good for.
@@ -96,11 +98,10 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {  # room: (rooms it may enter, 
         {"optuna"},
     ),
     "compare": (set(), {"numpy", "scipy"}),
-    "ensemble": ({"metrics", "model"}, {"numpy"}),
     "gallery": ({"data", "errors", "explain", "metrics", "model"}, {"PIL", "numpy"}),
     "handover": (
-        {"artifact", "calibration", "card", "errors", "finetune", "gallery", "metrics", "model"}
-        | {"progress", "space", "store", "study", "trials"},
+        {"artifact", "calibration", "card", "ensemble", "errors", "finetune", "gallery", "metrics"}
+        | {"model", "progress", "space", "store", "study", "trials"},
         set(),
     ),
     "runs": (
@@ -110,7 +111,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {  # room: (rooms it may enter, 
     ),
     "finals": (
         {"calibration", "compare", "data", "ensemble", "finetune", "gallery", "handover"}
-        | {"metrics", "model", "progress", "runs", "store", "board", "trials"},
+        | {"metrics", "model", "progress", "runs", "board", "trials"},
         {"numpy"},
     ),
     "engine": (
@@ -138,7 +139,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {  # room: (rooms it may enter, 
 }
 ONLY = {  # library: the only rooms that may ever be allowed to use it
     "torch": {"artifact", "cache", "cut", "data", "finetune", "model", "testing"}
-    | {"explain", "export", "snippet"},
+    | {"ensemble", "explain", "export", "snippet"},
     "optuna": {
         "carry",
         "dashboard",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -129,6 +130,20 @@ def test_where_there_is_no_time_the_next_backbone_gets_the_recipe() -> None:
     search.next(0.9)
     search.next(0.5)
     search.next()
+    assert search.next(end="out_of_time") == ("large", "full", "linear")
+    assert search.next() == ("small", "full", "linear")
+    assert search.next() == ()
+
+
+def test_what_there_was_no_time_for_is_tried_again_when_the_study_goes_on() -> None:
+    search = Search()
+    search.next(0.9)
+    search.next(0.5)
+    search.next()
+    for _ in range(2):
+        search.next(end="out_of_time")
+    assert search.next() == ()
+    search.portfolio = replace(search.portfolio, earlier=len(search.study.trials))
     assert search.next(end="out_of_time") == ("large", "full", "linear")
     assert search.next() == ("small", "full", "linear")
     assert search.next() == ()

@@ -76,6 +76,7 @@ SHAPE = {
     "best": {
         "trial": {},
         "config": {},
+        "members": {},
         "validation": {"mean": {}, "low": {}, "high": {}, "seeds": {}},
         "parameters": {},
         "learned_parameters": {},

@@ -226,7 +226,8 @@ def _commands(
     commands = {facts["command"]: "goes on with the search"} if facts.get("command") else {}
     if winner and winner["config"]:
         recipe = shlex.quote(str(folder / "recipe.toml"))
-        commands[f"autotl train {recipe}"] = "trains the winner again"
+        what = "its heaviest member" if winner.get("members") else "the winner"
+        commands[f"autotl train {recipe}"] = f"trains {what} again"
     name = shlex.quote(study)
     commands[f"autotl report {name}"] = "writes this page again"
     commands[f"autotl dashboard {name}"] = "shows every trial in Optuna Dashboard"

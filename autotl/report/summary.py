@@ -175,6 +175,9 @@ def _of_finals(finals: Mapping[str, Any]) -> Found:
     keys = ("trial", "config", "mean", "low", "high", "tied_with_best")
     finalists = [{key: c.get(key) for key in keys} for c in candidates]
     winner = next(c for c in candidates if c["name"] == finals["winner"])
+    if members := winner.get("members"):  # several as one: the heaviest stands for it
+        first = next(c for c in candidates if c["name"] == next(iter(members)))
+        winner = {**winner, "trial": first["trial"], "config": first["config"]}
     baselines = {
         role: next(({k: c[k] for k in keys[:-1]} for c in candidates if c["role"] == role), {})
         for role in ("linear_probe", "default_recipe")
@@ -224,6 +227,7 @@ def _best(
     return {
         "trial": winner["trial"],
         "config": winner["config"],
+        "members": winner.get("members"),
         "validation": {key: winner[key] for key in ("mean", "low", "high", "seeds")},
         "parameters": first("parameters"),
         "learned_parameters": first("learned_parameters"),

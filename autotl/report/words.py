@@ -58,14 +58,18 @@ def answer(summary: Mapping[str, Any]) -> list[str]:
         return ["No trial has come to its end, so there is no winner."]
     score = best["validation"]
     name = winner_name(summary)
-    recipe = recipe_line(best["config"] or {}, values=False)
+    members = best.get("members")
+    if members:
+        shares = [f"{member} ({weight:.2f})" for member, weight in members.items()]
+        name = f"the {name} of {_listed(shares)}"
+    recipe = "" if members else recipe_line(best["config"] or {}, values=False)
     said = [
         f"The best is {name}{', ' + recipe if recipe else ''}: {summary['metric']} "
         f"{interval(score['mean'], score)}{_measured(score['seeds'])}.",
         _tested(summary),
     ]
-    said += _ties(summary, name) + _better(summary)
-    said += _baselines(summary, name)
+    said += _ties(summary, winner_name(summary)) + _better(summary)
+    said += _baselines(summary, winner_name(summary))
     if (openings := summary["test_openings"]) > 1:
         said.append(
             f"The test part was opened {openings} times; whoever saw an earlier result may have "
@@ -131,12 +135,12 @@ def _ties(summary: Mapping[str, Any], winner: str) -> list[str]:
 
 
 def _better(summary: Mapping[str, Any]) -> list[str]:
-    """What is made of several trials and beats each of them; it is no winner, for what it costs."""
-    finals = summary["finals"] or {"candidates": []}
+    """What is made of several trials and beats each of them, where there was no time to make it."""
+    finals = summary["finals"] or {"candidates": [], "winner": ""}
     return [
         f"{named(c['name']).capitalize()} of several trials does better: {interval(c['mean'], c)}."
-        for c in finals["candidates"]
-        if c["trial"] is None and not c["tied_with_best"] and c is finals["candidates"][0]
+        for c in finals["candidates"][:1]
+        if c["trial"] is None and not c["tied_with_best"] and c["name"] != finals["winner"]
     ]
 
 

@@ -2,8 +2,9 @@
 
     python studies/benchmarks/searches.py photos/ flowers/ --seeds 3 --budget 10m
 
-Each search is a study of its own under ``--out``, named after the data and the seed; one that is
-there already is read, not run again. The table is Markdown.
+Each search has a folder of its own under ``--out``, named after the data and the seed, and so a
+cache and a database of its own: no seed profits from the one before it. One that is there already
+is read, not run again. The table is Markdown.
 """
 
 from __future__ import annotations
@@ -32,12 +33,10 @@ def main() -> None:
     print("| " + " | ".join(COLUMNS) + " |\n" + "|---" * len(COLUMNS) + "|", flush=True)
     for source in options.data:
         for seed in range(options.seeds):
-            study = f"{Path(source).name}-{seed}"
-            file = options.out / study / "summary.json"
+            out, study = options.out / f"{Path(source).name}-{seed}", "search"
+            file = out / study / "summary.json"
             if not file.exists():
-                # Without history: no seed shall profit from the one before it.
-                kept = {"study": study, "seed": seed, "out": options.out, "history": False}
-                autotl.search(source, budget=options.budget, **kept)
+                autotl.search(source, budget=options.budget, study=study, seed=seed, out=out)
             print("| " + " | ".join(row(json.loads(file.read_text()), source)) + " |", flush=True)
 
 
