@@ -22,7 +22,7 @@ from autotl import (
     study,
 )
 from autotl.ensemble import ENSEMBLE, SOUP
-from autotl.errors import StudyError, TrialEnd
+from autotl.errors import OutOfTime, StudyError, TrialEnd
 from autotl.model import Model
 from autotl.store import TestRow, TrialRow
 from autotl.trials import Trials
@@ -102,7 +102,16 @@ def hand_over(
 
 
 def _refit(trials: Trials, winner: Winner, spare: bool) -> Model:
-    """The winner's trainings again, on train and validation."""
+    """The winner's trainings again, on train and validation.
+
+    With a spare model nothing is begun that cannot be ended, as several trainings where the time
+    was left for one; without anything to fall back on, late is better than never.
+    """
+    budget, board = trials.budget, trials.board
+    test = sum(map(board.test_seconds, winner.trials))
+    needed = budget.refit * sum(map(board.again, winner.trials)) + test
+    if spare and len(winner.trials) > 1 and needed > budget.left:
+        raise OutOfTime(f"it would take {needed:.0f} s, and {budget.left:.0f} s are left")
     name, done = "refitting the winner on train + validation", 0
     trials.watch(progress.Stage(name, done, winner.epochs))
     networks = []
@@ -110,10 +119,9 @@ def _refit(trials: Trials, winner: Winner, spare: bool) -> Model:
         config = trials.trainings.config(row)
         network = trials.trainings.build(config)
         task = trials.trainings.again(row, network, "train", "validation")
-        if spare:  # without anything to fall back on, late is better than never
-            test = sum(map(trials.board.test_seconds, winner.trials))
-            task.deadline = trials.budget.grace(test)
-        with trials.budget.stage("refit"):
+        if spare:
+            task.deadline = budget.grace(test)
+        with budget.stage("refit"):
             for _ in finetune.fine_tune(network, config, task):
                 done += 1
                 trials.watch(progress.Stage(name, done, winner.epochs))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from autotl import kernels
 from autotl.errors import Incompatible, PluginError
 from autotl.plugin import IMAGE_SIZE, Fed
 from autotl.space import Choice, Config
@@ -247,9 +248,7 @@ def build(config: Config, classes: int, size: int | None, where: Device, seed: i
     head = _give(config["head"], {"features": width, "classes": classes})
     model = Model(backbone, head, expects, takes)
     if where.device.type == "cpu":
-        _keep_narrow_strided_contiguous(model)
-        if where.autocast:
-            _keep_slow_depthwise_in_float32(model)
+        kernels.avoid(model, half=where.autocast is not None)
     model = model.to(where.device)
     for tensor in (*model.parameters(), *model.buffers()):
         if tensor.ndim == 4:  # others have no such layout, and Module.to() refuses them
@@ -280,61 +279,6 @@ def build_backbone(choice: Choice, size: int | None) -> tuple[nn.Module, Input]:
     """A backbone and what it was trained to see; see ``build``."""
     backbone = _give(choice, {"size": size})
     return backbone, _expects(backbone, choice.params.get(IMAGE_SIZE, size), choice.name)
-
-
-class _InFloat32:
-    """Mixed into a convolution's class: computes in float32 where autocast would not."""
-
-    def forward(self, images: Tensor) -> Tensor:
-        with torch.autocast(images.device.type, enabled=False):
-            output: Tensor = super().forward(images.float())  # type: ignore[misc]
-        return output
-
-
-def _keep_slow_depthwise_in_float32(model: nn.Module) -> None:
-    """Exempt depthwise convolutions of 5 x 5 and more, and strided ones, from bfloat16 on the CPU.
-
-    Their backward pass has no fast kernel in bfloat16. The gradient of 5 x 5 weights, 480 channels
-    at 14 x 14, took 4.5 times as long as in float32, and what stride 2 makes of 96 channels at
-    112 x 112 was led back in 3.4 times as long. A training step of EfficientNet-Lite0 took 1.5
-    times as long without this.
-    """
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d) and module.groups > 1:
-            slow = max(module.kernel_size) >= 5 or max(module.stride) > 1
-            if slow:
-                _mix_in(_InFloat32, module)
-
-
-class _Contiguous:
-    """Mixed into a convolution's class: takes its pictures as NCHW, not as channels_last."""
-
-    def forward(self, images: Tensor) -> Tensor:
-        output: Tensor = super().forward(images.contiguous())  # type: ignore[misc]
-        return output
-
-
-def _keep_narrow_strided_contiguous(model: nn.Module) -> None:
-    """Feed NCHW to strided convolutions of 1 x 1 with fewer than 16 channels, on the CPU.
-
-    On channels_last torch 2.14 corrupts memory in their backward pass and the process dies:
-    ``Conv2d(3, 48, 1, stride=2)`` at 256 x 256, the stem of FastViT, in most runs. It was seen
-    with 2 to 15 channels and from 128 x 128 on; not with 16 or more, as many as AVX-512 holds.
-    """
-    for module in model.modules():
-        if (
-            isinstance(module, nn.Conv2d)
-            and module.kernel_size == (1, 1)
-            and max(module.stride) > 1
-            and module.in_channels < 16
-        ):
-            _mix_in(_Contiguous, module)
-
-
-def _mix_in(mixin: type, module: nn.Module) -> None:
-    # A class of its own rather than another forward: it survives a copy of the model.
-    kind = type(module)
-    module.__class__ = type(kind.__name__, (mixin, kind), {})
 
 
 def _give(choice: Choice, context: Mapping[str, Any]) -> nn.Module:

@@ -302,6 +302,23 @@ def test_several_as_one_that_are_tied_are_not_handed_over(
     assert result.best["members"] is None
 
 
+def test_several_trainings_are_not_begun_in_the_time_for_one(
+    settings: Make, monkeypatch: pytest.MonkeyPatch, spy: Spy
+) -> None:
+    _favour(monkeypatch, "last_blocks")
+    _mix(monkeypatch, "soup", 0.99)
+    spent = [0.0]
+    monkeypatch.setattr(Board, "again", lambda *_: spent[0])
+    judge = finals.Finals.judge
+    monkeypatch.setattr(finals.Finals, "judge", lambda f: (spent.insert(0, 1e4), judge(f))[1])
+    notes: list[Event] = []
+    result = engine.run(settings(**ALIKE, budget=1000.0), notes.append)
+    assert not [task for task in spy.tasks if task.validation is None]
+    texts = [e.text for e in notes if isinstance(e, Note) and e.warning]
+    assert any("was not refitted (it would take" in text for text in texts)
+    assert result.summary["test"]["n"] == 12
+
+
 def test_what_there_is_no_time_to_make_is_said(
     settings: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:

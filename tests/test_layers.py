@@ -30,7 +30,8 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {  # room: (rooms it may enter, 
     # From pictures to a trained model: torch, and never Optuna.
     "data": ({"errors", "plugin"}, {"PIL", "numpy", "torch"}),
     "cache": ({"data"}, {"numpy", "torch"}),
-    "model": ({"errors", "plugin", "space"}, {"timm", "torch"}),
+    "kernels": (set(), {"torch"}),
+    "model": ({"errors", "kernels", "plugin", "space"}, {"timm", "torch"}),
     "cut": ({"model"}, {"torch"}),
     "finetune": (
         {"cache", "cut", "data", "errors", "model", "plugin", "space"},
@@ -139,7 +140,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {  # room: (rooms it may enter, 
 }
 ONLY = {  # library: the only rooms that may ever be allowed to use it
     "torch": {"artifact", "cache", "cut", "data", "finetune", "model", "testing"}
-    | {"ensemble", "explain", "export", "snippet"},
+    | {"ensemble", "explain", "export", "kernels", "snippet"},
     "optuna": {
         "carry",
         "dashboard",

@@ -22,7 +22,7 @@ from alembic import command
 from autotl import migrations, store
 from autotl.errors import StoreError, StudyError
 from autotl.migrations import tables
-from autotl.store import Store, default_url
+from autotl.store import Store, default_url, opening
 
 CONFIG = {"freeze": {"last_blocks": {"share": 0.25}}, "head": {"linear": {}}}
 
@@ -301,7 +301,7 @@ def test_no_password_in_a_message(url: str, says: str) -> None:
 
 
 def test_a_locked_file(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "_LOCK_SECONDS", 0.05)
+    monkeypatch.setattr(opening, "LOCK_SECONDS", 0.05)
     db = Store(url)
     other = sqlite3.connect(db.storage.engine.url.database or "")
     other.execute("BEGIN EXCLUSIVE")

@@ -1,150 +1,25 @@
-"""One database: Optuna's storage and, beside it, our tables for what Optuna does not keep.
-
-Optuna keeps parameters and values. Ours keep what a study was asked to do, how each trial ended
-and why, every epoch, and each time that the sealed test part was opened. The names of our tables
-begin with ``autotl_``, and ``autotl.migrations`` alone makes and changes them.
-
-Several processes may write at once. A float that is not finite, such as the loss of a trial that
-diverged, is stored as None; times are UTC.
-"""
+"""What is kept of studies, trials, finals and tests, beside what Optuna keeps."""
 
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import fields, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, TypeVar
 
 import optuna
 import sqlalchemy as sa
-from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from sqlalchemy import exc
 
-from autotl.errors import StoreError, StudyError, did_you_mean
-from autotl.migrations import migrate, tables
+from autotl.errors import StudyError, did_you_mean
+from autotl.migrations import tables
 from autotl.migrations.tables import EPOCH, FINAL, STUDY, TEST, TRIAL
-
-ENDS = (
-    "running",
-    "complete",
-    "pruned",
-    "failed",
-    "out_of_memory",
-    "diverged",
-    "incompatible",
-    "out_of_time",
-    "interrupted",
-)
-
-_LOCK_SECONDS = 60  # how long to wait for another process that is writing to a SQLite file
-_FAULTS = (exc.OperationalError, StorageInternalError)  # what befalls an open database
-_ADVICE = {  # by what the driver says; the last one fits everything
-    "not a database": "it is a file of another kind, name a new one with --storage",
-    "locked": "another program is writing to it, try again when that is done",
-    "readonly": "give yourself the right to write there, or name another with --storage",
-    "unable to open": "check that its folder is there and may be read and written",
-    "disk is full": "make room and run the command again",
-    "no module named": "install the driver, for PostgreSQL pip install 'psycopg[binary]'",
-    "pq wrapper": "install the whole driver with pip install 'psycopg[binary]'",
-    "can't load plugin": "write sqlite:///FILE.db, or postgresql+psycopg://... and "
-    "pip install 'psycopg[binary]'",
-    "optuna version": "keep a copy of the database before you do so",
-    "": "check --storage: the server or file, the name, the user, the password and their rights",
-}
-
-
-@dataclass(frozen=True)
-class TrialRow:
-    """One trial: what was tried and how it ended."""
-
-    number: int
-    end: str  # one of ENDS
-    reason: str  # why it ended so; empty for complete
-    config: dict[str, Any]
-    score: float | None
-    epochs: int  # how many were planned
-    parameters: int | None
-    learned_parameters: int | None
-    seconds: float
-    started: datetime
-    facts: dict[str, Any] = field(default_factory=dict)  # what it measured beside the score
-
-
-@dataclass(frozen=True)
-class EpochRow:
-    """One epoch of a trial; loss and score are None where they were not finite."""
-
-    epoch: int
-    loss: float | None
-    score: float | None
-    seconds: float
-
-
-@dataclass(frozen=True)
-class FinalRow:
-    """One run of a candidate in the finals; runs of one number share their split and seed."""
-
-    candidate: str  # a trial's number, or what is made of several, such as "ensemble"
-    run: int
-    trial: int | None
-    score: float | None
-    seconds: float
-    facts: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class TestRow:
-    """One opening of the sealed test part; ``facts`` is empty until its result is written."""
-
-    __test__ = False  # by its name pytest would take it for a class of tests
-
-    id: int
-    trial: int
-    opened: datetime
-    config: dict[str, Any]
-    facts: dict[str, Any]
-
+from autotl.store.opening import explained, open_database
+from autotl.store.rows import ENDS, EpochRow, FinalRow, TestRow, TrialRow
 
 _Row = TypeVar("_Row", TrialRow, EpochRow, FinalRow, TestRow)
-
-
-def default_url(out: Path) -> str:
-    """The URL of the database in the folder ``out``, which is made where it is missing.
-
-    Raises:
-        StoreError: The folder cannot be made, or not written to.
-    """
-    file = out / "autotl.db"
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise StoreError(f"cannot make the folder {out}: {e.strerror}; choose another --out") from e
-    if not file.exists() and not os.access(out, os.W_OK | os.X_OK):
-        raise StoreError(f"the folder {out} is unwritable; choose another --out")
-    return sa.URL.create("sqlite", database=str(file)).render_as_string()
-
-
-def existing_url(place: str) -> str:
-    """The URL of a database that is there already; opening one that is not would make it.
-
-    Args:
-        place: A URL, or the file of a SQLite database.
-
-    Raises:
-        StoreError: There is no such file.
-    """
-    if "://" not in place:
-        place = sa.URL.create("sqlite", database=place).render_as_string()
-    file = Path(place.removeprefix("sqlite:///"))
-    if place.startswith("sqlite:///") and not file.is_file():
-        near = [f.name for f in file.parent.glob("*.db")]
-        raise StoreError(f"there is no database {file}; {did_you_mean(file.name, near)}")
-    return place
 
 
 class Store:
@@ -163,23 +38,8 @@ class Store:
         Raises:
             StoreError: It cannot be opened, or a newer autotl made it.
         """
-        try:
-            parsed = sa.make_url(url)
-        except (exc.ArgumentError, ValueError):
-            # Neither the URL nor the cause is shown: a password may stand in either.
-            raise StoreError(
-                "the storage is not a database URL; write sqlite:///FILE.db or "
-                "postgresql+psycopg://USER:PASSWORD@HOST/NAME, where %40 is an @ in the password"
-            ) from None
-        shown = parsed.difference_update_query(["password", "passwd"])
-        self.url = shown.render_as_string(hide_password=True)
-        local = parsed.get_backend_name() == "sqlite"
-        self._place = (parsed.database if local else None) or self.url
-        if local and Path(self._place).is_dir():
-            raise StoreError(f"the database {self._place} is a folder; name a file in it")
-        options = {"connect_args": {"timeout": _LOCK_SECONDS}} if local else {"pool_pre_ping": True}
-        with self._explained((*_FAULTS, exc.SQLAlchemyError, ImportError, RuntimeError)):
-            self.storage = _open(url, options, self._place)
+        opened = open_database(url)
+        self.storage, self.url, self._place = opened.storage, opened.url, opened.place
 
     def close(self) -> None:
         """Let go of the connections; the next use makes new ones."""
@@ -244,7 +104,7 @@ class Store:
         """
         self.require(study)
         # Optuna's first: if this is cut off half-way, the study is still listed and can be deleted.
-        with self._explained(), suppress(KeyError):
+        with explained(self._place), suppress(KeyError):
             optuna.delete_study(study_name=study, storage=self.storage)
         with self._write() as connection:
             for table in (EPOCH, TRIAL, FINAL, TEST):
@@ -401,12 +261,12 @@ class Store:
 
     @contextmanager
     def _read(self) -> Iterator[sa.Connection]:
-        with self._explained(), self.storage.engine.connect() as connection:
+        with explained(self._place), self.storage.engine.connect() as connection:
             yield connection
 
     @contextmanager
     def _write(self) -> Iterator[sa.Connection]:
-        with self._explained(), tables.write(self.storage.engine) as connection:
+        with explained(self._place), tables.write(self.storage.engine) as connection:
             yield connection
 
     def _rows(
@@ -427,34 +287,6 @@ class Store:
             f"study {study!r} has no trial {number}; if somebody deleted it while it ran, "
             "start the search again"
         )
-
-    @contextmanager
-    def _explained(self, faults: tuple[type[Exception], ...] = _FAULTS) -> Iterator[None]:
-        """Turns faults that the user can mend into a StoreError that says how."""
-        try:
-            yield
-        except faults as e:
-            first: BaseException = e  # the error that the others wrap has the plainest words
-            while first.__cause__:
-                first = first.__cause__
-            said = (str(first).splitlines() or [type(first).__name__])[0]
-            advice = next(do for part, do in _ADVICE.items() if part in said.lower())
-            raise StoreError(f"cannot use the database {self._place}: {said}; {advice}") from e
-
-
-def _open(url: str, options: dict[str, Any], place: str, tries: int = 5) -> RDBStorage:
-    try:
-        # Optuna calls str.format on the URL; a folder may have braces in its name.
-        storage = RDBStorage(url.replace("{", "{{").replace("}", "}}"), engine_kwargs=options)
-        migrate(storage.engine, place)
-    except exc.DBAPIError as e:
-        # Workers that start together all find no tables, and only one of them can make them.
-        lost_race = isinstance(e, exc.IntegrityError) or "already exists" in str(e)
-        if not lost_race or tries == 1:
-            raise
-        time.sleep(0.2)
-        return _open(url, options, place, tries - 1)
-    return storage
 
 
 def _at(table: sa.Table, study: str, number: int) -> tuple[sa.ColumnElement[bool], ...]:
