@@ -59,14 +59,16 @@ class Board:
     def contest(self, seconds: float) -> tuple[list[TrialRow], int]:
         """Who takes part in finals that may take so long, and in how many runs at least.
 
-        Rather fewer than ``FINALISTS`` in three runs than all of them in two; nobody where there is
-        no time for two candidates in two runs.
+        Rather fewer than ``FINALISTS`` in three runs than all of them in two, and rather the best
+        and the linear probe without the default recipe than nobody; nobody where there is no time
+        for two candidates in two runs.
         """
         rows = self.ranked()
         most = FINALISTS if self.budget.seconds is not None else FINALISTS_UNHURRIED
-        for runs in (3, FEWEST_RUNS):
-            for count in range(most, 0, -1):
-                field = _finalists(rows, count)
+        fields = [_finalists(rows, count) for count in range(most, 0, -1)]
+        without = [_finalists(rows, 1, default=False)]
+        for runs, some in ((3, fields), (FEWEST_RUNS, fields), (FEWEST_RUNS, without)):
+            for field in some:
                 needed = runs * sum(self.again(row) for row in field)
                 if len(field) >= 2 and needed <= seconds:
                     return field, runs
@@ -87,8 +89,8 @@ def _baselines(ranked: Sequence[TrialRow]) -> dict[str, Any]:
     return {"linear_probes": probes, "default_trial": defaults[0] if defaults else None}
 
 
-def _finalists(ranked: Sequence[TrialRow], count: int) -> list[TrialRow]:
+def _finalists(ranked: Sequence[TrialRow], count: int, *, default: bool = True) -> list[TrialRow]:
     known, best = _baselines(ranked), report.distinct(ranked)[:count]
-    wanted = {*known["linear_probes"][:1], known["default_trial"]}
+    wanted = {*known["linear_probes"][:1], known["default_trial"] if default else None}
     configs = [row.config for row in best]
     return best + [r for r in ranked if r.number in wanted and r.config not in configs]

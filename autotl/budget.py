@@ -12,8 +12,8 @@ LONGEST_TRIAL = 0.3
 FINALS_SHARE = 0.3
 """The share of the budget that the runs of the finals may take."""
 
-REPEATS = 4
-"""How often a trial is to fit into it: for two runs of two that take as long."""
+REPEATS = 2.2
+"""How often a trial is to fit into it: for two runs, with a linear probe beside it."""
 
 
 class Budget:

@@ -1,9 +1,10 @@
 """Which recipes are tried before the sampler chooses: the search is no worse than they are.
 
 First comes the first strategy in line, a linear probe if one is in the space, on every backbone.
-Then what did best on similar data before. Then, on the most promising backbone, the other heads in
-line with that strategy, and the other strategies in line. The plugins say who is in line, and their
-defaults are the recipes; each cites where it comes from.
+Then what did best on similar data before. Then the other heads in line with that strategy, on the
+most promising backbone; the next strategy in line, on the few most promising ones; and the other
+strategies in line, on the first of them. The plugins say who is in line, and their defaults are the
+recipes; each cites where it comes from.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ RECIPE = "recipe"
 """The attribute of a trial that says which recipe it is, as a list of names."""
 
 PAST = "learned from"
+
+BACKBONES = 3
+"""The most promising, which are all fine-tuned by the strategy in line after the first."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,10 @@ class Portfolio:
         """Whether a trial is the first strategy with the first head on some backbone."""
         return tuple(trial.user_attrs.get(RECIPE, ())[1:]) == self._first
 
+    def is_cheap(self, trial: optuna.Trial | FrozenTrial) -> bool:
+        """Whether a trial has the first strategy in line, where there are others."""
+        return trial.params.get("freeze") == self._first[0]
+
     @property
     def _first(self) -> tuple[str, str]:
         return self.space.in_order("freeze")[0], self.space.in_order("head")[0]
@@ -107,11 +115,18 @@ class Portfolio:
         promising = self._promising(ranked)
         for other in self.space.in_order("head")[1:]:
             yield from (self._default(backbone, first, other) for backbone in promising[:1])
-        for freeze in self.space.in_order("freeze")[1:]:
-            for backbone in promising:  # until there is time for one
+        times = _times(ranked)
+        for place, freeze in enumerate(self.space.in_order("freeze")[1:]):
+            wanted = 1 if place else BACKBONES
+            late = float("inf")  # milliseconds of one that there was no time for
+            for backbone in promising:
+                if not wanted or times.get(backbone, 0.0) >= late:
+                    continue
                 yield self._default(backbone, freeze, head)
-                if tried.get((backbone, freeze, head)) != "out_of_time":
-                    break
+                if tried.get((backbone, freeze, head)) == "out_of_time":
+                    late = times.get(backbone, late)
+                else:
+                    wanted -= 1
 
     def _default(
         self, backbone: str, freeze: str, head: str
@@ -135,3 +150,13 @@ class Portfolio:
         close.sort(key=lambda r: (r.parameters or 0, -(r.facts.get("logme") or 0.0)))
         ordered = [*close, *(r for r in probes if r not in close)]
         return list(dict.fromkeys(name for r in ordered for name in r.config["backbone"]))
+
+
+def _times(ranked: Sequence[TrialRow]) -> dict[str, float]:
+    """Milliseconds that backbones take for a picture, of those that were measured."""
+    return {
+        name: row.facts["ms_per_item"]
+        for row in ranked
+        if "ms_per_item" in row.facts
+        for name in row.config["backbone"]
+    }

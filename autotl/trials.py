@@ -42,7 +42,9 @@ BESIDE = "beside"
 """The attribute of a trial that was run with a probe, whose number it holds."""
 
 GIVE_UP = 8
-"""Trials in a row that fail, or that the time does not suffice for, before the search ends."""
+"""Trials in a row that fail, or that the time does not suffice for, before the search ends.
+
+Cheap ones between those that the time does not suffice for do not count, unless they lead."""
 
 
 @dataclass(frozen=True)
@@ -136,12 +138,19 @@ class Trials:
         Raises:
             StudyError: No trial came to its end.
         """
-        in_vain, end, reason = 0, "", ""
-        while in_vain < GIVE_UP and not self._enough():
+        in_vain, late, end, reason = 0, 0, "", ""
+        while max(in_vain, late) < GIVE_UP and not self._enough():
             self.budget.runs = self.board.for_finals()
             self.portfolio.enqueue(self.board.ranked())
-            end, reason = self._trial(self._ask())
-            in_vain = 0 if end in ("complete", "pruned") else in_vain + 1
+            trial = self._ask()
+            end, reason = self._trial(trial)
+            if end in ("complete", "pruned"):
+                in_vain = 0
+                if not self.portfolio.is_cheap(trial) or self._leads(trial):
+                    late = 0
+            else:
+                in_vain += 1
+                late += end == OutOfTime.end
             if end == OutOfTime.end:
                 self.portfolio.enqueue_cheap(self.board.ranked())
         if self.board.ranked():
@@ -150,6 +159,11 @@ class Trials:
             why = reason or "it ended before the first one"
             raise StudyError(f"the budget is too short for any trial ({why}): give more time")
         raise StudyError(f"no trial has come to its end; the last one {end}: {reason}")
+
+    def _leads(self, trial: optuna.Trial) -> bool:
+        """Whether a trial is the best so far."""
+        best = self.board.ranked()[:1]
+        return bool(best) and best[0].number == trial.number
 
     def past(self) -> dict[str, Any]:
         """What did best on similar data, as it was when the study first asked."""
@@ -226,7 +240,7 @@ class Trials:
         if memory != self._written:
             self.store.update(self.name, **memory)
             self._written = copy.deepcopy(memory)
-        if ended.network and self.board.ranked()[0].number == trial.number:
+        if ended.network and self._leads(trial):
             self.best = Best(trial.number, ended.network.cpu())
         if end == "interrupted":
             self._requeue(trial.params, trial.user_attrs)

@@ -50,6 +50,19 @@ def test_the_field_fits_the_time() -> None:
     assert field(50, 10.0, 20.0, 1.0, probe=2) == ([0, 2], 3)  # the best and the linear probe
 
 
+def test_the_default_recipe_is_left_out_rather_than_the_finals() -> None:
+    stub = Stub([20.0, 20.0, 1.0], Budget(1000.0), probe=2)
+    stub.rows[1] = replace(stub.rows[1], facts={"default": True})
+
+    def field(seconds: float) -> tuple[list[int], int]:
+        entrants, runs = stub.contest(seconds)
+        return [row.number for row in entrants], runs
+
+    assert field(85) == ([0, 1, 2], 2)
+    assert field(50) == ([0, 2], 2)
+    assert field(41) == ([], 0)
+
+
 def test_without_a_budget_three_are_enough() -> None:
     entrants, runs = Stub([1.0] * 9, Budget(None)).contest(float("inf"))
     assert (len(entrants), runs) == (FINALISTS_UNHURRIED, 3)

@@ -86,8 +86,8 @@ def test_one_trial_does_not_take_the_time_of_all(clock: Clock) -> None:
     assert budget.fair_share(9) == budget.longest_trial(9) < LONGEST_TRIAL * 600
 
 
-def test_the_finals_can_repeat_two_trials_twice(clock: Clock) -> None:
-    assert 2 * 2 * Budget(600).repeatable == pytest.approx(FINALS_SHARE * 600)
+def test_the_finals_can_repeat_a_trial_twice(clock: Clock) -> None:
+    assert 2 * Budget(600).repeatable < FINALS_SHARE * 600 < 3 * Budget(600).repeatable
     assert Budget(None).repeatable == math.inf
 
 

@@ -96,6 +96,7 @@ def test_probes_come_first_then_the_recipes_on_the_best_backbone() -> None:
     assert search.next(0.5) == ("small", "probe", "linear")
     assert search.next() == ("large", "probe", "solved")
     assert search.next() == ("large", "full", "linear")
+    assert search.next() == ("small", "full", "linear")
     assert search.next() == ()
     values = search.study.trials[3].params
     assert values == {
@@ -135,6 +136,15 @@ def test_where_there_is_no_time_the_next_backbone_gets_the_recipe() -> None:
     assert search.next() == ()
 
 
+def test_where_there_is_no_time_a_slower_backbone_is_not_tried() -> None:
+    search = Search()
+    search.next(0.9, ms_per_item=5.0)
+    search.next(0.5, ms_per_item=9.0)
+    search.next()
+    assert search.next(end="out_of_time") == ("large", "full", "linear")
+    assert search.next() == ()
+
+
 def test_what_there_was_no_time_for_is_tried_again_when_the_study_goes_on() -> None:
     search = Search()
     search.next(0.9)
@@ -149,12 +159,13 @@ def test_what_there_was_no_time_for_is_tried_again_when_the_study_goes_on() -> N
     assert search.next() == ()
 
 
-def test_a_recipe_that_failed_is_not_tried_on_another_backbone() -> None:
+def test_a_recipe_that_failed_does_not_end_the_others() -> None:
     search = Search()
     search.next(0.9)
     search.next(0.5)
     search.next()
     assert search.next(end="diverged") == ("large", "full", "linear")
+    assert search.next() == ("small", "full", "linear")
     assert search.next() == ()
 
 
@@ -187,6 +198,7 @@ def test_a_cheap_trial_is_queued_once() -> None:
     assert search.portfolio.waiting()
     search.next()
     assert search.study.trials[0].params["freeze"] == "probe"
+    assert search.portfolio.is_cheap(search.study.trials[0])
     assert not search.portfolio.waiting()
 
 

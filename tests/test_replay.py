@@ -18,6 +18,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "studies" / "benchmarks"))
 import curves as recorded
 import replay
 
+from autotl.trials import PROBES
+
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 SHAPE = (1, 5, 2, 2, 4)  # backbones, strategies, heads, augmentations, learning rates
 SPACE = recorded.grid_space(["tf_efficientnet_lite0"])
@@ -101,10 +103,24 @@ def test_one_that_diverged_is_no_trial() -> None:
 
 def test_the_recipes_come_first_and_in_order() -> None:
     search = replay.Search(curves(), replay.METHODS["recipes, TPE"], 0).run()
-    names = [t.params["freeze"] for t in search.study.trials]
-    assert names[:4] == ["linear_probe", "last_blocks", "lp_ft", "layer_decay"]
-    assert {t.params["head"] for t in search.study.trials[:4]} == {"linear"}
-    assert len({t.params["head"] for t in search.study.trials[4:]}) == 2
+    trials = search.study.trials
+    probes, recipes = trials[:PROBES], trials[PROBES : PROBES + 3]
+    assert {t.params["freeze"] for t in probes} == {"linear_probe"}
+    assert [t.params["freeze"] for t in recipes] == ["last_blocks", "lp_ft", "layer_decay"]
+    assert {t.params["head"] for t in (probes[0], *recipes)} == {"linear"}
+    assert len({t.params["head"] for t in probes}) == 2
+    assert len({t.params["freeze.linear_probe.lr"] for t in probes}) > 4
+
+
+def test_heads_beside_a_probe_cost_less_than_alone() -> None:
+    class Short(recorded.Curves):
+        budget = 0.1
+
+    search = replay.Search(Short(*vars(curves()).values()), replay.METHODS["recipes, TPE"], 0)
+    search.run()
+    assert search.complete == PROBES
+    each = recorded.EPOCHS / replay.TOGETHER
+    assert search.seconds == pytest.approx(recorded.AROUND + PROBES * each)
 
 
 @pytest.mark.parametrize(("share", "count"), [("none", 5), ("range", 2), ("all", 1)])

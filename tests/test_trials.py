@@ -16,6 +16,7 @@ from autotl import engine, finetune, study
 from autotl.errors import StoreError, StudyError
 from autotl.progress import EpochEnded, Event, TrialEnded, TrialStarted
 from autotl.store import Store
+from autotl.trials import GIVE_UP
 
 Make = Callable[..., study.StudyConfig]
 
@@ -283,21 +284,36 @@ def test_pruning_is_fed_and_filed(settings: Make) -> None:
     assert all("worst quarter" in filed[t.number].reason for t in pruned)
 
 
-def test_what_there_is_no_time_for_gives_way_to_what_is_cheapest(
-    settings: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+SLOW = {"freeze": ["linear_probe", "last_blocks", "full"], "head": ["linear", "mlp"]}
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All but linear probes take forever."""
     measure = finetune.measure
 
     def measured(network: Any, config: Any, task: Any) -> Any:
         cost = measure(network, config, task)
-        slow = config["freeze"].name != "linear_probe"
-        return replace(cost, epoch=1e4, costly=1.0) if slow else cost
+        long = config["freeze"].name != "linear_probe"
+        return replace(cost, epoch=1e9, costly=1.0) if long else cost
 
     monkeypatch.setattr(finetune, "measure", measured)
-    chosen = {"freeze": ["linear_probe", "last_blocks", "full"], "head": ["linear", "mlp"]}
-    engine.run(settings(budget=300.0, trials=9, **chosen))
+
+
+@pytest.mark.usefixtures("slow")
+def test_what_there_is_no_time_for_gives_way_to_what_is_cheapest(settings: Make) -> None:
+    engine.run(settings(budget=300.0, trials=9, **SLOW))
     ends = [(r.end, next(iter(r.config["freeze"]))) for r in rows(settings())]
-    slow = [i for i, (end, _) in enumerate(ends[:-1]) if end == "out_of_time"]
-    assert slow
-    assert all(ends[i + 1][1] == "linear_probe" for i in slow)
+    late = [i for i, (end, _) in enumerate(ends[:-1]) if end == "out_of_time"]
+    assert late
+    assert all(ends[i + 1][1] == "linear_probe" for i in late)
     assert all((end == "out_of_time") == (name != "linear_probe") for end, name in ends)
+
+
+@pytest.mark.usefixtures("slow")
+def test_the_search_ends_where_there_is_time_for_cheap_trials_only(settings: Make) -> None:
+    """It would go on for hours with trials that nobody asked for."""
+    engine.run(settings(budget=9999.0, trials=None, **SLOW))
+    ends = [r.end for r in rows(settings())]
+    assert ends[-1] == "out_of_time"
+    assert GIVE_UP <= ends.count("out_of_time") <= 4 * GIVE_UP  # the first few cheap ones may lead

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from optuna import pruners, samplers
 from optuna.trial import TrialState
 
+from autotl.portfolio import BACKBONES
 from autotl.pruner import WorstQuarterPruner
 from autotl.trials import PROBES
 
@@ -120,7 +121,7 @@ class Search:
     def _beside(self, probe: tuple[str, str, str], params: dict[str, Any]) -> None:
         """Heads and learning rates that are tried in one pass with a probe."""
         shared = {name: params[name] for name in ("backbone", "freeze", "augment")}
-        heads = self.chosen.in_order("head")
+        heads = [plugin.name for plugin in self.chosen.plugins["head"]]
         for i in range(PROBES - 1):
             self._trial({**shared, "head": heads[i % len(heads)]}, faster=TOGETHER)
 
@@ -163,7 +164,10 @@ class Search:
             scores = [self.tried[recipe] for recipe in recipes]
             error = 0.5 / (PICTURES / 2) ** 0.5  # of an accuracy, at most
             close = [b for b, s in zip(backbones, scores, strict=True) if s >= max(scores) - error]
-            recipes += [(close[0], freeze, head) for freeze in others]  # the smallest of the close
+            best = close[0]  # the smallest of the close
+            promising = [best, *(b for b in backbones if b != best)][:BACKBONES]
+            recipes += [(backbone, others[0], head) for backbone in promising]
+            recipes += [(best, freeze, head) for freeze in others[1:]]
         return next((recipe for recipe in recipes if recipe not in self.tried), None)
 
     def _params(self, recipe: tuple[str, str, str]) -> dict[str, Any]:
