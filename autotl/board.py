@@ -17,6 +17,9 @@ FINALISTS, FINALISTS_UNHURRIED = 5, 3
 FEWEST_RUNS, MOST_RUNS = 2, 10
 """Of the finals. From one run nothing is known of its noise; after ten more of them say little."""
 
+SLACK = 1.1
+"""What is kept for the runs of the finals over what they are thought to take."""
+
 
 @dataclass(frozen=True)
 class Board:
@@ -78,8 +81,17 @@ class Board:
         """Seconds of the budget for the runs of the finals; none where they cannot be held."""
         if self.budget.seconds is None:
             return 0.0
-        field, runs = self.contest(FINALS_SHARE * self.budget.seconds)
-        return runs * sum(self.again(row) for row in field)  # what else is left they take too
+        field, runs = self.contest(FINALS_SHARE * self.budget.seconds / SLACK)
+        # What else is left they take too.
+        return SLACK * runs * sum(self.again(row) for row in field)
+
+    def reserve(self) -> None:
+        """Keep of the budget what the end will take, as the trials stand now."""
+        best = self.ranked()[:1]
+        self.budget.runs = self.for_finals()
+        self.budget.leader = sum(
+            self.budget.refitting(self.again(row), self.test_seconds(row)) for row in best
+        )
 
 
 def _baselines(ranked: Sequence[TrialRow]) -> dict[str, Any]:

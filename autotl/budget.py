@@ -12,16 +12,17 @@ LONGEST_TRIAL = 0.3
 FINALS_SHARE = 0.3
 """The share of the budget that the runs of the finals may take."""
 
-REPEATS = 2.2
-"""How often a trial is to fit into it: for two runs, with a linear probe beside it."""
+REPEATS = 2.4
+"""How often a trial is to fit into it: for two runs, with a linear probe and some slack beside."""
 
 
 class Budget:
     """A number of seconds that begins to run when it is made, or None for no end.
 
     It covers everything from the first look at the data to the report. A trial may take only so
-    long that it can still be refitted if it wins, so a search ends early enough by itself.
-    ``runs`` is what the runs of the finals are to have of it, which the search leaves alone too.
+    long that it can still be refitted if it wins, so a search ends early enough by itself. What the
+    runs of the finals are to have, ``runs``, and what the refit and the test of the best so far
+    take, ``leader``, it leaves alone too.
 
     Args:
         seconds: The budget, or None.
@@ -39,7 +40,7 @@ class Budget:
     ) -> None:
         self.seconds, self.refit, self.fixed = seconds, refit, fixed
         self.began = time.monotonic() if began is None else began
-        self.runs = 0.0
+        self.runs = self.leader = 0.0
         self.stages: dict[str, float] = {}
         self._inner = [0.0]
 
@@ -60,7 +61,11 @@ class Budget:
 
     def finals(self, again: float, test: float = 0.0) -> float:
         """What the end takes for a trial that takes ``again`` to be done again, and its test."""
-        return self.runs + 1.1 * self.refit * again + test + self.fixed
+        return self.runs + max(self.leader, self.refitting(again, test)) + self.fixed
+
+    def refitting(self, again: float, test: float = 0.0) -> float:
+        """To refit and test what takes ``again`` to be done again."""
+        return 1.1 * self.refit * again + test
 
     def longest_trial(self, again: float, test: float = 0.0) -> float:
         """What a trial may take from now on, if there is to be time for the end should it win.

@@ -76,9 +76,11 @@ class Runs:
         """
         trials, budget = self.trials, self.trials.budget
         budget.runs = 0.0
-        entrants, _ = trials.board.contest(budget.left - self._ending(trials.board.finalists(1)))
-        ending = self._ending(entrants)
+        ending = self._ending(trials.board.finalists(1))
         entrants, fewest = trials.board.contest(budget.left - ending)
+        if self._ending(entrants) > ending:  # another may win that takes longer to refit
+            ending = self._ending(entrants)
+            entrants, fewest = trials.board.contest(budget.left - ending)
         self.candidates = [self._candidate(row) for row in entrants]
         kept = {(row.candidate, row.run): row for row in trials.store.finals(trials.name)}
         deadline = time.monotonic() + budget.left - ending

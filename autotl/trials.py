@@ -140,7 +140,6 @@ class Trials:
         """
         in_vain, late, end, reason = 0, 0, "", ""
         while max(in_vain, late) < GIVE_UP and not self._enough():
-            self.budget.runs = self.board.for_finals()
             self.portfolio.enqueue(self.board.ranked())
             trial = self._ask()
             end, reason = self._trial(trial)
@@ -365,6 +364,7 @@ class Trials:
             return True
         if self.budget.seconds is None:
             return False
+        self.board.reserve()
         best = self.board.ranked()[:1]
         return self.budget.left <= (self.board.finals_seconds(best[0]) if best else 0.0) + 1.0
 

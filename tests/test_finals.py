@@ -442,6 +442,25 @@ def test_without_time_for_two_runs_there_are_no_finals(
     assert result.summary["test"]["n"] == 12
 
 
+def test_the_runs_do_not_take_the_time_of_the_refit(
+    settings: Make, monkeypatch: pytest.MonkeyPatch, spy: Spy
+) -> None:
+    contest = Board.contest
+    monkeypatch.setattr(Board, "reserve", lambda _: None)
+    monkeypatch.setattr(Board, "again", lambda *_: 20.0)
+    asked: list[float] = []
+
+    def spied(self: Board, seconds: float) -> Any:
+        asked.append(seconds)
+        return contest(self, seconds)
+
+    monkeypatch.setattr(Board, "contest", spied)
+    engine.run(settings(**SMALL, budget=100.0))  # 30 of them for the refit, 120 for two runs
+    assert spy.runs == []
+    assert asked
+    assert max(asked) < 100 - 30
+
+
 def test_one_that_fails_leaves_the_finals(settings: Make, spy: Spy) -> None:
     spy.fails = lambda task: Diverged("the loss is nan") if len(spy.runs) == 5 else None
     notes: list[Event] = []
@@ -488,7 +507,7 @@ def test_more_take_part_where_the_first_run_is_quick(
     def two_at_first(self: Board, seconds: float) -> Any:
         asked.append(seconds)
         entrants, runs = contest(self, 1e9)
-        return (entrants[:2], 3) if len(asked) < 3 else (entrants, runs)
+        return (entrants[:2], 3) if len(asked) < 2 else (entrants, runs)
 
     monkeypatch.setattr(Board, "contest", two_at_first)
     monkeypatch.setattr(Board, "again", lambda *_: 100.0)
@@ -497,7 +516,7 @@ def test_more_take_part_where_the_first_run_is_quick(
     engine.run(settings(**SMALL, budget=1000.0))
     found = facts(settings())["finals"]
     assert len([c for c in found["candidates"] if c["trial"] is not None]) == 3
-    assert asked[2] > asked[1]
+    assert asked[1] > asked[0]
     assert [task.seed for task in spy.runs] == [1, 1, 1, 2, 2, 2]
 
 

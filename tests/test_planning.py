@@ -28,7 +28,7 @@ def epochs(seconds: float, budget: Budget, *, modest: bool = False) -> int:
 def test_a_trial_gets_the_epochs_that_the_finals_can_repeat() -> None:
     budget = Budget(600)
     assert epochs(1.0, budget) == 12
-    assert epochs(10.0, budget) == budget.repeatable // 10.0 == 8
+    assert epochs(10.0, budget) == budget.repeatable // 10.0 == 7
     assert epochs(20.0, budget) == 6  # not fewer than are worth it
     assert epochs(20.0, budget, modest=True) == 6
     assert epochs(20.0, Budget(None)) == 12
