@@ -145,7 +145,7 @@ def save(
     configs = [trainings.config(row) for row in winner.trials]
     source = _source([config["backbone"] for config in configs])
     trials.store.update(trials.name, weights=source)
-    for old in folder.glob("recipe*.toml"):
+    for old in folder.glob("recipe-[2-9].toml"):
         old.unlink()
     recipes = []
     for number, (row, config) in enumerate(zip(winner.trials, configs, strict=True), start=1):

@@ -33,11 +33,11 @@ def _stored(command: Any) -> Any:
 def _store(storage: str | None, out: Path) -> Iterator[Any]:
     """The database that is there; a look at it makes none."""
     from autotl.errors import StoreError
-    from autotl.store import Store
+    from autotl.store import Store, default_url
 
     if storage is None and not (out / "autotl.db").exists():
         raise StoreError(f"there is no {out / 'autotl.db'}; give --out DIR or --storage URL")
-    yield Store(storage or f"sqlite:///{out / 'autotl.db'}")
+    yield Store(storage or default_url(out))
 
 
 @studies.command("list")
