@@ -16,7 +16,7 @@ from autotl.model import Model
 from autotl.space import Config
 from autotl.trainings import Trainings
 
-FEWEST_EPOCHS = 1 / 2
+FEWEST_EPOCHS = 1 / 3
 """A trial that would get a smaller share of its epochs is not begun: it would not be itself."""
 
 VIEWS_SHARE = 0.04

@@ -29,13 +29,13 @@ def test_a_trial_gets_the_epochs_that_the_finals_can_repeat() -> None:
     budget = Budget(600)
     assert epochs(1.0, budget) == 12
     assert epochs(10.0, budget) == budget.repeatable // 10.0 == 7
-    assert epochs(20.0, budget) == 6  # not fewer than are worth it
-    assert epochs(20.0, budget, modest=True) == 6
+    assert epochs(20.0, budget) == 4  # not fewer than are worth it
+    assert epochs(20.0, budget, modest=True) == 4
     assert epochs(20.0, Budget(None)) == 12
 
 
 def test_a_trial_that_takes_too_much_is_not_begun() -> None:
-    with pytest.raises(OutOfTime, match=r"6 epochs would take 360 s, .* may take 100 s now"):
+    with pytest.raises(OutOfTime, match=r"4 epochs would take 240 s, .* may take 180 s now"):
         epochs(60.0, Budget(600))
     assert epochs(100.0, Budget(600), modest=True) == 2  # better than nothing
     with pytest.raises(OutOfTime, match="1 epochs would take 500 s"):
