@@ -95,7 +95,7 @@ def plan(network: Model, config: Config, trainings: Trainings, *, modest: bool) 
 def affordable(cost: Cost, task: Task, budget: Budget, test: float, modest: bool) -> int:
     """How many epochs there is time for, if the model is to be refitted and tested too.
 
-    Rather fewer than all, but not fewer than are worth it, so that the finals can repeat them.
+    Rather fewer than all so that the finals can repeat them, if those are within reach at all.
 
     Args:
         cost: What they take.
@@ -110,9 +110,10 @@ def affordable(cost: Cost, task: Task, budget: Budget, test: float, modest: bool
     worth = max(1, round(FEWEST_EPOCHS * task.epochs))
     fewest = 1 if modest else worth
     share = budget.longest_trial if modest else budget.fair_share
+    repeated = cost.again(worth, task.views) <= budget.repeatable
     for epochs in range(task.epochs, fewest - 1, -1):
         again = cost.again(epochs, task.views)
-        if epochs > worth and again > budget.repeatable:
+        if repeated and again > budget.repeatable:
             continue
         allowed = share(again, test)
         if cost.seconds(epochs, task.views) <= allowed:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from autotl.budget import Budget
+from autotl.budget import LONGEST_TRIAL, Budget
 from autotl.errors import OutOfTime
 from autotl.finetune import Cost, Epoch
 from autotl.planning import Plan, affordable
@@ -29,8 +29,8 @@ def test_a_trial_gets_the_epochs_that_the_finals_can_repeat() -> None:
     budget = Budget(600)
     assert epochs(1.0, budget) == 12
     assert epochs(10.0, budget) == budget.repeatable // 10.0 == 7
-    assert epochs(20.0, budget) == 4  # not fewer than are worth it
-    assert epochs(20.0, budget, modest=True) == 4
+    assert epochs(18.0, budget) == budget.repeatable // 18.0 == 4
+    assert epochs(19.0, budget) == LONGEST_TRIAL * 600 // 19.0 == 9  # out of their reach anyway
     assert epochs(20.0, Budget(None)) == 12
 
 
