@@ -22,9 +22,18 @@ def avoid(model: nn.Module, *, half: bool) -> None:
 
 
 class _InFloat32:
-    """Mixed into a convolution's class: computes in float32 where autocast would not."""
+    """Mixed into a convolution's class: learns in float32 where autocast would not.
+
+    Only the way back is slow in bfloat16. Where nothing is led back, it computes as autocast says.
+    """
+
+    weight: Tensor
 
     def forward(self, images: Tensor) -> Tensor:
+        learns = images.requires_grad or self.weight.requires_grad
+        if not (learns and torch.is_grad_enabled()):
+            ahead: Tensor = super().forward(images)  # type: ignore[misc]
+            return ahead
         with torch.autocast(images.device.type, enabled=False):
             output: Tensor = super().forward(images.float())  # type: ignore[misc]
         return output

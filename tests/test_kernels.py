@@ -50,6 +50,13 @@ def test_slow_depthwise_convolutions_stay_in_float32() -> None:
         exempt.eval()(pictures(2, 32))
     assert {n for n, t in seen.items() if t == torch.float32} == set(slow)
     assert torch.bfloat16 in seen.values()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        exempt(pictures(2, 32))
+    assert set(seen.values()) == {torch.bfloat16}  # ahead they are fast
+    exempt.requires_grad_(False)
+    with torch.autocast("cpu", torch.bfloat16):
+        exempt(pictures(2, 32))
+    assert set(seen.values()) == {torch.bfloat16}
 
 
 def test_only_grouped_convolutions_that_are_large_or_strided_are_exempted() -> None:
