@@ -24,7 +24,7 @@ from autotl import (
 from autotl.ensemble import ENSEMBLE, SOUP
 from autotl.errors import OutOfTime, StudyError, TrialEnd
 from autotl.model import Model
-from autotl.store import TestRow, TrialRow
+from autotl.store import TrialRow
 from autotl.trials import Trials
 
 EXPLAINING = 10.0
@@ -57,16 +57,11 @@ class Winner:
         return ensemble.soup(networks) if self.name == SOUP else networks[0]
 
 
-def tested(test: TestRow) -> str:
-    """The name of the winner that was tested."""
-    return str(test.facts.get("candidate") or f"trial {test.trial}")
-
-
 def stands(trials: Trials, winner: Winner) -> bool:
     """Whether the model in the run folder is the winner's, refitted and tested before."""
     done = [test for test in trials.store.tests(trials.name) if test.facts]
     folder = trials.settings.folder / "model"
-    return bool(done) and tested(done[-1]) == winner.name and folder.is_dir()
+    return bool(done) and done[-1].candidate == winner.name and folder.is_dir()
 
 
 def hand_over(
@@ -208,7 +203,9 @@ def _write_card(trials: Trials, winner: Winner, **evidence: Any) -> None:
     known = {
         "metric": trials.metric.name,
         "pictures": {p: len(trials.dataset.indices(p)) for p in ("train", "validation", "test")},
-        "validation": {"score": score, "low": low, "high": high, "n": count} if score else None,
+        "validation": {"score": score, "low": low, "high": high, "n": count}
+        if score is not None
+        else None,
         "finals": facts.get("finals"),
         "optimism": (facts.get("finals") or {}).get("optimism"),
         "calibration": facts.get("calibration"),
@@ -221,7 +218,7 @@ def _may_open(trials: Trials, winner: Winner) -> bool:
 
     Who tests winner after winner and keeps the one that tests best has chosen by the test.
     """
-    before = {tested(test) for test in trials.store.tests(trials.name)} - {winner.name}
+    before = {test.candidate for test in trials.store.tests(trials.name)} - {winner.name}
     if not before or trials.settings.again:
         return bool(len(trials.dataset.indices("test")))
     trials.watch(

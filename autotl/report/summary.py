@@ -236,20 +236,8 @@ def _best(
 
 
 def test_of(winner: Mapping[str, Any] | None, tests: Sequence[TestRow]) -> dict[str, Any]:
-    """What the last finished test of the winner showed; empty without one.
-
-    A test that says which ``candidate`` it was of is that candidate's; others are the trial's.
-    """
+    """What the last finished test of the winner showed; empty without one."""
     if winner is None:
         return {}
-    found = [
-        t.facts
-        for t in tests
-        if t.facts
-        and (
-            t.facts["candidate"] == winner["name"]
-            if "candidate" in t.facts
-            else t.trial == winner["trial"]
-        )
-    ]
+    found = [t.facts for t in tests if t.facts and t.candidate == winner["name"]]
     return found[-1] if found else {}

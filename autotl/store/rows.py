@@ -69,3 +69,8 @@ class TestRow:
     opened: datetime
     config: dict[str, Any]
     facts: dict[str, Any]
+
+    @property
+    def candidate(self) -> str:
+        """The name of the winner that was tested."""
+        return str(self.facts.get("candidate") or f"trial {self.trial}")
