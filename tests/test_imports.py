@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +16,7 @@ HEAVY |= {"scipy", "rich", "jinja2", "alembic", "PIL", "huggingface_hub"}
 HELP = "from autotl.cli import main; main(['--help'], standalone_mode=False)"
 SEARCH = "from autotl.cli import main; main(['search', '--help'], standalone_mode=False)"
 PLUGINS = "from autotl.cli import main; main(['plugins', '--help'], standalone_mode=False)"
+ROOT = Path(__file__).parents[1]
 CODES = {"import": "import autotl", "help": HELP, "search help": SEARCH, "plugins help": PLUGINS}
 
 
@@ -37,3 +40,19 @@ def test_an_author_finds_a_decorator_for_every_kind() -> None:
     from autotl.plugin import GIVEN
 
     assert set(GIVEN) <= set(autotl.__all__)
+
+
+def test_an_installed_copy_has_every_room_and_file() -> None:
+    """Tests run from the folder, where a forgotten line of pyproject.toml is not missed."""
+    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    rooms = {file.parent for file in (ROOT / "autotl").rglob("__init__.py")}
+    names = {".".join(room.relative_to(ROOT).parts) for room in rooms}
+    assert names | {"autotl_plugins"} == set(setuptools["packages"])
+    taken = {
+        file
+        for package, patterns in setuptools["package-data"].items()
+        for pattern in patterns
+        for file in (ROOT / package.replace(".", "/")).glob(pattern)
+    }
+    beside = {file for room in rooms for file in room.iterdir() if file.is_file()}
+    assert {file for file in beside if file.suffix != ".py"} == taken
