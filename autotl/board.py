@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from autotl import report
-from autotl.budget import FINALS_SHARE, Budget
+from autotl.budget import FINALS_SHARE, SLACK, Budget
 from autotl.metrics import Metric
 from autotl.store import Store, TrialRow
 
@@ -16,9 +16,6 @@ FINALISTS, FINALISTS_UNHURRIED = 5, 3
 
 FEWEST_RUNS, MOST_RUNS = 2, 10
 """Of the finals. From one run nothing is known of its noise; after ten more of them say little."""
-
-SLACK = 1.1
-"""What is kept for the runs of the finals over what they are thought to take."""
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,9 @@ LONGEST_TRIAL = 0.3
 FINALS_SHARE = 0.3
 """The share of the budget that the runs of the finals may take."""
 
+SLACK = 1.1
+"""What is kept for the runs of the finals and the refit over what they are thought to take."""
+
 REPEATS = 2.4
 """How often a trial is to fit into it: for two runs, with a linear probe and some slack beside."""
 
@@ -65,7 +68,7 @@ class Budget:
 
     def refitting(self, again: float, test: float = 0.0) -> float:
         """To refit and test what takes ``again`` to be done again."""
-        return 1.1 * self.refit * again + test
+        return SLACK * self.refit * again + test
 
     def longest_trial(self, again: float, test: float = 0.0) -> float:
         """What a trial may take from now on, if there is to be time for the end should it win.

@@ -14,14 +14,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from autotl.calibration import TINY
 from autotl.metrics import Labels, Metric, Probabilities
 from autotl.model import Model
 
 ENSEMBLE, SOUP = "ensemble", "soup"
 """What is made of several: the mean of their probabilities, the mean of their weights."""
-
-TINY = 1e-12
-"""The smallest probability that a logarithm is taken of."""
 
 ROUNDS = 20
 """Members chosen, each as often as it helps; weights are multiples of one in so many."""

@@ -59,7 +59,7 @@ class Winner:
 
 def stands(trials: Trials, winner: Winner) -> bool:
     """Whether the model in the run folder is the winner's, refitted and tested before."""
-    done = [test for test in trials.store.tests(trials.name) if test.facts]
+    done = [test for test in trials.store.tests(trials.name) if test.done]
     folder = trials.settings.folder / "model"
     return bool(done) and done[-1].candidate == winner.name and folder.is_dir()
 
@@ -237,7 +237,7 @@ def _test(trials: Trials, winner: Winner, *, refit_seconds: float, refitted: boo
     rows = trials.dataset.indices("test")
     trials.watch(progress.Stage("opening the test part"))
     first = winner.trials[0]
-    opening = trials.store.open_test(trials.name, first.number, first.config)
+    opening = trials.store.open_test(trials.name, first.number, first.config, winner.name)
     predictor = artifact.load(trials.settings.folder / "model", trials.registry, trials.where)
     batches = trials.trainings.batches(predictor.network, "test")
     raw = finetune.predict(predictor.network, batches, predictor.where)

@@ -16,6 +16,7 @@ import numpy as np
 
 from autotl import data, ensemble, finetune, metrics, progress
 from autotl.board import MOST_RUNS
+from autotl.budget import SLACK
 from autotl.data import Resplit, Rows
 from autotl.ensemble import SOUP
 from autotl.errors import Diverged, OutOfTime, StoreError
@@ -132,7 +133,7 @@ class Runs:
     def _next(self, kept: dict[tuple[str, int], FinalRow], number: int) -> float:
         """Seconds that run ``number`` will take: what the runs before it took."""
         todo = [c for c in self.candidates if (c.key, number) not in kept]
-        return 1.1 * sum(max(c.seconds.values(), default=0.0) for c in todo)
+        return SLACK * sum(max(c.seconds.values(), default=0.0) for c in todo)
 
     def _run(self, number: int, kept: dict[tuple[str, int], FinalRow], deadline: float) -> None:
         """One run of all candidates; one that fails in it leaves the finals.

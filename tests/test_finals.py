@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -286,6 +287,22 @@ def test_several_as_one_that_are_better_are_handed_over(
     engine.run(settings(**ALIKE), notes.append)
     assert any(e.text.startswith(f"{name} is still") for e in notes if isinstance(e, Note))
     assert len(store(settings()).tests("photos")) == 1
+
+
+def test_an_ensemble_whose_test_was_cut_off_is_tested_when_the_study_goes_on(
+    settings: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _favour(monkeypatch, "last_blocks")
+    _mix(monkeypatch, "ensemble", 1.5)
+    with monkeypatch.context() as patch:
+        patch.setattr(artifact, "load", Mock(side_effect=KeyboardInterrupt))
+        assert engine.run(settings(**ALIKE)).interrupted
+    [opened] = store(settings()).tests("photos")
+    assert (opened.candidate, opened.done) == ("ensemble", False)
+    result = engine.run(settings(**ALIKE))
+    assert [t.done for t in store(settings()).tests("photos")] == [False, True]
+    assert result.summary["test"]
+    assert result.summary["test_openings"] == 2
 
 
 def test_several_as_one_that_are_tied_are_not_handed_over(

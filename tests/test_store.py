@@ -139,13 +139,14 @@ def test_reopening_keeps_everything(url: str) -> None:
     db = Store(url)
     db.begin("s", {"seed": 3})
     db.begin_trial("s", 0, CONFIG, 2)
-    db.open_test("s", 0, CONFIG)  # and then it crashed
+    db.open_test("s", 0, CONFIG, "ensemble")  # and then it crashed
     before = db.trials("s"), db.tests("s")
     db.close()
     db = Store(url)
     assert db.facts("s") == {"seed": 3}
     assert (db.trials("s"), db.tests("s")) == before
-    assert db.tests("s")[0].facts == {}
+    [opened] = db.tests("s")
+    assert (opened.candidate, opened.done) == ("ensemble", False)
     db.close()
 
 

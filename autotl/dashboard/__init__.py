@@ -215,7 +215,7 @@ def _confusions(store: Store, study: str) -> dict[int, dict[str, Any]]:
         for number, matrices in runs.items()
     }
     for test in store.tests(study):
-        if test.facts.get("confusion"):
+        if test.facts.get("confusion") and test.candidate == f"trial {test.trial}":
             found[test.trial] = {"counts": test.facts["confusion"], "of": "test"}
     return {
         number: {**known, "names": names}

@@ -231,12 +231,21 @@ class Store:
 
     # the sealed test part
 
-    def open_test(self, study: str, trial: int, config: Mapping[str, Any]) -> int:
+    def open_test(
+        self, study: str, trial: int, config: Mapping[str, Any], candidate: str = ""
+    ) -> int:
         """Write that the test part is about to be looked at; returns what ``close_test`` asks for.
 
         When this returns the database has it, so that no crash can hide that it was opened.
+
+        Args:
+            study: Whose test part.
+            trial: Whose model is tested, or the heaviest of several as one.
+            config: Of the trial.
+            candidate: What several as one are called, such as ``ensemble``.
         """
-        row = {"study": study, "trial": trial, "config": config, "facts": {}}
+        facts = {"candidate": candidate} if candidate else {}
+        row = {"study": study, "trial": trial, "config": config, "facts": facts}
         with self._write() as connection:
             result = connection.execute(TEST.insert().values(opened=datetime.now(UTC), **row))
             key = result.inserted_primary_key
@@ -244,7 +253,7 @@ class Store:
         return int(key[0])
 
     def close_test(self, opening: int, **facts: Any) -> None:
-        """Write what the test part showed, such as ``score``, ``low``, ``high`` and ``n``.
+        """Write what the test part showed: ``score``, and such as ``low``, ``high`` and ``n``.
 
         Raises:
             StudyError: There is no such opening.

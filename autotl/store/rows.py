@@ -60,7 +60,7 @@ class FinalRow:
 
 @dataclass(frozen=True)
 class TestRow:
-    """One opening of the sealed test part; ``facts`` is empty until its result is written."""
+    """One opening of the sealed test part; ``facts`` has who is tested, and then the result."""
 
     __test__ = False  # by its name pytest would take it for a class of tests
 
@@ -69,6 +69,11 @@ class TestRow:
     opened: datetime
     config: dict[str, Any]
     facts: dict[str, Any]
+
+    @property
+    def done(self) -> bool:
+        """Whether its result is known; not where the test was cut off."""
+        return "score" in self.facts
 
     @property
     def candidate(self) -> str:
