@@ -84,24 +84,39 @@ def finish(trials: Trials, versions: dict[str, str]) -> None:
 
 
 def keep(trials: Trials, versions: dict[str, str], finals: Finals | None = None) -> None:
-    """Save a model of the best so far, without a refit or a test: for a search cut short."""
+    """Save a model of the best so far, without a refit or a test: for a search cut short.
+
+    One that was refitted is not replaced by it.
+    """
     if not trials.board.ranked():
         return
     held = finals or Finals(trials)
-    if held.spare:
+    before = handover.handed_over(trials)
+    if before == held.winner.identity:
+        return
+    if before:  # what an earlier run handed over stays, and so does what it found
+        trials.store.update(trials.name, **held.before)
+    elif held.spare:
         trials.store.update(trials.name, calibration=None)
-        if finals is None:  # what finals before found does not hold for a later best
+        if not held.held:  # what finals before found does not hold for a later best
             trials.store.update(trials.name, finals=None)
         handover.save(trials, held.winner, held.spare, versions)
 
 
 class Finals:
-    """The finals of one study: the runs, what they say, and what the winner's answers tell."""
+    """The finals of one study: the runs, what they say, and what the winner's answers tell.
+
+    Attributes:
+        runs: The runs.
+        before: What the study's facts had of earlier finals when these began.
+    """
 
     def __init__(self, trials: Trials) -> None:
         self.trials = trials
         self.runs = Runs(trials)
         self._winner: Contender | None = None
+        facts = trials.store.require(trials.name)
+        self.before = {key: facts.get(key) for key in ("finals", "calibration", "doubtful")}
 
     def hold(self) -> None:
         """Run as long as there is time, and write down how the candidates stand.
@@ -115,6 +130,11 @@ class Finals:
         candidates = self._candidates()
         enough = self.runs.count >= FEWEST_RUNS and len(candidates) > 1
         self._conclude(candidates, self._mixtures() if enough else [])
+
+    @property
+    def held(self) -> bool:
+        """Whether they have a winner."""
+        return self._winner is not None
 
     @property
     def winner(self) -> Winner:
@@ -330,8 +350,7 @@ def _entry(contender: Contender) -> Entry:
         "ms_per_item": None if None in times else sum(t for t in times if t),
     }
     if several:
-        names = [c.name for c in contender.members]
-        entry["members"] = dict(zip(names, contender.weights, strict=True))
+        entry["members"] = contender.winner.members
     return entry
 
 

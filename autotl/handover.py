@@ -46,6 +46,19 @@ class Winner:
     weights: tuple[float, ...] = (1.0,)
 
     @property
+    def members(self) -> dict[str, float] | None:
+        """The weights of the trials by their names; None of a single one."""
+        if len(self.trials) == 1:
+            return None
+        names = [f"trial {row.number}" for row in self.trials]
+        return dict(zip(names, self.weights, strict=True))
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What tells it from other winners: an ensemble of others is another one."""
+        return {"candidate": self.name, "members": self.members}
+
+    @property
     def epochs(self) -> int:
         """Of all its trainings."""
         return sum(row.epochs for row in self.trials)
@@ -57,11 +70,31 @@ class Winner:
         return ensemble.soup(networks) if self.name == SOUP else networks[0]
 
 
+def handed_over(trials: Trials) -> dict[str, Any] | None:
+    """Whose model is in the run folder, see ``Winner.identity``; None of one not refitted."""
+    saved = trials.store.require(trials.name).get("model") or {}
+    here = (trials.settings.folder / "model").is_dir()
+    return saved.get("winner") if here and saved.get("refitted") else None
+
+
 def stands(trials: Trials, winner: Winner) -> bool:
     """Whether the model in the run folder is the winner's, refitted and tested before."""
-    done = [test for test in trials.store.tests(trials.name) if test.done]
-    folder = trials.settings.folder / "model"
-    return bool(done) and done[-1].candidate == winner.name and folder.is_dir()
+    return (
+        handed_over(trials) == winner.identity
+        and _tested(trials, winner, refitted=True) is not None
+    )
+
+
+def _tested(trials: Trials, winner: Winner, *, refitted: bool) -> dict[str, Any] | None:
+    """What the last test of the winner's model showed, with or without a refit; None without."""
+    found = [
+        test.facts
+        for test in trials.store.tests(trials.name)
+        if test.done
+        and test.is_of(winner.name, winner.members)
+        and test.facts.get("refitted") == refitted
+    ]
+    return found[-1] if found else None
 
 
 def hand_over(
@@ -80,19 +113,21 @@ def hand_over(
         StudyError: The refit failed, and there is no spare model.
     """
     began = time.monotonic()
-    network, refitted = spare, False
+    network, again = spare, False
     try:
-        network, refitted = _refit(trials, winner, bool(spare)), True
+        network, again = _refit(trials, winner, bool(spare)), True
     except TrialEnd as end:
         if network is None:
             raise StudyError(f"the refit of {winner.name} ended early: {end}") from None
         text = f"the winner was not refitted ({end}); its model has learned from a part of the data"
         trials.watch(progress.Note(text, warning=True))
     seconds = time.monotonic() - began
-    save(trials, winner, network, versions, refitted=refitted)
-    if _may_open(trials, winner):
+    save(trials, winner, network, versions, refitted=again)
+    if known := _tested(trials, winner, refitted=again):  # before another winner, now best again
+        _write_card(trials, winner, test=known, refitted=again)
+    elif _may_open(trials, winner):
         with trials.budget.stage("test"):
-            _test(trials, winner, refit_seconds=seconds, refitted=refitted)
+            _test(trials, winner, refit_seconds=seconds, refitted=again)
     trials.store.update(trials.name, openings=len(trials.store.tests(trials.name)))
 
 
@@ -139,7 +174,7 @@ def save(
     folder, trainings = trials.settings.folder, trials.trainings
     configs = [trainings.config(row) for row in winner.trials]
     source = _source([config["backbone"] for config in configs])
-    trials.store.update(trials.name, weights=source)
+    trials.store.update(trials.name, weights=source, model=None)
     for old in folder.glob("recipe-[2-9].toml"):
         old.unlink()
     recipes = []
@@ -161,9 +196,8 @@ def save(
         "versions": versions,
     }
     if len(configs) > 1:
-        names = [f"trial {row.number}" for row in winner.trials]
-        parts = zip(names, winner.weights, recipes, strict=True)
-        members = [{"name": n, "weight": w, "training": r} for n, w, r in parts]
+        parts = zip((winner.members or {}).items(), recipes, strict=True)
+        members = [{"name": n, "weight": w, "training": r} for (n, w), r in parts]
         facts["made_of"] = {"kind": winner.name, "members": members}
     if temperature := _temperature(trials):
         facts["temperature"] = temperature
@@ -171,6 +205,8 @@ def save(
     artifact.save(
         folder / "model", network, configs[0], trials.dataset.classes, facts, others=others
     )
+    saved = {"winner": winner.identity, "refitted": refitted}
+    trials.store.update(trials.name, model=saved)
     _write_card(trials, winner, refitted=refitted)
 
 
@@ -218,14 +254,15 @@ def _may_open(trials: Trials, winner: Winner) -> bool:
 
     Who tests winner after winner and keeps the one that tests best has chosen by the test.
     """
-    before = {test.candidate for test in trials.store.tests(trials.name)} - {winner.name}
+    tests = trials.store.tests(trials.name)
+    before = {t.candidate for t in tests if not t.is_of(winner.name, winner.members)}
     if not before or trials.settings.again:
         return bool(len(trials.dataset.indices("test")))
+    names = ", ".join(sorted(before - {winner.name})) or f"another {winner.name}"
     trials.watch(
         progress.Note(
-            f"{winner.name} was not tested: the test part was opened before, for "
-            f"{', '.join(sorted(before))}; use --again to open it once more, and the report will "
-            "say so",
+            f"{winner.name} was not tested: the test part was opened before, for {names}; use "
+            "--again to open it once more, and the report will say so",
             warning=True,
         )
     )
@@ -237,7 +274,7 @@ def _test(trials: Trials, winner: Winner, *, refit_seconds: float, refitted: boo
     rows = trials.dataset.indices("test")
     trials.watch(progress.Stage("opening the test part"))
     first = winner.trials[0]
-    opening = trials.store.open_test(trials.name, first.number, first.config, winner.name)
+    opening = trials.store.open_test(trials.name, first.number, first.config, **winner.identity)
     predictor = artifact.load(trials.settings.folder / "model", trials.registry, trials.where)
     batches = trials.trainings.batches(predictor.network, "test")
     raw = finetune.predict(predictor.network, batches, predictor.where)
@@ -246,7 +283,7 @@ def _test(trials: Trials, winner: Winner, *, refit_seconds: float, refitted: boo
     low, high = metrics.interval(trials.metric, labels, probabilities, trials.settings.seed)
     images, _ = next(iter(batches))
     found = {
-        "candidate": winner.name,
+        **winner.identity,
         "score": trials.metric.score(labels, probabilities),
         "low": low,
         "high": high,

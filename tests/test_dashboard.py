@@ -82,7 +82,7 @@ def test_finalists_that_were_tested_show_their_confusion(store: Store, tmp_path:
     with_matrix = {n for n, names in files.items() if "confusion matrix.png" in names}
     assert with_matrix == tested | {number}
     assert dashboard._confusions(store, "birds")[number]["counts"] == [[3, 0], [0, 10]]
-    several = store.open_test("birds", number, {}, "ensemble")
+    several = store.open_test("birds", number, {}, candidate="ensemble")
     store.close_test(several, candidate="ensemble", score=0.7, confusion=[[1, 0], [6, 0]])
     of = dashboard._confusions(store, "birds")[number]["of"]
     assert of == "finals"  # alone it was not tested

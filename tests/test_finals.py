@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -217,20 +218,30 @@ def test_a_wrong_label_is_doubted_and_a_wrong_answer_shown(searched: Search) -> 
     assert found["thumbnail"].startswith("data:image/jpeg;base64,")
 
 
-def _mix(monkeypatch: pytest.MonkeyPatch, name: str, score: float) -> None:
+MIXTURES = finals.Finals._mixtures
+
+
+def _mix(
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    score: float,
+    weights: tuple[float, float] = (0.75, 0.25),
+) -> None:
     """What is made of several has this score in the finals."""
-    mixtures = finals.Finals._mixtures
 
     def scored(self: finals.Finals) -> list[finals.Contender]:
         singles = self._candidates()[:2]
-        found = {m.name: m for m in mixtures(self)}
+        found = {m.name: m for m in MIXTURES(self)}
         found["ensemble"] = finals.Contender(
             "ensemble",
             "ensemble",
             [one.members[0] for one in singles],
-            [0.75, 0.25],
+            list(weights),
             [0.0],
-            [3 * a / 4 + b / 4 for a, b in zip(*(one.answers for one in singles), strict=True)],
+            [
+                weights[0] * a + weights[1] * b
+                for a, b in zip(*(one.answers for one in singles), strict=True)
+            ],
         )
         return [replace(found[name], scores=[score] * self.runs.count)]
 
@@ -385,16 +396,96 @@ def test_the_winner_of_the_finals_is_handed_over(
     assert "linear_probe" in about["training"]["freeze"]
 
 
+TRAIN = runs.Runs._train
+
+
 def _favour(monkeypatch: pytest.MonkeyPatch, freeze: str) -> None:
     """Candidates that freeze so score well in the finals, all others badly."""
-    train = runs.Runs._train
 
     def favoured(self: Any, candidate: Any, resplit: Any, deadline: float) -> None:
-        train(self, candidate, resplit, deadline)
+        TRAIN(self, candidate, resplit, deadline)
         good = freeze in candidate.trial.config["freeze"]
         candidate.scores[resplit.number] = 0.7 if good else 0.3 + 0.01 * resplit.number
 
     monkeypatch.setattr(runs.Runs, "_train", favoured)
+
+
+def _sha(folder: Path) -> str:
+    return hashlib.sha256((folder / "model" / "model.safetensors").read_bytes()).hexdigest()
+
+
+def test_the_model_is_the_winners_when_one_before_wins_again(
+    settings: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = []
+    for favourite in ("linear_probe", "last_blocks", "linear_probe"):
+        with monkeypatch.context() as patch:
+            _favour(patch, favourite)
+            result = engine.run(settings(**SMALL))
+        for file in (settings().out / "cache" / "finals").glob("*.npy"):
+            file.unlink()
+        assert result.best
+        about = json.loads((result.folder / "model" / "config.json").read_text())
+        assert favourite in about["training"]["freeze"]
+        assert favourite in result.best["config"]["freeze"]
+        assert bool(result.summary["test"]) == (favourite == "linear_probe")
+        models.append(_sha(result.folder))
+    assert models[0] == models[2] != models[1]
+    assert "never saw" in (result.folder / "model" / "README.md").read_text()
+    assert len(store(settings()).tests("photos")) == 1  # the same model has been tested
+
+
+def test_an_ensemble_of_others_is_another_winner(
+    settings: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _favour(monkeypatch, "last_blocks")
+    _mix(monkeypatch, "ensemble", 1.5)
+    first = engine.run(settings(**ALIKE))
+    _mix(monkeypatch, "ensemble", 1.5, weights=(0.25, 0.75))
+    notes: list[Event] = []
+    second = engine.run(settings(**ALIKE), notes.append)
+    about = json.loads((second.folder / "model" / "config.json").read_text())
+    weights = {m["name"]: m["weight"] for m in about["made_of"]["members"]}
+    assert second.best
+    assert first.best
+    assert weights == second.best["members"] != first.best["members"]
+    assert second.summary["test"] is None
+    assert any("for another ensemble; use" in e.text for e in notes if isinstance(e, Note))
+
+
+def test_ctrl_c_in_a_later_run_leaves_what_was_handed_over(
+    settings: Make, spy: Spy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither a model that was not refitted, nor facts of finals that are not over."""
+    _favour(monkeypatch, "linear_probe")
+    first = engine.run(settings(**SMALL))
+    card = (first.folder / "model" / "README.md").read_text()
+    before = _sha(first.folder), card, facts(settings())["finals"]
+    for favourite, trained in (("linear_probe", 8), ("last_blocks", 8), ("last_blocks", 2)):
+        for file in (settings().out / "cache" / "finals").glob("*.npy"):
+            file.unlink()
+        _favour(monkeypatch, favourite)
+        spy.tasks.clear()
+        spy.fails = lambda task, n=trained: KeyboardInterrupt() if len(spy.runs) == n else None
+        result = engine.run(settings(**{**SMALL, "trials": 4}))
+        assert result.interrupted
+        card = (result.folder / "model" / "README.md").read_text()
+        assert (_sha(result.folder), card) == before[:2]
+        assert result.summary["finals"]["winner"] == before[2]["winner"]
+        assert result.summary["test"] == first.summary["test"]
+
+
+def test_ctrl_c_while_the_test_opens_leaves_the_refitted_model(
+    settings: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(artifact, "load", Mock(side_effect=KeyboardInterrupt))
+        result = engine.run(settings(**SMALL))
+    assert result.interrupted
+    assert facts(settings())["model"]["refitted"]
+    before = _sha(result.folder)
+    assert engine.run(settings(**SMALL)).summary["test"]
+    assert _sha(result.folder) == before
 
 
 def test_of_those_tied_the_cheapest_wins_where_that_is_preferred(
@@ -553,7 +644,9 @@ def test_the_test_part_plays_no_role_until_it_is_opened_once(
     opened = []
     monkeypatch.setattr(data.Dataset, "indices", spy)
     monkeypatch.setattr(
-        Store, "open_test", lambda *a, f=Store.open_test: (opened.append(len(seen)), f(*a))[1]
+        Store,
+        "open_test",
+        lambda *a, f=Store.open_test, **k: (opened.append(len(seen)), f(*a, **k))[1],
     )
     trained = []
     monkeypatch.setattr(

@@ -140,7 +140,7 @@ def test_an_unfinished_test_or_that_of_another_trial_is_not_passed_off(store: St
     summary = report.summarise(store, "birds")
     assert summary["test"] is None
     assert summary["best"]["parameters"] == 3_400_000
-    assert "opened before, for an earlier winner" in report.answer(summary)[1]
+    assert "opened before, for an earlier winner or" in report.answer(summary)[1]
 
 
 def test_of_equal_trials_the_one_that_learns_less_wins_and_then_the_earlier(store: Store) -> None:

@@ -139,7 +139,7 @@ def test_reopening_keeps_everything(url: str) -> None:
     db = Store(url)
     db.begin("s", {"seed": 3})
     db.begin_trial("s", 0, CONFIG, 2)
-    db.open_test("s", 0, CONFIG, "ensemble")  # and then it crashed
+    db.open_test("s", 0, CONFIG, candidate="ensemble")  # and then it crashed
     before = db.trials("s"), db.tests("s")
     db.close()
     db = Store(url)

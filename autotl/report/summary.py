@@ -239,5 +239,5 @@ def test_of(winner: Mapping[str, Any] | None, tests: Sequence[TestRow]) -> dict[
     """What the last finished test of the winner showed; empty without one."""
     if winner is None:
         return {}
-    found = [t.facts for t in tests if t.done and t.candidate == winner["name"]]
+    found = [t.facts for t in tests if t.done and t.is_of(winner["name"], winner.get("members"))]
     return found[-1] if found else {}

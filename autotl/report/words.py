@@ -104,7 +104,7 @@ def _tested(summary: Mapping[str, Any]) -> str:
     if summary["test_openings"]:
         return (
             "There is no test score of it, because the test part was opened before, for an earlier "
-            "winner."
+            "winner or in a test that was cut off."
         )
     if not summary["data"]["test"]:
         return "There is no test score, because no pictures were set aside for a test."

@@ -231,9 +231,7 @@ class Store:
 
     # the sealed test part
 
-    def open_test(
-        self, study: str, trial: int, config: Mapping[str, Any], candidate: str = ""
-    ) -> int:
+    def open_test(self, study: str, trial: int, config: Mapping[str, Any], **facts: Any) -> int:
         """Write that the test part is about to be looked at; returns what ``close_test`` asks for.
 
         When this returns the database has it, so that no crash can hide that it was opened.
@@ -242,9 +240,8 @@ class Store:
             study: Whose test part.
             trial: Whose model is tested, or the heaviest of several as one.
             config: Of the trial.
-            candidate: What several as one are called, such as ``ensemble``.
+            facts: Who is tested, ``candidate`` and ``members``.
         """
-        facts = {"candidate": candidate} if candidate else {}
         row = {"study": study, "trial": trial, "config": config, "facts": facts}
         with self._write() as connection:
             result = connection.execute(TEST.insert().values(opened=datetime.now(UTC), **row))
@@ -254,6 +251,8 @@ class Store:
 
     def close_test(self, opening: int, **facts: Any) -> None:
         """Write what the test part showed: ``score``, and such as ``low``, ``high`` and ``n``.
+
+        They take the place of the facts that it was opened with.
 
         Raises:
             StudyError: There is no such opening.

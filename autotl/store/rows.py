@@ -79,3 +79,7 @@ class TestRow:
     def candidate(self) -> str:
         """The name of the winner that was tested."""
         return str(self.facts.get("candidate") or f"trial {self.trial}")
+
+    def is_of(self, name: str, members: dict[str, float] | None) -> bool:
+        """Whether it is of the winner of that name, made of ``members`` if it is of several."""
+        return (self.candidate, self.facts.get("members")) == (name, members)
