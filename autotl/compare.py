@@ -2,10 +2,9 @@
 
 Every candidate has been trained in the same runs; a run has a seed and a split of its own, so a
 row of scores is paired with every other row. Two things make plain t tests on such scores find
-differences that are not there. The runs share most of their training pictures, so their scores
-are not independent: the variance of a mean is corrected for that as by Nadeau & Bengio 2003
-(Machine Learning 52), with ``1/S + overlap`` in the place of ``1/S``. And the best of k is picked
-because it looks best: the differences to it are judged together, by the studentized range
+differences that are not there. The runs share pictures, so their scores are not independent: the
+variance of a mean is more than ``1/S`` of theirs, see ``data.Resplit.shrink``. And the best of k is
+picked because it looks best: the differences to it are judged together, by the studentized range
 (Tukey 1949, Biometrics 5) over the noise that is left when runs and candidates are taken out. So
 equals are all called tied 95 times in 100, however many there are.
 
@@ -57,7 +56,7 @@ class Standing:
 
 def standings(
     scores: Scores,
-    overlap: float,
+    shrink: float,
     *,
     higher: bool = True,
     step: float = 0.0,
@@ -68,7 +67,7 @@ def standings(
 
     Args:
         scores: ``[k, S]``, at least two of each, all finite.
-        overlap: Pictures that score a run for each that trains it, such as 1/4 for five folds.
+        shrink: The variance of the mean of S scores as a share of that of one, ``1/S`` or more.
         higher: Whether a higher score is the better one.
         step: The least that a score changes when one answer does, such as 1/n for the accuracy on
             n pictures. Noise smaller than its rounding is not believed.
@@ -78,8 +77,6 @@ def standings(
     k, runs = scores.shape
     means = scores.mean(1)
     best = _best(means[:rivals], higher) if to is None else to
-    shrink = 1 / runs + overlap  # times the variance of a score: that of a mean
-
     free = (k - 1) * (runs - 1)
     noise = scores - means[:, None] - scores.mean(0) + scores.mean()
     rounding = step**2 / 12

@@ -21,6 +21,9 @@ from autotl.model import Model
 ENSEMBLE, SOUP = "ensemble", "soup"
 """What is made of several: the mean of their probabilities, the mean of their weights."""
 
+MOST = 3000
+"""Pictures by which members are chosen; more would take long and change little."""
+
 ROUNDS = 20
 """Members chosen, each as often as it helps; weights are multiples of one in so many."""
 
@@ -37,6 +40,9 @@ def select(metric: Metric, labels: Labels, probabilities: Sequence[Probabilities
         probabilities: ``[N, C]`` of each member, of pictures that none of them was trained on.
     """
     sign = 1.0 if metric.direction == "maximize" else -1.0
+    if len(labels) > MOST:
+        some = np.random.default_rng(0).choice(len(labels), MOST, replace=False)
+        labels, probabilities = labels[some], [p[some] for p in probabilities]
     counts = np.zeros(len(probabilities))
     total: Probabilities = np.zeros_like(probabilities[0])
     best, best_score = counts, -np.inf

@@ -252,7 +252,7 @@ class Finals:
         first = data.resplit(self.trials.dataset, 0, self.trials.settings.seed)
         return compare.standings(
             scores,
-            first.overlap,
+            first.shrink(self.runs.count),
             higher=self.trials.metric.direction == "maximize",
             step=1 / len(first.validation),
             rivals=rivals,
@@ -284,19 +284,19 @@ class Finals:
     def _mixtures(self) -> list[Contender]:
         """The ensemble and the soup, where there are any."""
         runs = range(self.runs.count)
-        found = [self._ensemble()]
+        found: list[Contender | None] = [self._ensemble()]
         if all(run in self.runs.soups for run in runs):
             members = self.runs.members
             shares = [1 / len(members)] * len(members)
             scores = [self.runs.soups[run] for run in runs]
             answers = [self.runs.poured[run] for run in runs]
             found.append(Contender(SOUP, SOUP, members, shares, scores, answers))
-        return [mixture for mixture in found if len(mixture.members) > 1]
+        return [mixture for mixture in found if mixture and len(mixture.members) > 1]
 
-    def _ensemble(self) -> Contender:
+    def _ensemble(self) -> Contender | None:
         """An ensemble of candidates that see the same pictures as the best of them.
 
-        The weights that score a picture are chosen on the other half of the pictures.
+        The weights that score a run are chosen on the pictures that only other runs have.
         """
         trials, metric, runs = self.trials, self.trials.metric, range(self.runs.count)
         singles = self._candidates()
@@ -304,18 +304,19 @@ class Finals:
         best = max(singles, key=lambda one: sign * float(np.mean(one.scores))).members[0]
         fellows = [one for one in singles if one.members[0].sees == best.sees]
         rows = [self.runs.held(run) for run in runs]
-        places = np.concatenate(rows)
-        labels = trials.dataset.labels[places]
-        half = np.array(trials.dataset.units)[places] % 2  # what belongs together is in one
+        labels = [trials.dataset.labels[held] for held in rows]
+        units = [np.array(trials.dataset.units)[held] for held in rows]
+        truth, asked = np.concatenate(labels), np.concatenate(units)
         answers = [np.concatenate(one.answers) for one in fellows]
-        mixed = np.empty_like(answers[0])
-        for here in (half == 0, half == 1):
-            weights = ensemble.select(metric, labels[~here], [a[~here] for a in answers])
-            mixed[here] = ensemble.mean([a[here] for a in answers], weights)
-        ends = np.cumsum([len(some) for some in rows])[:-1]
-        parts = zip(np.split(labels, ends), np.split(mixed, ends), strict=True)
-        scores = [metric.score(*part) for part in parts]
-        weights = ensemble.select(metric, labels, answers)
+        scores = []
+        for run in runs:
+            other = ~np.isin(asked, units[run])  # what belongs together does not choose for itself
+            if not other.any():
+                return None  # a small set has the same pictures in all runs
+            weights = ensemble.select(metric, truth[other], [a[other] for a in answers])
+            mixed = ensemble.mean([one.answers[run] for one in fellows], weights)
+            scores.append(metric.score(labels[run], mixed))
+        weights = ensemble.select(metric, truth, answers)
         heaviest = [i for i in np.argsort(weights)[::-1] if weights[i]]
         return Contender(
             ENSEMBLE,
@@ -323,7 +324,7 @@ class Finals:
             [fellows[i].members[0] for i in heaviest],
             [weights[i] for i in heaviest],
             scores,
-            np.split(ensemble.mean(answers, weights), ends),
+            [ensemble.mean([one.answers[run] for one in fellows], weights) for run in runs],
         )
 
 

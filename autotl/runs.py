@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from autotl import data, ensemble, finetune, metrics, progress
-from autotl.board import MOST_RUNS
+from autotl.board import FEWEST_RUNS, MOST_RUNS
 from autotl.budget import SLACK
 from autotl.data import Resplit, Rows
 from autotl.ensemble import SOUP
-from autotl.errors import Diverged, OutOfTime, StoreError
+from autotl.errors import DataError, Diverged, OutOfTime, StoreError
 from autotl.metrics import Probabilities
 from autotl.model import Model
 from autotl.store import FinalRow, TrialRow
@@ -89,11 +89,20 @@ class Runs:
             late = time.monotonic() + self._next(kept, number) > deadline
             if len(self.candidates) < 2 or (late and number >= fewest):
                 return
+            before, over = list(self.candidates), False
             try:
                 self._run(number, kept, deadline)
                 if number == 0 and self._invite(entrants, deadline):
                     self._run(number, kept, deadline)
             except OutOfTime:
+                over = True
+            except DataError as error:
+                over = True
+                text = f"the finals ended after {number} runs: {error}"
+                trials.watch(progress.Note(text, warning=True))
+            if len(self.candidates) < 2 and self.count >= FEWEST_RUNS:
+                self.candidates, over = before, True  # what the runs before it found holds
+            if over:
                 return
             self.count = number + 1
             yield self.count

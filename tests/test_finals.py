@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import itertools
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -578,6 +579,50 @@ def test_one_that_fails_leaves_the_finals(settings: Make, spy: Spy) -> None:
     assert {len(c["scores"]) for c in found} == {3}
     texts = [e.text for e in notes if isinstance(e, Note) and e.warning]
     assert any("left the finals: the loss is nan" in text for text in texts)
+
+
+def test_a_validation_part_that_cannot_be_divided_has_no_finals(
+    settings: Make, tmp_path: Path
+) -> None:
+    """Of one patient, say: the winner of the search is handed over."""
+    made = settings(**SMALL)
+    names = sorted((tmp_path / "photos").glob("*/*.png"))
+    lines = []
+    for i, file in enumerate(names):
+        split = ("train", "train", "train", "validation", "test")[i % 5]
+        group = "one" if split == "validation" else ""
+        lines.append(f"{file},{file.parent.name},{split},{group}")
+    table = tmp_path / "photos.csv"
+    table.write_text("path,label,split,group\n" + "\n".join(lines) + "\n")
+    notes: list[Event] = []
+    result = engine.run(made.model_copy(update={"data": str(table)}), notes.append)
+    assert any("the finals ended after 0 runs" in e.text for e in notes if isinstance(e, Note))
+    assert result.summary["finals"] is None
+    assert result.summary["test"]["n"] == 12
+
+
+def test_classes_in_turn_do_not_choose_for_each_other(settings: Make, tmp_path: Path) -> None:
+    """Names such as ``001_healthy, 001_sick, 002_healthy``, and a metric that needs both."""
+    made = settings(**SMALL, metric="auroc")
+    lines = ["path,label"]
+    for i, name in itertools.product(range(20), ("red", "blue")):
+        file = tmp_path / "photos" / f"{i:03}_{name}.png"
+        (tmp_path / "photos" / name / f"{i}.png").rename(file)
+        lines.append(f"{file.name},{name}")
+    table = tmp_path / "photos" / "photos.csv"
+    table.write_text("\n".join(lines) + "\n")
+    result = engine.run(made.model_copy(update={"data": str(table)}))
+    scores = [c["scores"] for c in result.summary["finals"]["candidates"]]
+    assert np.isfinite(scores).all()
+
+
+def test_one_that_fails_late_does_not_undo_the_finals(settings: Make, spy: Spy) -> None:
+    only = {"freeze": ["linear_probe", "last_blocks"], "head": ["linear"], "trials": 2}
+    spy.fails = lambda task: Diverged("the loss is nan") if len(spy.runs) == 5 else None
+    engine.run(settings(**only))
+    found = facts(settings())["finals"]
+    assert found["runs"] == 2
+    assert len([c for c in found["candidates"] if c["trial"] is not None]) == 2
 
 
 def test_a_better_one_found_later_is_not_tested_unless_again(

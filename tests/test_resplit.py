@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from toy import squares
 
-from autotl import data
+from autotl import compare, data
 from autotl.data import Dataset, resplit
 from autotl.errors import DataError
 from autotl.plugin import Example
@@ -101,3 +101,27 @@ def test_too_few_to_hold_any_back() -> None:
     alone = replace(few, units=(0,) * len(few.units))
     with pytest.raises(DataError, match="too few pictures, or groups"):
         resplit(alone, 0, seed=0)
+
+
+def test_equals_on_a_given_validation_part_are_called_tied_however_many_runs() -> None:
+    """Thirds of the same pictures score again and again: more runs are no more evidence."""
+    given = [
+        replace(e, split="validation" if i < 90 else "train")
+        for i, e in enumerate(squares(300, seed=3))
+    ]
+    found, runs, k = dataset(given), 10, 3
+    divided = [resplit(found, number, seed=0) for number in range(runs)]
+    random = np.random.default_rng(0)
+    tied = []
+    for _ in range(400):
+        likes = random.normal(size=(k, len(given)))  # what a candidate makes of a picture stays
+        scores = [
+            [
+                (likes[i, d.validation] + random.normal(0, 0.5, len(d.validation)) < 1).mean()
+                for d in divided
+            ]
+            for i in range(k)
+        ]
+        standings = compare.standings(np.array(scores), divided[0].shrink(runs))
+        tied.append(all(standing.tied for standing in standings))
+    assert np.mean(tied) > 0.92

@@ -91,7 +91,7 @@ def named(name: str) -> str:
 
 def _measured(seeds: int) -> str:
     if seeds > 1:
-        return f", the mean of {seeds} runs that each split and seed anew"
+        return f", the mean of {seeds} runs, each with a seed and held-back pictures of its own"
     return " on the validation pictures, by which it was chosen"
 
 
