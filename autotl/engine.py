@@ -110,6 +110,7 @@ def run(
     with budget.stage("time"):
         chosen = _fast_enough(chosen, settings, store, where)
     _tell_left_out(chosen, settings, watch)
+    _scorable(settings, dataset)
     parts = {name: len(dataset.indices(name)) for name in ("train", "validation", "test")}
     budget.refit = (parts["train"] + parts["validation"]) / parts["train"]
     _begin(settings, store, dataset, chosen, where, budget)
@@ -187,6 +188,18 @@ def _dataset(settings: StudyConfig, plugins: Registry, watch: Listener) -> Datas
         text = f"{len(dataset.issues)} problems in the data are in {settings.folder}/issues.csv"
         watch(Note(f"{text}; the first: {first.name}: {first.problem}", warning=True))
     return dataset
+
+
+def _scorable(settings: StudyConfig, dataset: Dataset) -> None:
+    """Raise unless the metric has a value on the validation part."""
+    labels = dataset.labels[dataset.indices("validation")]
+    even = np.full((len(labels), len(dataset.classes)), 1 / len(dataset.classes), np.float32)
+    if len(labels) and not np.isfinite(metrics.get(settings.metric).score(labels, even)):
+        [only] = {dataset.classes[label] for label in labels}
+        raise StudyError(
+            f"{settings.metric} needs pictures of two classes to validate on, and these "
+            f"{len(labels)} are all of {only!r}; give more of the others, or another --metric"
+        )
 
 
 def _space(

@@ -49,6 +49,13 @@ class Contender:
         return Winner(self.name, tuple(c.trial for c in self.members), tuple(self.weights))
 
     @property
+    def searched(self) -> float:
+        """The score of its trial in the search; of several as one, of the heaviest."""
+        score = self.members[0].trial.score
+        assert score is not None  # only complete trials take part
+        return score
+
+    @property
     def network(self) -> Model | None:
         """Its model in the last run, if those of all members are at hand."""
         networks = [c.network for c in self.members if c.network]
@@ -205,7 +212,7 @@ class Finals:
             self._winner = None
             trials.store.update(trials.name, finals=None)
             return
-        higher = trials.metric.direction == "maximize"
+        higher = trials.metric.higher
         everyone = [*singles, *mixtures]
         scores = np.array([contender.scores for contender in everyone])
         means, count = scores.mean(1), len(singles)
@@ -221,8 +228,8 @@ class Finals:
         cheapest = leaders[_cheapest([everyone[i] for i in leaders])]
         winner = cheapest if trials.settings.prefer == "cheap" else leaders[0]
         self._winner = everyone[winner]
-        searched = trials.board.ranked()[0].score
-        gap = float(means[best]) - (searched if searched is not None else float("nan"))
+        sign = 1 if higher else -1
+        searched = max(singles, key=lambda one: sign * one.searched)
         entries = [
             {**_entry(contender), **_standing(standing, higher)}
             for contender, standing in zip(everyone, found, strict=True)
@@ -232,7 +239,8 @@ class Finals:
             "candidates": [entries[i] for i in order],
             "winner": self._winner.name,
             "cheapest_tied": everyone[cheapest].name,
-            "optimism": -gap if higher else gap,
+            "optimism": trials.metric.gain(searched.searched, float(np.mean(searched.scores))),
+            "optimism_of": searched.name,
             "unselected": compare.unselected(scores[:count], higher=higher),
             "prefer": trials.settings.prefer,
         }
@@ -253,7 +261,7 @@ class Finals:
         return compare.standings(
             scores,
             first.shrink(self.runs.count),
-            higher=self.trials.metric.direction == "maximize",
+            higher=self.trials.metric.higher,
             step=1 / len(first.validation),
             rivals=rivals,
             to=to,
@@ -300,7 +308,7 @@ class Finals:
         """
         trials, metric, runs = self.trials, self.trials.metric, range(self.runs.count)
         singles = self._candidates()
-        sign = 1 if metric.direction == "maximize" else -1
+        sign = 1 if metric.higher else -1
         best = max(singles, key=lambda one: sign * float(np.mean(one.scores))).members[0]
         fellows = [one for one in singles if one.members[0].sees == best.sees]
         rows = [self.runs.held(run) for run in runs]

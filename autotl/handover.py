@@ -243,10 +243,21 @@ def _write_card(trials: Trials, winner: Winner, **evidence: Any) -> None:
         if score is not None
         else None,
         "finals": facts.get("finals"),
-        "optimism": (facts.get("finals") or {}).get("optimism"),
+        "optimism": _optimism(winner, facts.get("finals"), trials.metric),
         "calibration": facts.get("calibration"),
     }
     card.write(trials.settings.folder / "model", trials.name, {**known, **evidence})
+
+
+def _optimism(
+    winner: Winner, finals: dict[str, Any] | None, metric: metrics.Metric
+) -> float | None:
+    """By how much the search overrated the winner; None where the finals had no such trial."""
+    means = {c["name"]: c["mean"] for c in (finals or {}).get("candidates", [])}
+    score, mean = winner.trials[0].score, means.get(winner.name)
+    if winner.members or score is None or mean is None:
+        return None
+    return metric.gain(score, mean)
 
 
 def _may_open(trials: Trials, winner: Winner) -> bool:

@@ -29,13 +29,23 @@ class Profile:
     """What is known of a study's data before anything is fine-tuned on them.
 
     ``imbalance`` is the size of the largest class over that of the smallest; ``probes`` has the
-    score of each backbone's linear probe.
+    score of each backbone's linear probe; ``data`` is the fingerprint of the pictures and labels,
+    and ``division`` what they are split by.
     """
 
     classes: int
     pictures: int  # to train on
     imbalance: float
     probes: Mapping[str, float] = field(default_factory=dict)
+    data: str = ""
+    division: tuple[Any, ...] = ()
+
+    def peeks(self, other: Profile) -> bool:
+        """Whether it would learn from ``other`` about its own test part.
+
+        The same pictures divided otherwise have been trained on where this one tests.
+        """
+        return bool(self.data) and self.data == other.data and self.division != other.division
 
     def distance(self, other: Profile) -> float:
         """How different the data are: 0 for alike, 1 for e.g. 2.7 times the pictures of a class.
@@ -72,7 +82,15 @@ def profile(store: Store, study: str) -> Profile:
         if row.facts.get("probe") and row.score is not None:
             scores |= dict.fromkeys(row.config["backbone"], row.score)
     classes = len(data.get("classes") or ())
-    return Profile(classes, data.get("train", 0), facts.get("imbalance") or 1.0, scores)
+    identity = facts.get("identity") or {}
+    return Profile(
+        classes,
+        data.get("train", 0),
+        facts.get("imbalance") or 1.0,
+        scores,
+        data.get("fingerprint", ""),
+        tuple(identity.get(key) for key in ("seed", "validation", "test")),
+    )
 
 
 def learn(store: Store, of: Profile, metric: str, space: Space, without: str) -> dict[str, Any]:
@@ -92,9 +110,12 @@ def learn(store: Store, of: Profile, metric: str, space: Space, without: str) ->
         facts = store.require(name)
         if name == without or facts.get("metric") != metric:
             continue
+        there = profile(store, name)
+        if of.peeks(there):
+            continue
         best = report.ranked(store.trials(name), facts.get("direction", "maximize"))[:1]
         params = [space.flat(row.config) for row in best]
-        apart = of.distance(profile(store, name))
+        apart = of.distance(there)
         if params and params[0] and apart <= FARTHEST:
             found.append((apart, name, params[0]))
     return {name: params for _, name, params in sorted(found, key=lambda x: x[:2])[:MOST]}

@@ -24,9 +24,18 @@ class Metric:
     direction: Literal["maximize", "minimize"]
     score: Callable[[Labels, Probabilities], float]
 
+    @property
+    def higher(self) -> bool:
+        """Whether a higher score is the better one."""
+        return self.direction == "maximize"
+
+    def gain(self, a: float, b: float) -> float:
+        """By how much the score ``a`` is better than ``b``; below 0 if it is worse."""
+        return a - b if self.higher else b - a
+
     def better(self, a: float, b: float) -> bool:
         """Whether the score ``a`` is better than ``b``."""
-        return a > b if self.direction == "maximize" else a < b
+        return self.gain(a, b) > 0
 
 
 # Written out, because an interval takes a thousand scores and an ensemble hundreds, and of the 2 to

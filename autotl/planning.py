@@ -55,7 +55,9 @@ class Plan:
         return self.cost.new_views(len(took), views) + first + sum(took[views:])
 
 
-def plan(network: Model, config: Config, trainings: Trainings, *, modest: bool) -> Plan:
+def plan(
+    network: Model, config: Config, trainings: Trainings, *, modest: bool, together: bool = False
+) -> Plan:
     """Plan the training of a model on the training part.
 
     Args:
@@ -63,13 +65,15 @@ def plan(network: Model, config: Config, trainings: Trainings, *, modest: bool) 
         config: The configuration.
         trainings: What it shares with others.
         modest: Whether a single epoch is better than none.
+        together: Whether other heads are trained in the same pass, if the backbone stays frozen.
 
     Raises:
         OutOfTime: There is time for too few epochs to be worth beginning.
     """
     settings, budget = trainings.settings, trainings.budget
     frozen = finetune.stays_frozen(network, config, settings.epochs)
-    solved = frozen and hasattr(network.head, "fit")  # more epochs would change nothing
+    # More epochs would change nothing for a head that is solved for.
+    solved = frozen and hasattr(network.head, "fit") and not together
     epochs, views = (1, 1) if solved else (settings.epochs, settings.views)
     task = trainings.task(network, "train", epochs=epochs, views=views)
     if budget.seconds is None:

@@ -254,7 +254,8 @@ class Trials:
             if count > most:
                 raise Incompatible(f"{count / 1e6:.2f} M parameters, more than {most / 1e6:.2f} M")
         # A short budget shall find something rather than nothing.
-        plan = planning.plan(network, config, self.trainings, modest=not self.board.ranked())
+        modest, together = not self.board.ranked(), self.portfolio.is_probe(trial)
+        plan = planning.plan(network, config, self.trainings, modest=modest, together=together)
         self._planned(trial, plan)
         self._show(trial.number, config, (), plan.task.epochs)
         return plan
@@ -389,6 +390,7 @@ class Trials:
         Raises:
             StudyError: The run is alive.
         """
+        begun = {row.number for row in self.store.trials(self.name)}
         for trial in self.study.get_trials(states=(TrialState.RUNNING,)):
             process = trial.user_attrs.get("process", ["", 0])
             if process != _process() and process[0] == platform.node() and _alive(process[1]):
@@ -396,10 +398,13 @@ class Trials:
                     f"study {self.name!r} is being run by process {process[1]} on this machine; "
                     "wait for it, or choose another name with --study"
                 )
+            # One that was killed before it drew has only what it was to draw.
+            params = trial.params or trial.system_attrs.get(carry.QUEUED, {})
+            self._requeue(params, trial.user_attrs)
             self.study.tell(trial.number, state=TrialState.FAIL)
-            reason = "its process ended"
-            self.store.end_trial(self.name, trial.number, "interrupted", reason=reason)
-            self._requeue(trial.params, trial.user_attrs)
+            if trial.number in begun:
+                reason = "its process ended"
+                self.store.end_trial(self.name, trial.number, "interrupted", reason=reason)
 
     def _requeue(self, params: dict[str, Any], attributes: dict[str, Any]) -> None:
         """Put an interrupted trial back in the queue, still known as the recipe it was."""

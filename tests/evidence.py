@@ -318,6 +318,7 @@ def _finals(
             "winner": winner["name"],
             "cheapest_tied": winner["name"],
             "optimism": scores[best[0]] - winner["mean"],
+            "optimism_of": winner["name"],
             "prefer": "accuracy",
         },
         calibration={

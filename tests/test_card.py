@@ -283,7 +283,7 @@ def test_the_card_has_the_evidence(saved: Saved, tmp_path: Path) -> None:
         "| 200 | 0.8812 | 0.8432 to 0.9101 |",
         "| finals: mean of 5 runs with pictures held back anew | | 0.8765 | 0.8543 to 0.8987 |",
         "| 150 | 0.9100 | 0.8800 to 0.9400 |",
-        "too good, by about 0.0123",
+        "it is too good: by 0.0123, the finals say",
         "a temperature of 1.25, which on 750 pictures",
         "from\n0.0700 to 0.0200.",
         "| `a` | 120 | 0.750 |",

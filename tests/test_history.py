@@ -103,7 +103,7 @@ def test_probes_that_did_alike_are_nearer(store: Store) -> None:
 
 def test_the_profile_of_a_study(store: Store) -> None:
     past(store, "a", imbalance=2.5, probe=0.7)
-    assert profile(store, "a") == Profile(10, 1000, 2.5, {"small": 0.7})
+    assert profile(store, "a") == Profile(10, 1000, 2.5, {"small": 0.7}, division=(None,) * 3)
 
 
 def test_a_distance_is_one() -> None:
@@ -114,3 +114,13 @@ def test_a_distance_is_one() -> None:
     # a backbone that only one of them has probed tells nothing
     assert HERE.distance(Profile(10, 1000, 1.0, {"large": 0.1})) == 0
     assert Profile(0, 0, 0.0).distance(Profile(1, 0, 1.0)) == 0
+
+
+def test_the_same_pictures_divided_otherwise_teach_nothing(store: Store) -> None:
+    """What that study trained on is in this one's test part."""
+    data = {"classes": [str(i) for i in range(10)], "train": 1000, "fingerprint": "f"}
+    divided = {"validation": None, "test": 0.2}
+    past(store, "same", data=data, identity={"seed": 0, **divided})
+    past(store, "other", data=data, identity={"seed": 1, **divided})
+    here = Profile(10, 1000, 1.0, {"small": 0.5}, "f", (0, None, 0.2))
+    assert set(lessons(store, here)) == {"same"}

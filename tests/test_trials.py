@@ -10,7 +10,7 @@ from typing import Any
 
 import optuna
 import pytest
-from pictures import rows
+from pictures import FAST, rows
 
 from autotl import engine, finetune, study
 from autotl.errors import StoreError, StudyError
@@ -106,6 +106,40 @@ def test_a_killed_run_is_cleared_away(settings: Make) -> None:
     made = rows(settings())
     assert [r.end for r in made][:3] == ["complete", "complete", "interrupted"]
     assert made[2].reason == "its process ended"
+
+
+def test_a_trial_killed_before_it_drew_keeps_its_recipe(settings: Make) -> None:
+    """It is in Optuna's tables alone, and what it was to draw in its attributes."""
+    few = {"freeze": ["linear_probe", "last_blocks"], "head": ["linear"]}
+    engine.run(settings(**few, trials=2))
+    url = f"sqlite:///{settings().out}/autotl.db"
+    loaded = optuna.load_study(study_name="photos", storage=url)
+    recipe = next(t for t in loaded.trials if t.params["freeze"] == "last_blocks")
+    loaded.enqueue_trial(recipe.params, user_attrs={"recipe": ["tiny", "last_blocks", "other"]})
+    loaded.ask().set_user_attr("process", ["elsewhere", 1])
+    engine.run(settings(**few, trials=3))
+    again = optuna.load_study(study_name="photos", storage=url).trials
+    assert again[3].params == recipe.params
+    assert again[3].user_attrs["recipe"] == ["tiny", "last_blocks", "other"]
+
+
+def test_heads_beside_one_that_is_solved_for_have_all_their_epochs(settings: Make) -> None:
+    engine.run(settings(freeze=["linear_probe"], head=["logistic_regression", "mlp"], trials=12))
+    epochs: dict[str, set[int]] = {}
+    for row in rows(settings()):
+        epochs.setdefault(next(iter(row.config["head"])), set()).add(row.epochs)
+    assert epochs == {"logistic_regression": {1}, "mlp": {FAST["epochs"]}}
+
+
+def test_a_metric_that_needs_two_classes_says_so_at_once(settings: Make, tmp_path: Path) -> None:
+    made = settings(metric="auroc", trials=1)
+    for name, kept in (("red", 20), ("green", 2), ("blue", 0)):
+        for i in range(kept, 20):
+            (tmp_path / "photos" / name / f"{i}.png").unlink()
+    (tmp_path / "photos" / "blue").rmdir()
+    with pytest.raises(StudyError, match="auroc needs pictures of two classes to validate on"):
+        engine.run(made)
+    assert rows(made) == []
 
 
 def test_a_living_run_is_not_disturbed(settings: Make, monkeypatch: pytest.MonkeyPatch) -> None:
