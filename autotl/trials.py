@@ -28,7 +28,7 @@ from autotl.progress import Listener
 from autotl.pruner import WorstQuarterPruner
 from autotl.registry import Registry
 from autotl.space import Config, Space
-from autotl.store import Store, existing_url
+from autotl.store import Store, TrialRow, existing_url
 from autotl.study import StudyConfig
 from autotl.trainings import Trainings
 from autotl.transferability import logme
@@ -104,6 +104,7 @@ class Trials:
         self.study = self._open()
         self._clear_zombies()
         self._carry()
+        self._bar()
         self._written: dict[str, Any] = {}
         pictures = len(self.dataset.indices("validation"))
         earlier = len(self.study.get_trials(deepcopy=False))
@@ -158,6 +159,26 @@ class Trials:
             why = reason or "it ended before the first one"
             raise StudyError(f"the budget is too short for any trial ({why}): give more time")
         raise StudyError(f"no trial has come to its end; the last one {end}: {reason}")
+
+    def _bar(self) -> None:
+        """Mark which trials of earlier runs this one's limits leave out, for the report too."""
+        for row in self.store.trials(self.name):
+            reason = self._limited(row)
+            if row.facts.get("barred", "") != reason:
+                self.store.note_trial(self.name, row.number, barred=reason)
+
+    def _limited(self, row: TrialRow) -> str:
+        """Why a trial could not be used now; empty if it could."""
+        settings, most = self.settings, self.settings.max_parameters
+        if most is not None and (row.parameters or 0) > most:
+            return _too_many(row.parameters or 0, most)
+        known = {left.name: left.reason for left in self.space.left_out if left.kind == "backbone"}
+        allowed = {plugin.name for plugin in self.space.plugins["backbone"]}
+        limits = (most, settings.max_latency, settings.licence or None)
+        for name in row.config.get("backbone", {}):
+            if name in known or (name not in allowed and any(x is not None for x in limits)):
+                return known.get(name, "its backbone is not among those that keep the limits")
+        return ""
 
     def _leads(self, trial: optuna.Trial) -> bool:
         """Whether a trial is the best so far."""
@@ -252,7 +273,7 @@ class Trials:
         if most is not None:
             trial.set_constraint("parameters", count - most)
             if count > most:
-                raise Incompatible(f"{count / 1e6:.2f} M parameters, more than {most / 1e6:.2f} M")
+                raise Incompatible(_too_many(count, most))
         # A short budget shall find something rather than nothing.
         modest, together = not self.board.ranked(), self.portfolio.is_probe(trial)
         plan = planning.plan(network, config, self.trainings, modest=modest, together=together)
@@ -412,6 +433,10 @@ class Trials:
             return  # the probe that it was run with will take others along
         known = {key: attributes[key] for key in (RECIPE,) if key in attributes}
         self.study.enqueue_trial(params, user_attrs=known)
+
+
+def _too_many(parameters: int, most: int) -> str:
+    return f"{parameters / 1e6:.2f} M parameters, more than {most / 1e6:.2f} M"
 
 
 def _ending(error: BaseException | None) -> tuple[TrialState, str, str]:

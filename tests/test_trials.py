@@ -142,6 +142,43 @@ def test_a_metric_that_needs_two_classes_says_so_at_once(settings: Make, tmp_pat
     assert rows(made) == []
 
 
+WIDE = """
+from autotl import backbone
+from tiny_plugin import Tiny, torch, nn
+
+@backbone
+def wide():
+    '''Four times as wide at the top.'''
+    made = Tiny()
+    made.num_features = 64
+    made.top = nn.Sequential(nn.Conv2d(8, 64, 3, 2, 1), nn.BatchNorm2d(64), nn.ReLU())
+    return made
+"""
+
+
+def test_limits_bind_the_trials_of_earlier_runs_too(
+    settings: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = settings(freeze=["linear_probe"], head=["linear"], trials=3)
+    monkeypatch.syspath_prepend(tmp_path)  # where the plugin of the fixture is
+    (tmp_path / "wide_plugin.py").write_text(WIDE)
+    plugins = (*made.plugin, tmp_path / "wide_plugin.py")
+    both = made.model_copy(update={"backbone": ("tiny", "wide"), "plugin": plugins})
+    first = engine.run(both)
+    names = {row.number: next(iter(row.config["backbone"])) for row in rows(made)}
+    assert set(names.values()) == {"tiny", "wide"}
+    result = engine.run(both.model_copy(update={"max_parameters": 3000}))
+    assert result.best
+    assert "tiny" in result.best["config"]["backbone"]
+    assert {names[point["trial"]] for point in result.summary["pareto"]} == {"tiny"}
+    barred = {row.number for row in rows(made) if row.facts.get("barred")}
+    assert barred == {number for number, name in names.items() if name == "wide"}
+    assert "0.01 M parameters, more than 0.00 M" in (result.folder / "report.html").read_text()
+    again = engine.run(both)  # without the limit they are back
+    assert again.summary["pareto"] == first.summary["pareto"]
+    assert not any(row.facts.get("barred") for row in rows(made))
+
+
 def test_a_living_run_is_not_disturbed(settings: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     engine.run(settings(trials=1))
     url = f"sqlite:///{settings().out}/autotl.db"

@@ -19,14 +19,18 @@ FINALISTS = 5
 
 
 def ranked(rows: Iterable[TrialRow], direction: str) -> list[TrialRow]:
-    """The complete trials, best first; of equals the smaller, then the one that learns less."""
+    """The complete trials, best first; of equals the smaller, then the one that learns less.
+
+    Those are left out that the limits of the study's last run bar.
+    """
     sign = -1.0 if direction == "maximize" else 1.0
 
     def key(row: TrialRow) -> tuple[float, float, float, int]:
         assert row.score is not None
         return sign * row.score, *cost(row), row.number
 
-    return sorted((r for r in rows if r.end == "complete" and r.score is not None), key=key)
+    complete = (r for r in rows if r.end == "complete" and r.score is not None)
+    return sorted((r for r in complete if not r.facts.get("barred")), key=key)
 
 
 def distinct(rows: Iterable[TrialRow]) -> list[TrialRow]:
