@@ -303,7 +303,7 @@ def _begin(
             "skipped": dataset.skipped,
             "duplicates_across_splits": dataset.duplicates_across_splits,
         },
-        "validation_n": len(dataset.indices("validation")),
+        "validation_n": dataset.independent("validation"),
         "budget_seconds": budget.seconds,
         "first_budget": old.get("first_budget", budget.seconds),
         "device": str(where),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from autotl import calibration, metrics
 from autotl.artifact import Predictor
@@ -80,9 +81,12 @@ def evaluate(
     if not rows:
         raise DataError(f"{source}: no picture can be read; the first: {unreadable[0]['reason']}")
     labels = np.array([number[usable[i].label] for i in places], dtype=np.int64)
+    groups: dict[str, int] = {}
+    own = [usable[i].group or f"picture {i}" for i in places]
+    units = np.array([groups.setdefault(group, len(groups)) for group in own])
     return {
         "n": len(rows),
-        **score(labels, np.stack(rows), predictor.classes, names),
+        **score(labels, np.stack(rows), predictor.classes, names, units),
         "notes": [*_notes(predictor, source, labels, unknown)],
         "unreadable": unreadable,
     }
@@ -93,8 +97,12 @@ def score(
     probabilities: Probabilities,
     classes: Sequence[str],
     names: Sequence[str] = tuple(metrics.METRICS),
+    units: NDArray[np.int64] | None = None,
 ) -> dict[str, Any]:
-    """The metrics with their intervals, the calibration error, and the table of classes."""
+    """The metrics with their intervals, the calibration error, and the table of classes.
+
+    ``units`` is what each picture belongs to, see ``metrics.interval``.
+    """
     from sklearn.metrics import precision_recall_fscore_support
 
     every = np.arange(len(classes))
@@ -113,19 +121,21 @@ def score(
         for i, name in enumerate(classes)
     ]
     return {
-        "metrics": {name: _interval(name, labels, probabilities) for name in names},
+        "metrics": {name: _interval(name, labels, probabilities, units) for name in names},
         "ece": calibration.expected_error(labels, probabilities),
         "per_class": table,
         "confusion": metrics.confusion(labels, probabilities),
     }
 
 
-def _interval(name: str, labels: Labels, probabilities: Probabilities) -> dict[str, float | None]:
+def _interval(
+    name: str, labels: Labels, probabilities: Probabilities, units: NDArray[np.int64] | None
+) -> dict[str, float | None]:
     metric = metrics.get(name)
     found = metric.score(labels, probabilities)
     if not np.isfinite(found):
         return {"score": None, "low": None, "high": None}
-    low, high = metrics.interval(metric, labels, probabilities)
+    low, high = metrics.interval(metric, labels, probabilities, units=units)
     return {"score": found, "low": low, "high": high}
 
 

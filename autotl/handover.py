@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from autotl import (
     artifact,
     calibration,
@@ -231,15 +233,16 @@ def _temperature(trials: Trials) -> float | None:
 def _write_card(trials: Trials, winner: Winner, **evidence: Any) -> None:
     """The model card, with all that is known of how good the model is."""
     facts = trials.store.require(trials.name)
-    count = len(trials.dataset.indices("validation"))
+    count = facts["validation_n"]
     # One split has no interval for other metrics, and several as one had no trial.
     score, low, high = winner.trials[0].score if len(winner.trials) == 1 else None, None, None
     if trials.metric.name == "accuracy" and score is not None:
         low, high = metrics.wilson(score, count)
+    pictures = {p: len(trials.dataset.indices(p)) for p in ("train", "validation", "test")}
     known = {
         "metric": trials.metric.name,
-        "pictures": {p: len(trials.dataset.indices(p)) for p in ("train", "validation", "test")},
-        "validation": {"score": score, "low": low, "high": high, "n": count}
+        "pictures": pictures,
+        "validation": {"score": score, "low": low, "high": high, "n": pictures["validation"]}
         if score is not None
         else None,
         "finals": facts.get("finals"),
@@ -291,7 +294,13 @@ def _test(trials: Trials, winner: Winner, *, refit_seconds: float, refitted: boo
     raw = finetune.predict(predictor.network, batches, predictor.where)
     probabilities = calibration.scaled(raw, predictor.temperature)
     labels = trials.dataset.labels[rows]
-    low, high = metrics.interval(trials.metric, labels, probabilities, trials.settings.seed)
+    low, high = metrics.interval(
+        trials.metric,
+        labels,
+        probabilities,
+        trials.settings.seed,
+        units=np.array(trials.dataset.units)[rows],
+    )
     images, _ = next(iter(batches))
     found = {
         **winner.identity,

@@ -129,20 +129,67 @@ def wilson(score: float, n: int) -> tuple[float, float]:
     return float(interval.low), float(interval.high)
 
 
+def effective(right: NDArray[np.bool_], units: NDArray[np.int64]) -> int:
+    """As how many independent answers those to pictures that belong together count.
+
+    Their number over the design effect (Kish 1965), by which pictures of one patient, say, that
+    are right or wrong together make an accuracy less sure; and fewer for few units (Korn & Graubard
+    1998, Survey Methodology 24).
+
+    Args:
+        right: Which answers are, ``[N]``.
+        units: The unit of each picture, ``[N]``.
+    """
+    from scipy import stats
+
+    _, unit = np.unique(units, return_inverse=True)
+    count, share = int(unit.max()) + 1, float(right.mean())
+    if count == len(right):
+        return count
+    alone = share * (1 - share) * len(right)
+    if count == 1 or not alone:
+        return count
+    apart = np.bincount(unit, right - share)
+    together = float((apart**2).sum()) * count / (count - 1)
+    fewer = float(stats.norm.ppf(0.975) / stats.t.ppf(0.975, count - 1)) ** 2
+    return max(1, round(len(right) / max(1.0, together / alone) * fewer))
+
+
 def interval(
-    metric: Metric, labels: Labels, probabilities: Probabilities, seed: int = 0
+    metric: Metric,
+    labels: Labels,
+    probabilities: Probabilities,
+    seed: int = 0,
+    units: NDArray[np.int64] | None = None,
 ) -> tuple[float, float]:
     """The 95 % interval of a score: Wilson's for accuracy, else a bootstrap stratified by class.
 
-    The bootstrap takes the 2.5 % and 97.5 % quantiles of 1000 resamples (Efron 1979).
+    The bootstrap takes the 2.5 % and 97.5 % quantiles of 1000 resamples (Efron 1979). Pictures that
+    belong together are drawn together, and count for fewer in Wilson's, see ``effective``.
+
+    Args:
+        metric: The score.
+        labels: ``[N]``.
+        probabilities: ``[N, C]``.
+        seed: Of the resamples.
+        units: What each picture belongs to, ``[N]``; None where each is on its own.
     """
+    units = np.arange(len(labels)) if units is None else units
     if metric.name == "accuracy":
-        return wilson(metric.score(labels, probabilities), len(labels))
+        right = probabilities.argmax(1) == labels
+        return wilson(float(right.mean()), effective(right, units))
     from sklearn.utils import resample
 
     random = np.random.RandomState(seed)
-    rows = np.arange(len(labels))
-    draws = (resample(rows, stratify=labels, random_state=random) for _ in range(1000))
-    scores = [metric.score(labels[draw], probabilities[draw]) for draw in draws]
-    low, high = np.quantile(scores, (0.025, 0.975))
+    order = np.argsort(units, kind="stable")
+    _, first = np.unique(units[order], return_index=True)
+    members = np.split(order, first[1:])
+    pure = all(len(set(labels[rows].tolist())) == 1 for rows in members)
+    strata = labels[order[first]] if pure else None
+    scores = []
+    for _ in range(1000):
+        drawn = resample(np.arange(len(members)), stratify=strata, random_state=random)
+        rows = np.concatenate([members[unit] for unit in drawn])
+        scores.append(metric.score(labels[rows], probabilities[rows]))
+    low, high = np.nanquantile(scores, (0.025, 0.975))  # such as AUROC has none of one class
     return float(low), float(high)

@@ -35,7 +35,7 @@ class Portfolio:
     Attributes:
         study: Optuna's.
         space: What is searched.
-        pictures: How many the validation part has.
+        pictures: How many the validation part has; those that belong together count for one.
         past: Gives parameters that did best before, by the name of the study that found them;
             asked when the backbones have been probed.
         earlier: Trials that the study had before: this run may have the time that they had not.

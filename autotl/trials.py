@@ -106,7 +106,7 @@ class Trials:
         self._carry()
         self._bar()
         self._written: dict[str, Any] = {}
-        pictures = len(self.dataset.indices("validation"))
+        pictures = self.dataset.independent("validation")
         earlier = len(self.study.get_trials(deepcopy=False))
         self.portfolio = Portfolio(self.study, self.space, pictures, self.past, earlier)
 

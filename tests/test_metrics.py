@@ -166,3 +166,40 @@ def test_an_interval_of_a_real_metric() -> None:
     metric = metrics.get("log_loss")
     low, high = metrics.interval(metric, labels, p)
     assert low < metric.score(labels, p) < high
+
+
+@pytest.mark.parametrize(("groups", "each"), [(20, 15), (40, 5)])
+def test_an_interval_of_groups_covers_the_truth(groups: int, each: int) -> None:
+    """Pictures of one patient are right or wrong together."""
+    random, metric = np.random.default_rng(0), metrics.get("accuracy")
+    units = np.repeat(np.arange(groups), each)
+    labels = units % 2
+    covered: list[bool] = []
+    naive: list[bool] = []
+    for share in random.beta(2.7, 0.3, (1000, groups)):  # 0.9 on average
+        right = random.random(len(units)) < share[units]
+        p = np.eye(2, dtype=np.float32)[np.where(right, labels, 1 - labels)]
+        for kept, of in ((covered, units), (naive, None)):
+            low, high = metrics.interval(metric, labels, p, units=of)
+            kept.append(low <= 0.9 <= high)
+    assert np.mean(naive) < 0.85
+    assert np.mean(covered) > 0.93
+
+
+def test_a_bootstrap_draws_what_belongs_together() -> None:
+    """Five copies of each picture say no more than one."""
+    labels, p = answers(60, 3)
+    metric = Metric("right", "maximize", spread)
+    once = np.subtract(*metrics.interval(metric, labels, p))
+    units = np.repeat(np.arange(60), 5)
+    five = metrics.interval(metric, labels[units], p[units], units=units)
+    assert np.subtract(*five) == pytest.approx(once, rel=0.1)
+    alone = metrics.interval(metric, labels[units], p[units])
+    assert np.subtract(*alone) == pytest.approx(once / 5**0.5, rel=0.1)
+
+
+def test_pictures_on_their_own_count_each() -> None:
+    right = np.array([True] * 9 + [False])
+    assert metrics.effective(right, np.arange(10)) == 10
+    assert metrics.effective(right, np.zeros(10, int)) == 1
+    assert metrics.effective(np.ones(10, bool), np.arange(10) // 2) == 5

@@ -57,6 +57,13 @@ class Dataset:
         """The places in ``examples`` of those in any of ``splits``, ascending, ``[n]``."""
         return np.flatnonzero(np.isin(self.splits, splits)).astype(np.int64)
 
+    def independent(self, split: str) -> int:
+        """How many pictures of a split there are, those that belong together counted as one.
+
+        So many are sure to say as much as their number; the others may only repeat them.
+        """
+        return len({self.units[i] for i in self.indices(split)})
+
 
 def check(
     examples: Iterable[Example],
