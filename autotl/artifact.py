@@ -17,6 +17,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,11 @@ class Predictor:
         self.temperature = temperature
         self.about = about or {}
 
+    def made_from(self, source: str) -> bool:
+        """Whether the model was made from these data, so that it has learned from some of them."""
+        learned = self.about.get("data", {}).get("source", "")
+        return bool(learned) and Path(learned).resolve() == Path(source).resolve()
+
     def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """``uint8 [B, S, S, 3]``, as ``data.decode`` gives them, to ``float32 [B, classes]``."""
         tensor = torch.from_numpy(images).to(self.where.device).permute(0, 3, 1, 2)
@@ -243,7 +249,10 @@ def _network(
         config = space.from_json(about, plugins, kinds=KINDS, pretrained=False)
     except AutoTLError as error:
         made = ", ".join(about.get("plugins", {}).values())
-        raise ArtifactError(f"{folder} was made with plugins from {made}: {error}") from None
+        raise ArtifactError(
+            f"{folder} was made with plugins from {made}: {error}; a file of plugins is given "
+            "with --plugin"
+        ) from None
     built = model.build(config, classes, about["input"]["size"], where)
     expects: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value
@@ -274,6 +283,10 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         raise ArtifactError(f"{folder} was written by another version of autotl; upgrade autotl")
     if lacks := [key for key in ("backbone", "head", "classes", "input") if not about.get(key)]:
         raise ArtifactError(f"{folder} is damaged: config.json has no {lacks[0]!r}; copy it again")
+    needed = {field.name for field in fields(model.Input)}
+    for part in about.get("members") or [about]:
+        if not isinstance(part.get("input"), dict) or part["input"].keys() != needed:
+            raise ArtifactError(f"{folder} is damaged: the 'input' of config.json; copy it again")
     return about, tensors
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -27,7 +28,7 @@ from autotl import (
 from autotl.budget import Budget
 from autotl.cache import Features
 from autotl.data import Dataset
-from autotl.errors import Incompatible, StudyError
+from autotl.errors import AutoTLError, Incompatible, StoreError, StudyError
 from autotl.model import Device
 from autotl.progress import Listener, Note, Stage
 from autotl.registry import Registry, Terms
@@ -98,15 +99,17 @@ def run(
     plugins = plugins or registry.load(settings.plugin)
     plugins.dataset(settings.data)
     if settings.learn_from:
-        existing_url(settings.learn_from)
+        existing_url(settings.learn_from, "--learn-from")
     where = model.device(settings.device, settings.precision)
     store = Store(settings.storage or default_url(settings.out))
     _announce(settings, store, budget, str(where), watch)
     interrupted = False
     with budget.stage("check"):
-        dataset = _dataset(settings, plugins, watch)
         first = (store.facts(settings.name) or {}).get("first_budget", budget.seconds)
-        chosen = _space(settings, plugins, dataset, where, first)
+        chosen = _space(settings, plugins, where, first)  # names come before any picture
+        dataset = _dataset(settings, plugins, watch)
+        if _imbalance(dataset) <= UNEQUAL and not _asked(settings, "balance"):
+            chosen = chosen.without("balance")
     with budget.stage("time"):
         chosen = _fast_enough(chosen, settings, store, where)
     _tell_left_out(chosen, settings, watch)
@@ -114,6 +117,7 @@ def run(
     parts = {name: len(dataset.indices(name)) for name in ("train", "validation", "test")}
     budget.refit = (parts["train"] + parts["validation"]) / parts["train"]
     _begin(settings, store, dataset, chosen, where, budget)
+    _write_data(settings, dataset, watch)
     kept = Features(
         settings.cache_size,
         settings.out / "cache",
@@ -125,17 +129,12 @@ def run(
         finals.finish(trials, versions())
     except KeyboardInterrupt:
         interrupted = True
-    before = store.require(settings.name).get("seconds", 0.0)
-    store.update(
-        settings.name,
-        state="interrupted" if interrupted else "done",
-        seconds=before + budget.spent,
-        stages=budget.stages,
-        command=command,
-        **trials.board.baselines(),
-    )
-    summary = report.write(store, settings.name, settings.folder)
-    dashboard.annotate(store, settings.name, settings.folder, within=ANNOTATING)
+    except StoreError:
+        raise  # nothing can be written down
+    except AutoTLError:
+        _conclude(trials, "failed", command)
+        raise
+    summary = _conclude(trials, "interrupted" if interrupted else "done", command)
     return Result(summary, settings.folder, plugins, interrupted)
 
 
@@ -144,9 +143,28 @@ def _search(trials: Trials, budget: Budget) -> None:
         with budget.stage("search"):
             trials.watch(Stage("searching"))
             trials.run()
-    except KeyboardInterrupt:
+    except StoreError:
+        raise
+    except (KeyboardInterrupt, AutoTLError):
         finals.keep(trials, versions())
         raise
+
+
+def _conclude(trials: Trials, state: str, command: str) -> dict[str, Any]:
+    """Write down how a search ended, the summary and the report; returns the summary."""
+    store, settings, budget = trials.store, trials.settings, trials.budget
+    before = store.require(settings.name).get("seconds", 0.0)
+    store.update(
+        settings.name,
+        state=state,
+        seconds=before + budget.spent,
+        stages=budget.stages,
+        command=command,
+        **trials.board.baselines(),
+    )
+    summary = report.write(store, settings.name, settings.folder)
+    dashboard.annotate(store, settings.name, settings.folder, within=ANNOTATING)
+    return summary
 
 
 def versions() -> dict[str, str]:
@@ -181,13 +199,17 @@ def _dataset(settings: StudyConfig, plugins: Registry, watch: Listener) -> Datas
         test=settings.test,
         progress=lambda what, done, total: watch(Stage(what, done, total)),
     )
+    return dataset
+
+
+def _write_data(settings: StudyConfig, dataset: Dataset, watch: Listener) -> None:
+    """Write which picture went where, and what is wrong with which."""
     data.write_splits(dataset, settings.folder / "splits.csv")
     data.write_issues(dataset, settings.folder / "issues.csv")
     if dataset.issues:
         first = dataset.issues[0]
         text = f"{len(dataset.issues)} problems in the data are in {settings.folder}/issues.csv"
         watch(Note(f"{text}; the first: {first.name}: {first.problem}", warning=True))
-    return dataset
 
 
 def _scorable(settings: StudyConfig, dataset: Dataset) -> None:
@@ -202,10 +224,8 @@ def _scorable(settings: StudyConfig, dataset: Dataset) -> None:
         )
 
 
-def _space(
-    settings: StudyConfig, plugins: Registry, dataset: Dataset, where: Device, first: float | None
-) -> Space:
-    """What is searched, for these data on this device.
+def _space(settings: StudyConfig, plugins: Registry, where: Device, first: float | None) -> Space:
+    """What is searched on this device.
 
     ``first`` is the budget in seconds that the study was begun with: one that goes on with
     another keeps its backbones.
@@ -223,8 +243,12 @@ def _space(
         settings.space,
         terms,
         sizes=settings.image_size,
-        without={"balance"} if _imbalance(dataset) <= UNEQUAL else (),
     )
+
+
+def _asked(settings: StudyConfig, kind: str) -> bool:
+    """Whether plugins of a kind are wanted by name, or narrowed."""
+    return bool(settings.wanted.get(kind) or settings.space.get(kind))
 
 
 def _imbalance(dataset: Dataset) -> float:
@@ -287,13 +311,17 @@ def _begin(
         "image_size": list(settings.image_size),
         "precision": str(where.autocast),
     }
+    if chosen.single and settings.trials == 1:  # a recipe: with another it is another study
+        identity["recipe"] = chosen.fingerprint
     old = store.facts(settings.name) or {}
     if "identity" in old:
-        _refuse_other(settings.name, old["identity"], identity)
+        delete = f"autotl studies delete {shlex.quote(settings.name)}{store.options(settings.out)}"
+        _refuse_other(settings.name, old["identity"], identity, delete)
     facts = {
         "study": settings.name,
         "seed": settings.seed,
         "metric": settings.metric,
+        "prefer": settings.prefer,
         "direction": metrics.get(settings.metric).direction,
         "data": {
             "source": dataset.source,
@@ -321,13 +349,15 @@ def _begin(
     store.begin(settings.name, {**old, **facts})
 
 
-def _refuse_other(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+def _refuse_other(name: str, old: Mapping[str, Any], new: Mapping[str, Any], delete: str) -> None:
     """Raise unless the study of this name asks the same as the one that is there."""
-    other = "choose another name with --study, or delete it with: autotl studies delete " + name
+    other = f"choose another name with --study, or delete it with: {delete}"
     for key in sorted(set(old) | set(new)):
         was, now = old.get(key), new.get(key)
         if was == now:
             continue
+        if key == "recipe":
+            raise StudyError(f"study {name!r} was begun with another recipe, or none; {other}")
         if key == "data":
             raise StudyError(f"study {name!r} was begun with other pictures or labels; {other}")
         raise StudyError(f"study {name!r} was begun with {key}={was}, not {now}; {other}")

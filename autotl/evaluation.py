@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -146,8 +145,7 @@ def _number(value: float) -> float | None:
 def _notes(predictor: Predictor, source: str, labels: Labels, unknown: Counter[str]) -> list[str]:
     """What the scores do not cover, in sentences."""
     notes = []
-    learned = predictor.about.get("data", {}).get("source", "")
-    if learned and Path(learned).resolve() == Path(source).resolve():
+    if predictor.made_from(source):
         notes.append(
             "the model was made from these data; where it has learned from a picture, its answer "
             "proves little"

@@ -18,7 +18,7 @@ import textwrap
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from itertools import pairwise
 from pathlib import Path
@@ -106,6 +106,7 @@ class Exported:
     agreement: float
     accuracy: tuple[float, float] | None = None
     loss: tuple[float, float, float] | None = None
+    calibrated: int = 0  # pictures that set the ranges of an int8 file
 
 
 def require(to: str) -> None:
@@ -160,11 +161,12 @@ def export(
                 answer = _torch_export(whole, part, predictor)
             else:
                 answer = _onnx(whole, part, predictor)
-            if to == "onnx-int8":
-                used = min(CALIBRATION, len(pictures) // 2)
+            used = min(CALIBRATION, len(pictures) // 2) if to == "onnx-int8" else 0
+            if used:
                 answer = _int8(part, pictures[:used])
                 pictures, labels = pictures[used:], None if labels is None else labels[used:]
             found = _compared(whole, answer, pictures, labels, file, part.stat().st_size)
+            found = replace(found, calibrated=used)
             if to != "onnx-int8" and not found.difference <= TOLERANCE:
                 raise ArtifactError(
                     f"the {to} file is not kept: its probabilities differ by up to "

@@ -17,7 +17,17 @@ from typing import Any
 
 import numpy as np
 
-from autotl import calibration, compare, data, ensemble, finetune, gallery, handover, progress
+from autotl import (
+    calibration,
+    compare,
+    data,
+    ensemble,
+    finetune,
+    gallery,
+    handover,
+    progress,
+    report,
+)
 from autotl.board import FEWEST_RUNS
 from autotl.compare import Standing
 from autotl.data import Rows
@@ -148,7 +158,8 @@ class Finals:
         """The winner of the finals, or of the search where there were none."""
         if self._winner:
             return self._winner.winner
-        best = self.trials.board.ranked()[0]
+        facts = self.trials.store.require(self.trials.name)
+        best = report.leader(self.trials.board.ranked(), facts)
         return Winner(f"trial {best.number}", (best,))
 
     @property

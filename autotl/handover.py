@@ -180,6 +180,7 @@ def save(
     for old in folder.glob("recipe-[2-9].toml"):
         old.unlink()
     recipes = []
+    given = _given(trials)
     for number, (row, config) in enumerate(zip(winner.trials, configs, strict=True), start=1):
         training = {
             **trainings.decisive(),
@@ -188,8 +189,8 @@ def save(
             "image_size": network.expects.size,
         }
         file = folder / ("recipe.toml" if number == 1 else f"recipe-{number}.toml")
-        where = {"data": str(Path(trials.dataset.source)), **training, "versions": versions}
-        study.write_recipe(file, space.to_json(config), where)
+        where = {**given, **training, "versions": versions}
+        study.write_recipe(file, space.to_json(config), where, of=len(configs))
         recipes.append({**space.to_json(config), **training})
     facts: dict[str, Any] = {
         "data": {"source": trials.dataset.source, "fingerprint": trials.dataset.fingerprint},
@@ -210,6 +211,13 @@ def save(
     saved = {"winner": winner.identity, "refitted": refitted}
     trials.store.update(trials.name, model=saved)
     _write_card(trials, winner, refitted=refitted)
+
+
+def _given(trials: Trials) -> dict[str, Any]:
+    """The data and the files of plugins, as they are found from any folder."""
+    source, plugins = trials.dataset.source, trials.settings.plugin
+    data = str(Path(source).resolve()) if Path(source).exists() else source
+    return {"data": data, **({"plugin": [str(p.resolve()) for p in plugins]} if plugins else {})}
 
 
 def _source(backbones: Sequence[space.Choice]) -> dict[str, str]:

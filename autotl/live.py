@@ -65,7 +65,12 @@ def view(quiet: bool = False) -> Iterator[Listener]:
 
 
 def show_summary(
-    summary: Mapping[str, Any], folder: str, trials: Sequence[Mapping[str, Any]]
+    summary: Mapping[str, Any],
+    folder: str,
+    trials: Sequence[Mapping[str, Any]],
+    plugins: Sequence[Path] = (),
+    *,
+    more: bool = False,
 ) -> None:
     """Print what was found and what to do next.
 
@@ -73,6 +78,8 @@ def show_summary(
         summary: As ``report.summarise`` makes it.
         folder: The run folder; what is in it is named.
         trials: The best trials as ``report.top`` gives them; without any there is no table.
+        plugins: Files of plugins that the model may need.
+        more: Whether the same command would go on.
     """
     console = _console(sys.stdout)
     if trials:
@@ -85,14 +92,18 @@ def show_summary(
     for sentence in answer(summary):
         console.print(_clean(sentence), soft_wrap=not console.is_terminal)
     console.print()
-    names = ("model", "report.html", "summary.json", "recipe.toml")
+    # Without a winner a model that is there is an earlier study's.
+    made = ("model", "recipe.toml") if summary["best"] else ()
+    names = ("report.html", "summary.json", *made)
     there = [p for n in names if (p := Path(folder, n)).exists()]
     for path in there:
         console.print(f"  {_clean(str(path))}", soft_wrap=True)
     if (model := Path(folder, "model")) in there:
-        line = f"Try it:  autotl predict {shlex.quote(str(model))} photo.jpg"
-        console.print(f"\n{_clean(line)}", soft_wrap=True)
-    console.print("Go on:   run the same command again")
+        words = ["autotl", "predict", str(model), "photo.jpg"]
+        words += [word for file in plugins for word in ("--plugin", str(file))]
+        console.print(f"\nTry it:  {_clean(shlex.join(words))}", soft_wrap=True)
+    if more:
+        console.print("Go on:   run the same command again")
 
 
 def show_trials(metric: str, rows: Sequence[TrialRow]) -> None:

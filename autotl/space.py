@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -118,6 +118,10 @@ class Space:
         plugins = {**self.plugins, kind: found}
         return replace(self, plugins=plugins, left_out=self.left_out + left, preferred=preferred)
 
+    def without(self, kind: str) -> Space:
+        """The space without an optional kind that the data do not need."""
+        return replace(self, plugins={k: v for k, v in self.plugins.items() if k != kind})
+
     def suggest(self, trial: Trial) -> Config:
         """Choose one plugin of each kind, then the hyperparameters of that plugin alone."""
         config: dict[str, Choice] = {}
@@ -182,6 +186,11 @@ class Space:
                 flat |= {_flat(p, h): h for h in p.hyperparameters}
         return flat
 
+    @property
+    def single(self) -> bool:
+        """Whether there is only one configuration to draw."""
+        return all(h.choices is not None and len(h.choices) == 1 for h in self.questions.values())
+
     def describe(self) -> dict[str, Any]:
         """Every name the search may draw, with its values: JSON, the same for equal spaces."""
         asked = self.questions.items()
@@ -202,7 +211,6 @@ def make(
     terms: Terms = ANY,
     *,
     sizes: Sequence[int] = (),
-    without: Collection[str] = (),
 ) -> Space:
     """The space of the plugins that are wanted and can be used.
 
@@ -214,7 +222,6 @@ def make(
         terms: On which backbones are taken.
         sizes: Sides of pictures in pixels; if several, they are searched where a backbone is
             given its size.
-        without: Optional kinds that these data do not need, unless one of them is wanted.
 
     Raises:
         PluginError: A name fits nothing, or a kind has no plugin left that can be used.
@@ -225,8 +232,6 @@ def make(
     preferred: tuple[str, ...] = ()
     for kind in SEARCHED:
         asked = bool(wanted.get(kind) or narrow.get(kind))
-        if kind in without and not asked:
-            continue
         found, left = registry.select(kind, wanted.get(kind, ()), terms)
         out += left
         if not found and kind in OPTIONAL and not asked:

@@ -155,7 +155,7 @@ DEFAULT_BUDGET = 600.0
 def configure(source: str, options: Mapping[str, Any]) -> StudyConfig:
     """The study of a data source or of a study file, overridden by ``options``.
 
-    Paths in a study file are relative to the file.
+    Paths in a study file to what is read are relative to the file.
 
     Raises:
         StudyError: The file cannot be read, or something in it or in the options is wrong.
@@ -165,7 +165,7 @@ def configure(source: str, options: Mapping[str, Any]) -> StudyConfig:
     if source.endswith(".toml"):
         where = source
         values = {"study": Path(source).stem, **_read(Path(source))}
-        for key in {"data", "weights", "plugin"} & set(values):
+        for key in {"data", "weights", "plugin", "learn_from"} & set(values):
             values[key] = _relative(values[key], Path(source).parent)
     return _validated({**values, **options}, where)
 
@@ -194,27 +194,36 @@ def _validated(values: dict[str, Any], where: str) -> StudyConfig:
         return StudyConfig.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
+        # The place in a list says nothing to people.
+        name = ".".join(str(part) for part in first["loc"] if not isinstance(part, int))
+        if name in SEARCHED and isinstance(first["input"], dict):
+            raise StudyError(f"{where} is a recipe; use: autotl train {where}") from None
         if first["type"] == "extra_forbidden":
             message = f"{name!r} is no option; {did_you_mean(name, StudyConfig.model_fields)}"
         elif first["type"] == "missing":
             message = f"{name!r} is missing; add it"
         else:
-            message = f"{name} = {first['input']!r}: {first['msg'].removeprefix('Value error, ')}"
+            said = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
+            said = "is no name of a folder" if name == "study" else said
+            message = f"{name} = {first['input']!r}: {said}"
         raise StudyError(f"{where}: {message}") from None
 
 
-def write_recipe(path: Path, config: Mapping[str, Any], training: Mapping[str, Any]) -> None:
+def write_recipe(
+    path: Path, config: Mapping[str, Any], training: Mapping[str, Any], of: int = 1
+) -> None:
     """Write a recipe: ``config`` as ``space.to_json`` makes it, and how it was trained.
 
     Args:
         path: The TOML file to write.
         config: One plugin with its values for each kind.
         training: Other facts that decide the result: epochs, batch_size, seed, metric, ...
+        of: How many such recipes the winner is made of.
     """
     known = {key: value for key, value in training.items() if value is not None}
     text = tomli_w.dumps({**known, **config})
-    path.write_text(f"# Train it again: autotl train {path.name} DATA\n{text}")
+    one = f"# It makes one of the {of} models that the winner is made of.\n" if of > 1 else ""
+    path.write_text(f"# Train it again: autotl train {path.name} DATA\n{one}{text}")
 
 
 def rerun(path: Path, source: str | None, options: Mapping[str, Any]) -> StudyConfig:
@@ -238,6 +247,7 @@ def rerun(path: Path, source: str | None, options: Mapping[str, Any]) -> StudyCo
             raise StudyError(f"{path} is no recipe: it needs one table [{kind}.NAME]")
         values[kind] = list(chosen)
     values.pop("versions", None)
-    name = f"{path.resolve().parent.name}-again"
+    member = path.stem.removeprefix("recipe")  # recipe-2.toml is an ensemble's second
+    name = f"{path.resolve().parent.name}-again{member}"
     fixed = {"study": name, "trials": 1, "space": config, **({"data": source} if source else {})}
     return _validated({**values, **fixed, **options}, str(path))

@@ -395,7 +395,7 @@ class Trials:
 
         So a study that was interrupted goes on as if it had not been.
         """
-        number = len(self.study.get_trials(deepcopy=False))
+        number = sum(row.end != "interrupted" for row in self.store.trials(self.name))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             self.study.sampler = optuna.samplers.TPESampler(

@@ -194,6 +194,7 @@ def test_damage_is_named(tmp_path: Path, plugins: Registry, config: Config, netw
     for change, says in (
         ({"schema": 2}, "another version"),
         ({"input": None}, "config.json has no 'input'"),
+        ({"input": {"mean": [0, 0, 0]}}, "the 'input' of config.json"),
         ({"classes": ["a", "b"]}, "does not fit"),
         ({"head": {"mlp": {"depth": 3.5, "nothing": 1}}}, "no keyword 'nothing'"),
     ):

@@ -56,7 +56,7 @@ def test_search_prints_trials_the_answer_and_what_is_next(searched: Path) -> Non
     assert result.exit_code == 0
     assert "\x1b" not in result.stdout
     assert len([x for x in result.stdout.splitlines() if x.startswith("trial ")]) == 4
-    assert "autotl predict" in result.stdout
+    assert f"runs/again/model photo.jpg --plugin {searched / 'tiny_plugin.py'}" in result.stdout
     assert "12 test pictures" in result.stdout
 
 
@@ -109,7 +109,7 @@ def test_predict_names_broken_files_and_goes_on(searched: Path, tmp_path: Path) 
 def test_train_runs_the_recipe_again(searched: Path) -> None:
     result = run(
         "train", searched / "runs/photos/recipe.toml", "--out", searched / "runs", "--study",
-        "rerun", "--plugin", searched / "tiny_plugin.py",
+        "rerun",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     first = json.loads((searched / "runs/photos/summary.json").read_text())
@@ -381,6 +381,8 @@ def test_a_new_plugin_overwrites_and_hides_nothing(
         (["serch", "{photos}"], 2, "search"),
         (["predict", "{photos}", "x.jpg"], 1, "no model folder"),
         (["train", "{file}"], 1, "recipe"),
+        (["search", "{photos}", "--learn-from", "{file}"], 1, "{file} is no database of AutoTL"),
+        (["dashboard", "photos", "--port", "99999"], 2, "1<=x<=65535"),
     ],
 )
 def test_mistakes_are_one_line_that_says_what_to_do(
@@ -442,6 +444,13 @@ def test_ctrl_c_keeps_the_results_and_exits_130(tmp_path: Path) -> None:
     assert summary["trials"]["complete"] >= 3
     assert summary["test"] is None
     assert (tmp_path / "runs/photos/model/config.json").exists()
+    # a later study of this name that found nothing does not pass that model off as its own
+    store = Store(f"sqlite:///{tmp_path}/runs/autotl.db")
+    store.delete("photos")
+    store.begin("photos", {})
+    shown = run("report", "photos", "--out", tmp_path / "runs").stdout
+    assert "report.html" in shown
+    assert "model" not in shown
     assert "goes on" in errors
 
 

@@ -13,7 +13,19 @@ import pytest
 from pictures import FAST, photos, plugin, rows
 
 import autotl
-from autotl import engine, finetune, model, progress, registry, space, study
+from autotl import (
+    data,
+    engine,
+    finetune,
+    history,
+    model,
+    progress,
+    registry,
+    report,
+    space,
+    study,
+)
+from autotl.board import Board
 from autotl.errors import DataError, PluginError, StoreError, StudyError
 from autotl.progress import EpochEnded, Event, Note, TrialEnded
 from autotl.store import Store
@@ -256,3 +268,74 @@ def test_a_study_that_goes_on_with_another_budget_keeps_its_backbones(
     for budget in (60.0, 90.0):
         engine.run(settings(budget=budget, trials=1))
     assert meant == [60.0, 60.0]
+
+
+def test_another_recipe_is_another_study(settings: Make) -> None:
+    """One trial of one configuration: with another nothing would be trained."""
+    result = engine.run(settings(freeze=["linear_probe"], head=["linear"], trials=1))
+    options = {"out": settings().out, "plugin": settings().plugin, "device": "cpu"}
+    recipe = result.folder / "recipe.toml"
+    notes: list[Event] = []
+    for _ in range(2):
+        engine.run(study.rerun(recipe, None, options), notes.append)
+    assert any("its model stands" in e.text for e in notes if isinstance(e, Note))
+    recipe.write_text(recipe.read_text().replace("lr = 0.003", "lr = 0.02"))
+    with pytest.raises(
+        StudyError, match=r"another recipe.*autotl studies delete photos-again --out"
+    ):
+        engine.run(study.rerun(recipe, None, options))
+    again = engine.run(study.rerun(recipe, None, {**options, "study": "other"}))
+    assert again.summary["best"]["config"]["freeze"] == {"linear_probe": {"lr": 0.02}}
+
+
+def test_a_refused_search_leaves_the_files_of_the_study(settings: Make, tmp_path: Path) -> None:
+    result = engine.run(settings(trials=1))
+    splits = (result.folder / "splits.csv").read_bytes()
+    photos(tmp_path / "other" / "photos", count=22)
+    with pytest.raises(StudyError, match="other pictures"):
+        engine.run(settings(trials=1).model_copy(update={"data": str(tmp_path / "other/photos")}))
+    assert (result.folder / "splits.csv").read_bytes() == splits
+
+
+def test_a_name_that_is_wrong_is_found_before_the_pictures_are_opened(
+    settings: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def check(*_: Any, **__: Any) -> None:
+        raise AssertionError("the pictures were opened")
+
+    monkeypatch.setattr(data, "check", check)
+    with pytest.raises(PluginError, match="'liner'; did you mean 'linear'"):
+        engine.run(settings(head=["liner"]))
+    assert not settings().folder.exists()
+
+
+def test_an_error_in_a_search_loses_no_trial(
+    settings: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def learn(*_: Any) -> None:
+        raise StudyError("the past cannot be read")
+
+    monkeypatch.setattr(history, "learn", learn)
+    with pytest.raises(StudyError, match="the past cannot be read"):
+        engine.run(settings(history=True))
+    summary = json.loads((settings().folder / "summary.json").read_text())
+    assert summary["trials"]["complete"] >= 1
+    assert (settings().folder / "model" / "model.safetensors").exists()
+    assert "AutoTL · failed" in (settings().folder / "report.html").read_text()
+
+
+def test_without_finals_too_the_cheap_is_preferred(
+    settings: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Board, "contest", lambda *_: ([], 0))
+    made = {"freeze": ["linear_probe"], "head": ["linear", "mlp"], "trials": 8}
+    result = engine.run(settings(**made, prefer="cheap"))
+    assert result.summary["finals"] is None
+    assert result.best
+    tied = {f["trial"] for f in result.summary["finalists"] if f["tied_with_best"]}
+    sizes = {row.number: row.parameters for row in rows(settings())}
+    assert len({sizes[number] for number in tied}) > 1
+    assert sizes[result.best["trial"]] == min(sizes[n] or 0 for n in tied)
+    about = json.loads((result.folder / "model" / "config.json").read_text())
+    assert about["head"] == result.best["config"]["head"]
+    assert any("preferred for that" in sentence for sentence in report.answer(result.summary))

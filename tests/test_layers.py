@@ -37,7 +37,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {  # room: (rooms it may enter, 
         {"cache", "cut", "data", "errors", "model", "plugin", "space"},
         {"numpy", "torch"},
     ),
-    "ensemble": ({"metrics", "model"}, {"numpy", "torch"}),
+    "ensemble": ({"calibration", "metrics", "model"}, {"numpy", "torch"}),
     "snippet": ({"model", "space"}, {"timm", "torch"}),
     "card": ({"errors", "snippet"}, {"jinja2"}),
     "artifact": (
@@ -103,16 +103,16 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {  # room: (rooms it may enter, 
     "handover": (
         {"artifact", "calibration", "card", "ensemble", "errors", "finetune", "gallery", "metrics"}
         | {"model", "progress", "space", "store", "study", "trials"},
-        set(),
+        {"numpy"},
     ),
     "runs": (
         {"data", "ensemble", "errors", "finetune", "metrics", "model", "progress", "store"}
-        | {"board", "trials"},
+        | {"board", "budget", "trials"},
         {"numpy"},
     ),
     "finals": (
         {"calibration", "compare", "data", "ensemble", "finetune", "gallery", "handover"}
-        | {"metrics", "model", "progress", "runs", "board", "trials"},
+        | {"metrics", "model", "progress", "report", "runs", "board", "trials"},
         {"numpy"},
     ),
     "engine": (

@@ -85,6 +85,7 @@ SHAPE = {
     "finalists": {},
     "baselines": {"linear_probe": {}, "default_recipe": {}},
     "finals": {},
+    "prefer": {},
     "optimism": {},
     "calibration": {},
     "pareto": {},

@@ -22,7 +22,7 @@ from alembic import command
 from autotl import migrations, store
 from autotl.errors import StoreError, StudyError
 from autotl.migrations import tables
-from autotl.store import Store, default_url, opening
+from autotl.store import Store, default_url, existing_url, opening
 
 CONFIG = {"freeze": {"last_blocks": {"share": 0.25}}, "head": {"linear": {}}}
 
@@ -397,3 +397,32 @@ def test_postgresql_names_the_database_that_is_missing(postgresql: str) -> None:
     with pytest.raises(StoreError, match=r'"nowhere" does not exist.*check --storage') as e:
         Store(postgresql.replace("/postgres?", "/nowhere?"))
     assert "secret" not in str(e.value)
+
+
+def test_only_a_database_of_autotl_is_looked_at(tmp_path: Path) -> None:
+    """Opening another would make it one: a typo, a customer list, a picture."""
+    file = tmp_path / "old.db"
+    with pytest.raises(StoreError, match=r"--learn-from: there is no database .*old\.db"):
+        existing_url(str(file), "--learn-from")
+    foreign = sqlite3.connect(file)
+    foreign.execute("create table customers (name text)")
+    foreign.commit()
+    foreign.close()
+    before = file.read_bytes()
+    with pytest.raises(StoreError, match=r"old\.db is no database of AutoTL"):
+        existing_url(str(file))
+    assert file.read_bytes() == before
+    file.write_text("x = 1\n" * 99)
+    with pytest.raises(StoreError, match=r"not a database.* name a new one with --learn-from"):
+        existing_url(str(file), "--learn-from")
+    with pytest.raises(StoreError, match="pip install 'psycopg"):
+        existing_url("nosuchdb://u:secret@h/x")
+    Store(default_url(tmp_path)).close()
+    assert existing_url(str(tmp_path / "autotl.db")) == default_url(tmp_path)
+
+
+def test_what_a_command_needs_to_find_it(tmp_path: Path) -> None:
+    out = tmp_path / "my runs"
+    assert Store(default_url(out)).options(out) == f" --out '{out}'"
+    other = Store(f"sqlite:///{tmp_path}/x.db")
+    assert other.options(Path("runs")) == f" --storage sqlite:///{tmp_path}/x.db"

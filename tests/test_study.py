@@ -96,11 +96,13 @@ def test_paths_in_a_file_are_relative_to_it(
 ) -> None:
     folder = tmp_path / "studies"
     text = 'data = "photos"\nplugin = ["a.py", "/abs/b.py"]\nweights = "../w"\nout = "runs"\n'
+    text += 'learn_from = "old.db"\n'
     found = configure(write(folder / "flowers.toml", text), {})
     assert found.data == str(folder / "photos")
     assert found.plugin == (folder / "a.py", Path("/abs/b.py"))
     assert found.weights is not None
     assert found.weights.resolve() == (tmp_path / "w").resolve()
+    assert found.learn_from == str(folder / "old.db")
     assert found.name == "flowers"
     assert found.folder == Path("runs/flowers")  # where the command is run
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -207,7 +209,7 @@ TRAINING = {"metric": "auroc", "seed": 3, "batch_size": 8, "epochs": 5}
 
 @pytest.fixture
 def recipe(tmp_path: Path) -> Path:
-    whole = space.make(PLUGINS, {"backbone": ["tiny"]}, {}, without=["balance"])
+    whole = space.make(PLUGINS, {"backbone": ["tiny"]}, {}).without("balance")
     config = space.to_json(whole.suggest(optuna.trial.FixedTrial(CHOSEN)))
     path = tmp_path / "best" / "recipe.toml"
     path.parent.mkdir()
@@ -218,7 +220,7 @@ def recipe(tmp_path: Path) -> Path:
 
 def test_a_recipe_is_rerun_as_it_is(recipe: Path) -> None:
     settings = rerun(recipe, None, {})
-    again = space.make(PLUGINS, settings.wanted, settings.space, without=["balance"])
+    again = space.make(PLUGINS, settings.wanted, settings.space).without("balance")
     assert again.defaults() == CHOSEN
     assert all(len(plugins) == 1 for plugins in again.plugins.values())
     assert settings.trials == 1

@@ -91,8 +91,12 @@ def test_ctrl_c_keeps_what_is_known_and_the_trial_is_done_again(
     assert not after.interrupted
     made = rows(settings())
     assert made[3].config == made[2].config
-    assert sum(r.end not in ("interrupted", "running") for r in made) == 6
+    done = [r for r in made if r.end not in ("interrupted", "running")]
+    assert len(done) == 6
     assert after.summary["test"] is not None
+    # it goes on as if it had not been interrupted
+    engine.run(settings(study="straight"))
+    assert [r.config for r in rows(settings(study="straight"))] == [r.config for r in done]
 
 
 def test_a_killed_run_is_cleared_away(settings: Make) -> None:

@@ -115,7 +115,7 @@ def _any_pictures(source: str, plugins: Registry) -> list[Example]:
 
 
 def _tell(result: Exported, predictor: Predictor, to: str, origin: str) -> None:
-    from autotl.export import CALIBRATION, TOLERANCE
+    from autotl.export import TOLERANCE
 
     size = predictor.network.expects.size
     classes = len(predictor.classes)
@@ -128,7 +128,7 @@ def _tell(result: Exported, predictor: Predictor, to: str, origin: str) -> None:
         f"{result.agreement:.2%}, probabilities differ by at most {result.difference:.2g}{allowed}"
     )
     if to == "onnx-int8":
-        click.echo(f"  its ranges were set by up to {CALIBRATION} other pictures of these")
+        click.echo(f"  its ranges were set by {result.calibrated} other pictures of these")
     if result.accuracy and result.loss and to == "onnx-int8":
         before, after = result.accuracy
         lost, low, high = result.loss
@@ -136,5 +136,10 @@ def _tell(result: Exported, predictor: Predictor, to: str, origin: str) -> None:
             f"  accuracy {after:.4f}, the model's is {before:.4f}: lost {lost:.4f} "
             f"(95 % interval {low:.4f} to {high:.4f})"
         )
+        if predictor.made_from(origin):
+            click.echo(
+                "  it has learned from some of these pictures: on others both are less accurate, "
+                "and the loss may be larger; give some with --data"
+            )
     if to == "torch-export":
         click.echo("  torch.export.load unpickles: load such a file only if you trust its source")

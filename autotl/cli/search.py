@@ -26,7 +26,7 @@ from autotl.cli.common import FILE, PLUGIN, Span, asked, interruptible
 @click.option("--metric", help="accuracy, balanced_accuracy, macro_f1, auroc or log_loss.")
 @click.option("--epochs", type=int, help="Epochs of a trial; fewer where time is short.")
 @click.option("--batch-size", type=int, help="Pictures in a training step.")
-@click.option("--ema", type=float, metavar="DECAY", help="Of an average of the weights.")
+@click.option("--ema", type=float, metavar="DECAY", help="Average the weights: 0.99 to 0.9999.")
 @click.option(
     "--image-size",
     multiple=True,
@@ -53,7 +53,7 @@ from autotl.cli.common import FILE, PLUGIN, Span, asked, interruptible
 @click.option(
     "--history/--no-history", default=None, help="Begin with what did best on similar data."
 )
-@click.option("--learn-from", metavar="FILE|URL", help="Where to look for it; default --storage.")
+@click.option("--learn-from", metavar="DIR|FILE|URL", help="Where to look for it.")
 @click.option("--cache-size", metavar="SIZE", help="Of what frozen parts computed: 20GB.")
 @PLUGIN
 @click.option("--study", metavar="NAME", help="Name of the study; default that of the data.")
@@ -84,7 +84,13 @@ def search(source: str, quiet: bool, **options: Any) -> None:
         result = engine.run(settings, watch, command=command, began=began)
     if not quiet:
         store = Store(settings.storage or default_url(settings.out))
-        live.show_summary(result.summary, str(result.folder), report.top(store, settings.name))
+        live.show_summary(
+            result.summary,
+            str(result.folder),
+            report.top(store, settings.name),
+            settings.plugin,
+            more=True,
+        )
     if result.interrupted:
         click.echo("interrupted; the same command goes on from here", err=True)
         sys.exit(130)
@@ -92,7 +98,7 @@ def search(source: str, quiet: bool, **options: Any) -> None:
 
 @click.command()
 @click.argument("recipe", type=FILE)
-@click.argument("source", metavar="DATA", required=False)
+@click.argument("source", metavar="[DATA]", required=False)
 @click.option("--out", type=FILE, default=Path("runs"), metavar="DIR")
 @click.option("--study", metavar="NAME", help="Name of the run; default the recipe's folder.")
 @PLUGIN
@@ -107,6 +113,6 @@ def train(recipe: Path, source: str | None, quiet: bool, **options: Any) -> None
     with live.view(quiet) as shown, interruptible(shown) as watch:
         result = engine.run(settings, watch)
     if not quiet:
-        live.show_summary(result.summary, str(result.folder), [])
+        live.show_summary(result.summary, str(result.folder), [], settings.plugin)
     if result.interrupted:
         sys.exit(130)

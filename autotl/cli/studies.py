@@ -33,11 +33,11 @@ def _stored(command: Any) -> Any:
 def _store(storage: str | None, out: Path) -> Iterator[Any]:
     """The database that is there; a look at it makes none."""
     from autotl.errors import StoreError
-    from autotl.store import Store, default_url
+    from autotl.store import Store, default_url, existing_url
 
     if storage is None and not (out / "autotl.db").exists():
         raise StoreError(f"there is no {out / 'autotl.db'}; give --out DIR or --storage URL")
-    yield Store(storage or default_url(out))
+    yield Store(existing_url(storage or default_url(out)))
 
 
 @studies.command("list")
@@ -75,7 +75,7 @@ def delete_study(name: str, yes: bool, storage: str | None, out: Path) -> None:
 
     with _store(storage, out) as store:
         store.require(name)
-        if yes or click.confirm(f"delete study {name!r} and its trials?"):
+        if yes or click.confirm(f"delete study {name!r} and its trials from {store.url}?"):
             pages.forget(store, name, out / name)
             store.delete(name)
             click.echo(f"deleted {name}; its files are still in {out / name}")
@@ -98,7 +98,7 @@ def report(study: str, storage: str | None, out: Path) -> None:
 
 @click.command()
 @click.argument("study")
-@click.option("--port", type=int, default=8080)
+@click.option("--port", type=click.IntRange(1, 65535), default=8080)
 @_stored
 def dashboard(study: str, port: int, storage: str | None, out: Path) -> None:
     """Serve Optuna Dashboard with the study, its notes and pictures, on this machine only."""

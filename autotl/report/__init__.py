@@ -8,7 +8,7 @@ file for people, ``figures`` are its interactive figures and ``axis`` those that
 """
 
 from autotl.report.page import write
-from autotl.report.summary import backbone_costs, distinct, pareto, ranked, summarise, top
+from autotl.report.summary import backbone_costs, distinct, leader, pareto, ranked, summarise, top
 from autotl.report.words import answer, chosen, recipe_line, winner_name
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "backbone_costs",
     "chosen",
     "distinct",
+    "leader",
     "pareto",
     "ranked",
     "recipe_line",

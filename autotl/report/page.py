@@ -134,7 +134,7 @@ def _page(store: Store, study: str, summary: Mapping[str, Any], folder: Path) ->
         "left_out": facts.get("left_out") or [],
         "stages": _stages(facts.get("stages") or {}),
         "weights": facts.get("weights") or {},
-        "commands": _commands(study, facts, winner, folder),
+        "commands": _commands(study, facts, winner, folder, store.options(folder.parent)),
     }
 
 
@@ -220,15 +220,19 @@ def _stages(stages: Mapping[str, float]) -> list[tuple[str, float, float]]:
 
 
 def _commands(
-    study: str, facts: Mapping[str, Any], winner: Mapping[str, Any] | None, folder: Path
+    study: str,
+    facts: Mapping[str, Any],
+    winner: Mapping[str, Any] | None,
+    folder: Path,
+    where: str,
 ) -> dict[str, str]:
-    """What each command to type would do."""
+    """What each command to type would do; ``where`` are the options that find the study."""
     commands = {facts["command"]: "goes on with the search"} if facts.get("command") else {}
     if winner and winner["config"]:
         recipe = shlex.quote(str(folder / "recipe.toml"))
         what = "its heaviest member" if winner.get("members") else "the winner"
         commands[f"autotl train {recipe}"] = f"trains {what} again"
-    name = shlex.quote(study)
+    name = shlex.quote(study) + where
     commands[f"autotl report {name}"] = "writes this page again"
     commands[f"autotl dashboard {name}"] = "shows every trial in Optuna Dashboard"
     return commands

@@ -160,6 +160,7 @@ def summarise(store: Store, study: str) -> dict[str, Any]:
         "finalists": finalists,
         "baselines": baselines,
         "finals": finals,
+        "prefer": facts.get("prefer", "accuracy"),
         "optimism": finals.get("optimism") if finals else None,
         "calibration": facts.get("calibration"),
         "pareto": pareto(rows, direction),
@@ -189,17 +190,36 @@ def _of_finals(finals: Mapping[str, Any]) -> Found:
     return {**winner, "seeds": finals["runs"]}, finalists, baselines
 
 
+def leader(complete: Sequence[TrialRow], facts: Mapping[str, Any]) -> TrialRow:
+    """The winner of a search without finals: the best, or the cheapest of those tied with it.
+
+    Args:
+        complete: As ``ranked`` gives them, at least one.
+        facts: The study's; ``prefer`` says which.
+    """
+    if facts.get("prefer") != "cheap":
+        return complete[0]
+    tied = {f["trial"] for f in _finalists(complete, facts) if f["tied_with_best"]}
+    return min((row for row in complete if row.number in tied), key=cost)
+
+
+def _finalists(complete: Sequence[TrialRow], facts: Mapping[str, Any]) -> list[dict[str, Any]]:
+    best = [_scored(row, facts) for row in distinct(complete)[:FINALISTS]]
+    return [{**f, "tied_with_best": f["low"] <= best[0]["mean"] <= f["high"]} for f in best]
+
+
 def _of_search(complete: Sequence[TrialRow], facts: Mapping[str, Any]) -> Found:
     scored = [_scored(row, facts) for row in complete]
-    best = [_scored(row, facts) for row in distinct(complete)[:FINALISTS]]
-    finalists = [{**f, "tied_with_best": f["low"] <= scored[0]["mean"] <= f["high"]} for f in best]
     probes, default = set(facts.get("linear_probes") or ()), facts.get("default_trial")
     baselines = {
         "linear_probe": next((s for s in scored if s["trial"] in probes), {}),
         "default_recipe": next((s for s in scored if s["trial"] == default), {}),
     }
-    winner = {**scored[0], "name": f"trial {scored[0]['trial']}", "seeds": 1} if scored else None
-    return winner, finalists, baselines
+    finalists = _finalists(complete, facts)
+    if not complete:
+        return None, finalists, baselines
+    first = _scored(leader(complete, facts), facts)
+    return {**first, "name": f"trial {first['trial']}", "seeds": 1}, finalists, baselines
 
 
 def _scored(row: TrialRow, facts: Mapping[str, Any]) -> dict[str, Any]:

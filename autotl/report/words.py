@@ -123,6 +123,8 @@ def _ties(summary: Mapping[str, Any], winner: str) -> list[str]:
     if not others:
         return []
     said = [f"{means} {_listed(others)}: call it a tie."]
+    if not finals and summary["prefer"] == "cheap":
+        said[0] = f"{said[0][:-1]}; it is the smallest of them, and was preferred for that."
     if finals and (cheapest := finals.get("cheapest_tied")):
         also = ", and was preferred for that" if finals.get("prefer") == "cheap" else ""
         is_it = (

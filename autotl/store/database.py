@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import fields, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, TypeVar
 
 import optuna
@@ -40,6 +42,13 @@ class Store:
         """
         opened = open_database(url)
         self.storage, self.url, self._place = opened.storage, opened.url, opened.place
+
+    def options(self, out: Path) -> str:
+        """What a command is to be given to find this database and the run folders in ``out``."""
+        parts = [] if out == Path("runs") else ["--out", str(out)]
+        if self._place != str(out / "autotl.db"):
+            parts += ["--storage", self.url]
+        return "".join(f" {shlex.quote(part)}" for part in parts)
 
     def close(self) -> None:
         """Let go of the connections; the next use makes new ones."""

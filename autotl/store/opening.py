@@ -17,6 +17,7 @@ from sqlalchemy import exc
 
 from autotl.errors import StoreError, did_you_mean
 from autotl.migrations import migrate
+from autotl.migrations.tables import STUDY
 
 LOCK_SECONDS = 60  # how long to wait for another process that is writing to a SQLite file
 FAULTS = (exc.OperationalError, StorageInternalError)  # what befalls an open database
@@ -51,22 +52,44 @@ def default_url(out: Path) -> str:
     return sa.URL.create("sqlite", database=str(file)).render_as_string()
 
 
-def existing_url(place: str) -> str:
-    """The URL of a database that is there already; opening one that is not would make it.
+def existing_url(place: str, option: str = "--storage") -> str:
+    """The URL of a database of AutoTL that is there already; opening another would make it one.
 
     Args:
-        place: A URL, or the file of a SQLite database.
+        place: A URL, the file of a SQLite database, or a folder with ``autotl.db``.
+        option: Of the command line that named it, for messages.
 
     Raises:
-        StoreError: There is no such file.
+        StoreError: There is no such file, or it cannot be read, or has no studies.
     """
     if "://" not in place:
+        place = str(Path(place) / "autotl.db") if Path(place).is_dir() else place
         place = sa.URL.create("sqlite", database=place).render_as_string()
     file = Path(place.removeprefix("sqlite:///"))
     if place.startswith("sqlite:///") and not file.is_file():
         near = [f.name for f in file.parent.glob("*.db")]
-        raise StoreError(f"there is no database {file}; {did_you_mean(file.name, near)}")
+        raise StoreError(f"{option}: there is no database {file}; {did_you_mean(file.name, near)}")
+    try:
+        at = _locate(place)
+        with explained(at.place, (*FAULTS, exc.SQLAlchemyError, ImportError)):
+            engine = sa.create_engine(at.url, **at.options)
+            ours = sa.inspect(engine).has_table(STUDY.name)
+        engine.dispose()
+    except StoreError as e:
+        raise StoreError(str(e).replace("--storage", option)) from e
+    if not ours:
+        raise StoreError(f"{option}: {at.place} is no database of AutoTL; name another")
     return place
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a database is: for the engine, for people without the password, what to call it."""
+
+    url: sa.URL
+    hidden: str
+    place: str
+    options: dict[str, Any]  # of the engine
 
 
 @dataclass(frozen=True)
@@ -84,6 +107,12 @@ def open_database(url: str) -> Opened:
     Raises:
         StoreError: It cannot be opened, or a newer autotl made it.
     """
+    at = _locate(url)
+    with explained(at.place, (*FAULTS, exc.SQLAlchemyError, ImportError, RuntimeError)):
+        return Opened(_open(url, at.options, at.place), at.hidden, at.place)
+
+
+def _locate(url: str) -> _Place:
     try:
         parsed = sa.make_url(url)
     except (exc.ArgumentError, ValueError):
@@ -99,8 +128,7 @@ def open_database(url: str) -> Opened:
     if local and Path(place).is_dir():
         raise StoreError(f"the database {place} is a folder; name a file in it")
     options = {"connect_args": {"timeout": LOCK_SECONDS}} if local else {"pool_pre_ping": True}
-    with explained(place, (*FAULTS, exc.SQLAlchemyError, ImportError, RuntimeError)):
-        return Opened(_open(url, options, place), hidden, place)
+    return _Place(parsed, hidden, place, options)
 
 
 @contextmanager

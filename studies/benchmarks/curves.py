@@ -57,7 +57,7 @@ def grid_space(backbones: Iterable[str] = BACKBONES) -> Space:
         for plugin in (plugins.get(kind, name) for name in names):
             pins = {name: v for name, v in plugin.defaults.items() if name != "lr"}
             narrow.setdefault(kind, {})[plugin.name] = pins
-    return space.make(plugins, wanted, narrow, without={"balance"})
+    return space.make(plugins, wanted, narrow).without("balance")
 
 
 def rates(chosen: Space, freeze: str) -> NDArray[np.float64]:
