@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
-import platform
 import time
 import traceback
 import warnings
@@ -15,7 +13,7 @@ from typing import Any
 import optuna
 from optuna.trial import TrialState
 
-from autotl import carry, finetune, history, metrics, model, planning, progress, space
+from autotl import finetune, history, metrics, model, planning, progress, resume, space
 from autotl.board import Board
 from autotl.budget import Budget
 from autotl.cache import Features
@@ -25,10 +23,9 @@ from autotl.model import Device, Model
 from autotl.planning import Plan
 from autotl.portfolio import PAST, RECIPE, Portfolio
 from autotl.progress import Listener
-from autotl.pruner import WorstQuarterPruner
 from autotl.registry import Registry
 from autotl.space import Config, Space
-from autotl.store import Store, TrialRow, existing_url
+from autotl.store import Store, existing_url
 from autotl.study import StudyConfig
 from autotl.trainings import Trainings
 from autotl.transferability import logme
@@ -37,9 +34,6 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)  # what it would say, the l
 
 PROBES = 8
 """Heads that are tried on a frozen backbone in one pass."""
-
-BESIDE = "beside"
-"""The attribute of a trial that was run with a probe, whose number it holds."""
 
 GIVE_UP = 8
 """Trials in a row that fail, or that the time does not suffice for, before the search ends.
@@ -100,38 +94,11 @@ class Trials:
             micro=facts.get("micro", {}),
             measured=facts.get("measured", {}),
         )
-        carry.mend(self.store.storage, self.name, self.space)
-        self.study = self._open()
-        self._clear_zombies()
-        self._carry()
-        self._bar()
+        self.study = resume.resume(self.store, self.settings, self.space, self.metric, self.watch)
         self._written: dict[str, Any] = {}
         pictures = self.dataset.independent("validation")
         earlier = len(self.study.get_trials(deepcopy=False))
         self.portfolio = Portfolio(self.study, self.space, pictures, self.past, earlier)
-
-    def _open(self) -> optuna.Study:
-        """Optuna's study, made if it is not there."""
-        study = optuna.create_study(
-            study_name=self.name,
-            storage=self.store.storage,
-            direction=self.metric.direction,
-            pruner=WorstQuarterPruner(),
-            load_if_exists=True,
-        )
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            study.set_metric_names([self.metric.name])
-        return study
-
-    def _carry(self) -> None:
-        """Go on in another space than the study was begun in, with all its trials."""
-        was = self.study.user_attrs.get("space", self.space.fingerprint)
-        if was != self.space.fingerprint:
-            count = carry.carry(self.store.storage, self.name, self.space)
-            self.study = self._open()
-            self.watch(progress.Note(f"the space has changed; {count} trials were carried over"))
-        self.study.set_user_attr("space", self.space.fingerprint)
 
     def run(self) -> None:
         """Run trials until their number, the budget or the patience ends.
@@ -159,26 +126,6 @@ class Trials:
             why = reason or "it ended before the first one"
             raise StudyError(f"the budget is too short for any trial ({why}): give more time")
         raise StudyError(f"no trial has come to its end; the last one {end}: {reason}")
-
-    def _bar(self) -> None:
-        """Mark which trials of earlier runs this one's limits leave out, for the report too."""
-        for row in self.store.trials(self.name):
-            reason = self._limited(row)
-            if row.facts.get("barred", "") != reason:
-                self.store.note_trial(self.name, row.number, barred=reason)
-
-    def _limited(self, row: TrialRow) -> str:
-        """Why a trial could not be used now; empty if it could."""
-        settings, most = self.settings, self.settings.max_parameters
-        if most is not None and (row.parameters or 0) > most:
-            return _too_many(row.parameters or 0, most)
-        known = {left.name: left.reason for left in self.space.left_out if left.kind == "backbone"}
-        allowed = {plugin.name for plugin in self.space.plugins["backbone"]}
-        limits = (most, settings.max_latency, settings.licence or None)
-        for name in row.config.get("backbone", {}):
-            if name in known or (name not in allowed and any(x is not None for x in limits)):
-                return known.get(name, "its backbone is not among those that keep the limits")
-        return ""
 
     def _leads(self, trial: optuna.Trial) -> bool:
         """Whether a trial is the best so far."""
@@ -263,7 +210,7 @@ class Trials:
         if ended.network and self._leads(trial):
             self.best = Best(trial.number, ended.network.cpu())
         if end == "interrupted":
-            self._requeue(trial.params, trial.user_attrs)
+            resume.requeue(self.study, trial.params, trial.user_attrs)
         return end, reason
 
     def _prepare(self, trial: optuna.Trial, config: Config) -> Plan:
@@ -273,7 +220,7 @@ class Trials:
         if most is not None:
             trial.set_constraint("parameters", count - most)
             if count > most:
-                raise Incompatible(_too_many(count, most))
+                raise Incompatible(resume.too_many(count, most))
         # A short budget shall find something rather than nothing.
         modest, together = not self.board.ranked(), self.portfolio.is_probe(trial)
         plan = planning.plan(network, config, self.trainings, modest=modest, together=together)
@@ -330,7 +277,7 @@ class Trials:
         group = []
         for i in range(count - 1):
             params = {**shared, "head": heads[i % len(heads)]}
-            self.study.enqueue_trial(params, user_attrs={BESIDE: first.number})
+            self.study.enqueue_trial(params, user_attrs={resume.BESIDE: first.number})
             trial = self._ask()
             group.append((trial, self._begin(trial)))
             self._planned(trial, plan)
@@ -402,41 +349,8 @@ class Trials:
                 multivariate=True, group=True, seed=self.settings.seed * 10_007 + number
             )
         trial = self.study.ask()
-        trial.set_user_attr("process", _process())
+        trial.set_user_attr(resume.PROCESS, resume.process())
         return trial
-
-    def _clear_zombies(self) -> None:
-        """File the trials of a run that was killed, and put them back in the queue.
-
-        Raises:
-            StudyError: The run is alive.
-        """
-        begun = {row.number for row in self.store.trials(self.name)}
-        for trial in self.study.get_trials(states=(TrialState.RUNNING,)):
-            process = trial.user_attrs.get("process", ["", 0])
-            if process != _process() and process[0] == platform.node() and _alive(process[1]):
-                raise StudyError(
-                    f"study {self.name!r} is being run by process {process[1]} on this machine; "
-                    "wait for it, or choose another name with --study"
-                )
-            # One that was killed before it drew has only what it was to draw.
-            params = trial.params or trial.system_attrs.get(carry.QUEUED, {})
-            self._requeue(params, trial.user_attrs)
-            self.study.tell(trial.number, state=TrialState.FAIL)
-            if trial.number in begun:
-                reason = "its process ended"
-                self.store.end_trial(self.name, trial.number, "interrupted", reason=reason)
-
-    def _requeue(self, params: dict[str, Any], attributes: dict[str, Any]) -> None:
-        """Put an interrupted trial back in the queue, still known as the recipe it was."""
-        if BESIDE in attributes:
-            return  # the probe that it was run with will take others along
-        known = {key: attributes[key] for key in (RECIPE,) if key in attributes}
-        self.study.enqueue_trial(params, user_attrs=known)
-
-
-def _too_many(parameters: int, most: int) -> str:
-    return f"{parameters / 1e6:.2f} M parameters, more than {most / 1e6:.2f} M"
 
 
 def _ending(error: BaseException | None) -> tuple[TrialState, str, str]:
@@ -458,15 +372,3 @@ def _ending(error: BaseException | None) -> tuple[TrialState, str, str]:
 
 def _event(number: int, epoch: finetune.Epoch, epochs: int) -> progress.EpochEnded:
     return progress.EpochEnded(number, epoch.number, epochs, epoch.loss, epoch.score, epoch.seconds)
-
-
-def _process() -> list[Any]:
-    return [platform.node(), os.getpid()]
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except (OSError, OverflowError):
-        return False
-    return True

@@ -82,19 +82,23 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {  # room: (rooms it may enter, 
         set(),
     ),
     "planning": ({"budget", "errors", "finetune", "model", "space", "trainings"}, set()),
-    "trials": (
-        {"board", "budget", "cache", "carry", "data", "errors", "finetune", "history", "metrics"}
-        | {
-            "model",
-            "planning",
+    "resume": (
+        {
+            "carry",
+            "errors",
+            "metrics",
             "portfolio",
             "progress",
             "pruner",
-            "registry",
             "space",
             "store",
             "study",
-        }
+        },
+        {"optuna"},
+    ),
+    "trials": (
+        {"board", "budget", "cache", "data", "errors", "finetune", "history", "metrics", "model"}
+        | {"planning", "portfolio", "progress", "registry", "resume", "space", "store", "study"}
         | {"trainings", "transferability"},
         {"optuna"},
     ),
@@ -141,16 +145,8 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {  # room: (rooms it may enter, 
 ONLY = {  # library: the only rooms that may ever be allowed to use it
     "torch": {"artifact", "cache", "cut", "data", "finetune", "model", "testing"}
     | {"ensemble", "explain", "export", "kernels", "snippet"},
-    "optuna": {
-        "carry",
-        "dashboard",
-        "migrations",
-        "portfolio",
-        "pruner",
-        "report",
-        "store",
-        "trials",
-    },
+    "optuna": {"carry", "dashboard", "migrations", "portfolio", "pruner", "report", "resume"}
+    | {"store", "trials"},
     "sqlalchemy": {"migrations", "store"},
     "alembic": {"migrations", "store"},
     "pydantic": {"study"},
