@@ -40,7 +40,7 @@ WANTED = {
 }
 KINDS = ("backbone", "freeze", "head", "augment")  # the first axes of the grid
 RATES = 4  # learning rates of each strategy, evenly over the logarithm of its range
-SEEDS = 2
+SEEDS = 4
 EPOCHS = 8
 SIDE = 40  # pixels
 PICTURES = 256  # half of them to learn from, half to score
@@ -110,11 +110,12 @@ class Curves:
 def load(source: str, metric: str = "accuracy") -> Curves:
     """The curves of a source, of those backbones and seeds whose grid is complete."""
     found = np.load(file(source))
-    complete = np.isfinite(found["seconds"]).reshape(SEEDS, len(BACKBONES), -1).all(-1)
+    known = found["seconds"].shape[:2]
+    complete = np.isfinite(found["seconds"]).reshape(*known, -1).all(-1)
     backbones = [i for i in range(len(BACKBONES)) if complete[0, i]]
     if not backbones:
         raise click.ClickException(f"{file(source)} is not complete; run 'record {source}' again")
-    seeds = [i for i in range(SEEDS) if complete[i, backbones].all()]
+    seeds = [i for i in range(known[0]) if complete[i, backbones].all()]
     both = np.ix_(seeds, backbones)
     seconds = found["seconds"][both].astype(np.float64)
     typical = np.median(seconds, axis=(0, -2))[..., None, :]
@@ -158,8 +159,9 @@ def record(source: str) -> None:
     chosen, kept = grid_space(), Features(4 << 30)
     shape = (SEEDS, *(len(WANTED[kind]) for kind in KINDS), RATES, EPOCHS)
     found = {key: np.full(shape, np.nan, np.float32) for key in ("accuracy", "log_loss", "seconds")}
-    if file(source).exists():  # go on with what is there
-        found = dict(np.load(file(source)))
+    if file(source).exists():  # go on with what is there, perhaps of fewer seeds
+        for key, old in np.load(file(source)).items():
+            found[key][: len(old)] = old
 
     def score(at: tuple[int, ...], probabilities: NDArray[np.float32]) -> float:
         epoch = int(np.isfinite(found["accuracy"][at]).sum())
