@@ -13,13 +13,16 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from scipy.special import softmax
 
-from autotl.metrics import Labels, Probabilities
+from autotl.metrics import METRICS, Labels, Probabilities
 
 BINS = 15
 """Of equal width, over which the calibration error is taken."""
 
 WIDEST = 20.0
 """Temperatures are sought from its inverse to this."""
+
+LOSS = METRICS["log_loss"]
+"""What a temperature is to make smaller."""
 
 TINY = 1e-12
 """The smallest probability that a logarithm is taken of."""
@@ -68,7 +71,8 @@ def fit(labels: Labels, probabilities: Probabilities, parts: NDArray[np.int64]) 
     """A temperature from all pictures, and the calibration error without and with one.
 
     The error with it is measured on each part under a temperature fitted to the others: on the
-    pictures it was fitted to, any temperature looks well.
+    pictures it was fitted to, any temperature looks well. Where that does not make the log loss
+    smaller, the temperature is 1.
 
     Args:
         labels: ``[N]``.
@@ -80,8 +84,11 @@ def fit(labels: Labels, probabilities: Probabilities, parts: NDArray[np.int64]) 
         here = parts == part
         elsewhere = temperature(labels[~here], probabilities[~here])
         after[here] = scaled(probabilities[here], elsewhere)
+    found = temperature(labels, probabilities)
+    if LOSS.score(labels, after) >= LOSS.score(labels, probabilities):
+        found, after = 1.0, probabilities  # what few pictures suggest does not hold for others
     return {
-        "temperature": temperature(labels, probabilities),
+        "temperature": found,
         "ece_before": expected_error(labels, probabilities),
         "ece_after": expected_error(labels, after),
         "n": len(labels),

@@ -62,14 +62,25 @@ def test_calibrating_helps_on_pictures_that_it_was_not_fitted_to() -> None:
     assert (found["n"], found["bins"]) == (900, 15)
 
 
-def test_the_error_after_is_not_measured_where_the_temperature_was_fitted() -> None:
+def test_a_temperature_that_does_not_hold_for_other_pictures_is_not_taken() -> None:
     """One half is overconfident and the other underconfident: neither's temperature suits both."""
     (a, sharp), (b, blunt) = answers(400, 4.0, seed=1), answers(400, 0.25, seed=2)
     labels, p = np.concatenate([a, b]), np.concatenate([sharp, blunt])
     parts = np.repeat([0, 1], 400)
     found = calibration.fit(labels, p, parts)
-    own = [
-        calibration.scaled(h, calibration.temperature(y, h)) for y, h in ((a, sharp), (b, blunt))
-    ]
-    flattering = calibration.expected_error(labels, np.concatenate(own))
-    assert found["ece_after"] > found["ece_before"] > flattering
+    assert found["temperature"] == 1.0
+    assert found["ece_after"] == found["ece_before"] == calibration.expected_error(labels, p)
+
+
+def test_the_error_after_is_not_measured_where_the_temperature_was_fitted() -> None:
+    """Each part under the temperature of the others."""
+    labels, p = answers(60, 3.0)
+    parts = np.arange(60) % 2
+    found = calibration.fit(labels, p, parts)
+    after = np.empty_like(p)
+    for part in (0, 1):
+        other = calibration.temperature(labels[parts != part], p[parts != part])
+        after[parts == part] = calibration.scaled(p[parts == part], other)
+    assert found["ece_after"] == calibration.expected_error(labels, after)
+    flattering = calibration.scaled(p, found["temperature"])
+    assert found["ece_after"] != calibration.expected_error(labels, flattering)
