@@ -31,6 +31,12 @@ class Board:
         """The complete trials of the study, best first."""
         return report.ranked(self.store.trials(self.study), self.metric.direction)
 
+    @property
+    def leader(self) -> TrialRow | None:
+        """The winner if there were no finals; None without a complete trial."""
+        ranked = self.ranked()
+        return report.leader(ranked, self.store.require(self.study)) if ranked else None
+
     def baselines(self) -> dict[str, Any]:
         """Which trials are what everybody would try first, best first."""
         return _baselines(self.ranked())

@@ -108,8 +108,10 @@ def run(
         first = (store.facts(settings.name) or {}).get("first_budget", budget.seconds)
         chosen = _space(settings, plugins, where, first)  # names come before any picture
         dataset = _dataset(settings, plugins, watch)
-        if _imbalance(dataset) <= UNEQUAL and not _asked(settings, "balance"):
-            chosen = chosen.without("balance")
+        if not _asked(settings, "balance"):
+            plain = chosen.without("balance")
+            recipe = plain.single and settings.trials == 1
+            chosen = plain if recipe or _imbalance(dataset) <= UNEQUAL else chosen
     with budget.stage("time"):
         chosen = _fast_enough(chosen, settings, store, where)
     _tell_left_out(chosen, settings, watch)
@@ -344,6 +346,7 @@ def _begin(
         "space": chosen.describe(),
         "imbalance": _imbalance(dataset),
         "state": "running",
+        "kept": None,
         "identity": identity,
     }
     store.begin(settings.name, {**old, **facts})

@@ -17,21 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from autotl import (
-    calibration,
-    compare,
-    data,
-    ensemble,
-    finetune,
-    gallery,
-    handover,
-    progress,
-    report,
-)
+from autotl import calibration, compare, data, ensemble, finetune, gallery, handover, progress
 from autotl.board import FEWEST_RUNS
 from autotl.compare import Standing
 from autotl.data import Rows
 from autotl.ensemble import ENSEMBLE, SOUP
+from autotl.errors import AutoTLError, StoreError
 from autotl.handover import Winner
 from autotl.metrics import Probabilities
 from autotl.model import Model
@@ -84,56 +75,47 @@ def finish(trials: Trials, versions: dict[str, str]) -> None:
     try:
         with trials.budget.stage("finals"):
             finals.hold()
-    except KeyboardInterrupt:
-        keep(trials, versions, finals)
-        raise
-    winner = finals.winner
-    if handover.stands(trials, winner):
-        trials.watch(progress.Note(f"{winner.name} is still the best; its model stands"))
-        return
-    try:
+        if handover.stands(trials, finals.winner):
+            text = f"{finals.winner.name} is still the best; its model stands"
+            return trials.watch(progress.Note(text))
         with trials.budget.stage("finals"):
             finals.judge()
-        handover.hand_over(trials, winner, versions, finals.spare)
-    except KeyboardInterrupt:
+        handover.hand_over(trials, finals.winner, versions, finals.spare)
+    except StoreError:
+        raise  # nothing can be written down
+    except (KeyboardInterrupt, AutoTLError):
         keep(trials, versions, finals)
         raise
 
 
 def keep(trials: Trials, versions: dict[str, str], finals: Finals | None = None) -> None:
-    """Save a model of the best so far, without a refit or a test: for a search cut short.
+    """Leave a model, and facts that are its own, for a search that was cut short.
 
-    One that was refitted is not replaced by it.
+    What an earlier run refitted stays, with what it found. Else it is a model of the best so far,
+    without a refit or a test.
     """
-    if not trials.board.ranked():
-        return
+    ranked, best = trials.board.ranked(), trials.best
     held = finals or Finals(trials)
-    before = handover.handed_over(trials)
-    if before == held.winner.identity:
-        return
-    if before:  # what an earlier run handed over stays, and so does what it found
-        trials.store.update(trials.name, **held.before)
-    elif held.spare:
+    saved = handover.handed_over(trials)
+    if saved and any(row.number == saved["trial"] for row in ranked):
+        if saved["winner"] != held.winner.identity or not held.held:
+            trials.store.update(trials.name, kept=saved["trial"], **saved["found"])
+    elif ranked and held.held and held.spare:
         trials.store.update(trials.name, calibration=None)
-        if not held.held:  # what finals before found does not hold for a later best
-            trials.store.update(trials.name, finals=None)
         handover.save(trials, held.winner, held.spare, versions)
+    elif best:  # what finals before found does not hold for a later best
+        row = next(row for row in ranked if row.number == best.number)
+        trials.store.update(trials.name, calibration=None, finals=None, kept=row.number)
+        handover.save(trials, Winner(f"trial {row.number}", (row,)), best.network, versions)
 
 
 class Finals:
-    """The finals of one study: the runs, what they say, and what the winner's answers tell.
-
-    Attributes:
-        runs: The runs.
-        before: What the study's facts had of earlier finals when these began.
-    """
+    """The finals of one study: the runs, what they say, and what the winner's answers tell."""
 
     def __init__(self, trials: Trials) -> None:
         self.trials = trials
         self.runs = Runs(trials)
         self._winner: Contender | None = None
-        facts = trials.store.require(trials.name)
-        self.before = {key: facts.get(key) for key in ("finals", "calibration", "doubtful")}
 
     def hold(self) -> None:
         """Run as long as there is time, and write down how the candidates stand.
@@ -158,8 +140,8 @@ class Finals:
         """The winner of the finals, or of the search where there were none."""
         if self._winner:
             return self._winner.winner
-        facts = self.trials.store.require(self.trials.name)
-        best = report.leader(self.trials.board.ranked(), facts)
+        best = self.trials.board.leader
+        assert best
         return Winner(f"trial {best.number}", (best,))
 
     @property

@@ -33,6 +33,10 @@ EXPLAINING = 10.0
 """Seconds that may be spent on saying what in the pictures misled the model."""
 
 
+FOUND = ("finals", "calibration", "doubtful")
+"""The study's facts that are about its winner."""
+
+
 @dataclass(frozen=True)
 class Winner:
     """Whose model the user gets: a trial's, or what is made of several.
@@ -73,18 +77,22 @@ class Winner:
 
 
 def handed_over(trials: Trials) -> dict[str, Any] | None:
-    """Whose model is in the run folder, see ``Winner.identity``; None of one not refitted."""
-    saved = trials.store.require(trials.name).get("model") or {}
+    """Whose model is in the run folder; None of one that was not refitted.
+
+    ``winner`` is its identity, ``trial`` the first that it is made of, and ``found`` what the
+    study's facts said of it then.
+    """
+    saved: dict[str, Any] = trials.store.require(trials.name).get("model") or {}
     here = (trials.settings.folder / "model").is_dir()
-    return saved.get("winner") if here and saved.get("refitted") else None
+    return saved if here and saved.get("refitted") else None
 
 
 def stands(trials: Trials, winner: Winner) -> bool:
     """Whether the model in the run folder is the winner's, refitted and tested before."""
-    return (
-        handed_over(trials) == winner.identity
-        and _tested(trials, winner, refitted=True) is not None
-    )
+    saved = handed_over(trials)
+    if not saved or saved["winner"] != winner.identity:
+        return False
+    return _tested(trials, winner, refitted=True) is not None
 
 
 def _tested(trials: Trials, winner: Winner, *, refitted: bool) -> dict[str, Any] | None:
@@ -208,7 +216,13 @@ def save(
     artifact.save(
         folder / "model", network, configs[0], trials.dataset.classes, facts, others=others
     )
-    saved = {"winner": winner.identity, "refitted": refitted}
+    known = trials.store.require(trials.name)
+    saved = {
+        "winner": winner.identity,
+        "trial": winner.trials[0].number,
+        "refitted": refitted,
+        "found": {key: known.get(key) for key in FOUND},
+    }
     trials.store.update(trials.name, model=saved)
     _write_card(trials, winner, refitted=refitted)
 

@@ -184,12 +184,13 @@ def interval(
     order = np.argsort(units, kind="stable")
     _, first = np.unique(units[order], return_index=True)
     members = np.split(order, first[1:])
+    tied = len(members) < len(labels)
     pure = all(len(set(labels[rows].tolist())) == 1 for rows in members)
     strata = labels[order[first]] if pure else None
     scores = []
     for _ in range(1000):
         drawn = resample(np.arange(len(members)), stratify=strata, random_state=random)
-        rows = np.concatenate([members[unit] for unit in drawn])
+        rows = np.concatenate([members[unit] for unit in drawn]) if tied else order[drawn]
         scores.append(metric.score(labels[rows], probabilities[rows]))
     low, high = np.nanquantile(scores, (0.025, 0.975))  # such as AUROC has none of one class
     return float(low), float(high)

@@ -99,8 +99,8 @@ def _clear_zombies(study: optuna.Study, store: Store) -> None:
                 f"study {name!r} is being run by process {who[1]} on this machine; wait for it, "
                 "or choose another name with --study"
             )
-        # One that was killed before it drew has only what it was to draw.
-        params = trial.params or trial.system_attrs.get(carry.QUEUED, {})
+        # One that was killed before it had drawn all has the rest of what it was to draw.
+        params = {**trial.system_attrs.get(carry.QUEUED, {}), **trial.params}
         requeue(study, params, trial.user_attrs)
         study.tell(trial.number, state=TrialState.FAIL)
         if trial.number in begun:
@@ -113,11 +113,14 @@ def _limited(row: TrialRow, settings: StudyConfig, space: Space) -> str:
     if most is not None and (row.parameters or 0) > most:
         return too_many(row.parameters or 0, most)
     known = {left.name: left.reason for left in space.left_out if left.kind == "backbone"}
-    allowed = {plugin.name for plugin in space.plugins["backbone"]}
-    limits = (most, settings.max_latency, settings.licence or None)
+    here = {plugin.name for plugin in space.plugins["backbone"]}
     for name in row.config.get("backbone", {}):
-        if name in known or (name not in allowed and any(x is not None for x in limits)):
-            return known.get(name, "its backbone is not among those that keep the limits")
+        if name in known:
+            return known[name]
+        if name not in here and settings.licence:
+            return "its backbone is not in this run, so that its licence was not looked at"
+        if name not in here and settings.max_latency is not None:
+            return "its backbone is not in this run, so that its latency was not measured"
     return ""
 
 

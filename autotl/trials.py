@@ -122,6 +122,8 @@ class Trials:
                 self.portfolio.enqueue_cheap(self.board.ranked())
         if self.board.ranked():
             return
+        if not end and any(row.facts.get("barred") for row in self.store.trials(self.name)):
+            raise StudyError("the limits leave out every trial so far; give more --trials or time")
         if end in ("", OutOfTime.end):
             why = reason or "it ended before the first one"
             raise StudyError(f"the budget is too short for any trial ({why}): give more time")
@@ -207,7 +209,8 @@ class Trials:
         if memory != self._written:
             self.store.update(self.name, **memory)
             self._written = copy.deepcopy(memory)
-        if ended.network and self._leads(trial):
+        leader = self.board.leader
+        if ended.network and leader and leader.number == trial.number:
             self.best = Best(trial.number, ended.network.cpu())
         if end == "interrupted":
             resume.requeue(self.study, trial.params, trial.user_attrs)
@@ -222,7 +225,8 @@ class Trials:
             if count > most:
                 raise Incompatible(resume.too_many(count, most))
         # A short budget shall find something rather than nothing.
-        modest, together = not self.board.ranked(), self.portfolio.is_probe(trial)
+        modest, several = not self.board.ranked(), len(self.space.plugins["head"]) > 1
+        together = several and self.portfolio.is_probe(trial)
         plan = planning.plan(network, config, self.trainings, modest=modest, together=together)
         self._planned(trial, plan)
         self._show(trial.number, config, (), plan.task.epochs)

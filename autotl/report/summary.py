@@ -128,6 +128,8 @@ def summarise(store: Store, study: str) -> dict[str, Any]:
     direction = facts.get("direction", "maximize")
     complete = ranked(rows, direction)
     finals = facts.get("finals")
+    if finals and _barred(finals, rows):
+        finals = None
     if finals:
         winner, finalists, baselines = _of_finals(finals)
     else:
@@ -208,6 +210,13 @@ def _finalists(complete: Sequence[TrialRow], facts: Mapping[str, Any]) -> list[d
     return [{**f, "tied_with_best": f["low"] <= best[0]["mean"] <= f["high"]} for f in best]
 
 
+def _barred(finals: Mapping[str, Any], rows: Sequence[TrialRow]) -> bool:
+    """Whether the winner of finals is made of a trial that later limits leave out."""
+    [winner] = [c for c in finals["candidates"] if c["name"] == finals["winner"]]
+    names = winner.get("members") or {winner["name"]: 1.0}
+    return any(row.facts.get("barred") and f"trial {row.number}" in names for row in rows)
+
+
 def _of_search(complete: Sequence[TrialRow], facts: Mapping[str, Any]) -> Found:
     scored = [_scored(row, facts) for row in complete]
     probes, default = set(facts.get("linear_probes") or ()), facts.get("default_trial")
@@ -218,7 +227,9 @@ def _of_search(complete: Sequence[TrialRow], facts: Mapping[str, Any]) -> Found:
     finalists = _finalists(complete, facts)
     if not complete:
         return None, finalists, baselines
-    first = _scored(leader(complete, facts), facts)
+    # A search that was cut short may have left the model of an earlier winner.
+    kept = [row for row in complete if row.number == facts.get("kept")]
+    first = _scored(kept[0] if kept else leader(complete, facts), facts)
     return {**first, "name": f"trial {first['trial']}", "seeds": 1}, finalists, baselines
 
 

@@ -65,12 +65,12 @@ def existing_url(place: str, option: str = "--storage") -> str:
     if "://" not in place:
         place = str(Path(place) / "autotl.db") if Path(place).is_dir() else place
         place = sa.URL.create("sqlite", database=place).render_as_string()
-    file = Path(place.removeprefix("sqlite:///"))
-    if place.startswith("sqlite:///") and not file.is_file():
-        near = [f.name for f in file.parent.glob("*.db")]
-        raise StoreError(f"{option}: there is no database {file}; {did_you_mean(file.name, near)}")
     try:
         at = _locate(place)
+        file = Path(at.place)
+        if at.url.get_backend_name() == "sqlite" and not file.is_file():
+            near = did_you_mean(file.name, (f.name for f in file.parent.glob("*.db")))
+            raise StoreError(f"{option}: there is no database {file}; {near}")
         with explained(at.place, (*FAULTS, exc.SQLAlchemyError, ImportError)):
             engine = sa.create_engine(at.url, **at.options)
             ours = sa.inspect(engine).has_table(STUDY.name)
