@@ -25,14 +25,15 @@ from autotl import (
     ensemble,
     finals,
     finetune,
+    handover,
     registry,
     runs,
     study,
 )
 from autotl.board import Board
-from autotl.errors import Diverged, OutOfTime
+from autotl.errors import Diverged, OutOfTime, StudyError
 from autotl.metrics import METRICS
-from autotl.progress import Event, Note, Stage
+from autotl.progress import Event, Note, Stage, TrialEnded
 from autotl.store import Store
 
 Make = Callable[..., study.StudyConfig]
@@ -475,6 +476,85 @@ def test_ctrl_c_in_a_later_run_leaves_what_was_handed_over(
         assert (_sha(result.folder), card) == before[:2]
         assert result.summary["finals"]["winner"] == before[2]["winner"]
         assert result.summary["test"] == first.summary["test"]
+
+
+@pytest.mark.parametrize("prefer", ["accuracy", "cheap"])
+def test_without_finals_a_run_cut_short_names_the_model_that_it_leaves(
+    prefer: str, settings: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Board, "contest", lambda *_: ([], 0))
+    made = {**SMALL, "prefer": prefer}
+
+    def at(number: int) -> Callable[[Event], None]:
+        def interrupt(event: Event) -> None:
+            if isinstance(event, TrialEnded) and event.number == number:
+                raise KeyboardInterrupt
+
+        return interrupt
+
+    # without a model from before it is the best so far's
+    first = engine.run(settings(**made, study="cut"), at(1))
+    assert first.interrupted
+    assert first.best
+    about = json.loads((first.folder / "model" / "config.json").read_text())
+    assert about["training"]["freeze"] == first.best["config"]["freeze"]
+    # with one it is that one's, though a later trial was better
+    fine_tune, probe, scores = finetune.fine_tune, finetune.probe, [0.3]
+
+    def scored(*asked: Any) -> Any:
+        return (replace(epoch, score=scores[0]) for epoch in fine_tune(*asked))
+
+    def probed(*asked: Any) -> Any:
+        for found in probe(*asked):
+            yield [replace(one, epoch=replace(one.epoch, score=scores[0])) for one in found]
+
+    monkeypatch.setattr(finetune, "fine_tune", scored)
+    monkeypatch.setattr(finetune, "probe", probed)
+    whole = engine.run(settings(**{**made, "trials": 1}))
+    assert whole.best
+    scores[0] = 1.0
+    before = _sha(whole.folder)
+    cut = engine.run(settings(**made), at(1))
+    assert cut.interrupted
+    assert cut.best
+    assert cut.best["trial"] == whole.best["trial"] == 0
+    assert _sha(cut.folder) == before
+    assert cut.summary["test"] == whole.summary["test"]
+    after = engine.run(settings(**made))  # and going on it is the better one's
+    assert after.best
+    assert after.best["trial"] != 0
+
+
+def test_an_error_at_the_end_leaves_what_was_handed_over(
+    settings: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _favour(monkeypatch, "linear_probe")
+    first = engine.run(settings(**SMALL))
+    for file in (settings().out / "cache" / "finals").glob("*.npy"):
+        file.unlink()
+    _favour(monkeypatch, "last_blocks")
+    with monkeypatch.context() as patch:
+        patch.setattr(handover, "hand_over", Mock(side_effect=StudyError("the refit ended early")))
+        with pytest.raises(StudyError, match="the refit ended early"):
+            engine.run(settings(**SMALL))
+    summary = json.loads((first.folder / "summary.json").read_text())
+    assert summary["best"]["trial"] == first.summary["best"]["trial"]
+    assert summary["test"] == first.summary["test"]
+    assert summary["finals"] == first.summary["finals"]
+
+
+def test_ctrl_c_after_one_run_keeps_the_finals_of_the_same_winner(
+    settings: Make, spy: Spy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _favour(monkeypatch, "linear_probe")
+    first = engine.run(settings(**SMALL))
+    for file in (settings().out / "cache" / "finals").glob("*.npy"):
+        file.unlink()
+    spy.tasks.clear()
+    spy.fails = lambda task: KeyboardInterrupt() if len(spy.runs) == 4 else None
+    result = engine.run(settings(**SMALL))
+    assert result.interrupted
+    assert result.summary["finals"] == first.summary["finals"]
 
 
 def test_ctrl_c_while_the_test_opens_leaves_the_refitted_model(

@@ -417,8 +417,15 @@ def test_only_a_database_of_autotl_is_looked_at(tmp_path: Path) -> None:
         existing_url(str(file), "--learn-from")
     with pytest.raises(StoreError, match="pip install 'psycopg"):
         existing_url("nosuchdb://u:secret@h/x")
-    Store(default_url(tmp_path)).close()
-    assert existing_url(str(tmp_path / "autotl.db")) == default_url(tmp_path)
+
+
+@pytest.mark.parametrize("folder", ["with space", "{braces}", "100%", "a#b", "ü?"])
+def test_an_existing_database_is_found_by_all_its_names(tmp_path: Path, folder: str) -> None:
+    out = tmp_path / folder
+    url = default_url(out)
+    Store(url).close()
+    for place in (url, str(out), str(out / "autotl.db")):
+        assert existing_url(place) == url
 
 
 def test_what_a_command_needs_to_find_it(tmp_path: Path) -> None:

@@ -178,6 +178,8 @@ def test_limits_bind_the_trials_of_earlier_runs_too(
     barred = {row.number for row in rows(made) if row.facts.get("barred")}
     assert barred == {number for number, name in names.items() if name == "wide"}
     assert "0.01 M parameters, more than 0.00 M" in (result.folder / "report.html").read_text()
+    with pytest.raises(StudyError, match="limits leave out every trial"):
+        engine.run(both.model_copy(update={"max_parameters": 10, "backbone": ("tiny",)}))
     again = engine.run(both)  # without the limit they are back
     assert again.summary["pareto"] == first.summary["pareto"]
     assert not any(row.facts.get("barred") for row in rows(made))
