@@ -80,21 +80,24 @@ class Board:
                     return field, runs
         return [], 0
 
-    def for_finals(self) -> float:
-        """Seconds of the budget for the runs of the finals; none where they cannot be held."""
+    def for_finals(self, left: float) -> float:
+        """Seconds for the runs of the finals, of ``left``; none where they cannot be held.
+
+        What cannot be had for them any more is the search's.
+        """
         if self.budget.seconds is None:
             return 0.0
-        field, runs = self.contest(FINALS_SHARE * self.budget.seconds / SLACK)
+        field, runs = self.contest(min(FINALS_SHARE * self.budget.seconds / SLACK, left))
         # What else is left they take too.
         return SLACK * runs * sum(self.again(row) for row in field)
 
     def reserve(self) -> None:
         """Keep of the budget what the end will take, as the trials stand now."""
-        best = self.ranked()[:1]
-        self.budget.runs = self.for_finals()
-        self.budget.leader = sum(
-            self.budget.refitting(self.again(row), self.test_seconds(row)) for row in best
+        best, budget = self.ranked()[:1], self.budget
+        budget.leader = sum(
+            budget.refitting(self.again(row), self.test_seconds(row)) for row in best
         )
+        budget.runs = self.for_finals(budget.left - budget.leader - budget.fixed)
 
 
 def _baselines(ranked: Sequence[TrialRow]) -> dict[str, Any]:

@@ -92,9 +92,9 @@ def show_summary(
     for sentence in answer(summary):
         console.print(_clean(sentence), soft_wrap=not console.is_terminal)
     console.print()
-    # Without a winner a model that is there is an earlier study's.
-    made = ("model", "recipe.toml") if summary["best"] else ()
-    names = ("report.html", "summary.json", *made)
+    names: Sequence[str] = ("model", "report.html", "summary.json", "recipe.toml")
+    if not summary["best"]:
+        names = names[1:3]  # a model that is there is an earlier study's
     there = [p for n in names if (p := Path(folder, n)).exists()]
     for path in there:
         console.print(f"  {_clean(str(path))}", soft_wrap=True)

@@ -78,10 +78,10 @@ class Runs:
         trials, budget = self.trials, self.trials.budget
         budget.runs = 0.0
         ending = self._ending(trials.board.finalists(1))
-        entrants, fewest = trials.board.contest(budget.left - ending)
+        entrants, fewest = self._entrants(budget.left - ending)
         if self._ending(entrants) > ending:  # another may win that takes longer to refit
             ending = self._ending(entrants)
-            entrants, fewest = trials.board.contest(budget.left - ending)
+            entrants, fewest = self._entrants(budget.left - ending)
         self.candidates = [self._candidate(row) for row in entrants]
         kept = {(row.candidate, row.run): row for row in trials.store.finals(trials.name)}
         deadline = time.monotonic() + budget.left - ending
@@ -96,6 +96,9 @@ class Runs:
                     self._run(number, kept, deadline)
             except OutOfTime:
                 over = True
+                if self.count < FEWEST_RUNS:
+                    text = f"there was no time for {FEWEST_RUNS} runs of the finals"
+                    trials.watch(progress.Note(text, warning=True))
             except DataError as error:
                 over = True
                 text = f"the finals ended after {number} runs: {error}"
@@ -119,6 +122,12 @@ class Runs:
         elif row.number == known["default_trial"]:
             role = "default_recipe"
         return Candidate(row, role, row.facts.get("ms_per_item"))
+
+    def _entrants(self, seconds: float) -> tuple[list[TrialRow], int]:
+        """Who takes part and in how many runs at least; with some time to spare if that can be."""
+        board = self.trials.board
+        found = board.contest(seconds / SLACK)
+        return found if found[0] else board.contest(seconds)
 
     def _ending(self, rows: list[TrialRow]) -> float:
         """Seconds to refit and test whichever wins; if late, a model of its runs is taken."""

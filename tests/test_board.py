@@ -76,11 +76,14 @@ def test_configurations_that_are_equal_take_part_once() -> None:
 
 def test_the_search_leaves_the_finals_their_share() -> None:
     budget = Budget(1000.0)
-    assert Stub([], budget).for_finals() == 0.0
+    assert Stub([], budget).for_finals(1000.0) == 0.0
     need = pytest.approx(SLACK * 5 * 3)
-    assert Stub([1.0] * 9, budget).for_finals() == need  # and no more than they need
-    assert 0.8 < Stub([20.0] * 9, budget).for_finals() / (FINALS_SHARE * 1000) <= 1
-    assert Stub([200.0] * 9, budget).for_finals() == 0.0  # they cannot be held anyway
+    assert Stub([1.0] * 9, budget).for_finals(1000.0) == need  # and no more than they need
+    assert 0.8 < Stub([20.0] * 9, budget).for_finals(1000.0) / (FINALS_SHARE * 1000) <= 1
+    assert Stub([200.0] * 9, budget).for_finals(1000.0) == 0.0  # they cannot be held anyway
+    # what is left decides who takes part, and at last that the search may have it all
+    assert Stub([1.0] * 9, budget).for_finals(7.0) == pytest.approx(SLACK * 2 * 3)
+    assert Stub([1.0] * 9, budget).for_finals(3.0) == 0.0
     budget.runs = 100.0
     assert budget.finals(0.0) == 100.0 + budget.fixed
 
@@ -90,7 +93,7 @@ def test_the_search_leaves_the_best_so_far_its_refit(board: Board) -> None:
     budget = board.budget
     board.store.note_trial("s", 3, seconds_again=80.0, seconds_test=2.0)
     board.reserve()
-    assert budget.runs == board.for_finals() > 0
+    assert budget.runs == board.for_finals(500.0) > 0
     assert budget.leader == pytest.approx(1.1 * budget.refit * 80 + 2)
     assert budget.finals(1.0) == budget.runs + budget.leader + budget.fixed
     assert budget.finals(100.0) > budget.finals(1.0)
