@@ -72,8 +72,8 @@ class Runs:
     def hold(self) -> Iterator[int]:
         """Run after run for all candidates, as long as there is time; yield how many all have.
 
-        A run that some candidates did not get counts for none. Where there is no time for two
-        candidates in two runs nothing is run.
+        A run that some candidates did not get counts for none, but of the first two: those who did
+        not get them leave. Where there is no time for two candidates in two runs nothing is run.
         """
         trials, budget = self.trials, self.trials.budget
         budget.runs = 0.0
@@ -83,6 +83,8 @@ class Runs:
             ending = self._ending(entrants)
             entrants, fewest = self._entrants(budget.left - ending)
         self.candidates = [self._candidate(row) for row in entrants]
+        # Should the time end early, the best and the baselines have had their runs.
+        self.candidates[1:] = sorted(self.candidates[1:], key=lambda c: c.role == "finalist")
         kept = {(row.candidate, row.run): row for row in trials.store.finals(trials.name)}
         deadline = time.monotonic() + budget.left - ending
         for number in range(fewest if budget.seconds is None else MOST_RUNS):
@@ -97,8 +99,7 @@ class Runs:
             except OutOfTime:
                 over = True
                 if self.count < FEWEST_RUNS:
-                    text = f"there was no time for {FEWEST_RUNS} runs of the finals"
-                    trials.watch(progress.Note(text, warning=True))
+                    over = not self._reduce(number)
             except DataError as error:
                 over = True
                 text = f"the finals ended after {number} runs: {error}"
@@ -109,6 +110,18 @@ class Runs:
                 return
             self.count = number + 1
             yield self.count
+
+    def _reduce(self, number: int) -> bool:
+        """Go on without those who did not get a run that is needed; whether enough are left."""
+        reached = [c for c in self.candidates if number in c.scores]
+        enough = len(reached) >= 2
+        text = f"there was no time for {FEWEST_RUNS} runs of the finals"
+        if enough:
+            left = ", ".join(c.name for c in self.candidates if c not in reached)
+            text += f" with {left}"
+            self.candidates = reached
+        self.trials.watch(progress.Note(text, warning=True))
+        return enough
 
     def held(self, number: int) -> Rows:
         """The pictures that score a run."""

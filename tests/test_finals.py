@@ -622,6 +622,20 @@ def test_time_that_ends_in_a_run_leaves_the_runs_that_all_have(settings: Make, s
     assert result.summary["test"]["n"] == 12
 
 
+def test_who_does_not_get_the_first_two_runs_leaves_the_finals(settings: Make, spy: Spy) -> None:
+    """The best and the baselines come first."""
+    spy.fails = lambda task: OutOfTime("it is late") if len(spy.runs) >= 6 else None
+    notes: list[Event] = []
+    engine.run(settings(**SMALL), notes.append)
+    found = facts(settings())["finals"]
+    assert found["runs"] == 2
+    singles = [c for c in found["candidates"] if c["trial"] is not None]
+    assert len(singles) == 2
+    assert "linear_probe" in {c["role"] for c in singles}
+    [text] = [e.text for e in notes if isinstance(e, Note) and "no time for 2 runs" in e.text]
+    assert "with trial" in text
+
+
 def test_without_time_for_two_runs_there_are_no_finals(
     settings: Make, monkeypatch: pytest.MonkeyPatch, spy: Spy
 ) -> None:
