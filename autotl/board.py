@@ -87,7 +87,7 @@ class Board:
         """
         if self.budget.seconds is None:
             return 0.0
-        field, runs = self.contest(min(FINALS_SHARE * self.budget.seconds / SLACK, left))
+        field, runs = self.contest(min(FINALS_SHARE * self.budget.seconds, left))
         # What else is left they take too.
         return SLACK * runs * sum(self.again(row) for row in field)
 

@@ -15,8 +15,8 @@ FINALS_SHARE = 0.3
 SLACK = 1.1
 """What is kept for the runs of the finals and the refit over what they are thought to take."""
 
-REPEATS = 2.4
-"""How often a trial is to fit into it: for two runs, with a linear probe and some slack beside."""
+REPEATS = 2.7
+"""How often a trial is to fit into it: for two runs, with a linear probe and a fifth of slack."""
 
 
 class Budget:

@@ -28,9 +28,9 @@ def epochs(seconds: float, budget: Budget, *, modest: bool = False) -> int:
 def test_a_trial_gets_the_epochs_that_the_finals_can_repeat() -> None:
     budget = Budget(600)
     assert epochs(1.0, budget) == 12
-    assert epochs(10.0, budget) == budget.repeatable // 10.0 == 7
-    assert epochs(18.0, budget) == budget.repeatable // 18.0 == 4
-    assert epochs(19.0, budget) == LONGEST_TRIAL * 600 // 19.0 == 9  # out of their reach anyway
+    assert epochs(10.0, budget) == budget.repeatable // 10.0 == 6
+    assert epochs(16.0, budget) == budget.repeatable // 16.0 == 4
+    assert epochs(17.0, budget) == LONGEST_TRIAL * 600 // 17.0 == 10  # out of their reach anyway
     assert epochs(20.0, Budget(None)) == 12
 
 
