@@ -106,8 +106,8 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {  # room: (rooms it may enter, 
         {"numpy"},
     ),
     "finals": (
-        {"calibration", "compare", "data", "ensemble", "finetune", "gallery", "handover"}
-        | {"metrics", "model", "progress", "report", "runs", "board", "trials"},
+        {"calibration", "compare", "data", "ensemble", "errors", "finetune", "gallery", "handover"}
+        | {"metrics", "model", "progress", "runs", "board", "trials"},
         {"numpy"},
     ),
     "engine": (
