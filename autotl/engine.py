@@ -110,8 +110,8 @@ def run(
         dataset = _dataset(settings, plugins, watch)
         if not _asked(settings, "balance"):
             plain = chosen.without("balance")
-            recipe = plain.single and settings.trials == 1
-            chosen = plain if recipe or _imbalance(dataset) <= UNEQUAL else chosen
+            needless = _is_recipe(settings, plain) or _imbalance(dataset) <= UNEQUAL
+            chosen = plain if needless else chosen
     with budget.stage("time"):
         chosen = _fast_enough(chosen, settings, store, where)
     _tell_left_out(chosen, settings, watch)
@@ -248,6 +248,11 @@ def _space(settings: StudyConfig, plugins: Registry, where: Device, first: float
     )
 
 
+def _is_recipe(settings: StudyConfig, chosen: Space) -> bool:
+    """Whether one configuration is trained once, as ``autotl train`` asks."""
+    return chosen.single and settings.trials == 1
+
+
 def _asked(settings: StudyConfig, kind: str) -> bool:
     """Whether plugins of a kind are wanted by name, or narrowed."""
     return bool(settings.wanted.get(kind) or settings.space.get(kind))
@@ -313,7 +318,7 @@ def _begin(
         "image_size": list(settings.image_size),
         "precision": str(where.autocast),
     }
-    if chosen.single and settings.trials == 1:  # a recipe: with another it is another study
+    if _is_recipe(settings, chosen):  # with another it is another study
         identity["recipe"] = chosen.fingerprint
     old = store.facts(settings.name) or {}
     if "identity" in old:

@@ -209,8 +209,7 @@ class Trials:
         if memory != self._written:
             self.store.update(self.name, **memory)
             self._written = copy.deepcopy(memory)
-        leader = self.board.leader
-        if ended.network and leader and leader.number == trial.number:
+        if ended.network and (leader := self.board.leader) and leader.number == trial.number:
             self.best = Best(trial.number, ended.network.cpu())
         if end == "interrupted":
             resume.requeue(self.study, trial.params, trial.user_attrs)

@@ -50,6 +50,12 @@ def facts(settings: study.StudyConfig) -> dict[str, Any]:
     return store(settings).require(settings.name)
 
 
+def _forget(settings: study.StudyConfig) -> None:
+    """Lose the answers of all runs, so that they are run again."""
+    for file in (settings.out / "cache" / "finals").glob("*.npy"):
+        file.unlink()
+
+
 class Spy:
     """Sees every training; ``fails`` is asked before each and may return what it is to raise."""
 
@@ -425,8 +431,7 @@ def test_the_model_is_the_winners_when_one_before_wins_again(
         with monkeypatch.context() as patch:
             _favour(patch, favourite)
             result = engine.run(settings(**SMALL))
-        for file in (settings().out / "cache" / "finals").glob("*.npy"):
-            file.unlink()
+        _forget(settings())
         assert result.best
         about = json.loads((result.folder / "model" / "config.json").read_text())
         assert favourite in about["training"]["freeze"]
@@ -465,8 +470,7 @@ def test_ctrl_c_in_a_later_run_leaves_what_was_handed_over(
     card = (first.folder / "model" / "README.md").read_text()
     before = _sha(first.folder), card, facts(settings())["finals"]
     for favourite, trained in (("linear_probe", 8), ("last_blocks", 8), ("last_blocks", 2)):
-        for file in (settings().out / "cache" / "finals").glob("*.npy"):
-            file.unlink()
+        _forget(settings())
         _favour(monkeypatch, favourite)
         spy.tasks.clear()
         spy.fails = lambda task, n=trained: KeyboardInterrupt() if len(spy.runs) == n else None
@@ -530,8 +534,7 @@ def test_an_error_at_the_end_leaves_what_was_handed_over(
 ) -> None:
     _favour(monkeypatch, "linear_probe")
     first = engine.run(settings(**SMALL))
-    for file in (settings().out / "cache" / "finals").glob("*.npy"):
-        file.unlink()
+    _forget(settings())
     _favour(monkeypatch, "last_blocks")
     with monkeypatch.context() as patch:
         patch.setattr(handover, "hand_over", Mock(side_effect=StudyError("the refit ended early")))
@@ -548,8 +551,7 @@ def test_ctrl_c_after_one_run_keeps_the_finals_of_the_same_winner(
 ) -> None:
     _favour(monkeypatch, "linear_probe")
     first = engine.run(settings(**SMALL))
-    for file in (settings().out / "cache" / "finals").glob("*.npy"):
-        file.unlink()
+    _forget(settings())
     spy.tasks.clear()
     spy.fails = lambda task: KeyboardInterrupt() if len(spy.runs) == 4 else None
     result = engine.run(settings(**SMALL))
@@ -728,8 +730,7 @@ def test_a_better_one_found_later_is_not_tested_unless_again(
         engine.run(settings(**SMALL))
     assert facts(settings())["openings"] == 1
     first = store(settings()).tests("photos")[0].trial
-    for file in (settings().out / "cache" / "finals").glob("*.npy"):
-        file.unlink()
+    _forget(settings())
     _favour(monkeypatch, "last_blocks")
     notes: list[Event] = []
     result = engine.run(settings(**SMALL), notes.append)
