@@ -14,8 +14,8 @@ EPOCHS = "epochs"
 """The user attribute of a trial with the number of epochs that it plans."""
 
 
-class WorstQuarterPruner(BasePruner):
-    """Ends a trial that is among the worst quarter of all, unless it leads its own kind.
+class WorstTenthPruner(BasePruner):
+    """Ends a trial that is among the worst tenth of all, unless it leads its own kind.
 
     The third of 6 epochs says nothing about the third of 12, so trials are compared at the same
     share of their own epochs, between epochs in a straight line. The first epoch of a linear probe
@@ -32,7 +32,7 @@ class WorstQuarterPruner(BasePruner):
         fewest: How many trials there must be to compare with.
     """
 
-    def __init__(self, kind: str = "freeze", worst: float = 0.25, fewest: int = 3) -> None:
+    def __init__(self, kind: str = "freeze", worst: float = 0.1, fewest: int = 3) -> None:
         self.kind, self.worst, self.fewest = kind, worst, fewest
 
     def prune(self, study: Study, trial: FrozenTrial) -> bool:

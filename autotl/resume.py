@@ -16,7 +16,7 @@ from autotl.errors import StudyError
 from autotl.metrics import Metric
 from autotl.portfolio import RECIPE
 from autotl.progress import Listener
-from autotl.pruner import WorstQuarterPruner
+from autotl.pruner import WorstTenthPruner
 from autotl.space import Space
 from autotl.store import Store, TrialRow
 from autotl.study import StudyConfig
@@ -79,7 +79,7 @@ def _open(store: Store, name: str, metric: Metric) -> optuna.Study:
         study_name=name,
         storage=store.storage,
         direction=metric.direction,
-        pruner=WorstQuarterPruner(),
+        pruner=WorstTenthPruner(),
         load_if_exists=True,
     )
     with warnings.catch_warnings():

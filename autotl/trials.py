@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import time
 import traceback
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 import optuna
 from optuna.trial import TrialState
 
-from autotl import finetune, history, metrics, model, planning, progress, resume, space
+from autotl import finetune, history, metrics, model, planning, progress, resume, sampler, space
 from autotl.board import Board
 from autotl.budget import Budget
 from autotl.cache import Features
@@ -260,7 +259,7 @@ class Trials:
             self.watch(_event(trial.number, epoch, epochs))
             known = RECIPE in trial.user_attrs
             if epoch.number < epochs and not known and trial.should_prune():
-                text = f"among the worst quarter after epoch {epoch.number} of {epochs}"
+                text = f"among the worst tenth after epoch {epoch.number} of {epochs}"
                 raise optuna.TrialPruned(text)
         trial.set_user_attr("learned_parameters", epoch.learned)
         self.store.note_trial(self.name, trial.number, seconds_again=plan.again(done))
@@ -346,11 +345,7 @@ class Trials:
         So a study that was interrupted goes on as if it had not been.
         """
         number = sum(row.end != "interrupted" for row in self.store.trials(self.name))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            self.study.sampler = optuna.samplers.TPESampler(
-                multivariate=True, group=True, seed=self.settings.seed * 10_007 + number
-            )
+        self.study.sampler = sampler.tpe(self.settings.seed * 10_007 + number)
         trial = self.study.ask()
         trial.set_user_attr(resume.PROCESS, resume.process())
         return trial

@@ -75,6 +75,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {  # room: (rooms it may enter, 
     "portfolio": ({"space", "store"}, {"optuna"}),
     "history": ({"report", "space", "store"}, set()),
     "pruner": (set(), {"numpy", "optuna"}),
+    "sampler": (set(), {"optuna"}),
     "board": ({"budget", "metrics", "report", "store"}, set()),
     "trainings": (
         {"budget", "cache", "data", "finetune", "metrics", "model", "progress", "registry"}
@@ -89,8 +90,8 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {  # room: (rooms it may enter, 
     ),
     "trials": (
         {"board", "budget", "cache", "data", "errors", "finetune", "history", "metrics", "model"}
-        | {"planning", "portfolio", "progress", "registry", "resume", "space", "store", "study"}
-        | {"trainings", "transferability"},
+        | {"planning", "portfolio", "progress", "registry", "resume", "sampler", "space", "store"}
+        | {"study", "trainings", "transferability"},
         {"optuna"},
     ),
     "compare": (set(), {"numpy", "scipy"}),
@@ -137,7 +138,7 @@ ONLY = {  # library: the only rooms that may ever be allowed to use it
     "torch": {"artifact", "cache", "cut", "data", "finetune", "model", "testing"}
     | {"ensemble", "explain", "export", "kernels", "snippet"},
     "optuna": {"carry", "dashboard", "migrations", "portfolio", "pruner", "report", "resume"}
-    | {"store", "trials"},
+    | {"sampler", "store", "trials"},
     "sqlalchemy": {"migrations", "store"},
     "alembic": {"migrations", "store"},
     "pydantic": {"study"},

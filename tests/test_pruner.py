@@ -10,7 +10,7 @@ import optuna
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from autotl.pruner import WorstQuarterPruner
+from autotl.pruner import WorstTenthPruner
 
 FREEZE = CategoricalDistribution(["probe", "full"])
 Curve = Sequence[float]
@@ -42,21 +42,21 @@ def prunes(
     study.add_trials(before)
     now.state = TrialState.RUNNING
     now.number = len(before)
-    return WorstQuarterPruner(**how).prune(study, now)
+    return WorstTenthPruner(**how).prune(study, now)
 
 
-# At epoch 1 the worst quarter ends at 0.2, at epoch 2 at 0.3, at epoch 3 at 0.4.
-LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5)
+# At epoch 1 the worst tenth ends at 0.2, at epoch 2 at 0.3, at epoch 3 at 0.4.
+LEVELS = tuple(level / 10 for level in range(1, 12))
 BEFORE = [trial([x, x + 0.1, x + 0.2, x + 0.3]) for x in LEVELS]
 
 
-def test_the_worst_quarter_ends() -> None:
+def test_the_worst_tenth_ends() -> None:
     assert prunes(trial([0.19]), BEFORE)
     assert not prunes(trial([0.2]), BEFORE)
     assert prunes(trial([0.2, 0.29]), BEFORE)
     assert not prunes(trial([0.2, 0.31]), BEFORE)
-    assert prunes(trial([0.29]), BEFORE, worst=0.5)
-    assert not prunes(trial([0.31]), BEFORE, worst=0.5)
+    assert prunes(trial([0.59]), BEFORE, worst=0.5)
+    assert not prunes(trial([0.61]), BEFORE, worst=0.5)
 
 
 def test_a_few_trials_must_be_there_first() -> None:
@@ -154,7 +154,7 @@ def test_it_prunes_in_a_study() -> None:
         study = optuna.create_study(
             direction="maximize",
             sampler=optuna.samplers.RandomSampler(seed=0),
-            pruner=WorstQuarterPruner(),
+            pruner=WorstTenthPruner(),
         )
         study.optimize(objective, n_trials=40)
         found.append([(t.state, t.last_step) for t in study.trials])

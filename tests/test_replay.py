@@ -96,13 +96,13 @@ def test_a_pruned_trial_costs_its_epochs_and_finds_nothing() -> None:
 def test_one_that_diverged_is_no_trial() -> None:
     one = curves()
     one.scores[..., 3:] = np.nan
-    search = replay.Search(one, replay.METHODS["recipes, TPE"], 0)
+    search = replay.Search(one, replay.METHODS["... no pruner"], 0)
     search.curves.seconds[:] = 10.0
     assert search.run().complete == 0
 
 
 def test_the_recipes_come_first_and_in_order() -> None:
-    search = replay.Search(curves(), replay.METHODS["recipes, TPE"], 0).run()
+    search = replay.Search(curves(), replay.METHODS["... no pruner"], 0).run()
     trials = search.study.trials
     probes, recipes = trials[:PROBES], trials[PROBES : PROBES + 3]
     assert {t.params["freeze"] for t in probes} == {"linear_probe"}
@@ -116,7 +116,7 @@ def test_heads_beside_a_probe_cost_less_than_alone() -> None:
     class Short(recorded.Curves):
         budget = 0.1
 
-    search = replay.Search(Short(*vars(curves()).values()), replay.METHODS["recipes, TPE"], 0)
+    search = replay.Search(Short(*vars(curves()).values()), replay.METHODS["... no pruner"], 0)
     search.run()
     assert search.complete == PROBES
     each = recorded.EPOCHS / replay.TOGETHER
@@ -134,7 +134,7 @@ def test_learning_rates_are_shared_as_asked(share: str, count: int) -> None:
 
 @pytest.mark.parametrize("direction", ["maximize", "minimize"])
 def test_a_search_repeats_and_its_regret_never_rises(direction: str) -> None:
-    method = replay.Method(replay.random, replay.WorstQuarterPruner, recipes=True)
+    method = replay.Method(replay.random, replay.WorstTenthPruner, recipes=True)
     run = partial(replay.Search, curves(direction), method)
     first = regrets(run(3).run())
     assert (first == regrets(run(3).run())).all()

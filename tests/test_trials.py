@@ -358,7 +358,7 @@ def test_pruning_is_fed_and_filed(settings: Make) -> None:
     assert all(0 < len(t.intermediate_values) < 6 for t in pruned)
     filed = {r.number: r for r in rows(settings())}
     assert all(filed[t.number].end == "pruned" for t in pruned)
-    assert all("worst quarter" in filed[t.number].reason for t in pruned)
+    assert all("worst tenth" in filed[t.number].reason for t in pruned)
 
 
 SLOW = {"freeze": ["linear_probe", "last_blocks", "full"], "head": ["linear", "mlp"]}

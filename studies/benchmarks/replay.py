@@ -27,7 +27,8 @@ from optuna import pruners, samplers
 from optuna.trial import TrialState
 
 from autotl.portfolio import BACKBONES
-from autotl.pruner import WorstQuarterPruner
+from autotl.pruner import WorstTenthPruner
+from autotl.sampler import tpe as broad_tpe
 from autotl.trials import PROBES
 
 TOGETHER = 2.1
@@ -187,23 +188,32 @@ def random(seed: int) -> samplers.BaseSampler:
 
 
 def tpe(seed: int) -> samplers.BaseSampler:
-    """TPE as autotl uses it."""
+    """TPE with Optuna's own settings."""
     return samplers.TPESampler(multivariate=True, group=True, seed=seed)
 
 
-recipes = partial(Method, tpe, recipes=True)
-OURS = "recipes, TPE + worst quarter"
+def recipes(
+    pruner: Callable[[], pruners.BasePruner] = pruners.NopPruner,
+    sampler: Callable[[int], samplers.BaseSampler] = broad_tpe,
+    share: str = "none",
+) -> Method:
+    """As autotl searches: the well-known recipes, then its own sampler."""
+    return Method(sampler, pruner, recipes=True, share=share)
+
+
+OURS = "recipes, broad TPE + worst tenth"
 METHODS = {
     "random": Method(random),
     "TPE": Method(tpe),
     "TPE + ASHA": Method(tpe, partial(pruners.SuccessiveHalvingPruner, 1, 2)),
     "TPE + Hyperband": Method(tpe, partial(pruners.HyperbandPruner, 1, EPOCHS, 2)),
-    "recipes, TPE": recipes(),
-    OURS: recipes(WorstQuarterPruner),
-    "... one rate for a range": recipes(WorstQuarterPruner, share="range"),
-    "... one rate for all": recipes(WorstQuarterPruner, share="all"),
-    "recipes, TPE + median": recipes(partial(pruners.MedianPruner, 5, EPOCHS // 3)),
-    "recipes, TPE + ASHA": recipes(partial(pruners.SuccessiveHalvingPruner, 1, 2)),
+    OURS: recipes(WorstTenthPruner),
+    "... TPE of Optuna": recipes(WorstTenthPruner, sampler=tpe),
+    "... one rate for a range": recipes(WorstTenthPruner, share="range"),
+    "... one rate for all": recipes(WorstTenthPruner, share="all"),
+    "... no pruner": recipes(),
+    "... median": recipes(partial(pruners.MedianPruner, 5, EPOCHS // 3)),
+    "... ASHA": recipes(partial(pruners.SuccessiveHalvingPruner, 1, 2)),
 }
 DRAWN = ("random", "TPE", "TPE + ASHA", "TPE + Hyperband", OURS)
 
