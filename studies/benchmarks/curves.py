@@ -5,7 +5,7 @@ Run by hand, with ``OMP_NUM_THREADS=1`` for numbers that repeat::
     python studies/benchmarks/curves.py sklearn:digits FOLDER
 
 It keeps the scores and the seconds of each epoch in ``curves-NAME.npz`` beside this file, goes on
-where it was stopped, and takes about half an hour for each source and seed. ``odd`` as a source
+where it was stopped, and takes some ten minutes for each source and seed. ``odd`` as a source
 asks of the digits whether they are odd.
 """
 
