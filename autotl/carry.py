@@ -10,7 +10,7 @@ and the next one carries on from the copy.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import optuna
@@ -27,7 +27,7 @@ from autotl.plugin import Hyperparameter
 from autotl.space import Space
 
 COPY = "{} (while its space changes)"
-WHOLE = "autotl:whole"  # the copy has all trials
+WHOLE = "autotl:whole"  # the copy has all trials; the numbers that the storage gave them
 DRAWN = "drawn"  # what a trial had drawn in the space it was made in
 QUEUED = "fixed_params"  # where Optuna keeps what a trial in the queue shall draw
 
@@ -43,7 +43,10 @@ def carry(storage: BaseStorage, name: str, space: Space) -> int:
     optuna.copy_study(
         from_study_name=name, from_storage=storage, to_storage=storage, to_study_name=copy
     )
-    optuna.load_study(study_name=copy, storage=storage).set_user_attr(WHOLE, True)
+    whole = [
+        trial._trial_id for trial in optuna.load_study(study_name=name, storage=storage).trials
+    ]
+    optuna.load_study(study_name=copy, storage=storage).set_user_attr(WHOLE, whole)
     return mend(storage, name, space)
 
 
@@ -54,7 +57,7 @@ def mend(storage: BaseStorage, name: str, space: Space) -> int:
         return 0
     old = optuna.load_study(study_name=copy, storage=storage)
     trials = old.get_trials(deepcopy=False)
-    if old.user_attrs.get(WHOLE):
+    if (given := old.user_attrs.get(WHOLE)) is not None:
         if name in names:
             optuna.delete_study(study_name=name, storage=storage)
         new = optuna.create_study(study_name=name, storage=storage, direction=old.direction)
@@ -62,8 +65,29 @@ def mend(storage: BaseStorage, name: str, space: Space) -> int:
             if key != WHOLE:
                 new.set_user_attr(key, value)
         new.add_trials([_fitted(trial, space.questions) for trial in trials])
+        _annotate(storage, new, storage.get_study_system_attrs(old._study_id), given)
     optuna.delete_study(study_name=copy, storage=storage)
     return len(trials)
+
+
+def _annotate(
+    storage: BaseStorage, new: optuna.Study, attributes: Mapping[str, Any], given: Sequence[int]
+) -> None:
+    """Carry the notes of Optuna Dashboard over, which may be somebody's own.
+
+    Args:
+        storage: Where the study is.
+        new: The study.
+        attributes: Where the dashboard keeps them, those of trials by the storage's numbers.
+        given: The numbers that the storage had given to the trials.
+    """
+    now = [trial._trial_id for trial in new.get_trials(deepcopy=False)]
+    places = {"dashboard": "dashboard"}
+    places |= {f"dashboard:{a}": f"dashboard:{b}" for a, b in zip(given, now, strict=True)}
+    for key, value in attributes.items():
+        place, _, note = key.rpartition(":note_")
+        if place in places:
+            storage.set_study_system_attr(new._study_id, f"{places[place]}:note_{note}", value)
 
 
 def _fitted(trial: FrozenTrial, questions: Mapping[str, Hyperparameter]) -> FrozenTrial:

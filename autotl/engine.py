@@ -33,7 +33,7 @@ from autotl.model import Device
 from autotl.progress import Listener, Note, Stage
 from autotl.registry import Registry, Terms
 from autotl.space import Choice, Space
-from autotl.store import Store, default_url, existing_url
+from autotl.store import Store, default_url, existing_url, without_passwords
 from autotl.study import DEFAULT_BUDGET, StudyConfig
 from autotl.trials import Trials
 
@@ -161,7 +161,7 @@ def _conclude(trials: Trials, state: str, command: str) -> dict[str, Any]:
         state=state,
         seconds=before + budget.spent,
         stages=budget.stages,
-        command=command,
+        command=without_passwords(command),
         **trials.board.baselines(),
     )
     summary = report.write(store, settings.name, settings.folder)
@@ -215,15 +215,16 @@ def _write_data(settings: StudyConfig, dataset: Dataset, watch: Listener) -> Non
 
 
 def _scorable(settings: StudyConfig, dataset: Dataset) -> None:
-    """Raise unless the metric has a value on the validation part."""
-    labels = dataset.labels[dataset.indices("validation")]
-    even = np.full((len(labels), len(dataset.classes)), 1 / len(dataset.classes), np.float32)
-    if len(labels) and not np.isfinite(metrics.get(settings.metric).score(labels, even)):
-        [only] = {dataset.classes[label] for label in labels}
-        raise StudyError(
-            f"{settings.metric} needs pictures of two classes to validate on, and these "
-            f"{len(labels)} are all of {only!r}; give more of the others, or another --metric"
-        )
+    """Raise unless the metric has a value on the validation part and on the test part."""
+    for part, purpose in (("validation", "validate on"), ("test", "test on")):
+        labels = dataset.labels[dataset.indices(part)]
+        even = np.full((len(labels), len(dataset.classes)), 1 / len(dataset.classes), np.float32)
+        if len(labels) and not np.isfinite(metrics.get(settings.metric).score(labels, even)):
+            [only] = {dataset.classes[label] for label in labels}
+            raise StudyError(
+                f"{settings.metric} needs pictures of two classes to {purpose}, and these "
+                f"{len(labels)} are all of {only!r}; give more of the others, or another --metric"
+            )
 
 
 def _space(settings: StudyConfig, plugins: Registry, where: Device, first: float | None) -> Space:

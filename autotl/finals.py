@@ -59,6 +59,8 @@ class Contender:
     @property
     def network(self) -> Model | None:
         """Its model in the last run, if those of all members are at hand."""
+        if self.name == SOUP and len({max(c.scores) for c in self.members}) > 1:
+            return None  # the time ended within a run: heads of different runs do not mix
         networks = [c.network for c in self.members if c.network]
         return self.winner.combined(networks) if len(networks) == len(self.members) else None
 
@@ -75,7 +77,14 @@ def finish(trials: Trials, versions: dict[str, str]) -> None:
     try:
         with trials.budget.stage("finals"):
             finals.hold()
+        saved = handover.handed_over(trials) or {}
+        ranked = [row.number for row in trials.board.ranked()]
+        if not finals.held and saved.get("trial") in ranked and saved["found"]["finals"]:
+            trials.store.update(trials.name, kept=saved["trial"], **saved["found"])
+            text = "there was no time for finals; what those before found stands"
+            return trials.watch(progress.Note(text, warning=True))
         if handover.stands(trials, finals.winner):
+            handover.remember(trials)
             text = f"{finals.winner.name} is still the best; its model stands"
             return trials.watch(progress.Note(text))
         with trials.budget.stage("finals"):

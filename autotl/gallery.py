@@ -112,9 +112,14 @@ def explained(shown: list[Shown], dataset: Dataset, network: Model, seconds: flo
     for done, entry in enumerate(shown[:EXPLAINED]):
         if (time.monotonic() - began) * (done + 1) / max(1, done) > seconds:
             break
-        picture = data.decode(examples[entry["name"]].image, expects.size, expects.interpolation)
-        image = np.ascontiguousarray(picture.transpose(2, 0, 1))[None]
-        [heat] = explain.saliency(network, image, [numbers[entry["guess"]]])
+        image = examples[entry["name"]].image
+        try:
+            picture = data.decode(image, expects.size, expects.interpolation)
+        except DataError:  # as in thumbnail
+            found.append(entry)
+            continue
+        pixels = np.ascontiguousarray(picture.transpose(2, 0, 1))[None]
+        [heat] = explain.saliency(network, pixels, [numbers[entry["guess"]]])
         found.append({**entry, "saliency": explain.overlay(picture, heat)})
     return found + shown[len(found) :]
 

@@ -95,6 +95,13 @@ def stands(trials: Trials, winner: Winner) -> bool:
     return _tested(trials, winner, refitted=True) is not None
 
 
+def remember(trials: Trials) -> None:
+    """Note what the study's facts say now of the model that was handed over."""
+    known = trials.store.require(trials.name)
+    found = {key: known.get(key) for key in FOUND}
+    trials.store.update(trials.name, model={**known["model"], "found": found})
+
+
 def _tested(trials: Trials, winner: Winner, *, refitted: bool) -> dict[str, Any] | None:
     """What the last test of the winner's model showed, with or without a refit; None without."""
     found = [
@@ -228,10 +235,17 @@ def save(
 
 
 def _given(trials: Trials) -> dict[str, Any]:
-    """The data and the files of plugins, as they are found from any folder."""
+    """The data, the files of plugins and the folder of weights, as they are found from anywhere."""
     source, plugins = trials.dataset.source, trials.settings.plugin
-    data = str(Path(source).resolve()) if Path(source).exists() else source
-    return {"data": data, **({"plugin": [str(p.resolve()) for p in plugins]} if plugins else {})}
+    weights = trials.settings.weights
+    found: dict[str, Any] = {"data": source}
+    if Path(source).exists():
+        found["data"] = str(Path(source).resolve())
+    if plugins:
+        found["plugin"] = [str(p.resolve()) for p in plugins]
+    if weights:
+        found["weights"] = str(weights.resolve())
+    return found
 
 
 def _source(backbones: Sequence[space.Choice]) -> dict[str, str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -200,7 +201,9 @@ def _width(backbone: Any, takes: Fed, size: int, name: str) -> int:
     training = backbone.training
     try:
         with torch.no_grad():
-            found = extract(backbone.eval(), torch.zeros(1, 3, size, size), takes)
+            first = next(chain(backbone.parameters(), backbone.buffers()), torch.empty(0))
+            blank = torch.zeros(1, 3, size, size, device=first.device)
+            found = extract(backbone.eval(), blank, takes)
     except (AssertionError, AttributeError, LookupError, RuntimeError, TypeError) as error:
         raise Incompatible(f"{name} gives its head no {takes}: {error}") from error
     finally:

@@ -48,8 +48,11 @@ class Plan:
         """
         took = [epoch.seconds for epoch in done]
         views = self.task.views
-        if self.cost is None or len(took) <= views:
-            return float(self.known.get("seconds_again", sum(took)))
+        if self.cost is None:
+            return sum(took)
+        if len(took) <= views:  # to solve for a head is in no estimate
+            new = self.cost.seconds(len(took), views) - self.cost.again(len(took), views)
+            return max(float(self.known["seconds_again"]), sum(took) - new)
         usual = statistics.fmean(took[views:])
         first = sum(min(seconds, usual) for seconds in took[:views])
         return self.cost.new_views(len(took), views) + first + sum(took[views:])

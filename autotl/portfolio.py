@@ -149,7 +149,9 @@ class Portfolio:
         close = [r for r in probes if r.score is not None and abs(r.score - best) <= error]
         close.sort(key=lambda r: (r.parameters or 0, -(r.facts.get("logme") or 0.0)))
         ordered = [*close, *(r for r in probes if r not in close)]
-        return list(dict.fromkeys(name for r in ordered for name in r.config["backbone"]))
+        here = {plugin.name for plugin in self.space.plugins["backbone"]}
+        names = dict.fromkeys(name for r in ordered for name in r.config["backbone"])
+        return [name for name in names if name in here]  # a run may leave out some
 
 
 def _times(ranked: Sequence[TrialRow]) -> dict[str, float]:

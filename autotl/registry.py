@@ -160,7 +160,8 @@ class Registry:
                 f"there is no file or folder {source!r}; {did_you_mean(path.name, near)}"
             )
         text = f"{path.as_posix()}/" if path.is_dir() else source
-        for plugin in self._plugins["dataset"].values():
+        # Files come after what is installed: where both read it, the user's own does.
+        for plugin in reversed(self._plugins["dataset"].values()):
             if any(fnmatchcase(text.lower(), pattern.lower()) for pattern in plugin.matches):
                 return plugin
         reads = ", ".join(m for p in self._plugins["dataset"].values() for m in p.matches)

@@ -47,6 +47,9 @@ def resume(
     if was != space.fingerprint:
         count = carry.carry(store.storage, name, space)
         study = _open(store, name, metric)
+        known = (store.facts(name) or {}).get("annotated") or {}
+        # Pictures stand under numbers that trials have no more; notes came along.
+        store.update(name, annotated={key: known[key] for key in known if "/" not in key})
         watch(progress.Note(f"the space has changed; {count} trials were carried over"))
     study.set_user_attr("space", space.fingerprint)
     for row in store.trials(name):

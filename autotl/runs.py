@@ -271,7 +271,11 @@ class Runs:
         Who is in it is settled before the first score is known, so nothing flatters it.
         """
         trials, number = self.trials, resplit.number
-        self.members = [c for c in self.candidates if c.key in self._alike()]
+        members = [c for c in self.candidates if c.key in self._alike()]
+        if [c.key for c in members] != [c.key for c in self.members]:  # it would be another soup's
+            self.soups.clear()
+            self.poured.clear()
+        self.members = members
         row = kept.get((SOUP, number))
         if row and row.score is not None and row.facts.get("members") == self._alike():
             answers = self._answers(row, resplit)

@@ -240,22 +240,30 @@ def make(
             raise _none_left(kind, left, terms)
         if kind == "backbone":
             preferred = tuple(p.name for p in found)
-        here = {name: dict(values) for name, values in narrow.get(kind, {}).items()}
+        tables = narrow.get(kind, {})
         known = {name for p in found for name in (p.name, p.family) if name}
-        if unknown := sorted(set(here) - known):
+        if unknown := sorted(set(tables) - known):
             near = did_you_mean(unknown[0], known)
             raise StudyError(f"[space.{kind}.{unknown[0]}] narrows no plugin of this study; {near}")
-        if len(sizes) > 1:
-            several = [p for p in found if IMAGE_SIZE in p.settings]
-            here = {p.name: {IMAGE_SIZE: list(sizes)} for p in several} | here
-        # What is said of a family holds for each of its members.
-        narrowed = (narrow_plugin(p, here.get(p.family, {}) | here.get(p.name, {})) for p in found)
+        narrowed = (_narrowed(plugin, tables, sizes) for plugin in found)
         plugins[kind] = tuple(sorted(narrowed, key=lambda p: p.name))
     if unknown := sorted(set(narrow) - set(SEARCHED)):
         raise StudyError(
             f"[space.{unknown[0]}] is no searched kind; {did_you_mean(unknown[0], SEARCHED)}"
         )
     return Space(plugins, tuple(out), preferred)
+
+
+def _narrowed(
+    plugin: AnyPlugin, tables: Mapping[str, Mapping[str, Any]], sizes: Sequence[int]
+) -> AnyPlugin:
+    """The plugin as its family's table and its own narrow it; what its own says counts most."""
+    several = len(sizes) > 1 and IMAGE_SIZE in plugin.settings
+    searched = {IMAGE_SIZE: list(sizes)} if several else {}
+    own = tables.get(plugin.name, {})
+    narrowed = narrow_plugin(plugin, {**tables.get(plugin.family, {}), **searched, **own})
+    # Members share their parameters in a study, and one with values of its own cannot.
+    return replace(narrowed, family="") if own else narrowed
 
 
 def narrow_plugin(plugin: AnyPlugin, values: Mapping[str, Any]) -> AnyPlugin:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from autotl.errors import StudyError, did_you_mean
 from autotl.plugin import OPTIONAL, SEARCHED
@@ -125,6 +125,11 @@ class StudyConfig(BaseModel):
     out: Path = Path("runs")
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+
+    @field_validator("data")
+    @classmethod
+    def _home(cls, data: str) -> str:
+        return str(Path(data).expanduser()) if data.startswith("~") else data
 
     @property
     def name(self) -> str:

@@ -300,6 +300,7 @@ class Trials:
                         self.watch(_event(trial.number, one.epoch, plan.task.epochs))
                     if one.last:
                         trial.set_user_attr("learned_parameters", one.epoch.learned)
+                        trial.set_user_attr("epochs", one.epoch.number)
                         self.store.update_trial(self.name, trial.number, epochs=one.epoch.number)
         known = self._estimate(plan, config) if config["head"].plugin.takes == "features" else None
         self.store.note_trial(self.name, first.number, probe=True, logme=known)
@@ -345,7 +346,7 @@ class Trials:
         So a study that was interrupted goes on as if it had not been.
         """
         number = sum(row.end != "interrupted" for row in self.store.trials(self.name))
-        self.study.sampler = sampler.tpe(self.settings.seed * 10_007 + number)
+        self.study.sampler = sampler.tpe((self.settings.seed * 10_007 + number) % 2**32)
         trial = self.study.ask()
         trial.set_user_attr(resume.PROCESS, resume.process())
         return trial

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Annotated, Any, Literal
 
 import optuna
+import optuna_dashboard
 import pytest
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
@@ -122,6 +124,22 @@ def test_a_narrower_range_leaves_values_outside_it_to_the_attributes(storage: RD
     assert "freeze.wide.lr" not in out.params
     assert out.user_attrs[carry.DRAWN]["freeze.wide.lr"] == 1e-5
     assert inside.params["freeze.wide.lr"] == 1e-2
+
+
+def test_notes_of_the_dashboard_come_over(storage: RDBStorage) -> None:
+    def page(study: optuna.Study, number: int) -> Any:
+        trial_id = study.trials[number]._trial_id
+        return SimpleNamespace(storage=storage, study=study, _trial_id=trial_id)
+
+    before = searched(storage)
+    optuna_dashboard.save_note(before, "of the study " * 500)  # it is kept in parts
+    optuna_dashboard.save_note(page(before, 2), "of a trial")
+    carry.carry(storage, "s", GROWN)
+    after = optuna.load_study(study_name="s", storage=storage)
+    assert after.trials[2]._trial_id != before.trials[2]._trial_id
+    assert optuna_dashboard.get_note(after) == "of the study " * 500
+    assert optuna_dashboard.get_note(page(after, 2)) == "of a trial"
+    assert optuna_dashboard.get_note(page(after, 0)) == ""
 
 
 @pytest.mark.parametrize("moment", ["copy_study", "delete_study", "create_study"])

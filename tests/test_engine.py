@@ -6,9 +6,11 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import optuna
+import optuna_dashboard
 import pytest
 from pictures import FAST, photos, plugin, rows
 
@@ -106,6 +108,12 @@ def test_a_study_grows_and_shrinks_with_all_its_trials(settings: Make) -> None:
     assert "the space has changed; 4 trials were carried over" in [
         e.text for e in notes if isinstance(e, Note)
     ]
+    study = optuna.load_study(study_name="photos", storage=f"sqlite:///{settings().out}/autotl.db")
+    first: Any = SimpleNamespace(
+        storage=study._storage, study=study, _trial_id=study.trials[0]._trial_id
+    )
+    shown = f"/artifacts/{study._study_id}/{first._trial_id}/"
+    assert shown in optuna_dashboard.get_note(first)  # not where the picture was before
     assert {name for r in after[4:] for name in r.config["freeze"]} == {
         "linear_probe",
         "last_blocks",
@@ -268,6 +276,24 @@ def test_a_study_that_goes_on_with_another_budget_keeps_its_backbones(
     for budget in (60.0, 90.0):
         engine.run(settings(budget=budget, trials=1))
     assert meant == [60.0, 60.0]
+
+
+def test_the_recipe_knows_the_folder_of_weights(
+    settings: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine").mkdir()
+    result = engine.run(settings(trials=1, weights=Path("mine")))
+    recipe = result.folder / "recipe.toml"
+    assert study.rerun(recipe, None, {}).weights == tmp_path / "mine"
+
+
+def test_no_password_is_in_the_report(settings: Make) -> None:
+    urls = "postgresql+psycopg://me:secret@host/db --learn-from=postgresql://h/x?password=secret"
+    result = engine.run(settings(trials=1), command=f"autotl search photos --storage {urls}")
+    page = (result.folder / "report.html").read_text()
+    assert "secret" not in page
+    assert "postgresql+psycopg://me:***@host/db" in page
 
 
 def test_another_recipe_is_another_study(settings: Make) -> None:

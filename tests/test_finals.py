@@ -15,6 +15,7 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 from pictures import FAST, photos, plugin, rows
+from toy import model
 
 from autotl import (
     artifact,
@@ -880,3 +881,31 @@ def test_the_result_predicts_with_the_plugins_it_was_made_with(
     [answer] = result.predict([tmp_path / "photos" / "blue" / "0.png"])
     assert answer.keys() == {"red", "green", "blue"}
     assert sum(answer.values()) == pytest.approx(1, abs=1e-5)
+
+
+def test_a_later_run_without_time_for_finals_leaves_what_those_before_found(
+    settings: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _favour(monkeypatch, "linear_probe")
+    first = engine.run(settings(**SMALL))
+    before = _sha(first.folder)
+    monkeypatch.setattr(Board, "contest", lambda *_: ([], 0))
+    monkeypatch.setattr(Board, "leader", property(lambda self: self.ranked()[-1]))
+    notes: list[Event] = []
+    second = engine.run(settings(**{**SMALL, "trials": 4}), notes.append)
+    assert _sha(second.folder) == before
+    assert second.summary["finals"] == first.summary["finals"]
+    assert second.summary["test"] == first.summary["test"]
+    assert second.best
+    assert first.best
+    assert second.best["trial"] == first.best["trial"]
+    assert any("no time for finals" in e.text for e in notes if isinstance(e, Note))
+
+
+def test_a_soup_is_not_poured_from_heads_of_different_runs() -> None:
+    row: Any = Mock(score=0.5, number=1)
+    cooks = [runs.Candidate(row, "finalist", 1.0, {0: 0.5, 1: 0.5}, network=model()) for _ in "ab"]
+    soup = finals.Contender("soup", "soup", cooks, [0.5, 0.5], [0.5], [])
+    assert soup.network is not None
+    cooks[0].scores[2] = 0.6  # and then the time was over
+    assert soup.network is None

@@ -89,12 +89,19 @@ def test_mixed_pictures_are_charged_by_their_mixed_targets(frozen: bool) -> None
 def test_a_kept_view_keeps_the_targets_of_its_pictures() -> None:
     made = inputs(model(), augment=half_and_half)
     activations, targets = whole(made, 0)
-    images = torch.cat([i for i, _ in made.task.train])
-    first = images[:12], made.targets(torch.cat([y for _, y in made.task.train])[:12])
-    mixed, truth = half_and_half(16)(*first)
+    [first, *_] = made.task.train.shuffled(0)
+    [(images, labels)] = made.task.train.some([first])
+    mixed, truth = half_and_half(16)(images, made.targets(labels))
     assert made.frozen is not None
-    torch.testing.assert_close(activations[:12], made.frozen.run(mixed))
-    assert torch.equal(targets[:12], truth)
+    torch.testing.assert_close(activations[first], made.frozen.run(mixed))
+    assert torch.equal(targets[first], truth)
+
+
+def test_pictures_in_the_order_of_their_classes_are_mixed_with_others_than_their_own() -> None:
+    in_order = batches(sorted(squares(), key=lambda example: example.label))
+    made = inputs(model(), augment=half_and_half, train=in_order)
+    _, targets = whole(made, 1)
+    assert (targets.max(1).values == 0.5).float().mean() > 0.4  # by chance two thirds
 
 
 def test_plain_rows_have_no_targets_of_their_own() -> None:
@@ -308,6 +315,7 @@ def memory() -> int:
 
 def train_and_ask(folder: Path, count: int) -> tuple[int, int]:
     """Bytes of that many pictures, and of what was kept of them."""
+    folder.mkdir(exist_ok=True)
     shape, path = (count, SIDE, SIDE, 3), folder / str(count)
     with path.open("wb") as file:
         file.truncate(math.prod(shape))
@@ -337,12 +345,15 @@ def grow(folder: Path) -> tuple[int, int, int]:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for its memory")
 def test_memory_does_not_grow_with_the_data(tmp_path: Path) -> None:
-    # Spawned: a fork would have the heap that the tests before have left.
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        pictures, kept, grown = pool.apply(grow, (tmp_path,))
-    assert pictures > 100 * MIB
-    assert kept > 25 * MIB
-    assert grown < 64 * MIB
+    for attempt in range(3):  # on a busy machine the kernel takes pages back late
+        # Spawned: a fork would have the heap that the tests before have left.
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            pictures, kept, grown = pool.apply(grow, (tmp_path / f"{attempt}",))
+        assert pictures > 100 * MIB
+        assert kept > 25 * MIB
+        if grown < 64 * MIB:
+            return
+    raise AssertionError(f"it grew by {grown / MIB:.0f} MiB")
 
 
 # Penalties.

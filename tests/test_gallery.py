@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from toy import squares
+from toy import model, squares
 
 from autotl import data, gallery
 from autotl.data import Dataset
@@ -103,3 +103,15 @@ def test_a_thumbnail_is_a_small_jpeg(tmp_path: Path) -> None:
     assert np.array(picture)[10, 10] == pytest.approx((200, 30, 30), abs=6)
     assert len(uri) < 8000
     assert gallery.thumbnail(tmp_path / "gone.png") == ""
+
+
+def test_a_picture_that_is_gone_has_no_saliency(dataset: Dataset) -> None:
+    pytest.importorskip("captum")
+    answers = np.roll(knowing(dataset), 1, 1)
+    shown = gallery.mistakes(dataset, np.arange(len(dataset.labels)), answers)[:2]
+    gone = [
+        replace(e, image=Path("gone.png")) for e in dataset.examples if e.name == shown[0]["name"]
+    ]
+    others = [e for e in dataset.examples if e.name != shown[0]["name"]]
+    found = gallery.explained(shown, replace(dataset, examples=gone + others), model(), 60.0)
+    assert ["saliency" in entry for entry in found] == [False, True]

@@ -58,4 +58,5 @@ def test_what_it_takes_again_is_what_its_later_epochs_took() -> None:
     assert measured.again(done(11.0, 11.0, 3.0, 3.0)) == new + 4 * 3.0
     assert measured.again(done(1.0, 1.0, 5.0, 3.0)) == new + 1.0 + 1.0 + 8.0  # frozen at first
     assert measured.again(done(11.0, 11.0)) == 99.0  # no epoch without new views
+    assert measured.again(done(500.0)) == 500.0 - 8.0  # to solve for a head is in no estimate
     assert plan({}).again(done(2.0, 3.0)) == 5.0

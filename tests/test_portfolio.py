@@ -218,3 +218,12 @@ def test_a_cheap_trial_is_of_what_was_computed_before() -> None:
         search.study.ask()
         queued = search.study.trials[-1].system_attrs["fixed_params"]
         assert queued == {"freeze": "probe", "backbone": "small"}
+
+
+def test_a_backbone_that_was_left_out_later_is_no_promising_one() -> None:
+    search = Search()
+    search.next(0.9)
+    search.next(0.5)
+    less = replace(SPACE, plugins={**SPACE.plugins, "backbone": (small,)})
+    search.portfolio = replace(search.portfolio, space=less)
+    assert search.next() == ("small", "probe", "solved")

@@ -291,6 +291,10 @@ def test_a_dataset_is_found_by_its_pattern(tmp_path: Path) -> None:
     assert EVERY.dataset(str(tmp_path / "data.one")).name == "one"
     assert EVERY.dataset(str(tmp_path / "data.ONE")).name == "one"
     assert EVERY.dataset("two:anything").name == "two"
+    own = dataset(name="own", matches=["*/photos/"])(one.function)
+    both = Registry([*EVERY, own])  # what is registered last is the user's
+    assert both.dataset(str(tmp_path / "photos")).name == "own"
+    assert both.dataset(str(tmp_path)).name == "one"
     with pytest.raises(DataError, match=r"no dataset plugin reads .*xyz'.*\*/, \*\.One, two:\*"):
         EVERY.dataset(str(tmp_path / "data.xyz"))
     with pytest.raises(DataError, match="no dataset plugin reads 'three:x'"):

@@ -494,6 +494,17 @@ def test_several_sizes_are_searched_where_a_backbone_is_given_its_size() -> None
     assert one.describe()["backbone.zoo.image_size"] == "32 | 48"  # said of the whole family
 
 
+def test_a_member_with_values_of_its_own_shares_no_parameters() -> None:
+    fixed = {"backbone": {"free": {"image_size": 64}}}
+    space = make(ZOO, {"backbone": ["big", "free", "net"]}, fixed, sizes=[64, 96])
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=2))
+    sizes: dict[str, set[int]] = {}
+    for _ in range(40):  # Optuna refuses a parameter that has other choices within a study
+        chosen = space.suggest(study.ask())["backbone"]
+        sizes.setdefault(chosen.name, set()).add(chosen.params.get("image_size", 0))
+    assert sizes == {"big": {64, 96}, "free": {64}, "net": {0}}
+
+
 def test_plugins_are_left_out_later_with_their_reasons() -> None:
     space = make(ZOO, {"backbone": ["odd", "big"]}, {})
     less = space.leave_out("backbone", {"odd": "too slow"})

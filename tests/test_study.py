@@ -308,3 +308,7 @@ def test_one_size_is_the_size_and_several_are_searched() -> None:
     assert study.configure("photos", {}).size is None
     assert study.configure("photos", {"image_size": 64}).size == 64
     assert study.configure("photos", {"image_size": [64, 96]}).size is None
+
+
+def test_the_home_folder_may_be_written_short() -> None:
+    assert configure("~/photos", {}).data == str(Path.home() / "photos")

@@ -130,8 +130,11 @@ def test_a_trial_killed_before_it_drew_keeps_its_recipe(settings: Make) -> None:
 def test_heads_beside_one_that_is_solved_for_have_all_their_epochs(settings: Make) -> None:
     engine.run(settings(freeze=["linear_probe"], head=["logistic_regression", "mlp"], trials=12))
     epochs: dict[str, set[int]] = {}
+    url = f"sqlite:///{settings().out}/autotl.db"
+    trials = optuna.load_study(study_name="photos", storage=url).trials
     for row in rows(settings()):
         epochs.setdefault(next(iter(row.config["head"])), set()).add(row.epochs)
+        assert trials[row.number].user_attrs["epochs"] == row.epochs  # for the pruner
     assert epochs == {"logistic_regression": {1}, "mlp": {FAST["epochs"]}}
 
 
@@ -144,6 +147,23 @@ def test_a_metric_that_needs_two_classes_says_so_at_once(settings: Make, tmp_pat
     with pytest.raises(StudyError, match="auroc needs pictures of two classes to validate on"):
         engine.run(made)
     assert rows(made) == []
+
+
+def test_a_metric_that_needs_two_classes_to_test_on_says_so_at_once(
+    settings: Make, tmp_path: Path
+) -> None:
+    made = settings(metric="auroc", trials=1)
+    lines = ["path,label,split"]
+    for number, part in enumerate(["train"] * 10 + ["val"] * 5 + ["test"] * 5):
+        for label in ("red",) if part == "test" else ("red", "green"):
+            lines.append(f"photos/{label}/{number}.png,{label},{part}")
+    (tmp_path / "table.csv").write_text("\n".join(lines))
+    with pytest.raises(StudyError, match="auroc needs pictures of two classes to test on"):
+        engine.run(made.model_copy(update={"data": str(tmp_path / "table.csv")}))
+
+
+def test_a_seed_may_be_any(settings: Make) -> None:
+    assert engine.run(settings(trials=1, seed=2**31 - 1)).best
 
 
 WIDE = """

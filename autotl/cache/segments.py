@@ -226,9 +226,9 @@ class Entry:
             mapped = Mapped(path.with_suffix(".bin"), (len(rows), form.bytes))
             if path not in self._verified and _checksum(header, mapped) != check:
                 raise ValueError("damaged")
-        except FileNotFoundError:
-            return  # removed in this moment by another process
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except OSError:
+            return  # removed in this moment by another process, or not to be opened now
+        except (ValueError, KeyError, TypeError, AttributeError):
             _remove(path)
             return
         self._verified.add(path)

@@ -115,7 +115,9 @@ def measure(model: Model, config: Config, task: Task) -> Cost:
     if not keep:
         epoch += train * (changing + found.below) + valid * found.below
     long = (COMPILED - 1) * epoch * task.epochs > COMPILED * COMPILING
-    setting = Setting(found.half, keep, task.where.device.type == "cuda" and not keep and long)
+    # Without a cut at the end there may be one before, below which a linear probe has kept all.
+    kept = keep or not found.row
+    setting = Setting(found.half, kept, task.where.device.type == "cuda" and not keep and long)
     return Cost(
         view=train * (changing + found.below) if keep else 0.0,
         epoch=epoch,

@@ -32,7 +32,7 @@ from autotl.finetune.task import Task
 from autotl.model import Device, Model
 from autotl.space import Choice, Config
 
-FORMAT = 1
+FORMAT = 2
 """Counted up when rows come to mean something else."""
 
 
@@ -175,8 +175,10 @@ class Frozen:
     def _mixed(
         self, batches: Batches, missing: NDArray[np.int64], view: int
     ) -> Iterator[tuple[Any, Tensor, Tensor | None]]:
-        every = batches.in_order()
-        for number, (part, (images, labels)) in enumerate(zip(every, batches, strict=True)):
+        # Sources often are in the order of their classes, and a picture is mixed with its batch.
+        every = batches.shuffled(view)
+        shown = zip(every, batches.some(every), strict=True)
+        for number, (part, (images, labels)) in enumerate(shown):
             indices = batches.indices[part]
             if not np.isin(indices, missing).any():
                 continue

@@ -11,7 +11,7 @@ diverged, is stored as None; times are UTC.
 """
 
 from autotl.store.database import Store
-from autotl.store.opening import default_url, existing_url
+from autotl.store.opening import default_url, existing_url, without_passwords
 from autotl.store.rows import ENDS, EpochRow, FinalRow, TestRow, TrialRow
 
 __all__ = [
@@ -23,4 +23,5 @@ __all__ = [
     "TrialRow",
     "default_url",
     "existing_url",
+    "without_passwords",
 ]

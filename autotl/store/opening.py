@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -80,6 +81,12 @@ def existing_url(place: str, option: str = "--storage") -> str:
     if not ours:
         raise StoreError(f"{option}: {at.place} is no database of AutoTL; name another")
     return place
+
+
+def without_passwords(text: str) -> str:
+    """A command line as it may be shown: what URLs of databases in it have as passwords is ***."""
+    text = re.sub(r"(://[^:/@\s]*):[^@\s]*@", r"\1:***@", text)
+    return re.sub(r"([?&]passw(?:or)?d=)[^&\s'\"]*", r"\1***", text)
 
 
 @dataclass(frozen=True)
