@@ -43,9 +43,8 @@ def carry(storage: BaseStorage, name: str, space: Space) -> int:
     optuna.copy_study(
         from_study_name=name, from_storage=storage, to_storage=storage, to_study_name=copy
     )
-    whole = [
-        trial._trial_id for trial in optuna.load_study(study_name=name, storage=storage).trials
-    ]
+    known = optuna.load_study(study_name=name, storage=storage).get_trials(deepcopy=False)
+    whole = [trial._trial_id for trial in known]
     optuna.load_study(study_name=copy, storage=storage).set_user_attr(WHOLE, whole)
     return mend(storage, name, space)
 

@@ -134,9 +134,10 @@ def test_notes_of_the_dashboard_come_over(storage: RDBStorage) -> None:
     before = searched(storage)
     optuna_dashboard.save_note(before, "of the study " * 500)  # it is kept in parts
     optuna_dashboard.save_note(page(before, 2), "of a trial")
+    number = before.trials[2]._trial_id
     carry.carry(storage, "s", GROWN)
     after = optuna.load_study(study_name="s", storage=storage)
-    assert after.trials[2]._trial_id != before.trials[2]._trial_id
+    assert after.trials[2]._trial_id != number
     assert optuna_dashboard.get_note(after) == "of the study " * 500
     assert optuna_dashboard.get_note(page(after, 2)) == "of a trial"
     assert optuna_dashboard.get_note(page(after, 0)) == ""
