@@ -23,6 +23,7 @@ from autotl import (
     progress,
     registry,
     report,
+    resume,
     space,
 )
 from autotl.budget import Budget
@@ -102,6 +103,7 @@ def run(
         existing_url(settings.learn_from, "--learn-from")
     where = model.device(settings.device, settings.precision)
     store = Store(settings.storage or default_url(settings.out))
+    resume.refuse_running(store, settings.name)
     _announce(settings, store, budget, str(where), watch)
     interrupted = False
     with budget.stage("check"):
@@ -125,10 +127,12 @@ def run(
         settings.out / "cache",
         say=lambda text: watch(Note(text, warning=True)),
     )
-    trials = Trials(settings, dataset, chosen, store, where, budget, watch, plugins, kept)
+    with store.faults():
+        trials = Trials(settings, dataset, chosen, store, where, budget, watch, plugins, kept)
     try:
-        _search(trials, budget)
-        finals.finish(trials, versions())
+        with store.faults():
+            _search(trials, budget)
+            finals.finish(trials, versions())
     except KeyboardInterrupt:
         interrupted = True
     except StoreError:
@@ -352,6 +356,7 @@ def _begin(
         "space": chosen.describe(),
         "imbalance": _imbalance(dataset),
         "state": "running",
+        "process": resume.process(),
         "kept": None,
         "identity": identity,
     }

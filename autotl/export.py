@@ -19,6 +19,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from itertools import pairwise
 from pathlib import Path
@@ -163,7 +164,7 @@ def export(
                 answer = _onnx(whole, part, predictor)
             used = min(CALIBRATION, len(pictures) // 2) if to == "onnx-int8" else 0
             if used:
-                answer = _int8(part, pictures[:used])
+                answer = _kept(partial(_int8, part, pictures[:used]))
                 pictures, labels = pictures[used:], None if labels is None else labels[used:]
             found = _compared(whole, answer, pictures, labels, file, part.stat().st_size)
             found = replace(found, calibrated=used)
@@ -234,7 +235,16 @@ def _onnx(whole: Whole, file: Path, predictor: Predictor) -> Answer:
         raise _refused("onnx", error) from error
     program.model.metadata_props.update(_metadata(predictor))
     program.save(file, external_data=False)
-    return _session(file)
+    return _kept(partial(_session, file))
+
+
+def _kept(made: Callable[[], Answer]) -> Answer:
+    """What ``made`` gives, or an ArtifactError: onnxruntime may know less than torch writes."""
+    try:
+        return made()
+    except Exception as error:  # of its own, several kinds
+        said = textwrap.shorten(str(error) or type(error).__name__, 300)
+        raise ArtifactError(f"the file is not kept: onnxruntime cannot use it; {said}") from error
 
 
 def _refused(to: str, error: Exception) -> ArtifactError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import optuna
@@ -97,11 +97,7 @@ def _clear_zombies(study: optuna.Study, store: Store) -> None:
     begun = {row.number for row in store.trials(name)}
     for trial in study.get_trials(states=(TrialState.RUNNING,)):
         who = trial.user_attrs.get(PROCESS, ["", 0])
-        if who != process() and who[0] == platform.node() and _alive(who[1]):
-            raise StudyError(
-                f"study {name!r} is being run by process {who[1]} on this machine; wait for it, "
-                "or choose another name with --study"
-            )
+        _refuse(who, name)
         # One that was killed before it had drawn all has the rest of what it was to draw.
         params = {**trial.system_attrs.get(carry.QUEUED, {}), **trial.params}
         requeue(study, params, trial.user_attrs)
@@ -127,9 +123,26 @@ def _limited(row: TrialRow, settings: StudyConfig, space: Space) -> str:
     return ""
 
 
+def refuse_running(store: Store, name: str) -> None:
+    """Raise StudyError if another process of this machine runs the study."""
+    facts = store.facts(name) or {}
+    if facts.get("state") == "running":
+        _refuse(facts.get("process", ["", 0]), name)
+
+
+def _refuse(who: Sequence[Any], name: str) -> None:
+    if list(who) != process() and who[0] == platform.node() and _alive(who[1]):
+        raise StudyError(
+            f"study {name!r} is being run by process {who[1]} on this machine; wait for it, or "
+            "choose another name with --study"
+        )
+
+
 def _alive(number: int) -> bool:
     try:
         os.kill(number, 0)
+    except PermissionError:  # somebody else's
+        return True
     except (OSError, OverflowError):
         return False
     return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -202,7 +203,8 @@ def _validated(values: dict[str, Any], where: str) -> StudyConfig:
         # The place in a list says nothing to people.
         name = ".".join(str(part) for part in first["loc"] if not isinstance(part, int))
         if name in SEARCHED and isinstance(first["input"], dict):
-            raise StudyError(f"{where} is a recipe; use: autotl train {where}") from None
+            use = f"autotl train {shlex.quote(where)}"
+            raise StudyError(f"{where} is a recipe; use: {use}") from None
         if first["type"] == "extra_forbidden":
             message = f"{name!r} is no option; {did_you_mean(name, StudyConfig.model_fields)}"
         elif first["type"] == "missing":

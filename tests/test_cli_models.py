@@ -5,7 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -262,3 +265,24 @@ def test_a_picture_of_one_colour_is_a_picture(home: Path, tmp_path: Path) -> Non
     Image.new("RGB", (5, 5), COLOURS["red"]).save(tmp_path / "red.webp")
     result = asked(home, "predict", tmp_path / "red.webp", "--top", "1")
     assert " red " in result.stdout
+
+
+def test_data_check_says_names_that_are_no_text(tmp_path: Path) -> None:
+    photos(tmp_path / "photos")
+    broken = tmp_path / "photos" / "red" / os.fsdecode(b"caf\xe9\x1b[31m.png")
+    broken.write_bytes(b"no picture")
+    result = run("data", "check", tmp_path / "photos")
+    assert result.exit_code == 0
+    assert "caf\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}[31m.png" in result.output
+
+
+def test_a_csv_has_names_as_the_disk_has_them(home: Path, tmp_path: Path) -> None:
+    file = tmp_path / os.fsdecode(b"caf\xe9.png")
+    shutil.copy(next((home / "photos" / "red").glob("*.png")), file)
+    words = ["predict", str(home / "model"), str(file), "--format", "csv"]
+    words += ["--plugin", str(home / "tiny_plugin.py")]
+    found = subprocess.run(
+        [sys.executable, "-m", "autotl", *words], capture_output=True, check=True,
+        env={**os.environ, "LC_ALL": "C.UTF-8"},
+    )  # fmt: skip
+    assert os.fsencode(file) in found.stdout

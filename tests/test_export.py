@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -203,6 +204,18 @@ def test_a_model_that_cannot_be_traced_is_refused_with_the_reason(
 ) -> None:
     network = Predictor(built(head=stubborn), CLASSES, CPU)
     with pytest.raises(ArtifactError, match=f"cannot be exported with --to {to}; torch says: "):
+        export.export(network, tmp_path / "model", to, pictures[0][:5])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("to", ["onnx", "onnx-int8"])
+def test_a_file_that_onnxruntime_refuses_is_not_kept(
+    pictures: Any, tmp_path: Path, to: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuse = Mock(side_effect=RuntimeError("Unsupported model IR version"))
+    monkeypatch.setattr("onnxruntime.InferenceSession", refuse)
+    network = Predictor(built(), CLASSES, CPU)
+    with pytest.raises(ArtifactError, match="onnxruntime cannot use it; Unsupported model IR"):
         export.export(network, tmp_path / "model", to, pictures[0][:5])
     assert list(tmp_path.iterdir()) == []
 

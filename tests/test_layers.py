@@ -113,7 +113,8 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {  # room: (rooms it may enter, 
     ),
     "engine": (
         {"artifact", "budget", "dashboard", "data", "errors", "finals", "finetune", "metrics"}
-        | {"cache", "model", "progress", "registry", "report", "space", "store", "study", "trials"},
+        | {"cache", "model", "progress", "registry", "report", "resume", "space", "store"}
+        | {"study", "trials"},
         {"numpy"},
     ),
     "cli": (

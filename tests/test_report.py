@@ -18,7 +18,7 @@ from plotly import graph_objects
 
 from autotl import metrics, report
 from autotl.errors import StoreError
-from autotl.report import figures
+from autotl.report import axis, figures
 from autotl.report.axis import Axis
 from autotl.store import Store
 
@@ -174,6 +174,11 @@ def test_without_finals_a_tie_is_an_interval_that_reaches_the_best(store: Store)
     validation = summary["best"]["validation"]
     assert (validation["low"], validation["high"]) == pytest.approx((0.8256, 0.9448), abs=1e-4)
     assert "too few to tell it from trial 1: call it a tie." in " ".join(report.answer(summary))
+    store.update("birds", kept=2)  # a later search was cut short: this is whose model is there
+    kept = report.summarise(store, "birds")
+    assert "tie" not in " ".join(report.answer(kept))
+    rows = axis.intervals(kept)["rows"]
+    assert [row["label"] for row in rows if row["role"] == "best"] == ["trial 2, the best"]
 
 
 def test_trials_are_counted_as_what_they_were(store: Store) -> None:

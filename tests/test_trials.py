@@ -10,6 +10,7 @@ from typing import Any
 
 import optuna
 import pytest
+from optuna.exceptions import StorageInternalError
 from pictures import FAST, rows
 
 from autotl import engine, finetune, study
@@ -212,6 +213,34 @@ def test_a_living_run_is_not_disturbed(settings: Make, monkeypatch: pytest.Monke
     running.set_user_attr("process", [platform.node(), 1])
     monkeypatch.setattr("os.kill", lambda *_: None)  # process 1 is alive
     with pytest.raises(StudyError, match="is being run by process 1"):
+        engine.run(settings(trials=2))
+
+
+def test_a_run_that_is_in_its_finals_is_not_disturbed(
+    settings: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine.run(settings(trials=1, prefer="accuracy"))
+    known = Store(f"sqlite:///{settings().out}/autotl.db")
+    known.update("photos", state="running", process=[platform.node(), 1])
+
+    def someone_elses(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr("os.kill", someone_elses)
+    with pytest.raises(StudyError, match="is being run by process 1"):
+        engine.run(settings(trials=2, prefer="cheap"))
+    assert known.require("photos")["prefer"] == "accuracy"
+
+
+def test_a_database_that_fails_in_a_trial_is_one_line(
+    settings: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise StorageInternalError("disk is full")
+
+    monkeypatch.setattr(optuna.storages.RDBStorage, "set_trial_intermediate_value", full)
+    monkeypatch.setattr(optuna.storages.RDBStorage, "set_trial_state_values", full)
+    with pytest.raises(StoreError, match=r"autotl\.db: disk is full; make room"):
         engine.run(settings(trials=2))
 
 

@@ -67,3 +67,8 @@ def interruptible(listener: Any) -> Iterator[Any]:
     finally:
         for number, handler in zip(signals, before, strict=True):
             signal.signal(number, handler)
+
+
+def legible(text: str) -> str:
+    """A name for the terminal: a file's or folder's may hold control characters, or be no text."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)

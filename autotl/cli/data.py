@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from autotl.cli.common import PLUGIN
+from autotl.cli.common import PLUGIN, legible
 
 
 @click.group()
@@ -25,11 +25,11 @@ def check_data(source: str, plugin: tuple[Path, ...]) -> None:
     examples = registry.load(plugin).dataset(source).give({"source": source}, {})
     dataset = rooms.check(examples, source)
     for issue in dataset.issues:
-        click.echo(f"{issue.name}: {issue.problem} ({issue.action})")
+        click.echo(legible(f"{issue.name}: {issue.problem} ({issue.action})"))
     parts = {part: len(dataset.indices(part)) for part in ("train", "validation", "test")}
     click.echo(
         f"{len(dataset.examples)} pictures of {len(dataset.classes)} classes can be used: "
         + ", ".join(f"{n} {part}" for part, n in parts.items())
     )
     for i, name in enumerate(dataset.classes):
-        click.echo(f"  {name}: {int((dataset.labels == i).sum())}")
+        click.echo(f"  {legible(name)}: {int((dataset.labels == i).sum())}")

@@ -10,8 +10,8 @@ from typing import Any
 
 import click
 
-from autotl.cli.common import FILE, PLUGIN
-from autotl.cli.models import DEVICE, Bar, examples, legible
+from autotl.cli.common import FILE, PLUGIN, legible
+from autotl.cli.models import DEVICE, Bar, examples
 
 
 @click.command()
@@ -55,7 +55,7 @@ def evaluate(
     for broken in result["unreadable"]:
         known = broken["name"] in broken["reason"]  # a reason names the file, but not an array
         which = "" if known else f"{legible(broken['name'])}: "
-        click.echo(f"Error: {which}{broken['reason']}", err=True)
+        click.echo(f"Error: {which}{legible(broken['reason'])}", err=True)
     if form == "json":
         click.echo(json.dumps({"model": str(model), "data": source, **result}, indent=2))
     else:

@@ -59,11 +59,6 @@ def examples(source: str, plugins: Registry) -> list[Example]:
     return found
 
 
-def legible(text: str) -> str:
-    """A name for the terminal: a file's or folder's may hold control characters, or be no text."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
-
-
 class Bar:
     """A progress bar on stderr, if that is a terminal; errors are printed above it."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import sys
 from collections.abc import Iterator
@@ -10,8 +11,8 @@ from pathlib import Path
 
 import click
 
-from autotl.cli.common import FILE, PLUGIN
-from autotl.cli.models import DEVICE, Bar, legible, pictures
+from autotl.cli.common import FILE, PLUGIN, legible
+from autotl.cli.models import DEVICE, Bar, pictures
 from autotl.errors import DataError
 
 
@@ -47,7 +48,7 @@ def predict(
 
     def failed(place: int, reason: str) -> None:
         broken.append(names[place])
-        bar.error(reason)
+        bar.error(legible(reason))
 
     def rows() -> Ranked:
         for place, row in predictor.stream([Path(name) for name in names], failed):
@@ -77,6 +78,8 @@ def _table(rows: Ranked) -> None:
 
 
 def _csv(rows: Ranked) -> None:
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may be no Unicode
+        sys.stdout.reconfigure(errors="surrogateescape")
     out = csv.writer(sys.stdout)
     out.writerow(["file", "rank", "class", "probability"])
     for file, ranked in rows:

@@ -58,8 +58,9 @@ def intervals(summary: Mapping[str, Any]) -> dict[str, Any]:
             if scored:
                 label = f"{name.replace('_', ' ')}, trial {scored['trial']}"
                 rows.append({**scored, "label": label, "role": "baseline"})
-        if rows:
-            rows[0] |= {"label": f"{rows[0]['label']}, the best", "role": "best"}
+        handed = [row for row in rows if row["trial"] == (summary["best"] or {}).get("trial")]
+        if handed:
+            handed[0] |= {"label": f"{handed[0]['label']}, the best", "role": "best"}
     if not rows:
         return {}
     if test := summary["test"]:

@@ -115,6 +115,8 @@ def _ties(summary: Mapping[str, Any], winner: str) -> list[str]:
     finals = summary["finals"]
     if not finals:
         tied = [f"trial {f['trial']}" for f in summary["finalists"] if f["tied_with_best"]]
+        if winner not in tied:  # they are tied with a later trial, whose model nobody has
+            return []
         means = "The validation pictures are too few to tell it from"
     else:
         tied = [c["name"] for c in finals["candidates"] if c["tied_with_best"]]

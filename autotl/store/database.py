@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -275,6 +275,10 @@ class Store:
     def tests(self, study: str) -> list[TestRow]:
         """Each opening of the study's test part, oldest first."""
         return self._rows(TestRow, TEST, TEST.c.study == study)
+
+    def faults(self) -> AbstractContextManager[None]:
+        """Within it, what Optuna says of a database that fails becomes a StoreError too."""
+        return explained(self._place)
 
     @contextmanager
     def _read(self) -> Iterator[sa.Connection]:
