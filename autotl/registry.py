@@ -95,6 +95,14 @@ class Registry:
         """The names of the plugins of one kind, sorted; a family counts as one."""
         return sorted(self._plugins[kind])
 
+    def has(self, kind: str, name: str) -> bool:
+        """Whether there is a plugin of that name, or a family that it is a member of."""
+        try:
+            self._family(kind, name)
+        except PluginError:
+            return False
+        return True
+
     def get(self, kind: str, name: str, weights: Path | None = None) -> AnyPlugin:
         """The plugin of that name, or a family's plugin for its member of that name.
 

@@ -17,6 +17,7 @@ from autotl.metrics import Metric
 from autotl.portfolio import RECIPE
 from autotl.progress import Listener
 from autotl.pruner import WorstTenthPruner
+from autotl.registry import Registry
 from autotl.space import Space
 from autotl.store import Store, TrialRow
 from autotl.study import StudyConfig
@@ -29,7 +30,12 @@ PROCESS = "process"
 
 
 def resume(
-    store: Store, settings: StudyConfig, space: Space, metric: Metric, watch: Listener
+    store: Store,
+    settings: StudyConfig,
+    space: Space,
+    metric: Metric,
+    plugins: Registry,
+    watch: Listener,
 ) -> optuna.Study:
     """Optuna's study, made if it is not there, with all that earlier runs left in it.
 
@@ -53,7 +59,7 @@ def resume(
         watch(progress.Note(f"the space has changed; {count} trials were carried over"))
     study.set_user_attr("space", space.fingerprint)
     for row in store.trials(name):
-        reason = _limited(row, settings, space)
+        reason = _limited(row, settings, space) or _unknown(row, plugins)
         if row.facts.get("barred", "") != reason:
             store.note_trial(name, row.number, barred=reason)  # the report goes by it too
     return study
@@ -120,6 +126,15 @@ def _limited(row: TrialRow, settings: StudyConfig, space: Space) -> str:
             return "its backbone is not in this run, so that its licence was not looked at"
         if name not in here and settings.max_latency is not None:
             return "its backbone is not in this run, so that its latency was not measured"
+    return ""
+
+
+def _unknown(row: TrialRow, plugins: Registry) -> str:
+    """Why the model of a trial of an earlier run could not be made again; empty if it could."""
+    for kind, chosen in row.config.items():
+        for name in chosen:
+            if not plugins.has(kind, name):
+                return f"the {kind} plugin {name!r} is not loaded in this run"
     return ""
 
 

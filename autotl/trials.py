@@ -93,7 +93,9 @@ class Trials:
             micro=facts.get("micro", {}),
             measured=facts.get("measured", {}),
         )
-        self.study = resume.resume(self.store, self.settings, self.space, self.metric, self.watch)
+        self.study = resume.resume(
+            self.store, self.settings, self.space, self.metric, self.registry, self.watch
+        )
         self._written: dict[str, Any] = {}
         pictures = self.dataset.independent("validation")
         earlier = len(self.study.get_trials(deepcopy=False))

@@ -84,8 +84,8 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {  # room: (rooms it may enter, 
     ),
     "planning": ({"budget", "errors", "finetune", "model", "space", "trainings"}, set()),
     "resume": (
-        {"carry", "errors", "metrics", "portfolio", "progress", "pruner", "space", "store"}
-        | {"study"},
+        {"carry", "errors", "metrics", "portfolio", "progress", "pruner", "registry", "space"}
+        | {"store", "study"},
         {"optuna"},
     ),
     "trials": (

@@ -278,6 +278,31 @@ def test_one_broken_candidate_does_not_end_the_search(settings: Make, tmp_path: 
     assert "linear" in result.summary["best"]["config"]["head"]
 
 
+OWN = """
+from torch import nn
+from autotl import head
+
+@head
+def own(features: int, classes: int):
+    '''Whose file is not there in the next run.'''
+    return nn.Linear(features, classes)
+"""
+
+
+def test_whose_plugin_is_no_longer_loaded_does_not_win(settings: Make, tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(OWN)
+    files = [tmp_path / "tiny_plugin.py", tmp_path / "own.py"]
+    first = engine.run(settings(head=["own"], plugin=files, trials=1))
+    assert first.summary["best"]["config"]["head"] == {"own": {}}
+    other = engine.run(settings(head=["linear"], trials=2))
+    assert "linear" in other.summary["best"]["config"]["head"]
+    barred = [row.facts.get("barred", "") for row in rows(settings())]
+    assert barred == ["the head plugin 'own' is not loaded in this run", ""]
+    again = engine.run(settings(head=["own"], plugin=files, trials=3))
+    assert not any(row.facts.get("barred") for row in rows(settings()))
+    assert again.best
+
+
 def optuna_trials(made: study.StudyConfig) -> list[optuna.trial.FrozenTrial]:
     url = f"sqlite:///{made.out}/autotl.db"
     return optuna.load_study(study_name=made.name, storage=url).trials
