@@ -77,9 +77,7 @@ def finish(trials: Trials, versions: dict[str, str]) -> None:
     try:
         with trials.budget.stage("finals"):
             finals.hold()
-        saved = handover.handed_over(trials) or {}
-        ranked = [row.number for row in trials.board.ranked()]
-        if not finals.held and saved.get("trial") in ranked and saved["found"]["finals"]:
+        if not finals.held and (saved := handover.proven(trials)):
             trials.store.update(trials.name, kept=saved["trial"], **saved["found"])
             text = "there was no time for finals; what those before found stands"
             return trials.watch(progress.Note(text, warning=True))

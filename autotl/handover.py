@@ -87,6 +87,17 @@ def handed_over(trials: Trials) -> dict[str, Any] | None:
     return saved if here and saved.get("refitted") else None
 
 
+def proven(trials: Trials) -> dict[str, Any] | None:
+    """What was handed over, if it won finals, may still be used, and was tested if it could be."""
+    saved = handed_over(trials)
+    if not saved or not saved["found"]["finals"]:
+        return None
+    who = saved["winner"]["candidate"], saved["winner"]["members"]
+    tested = any(test.done and test.is_of(*who) for test in trials.store.tests(trials.name))
+    here = any(row.number == saved["trial"] for row in trials.board.ranked())
+    return saved if here and (tested or not len(trials.dataset.indices("test"))) else None
+
+
 def stands(trials: Trials, winner: Winner) -> bool:
     """Whether the model in the run folder is the winner's, refitted and tested before."""
     saved = handed_over(trials)

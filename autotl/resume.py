@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 import optuna
@@ -58,8 +58,11 @@ def resume(
         store.update(name, annotated={key: known[key] for key in known if "/" not in key})
         watch(progress.Note(f"the space has changed; {count} trials were carried over"))
     study.set_user_attr("space", space.fingerprint)
-    for row in store.trials(name):
-        reason = _limited(row, settings, space) or _unknown(row, plugins)
+    rows = store.trials(name)
+    used = {(kind, n) for row in rows for kind, names in row.config.items() for n in names}
+    gone = {plugin for plugin in used if not plugins.has(*plugin)}
+    for row in rows:
+        reason = _limited(row, settings, space) or _unknown(row, gone)
         if row.facts.get("barred", "") != reason:
             store.note_trial(name, row.number, barred=reason)  # the report goes by it too
     return study
@@ -129,13 +132,11 @@ def _limited(row: TrialRow, settings: StudyConfig, space: Space) -> str:
     return ""
 
 
-def _unknown(row: TrialRow, plugins: Registry) -> str:
+def _unknown(row: TrialRow, gone: Container[tuple[str, str]]) -> str:
     """Why the model of a trial of an earlier run could not be made again; empty if it could."""
-    for kind, chosen in row.config.items():
-        for name in chosen:
-            if not plugins.has(kind, name):
-                return f"the {kind} plugin {name!r} is not loaded in this run"
-    return ""
+    used = ((kind, name) for kind, names in row.config.items() for name in names)
+    missing = next((plugin for plugin in used if plugin in gone), None)
+    return "the {} plugin {!r} is not loaded in this run".format(*missing) if missing else ""
 
 
 def refuse_running(store: Store, name: str) -> None:
