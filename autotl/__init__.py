@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import autotl.search  # noqa: F401  the package is loaded first, so that the function keeps its name
 from autotl.errors import AutoTLError, Incompatible
-from autotl.plugin import (
+from autotl.space.plugin import (
     Balance,
     Example,
     Range,
@@ -23,7 +24,7 @@ from autotl.plugin import (
 
 if TYPE_CHECKING:
     from autotl.engine import Result
-    from autotl.progress import Listener
+    from autotl.events import Listener
 
 __version__ = "0.1.0"
 
@@ -42,10 +43,9 @@ def search(data: str | Path, watch: Listener | None = None, **options: Any) -> R
     Raises:
         AutoTLError: Something that can be mended; the message says what and how.
     """
-    from autotl import engine, memory, progress, study  # torch is loaded only when needed
+    from autotl import engine, events, study  # torch is loaded only when needed
 
-    memory.keep()
-    return engine.run(study.configure(str(data), options), watch or progress.ignore)
+    return engine.run(study.configure(str(data), options), watch or events.ignore)
 
 
 __all__ = [

@@ -12,31 +12,24 @@ from typing import Any
 
 import numpy as np
 
-from autotl import (
-    artifact,
-    dashboard,
-    data,
-    finals,
-    finetune,
-    metrics,
-    model,
-    progress,
-    registry,
-    report,
-    resume,
-    space,
-)
-from autotl.budget import Budget
-from autotl.cache import Features
+from autotl import data, events, models, report, training
+from autotl.artifact import model_folder
 from autotl.data import Dataset
 from autotl.errors import AutoTLError, Incompatible, StoreError, StudyError
-from autotl.model import Device
-from autotl.progress import Listener, Note, Stage
-from autotl.registry import Registry, Terms
-from autotl.space import Choice, Space
+from autotl.events import Listener, Note, Stage
+from autotl.frozen import Features
+from autotl.models import Device
+from autotl.report import dashboard
+from autotl.scoring import metrics
+from autotl.search import resume
+from autotl.search.budget import Budget
+from autotl.search.trials import Trials
+from autotl.selection import finals
+from autotl.space import registry, space
+from autotl.space.registry import Registry, Terms
+from autotl.space.space import Choice, Space
 from autotl.store import Store, default_url, existing_url, without_passwords
 from autotl.study import DEFAULT_BUDGET, StudyConfig
-from autotl.trials import Trials
 
 UNEQUAL = 1.5
 """Classes are unequal when the largest has more than so many times the pictures of the smallest."""
@@ -69,12 +62,12 @@ class Result:
             ArtifactError: There is no model.
             DataError: A file cannot be read.
         """
-        return artifact.load(self.folder / "model", self.plugins).predict(files)
+        return model_folder.load(self.folder / "model", self.plugins).predict(files)
 
 
 def run(
     settings: StudyConfig,
-    watch: Listener = progress.ignore,
+    watch: Listener = events.ignore,
     plugins: Registry | None = None,
     command: str = "",
     began: float | None = None,
@@ -101,7 +94,7 @@ def run(
     plugins.dataset(settings.data)
     if settings.learn_from:
         existing_url(settings.learn_from, "--learn-from")
-    where = model.device(settings.device, settings.precision)
+    where = models.device(settings.device, settings.precision)
     store = Store(settings.storage or default_url(settings.out))
     resume.refuse_running(store, settings.name)
     _announce(settings, store, budget, str(where), watch)
@@ -183,7 +176,7 @@ def _announce(
 ) -> None:
     done = [t for t in store.trials(settings.name) if t.end not in ("running", "interrupted")]
     watch(
-        progress.Started(
+        events.Started(
             study=settings.name,
             metric=settings.metric,
             device=device,
@@ -283,7 +276,7 @@ def _fast_enough(chosen: Space, settings: StudyConfig, store: Store, where: Devi
         took = known.get(plugin.name)
         try:
             if took is None:
-                took = finetune.latency(Choice(plugin, plugin.defaults), settings.size, where)
+                took = training.latency(Choice(plugin, plugin.defaults), settings.size, where)
         except Incompatible as reason:
             slow[plugin.name] = str(reason)
             continue

@@ -13,7 +13,7 @@ import tomli_w
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from autotl.errors import StudyError, did_you_mean
-from autotl.plugin import OPTIONAL, SEARCHED
+from autotl.space.plugin import OPTIONAL, SEARCHED
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 

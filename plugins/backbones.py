@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 from autotl.errors import Incompatible, PluginError, WeightsError, did_you_mean
-from autotl.plugin import Weights, backbone
+from autotl.space.plugin import Weights, backbone
 
 from .backbone_sets import SETS
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autotl.errors import DataError, did_you_mean
-from autotl.plugin import Example, dataset
+from autotl.space.plugin import Example, dataset
 
 Split = Literal["", "train", "validation", "test"]
 

@@ -20,7 +20,7 @@ from timm.scheduler.cosine_lr import CosineLRScheduler
 from autotl import Range, optimizer
 
 if TYPE_CHECKING:
-    from autotl.model import Group
+    from autotl.models import Group
 
 Answer = tuple[torch.optim.Optimizer, CosineLRScheduler]
 Warmup = Annotated[float, Range(0.0, 0.3)]

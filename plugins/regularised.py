@@ -18,7 +18,7 @@ from .strategies import Rate
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from autotl.model import Group, Model
+    from autotl.models import Group, Model
 
 # A penalty is a partial function rather than a closure: a copy of the model then has its own.
 

@@ -20,7 +20,7 @@ from .strategies import HeadRate, affine, rest_statistics, top
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from autotl.model import Group, Model
+    from autotl.models import Group, Model
 
 
 class LowRank(nn.Module):

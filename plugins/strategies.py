@@ -16,7 +16,7 @@ from autotl import Incompatible, Range, freeze
 if TYPE_CHECKING:
     from torch import nn
 
-    from autotl.model import Group, Model
+    from autotl.models import Group, Model
 
 HeadRate = Annotated[float, Range(3e-4, 3e-2, log=True)]
 Rate = Annotated[float, Range(3e-5, 3e-3, log=True)]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from pictures import FAST, photos, plugin
+from images import FAST, photos, plugin
 
 from autotl import study
 

@@ -10,11 +10,12 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
-from pictures import plugin
+from images import plugin
 
-from autotl import registry, space, study
+from autotl import study
 from autotl.cli import main
-from autotl.plugin import GIVEN, Plugin
+from autotl.space import registry, space
+from autotl.space.plugin import GIVEN, Plugin
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

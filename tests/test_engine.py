@@ -12,24 +12,15 @@ from typing import Any
 import optuna
 import optuna_dashboard
 import pytest
-from pictures import FAST, photos, plugin, rows
+from images import FAST, photos, plugin, rows
 
 import autotl
-from autotl import (
-    data,
-    engine,
-    finetune,
-    history,
-    model,
-    progress,
-    registry,
-    report,
-    space,
-    study,
-)
-from autotl.board import Board
+from autotl import data, engine, events, models, report, study, training
 from autotl.errors import DataError, PluginError, StoreError, StudyError
-from autotl.progress import EpochEnded, Event, Note, TrialEnded
+from autotl.events import EpochEnded, Event, Note, TrialEnded
+from autotl.search import warm_start
+from autotl.search.leaderboard import Board
+from autotl.space import registry, space
 from autotl.store import Store
 
 Make = Callable[..., study.StudyConfig]
@@ -185,7 +176,7 @@ def test_search_from_python(tmp_path: Path) -> None:
     assert isinstance(result, engine.Result)
     assert result.best
     assert result.best["trial"] == 0
-    assert progress.ignore(Note("x")) is None
+    assert events.ignore(Note("x")) is None
 
 
 def test_backbones_that_are_too_slow_are_left_out_and_stay_so(
@@ -201,7 +192,7 @@ def test_backbones_that_are_too_slow_are_left_out_and_stay_so(
         timed.append(backbone.name)
         return times[backbone.name]
 
-    monkeypatch.setattr(finetune, "latency", latency)
+    monkeypatch.setattr(training, "latency", latency)
     options = {"backbone": ["tiny", "slow"], "plugin": [file, other], "max_latency": 20}
     notes: list[Event] = []
     engine.run(settings(**options, trials=1), notes.append)
@@ -218,8 +209,8 @@ def test_backbones_that_are_too_slow_are_left_out_and_stay_so(
 
 def test_latency_is_measured() -> None:
     plugin = registry.load([]).untrained("backbone", "test_resnet")
-    where = model.device("cpu", "float32")
-    small, large = (finetune.latency(space.Choice(plugin, {}), size, where) for size in (64, 320))
+    where = models.device("cpu", "float32")
+    small, large = (training.latency(space.Choice(plugin, {}), size, where) for size in (64, 320))
     assert 0 < small < large
 
 
@@ -341,7 +332,7 @@ def test_an_error_in_a_search_loses_no_trial(
     def learn(*_: Any) -> None:
         raise StudyError("the past cannot be read")
 
-    monkeypatch.setattr(history, "learn", learn)
+    monkeypatch.setattr(warm_start, "learn", learn)
     with pytest.raises(StudyError, match="the past cannot be read"):
         engine.run(settings(history=True))
     summary = json.loads((settings().folder / "summary.json").read_text())

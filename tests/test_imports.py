@@ -25,7 +25,7 @@ def test_the_beginning_is_light(code: str) -> None:
     ask = f"{code}\nimport sys; print('loaded:', *sys.modules)"
     done = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True)
     text, _, loaded = done.stdout.rpartition("loaded:")
-    assert "autotl.plugin" in loaded.split()
+    assert "autotl.space.plugin" in loaded.split()
     assert sorted(HEAVY & set(loaded.split())) == []
     assert ("Usage:" in text) == ("help" in code)
 
@@ -37,7 +37,7 @@ def test_what_is_offered_is_sorted_and_there() -> None:
 
 
 def test_an_author_finds_a_decorator_for_every_kind() -> None:
-    from autotl.plugin import GIVEN
+    from autotl.space.plugin import GIVEN
 
     assert set(GIVEN) <= set(autotl.__all__)
 

@@ -9,9 +9,10 @@ from typing import Any
 import optuna
 import pytest
 
-from autotl import backbone, registry, space, study
+from autotl import backbone, study
 from autotl.errors import StudyError
-from autotl.registry import Registry
+from autotl.space import registry, space
+from autotl.space.registry import Registry
 from autotl.study import StudyConfig, configure, rerun, seconds, write_recipe
 
 

@@ -11,16 +11,17 @@ import numpy as np
 import torch
 from torch import nn
 
-from autotl import Example, backbone, registry
-from autotl.cache import Features
-from autotl.finetune import Task
-from autotl.model import Model, build
-from autotl.plugin import SEARCHED
-from autotl.registry import AnyPlugin
-from autotl.space import Choice, Config
+from autotl import Example, backbone
+from autotl.frozen import Features
+from autotl.models import Model, build
+from autotl.space import registry
+from autotl.space.plugin import SEARCHED
+from autotl.space.registry import AnyPlugin
+from autotl.space.space import Choice, Config
 from autotl.testing import toy as toys
 from autotl.testing.toy import COLOURS, CPU, SIDE, batches
 from autotl.testing.toy import Blocks as Backbone
+from autotl.training import Task
 
 REGISTRY = registry.load()
 

@@ -8,8 +8,7 @@ from typing import Any
 
 import click
 
-from autotl import memory
-from autotl.cli import data, evaluate, export, plugins, predict, search, studies
+from autotl.cli import data, evaluate, export, plugins, predict, process, search, studies
 from autotl.cli.common import interruptible as _interruptible
 from autotl.errors import AutoTLError
 
@@ -42,7 +41,7 @@ def main() -> None:
     # Threads that spin while they wait for each other take the time of whoever else computes here,
     # and then wait the longer: beside one busy process, training was 4 times faster without.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    memory.keep()
+    process.keep_freed_memory()
 
 
 for _command in (

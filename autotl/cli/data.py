@@ -20,7 +20,7 @@ def data() -> None:
 def check_data(source: str, plugin: tuple[Path, ...]) -> None:
     """Open every picture of DATA once and say what is wrong with it."""
     from autotl import data as rooms
-    from autotl import registry
+    from autotl.space import registry
 
     examples = registry.load(plugin).dataset(source).give({"source": source}, {})
     dataset = rooms.check(examples, source)

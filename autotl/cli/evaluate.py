@@ -41,15 +41,18 @@ def evaluate(
     for the others. Pictures that cannot be read are named on stderr and left out; the exit code
     is then 1.
     """
-    from autotl import artifact, evaluation, metrics, registry
-    from autotl import model as models
+    from autotl import models as models
+    from autotl.artifact import model_folder
+    from autotl.evaluation.evaluate import evaluate as score_model
+    from autotl.scoring import metrics
+    from autotl.space import registry
 
     names = metric or tuple(metrics.METRICS)
     plugins = registry.load(plugin)
-    predictor = artifact.load(model, plugins, models.device(device))
+    predictor = model_folder.load(model, plugins, models.device(device))
     found = examples(source, plugins)
     with Bar("evaluating", len(found)) as bar:
-        result = evaluation.evaluate(
+        result = score_model(
             predictor, found, source, split, names, lambda done, _: bar.update(done)
         )
     for broken in result["unreadable"]:

@@ -14,10 +14,10 @@ from autotl.cli.models import examples, pictures
 from autotl.errors import ArtifactError, AutoTLError, DataError
 
 if TYPE_CHECKING:
-    from autotl.artifact import Predictor
-    from autotl.export import Exported
-    from autotl.plugin import Example
-    from autotl.registry import Registry
+    from autotl.artifact.export import Exported
+    from autotl.artifact.model_folder import Predictor
+    from autotl.space.plugin import Example
+    from autotl.space.registry import Registry
 
 FEW, MANY = 64, 2000
 """Pictures to compare on: so many of a float32 file, at most so many of an int8 file."""
@@ -54,13 +54,14 @@ def export(
     than 0.001 is not kept. An int8 file always differs: what it costs is measured, in accuracy
     where DATA has labels. A .pt2 file is loaded by unpickling, so load only those you trust.
     """
-    from autotl import artifact, registry
-    from autotl import export as room
-    from autotl import model as models
+    from autotl import models as models
+    from autotl.artifact import export as room
+    from autotl.artifact import model_folder
+    from autotl.space import registry
 
     room.require(to)
     plugins = registry.load(plugin)
-    predictor = artifact.load(model, plugins, models.device("cpu"))
+    predictor = model_folder.load(model, plugins, models.device("cpu"))
     file = out or model / f"model{room.SUFFIXES[to]}"
     if not file.parent.is_dir():
         raise ArtifactError(f"there is no folder {file.parent} to export to; make it first")
@@ -104,7 +105,7 @@ def _found(
 
 def _any_pictures(source: str, plugins: Registry) -> list[Example]:
     """Labelled pictures, or a folder's pictures without labels."""
-    from autotl.plugin import Example
+    from autotl.space.plugin import Example
 
     try:
         return examples(source, plugins)
@@ -115,7 +116,7 @@ def _any_pictures(source: str, plugins: Registry) -> list[Example]:
 
 
 def _tell(result: Exported, predictor: Predictor, to: str, origin: str) -> None:
-    from autotl.export import TOLERANCE
+    from autotl.artifact.export import TOLERANCE
 
     size = predictor.network.expects.size
     classes = len(predictor.classes)

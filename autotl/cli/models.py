@@ -15,8 +15,8 @@ import click
 from autotl.errors import DataError
 
 if TYPE_CHECKING:
-    from autotl.plugin import Example
-    from autotl.registry import Registry
+    from autotl.space.plugin import Example
+    from autotl.space.registry import Registry
 
 DEVICE = click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto")
 SUFFIXES = (

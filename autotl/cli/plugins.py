@@ -16,10 +16,10 @@ from click.core import ParameterSource
 from autotl.cli import templates
 from autotl.cli.common import PLUGIN
 from autotl.errors import PluginError, did_you_mean
-from autotl.plugin import GIVEN, Hyperparameter
+from autotl.space.plugin import GIVEN, Hyperparameter
 
 if TYPE_CHECKING:
-    from autotl.registry import AnyPlugin, Registry
+    from autotl.space.registry import AnyPlugin, Registry
 
 FORMAT = click.option(
     "--format", "form", type=click.Choice(["table", "json", "markdown"]), default="table"
@@ -54,7 +54,7 @@ def plugins(ctx: click.Context, /, **options: Any) -> None:
 @_listing
 def list_plugins(form: str, as_json: bool, plugin: Sequence[Path], package: str | None) -> None:
     """List every plugin: what it is, what is searched of it, where it comes from."""
-    from autotl import registry
+    from autotl.space import registry
 
     found = registry.load(plugin)
     chosen = list(found) if package is None else _of_package(found, package)
@@ -83,7 +83,7 @@ def _of_package(found: Registry, package: str) -> list[AnyPlugin]:
 @PLUGIN
 def show_plugin(name: str, as_json: bool, plugin: Sequence[Path]) -> None:
     """Show all there is to know about the plugins called NAME."""
-    from autotl import registry
+    from autotl.space import registry
 
     named = _named(registry.load(plugin), name)
     if as_json:
@@ -120,7 +120,7 @@ def check_plugins(target: str, source: str, plugin: Sequence[Path]) -> None:
     Each is tried at its defaults, at both ends of every range and at every choice. The exit code
     is 1 if anything broke.
     """
-    from autotl import registry
+    from autotl.space import registry
 
     if target.endswith(".py") or Path(target).is_file():
         file = Path(target)
@@ -149,7 +149,7 @@ def check_plugins(target: str, source: str, plugin: Sequence[Path]) -> None:
 @click.option("--dir", "folder", type=click.Path(path_type=Path), default=Path(), metavar="DIR")
 def new_plugin(kind: str, name: str, folder: Path) -> None:
     """Write NAME.py with a plugin of KIND that works, and test_NAME.py that checks it."""
-    from autotl import registry
+    from autotl.space import registry
 
     templates.refuse_name(kind, name)
     if name in registry.load().names(kind):
@@ -182,7 +182,7 @@ def _description(plugin: AnyPlugin) -> str:
 
 def _missing(plugin: AnyPlugin) -> list[str]:
     """What is not installed; a requirement that cannot be read counts as that."""
-    from autotl import registry
+    from autotl.space import registry
 
     try:
         return registry.missing(plugin)

@@ -40,10 +40,11 @@ def predict(
     names = list(pictures(files))
     if not names:
         raise DataError("no pictures: the list on stdin is empty")
-    from autotl import artifact, registry
-    from autotl import model as models
+    from autotl import models as models
+    from autotl.artifact import model_folder
+    from autotl.space import registry
 
-    predictor = artifact.load(model, registry.load(plugin), models.device(device))
+    predictor = model_folder.load(model, registry.load(plugin), models.device(device))
     broken: list[str] = []
 
     def failed(place: int, reason: str) -> None:

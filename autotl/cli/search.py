@@ -76,15 +76,16 @@ def search(source: str, quiet: bool, **options: Any) -> None:
 
     given = asked(options)
     settings = study.configure(source, given)
-    from autotl import engine, live, report
+    from autotl import engine, report
+    from autotl.cli import console
     from autotl.store import Store, default_url
 
-    with live.view(quiet) as shown, interruptible(shown) as watch:
+    with console.view(quiet) as shown, interruptible(shown) as watch:
         command = shlex.join(["autotl", *sys.argv[1:]])
         result = engine.run(settings, watch, command=command, began=began)
     if not quiet:
         store = Store(settings.storage or default_url(settings.out))
-        live.show_summary(
+        console.show_summary(
             result.summary,
             str(result.folder),
             report.top(store, settings.name),
@@ -106,13 +107,14 @@ def search(source: str, quiet: bool, **options: Any) -> None:
 @click.option("--quiet", "-q", is_flag=True)
 def train(recipe: Path, source: str | None, quiet: bool, **options: Any) -> None:
     """Train the one configuration of a recipe.toml again, on DATA or on what it was made for."""
-    from autotl import engine, live, study
+    from autotl import engine, study
+    from autotl.cli import console
 
     given = asked(options)
     settings = study.rerun(recipe, source, given)
-    with live.view(quiet) as shown, interruptible(shown) as watch:
+    with console.view(quiet) as shown, interruptible(shown) as watch:
         result = engine.run(settings, watch)
     if not quiet:
-        live.show_summary(result.summary, str(result.folder), [], settings.plugin)
+        console.show_summary(result.summary, str(result.folder), [], settings.plugin)
     if result.interrupted:
         sys.exit(130)

@@ -59,10 +59,10 @@ def list_studies(storage: str | None, out: Path) -> None:
 @_stored
 def show_study(name: str, storage: str | None, out: Path) -> None:
     """Show every trial of a study and why it ended, and what each backbone costs."""
-    from autotl import live
+    from autotl.cli import console
 
     with _store(storage, out) as store:
-        live.show_trials(store.require(name).get("metric", "score"), store.trials(name))
+        console.show_trials(store.require(name).get("metric", "score"), store.trials(name))
 
 
 @studies.command("delete")
@@ -71,7 +71,7 @@ def show_study(name: str, storage: str | None, out: Path) -> None:
 @_stored
 def delete_study(name: str, yes: bool, storage: str | None, out: Path) -> None:
     """Delete a study from the database. Its run folder stays."""
-    from autotl import dashboard as pages
+    from autotl.report import dashboard as pages
 
     with _store(storage, out) as store:
         store.require(name)
@@ -86,14 +86,14 @@ def delete_study(name: str, yes: bool, storage: str | None, out: Path) -> None:
 @_stored
 def report(study: str, storage: str | None, out: Path) -> None:
     """Write summary.json and report.html of a study again, and show what it found."""
-    from autotl import dashboard as pages
-    from autotl import live
     from autotl import report as reports
+    from autotl.cli import console
+    from autotl.report import dashboard as pages
 
     with _store(storage, out) as store:
         summary = reports.write(store, study, out / study)
         pages.annotate(store, study, out / study, within=10.0)
-        live.show_summary(summary, str(out / study), reports.top(store, study))
+        console.show_summary(summary, str(out / study), reports.top(store, study))
 
 
 @click.command()
@@ -102,7 +102,7 @@ def report(study: str, storage: str | None, out: Path) -> None:
 @_stored
 def dashboard(study: str, port: int, storage: str | None, out: Path) -> None:
     """Serve Optuna Dashboard with the study, its notes and pictures, on this machine only."""
-    from autotl import dashboard as pages
+    from autotl.report import dashboard as pages
 
     with _store(storage, out) as store:
         pages.serve(store, study, out / study, port, click.echo)

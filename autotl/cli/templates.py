@@ -69,7 +69,7 @@ from typing import TYPE_CHECKING, Annotated
 from autotl import Incompatible, Range, freeze
 
 if TYPE_CHECKING:
-    from autotl.model import Group, Model
+    from autotl.models import Group, Model
 
 
 @freeze
@@ -177,7 +177,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from autotl import Range, optimizer
 
 if TYPE_CHECKING:
-    from autotl.model import Group
+    from autotl.models import Group
 
 
 @optimizer

@@ -7,9 +7,9 @@ array.
 
 from autotl.data.batches import RESIDENT_SHARE, Batches, Packed, ahead, pack
 from autotl.data.dataset import Dataset, Issue, check, write_issues, write_splits
+from autotl.data.image import Progress, decode
 from autotl.data.mapped import Mapped
-from autotl.data.picture import Progress, decode
-from autotl.data.resplit import Resplit, Rows, resplit
+from autotl.data.resample import Resplit, Rows, resplit
 
 __all__ = [
     "RESIDENT_SHARE",

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from autotl.data.dataset import Dataset
+from autotl.data.image import Progress, decode, in_threads, known
 from autotl.data.mapped import Mapped
-from autotl.data.picture import Progress, decode, in_threads, known
 from autotl.errors import StoreError
 
 RESIDENT_SHARE = 0.25

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from autotl.data.picture import Progress, in_threads, open_rgb, reason
+from autotl.data.image import Progress, in_threads, open_rgb, reason
 from autotl.data.split import GIVEN, SPLITS, split, tied
 from autotl.errors import DataError, StoreError
-from autotl.plugin import Example
+from autotl.space.plugin import Example
 
 LEFT_OUT = "left out"
 

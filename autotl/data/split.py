@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autotl.errors import DataError
-from autotl.plugin import Example
+from autotl.space.plugin import Example
 
 SPLITS = ("train", "validation", "test")
 GIVEN = ("", *SPLITS)

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from autotl.plugin import SEARCHED
 from autotl.report.figures import window
 from autotl.report.summary import ranked
+from autotl.space.plugin import SEARCHED
 
 if TYPE_CHECKING:
     from autotl.store import TrialRow

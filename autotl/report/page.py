@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autotl import metrics
 from autotl.errors import StoreError
 from autotl.report import axis, figures
 from autotl.report.summary import backbone_costs, cost, summarise, test_of
 from autotl.report.words import answer, chosen, named, recipe_line, winner_name
+from autotl.scoring import metrics
 
 if TYPE_CHECKING:
     from autotl.store import Store, TrialRow

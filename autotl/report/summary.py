@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from autotl import metrics
+from autotl.scoring import metrics
 
 if TYPE_CHECKING:
     from autotl.store import Store, TestRow, TrialRow

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from autotl.plugin import SEARCHED
+from autotl.space.plugin import SEARCHED
 
 ROLES = {"default_recipe": "the default recipe", "linear_probe": "the linear probe"}
 

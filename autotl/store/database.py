@@ -16,8 +16,8 @@ from optuna.storages import RDBStorage
 from sqlalchemy import exc
 
 from autotl.errors import StudyError, did_you_mean
-from autotl.migrations import tables
-from autotl.migrations.tables import EPOCH, FINAL, STUDY, TEST, TRIAL
+from autotl.store.migrations import tables
+from autotl.store.migrations.tables import EPOCH, FINAL, STUDY, TEST, TRIAL
 from autotl.store.opening import explained, open_database
 from autotl.store.rows import ENDS, EpochRow, FinalRow, TestRow, TrialRow
 

@@ -17,8 +17,8 @@ from optuna.storages import RDBStorage
 from sqlalchemy import exc
 
 from autotl.errors import StoreError, did_you_mean
-from autotl.migrations import migrate
-from autotl.migrations.tables import STUDY
+from autotl.store.migrations import migrate
+from autotl.store.migrations.tables import STUDY
 
 LOCK_SECONDS = 60  # how long to wait for another process that is writing to a SQLite file
 FAULTS = (exc.OperationalError, StorageInternalError)  # what befalls an open database

@@ -18,7 +18,7 @@ for every kind, ``kinds`` what holds for one, ``network`` what holds for network
 from __future__ import annotations
 
 from autotl.errors import PluginError
-from autotl.registry import AnyPlugin
+from autotl.space.registry import AnyPlugin
 from autotl.testing.bench import configurations
 from autotl.testing.contract import Examination, examine
 

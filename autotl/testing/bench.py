@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from autotl import finetune, model
+from autotl import models, training
 from autotl.errors import Diverged, Incompatible, OutOfMemory, PluginError
-from autotl.model import Model
-from autotl.plugin import Hyperparameter
-from autotl.registry import AnyPlugin
-from autotl.space import Choice, Config
+from autotl.models import Model
+from autotl.space.plugin import Hyperparameter
+from autotl.space.registry import AnyPlugin
+from autotl.space.space import Choice, Config
 from autotl.testing import toy
 
 Params = Mapping[str, Any]
@@ -141,7 +141,7 @@ class Bench:
 
     def build(self, config: Config, seed: int = 0) -> Model:
         """The network of a configuration, on the CPU in float32."""
-        return model.build(config, len(toy.COLOURS), self.size, toy.CPU, seed)
+        return models.build(config, len(toy.COLOURS), self.size, toy.CPU, seed)
 
     def images(self, count: int = 8) -> Tensor:
         """Pictures ``uint8 [B, 3, S, S]``."""
@@ -169,12 +169,12 @@ class Bench:
                 reasons.append(error)
         raise reasons[-1]
 
-    def task(self, epochs: int, seed: int = 0) -> finetune.Task:
+    def task(self, epochs: int, seed: int = 0) -> training.Task:
         """To tell three colours apart: 36 pictures to learn from in 3 steps, 18 others to ask."""
         counts, size, asked = (
             ((5, 4, 3), 6, (1, 1, 1)) if self.small else (toy.COUNTS, 12, (6,) * 3)
         )
-        return finetune.Task(
+        return training.Task(
             train=toy.batches(toy.squares(counts, 0, self.side), size),
             validation=toy.batches(toy.squares(asked, 1, self.side), 32, shuffle_seed=None),
             epochs=epochs,
@@ -209,11 +209,11 @@ class Bench:
         prepare(network)
         run = self.task(epochs)
         before = _snapshot(network)
-        for _ in finetune.fine_tune(network, config, run):
+        for _ in training.fine_tune(network, config, run):
             self._nothing_frozen_moved(network, before, params)
             before = _snapshot(network)
         assert run.validation is not None
-        return network, finetune.predict(network, run.validation, run.where)
+        return network, training.predict(network, run.validation, run.where)
 
     def _nothing_frozen_moved(
         self, network: Model, before: dict[Tensor, Tensor], params: Params

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from autotl import registry
 from autotl.errors import Incompatible
-from autotl.model import Model
-from autotl.plugin import Hyperparameter
-from autotl.registry import AnyPlugin
-from autotl.space import Choice
+from autotl.models import Model
+from autotl.space import registry
+from autotl.space.plugin import Hyperparameter
+from autotl.space.registry import AnyPlugin
+from autotl.space.space import Choice
 from autotl.testing import kinds, network, toy
 from autotl.testing.bench import (
     Bench,

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from autotl.model import plan
-from autotl.plugin import Balance, Example
-from autotl.registry import AnyPlugin
-from autotl.space import Choice
+from autotl.models import plan
+from autotl.space.plugin import Balance, Example
+from autotl.space.registry import AnyPlugin
+from autotl.space.space import Choice
 from autotl.testing import network, toy
 from autotl.testing.bench import Bench, Findings, Params, close, described
 

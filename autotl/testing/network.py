@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from autotl.model import Model, plan
-from autotl.space import Choice
+from autotl.models import Model, plan
+from autotl.space.space import Choice
 from autotl.testing import toy
 from autotl.testing.bench import Bench, Params, close, described
 

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from autotl.data import Batches, Packed
-from autotl.model import Device, Group, Model
-from autotl.plugin import Example, augment, backbone, freeze, head, optimizer
+from autotl.models import Device, Group, Model
+from autotl.space.plugin import Example, augment, backbone, freeze, head, optimizer
 
 SIDE = 16
 """The side of the toy backbones' pictures, in pixels."""

@@ -10,7 +10,7 @@ from torch import nn
 from autotl import Range, freeze, head
 
 if TYPE_CHECKING:
-    from autotl.model import Group, Model
+    from autotl.models import Group, Model
 
 
 @freeze

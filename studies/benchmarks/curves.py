@@ -24,9 +24,9 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from autotl import registry, space
-from autotl.plugin import Example
-from autotl.space import Config, Space
+from autotl.space import registry, space
+from autotl.space.plugin import Example
+from autotl.space.space import Config, Space
 
 HERE = Path(__file__).parent
 BACKBONES = ("tf_efficientnet_lite0", "tf_efficientnet_lite1")
@@ -143,14 +143,14 @@ def record(source: str) -> None:
     import torch
     from sklearn.metrics import log_loss
 
-    from autotl import data, model
-    from autotl.cache import Features
+    from autotl import data, models
     from autotl.data import Batches
     from autotl.errors import Diverged
-    from autotl.finetune import Task, fine_tune
+    from autotl.frozen import Features
+    from autotl.training import Task, fine_tune
 
     torch.set_num_threads(1)
-    where = model.device("cpu")
+    where = models.device("cpu")
     dataset = data.check(examples(source), source, validation=0.5, test=0)
     packed = data.pack(dataset, SIDE, "bicubic", Path(gettempdir()) / "autotl-curves")
     part = partial(Batches, packed, dataset.labels, batch_size=32, device=where.device)
@@ -193,7 +193,7 @@ def record(source: str) -> None:
         )
         for values in found.values():
             values[at] = np.nan
-        network = model.build(config, len(dataset.classes), SIDE, where, seed)
+        network = models.build(config, len(dataset.classes), SIDE, where, seed)
         began = process_time()  # of one thread, whatever else runs
         try:
             for epoch in fine_tune(network, config, task):

@@ -23,7 +23,9 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 
-from autotl import artifact, export, model, registry
+from autotl import models
+from autotl.artifact import export, model_folder
+from autotl.space import registry
 
 Answer = Callable[[NDArray[np.uint8]], object]
 BATCHES = (1, 32)
@@ -40,7 +42,7 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
     plugins = registry.load(asked.plugin)
-    predictor = artifact.load(asked.model, plugins, model.device("cpu"))
+    predictor = model_folder.load(asked.model, plugins, models.device("cpu"))
     source = asked.data or predictor.about["data"]["source"]
     examples = plugins.dataset(source).give({"source": source}, {})
     pictures, labels = export.pictures_of(predictor, examples, 2000, print)

@@ -1,6 +1,6 @@
 """What keeping memory and avoiding slow kernels bring on a CPU: times as ratios, in Markdown.
 
-    python studies/benchmarks/kernels.py tf_efficientnet_lite0 resnet50 --threads 2
+    python studies/benchmarks/cpu_kernels.py tf_efficientnet_lite0 resnet50 --threads 2
 
 Each case runs in a process of its own, as memory that is kept cannot be given up again. A row has
 the time of the plain case over that of ours: a training step of everything, and a forward pass.
@@ -55,14 +55,15 @@ def times(
     import timm
     import torch
 
-    from autotl import kernels, memory
+    from autotl.cli import process
+    from autotl.models import cpu_kernels
 
     if keep:
-        memory.keep()
+        process.keep_freed_memory()
     torch.set_num_threads(threads)
     network = timm.create_model(name, num_classes=10).to(memory_format=torch.channels_last)
     if avoid:
-        kernels.avoid(network, half=True)
+        cpu_kernels.avoid(network, half=True)
     images = torch.randn(BATCH, 3, size, size).contiguous(memory_format=torch.channels_last)
 
     def forward() -> torch.Tensor:

@@ -26,10 +26,10 @@ from numpy.typing import NDArray
 from optuna import pruners, samplers
 from optuna.trial import TrialState
 
-from autotl.portfolio import BACKBONES
-from autotl.pruner import WorstTenthPruner
-from autotl.sampler import tpe as broad_tpe
-from autotl.trials import PROBES
+from autotl.search.portfolio import BACKBONES
+from autotl.search.pruner import WorstTenthPruner
+from autotl.search.sampler import tpe as broad_tpe
+from autotl.search.trials import PROBES
 
 TOGETHER = 2.1
 """How many times faster heads are trained in one pass over the features than one by one."""

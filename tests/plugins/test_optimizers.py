@@ -1,0 +1,202 @@
+"""Optimizers: what is decayed and what is not, how far one goes in a step, when and how fast."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from toy import REGISTRY, config, model, task
+
+from autotl.models import Group
+from autotl.training import fine_tune
+
+NAMES = [p.name for p in REGISTRY if p.kind == "optimizer"]
+EVERY = pytest.mark.parametrize("name", NAMES)
+
+
+def give(name: str, groups: list[Group], steps: int = 10, **params: Any) -> tuple[Any, Any]:
+    plugin = REGISTRY.get("optimizer", name)
+    found: tuple[Any, Any] = plugin.give(
+        {"groups": groups, "steps": steps}, {**plugin.defaults, **params}
+    )
+    return found
+
+
+def scale(name: str) -> float:
+    return float(REGISTRY.get("optimizer", name).defaults.get("scale", 1.0))
+
+
+def one(values: Any, lr: float = 0.01) -> tuple[nn.Parameter, list[Group]]:
+    weight = nn.Parameter(torch.tensor(values))
+    return weight, [{"params": [weight], "lr": lr}]
+
+
+def test_there_are_three() -> None:
+    assert set(NAMES) >= {"adamw", "sgd", "lion"}
+
+
+@EVERY
+def test_norms_and_biases_are_not_decayed(name: str) -> None:
+    network = model()
+    groups = [
+        {"params": list(network.head.parameters()), "lr": 1e-3},
+        {"params": list(network.backbone.parameters()), "lr": 1e-4},
+    ]
+    made, _ = give(name, groups, weight_decay=0.007)
+    decay = {id(p): g["weight_decay"] for g in made.param_groups for p in g["params"]}
+    assert decay == {id(p): 0.007 if p.ndim > 1 else 0.0 for p in network.parameters()}
+    rate = {id(p): g["initial_lr"] for g in made.param_groups for p in g["params"]}
+    expected = {id(p): g["lr"] * scale(name) for g in groups for p in g["params"]}
+    assert rate == pytest.approx(expected)
+    assert [set(g) for g in groups] == [{"params", "lr"}] * 2  # the plan's own are left alone
+
+
+@EVERY
+def test_a_group_keeps_the_decay_it_brings(name: str) -> None:
+    network = model()
+    groups = [
+        {"params": list(network.head.parameters()), "lr": 1e-3},
+        {"params": list(network.backbone.parameters()), "lr": 1e-4, "weight_decay": 0.5},
+    ]
+    made, _ = give(name, groups, weight_decay=0.007)
+    decay = {id(p): g["weight_decay"] for g in made.param_groups for p in g["params"]}
+    assert {decay[id(p)] for p in network.backbone.parameters()} == {0.5}
+    assert {decay[id(p)] for p in network.head.parameters()} == {0.007, 0.0}
+
+
+@EVERY
+def test_decay_shrinks_by_the_learning_rate(name: str) -> None:
+    weight, groups = one([[4.0]])
+    made, _ = give(name, groups, weight_decay=0.1, warmup=0.0)
+    weight.grad = torch.zeros(1, 1)
+    made.step()
+    shrunk = 4 * (1 - 0.01 * scale(name) * 0.1)
+    # The gradient of SGD's decay is taken further by Nesterov's momentum.
+    expected = 4 * (1 - 0.01 * scale(name) * 0.1 * 1.9) if name == "sgd" else shrunk
+    assert weight.item() == pytest.approx(expected, rel=1e-6)
+
+
+@EVERY
+def test_the_rate_warms_up_and_follows_a_cosine_to_zero(name: str) -> None:
+    _, groups = one([[0.0]])
+    made, schedule = give(name, groups, steps=100, warmup=0.2)
+    rates = []
+    for step in range(101):
+        schedule.step_update(step)
+        rates.append(made.param_groups[0]["lr"] / (0.01 * scale(name)))
+    for step in range(20):
+        assert rates[step] == pytest.approx(step / 20)
+    for step in range(20, 101):
+        assert rates[step] == pytest.approx((1 + math.cos(math.pi * step / 100)) / 2, abs=1e-9)
+
+
+def test_adamw_steps_all_at_once_what_it_can() -> None:
+    for dtype, fused in ((torch.float32, True), (torch.complex64, False)):
+        learning = nn.Parameter(torch.ones(2, 2, dtype=dtype))
+        made, _ = give("adamw", [{"params": [learning], "lr": 0.1}], warmup=0.0)
+        assert all(bool(g["fused"]) == fused for g in made.param_groups)
+
+
+def test_sgd_steps_as_nesterov_does() -> None:
+    weight, groups = one([[0.0]])
+    made, _ = give("sgd", groups, scale=10.0, momentum=0.8, weight_decay=0.0, warmup=0.0)
+    weight.grad = torch.ones(1, 1)
+    made.step()
+    assert weight.item() == pytest.approx(-0.1 * 1.8)
+
+
+def test_lion_steps_by_the_sign() -> None:
+    weight, groups = one([[0.0, 0.0]])
+    made, _ = give("lion", groups, scale=0.5, weight_decay=0.0, warmup=0.0)
+    weight.grad = torch.tensor([[1e-3, -2.0]])
+    made.step()
+    assert weight.tolist() == [pytest.approx([-0.005, 0.005])]
+    weight.grad = torch.tensor([[-1e-6, 0.0]])  # the momentum of the first step is stronger
+    made.step()
+    assert weight.tolist() == [pytest.approx([-0.01, 0.01])]
+
+
+# Clipping.
+
+
+@EVERY
+def test_a_long_gradient_is_shortened_over_all_groups(name: str) -> None:
+    parameters = [nn.Parameter(torch.zeros(2, 2)), nn.Parameter(torch.zeros(3))]
+    groups = [{"params": [p], "lr": 1e-3} for p in parameters]
+    made, _ = give(name, groups, clip=2.0)
+    directions = [torch.randn(p.shape) for p in parameters]
+    for p, d in zip(parameters, directions, strict=True):
+        p.grad = d * 100
+    made.step()
+    length = math.sqrt(sum(d.square().sum().item() for d in directions))
+    for p, d in zip(parameters, directions, strict=True):
+        torch.testing.assert_close(p.grad, d * 2.0 / length, rtol=1e-4, atol=0.0)
+
+
+@EVERY
+def test_a_short_gradient_is_left_alone(name: str) -> None:
+    weight, groups = one([[1.0, 2.0]])
+    made, _ = give(name, groups, clip=2.0)
+    weight.grad = torch.tensor([[1.2, -1.5]])
+    made.step()
+    assert weight.grad.tolist() == [pytest.approx([1.2, -1.5])]
+
+
+def test_a_clipped_step_is_shorter() -> None:
+    moved = []
+    for clip in (0.5, 50.0):
+        weight, groups = one([[0.0]])
+        plain = {"scale": 10.0, "momentum": 0.8, "weight_decay": 0.0, "warmup": 0.0}
+        made, _ = give("sgd", groups, clip=clip, **plain)
+        weight.grad = torch.full((1, 1), 30.0)
+        made.step()
+        moved.append(weight.item())
+    assert moved == pytest.approx([-0.1 * 1.8 * 0.5, -0.1 * 1.8 * 30], rel=1e-4)
+
+
+@EVERY
+def test_parameters_without_a_gradient_do_no_harm(name: str) -> None:
+    weight, groups = one([[1.0]])
+    groups.append({"params": [nn.Parameter(torch.ones(2, 2))], "lr": 0.1})
+    made, _ = give(name, groups, clip=1.0)
+    weight.grad = torch.full((1, 1), 8.0)
+    made.step()
+    assert weight.grad.item() == pytest.approx(1.0)
+    assert torch.equal(groups[1]["params"][0], torch.ones(2, 2))
+
+
+@EVERY
+def test_clipping_leaves_a_copy_and_its_original_apart(name: str) -> None:
+    weight, groups = one([[1.0]])
+    made, _ = give(name, groups, clip=1.0, warmup=0.0)
+    other = copy.deepcopy(made)
+    [copied] = [p for g in other.param_groups for p in g["params"]]
+    weight.grad, copied.grad = torch.full((1, 1), 8.0), torch.full((1, 1), 9.0)
+    before = copied.detach().clone()
+    other.step()
+    assert weight.grad.item() == 8.0
+    assert weight.item() == 1.0
+    assert not torch.equal(copied, before)
+    made.step()
+    assert weight.grad.item() == pytest.approx(1.0)
+
+
+@EVERY
+def test_clipping_and_momentum_go_on_when_more_begins_to_learn(name: str) -> None:
+    """LP-FT rebuilds the optimizer after the first epoch and carries its state over."""
+    network, seen = model(), []
+    chosen = config(
+        freeze=("lp_ft", {"probe": 0.3}),
+        optimizer=(name, {"clip": 1e-3}),
+    )
+    before = {n: p.clone() for n, p in network.named_parameters()}
+    for _ in fine_tune(network, chosen, task(3)):
+        squares = [p.grad.square().sum() for p in network.parameters() if p.grad is not None]
+        seen.append((len(squares), math.sqrt(sum(squares))))
+    assert [count for count, _ in seen] == [2, 14, 14]
+    assert [length for _, length in seen] == pytest.approx([1e-3] * 3, rel=2e-3)
+    assert all(not torch.equal(p, before[n]) for n, p in network.named_parameters())

@@ -1,0 +1,346 @@
+"""The registry: where plugins come from, what is left out and why, what a wrong name is told."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib.metadata import EntryPoint, version
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autotl import Example, Weights, backbone, dataset, freeze, head
+from autotl.errors import DataError, PluginError, WeightsError
+from autotl.space import registry, space
+from autotl.space.plugin import GIVEN, Plugin
+from autotl.space.registry import LeftOut, Registry, Terms, load, missing
+
+GOOD = "from autotl import head\n\n@head\ndef mine(features, classes, *, deep: bool = True): ...\n"
+
+
+@head
+def linear(features: int, classes: int) -> None: ...
+
+
+@head
+def linear_bare(features: int, classes: int) -> None: ...
+
+
+@head
+def mlp(features: int, classes: int) -> None: ...
+
+
+@head(requires=["not-on-this-planet>=1"])
+def lacking(features: int, classes: int) -> None: ...
+
+
+@backbone
+def mynet() -> None: ...
+
+
+def members(
+    patterns: Sequence[str], device: str = "cpu", seconds: float | None = None
+) -> list[str]:
+    known = {"net1": ["net1", "net1.v2"], "net?": ["net1", "net2"], "far": ["far"]}
+    if not patterns:
+        return ["net2", "net1", "far"]
+    if unknown := [p for p in patterns if p not in known and p not in ("net2", "net1.v2")]:
+        raise PluginError(f"the zoo has no {unknown[0]!r}")
+    return [name for p in patterns for name in (known[p] if "?" in p else [p])]
+
+
+def locate(name: str, folder: Path | None) -> Weights:
+    if name == "far":
+        raise WeightsError(f"no weights of {name} in {folder}")
+    return Weights(f"found in {folder}")
+
+
+@backbone(name="zoo", members=members, locate=locate)
+def zoo(name: str, weights: Weights | None) -> None: ...
+
+
+@dataset(matches=["*/", "*.One"])
+def one(source: str) -> list[Example]:
+    return []
+
+
+@dataset(matches=["two:*"])
+def two(source: str) -> list[Example]:
+    return []
+
+
+EVERY = Registry([mlp, linear_bare, linear, lacking, mynet, zoo, one, two])
+
+
+def names(plugins: list[Plugin[..., Any]]) -> list[str]:
+    return [p.name for p in plugins]
+
+
+def test_it_lists_by_kind_then_name() -> None:
+    found = [(p.kind, p.name) for p in EVERY]
+    assert found == sorted(found, key=lambda kn: (list(GIVEN).index(kn[0]), kn[1]))
+    assert len(found) == 8
+    assert EVERY.names("head") == ["lacking", "linear", "linear_bare", "mlp"]
+    assert EVERY.names("freeze") == []
+
+
+def test_two_of_one_name_are_refused_with_both_origins(tmp_path: Path) -> None:
+    for name in ("first.py", "second.py"):
+        (tmp_path / name).write_text(GOOD + f"# {name}")
+    with pytest.raises(
+        PluginError, match=r"two head .*'mine'.*first\.py sha.*second\.py sha.*rename"
+    ):
+        load([tmp_path / "first.py", tmp_path / "second.py"])
+
+
+def test_one_name_may_serve_two_kinds() -> None:
+    both = Registry([head(name="x")(lambda features: 0), freeze(name="x")(lambda model: [])])
+    assert (both.get("head", "x").kind, both.get("freeze", "x").kind) == ("head", "freeze")
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("x = 1\n\nraise ValueError('no luck')\n", [", line 3 raises ValueError: no luck"]),
+        (
+            "def f():\n    return 1 / 0\n\n\nx = f()\n",
+            [", line 2 raises ZeroDivisionError: division by zero"],
+        ),
+        (
+            "import json\n\njson.loads('?')\n",
+            [", line 3 raises JSONDecodeError"],
+        ),  # ours, not json's
+        ("x = 1\ndef (:\n", [", line 2 raises SyntaxError"]),
+        ("import not_on_this_planet\n", [", line 1 raises ModuleNotFoundError"]),
+        ("", ["defines no plugin", "@head", "@dataset"]),
+        ("from autotl_plugins.heads import linear\n", ["defines no plugin"]),
+        (
+            "from autotl import head\n@head\ndef h(*, n: bool): ...\n",
+            ["head plugin 'h': 'n' needs a default"],
+        ),
+    ],
+)
+@pytest.mark.parametrize("relative", [True, False])
+def test_a_bad_file_is_named(
+    text: str, parts: list[str], relative: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = Path("bad.py") if relative else tmp_path / "bad.py"
+    file.write_text(text)
+    with pytest.raises(PluginError) as caught:
+        load([file])
+    assert [p for p in [str(file), *parts] if p not in str(caught.value)] == []
+
+
+def test_a_mistake_in_another_file_gets_no_line_of_this_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "helper_of_bad.py").write_text("\n\n\ndef (:\n")
+    (tmp_path / "bad.py").write_text("import helper_of_bad\n")
+    with pytest.raises(PluginError, match=r"bad\.py, line 1 raises SyntaxError.*helper_of_bad"):
+        load([tmp_path / "bad.py"])
+
+
+def test_files_that_are_none(tmp_path: Path) -> None:
+    with pytest.raises(PluginError, match=r"gone\.py cannot be read: No such file"):
+        load([tmp_path / "gone.py"])
+    with pytest.raises(PluginError, match=r"cannot be read: Is a directory"):
+        load([tmp_path])
+    (tmp_path / "plugin.txt").write_text(GOOD)
+    with pytest.raises(PluginError, match=r"plugin\.txt is not a Python file.*\.py"):
+        load([tmp_path / "plugin.txt"])
+
+
+def test_a_file_twice_gives_equal_plugins(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(GOOD)
+
+    def read() -> tuple[Plugin[..., Any], str]:
+        found = load([file])
+        chosen = {"backbone": ["mynet"], "head": ["mine", "linear"]}
+        whole = Registry([*found, mynet])
+        return found.get("head", "mine"), space.make(whole, chosen, {}).fingerprint
+
+    (a, fingerprint), (b, again) = read(), read()
+    assert (a.origin, a.hyperparameters) == (b.origin, b.hyperparameters)
+    assert a.origin.startswith("file mine.py sha256:")
+    assert fingerprint == again
+    file.write_text(GOOD + "# changed")
+    assert read()[0].origin != a.origin
+
+
+def test_importing_a_plugin_file_changes_no_other_registry(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(GOOD)
+    assert "mine" in load([tmp_path / "mine.py"]).names("head")
+    assert "mine" not in load().names("head")
+
+
+def entries(monkeypatch: pytest.MonkeyPatch, *found: EntryPoint) -> None:
+    monkeypatch.setattr(registry, "entry_points", lambda group: found)
+
+
+def test_a_broken_package_is_listed_and_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "works_somehow.py").write_text(GOOD)
+    (tmp_path / "raises_always.py").write_text("raise RuntimeError('out of order')")
+    wanted = ("not_on_this_planet", "raises_always", "works_somehow")
+    entries(monkeypatch, *(EntryPoint(name, name, "autotl") for name in wanted))
+    found = load()
+    assert [(p.name, p.origin) for p in found] == [("mine", "works_somehow")]
+    assert [b.name for b in found.broken] == ["not_on_this_planet", "raises_always"]
+    assert "ModuleNotFoundError" in found.broken[0].reason
+    assert "raises_always cannot be imported: RuntimeError: out of order" in found.broken[1].reason
+
+
+def test_the_built_in_plugins_are_there() -> None:
+    found = load()
+    assert found.broken == ()
+    assert {p.origin for p in found} == {f"autotl {version('autotl')}"}
+    built_in = {kind: set(found.names(kind)) for kind in GIVEN}
+    assert built_in["backbone"] == {"timm"}
+    assert built_in["freeze"] >= {"linear_probe", "lp_ft", "full", "last_blocks", "gradual"}
+    assert built_in["head"] >= {"linear", "mlp", "cosine"}
+    assert built_in["augment"] >= {"none", "flip_crop", "rand_augment"}
+    assert built_in["optimizer"] >= {"adamw", "sgd"}
+    assert built_in["dataset"] >= {"folder", "csv", "npz", "sklearn"}
+    for plugin in found:
+        assert missing(plugin) == []
+        assert plugin.summary, f"{plugin.name} does not say what it is"
+
+
+def test_get_tells_near_names() -> None:
+    assert EVERY.get("head", "mlp") is mlp
+    for get in (EVERY.get, EVERY.untrained):
+        with pytest.raises(PluginError, match=r"no head .*'liner'.*did you mean 'linear'"):
+            get("head", "liner")
+        with pytest.raises(PluginError, match=r"no freeze .*'full'.*there are none"):
+            get("freeze", "full")
+        with pytest.raises(PluginError, match=r"'mynett'.*did you mean 'mynet'"):
+            get("backbone", "mynett")
+        with pytest.raises(PluginError, match="the zoo has no 'resnet18'"):
+            get("backbone", "resnet18")
+        with pytest.raises(PluginError, match="the zoo has no 'zoo'"):  # not: did you mean 'zoo'
+            get("backbone", "zoo")
+
+
+def test_a_member_comes_with_its_weights() -> None:
+    here = Path("weights")
+    assert EVERY.get("backbone", "net1", here).given["weights"] == Weights(f"found in {here}")
+    assert EVERY.untrained("backbone", "net1").given == {"name": "net1", "weights": None}
+    assert EVERY.untrained("backbone", "far").name == "far"
+    with pytest.raises(WeightsError, match="no weights of far"):
+        EVERY.get("backbone", "far")
+
+
+def test_select_by_patterns() -> None:
+    def selected(*patterns: str) -> list[str]:
+        found, out = EVERY.select("head", patterns)
+        assert out == []
+        return names(found)
+
+    assert selected("lin*") == ["linear", "linear_bare"]
+    assert selected("mlp", "lin*") == ["mlp", "linear", "linear_bare"]  # as they were asked for
+    assert selected("linear", "l[i]n*", "linear") == ["linear", "linear_bare"]
+    assert selected("m??") == ["mlp"]
+    assert names(EVERY.select("head")[0]) == ["linear", "linear_bare", "mlp"]
+    with pytest.raises(PluginError, match=r"no head fits 'conv\*'"):
+        EVERY.select("head", ["mlp", "conv*"])
+    with pytest.raises(PluginError, match=r"'mpl'.*did you mean 'mlp'"):
+        EVERY.select("head", ["mpl"])
+
+
+@pytest.mark.parametrize("patterns", [[], ["*"], ["lack*", "*king"]])
+def test_what_lacks_a_requirement_is_left_out(patterns: list[str]) -> None:
+    found, out = EVERY.select("head", patterns)
+    assert "lacking" not in names(found)
+    reason = "needs not-on-this-planet>=1: pip install 'not-on-this-planet>=1'"
+    assert out == [LeftOut("head", "lacking", reason)]
+
+
+def test_what_lacks_a_requirement_but_was_named_is_an_error() -> None:
+    with pytest.raises(PluginError, match=r"'lacking' needs not-on.*pip install 'not-on"):
+        EVERY.select("head", ["mlp", "lacking"])
+
+
+def test_of_a_family_its_default_members_are_chosen() -> None:
+    found, out = EVERY.select("backbone", (), Terms(Path("dir")))
+    assert names(found) == ["mynet", "net2", "net1"]
+    assert out == [LeftOut("backbone", "far", "no weights of far in dir")]
+    assert [p.family for p in found] == ["", "zoo", "zoo"]
+
+
+def test_patterns_go_to_plain_backbones_and_to_families() -> None:
+    assert names(EVERY.select("backbone", ["net?"])[0]) == ["net1", "net2"]
+    assert names(EVERY.select("backbone", ["net1.v2", "mynet"])[0]) == ["net1.v2", "mynet"]
+    assert names(EVERY.select("backbone", ["my*"])[0]) == ["mynet"]  # though the zoo has none
+    with pytest.raises(PluginError, match=r"the zoo has no 'x\*'"):
+        EVERY.select("backbone", ["x*"])
+
+
+def test_a_dataset_is_found_by_its_pattern(tmp_path: Path) -> None:
+    (tmp_path / "data.one").touch()
+    (tmp_path / "data.ONE").touch()
+    (tmp_path / "data.xyz").touch()
+    (tmp_path / "photos").mkdir()
+    assert EVERY.dataset(str(tmp_path)).name == "one"
+    assert EVERY.dataset(f"{tmp_path}/").name == "one"
+    assert EVERY.dataset(str(tmp_path / "data.one")).name == "one"
+    assert EVERY.dataset(str(tmp_path / "data.ONE")).name == "one"
+    assert EVERY.dataset("two:anything").name == "two"
+    own = dataset(name="own", matches=["*/photos/"])(one.function)
+    both = Registry([*EVERY, own])  # what is registered last is the user's
+    assert both.dataset(str(tmp_path / "photos")).name == "own"
+    assert both.dataset(str(tmp_path)).name == "one"
+    with pytest.raises(DataError, match=r"no dataset plugin reads .*xyz'.*\*/, \*\.One, two:\*"):
+        EVERY.dataset(str(tmp_path / "data.xyz"))
+    with pytest.raises(DataError, match="no dataset plugin reads 'three:x'"):
+        EVERY.dataset("three:x")
+    with pytest.raises(DataError, match=r"no file or folder .*photo'; did you mean 'photos'"):
+        EVERY.dataset(str(tmp_path / "photo"))
+    with pytest.raises(DataError, match="no file or folder"):
+        EVERY.dataset(str(tmp_path / "nowhere" / "photos"))
+
+
+def test_a_path_with_a_colon_is_a_path(tmp_path: Path) -> None:
+    (tmp_path / "two:photos").mkdir()
+    assert EVERY.dataset(str(tmp_path / "two:photos")).name == "one"
+
+
+@pytest.mark.parametrize(
+    ("requirement", "served"),
+    [
+        ("packaging", True),
+        ("Packaging>=20", True),
+        (f"packaging=={version('packaging')}", True),
+        ("packaging<1", False),
+        ("packaging>=20,!=" + version("packaging"), False),
+        ("not-on-this-planet", False),
+        ("not-on-this-planet; python_version < '3'", True),
+        ("not-on-this-planet; python_version > '3'", False),
+    ],
+)
+def test_missing_knows_versions(requirement: str, served: bool) -> None:
+    plugin = head(requires=["pytest", requirement])(lambda features: 0)
+    assert missing(plugin) == ([] if served else [requirement])
+
+
+def test_a_requirement_that_is_none_is_named() -> None:
+    with pytest.raises(PluginError, match=r"head plugin 'odd' .*'\?\? 1'.*peft>=0\.10"):
+        missing(head(name="odd", requires=["?? 1"])(lambda features: 0))
+
+
+def test_a_registry_with_files_loads_no_model_library(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(GOOD)
+    code = (
+        "import sys, autotl.registry as r; from pathlib import Path;"
+        "r.entry_points = lambda group: [];"
+        f"print(r.load([Path({str(tmp_path / 'mine.py')!r})]).names('head'));"
+        "assert not {'torch', 'optuna', 'numpy'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "['mine']\n"
