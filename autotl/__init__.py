@@ -23,13 +23,16 @@ from autotl.space.plugin import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from autotl.artifact.model_folder import Predictor
     from autotl.engine import Result
     from autotl.events import Listener
 
 __version__ = "0.1.0"
 
 
-def search(data: str | Path, watch: Listener | None = None, **options: Any) -> Result:
+def search(data: str | Path, listener: Listener | None = None, **options: Any) -> Result:
     """Search for the best transfer configuration: ``search("photos/", budget="10m")``.
 
     Args:
@@ -45,7 +48,24 @@ def search(data: str | Path, watch: Listener | None = None, **options: Any) -> R
     """
     from autotl import engine, events, study  # torch is loaded only when needed
 
-    return engine.run(study.configure(str(data), options), watch or events.ignore)
+    return engine.run(study.configure(str(data), options), listener or events.ignore)
+
+
+def load(folder: str | Path, plugin: Sequence[str | Path] = ()) -> Predictor:
+    """Load the model in a model folder: ``load("runs/photos/model").predict(["new.jpg"])``.
+
+    Args:
+        folder: The model folder that a search or ``autotl train`` wrote.
+        plugin: Python files with the plugins that the model was built from, if any.
+
+    Raises:
+        ArtifactError: The folder is incomplete, or a plugin that it needs is not available.
+        PluginError: A plugin file cannot be imported.
+    """
+    from autotl.artifact import model_folder
+    from autotl.space import registry
+
+    return model_folder.load(Path(folder), registry.load(Path(file) for file in plugin))
 
 
 __all__ = [
@@ -62,6 +82,7 @@ __all__ = [
     "dataset",
     "freeze",
     "head",
+    "load",
     "optimizer",
     "search",
 ]

@@ -17,7 +17,7 @@ from autotl.artifact import model_folder
 from autotl.data import Dataset
 from autotl.errors import AutoTLError, Incompatible, StoreError, StudyError
 from autotl.events import Listener, Note, Stage
-from autotl.frozen import Features
+from autotl.frozen import FeatureCache
 from autotl.models import Device
 from autotl.report import dashboard
 from autotl.scoring import metrics
@@ -26,7 +26,7 @@ from autotl.search.budget import Budget
 from autotl.search.trials import Trials
 from autotl.selection import finals
 from autotl.space import registry, space
-from autotl.space.registry import Registry, Terms
+from autotl.space.registry import BackboneCriteria, Registry
 from autotl.space.space import Choice, Space
 from autotl.store import Store, default_url, existing_url, without_passwords
 from autotl.study import DEFAULT_BUDGET, StudyConfig
@@ -67,7 +67,7 @@ class Result:
 
 def run(
     settings: StudyConfig,
-    watch: Listener = events.ignore,
+    listener: Listener = events.ignore,
     plugins: Registry | None = None,
     command: str = "",
     began: float | None = None,
@@ -97,31 +97,31 @@ def run(
     where = models.device(settings.device, settings.precision)
     store = Store(settings.storage or default_url(settings.out))
     resume.refuse_running(store, settings.name)
-    _announce(settings, store, budget, str(where), watch)
+    _announce(settings, store, budget, str(where), listener)
     interrupted = False
     with budget.stage("check"):
         first = (store.facts(settings.name) or {}).get("first_budget", budget.seconds)
         chosen = _space(settings, plugins, where, first)  # names come before any picture
-        dataset = _dataset(settings, plugins, watch)
+        dataset = _dataset(settings, plugins, listener)
         if not _asked(settings, "balance"):
             plain = chosen.without("balance")
             needless = _is_recipe(settings, plain) or _imbalance(dataset) <= UNEQUAL
             chosen = plain if needless else chosen
     with budget.stage("time"):
         chosen = _fast_enough(chosen, settings, store, where)
-    _tell_left_out(chosen, settings, watch)
+    _tell_left_out(chosen, settings, listener)
     _scorable(settings, dataset)
     parts = {name: len(dataset.indices(name)) for name in ("train", "validation", "test")}
     budget.refit = (parts["train"] + parts["validation"]) / parts["train"]
     _begin(settings, store, dataset, chosen, where, budget)
-    _write_data(settings, dataset, watch)
-    kept = Features(
+    _write_data(settings, dataset, listener)
+    kept = FeatureCache(
         settings.cache_size,
         settings.out / "cache",
-        say=lambda text: watch(Note(text, warning=True)),
+        say=lambda text: listener(Note(text, warning=True)),
     )
     with store.faults():
-        trials = Trials(settings, dataset, chosen, store, where, budget, watch, plugins, kept)
+        trials = Trials(settings, dataset, chosen, store, where, budget, listener, plugins, kept)
     try:
         with store.faults():
             _search(trials, budget)
@@ -140,7 +140,7 @@ def run(
 def _search(trials: Trials, budget: Budget) -> None:
     try:
         with budget.stage("search"):
-            trials.watch(Stage("searching"))
+            trials.listener(Stage("searching"))
             trials.run()
     except StoreError:
         raise
@@ -159,7 +159,7 @@ def _conclude(trials: Trials, state: str, command: str) -> dict[str, Any]:
         seconds=before + budget.spent,
         stages=budget.stages,
         command=without_passwords(command),
-        **trials.board.baselines(),
+        **trials.leaderboard.baselines(),
     )
     summary = report.write(store, settings.name, settings.folder)
     dashboard.annotate(store, settings.name, settings.folder, within=ANNOTATING)
@@ -172,11 +172,11 @@ def versions() -> dict[str, str]:
 
 
 def _announce(
-    settings: StudyConfig, store: Store, budget: Budget, device: str, watch: Listener
+    settings: StudyConfig, store: Store, budget: Budget, device: str, listener: Listener
 ) -> None:
-    done = [t for t in store.trials(settings.name) if t.end not in ("running", "interrupted")]
-    watch(
-        events.Started(
+    done = [t for t in store.trials(settings.name) if t.status not in ("running", "interrupted")]
+    listener(
+        events.SearchStarted(
             study=settings.name,
             metric=settings.metric,
             device=device,
@@ -188,27 +188,27 @@ def _announce(
     )
 
 
-def _dataset(settings: StudyConfig, plugins: Registry, watch: Listener) -> Dataset:
-    examples = plugins.dataset(settings.data).give({"source": settings.data}, {})
+def _dataset(settings: StudyConfig, plugins: Registry, listener: Listener) -> Dataset:
+    examples = plugins.dataset(settings.data).call({"source": settings.data}, {})
     dataset = data.check(
         examples,
         settings.data,
         seed=settings.seed,
         validation=settings.validation,
         test=settings.test,
-        progress=lambda what, done, total: watch(Stage(what, done, total)),
+        progress=lambda what, done, total: listener(Stage(what, done, total)),
     )
     return dataset
 
 
-def _write_data(settings: StudyConfig, dataset: Dataset, watch: Listener) -> None:
+def _write_data(settings: StudyConfig, dataset: Dataset, listener: Listener) -> None:
     """Write which picture went where, and what is wrong with which."""
     data.write_splits(dataset, settings.folder / "splits.csv")
     data.write_issues(dataset, settings.folder / "issues.csv")
     if dataset.issues:
         first = dataset.issues[0]
         text = f"{len(dataset.issues)} problems in the data are in {settings.folder}/issues.csv"
-        watch(Note(f"{text}; the first: {first.name}: {first.problem}", warning=True))
+        listener(Note(f"{text}; the first: {first.name}: {first.problem}", warning=True))
 
 
 def _scorable(settings: StudyConfig, dataset: Dataset) -> None:
@@ -230,16 +230,16 @@ def _space(settings: StudyConfig, plugins: Registry, where: Device, first: float
     ``first`` is the budget in seconds that the study was begun with: one that goes on with
     another keeps its backbones.
     """
-    terms = Terms(
+    terms = BackboneCriteria(
         weights=settings.weights,
         device=where.device.type,
         seconds=first,
         licences=settings.licence,
         max_parameters=settings.max_parameters,
     )
-    return space.make(
+    return space.build_space(
         plugins,
-        settings.wanted,
+        settings.requested,
         settings.space,
         terms,
         sizes=settings.image_size,
@@ -248,12 +248,12 @@ def _space(settings: StudyConfig, plugins: Registry, where: Device, first: float
 
 def _is_recipe(settings: StudyConfig, chosen: Space) -> bool:
     """Whether one configuration is trained once, as ``autotl train`` asks."""
-    return chosen.single and settings.trials == 1
+    return chosen.is_single and settings.trials == 1
 
 
 def _asked(settings: StudyConfig, kind: str) -> bool:
     """Whether plugins of a kind are wanted by name, or narrowed."""
-    return bool(settings.wanted.get(kind) or settings.space.get(kind))
+    return bool(settings.requested.get(kind) or settings.space.get(kind))
 
 
 def _imbalance(dataset: Dataset) -> float:
@@ -283,17 +283,17 @@ def _fast_enough(chosen: Space, settings: StudyConfig, store: Store, where: Devi
         times[plugin.name] = took
         if took > settings.max_latency:
             slow[plugin.name] = f"{took:.1f} ms for a picture, more than {settings.max_latency:g}"
-    return replace(chosen.leave_out("backbone", slow), latency=times)
+    return replace(chosen.exclude("backbone", slow), latency=times)
 
 
-def _tell_left_out(chosen: Space, settings: StudyConfig, watch: Listener) -> None:
+def _tell_left_out(chosen: Space, settings: StudyConfig, listener: Listener) -> None:
     """One line for each reason; a warning for what was asked for by name."""
     reasons: dict[tuple[str, str], list[str]] = {}
-    for left in chosen.left_out:
+    for left in chosen.excluded:
         reasons.setdefault((left.kind, left.reason), []).append(left.name)
     for (kind, reason), names in reasons.items():
-        named = kind == "module" or bool(set(names) & set(settings.wanted.get(kind, ())))
-        watch(Note(f"left out: {kind} {', '.join(names)} ({reason})", warning=named))
+        named = kind == "module" or bool(set(names) & set(settings.requested.get(kind, ())))
+        listener(Note(f"left out: {kind} {', '.join(names)} ({reason})", warning=named))
 
 
 def _begin(
@@ -336,13 +336,13 @@ def _begin(
             "skipped": dataset.skipped,
             "duplicates_across_splits": dataset.duplicates_across_splits,
         },
-        "validation_n": dataset.independent("validation"),
+        "validation_n": dataset.count_independent("validation"),
         "budget_seconds": budget.seconds,
         "first_budget": old.get("first_budget", budget.seconds),
         "device": str(where),
         "versions": versions(),
         "issues": [vars(issue) for issue in dataset.issues],
-        "left_out": [vars(left) for left in chosen.left_out],
+        "left_out": [vars(left) for left in chosen.excluded],
         "latency": chosen.latency,
         "sampler": "TPESampler(multivariate=True, group=True, gamma=0.25, prior_weight=8)",
         "pruner": "WorstTenthPruner(kind='freeze', worst=0.1, fewest=3)",

@@ -9,7 +9,7 @@
     ├── StudyError      a study file, or an option that does not fit the study
     ├── StoreError      the database or the run folder
     └── ArtifactError   a model folder
-    TrialEnd            why a trial ends before its last epoch: a signal, not a fault of the program
+    TrialStopped          why a trial ends before its last epoch: a signal, not a fault of the program
     ├── Incompatible    raised by a plugin that cannot work with the others chosen
     ├── Diverged        the loss is no longer a number
     ├── OutOfMemory     not even one picture at a time fits on the device
@@ -50,34 +50,34 @@ class ArtifactError(AutoTLError):
     """A model folder is incomplete or does not fit this installation."""
 
 
-class TrialEnd(Exception):
-    """Ends one trial, never the search; ``end`` is what the trial is filed as."""
+class TrialStopped(Exception):
+    """Ends one trial, never the search; ``status`` is what the trial is filed as."""
 
-    end = "failed"
+    status = "failed"
 
 
-class Incompatible(TrialEnd):
+class Incompatible(TrialStopped):
     """Raised by a plugin that cannot work with the others chosen, with the reason."""
 
-    end = "incompatible"
+    status = "incompatible"
 
 
-class Diverged(TrialEnd):
+class Diverged(TrialStopped):
     """The training loss is not a finite number."""
 
-    end = "diverged"
+    status = "diverged"
 
 
-class OutOfMemory(TrialEnd):
+class OutOfMemory(TrialStopped):
     """Not even a micro-batch of one picture fits on the device."""
 
-    end = "out_of_memory"
+    status = "out_of_memory"
 
 
-class OutOfTime(TrialEnd):
+class OutOfTime(TrialStopped):
     """The deadline passed inside an epoch, or the trial could not finish before it."""
 
-    end = "out_of_time"
+    status = "out_of_time"
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:

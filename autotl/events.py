@@ -8,7 +8,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Started:
+class SearchStarted:
     """The search begins.
 
     ``deadline`` is a reading of ``time.monotonic`` (seconds) or None; ``trials`` the limit or None;
@@ -51,12 +51,12 @@ class TrialStarted:
 
 
 @dataclass(frozen=True)
-class Step:
+class StepCompleted:
     """A step of training or of computing features is over: nothing to show, a place to stop."""
 
 
 @dataclass(frozen=True)
-class EpochEnded:
+class EpochCompleted:
     """An epoch of the current trial is over; the fields are those of ``finetune.Epoch``."""
 
     number: int
@@ -68,17 +68,17 @@ class EpochEnded:
 
 
 @dataclass(frozen=True)
-class TrialEnded:
-    """A trial is over: ``end`` is what it was filed as, ``reason`` why, empty for ``complete``."""
+class TrialFinished:
+    """A trial is over: ``status`` is what it was filed as, ``reason`` why, empty for ``complete``."""
 
     number: int
-    end: str
+    status: str
     reason: str
     score: float | None
     seconds: float
 
 
-Event = Started | Stage | Note | TrialStarted | Step | EpochEnded | TrialEnded
+Event = SearchStarted | Stage | Note | TrialStarted | StepCompleted | EpochCompleted | TrialFinished
 Listener = Callable[[Event], None]
 
 

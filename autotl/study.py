@@ -13,18 +13,18 @@ import tomli_w
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from autotl.errors import StudyError, did_you_mean
-from autotl.space.plugin import OPTIONAL, SEARCHED
+from autotl.space.plugin import OPTIONAL_KINDS, SEARCHED_KINDS
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
-def seconds(text: str | float) -> float:
+def parse_duration(text: str | float) -> float:
     """A time span in seconds: ``90``, ``"90s"``, ``"10m"``, ``"1h30m"``.
 
     Raises:
         StudyError: The text is no time span, or not longer than nothing.
 
-    >>> seconds("1h30m")
+    >>> parse_duration("1h30m")
     5400.0
     """
     plain = str(text).strip().lower()
@@ -39,7 +39,7 @@ def seconds(text: str | float) -> float:
 
 def _seconds(value: Any) -> Any:
     try:
-        return None if value is None else seconds(value)
+        return None if value is None else parse_duration(value)
     except StudyError as error:
         raise ValueError(str(error)) from None
 
@@ -144,9 +144,9 @@ class StudyConfig(BaseModel):
         return self.image_size[0] if len(self.image_size) == 1 else None
 
     @property
-    def wanted(self) -> dict[str, tuple[str, ...]]:
+    def requested(self) -> dict[str, tuple[str, ...]]:
         """The names or patterns asked for, by kind of plugin."""
-        return {kind: getattr(self, kind) for kind in SEARCHED}
+        return {kind: getattr(self, kind) for kind in SEARCHED_KINDS}
 
     @property
     def folder(self) -> Path:
@@ -202,7 +202,7 @@ def _validated(values: dict[str, Any], where: str) -> StudyConfig:
         first = error.errors()[0]
         # The place in a list says nothing to people.
         name = ".".join(str(part) for part in first["loc"] if not isinstance(part, int))
-        if name in SEARCHED and isinstance(first["input"], dict):
+        if name in SEARCHED_KINDS and isinstance(first["input"], dict):
             use = f"autotl train {shlex.quote(where)}"
             raise StudyError(f"{where} is a recipe; use: {use}") from None
         if first["type"] == "extra_forbidden":
@@ -233,7 +233,7 @@ def write_recipe(
     path.write_text(f"# Train it again: autotl train {path.name} DATA\n{one}{text}")
 
 
-def rerun(path: Path, source: str | None, options: Mapping[str, Any]) -> StudyConfig:
+def configure_recipe(path: Path, source: str | None, options: Mapping[str, Any]) -> StudyConfig:
     """The study that has one trial only: the recipe's.
 
     Args:
@@ -245,9 +245,9 @@ def rerun(path: Path, source: str | None, options: Mapping[str, Any]) -> StudyCo
         StudyError: The file is no recipe, or an option is wrong.
     """
     values = _read(path)
-    config = {kind: values.pop(kind, None) for kind in SEARCHED}
+    config = {kind: values.pop(kind, None) for kind in SEARCHED_KINDS}
     for kind, chosen in list(config.items()):
-        if chosen is None and kind in OPTIONAL:
+        if chosen is None and kind in OPTIONAL_KINDS:
             del config[kind]
             continue
         if not isinstance(chosen, dict) or len(chosen) != 1:

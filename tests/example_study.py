@@ -132,7 +132,7 @@ def opening(score: float = 0.9222, **changes: Any) -> dict[str, Any]:
         matrix[i][i] = n
         matrix[i][(i + 1) % size] += (each - n + 1) // 2
         matrix[i][(i + 2) % size] += (each - n) // 2
-    low, high = metrics.wilson(score, 180)
+    low, high = metrics.wilson_interval(score, 180)
     known = {
         "score": score,
         "low": low,
@@ -140,7 +140,7 @@ def opening(score: float = 0.9222, **changes: Any) -> dict[str, Any]:
         "n": 180,
         "ms_per_item": 2.5,
         "parameters": 3_700_001,
-        "learned_parameters": 1_200_001,
+        "trained_parameters": 1_200_001,
         "per_class": [
             {"class": name, "n": each, "score": n / each}
             for name, n in zip(CLASSES, right, strict=True)
@@ -178,7 +178,7 @@ def add_trial(
     why = ("" if end == "complete" else f"why {end}") if reason is None else reason
     if end != "running":
         store.end_trial(study, number, end, reason=why, score=score, seconds=seconds)
-    sizes = {"parameters": 3_400_000, "learned_parameters": 1000}
+    sizes = {"parameters": 3_400_000, "trained_parameters": 1000}
     begun = started or NOW + timedelta(seconds=15 * number)
     store.update_trial(study, number, **{**sizes, **columns}, started=begun)
     if measured:
@@ -220,7 +220,7 @@ def write(store: Store, trials: int = 24, finals: bool = True, study: str = "bir
             store, number, value if complete else None, end, study=study, chosen=plugins,
             epochs=epochs, scores=() if end == "failed" else curve, seconds=seconds, started=begin,
             reason=reasons.get(end, ""), parameters=PARAMETERS[backbone],
-            learned_parameters=8_000 if freeze == "linear_probe" else PARAMETERS[backbone] // 3,
+            trained_parameters=8_000 if freeze == "linear_probe" else PARAMETERS[backbone] // 3,
             measured={
                 "costs": {
                     "forward_ms": MILLISECONDS[backbone] * 0.9,

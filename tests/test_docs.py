@@ -15,7 +15,7 @@ from images import plugin
 from autotl import study
 from autotl.cli import main
 from autotl.space import registry, space
-from autotl.space.plugin import GIVEN, Plugin
+from autotl.space.plugin import GIVEN_ARGUMENTS, Plugin
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -79,9 +79,9 @@ def test_the_readmes_study_file_is_valid(tmp_path: Path) -> None:
     [block] = blocks(README, "toml")
     (tmp_path / "my_study.toml").write_text(block)
     settings = study.configure(str(tmp_path / "my_study.toml"), {})
-    chosen = {**settings.wanted, "backbone": ["tiny"]}
+    chosen = {**settings.requested, "backbone": ["tiny"]}
     plugins = registry.load([plugin(tmp_path)])
-    flat = space.make(plugins, chosen, settings.space).describe()
+    flat = space.build_space(plugins, chosen, settings.space).describe()
     assert flat["freeze.last_blocks.share"] == "0.3 to 0.7"
     assert flat["head.mlp.depth"] == "1"
 
@@ -99,12 +99,12 @@ def test_the_readmes_plugin_works_as_it_stands() -> None:
     mlp = names["mlp"]
     assert isinstance(mlp, Plugin)
     for params in (mlp.defaults, {**mlp.defaults, "depth": 0}):
-        head = mlp.give({"features": 8, "classes": 3}, params)
+        head = mlp.call({"features": 8, "classes": 3}, params)
         assert list(head.parameters())[-1].shape == (3,)
 
 
 def test_every_kind_of_plugin_is_in_the_readme() -> None:
-    for kind in GIVEN:
+    for kind in GIVEN_ARGUMENTS:
         assert f"| `@{kind}` |" in README
 
 

@@ -17,9 +17,9 @@ from images import FAST, photos, plugin, rows
 import autotl
 from autotl import data, engine, events, models, report, study, training
 from autotl.errors import DataError, PluginError, StoreError, StudyError
-from autotl.events import EpochEnded, Event, Note, TrialEnded
+from autotl.events import EpochCompleted, Event, Note, TrialFinished
 from autotl.search import warm_start
-from autotl.search.leaderboard import Board
+from autotl.search.leaderboard import Leaderboard
 from autotl.space import registry, space
 from autotl.store import Store
 
@@ -45,10 +45,10 @@ def test_a_search_finds_refits_tests_and_hands_over(settings: Make, tmp_path: Pa
     assert summary["baselines"]["linear_probe"]["trial"] == 0
     assert summary["baselines"]["default_recipe"]["trial"] in (1, 2, 3, 4)
     # the winner is the best of the complete trials
-    scores = {r.number: r.score for r in rows(settings()) if r.end == "complete"}
+    scores = {r.number: r.score for r in rows(settings()) if r.status == "complete"}
     assert scores[summary["best"]["trial"]] == max(scores.values())
     # every epoch was shown, kept and reported to Optuna
-    epochs = [e for e in events if isinstance(e, EpochEnded)]
+    epochs = [e for e in events if isinstance(e, EpochCompleted)]
     loaded = optuna.load_study(study_name="photos", storage=f"sqlite:///{tmp_path}/runs/autotl.db")
     reported = [len(t.intermediate_values) for t in loaded.trials]
     assert sum(reported) == len(epochs) >= 6
@@ -64,7 +64,7 @@ def test_the_same_command_goes_on(settings: Make) -> None:
     assert whole.summary["best"]["config"] == parts.summary["best"]["config"]
     notes: list[Event] = []
     again = engine.run(settings(study="parts", trials=6), notes.append)
-    assert not [e for e in notes if isinstance(e, TrialEnded)]
+    assert not [e for e in notes if isinstance(e, TrialFinished)]
     assert [e.text for e in notes if isinstance(e, Note)][-1].endswith("its model stands")
     assert again.summary["test"] == parts.summary["test"]
     assert len(Store(f"sqlite:///{settings().out}/autotl.db").tests("parts")) <= 2
@@ -110,7 +110,7 @@ def test_a_study_grows_and_shrinks_with_all_its_trials(settings: Make) -> None:
         "last_blocks",
     }
     assert "mlp" not in {name for r in after[4:] for name in r.config["head"]}
-    scores = {r.number: r.score for r in after if r.end == "complete"}
+    scores = {r.number: r.score for r in after if r.status == "complete"}
     assert grown.summary["best"]["validation"]["mean"] == max(scores.values())
     # a winner that the space no longer knows can still be refitted
     [head] = grown.summary["best"]["config"]["head"]
@@ -208,7 +208,7 @@ def test_backbones_that_are_too_slow_are_left_out_and_stay_so(
 
 
 def test_latency_is_measured() -> None:
-    plugin = registry.load([]).untrained("backbone", "test_resnet")
+    plugin = registry.load([]).without_weights("backbone", "test_resnet")
     where = models.device("cpu", "float32")
     small, large = (training.latency(space.Choice(plugin, {}), size, where) for size in (64, 320))
     assert 0 < small < large
@@ -249,7 +249,7 @@ def test_several_sizes_are_searched(settings: Make) -> None:
     about = json.loads((result.folder / "model" / "config.json").read_text())
     assert about["input"]["size"] == chosen
     options = {"out": result.folder.parent, "plugin": [file], "device": "cpu"}
-    again = engine.run(study.rerun(result.folder / "recipe.toml", None, options))
+    again = engine.run(study.configure_recipe(result.folder / "recipe.toml", None, options))
     assert again.summary["best"]["config"] == result.summary["best"]["config"]
 
 
@@ -257,13 +257,13 @@ def test_a_study_that_goes_on_with_another_budget_keeps_its_backbones(
     settings: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     meant: list[float | None] = []
-    make = space.make
+    make = space.build_space
 
     def made(plugins: Any, wanted: Any, narrow: Any, terms: Any, **rest: Any) -> Any:
         meant.append(terms.seconds)
         return make(plugins, wanted, narrow, terms, **rest)
 
-    monkeypatch.setattr(space, "make", made)
+    monkeypatch.setattr(space, "build_space", made)
     for budget in (60.0, 90.0):
         engine.run(settings(budget=budget, trials=1))
     assert meant == [60.0, 60.0]
@@ -276,7 +276,7 @@ def test_the_recipe_knows_the_folder_of_weights(
     Path("mine").mkdir()
     result = engine.run(settings(trials=1, weights=Path("mine")))
     recipe = result.folder / "recipe.toml"
-    assert study.rerun(recipe, None, {}).weights == tmp_path / "mine"
+    assert study.configure_recipe(recipe, None, {}).weights == tmp_path / "mine"
 
 
 def test_no_password_is_in_the_report(settings: Make) -> None:
@@ -294,14 +294,14 @@ def test_another_recipe_is_another_study(settings: Make) -> None:
     recipe = result.folder / "recipe.toml"
     notes: list[Event] = []
     for _ in range(2):
-        engine.run(study.rerun(recipe, None, options), notes.append)
+        engine.run(study.configure_recipe(recipe, None, options), notes.append)
     assert any("its model stands" in e.text for e in notes if isinstance(e, Note))
     recipe.write_text(recipe.read_text().replace("lr = 0.003", "lr = 0.02"))
     with pytest.raises(
         StudyError, match=r"another recipe.*autotl studies delete photos-again --out"
     ):
-        engine.run(study.rerun(recipe, None, options))
-    again = engine.run(study.rerun(recipe, None, {**options, "study": "other"}))
+        engine.run(study.configure_recipe(recipe, None, options))
+    again = engine.run(study.configure_recipe(recipe, None, {**options, "study": "other"}))
     assert again.summary["best"]["config"]["freeze"] == {"linear_probe": {"lr": 0.02}}
 
 
@@ -344,7 +344,7 @@ def test_an_error_in_a_search_loses_no_trial(
 def test_without_finals_too_the_cheap_is_preferred(
     settings: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Board, "contest", lambda *_: ([], 0))
+    monkeypatch.setattr(Leaderboard, "contest", lambda *_: ([], 0))
     made = {"freeze": ["linear_probe"], "head": ["linear", "mlp"], "trials": 8}
     result = engine.run(settings(**made, prefer="cheap"))
     assert result.summary["finals"] is None

@@ -7,7 +7,7 @@ import inspect
 import pytest
 
 from autotl import errors
-from autotl.errors import AutoTLError, TrialEnd, did_you_mean
+from autotl.errors import AutoTLError, TrialStopped, did_you_mean
 
 CLASSES = [
     c for _, c in inspect.getmembers(errors, inspect.isclass) if c.__module__ == "autotl.errors"
@@ -16,7 +16,7 @@ CLASSES = [
 
 def test_every_error_is_in_exactly_one_of_the_two_trees() -> None:
     for error in CLASSES:
-        assert issubclass(error, AutoTLError) != issubclass(error, TrialEnd), error
+        assert issubclass(error, AutoTLError) != issubclass(error, TrialStopped), error
 
 
 def test_the_tree_in_the_docstring_is_the_one_in_the_code() -> None:
@@ -26,9 +26,9 @@ def test_the_tree_in_the_docstring_is_the_one_in_the_code() -> None:
 
 
 def test_trials_end_in_different_ways() -> None:
-    ends = [c.end for c in CLASSES if issubclass(c, TrialEnd)]
+    ends = [c.status for c in CLASSES if issubclass(c, TrialStopped)]
     assert len(set(ends)) == len(ends)
-    assert TrialEnd.end == "failed"
+    assert TrialStopped.status == "failed"
 
 
 @pytest.mark.parametrize(

@@ -37,9 +37,9 @@ def test_what_is_offered_is_sorted_and_there() -> None:
 
 
 def test_an_author_finds_a_decorator_for_every_kind() -> None:
-    from autotl.space.plugin import GIVEN
+    from autotl.space.plugin import GIVEN_ARGUMENTS
 
-    assert set(GIVEN) <= set(autotl.__all__)
+    assert set(GIVEN_ARGUMENTS) <= set(autotl.__all__)
 
 
 def test_an_installed_copy_has_every_room_and_file() -> None:

@@ -53,7 +53,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {  # room: (rooms it may import,
         | {"search", "selection", "space", "store", "study", "training"},
         {"numpy"},
     ),
-    "__init__": ({"engine", "errors", "events", "models", "search", "space", "study"}, set()),
+    "__init__": ({"artifact", "engine", "errors", "events", "search", "space", "study"}, set()),
     "cli": (
         {"artifact", "data", "engine", "errors", "evaluation", "events", "models", "report"}
         | {"scoring", "space", "store", "study", "testing"},

@@ -13,7 +13,7 @@ from autotl import backbone, study
 from autotl.errors import StudyError
 from autotl.space import registry, space
 from autotl.space.registry import Registry
-from autotl.study import StudyConfig, configure, rerun, seconds, write_recipe
+from autotl.study import StudyConfig, configure, configure_recipe, parse_duration, write_recipe
 
 
 @backbone
@@ -36,19 +36,19 @@ def tiny() -> None: ...
     ],
 )
 def test_time_spans(text: str | float, span: float) -> None:
-    assert seconds(text) == span
+    assert parse_duration(text) == span
 
 
 @pytest.mark.parametrize("text", ["", "m", "ten", "10x", "1h 30m", "-5", -5, "1e3", "nan", True])
 def test_what_is_no_time_span(text: Any) -> None:
     with pytest.raises(StudyError, match="no time span; write 90s, 10m, 1h30m or 2d"):
-        seconds(text)
+        parse_duration(text)
 
 
 @pytest.mark.parametrize("text", ["0", 0, "0m", "0h0m"])
 def test_no_time_at_all(text: Any) -> None:
     with pytest.raises(StudyError, match="leaves no time; write 90s"):
-        seconds(text)
+        parse_duration(text)
 
 
 @pytest.mark.parametrize(
@@ -68,8 +68,8 @@ def test_what_is_no_size(text: str) -> None:
 def test_options_come_as_they_are() -> None:
     found = configure("photos/", {"budget": "10m", "trials": 3, "backbone": "resnet*"})
     assert (found.data, found.budget, found.trials) == ("photos/", 600.0, 3)
-    assert found.wanted["backbone"] == ("resnet*",)
-    assert found.wanted["head"] == ()
+    assert found.requested["backbone"] == ("resnet*",)
+    assert found.requested["head"] == ()
     assert found.folder == Path("runs/photos")
     assert configure("photos/", {"out": "here", "study": "x"}).folder == Path("here/x")
 
@@ -210,7 +210,7 @@ TRAINING = {"metric": "auroc", "seed": 3, "batch_size": 8, "epochs": 5}
 
 @pytest.fixture
 def recipe(tmp_path: Path) -> Path:
-    whole = space.make(PLUGINS, {"backbone": ["tiny"]}, {}).without("balance")
+    whole = space.build_space(PLUGINS, {"backbone": ["tiny"]}, {}).without("balance")
     config = space.to_json(whole.suggest(optuna.trial.FixedTrial(CHOSEN)))
     path = tmp_path / "best" / "recipe.toml"
     path.parent.mkdir()
@@ -220,8 +220,8 @@ def recipe(tmp_path: Path) -> Path:
 
 
 def test_a_recipe_is_rerun_as_it_is(recipe: Path) -> None:
-    settings = rerun(recipe, None, {})
-    again = space.make(PLUGINS, settings.wanted, settings.space).without("balance")
+    settings = configure_recipe(recipe, None, {})
+    again = space.build_space(PLUGINS, settings.requested, settings.space).without("balance")
     assert again.defaults() == CHOSEN
     assert all(len(plugins) == 1 for plugins in again.plugins.values())
     assert settings.trials == 1
@@ -233,7 +233,9 @@ def test_a_recipe_is_rerun_as_it_is(recipe: Path) -> None:
 
 
 def test_a_recipe_for_other_data_and_with_other_settings(recipe: Path) -> None:
-    settings = rerun(recipe, "others/", {"out": Path("there"), "study": "mine", "seed": 4})
+    settings = configure_recipe(
+        recipe, "others/", {"out": Path("there"), "study": "mine", "seed": 4}
+    )
     assert (settings.data, settings.seed, settings.metric) == ("others/", 4, "auroc")
     assert settings.folder == Path("there/mine")
 
@@ -259,19 +261,19 @@ def test_a_file_that_is_no_recipe(text: str, tmp_path: Path) -> None:
     file = tmp_path / "r.toml"
     file.write_text(text)
     with pytest.raises(StudyError, match=r"r\.toml is no recipe: it needs one table \[\w+\.NAME\]"):
-        rerun(file, "x", {})
+        configure_recipe(file, "x", {})
 
 
 def test_a_recipe_that_is_not_there_or_knows_too_much(recipe: Path) -> None:
     with pytest.raises(StudyError, match=r"recip\.toml cannot be read.*'recipe\.toml'"):
-        rerun(recipe.with_name("recip.toml"), None, {})
+        configure_recipe(recipe.with_name("recip.toml"), None, {})
     recipe.write_text("epoch = 3\n" + recipe.read_text())
     with pytest.raises(StudyError, match=r"recipe\.toml: 'epoch' is no option.*'epochs'"):
-        rerun(recipe, None, {})
+        configure_recipe(recipe, None, {})
 
 
 def test_the_default_budget_is_ten_minutes() -> None:
-    assert seconds("10m") == study.DEFAULT_BUDGET
+    assert parse_duration("10m") == study.DEFAULT_BUDGET
 
 
 @pytest.mark.parametrize(

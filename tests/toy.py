@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from autotl import Example, backbone
-from autotl.frozen import Features
-from autotl.models import Model, build
+from autotl.frozen import FeatureCache
+from autotl.models import Model, build_model
 from autotl.space import registry
-from autotl.space.plugin import SEARCHED
+from autotl.space.plugin import SEARCHED_KINDS
 from autotl.space.registry import AnyPlugin
 from autotl.space.space import Choice, Config
 from autotl.testing import toy as toys
@@ -48,19 +48,19 @@ def config(**chosen: Chosen) -> Config:
     plain: dict[str, Chosen] = {"backbone": toy, "freeze": "linear_probe", "augment": "none"}
     plain |= {"head": ("linear", {"dropout": 0.0}), "optimizer": "adamw"}
     both = plain | chosen
-    return {kind: _choice(kind, both[kind]) for kind in SEARCHED if kind in both}
+    return {kind: _choice(kind, both[kind]) for kind in SEARCHED_KINDS if kind in both}
 
 
 def _choice(kind: str, chosen: Chosen) -> Choice:
     plugin, values = chosen if isinstance(chosen, tuple) else (chosen, {})
     if isinstance(plugin, str):
-        plugin = REGISTRY.untrained(kind, plugin)
+        plugin = REGISTRY.without_weights(kind, plugin)
     return Choice(plugin, {**plugin.defaults, **values})
 
 
 def model(seed: int = 0, size: int | None = None, **chosen: Chosen) -> Model:
     """The network of ``config(**chosen)`` for the three colours, on the CPU in float32."""
-    return build(config(**chosen), len(COLOURS), size, CPU, seed)
+    return build_model(config(**chosen), len(COLOURS), size, CPU, seed)
 
 
 def task(epochs: int = 2, **changes: Any) -> Task:
@@ -76,6 +76,6 @@ def task(epochs: int = 2, **changes: Any) -> Task:
         "epochs": epochs,
         "score": accuracy,
         "where": CPU,
-        "kept": Features(),
+        "cache": FeatureCache(),
     }
     return Task(**(standard | changes))

@@ -42,7 +42,7 @@ from autotl.models.ensemble import Ensemble
 from autotl.space import registry, space
 from autotl.space.registry import Registry
 from autotl.space.space import Config
-from autotl.training.predict import in_halves
+from autotl.training.predict import halve_when_out_of_memory
 
 SCHEMA = 1
 BATCH = 32
@@ -154,7 +154,7 @@ class Predictor:
         tensor = torch.from_numpy(images).to(self.where.device).permute(0, 3, 1, 2)
         try:
             with torch.inference_mode():
-                logits = in_halves(self.network, tensor).float()
+                logits = halve_when_out_of_memory(self.network, tensor).float()
         except OutOfMemory as error:
             raise ArtifactError(f"{error}; choose another with --device cpu") from None
         return training.probabilities(logits / self.temperature)
@@ -255,12 +255,12 @@ def _network(
             f"{folder} was made with plugins from {made}: {error}; a file of plugins is given "
             "with --plugin"
         ) from None
-    built = models.build(config, classes, about["input"]["size"], where)
+    built = models.build_model(config, classes, about["input"]["size"], where)
     expects: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value
         for key, value in about["input"].items()
     }
-    return Model(built.backbone, built.head, models.Input(**expects), built.takes)
+    return Model(built.backbone, built.head, models.InputSpec(**expects), built.takes)
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
@@ -285,7 +285,7 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         raise ArtifactError(f"{folder} was written by another version of autotl; upgrade autotl")
     if lacks := [key for key in ("backbone", "head", "classes", "input") if not about.get(key)]:
         raise ArtifactError(f"{folder} is damaged: config.json has no {lacks[0]!r}; copy it again")
-    needed = {field.name for field in fields(models.Input)}
+    needed = {field.name for field in fields(models.InputSpec)}
     for part in about.get("members") or [about]:
         if not isinstance(part.get("input"), dict) or part["input"].keys() != needed:
             raise ArtifactError(f"{folder} is damaged: the 'input' of config.json; copy it again")

@@ -28,7 +28,7 @@ class Span(click.ParamType[float]):
         from autotl import study
 
         try:
-            return study.seconds(value)
+            return study.parse_duration(value)
         except StudyError as error:
             self.fail(str(error), param, ctx)
 

@@ -25,13 +25,13 @@ from rich.table import Table
 from rich.text import Text
 
 from autotl.events import (
-    EpochEnded,
+    EpochCompleted,
     Event,
     Listener,
     Note,
+    SearchStarted,
     Stage,
-    Started,
-    TrialEnded,
+    TrialFinished,
     TrialStarted,
 )
 from autotl.report import answer, backbone_costs, chosen
@@ -113,8 +113,8 @@ def show_trials(metric: str, rows: Sequence[TrialRow]) -> None:
     """
     console = _console(sys.stdout)
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for name in ("trial", "end", metric, "epochs", "seconds"):
-        table.add_column(name, justify="left" if name == "end" else "right", no_wrap=True)
+    for name in ("trial", "status", metric, "epochs", "seconds"):
+        table.add_column(name, justify="left" if name == "status" else "right", no_wrap=True)
     table.add_column("recipe, and why it ended", overflow="fold")
     for row in rows:
         recipe = Text(_clean(recipe_line(row.config)))
@@ -122,7 +122,7 @@ def show_trials(metric: str, rows: Sequence[TrialRow]) -> None:
             recipe.append("\n" if console.is_terminal else "  ").append(_clean(row.reason), "dim")
         score = "" if row.score is None else f"{row.score:.4f}"
         numbers = (score, str(row.epochs), f"{row.seconds:.1f}")
-        table.add_row(str(row.number), row.end.replace("_", " "), *numbers, recipe)
+        table.add_row(str(row.number), row.status.replace("_", " "), *numbers, recipe)
     _print_whole(console, table)
     if costs := backbone_costs(rows):
         _print_whole(console, _costs(costs))
@@ -188,7 +188,7 @@ class _Lines:
 
     def __call__(self, event: Event) -> None:
         match event:
-            case Started():
+            case SearchStarted():
                 self.metric = event.metric
                 budget = "" if event.budget is None else f", {_clock(event.budget)} budget"
                 before = f", {event.done} trials before" if event.done else ""
@@ -200,7 +200,7 @@ class _Lines:
                 self._say(f"warning: {event.text}" if event.warning else event.text)
             case TrialStarted():
                 self.trial = event
-            case TrialEnded():
+            case TrialFinished():
                 parts = [*_ended(event, self.metric), recipe_line(_config(self.trial, event))]
                 self._say("  ".join(part for part in (*parts, event.reason) if part))
 
@@ -214,16 +214,16 @@ class _Panel:
     def __init__(self, console: Console) -> None:
         self.console = console
         self.began = time.monotonic()
-        self.started = Started("", "", "", None, None, None, 0)
+        self.started = SearchStarted("", "", "", None, None, None, 0)
         self.stage: Stage | None = None
         self.trial: TrialStarted | None = None
         self.scores: list[float] = []
         self.ends: Counter[str] = Counter()
-        self.best: tuple[TrialEnded, dict[str, Any]] | None = None
+        self.best: tuple[TrialFinished, dict[str, Any]] | None = None
 
     def __call__(self, event: Event) -> None:
         match event:
-            case Started():
+            case SearchStarted():
                 self.started = event
             case Stage():
                 self.stage = event
@@ -232,25 +232,25 @@ class _Panel:
                 self.console.print(Text(_clean(text), "yellow" if event.warning else ""))
             case TrialStarted():
                 self.stage, self.trial, self.scores = None, event, []
-            case EpochEnded():
+            case EpochCompleted():
                 self.scores.append(event.score)
-            case TrialEnded():
+            case TrialFinished():
                 self._end(event)
 
-    def _end(self, event: TrialEnded) -> None:
+    def _end(self, event: TrialFinished) -> None:
         config = _config(self.trial, event)
         group = {"complete": "complete", "pruned": "pruned", "out_of_time": "pruned"}
-        self.ends[group.get(event.end, "failed")] += 1
-        better = event.end == "complete" and self._better(event)
+        self.ends[group.get(event.status, "failed")] += 1
+        better = event.status == "complete" and self._better(event)
         if better:
             self.best = event, config
         line = Text("  ".join(_ended(event)), "bold" if better else "")
         line.append(f"  {_clean(recipe_line(config, values=False))}", "not bold dim")
         self.console.print(line, no_wrap=True, overflow="ellipsis")
-        if event.end not in group:
+        if event.status not in group:
             self.console.print(Text(f"  {_clean(event.reason)}", "red"))
 
-    def _better(self, event: TrialEnded) -> bool:
+    def _better(self, event: TrialFinished) -> bool:
         if event.score is None or self.best is None or self.best[0].score is None:
             return event.score is not None
         return metrics.get(self.metric).better(event.score, self.best[0].score)
@@ -361,14 +361,14 @@ def _bar(done: float, total: float, text: str) -> RenderableType:
     return row
 
 
-def _config(trial: TrialStarted | None, event: TrialEnded) -> dict[str, Any]:
+def _config(trial: TrialStarted | None, event: TrialFinished) -> dict[str, Any]:
     """That of the trial that ended; one that could not even be built was never started."""
     return trial.config if trial and trial.number == event.number else {}
 
 
-def _ended(event: TrialEnded, metric: str = "") -> list[str]:
+def _ended(event: TrialFinished, metric: str = "") -> list[str]:
     score = [] if event.score is None else [f"{metric} {event.score:.4f}".strip()]
-    return [f"trial {event.number}", event.end, *score, f"{event.seconds:.1f} s"]
+    return [f"trial {event.number}", event.status, *score, f"{event.seconds:.1f} s"]
 
 
 def _finalists(metric: str, finals: Mapping[str, Any]) -> Table:

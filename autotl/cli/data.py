@@ -22,7 +22,7 @@ def check_data(source: str, plugin: tuple[Path, ...]) -> None:
     from autotl import data as rooms
     from autotl.space import registry
 
-    examples = registry.load(plugin).dataset(source).give({"source": source}, {})
+    examples = registry.load(plugin).dataset(source).call({"source": source}, {})
     dataset = rooms.check(examples, source)
     for issue in dataset.issues:
         click.echo(legible(f"{issue.name}: {issue.problem} ({issue.action})"))

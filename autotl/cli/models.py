@@ -55,7 +55,7 @@ _SUFFIXES = ", ".join(SUFFIXES)
 
 def examples(source: str, plugins: Registry) -> list[Example]:
     """What a dataset plugin makes of ``source``."""
-    found: list[Example] = list(plugins.dataset(source).give({"source": source}, {}))
+    found: list[Example] = list(plugins.dataset(source).call({"source": source}, {}))
     return found
 
 

@@ -16,7 +16,7 @@ from click.core import ParameterSource
 from autotl.cli import templates
 from autotl.cli.common import PLUGIN
 from autotl.errors import PluginError, did_you_mean
-from autotl.space.plugin import GIVEN, Hyperparameter
+from autotl.space.plugin import GIVEN_ARGUMENTS, Hyperparameter
 
 if TYPE_CHECKING:
     from autotl.space.registry import AnyPlugin, Registry
@@ -144,7 +144,7 @@ def check_plugins(target: str, source: str, plugin: Sequence[Path]) -> None:
 
 
 @plugins.command("new")
-@click.argument("kind", type=click.Choice(list(GIVEN)))
+@click.argument("kind", type=click.Choice(list(GIVEN_ARGUMENTS)))
 @click.argument("name")
 @click.option("--dir", "folder", type=click.Path(path_type=Path), default=Path(), metavar="DIR")
 def new_plugin(kind: str, name: str, folder: Path) -> None:
@@ -185,7 +185,7 @@ def _missing(plugin: AnyPlugin) -> list[str]:
     from autotl.space import registry
 
     try:
-        return registry.missing(plugin)
+        return registry.missing_requirements(plugin)
     except PluginError:
         return list(plugin.requires)
 

@@ -80,9 +80,9 @@ def search(source: str, quiet: bool, **options: Any) -> None:
     from autotl.cli import console
     from autotl.store import Store, default_url
 
-    with console.view(quiet) as shown, interruptible(shown) as watch:
+    with console.view(quiet) as shown, interruptible(shown) as listener:
         command = shlex.join(["autotl", *sys.argv[1:]])
-        result = engine.run(settings, watch, command=command, began=began)
+        result = engine.run(settings, listener, command=command, began=began)
     if not quiet:
         store = Store(settings.storage or default_url(settings.out))
         console.show_summary(
@@ -111,9 +111,9 @@ def train(recipe: Path, source: str | None, quiet: bool, **options: Any) -> None
     from autotl.cli import console
 
     given = asked(options)
-    settings = study.rerun(recipe, source, given)
-    with console.view(quiet) as shown, interruptible(shown) as watch:
-        result = engine.run(settings, watch)
+    settings = study.configure_recipe(recipe, source, given)
+    with console.view(quiet) as shown, interruptible(shown) as listener:
+        result = engine.run(settings, listener)
     if not quiet:
         console.show_summary(result.summary, str(result.folder), [], settings.plugin)
     if result.interrupted:

@@ -1,31 +1,31 @@
 """From a source's examples to batches on the device.
 
-``dataset`` checks every picture once, ``split`` divides them, ``resplit`` does so anew, ``picture``
+``dataset`` checks every picture once, ``split`` divides them, ``resample`` does so anew, ``picture``
 decodes one, and ``batches`` packs them all for the trials, which then only read a memory-mapped
 array.
 """
 
-from autotl.data.batches import RESIDENT_SHARE, Batches, Packed, ahead, pack
+from autotl.data.batches import RESIDENT_FRACTION, Batches, Packed, pack, prefetch
 from autotl.data.dataset import Dataset, Issue, check, write_issues, write_splits
 from autotl.data.image import Progress, decode
-from autotl.data.mapped import Mapped
-from autotl.data.resample import Resplit, Rows, resplit
+from autotl.data.mapped import MappedRows
+from autotl.data.resample import Resample, Rows, resample
 
 __all__ = [
-    "RESIDENT_SHARE",
+    "RESIDENT_FRACTION",
     "Batches",
     "Dataset",
     "Issue",
-    "Mapped",
+    "MappedRows",
     "Packed",
     "Progress",
-    "Resplit",
+    "Resample",
     "Rows",
-    "ahead",
+    "prefetch",
     "check",
     "decode",
     "pack",
-    "resplit",
+    "resample",
     "write_issues",
     "write_splits",
 ]

@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from autotl.data.dataset import Dataset
-from autotl.data.image import Progress, decode, in_threads, known
-from autotl.data.mapped import Mapped
+from autotl.data.image import Progress, decode, map_in_threads, pillow_interpolation
+from autotl.data.mapped import MappedRows
 from autotl.errors import StoreError
 
-RESIDENT_SHARE = 0.25
+RESIDENT_FRACTION = 0.25
 """Of the free GPU memory, what pictures may take; the model and its activations need the rest."""
 
 T = TypeVar("T")
@@ -39,7 +39,7 @@ class Packed:
 
     array: NDArray[np.uint8]
     path: Path
-    mapped: Mapped | None = None
+    mapped: MappedRows | None = None
 
     @cached_property
     def key(self) -> str:
@@ -72,7 +72,7 @@ def pack(
         DataError: A picture became unreadable since the check.
         StoreError: The array cannot be written.
     """
-    name = f"{dataset.fingerprint[:16]}-{size}-{known(interpolation)}.npy"
+    name = f"{dataset.fingerprint[:16]}-{size}-{pillow_interpolation(interpolation)}.npy"
     path, shape = folder / name, (len(dataset.examples), size, size, 3)
     if found := _find(path, shape):
         return found
@@ -83,7 +83,7 @@ def pack(
         with unfinished.open("wb") as file:
             header = {"descr": "|u1", "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(file, header)
-            in_threads(
+            map_in_threads(
                 lambda example: decode(example.image, size, interpolation).data,
                 dataset.examples,
                 file.write,
@@ -110,13 +110,13 @@ def _find(path: Path, shape: tuple[int, ...]) -> Packed | None:
     try:
         array = np.lib.format.open_memmap(path, mode="r")
         whole = array.shape == shape and array.dtype == np.uint8 and array.flags.c_contiguous
-        mapped = Mapped(path, shape, array.offset) if whole else None
+        mapped = MappedRows(path, shape, array.offset) if whole else None
     except (OSError, ValueError, EOFError):  # missing, torn, or no array at all
         return None
     return Packed(mapped.array, path, mapped) if mapped else None
 
 
-def ahead(items: Iterator[T]) -> Iterator[T]:
+def prefetch(items: Iterator[T]) -> Iterator[T]:
     """The same items, each made in a thread while the one before it is used."""
     with ThreadPoolExecutor(1) as thread:
         coming = thread.submit(next, items, None)
@@ -129,7 +129,7 @@ class Batches:
     """Batches of chosen pictures on a device.
 
     Iterating yields ``(images, labels)`` in order: ``uint8 [B, 3, S, S]`` in channels-last order
-    and ``int64 [B]``. ``epoch`` shuffles them, ``places`` says where they are instead. ``counts``
+    and ``int64 [B]``. ``epoch`` shuffles them, ``epoch_indices`` says where they are instead. ``counts``
     has the number of pictures of each class, ``[C]``, and ``classes`` that of each picture,
     ``int64 [n]`` on the device.
     Batches are nearly equal in size and never hold a single picture, which breaks BatchNorm,
@@ -169,24 +169,24 @@ class Batches:
 
     def __len__(self) -> int:
         """The number of batches in an epoch."""
-        return min(math.ceil(self.pictures / self.batch_size), max(1, self.pictures // 2))
+        return min(math.ceil(self.num_examples / self.batch_size), max(1, self.num_examples // 2))
 
     @property
-    def pictures(self) -> int:
+    def num_examples(self) -> int:
         """How many pictures there are."""
         return len(self.indices)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """All batches, in order."""
-        return self.some(self.in_order())
+        return self.load(self.sequential_indices())
 
-    def in_order(self) -> list[NDArray[np.int64]]:
+    def sequential_indices(self) -> list[NDArray[np.int64]]:
         """The places of all pictures, in batches."""
-        return self._parts(np.arange(self.pictures))
+        return self._parts(np.arange(self.num_examples))
 
-    def shuffled(self, seed: int) -> list[NDArray[np.int64]]:
+    def shuffled_indices(self, seed: int) -> list[NDArray[np.int64]]:
         """The places of all pictures in an order by ``seed`` alone, in batches."""
-        return self._parts(np.random.default_rng(seed).permutation(self.pictures))
+        return self._parts(np.random.default_rng(seed).permutation(self.num_examples))
 
     def epoch(
         self, number: int, sampling: Sequence[float] | None = None
@@ -196,29 +196,29 @@ class Batches:
         With ``sampling``, the relative chance of each class ``[C]``, as many pictures are drawn
         with replacement.
         """
-        return self.some(self.places(number, sampling))
+        return self.load(self.epoch_indices(number, sampling))
 
-    def places(
+    def epoch_indices(
         self, number: int, sampling: Sequence[float] | None = None
     ) -> list[NDArray[np.int64]]:
         """Like ``epoch``, only the places of the pictures among these, ``int64 [B]``."""
         return self._parts(self._shuffled(number, sampling))
 
-    def some(self, parts: Sequence[NDArray[np.int64]]) -> Iterator[tuple[Tensor, Tensor]]:
+    def load(self, parts: Sequence[NDArray[np.int64]]) -> Iterator[tuple[Tensor, Tensor]]:
         """A batch ``(images, labels)`` of the pictures at each of ``parts``, places ``[B]``."""
         if self.device.type == "cuda" and self._resident is None:
-            return ahead(self._read(parts))
+            return prefetch(self._read(parts))
         return self._read(parts)
 
     def _shuffled(self, number: int, sampling: Sequence[float] | None) -> NDArray[np.int64]:
-        places = np.arange(self.pictures)
+        places = np.arange(self.num_examples)
         if self.shuffle_seed is None:
             return places
         random = np.random.default_rng((self.shuffle_seed, number))
         if sampling is None:
             return random.permutation(places)
         chances = np.asarray(sampling, dtype=np.float64)[self._classes]
-        return random.choice(places, self.pictures, p=chances / chances.sum())
+        return random.choice(places, self.num_examples, p=chances / chances.sum())
 
     def labels(self, parts: Sequence[NDArray[np.int64]]) -> list[Tensor]:
         """The classes of the pictures at each of ``parts``, ``int64 [B]`` on the device."""
@@ -247,12 +247,14 @@ class Batches:
         if self.device.type != "cuda":
             return False
         free, _ = torch.cuda.mem_get_info(self.device)
-        return self.pictures * math.prod(self.packed.array.shape[1:]) <= RESIDENT_SHARE * free
+        return (
+            self.num_examples * math.prod(self.packed.array.shape[1:]) <= RESIDENT_FRACTION * free
+        )
 
     def _on_device(self) -> Tensor:
-        shape = (self.pictures, *self.packed.array.shape[1:])
+        shape = (self.num_examples, *self.packed.array.shape[1:])
         resident = torch.empty(shape, dtype=torch.uint8, device=self.device)
-        for start in range(0, self.pictures, 1024):
+        for start in range(0, self.num_examples, 1024):
             chunk = torch.from_numpy(self.packed.take(self.indices[start : start + 1024]))
             resident[start : start + len(chunk)] = chunk.to(self.device)
         return resident

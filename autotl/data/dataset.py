@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from autotl.data.image import Progress, in_threads, open_rgb, reason
-from autotl.data.split import GIVEN, SPLITS, split, tied
+from autotl.data.image import Progress, map_in_threads, open_rgb, read_error
+from autotl.data.split import GIVEN_SPLITS, SPLITS, sampling_units, split
 from autotl.errors import DataError, StoreError
 from autotl.space.plugin import Example
 
@@ -57,7 +57,7 @@ class Dataset:
         """The places in ``examples`` of those in any of ``splits``, ascending, ``[n]``."""
         return np.flatnonzero(np.isin(self.splits, splits)).astype(np.int64)
 
-    def independent(self, split: str) -> int:
+    def count_independent(self, split: str) -> int:
         """How many pictures of a split there are, those that belong together counted as one.
 
         So many are sure to say as much as their number; the others may only repeat them.
@@ -94,14 +94,14 @@ def check(
     offered = sorted(examples, key=lambda e: _natural(e.name))
     if not offered:
         raise DataError(f"{source}: no pictures found; check the path and how it is laid out")
-    if stray := next((e for e in offered if e.split not in GIVEN), None):
+    if stray := next((e for e in offered if e.split not in GIVEN_SPLITS), None):
         raise DataError(
             f"{source}: {stray.name} has split {stray.split!r}; the plugin must give one of "
             f"{', '.join(SPLITS)} or none"
         )
 
     seen: list[tuple[str, str]] = []
-    in_threads(_inspect, offered, seen.append, "checking", progress)
+    map_in_threads(_inspect, offered, seen.append, "checking", progress)
     out = {i: Issue(offered[i].name, why, LEFT_OUT) for i, (_, why) in enumerate(seen) if why}
     copies, across, notes = _duplicates(offered, seen)
     out |= copies
@@ -134,7 +134,7 @@ def check(
         issues=(*(out[i] for i in sorted(out)), *notes, *_gaps(classes, kept, labels, splits)),
         skipped=len(out),
         duplicates_across_splits=across,
-        units=tuple(tied(kept, digests)),
+        units=tuple(sampling_units(kept, digests)),
     )
 
 
@@ -196,7 +196,7 @@ def _inspect(example: Example) -> tuple[str, str]:
         digest = hashlib.sha256(content).hexdigest()
         open_rgb(image, 1)
     except Exception as error:  # decoders raise anything on broken files
-        return digest, reason(error)
+        return digest, read_error(error)
     return digest, "" if example.label else "no label"
 
 
@@ -220,7 +220,7 @@ def _duplicates(
             continue
         # The most protected split keeps its copies: dropping them there would change a test set
         # that others have measured on.
-        last = max((examples[i].split for i in copies), key=GIVEN.index)
+        last = max((examples[i].split for i in copies), key=GIVEN_SPLITS.index)
         first, *others = [i for i in copies if examples[i].split == last]
         problem = f"same picture as {examples[first].name}"
         for i in copies:
@@ -277,7 +277,7 @@ def _gaps(
     return gaps + [
         Issue(
             group,
-            f"the group is in {' and '.join(sorted(parts, key=GIVEN.index))}",
+            f"the group is in {' and '.join(sorted(parts, key=GIVEN_SPLITS.index))}",
             "kept as given; scores there may be too high",
         )
         for group, parts in homes.items()

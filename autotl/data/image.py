@@ -34,7 +34,7 @@ def decode(image: Any, size: int, interpolation: str) -> NDArray[np.uint8]:
     Args:
         image: A file, or ``uint8 [H, W]`` or ``[H, W, 3]``.
         size: Height and width of the result, in pixels.
-        interpolation: timm's name of it; see ``known``.
+        interpolation: timm's name of it; see ``pillow_interpolation``.
 
     Returns:
         ``uint8 [size, size, 3]``.
@@ -46,14 +46,14 @@ def decode(image: Any, size: int, interpolation: str) -> NDArray[np.uint8]:
         picture = open_rgb(image, size)
     except Exception as error:  # decoders raise anything on broken files
         what = "the array" if isinstance(image, np.ndarray) else image
-        raise DataError(f"{what}: {reason(error)}; save it again or leave it out") from error
+        raise DataError(f"{what}: {read_error(error)}; save it again or leave it out") from error
     # Squashed, not cropped: nothing is known of these pictures, and what tells the classes
     # apart may lie at the border. Backbones mind a changed aspect ratio less than a lost object.
-    how = Image.Resampling[known(interpolation).upper()]
+    how = Image.Resampling[pillow_interpolation(interpolation).upper()]
     return np.array(picture.resize((size, size), how))
 
 
-def known(interpolation: str) -> str:
+def pillow_interpolation(interpolation: str) -> str:
     """``interpolation`` if Pillow has it, else ``'bicubic'``."""
     return interpolation if interpolation.upper() in Image.Resampling.__members__ else "bicubic"
 
@@ -62,7 +62,7 @@ def open_rgb(image: Any, side: int) -> Image.Image:
     """``image`` in RGB and upright; a JPEG much larger than ``side`` pixels may come reduced.
 
     Raises:
-        Exception: Whatever Pillow raises on broken files; ``reason`` puts it into words.
+        Exception: Whatever Pillow raises on broken files; ``read_error`` puts it into words.
     """
     if isinstance(image, np.ndarray):
         fits = image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)
@@ -104,7 +104,7 @@ def _to_8_bits(grey: NDArray[Any]) -> NDArray[np.uint8]:
     return np.round(values * (255 / top)).astype(np.uint8)
 
 
-def reason(error: Exception) -> str:
+def read_error(error: Exception) -> str:
     """Why a picture could not be read, for people."""
     if isinstance(error, FileNotFoundError):
         return "the file is missing"
@@ -113,7 +113,7 @@ def reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
-def in_threads(
+def map_in_threads(
     work: Callable[[T], R],
     items: Sequence[T],
     take: Callable[[R], object],

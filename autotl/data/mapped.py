@@ -17,7 +17,7 @@ AROUND = 1 << 16
 """Bytes that the system brings in with a row, as much as Linux maps around a fault."""
 
 
-class Mapped:
+class MappedRows:
     """A file as the array ``uint8 [N, ...]``, read-only.
 
     The system keeps what was read as long as there is room for it, but it no longer counts as
@@ -33,7 +33,7 @@ class Mapped:
         ValueError: It has another size.
     """
 
-    _open: ClassVar[weakref.WeakSet[Mapped]] = weakref.WeakSet()
+    _open: ClassVar[weakref.WeakSet[MappedRows]] = weakref.WeakSet()
     _read: ClassVar[int] = 0
 
     def __init__(self, path: Path, shape: tuple[int, ...], offset: int = 0) -> None:
@@ -46,9 +46,9 @@ class Mapped:
     def take(self, rows: NDArray[np.int64] | slice) -> NDArray[np.uint8]:
         """A copy of some rows, ``[n, ...]``."""
         found = self.array[rows].copy() if isinstance(rows, slice) else self.array[rows]
-        Mapped._read += found.nbytes + len(found) * AROUND
-        if Mapped._read > STAYS:
-            Mapped._read = 0
+        MappedRows._read += found.nbytes + len(found) * AROUND
+        if MappedRows._read > STAYS:
+            MappedRows._read = 0
             for mapped in list(self._open):
                 if hasattr(mapped._pages, "madvise"):  # not on Windows
                     mapped._pages.madvise(mmap.MADV_DONTNEED)

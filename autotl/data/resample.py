@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autotl.data.dataset import Dataset
-from autotl.data.split import draw
+from autotl.data.split import draw_split
 from autotl.errors import DataError
 
 Rows = NDArray[np.int64]
@@ -21,7 +21,7 @@ FEWEST_FOLDS, MOST_FOLDS = 2, 10
 
 
 @dataclass(frozen=True, eq=False)
-class Resplit:
+class Resample:
     """One division: ``train`` and ``validation`` are places in ``Dataset.examples``, ascending."""
 
     number: int  # from 0
@@ -45,7 +45,7 @@ class Resplit:
         return corrected if self.parts is None else max(corrected, 1 / self.parts)
 
 
-def resplit(dataset: Dataset, number: int, seed: int) -> Resplit:
+def resample(dataset: Dataset, number: int, seed: int) -> Resample:
     """Division ``number`` of train and validation, of about the same sizes as the search's.
 
     They are the folds of a cross-validation, one after the other, and then those of the next
@@ -77,11 +77,11 @@ def resplit(dataset: Dataset, number: int, seed: int) -> Resplit:
     drawn = 0
     for drawn in range(fold + 1):
         try:
-            draw(str(drawn), want, parts, labels, units, random)
+            draw_split(str(drawn), want, parts, labels, units, random)
         except DataError:  # a small set has fewer folds than that; it begins again with the first
             if drawn == 0:
                 raise
             fold %= drawn
             break
     held = parts == str(fold)
-    return Resplit(number, train if given else pool[~held], pool[held], count if given else None)
+    return Resample(number, train if given else pool[~held], pool[held], count if given else None)

@@ -17,7 +17,7 @@ from autotl.errors import DataError
 from autotl.space.plugin import Example
 
 SPLITS = ("train", "validation", "test")
-GIVEN = ("", *SPLITS)
+GIVEN_SPLITS = ("", *SPLITS)
 """What an example may bring, from the least to the most protected."""
 
 
@@ -41,16 +41,16 @@ def split(
         digests: The content of each, as a hash.
         labels: The class of each, ``[N]``.
         seed: Of the draws.
-        validation: Share of the remaining training examples, from 0; None for ``enough``.
+        validation: Share of the remaining training examples, from 0; None for ``validation_fraction``.
         test: Share of all examples, from 0.
 
     Raises:
         DataError: Nothing is left to train on, or too little to hold something back.
     """
-    units = tied(examples, digests)
+    units = sampling_units(examples, digests)
     home: dict[int, str] = {}  # an example without a split goes where its group already is
     for unit, example in zip(units, examples, strict=True):
-        home[unit] = max(home.get(unit, ""), example.split, key=GIVEN.index)
+        home[unit] = max(home.get(unit, ""), example.split, key=GIVEN_SPLITS.index)
     splits = np.array(
         [e.split or home[u] or "train" for u, e in zip(units, examples, strict=True)],
         dtype="<U10",
@@ -69,15 +69,15 @@ def split(
             # Two pictures cannot serve three splits: such classes are tested and validated in turn.
             pairs = np.flatnonzero(np.bincount(labels[splits == "train"]) == 2)
             want[pairs[1::2]] = 0
-        draw("test", want, splits, labels, units, rng)
+        draw_split("test", want, splits, labels, units, rng)
     if draw_validation:
         trained = np.bincount(labels[splits == "train"], minlength=labels.max() + 1)
-        share = enough(int(trained.sum())) if validation is None else validation
-        draw("validation", share * trained, splits, labels, units, rng)
+        share = validation_fraction(int(trained.sum())) if validation is None else validation
+        draw_split("validation", share * trained, splits, labels, units, rng)
     return splits
 
 
-def enough(pictures: int) -> float:
+def validation_fraction(pictures: int) -> float:
     """The share of so many training pictures to choose by: a fifth, or what makes 300, to a third.
 
     On 300 pictures the standard error of an accuracy of 0.87 is two points; on a fifth of 800 it
@@ -86,7 +86,7 @@ def enough(pictures: int) -> float:
     return min(1 / 3, max(1 / 5, 300 / pictures))
 
 
-def tied(examples: Sequence[Example], digests: Sequence[str]) -> list[int]:
+def sampling_units(examples: Sequence[Example], digests: Sequence[str]) -> list[int]:
     """A number for each example: the same for all that a group or equal content ties together."""
     parent: dict[str, str] = {}
 
@@ -103,7 +103,7 @@ def tied(examples: Sequence[Example], digests: Sequence[str]) -> list[int]:
     return [number.setdefault(root(digest), len(number)) for digest in digests]
 
 
-def draw(
+def draw_split(
     name: str,
     want: NDArray[np.floating[Any]],
     splits: NDArray[np.str_],

@@ -40,7 +40,7 @@ def evaluate(
     Returns:
         ``n`` pictures scored; ``metrics``, each ``{"score", "low", "high"}`` (95 % intervals; None
         where it cannot be computed); ``ece``, the expected calibration error; ``per_class``, a
-        list of ``{"class", "n", "recall", "precision", "f1"}``; ``confusion``, rows the truth and
+        list of ``{"class", "n", "recall", "precision", "f1"}``; ``confusion_matrix``, rows the truth and
         columns the answer; ``notes``, what the scores do not cover; and ``unreadable``, ``{"name",
         "reason"}`` of each such picture.
 
@@ -100,7 +100,7 @@ def score(
 ) -> dict[str, Any]:
     """The metrics with their intervals, the calibration error, and the table of classes.
 
-    ``units`` is what each picture belongs to, see ``metrics.interval``.
+    ``units`` is what each picture belongs to, see ``metrics.score_interval``.
     """
     from sklearn.metrics import precision_recall_fscore_support
 
@@ -121,9 +121,9 @@ def score(
     ]
     return {
         "metrics": {name: _interval(name, labels, probabilities, units) for name in names},
-        "ece": calibration.expected_error(labels, probabilities),
+        "ece": calibration.expected_calibration_error(labels, probabilities),
         "per_class": table,
-        "confusion": metrics.confusion(labels, probabilities),
+        "confusion": metrics.confusion_matrix(labels, probabilities),
     }
 
 
@@ -134,7 +134,7 @@ def _interval(
     found = metric.score(labels, probabilities)
     if not np.isfinite(found):
         return {"score": None, "low": None, "high": None}
-    low, high = metrics.interval(metric, labels, probabilities, units=units)
+    low, high = metrics.score_interval(metric, labels, probabilities, units=units)
     return {"score": found, "low": low, "high": high}
 
 

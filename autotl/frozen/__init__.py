@@ -3,6 +3,6 @@
 ``features`` finds rows or has them computed, and keeps to its limits; ``segments`` are the files.
 """
 
-from autotl.frozen.cache import Features, Rows, Usage, digest
+from autotl.frozen.cache import FeatureCache, Rows, Usage, digest
 
-__all__ = ["Features", "Rows", "Usage", "digest"]
+__all__ = ["FeatureCache", "Rows", "Usage", "digest"]

@@ -32,7 +32,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from autotl.data import RESIDENT_SHARE, ahead
+from autotl.data import RESIDENT_FRACTION, prefetch
 from autotl.frozen.segments import SUFFIX, Entry, Form, Indices, discard, last_used, size, touch
 
 LIMIT = 10 << 30
@@ -100,7 +100,7 @@ class Rows:
         else:
             gathered = (self._read(part) for part in parts)
             if self._where.type == "cuda":
-                gathered = ahead(gathered)
+                gathered = prefetch(gathered)
         for records in gathered:
             yield self._form.unpack(records.to(self._where))
 
@@ -112,7 +112,7 @@ class Rows:
         return records
 
 
-class Features:
+class FeatureCache:
     """The cache of one process in a folder that it may share with others.
 
     Args:
@@ -156,7 +156,7 @@ class Features:
         entries = self._entries()
         return Usage(len(entries), sum(map(size, entries)), self.limit)
 
-    def has_room(self, bytes: int) -> bool:
+    def has_space(self, bytes: int) -> bool:
         """Whether rows of so many bytes may be kept, without all others having to go."""
         return bytes <= max(self.limit, self.memory) // 2
 
@@ -213,7 +213,7 @@ class Features:
 
     def _room_in_memory(self, where: torch.device) -> int:
         if where.type == "cuda":
-            return int(RESIDENT_SHARE * torch.cuda.get_device_properties(where).total_memory)
+            return int(RESIDENT_FRACTION * torch.cuda.get_device_properties(where).total_memory)
         return self.memory
 
     def _add(self, entry: Entry, computed: Computed) -> bool:

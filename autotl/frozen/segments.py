@@ -27,7 +27,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from autotl.data import Mapped
+from autotl.data import MappedRows
 
 try:
     import fcntl
@@ -108,11 +108,11 @@ class Segment:
     """Some rows: those of the pictures ``rows [n]``, in a file or in memory ``[n, bytes]``."""
 
     rows: Indices
-    records: Mapped | Records
+    records: MappedRows | Records
 
     def take(self, places: Indices) -> Records:
         """Copies of the records at some places, ``[n, bytes]``."""
-        if isinstance(self.records, Mapped):
+        if isinstance(self.records, MappedRows):
             return self.records.take(places)
         return self.records[places]
 
@@ -155,9 +155,9 @@ class Entry:
         return records
 
     def write(
-        self, form: Form, rows: Indices, records: Records, has_room: Callable[[int], bool]
+        self, form: Form, rows: Indices, records: Records, has_space: Callable[[int], bool]
     ) -> bool:
-        """Add a segment on the disk, if ``has_room`` for its bytes; whether it was added.
+        """Add a segment on the disk, if ``has_space`` for its bytes; whether it was added.
 
         Raises:
             OSError: It cannot be written.
@@ -165,7 +165,7 @@ class Entry:
         header = {"form": asdict(form), "rows": rows.tolist()}
         sidecar = json.dumps({**header, "checksum": _checksum(header, records)})
         self._enter()  # an entry that makes room is not to be the one that is written to
-        if not has_room(records.nbytes + len(sidecar)):
+        if not has_space(records.nbytes + len(sidecar)):
             return False
         path = self.folder / uuid.uuid4().hex  # no other writer has this name
         try:
@@ -223,7 +223,7 @@ class Entry:
             check = header.pop("checksum")
             form = Form(**{**header["form"], "shape": tuple(header["form"]["shape"])})
             rows = np.array(header["rows"], np.int64)
-            mapped = Mapped(path.with_suffix(".bin"), (len(rows), form.bytes))
+            mapped = MappedRows(path.with_suffix(".bin"), (len(rows), form.bytes))
             if path not in self._verified and _checksum(header, mapped) != check:
                 raise ValueError("damaged")
         except OSError:
@@ -235,13 +235,13 @@ class Entry:
         self._add(form, Segment(rows, mapped))
 
 
-def _checksum(header: dict[str, Any], records: Mapped | Records) -> int:
+def _checksum(header: dict[str, Any], records: MappedRows | Records) -> int:
     check = zlib.crc32(json.dumps(header, sort_keys=True).encode())
-    count, width = (records.array if isinstance(records, Mapped) else records).shape
+    count, width = (records.array if isinstance(records, MappedRows) else records).shape
     step = max(1, BLOCK // width)
     for start in range(0, count, step):
         part = slice(start, start + step)
-        block = records.take(part) if isinstance(records, Mapped) else records[part]
+        block = records.take(part) if isinstance(records, MappedRows) else records[part]
         check = zlib.crc32(block.data, check)
     return check
 

@@ -30,7 +30,7 @@ from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 from autotl.models import Model
 
 HALF = torch.float16
-"""The type in which activations may be kept where ``Cut.half_agrees``.
+"""The type in which activations may be kept where ``Cut.float16_agrees``.
 
 It rounds to one part in 2048 where bfloat16 rounds to one in 256. It ends at 65504 where bfloat16
 does not end before float32, but that can be seen: see ``HEADROOM``.
@@ -60,8 +60,8 @@ _RUNS = object()
 """The answer to a call that owes nothing to the picture: it is computed again."""
 
 
-class Cut:
-    """A model in two parts: ``below(images)`` is frozen, ``above(activations)`` gives logits.
+class SplitPoint:
+    """A model in two parts: ``prefix(images)`` is frozen, ``suffix(activations)`` gives logits.
 
     Attributes:
         name: The module after which the model is cut, with the number of the call where an earlier
@@ -80,7 +80,7 @@ class Cut:
         self._blank = _Phantom(((0, 1), (3, 0), (side, 0), (side, 0)), torch.float32)
         self._ready: dict[Any, tuple[Tensor, list[Any]]] = {}  # phantoms by what they are for
 
-    def below(self, images: Tensor) -> Tensor:
+    def prefix(self, images: Tensor) -> Tensor:
         """``uint8 [B, 3, S, S]`` to activations ``[B, ...]``; use it in inference mode."""
         if self.name == "backbone":
             return self.model.features(images)
@@ -102,7 +102,7 @@ class Cut:
             handle.remove()
         raise RuntimeError(f"{self.name} was not reached")  # find() has seen it run
 
-    def above(self, activations: Tensor) -> Tensor:
+    def suffix(self, activations: Tensor) -> Tensor:
         """Activations ``[B, ...]`` to logits ``[B, classes]``."""
         logits: Tensor = self.model.head(self.features(activations))
         return logits
@@ -111,8 +111,8 @@ class Cut:
         """Activations ``[B, ...]`` to what the head is fed."""
         return self._features(activations, leaking=False)
 
-    def half_agrees(self, images: Tensor) -> bool:
-        """Whether activations may be kept in ``HALF``: ``above(kept.float())`` is as good.
+    def float16_agrees(self, images: Tensor) -> bool:
+        """Whether activations may be kept in ``HALF``: ``suffix(kept.float())`` is as good.
 
         The features made of rounded activations are compared with those of the others, in float32.
         The root of their mean squared difference may be ``HALF_TOLERANCE`` of the deviation of
@@ -125,7 +125,7 @@ class Cut:
         training = self.model.training
         self.model.eval()
         with torch.no_grad():
-            kept = self.below(images).float()
+            kept = self.prefix(images).float()
             half = kept.to(HALF)
             # Layers that work in place must not spoil what is compared.
             whole, rounded = (self.features(each) for each in (kept.clone(), half.float()))
@@ -194,15 +194,15 @@ def _answering(modules: Sequence[nn.Module], answers: Sequence[Any]) -> Iterator
             del module.__dict__["forward"]
 
 
-def find(model: Model, images: Tensor) -> Cut | None:
+def find(model: Model, images: Tensor) -> SplitPoint | None:
     """The highest cut of ``model`` with nothing that learns below it, or None.
 
     Args:
         model: With its learning parameters set.
         images: Real pictures ``uint8 [B, 3, S, S]``, two at least, to compare the two ways on.
     """
-    if not model.backbone_learns:
-        return Cut(model)
+    if not model.backbone_trainable:
+        return SplitPoint(model)
     training = model.training
     model.eval()
     try:
@@ -215,7 +215,7 @@ _FAILURES = (RuntimeError, ValueError, TypeError, AttributeError, LookupError, A
 """What a model's own code raises that cannot live with phantoms."""
 
 
-def _highest(model: Model, images: Tensor) -> Cut | None:
+def _highest(model: Model, images: Tensor) -> SplitPoint | None:
     learning = {id(p) for p in model.backbone.parameters() if p.requires_grad}
     with _differentiable(model.backbone, False):
         by_picture, top = _trace(model, images[:1].float().requires_grad_())
@@ -239,7 +239,7 @@ def _highest(model: Model, images: Tensor) -> Cut | None:
             continue
         with contextlib.suppress(*_FAILURES), torch.no_grad():
             cut = _cut_at(model, i, by_picture, by_parameters)
-            parts = cut._features(cut.below(images).clone(), leaking=True)
+            parts = cut._features(cut.prefix(images).clone(), leaking=True)
             if (whole - parts).abs().max() <= 1e-5 * whole.abs().max():  # never so for NaN
                 return cut
         # The code that holds this module would fail at its other modules too, and it takes time.
@@ -248,13 +248,13 @@ def _highest(model: Model, images: Tensor) -> Cut | None:
     return None
 
 
-def _cut_at(model: Model, i: int, one: list[_Call], two: list[_Call]) -> Cut:
+def _cut_at(model: Model, i: int, one: list[_Call], two: list[_Call]) -> SplitPoint:
     """The cut after call ``i``, from what was called for one picture and for two."""
     holders = {None, *_holders(one, i)}
     # Of what has returned, the outermost calls are enough; those that hold the boundary go on.
     before = [j for j in range(i) if one[j].parent in holders and j not in holders]
     answered = {one[j].name for j in (*before, i) if one[j].of_picture}
-    cut = Cut(model)
+    cut = SplitPoint(model)
     cut._script = [
         (one[j].module, tree_map(_phantom, one[j].output, two[j].output))
         if one[j].of_picture

@@ -39,7 +39,7 @@ def select(metric: Metric, labels: Labels, probabilities: Sequence[Probabilities
         labels: ``[N]``.
         probabilities: ``[N, C]`` of each member, of pictures that none of them was trained on.
     """
-    sign = 1.0 if metric.higher else -1.0
+    sign = 1.0 if metric.higher_is_better else -1.0
     if len(labels) > MOST:
         some = np.random.default_rng(0).choice(len(labels), MOST, replace=False)
         labels, probabilities = labels[some], [p[some] for p in probabilities]

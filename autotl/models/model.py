@@ -16,7 +16,7 @@ from torch.nn.utils import parametrize
 
 from autotl.errors import Incompatible, PluginError
 from autotl.models import cpu_kernels
-from autotl.space.plugin import IMAGE_SIZE, Fed
+from autotl.space.plugin import IMAGE_SIZE, HeadInput
 from autotl.space.space import Choice, Config
 
 Group = dict[str, Any]
@@ -69,7 +69,7 @@ def _computes_bfloat16(kind: torch.device) -> bool:
 
 
 @dataclass(frozen=True)
-class Input:
+class InputSpec:
     """What a backbone was trained to see: side in pixels, mean and deviation of each channel."""
 
     size: int
@@ -91,7 +91,11 @@ class Model(nn.Module):
     std: Tensor
 
     def __init__(
-        self, backbone: nn.Module, head: nn.Module, expects: Input, takes: Fed = "features"
+        self,
+        backbone: nn.Module,
+        head: nn.Module,
+        expects: InputSpec,
+        takes: HeadInput = "features",
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -131,7 +135,7 @@ class Model(nn.Module):
         return [block for block in (own, *children) if block]
 
     @property
-    def backbone_learns(self) -> bool:
+    def backbone_trainable(self) -> bool:
         """Whether any parameter of the backbone is learning now."""
         return any(p.requires_grad for p in self.backbone.parameters())
 
@@ -141,7 +145,7 @@ class Model(nn.Module):
         A frozen part computes as it will when it is used: its normalisation keeps the statistics
         it was trained with, and nothing in it is dropped.
         """
-        if self.backbone.training or (mode and self.backbone_learns):
+        if self.backbone.training or (mode and self.backbone_trainable):
             super().train(mode)
             changed: nn.Module = self
         else:  # the backbone rests already and need not be walked through, which takes a while
@@ -161,7 +165,7 @@ def _rest_frozen(module: nn.Module) -> None:
             _rest_frozen(child)
 
 
-def extract(backbone: Any, images: Tensor, takes: Fed) -> Tensor:
+def extract(backbone: Any, images: Tensor, takes: HeadInput) -> Tensor:
     """What a backbone makes of normalised ``images [B, 3, S, S]`` for a head that ``takes`` it.
 
     Returns:
@@ -189,7 +193,7 @@ def _positions(backbone: Any, found: Tensor) -> Tensor:
     return found.flatten(1, 2) if last else found.flatten(2).transpose(1, 2)
 
 
-def _width(backbone: Any, takes: Fed, size: int, name: str) -> int:
+def _width(backbone: Any, takes: HeadInput, size: int, name: str) -> int:
     """How wide is what a head is fed.
 
     Raises:
@@ -227,7 +231,9 @@ def _declared_groups(backbone: nn.Module) -> list[list[str]] | None:
     return ordered if covered >= {n for n, _ in backbone.named_parameters()} else None
 
 
-def build(config: Config, classes: int, size: int | None, where: Device, seed: int = 0) -> Model:
+def build_model(
+    config: Config, classes: int, size: int | None, where: Device, seed: int = 0
+) -> Model:
     """The network of a configuration, on its device.
 
     Args:
@@ -259,7 +265,7 @@ def build(config: Config, classes: int, size: int | None, where: Device, seed: i
     return model
 
 
-def with_head(model: Model, choice: Choice, classes: int, seed: int = 0) -> Model:
+def replace_head(model: Model, choice: Choice, classes: int, seed: int = 0) -> Model:
     """Another head on the same backbone, which both share; for backbones that do not learn.
 
     Args:
@@ -278,14 +284,14 @@ def with_head(model: Model, choice: Choice, classes: int, seed: int = 0) -> Mode
     return Model(model.backbone, head, model.expects, model.takes).to(model.mean.device)
 
 
-def build_backbone(choice: Choice, size: int | None) -> tuple[nn.Module, Input]:
-    """A backbone and what it was trained to see; see ``build``."""
+def build_backbone(choice: Choice, size: int | None) -> tuple[nn.Module, InputSpec]:
+    """A backbone and what it was trained to see; see ``build_model``."""
     backbone = _give(choice, {"size": size})
     return backbone, _expects(backbone, choice.params.get(IMAGE_SIZE, size), choice.name)
 
 
 def _give(choice: Choice, context: Mapping[str, Any]) -> nn.Module:
-    module = choice.plugin.give(context, choice.params)
+    module = choice.plugin.call(context, choice.params)
     if not isinstance(module, nn.Module):
         raise PluginError(
             f"{choice.plugin.kind} plugin {choice.name!r} returned "
@@ -294,7 +300,7 @@ def _give(choice: Choice, context: Mapping[str, Any]) -> nn.Module:
     return module
 
 
-def _expects(backbone: nn.Module, size: int | None, name: str) -> Input:
+def _expects(backbone: nn.Module, size: int | None, name: str) -> InputSpec:
     settings: Any = getattr(backbone, "pretrained_cfg", None)
     if not isinstance(settings, Mapping) and settings is not None:
         settings = settings.to_dict()
@@ -303,7 +309,7 @@ def _expects(backbone: nn.Module, size: int | None, name: str) -> Input:
             f"backbone {name!r} does not speak timm's protocol: it needs num_features and a "
             "pretrained_cfg with input_size, mean and std"
         )
-    return Input(
+    return InputSpec(
         int(size or settings["input_size"][-1]),
         tuple(settings.get("mean", (0.485, 0.456, 0.406))),
         tuple(settings.get("std", (0.229, 0.224, 0.225))),
@@ -311,7 +317,7 @@ def _expects(backbone: nn.Module, size: int | None, name: str) -> Input:
     )
 
 
-def plan(model: Model, choice: Choice, epochs: int) -> Iterator[list[Group]]:
+def plan_groups(model: Model, choice: Choice, epochs: int) -> Iterator[list[Group]]:
     """The parameter groups that learn, once for each epoch; the last list stands until the end.
 
     A strategy that yields is asked for its next list only when an epoch begins. What no group
@@ -321,7 +327,7 @@ def plan(model: Model, choice: Choice, epochs: int) -> Iterator[list[Group]]:
         Incompatible: The strategy cannot work with this model.
         PluginError: A group breaks the contract; the message names the plugin.
     """
-    answer = choice.plugin.give({"model": model, "epochs": epochs}, choice.params)
+    answer = choice.plugin.call({"model": model, "epochs": epochs}, choice.params)
     steps = answer if isinstance(answer, Iterator) else iter([answer])
     groups: list[Group] = []
     for _ in range(epochs):
@@ -347,7 +353,7 @@ def _check(model: Model, groups: list[Group], name: str) -> None:
         raise PluginError(f"{who} returns a group without 'lr', its learning rate")
 
 
-def merge(model: nn.Module) -> None:
+def merge_parametrizations(model: nn.Module) -> None:
     """Put what a strategy parametrised (LoRA) into the weights, which keep their own names."""
     for module in list(model.modules()):
         for name in list(getattr(module, "parametrizations", {})):

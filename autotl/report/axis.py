@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from autotl.report.figures import window
 from autotl.report.summary import ranked
-from autotl.space.plugin import SEARCHED
+from autotl.space.plugin import SEARCHED_KINDS
 
 if TYPE_CHECKING:
     from autotl.store import TrialRow
@@ -94,7 +94,7 @@ def effects(rows: Iterable[TrialRow], direction: str, best: int | None) -> list[
     scores = [row.score for row in complete if row.score is not None]
     axis = Axis(*window(scores, direction))
     found = []
-    for kind in SEARCHED:
+    for kind in SEARCHED_KINDS:
         names: dict[str, list[TrialRow]] = {}
         for row in complete:
             for name in row.config.get(kind, {}):

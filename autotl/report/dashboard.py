@@ -70,7 +70,7 @@ def annotate(store: Store, study: str, folder: Path, within: float | None = None
             known.set_user_attr(key, value)
     best_first = report.ranked(rows, facts.get("direction", "maximize"))
     done = {row.number for row in best_first}
-    others = [row for row in rows if row.end != "running" and row.number not in done]
+    others = [row for row in rows if row.status != "running" and row.number not in done]
     for row in [*best_first, *others]:
         if until is not None and time.monotonic() > until:
             break  # the next call goes on from here

@@ -72,7 +72,7 @@ def of_trial(row: TrialRow, summary: Mapping[str, Any]) -> str:
     """What was tried, how it ended and why, and how it went."""
     best = summary["best"]
     crown = ", **the winner**" if best and best["trial"] == row.number else ""
-    end = row.end.replace("_", " ")
+    end = row.status.replace("_", " ")
     score = "" if row.score is None else f", {markdown(summary['metric'])} **{row.score:.4f}**"
     said = [f"### Trial {row.number}: {end}{score}{crown}"]
     if row.reason:
@@ -99,7 +99,7 @@ def _went(row: TrialRow) -> list[str]:
         (row.epochs, f"{row.epochs} epochs planned"),
         (row.seconds, f"{row.seconds:.1f} s"),
         (row.parameters, f"{row.parameters or 0:,} parameters"),
-        (row.learned_parameters, f"{row.learned_parameters or 0:,} learned"),
+        (row.trained_parameters, f"{row.trained_parameters or 0:,} learned"),
         (row.facts.get("ms_per_item"), f"{row.facts.get('ms_per_item') or 0:.3g} ms to predict"),
         (costs.get("peak_bytes"), f"{(costs.get('peak_bytes') or 0) / 2**20:.0f} MiB at its peak"),
         ((row.facts.get("views") or 1) > 1, f"{row.facts.get('views')} views of a picture"),

@@ -52,7 +52,7 @@ def about(row: TrialRow, best: int | None = None) -> str:
     """What hovering over a trial shows: its number, end and recipe, a line for each kind."""
     score = "" if row.score is None else f", {row.score:.4f}"
     crown = ", the winner" if row.number == best else ""
-    lines = [f"trial {row.number}, {row.end.replace('_', ' ')}{score}{crown}"]
+    lines = [f"trial {row.number}, {row.status.replace('_', ' ')}{score}{crown}"]
     for kind, (name, values) in chosen(row.config).items():
         said = ", ".join(f"{k} {v}" for k, v in values.items())
         lines.append(f"{kind}: {name}{' (' + said + ')' if said else ''}")
@@ -140,7 +140,9 @@ def progress(
     """The score of each complete trial by the time at which it ended, and the best so far."""
     rows = list(rows)
     ended = busy(rows)
-    complete = [(ended[r.number], r) for r in rows if r.end == "complete" and r.score is not None]
+    complete = [
+        (ended[r.number], r) for r in rows if r.status == "complete" and r.score is not None
+    ]
     complete.sort(key=lambda point: point[0])
     if len(complete) < 2:
         return None
@@ -221,7 +223,7 @@ def curves(
     ]
     for row, points in drawn:
         name, won = _strategy(row), row.number == best
-        faint = row.end != "complete"
+        faint = row.status != "complete"
         data.append(
             {
                 "type": "scatter",

@@ -152,7 +152,7 @@ def _per_class(test: Mapping[str, Any]) -> list[dict[str, Any]]:
     found = []
     for i, entry in enumerate(test.get("per_class") or []):
         recall = entry["score"]  # None for a class without test pictures
-        low, high = (None, None) if recall is None else metrics.wilson(recall, entry["n"])
+        low, high = (None, None) if recall is None else metrics.wilson_interval(recall, entry["n"])
         said = sum(row[i] for row in matrix) if i < len(matrix) else 0
         precision = matrix[i][i] / said if said else None
         found.append({**entry, "low": low, "high": high, "precision": precision})
@@ -188,7 +188,7 @@ def _importances(store: Store, study: str, rows: Sequence[TrialRow]) -> list[tup
     """
     import optuna
 
-    if sum(row.end == "complete" for row in rows) < IMPORTANCE:
+    if sum(row.status == "complete" for row in rows) < IMPORTANCE:
         return []
     with warnings.catch_warnings():
         # Some branches of the space have had few trials: the page says how far to trust this.

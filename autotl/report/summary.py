@@ -29,7 +29,7 @@ def ranked(rows: Iterable[TrialRow], direction: str) -> list[TrialRow]:
         assert row.score is not None
         return sign * row.score, *cost(row), row.number
 
-    complete = (r for r in rows if r.end == "complete" and r.score is not None)
+    complete = (r for r in rows if r.status == "complete" and r.score is not None)
     return sorted((r for r in complete if not r.facts.get("barred")), key=key)
 
 
@@ -43,7 +43,7 @@ def distinct(rows: Iterable[TrialRow]) -> list[TrialRow]:
 
 def cost(row: TrialRow) -> tuple[float, float]:
     """Parameters, and those that learned; a trial that does not know them is not a cheap one."""
-    sizes = row.parameters, row.learned_parameters
+    sizes = row.parameters, row.trained_parameters
     whole, learned = (math.inf if n is None else n for n in sizes)
     return whole, learned
 
@@ -135,7 +135,7 @@ def summarise(store: Store, study: str) -> dict[str, Any]:
     else:
         winner, finalists, baselines = _of_search(complete, facts)
     test = test_of(winner, tests)
-    ends, data = Counter(row.end for row in rows), facts.get("data") or {}
+    ends, data = Counter(row.status for row in rows), facts.get("data") or {}
     pruned = ends["pruned"] + ends["out_of_time"]
     unfinished = ends["running"] + ends["interrupted"]
     counts = ("train", "validation", "test", "skipped", "duplicates_across_splits")
@@ -238,7 +238,7 @@ def _scored(row: TrialRow, facts: Mapping[str, Any]) -> dict[str, Any]:
     assert row.score is not None
     low = high = row.score  # for other metrics than accuracy one split's score has no interval
     if facts.get("metric", "accuracy") == "accuracy" and facts.get("validation_n"):
-        low, high = metrics.wilson(row.score, facts["validation_n"])
+        low, high = metrics.wilson_interval(row.score, facts["validation_n"])
     return {
         "trial": row.number,
         "config": row.config,
@@ -265,7 +265,7 @@ def _best(
         "members": winner.get("members"),
         "validation": {key: winner[key] for key in ("mean", "low", "high", "seeds")},
         "parameters": first("parameters"),
-        "learned_parameters": first("learned_parameters"),
+        "trained_parameters": first("trained_parameters"),
         "ms_per_item": first("ms_per_item") or 0.0,
     }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from autotl.space.plugin import SEARCHED
+from autotl.space.plugin import SEARCHED_KINDS
 
 ROLES = {"default_recipe": "the default recipe", "linear_probe": "the linear probe"}
 
@@ -17,7 +17,7 @@ def chosen(config: Mapping[str, Any]) -> dict[str, tuple[str, dict[str, str]]]:
     {'freeze': ('full', {'lr': '0.000123'})}
     """
     found = {}
-    for kind in SEARCHED:
+    for kind in SEARCHED_KINDS:
         for name, values in config.get(kind, {}).items():
             found[kind] = name, {k: _short(v) for k, v in values.items()}
     return found

@@ -28,7 +28,7 @@ TINY = 1e-12
 """The smallest probability that a logarithm is taken of."""
 
 
-def temperature(labels: Labels, probabilities: Probabilities) -> float:
+def fit_temperature(labels: Labels, probabilities: Probabilities) -> float:
     """The temperature under which the labels are likeliest.
 
     Args:
@@ -38,7 +38,7 @@ def temperature(labels: Labels, probabilities: Probabilities) -> float:
     rows = np.arange(len(labels))
 
     def loss(logarithm: float) -> float:
-        right = scaled(probabilities, float(np.exp(logarithm)))[rows, labels]
+        right = apply_temperature(probabilities, float(np.exp(logarithm)))[rows, labels]
         return float(-np.log(np.maximum(right, TINY)).mean())
 
     limit = float(np.log(WIDEST))
@@ -46,7 +46,7 @@ def temperature(labels: Labels, probabilities: Probabilities) -> float:
     return float(np.exp(found.x))
 
 
-def scaled(probabilities: Probabilities, temperature: float) -> Probabilities:
+def apply_temperature(probabilities: Probabilities, temperature: float) -> Probabilities:
     """``probabilities [N, C]`` at another temperature than 1; higher ones are less sure."""
     # The logarithms are the logits up to a constant in each row, which the softmax forgets.
     logits = np.log(np.maximum(probabilities.astype(np.float64), TINY))
@@ -54,7 +54,7 @@ def scaled(probabilities: Probabilities, temperature: float) -> Probabilities:
     return cooled
 
 
-def expected_error(labels: Labels, probabilities: Probabilities) -> float:
+def expected_calibration_error(labels: Labels, probabilities: Probabilities) -> float:
     """How far the confidence of an answer is from how often it is right, from 0 to 1.
 
     The mean over ``BINS`` bins of confidence, weighted by their pictures (Naeini et al. 2015,
@@ -67,7 +67,9 @@ def expected_error(labels: Labels, probabilities: Probabilities) -> float:
     return float(np.abs(gaps).sum() / len(labels))
 
 
-def fit(labels: Labels, probabilities: Probabilities, parts: NDArray[np.int64]) -> dict[str, float]:
+def calibrate(
+    labels: Labels, probabilities: Probabilities, parts: NDArray[np.int64]
+) -> dict[str, float]:
     """A temperature from all pictures, and the calibration error without and with one.
 
     The error with it is measured on each part under a temperature fitted to the others: on the
@@ -82,15 +84,15 @@ def fit(labels: Labels, probabilities: Probabilities, parts: NDArray[np.int64]) 
     after = np.empty_like(probabilities)
     for part in np.unique(parts):
         here = parts == part
-        elsewhere = temperature(labels[~here], probabilities[~here])
-        after[here] = scaled(probabilities[here], elsewhere)
-    found = temperature(labels, probabilities)
+        elsewhere = fit_temperature(labels[~here], probabilities[~here])
+        after[here] = apply_temperature(probabilities[here], elsewhere)
+    found = fit_temperature(labels, probabilities)
     if LOSS.score(labels, after) >= LOSS.score(labels, probabilities):
         found, after = 1.0, probabilities  # what few pictures suggest does not hold for others
     return {
         "temperature": found,
-        "ece_before": expected_error(labels, probabilities),
-        "ece_after": expected_error(labels, after),
+        "ece_before": expected_calibration_error(labels, probabilities),
+        "ece_after": expected_calibration_error(labels, after),
         "n": len(labels),
         "bins": BINS,
     }

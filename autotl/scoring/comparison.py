@@ -54,11 +54,11 @@ class Standing:
     tied: bool
 
 
-def standings(
+def compare_scores(
     scores: Scores,
     shrink: float,
     *,
-    higher: bool = True,
+    higher_is_better: bool = True,
     step: float = 0.0,
     rivals: int | None = None,
     to: int | None = None,
@@ -76,7 +76,7 @@ def standings(
     """
     k, runs = scores.shape
     means = scores.mean(1)
-    best = _best(means[:rivals], higher) if to is None else to
+    best = _best(means[:rivals], higher_is_better) if to is None else to
     free = (k - 1) * (runs - 1)
     noise = scores - means[:, None] - scores.mean(0) + scores.mean()
     rounding = step**2 / 12
@@ -94,7 +94,7 @@ def standings(
     return found
 
 
-def unselected(scores: Scores, *, higher: bool = True) -> float:
+def nested_selection_score(scores: Scores, *, higher_is_better: bool = True) -> float:
     """The mean score of what is chosen on the other runs: what the choice itself does not flatter.
 
     The winner's own mean is too good, because it was picked for it. Here each run scores the
@@ -105,11 +105,13 @@ def unselected(scores: Scores, *, higher: bool = True) -> float:
         higher: Whether a higher score is the better one.
     """
     others = scores.sum(1, keepdims=True) - scores
-    chosen = [_best(others[:, run], higher) for run in range(scores.shape[1])]
+    chosen = [_best(others[:, run], higher_is_better) for run in range(scores.shape[1])]
     return float(scores[chosen, np.arange(scores.shape[1])].mean())
 
 
-def cheapest(milliseconds: Sequence[float | None], parameters: Sequence[float | None]) -> int:
+def index_of_cheapest(
+    milliseconds: Sequence[float | None], parameters: Sequence[float | None]
+) -> int:
     """The place of the cheapest to run: fewest milliseconds a picture, then fewest parameters.
 
     What is not known counts as dear; of equals the first is taken.
@@ -128,5 +130,5 @@ def _range(k: int, free: int) -> float:
     return float(stats.studentized_range.ppf(LEVEL, k, free))
 
 
-def _best(values: Scores, higher: bool) -> int:
-    return int(values.argmax() if higher else values.argmin())
+def _best(values: Scores, higher_is_better: bool) -> int:
+    return int(values.argmax() if higher_is_better else values.argmin())

@@ -25,13 +25,13 @@ class Metric:
     score: Callable[[Labels, Probabilities], float]
 
     @property
-    def higher(self) -> bool:
+    def higher_is_better(self) -> bool:
         """Whether a higher score is the better one."""
         return self.direction == "maximize"
 
     def gain(self, a: float, b: float) -> float:
         """By how much the score ``a`` is better than ``b``; below 0 if it is worse."""
-        return a - b if self.higher else b - a
+        return a - b if self.higher_is_better else b - a
 
     def better(self, a: float, b: float) -> bool:
         """Whether the score ``a`` is better than ``b``."""
@@ -110,18 +110,18 @@ def get(name: str) -> Metric:
     return METRICS[name]
 
 
-def confusion(labels: Labels, probabilities: Probabilities) -> list[list[int]]:
+def confusion_matrix(labels: Labels, probabilities: Probabilities) -> list[list[int]]:
     """How many pictures of each class were answered as each: rows the truth, columns the answer."""
-    from sklearn.metrics import confusion_matrix
+    from sklearn.metrics import confusion_matrix as sklearn_confusion_matrix
 
     classes = range(probabilities.shape[1])
-    found: list[list[int]] = confusion_matrix(
+    found: list[list[int]] = sklearn_confusion_matrix(
         labels, probabilities.argmax(1), labels=classes
     ).tolist()
     return found
 
 
-def wilson(score: float, n: int) -> tuple[float, float]:
+def wilson_interval(score: float, n: int) -> tuple[float, float]:
     """The 95 % interval of an accuracy ``score`` measured on ``n`` pictures (Wilson 1927)."""
     from scipy.stats import binomtest
 
@@ -129,7 +129,7 @@ def wilson(score: float, n: int) -> tuple[float, float]:
     return float(interval.low), float(interval.high)
 
 
-def effective(right: NDArray[np.bool_], units: NDArray[np.int64]) -> int:
+def effective_sample_size(right: NDArray[np.bool_], units: NDArray[np.int64]) -> int:
     """As how many independent answers those to pictures that belong together count.
 
     Their number over the design effect (Kish 1965), by which pictures of one patient, say, that
@@ -155,7 +155,7 @@ def effective(right: NDArray[np.bool_], units: NDArray[np.int64]) -> int:
     return max(1, round(len(right) / max(1.0, together / alone) * fewer))
 
 
-def interval(
+def score_interval(
     metric: Metric,
     labels: Labels,
     probabilities: Probabilities,
@@ -165,7 +165,7 @@ def interval(
     """The 95 % interval of a score: Wilson's for accuracy, else a bootstrap stratified by class.
 
     The bootstrap takes the 2.5 % and 97.5 % quantiles of 1000 resamples (Efron 1979). Pictures that
-    belong together are drawn together, and count for fewer in Wilson's, see ``effective``.
+    belong together are drawn together, and count for fewer in Wilson's, see ``effective_sample_size``.
 
     Args:
         metric: The score.
@@ -177,7 +177,7 @@ def interval(
     units = np.arange(len(labels)) if units is None else units
     if metric.name == "accuracy":
         right = probabilities.argmax(1) == labels
-        return wilson(float(right.mean()), effective(right, units))
+        return wilson_interval(float(right.mean()), effective_sample_size(right, units))
     from sklearn.utils import resample
 
     random = np.random.RandomState(seed)

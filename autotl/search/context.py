@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from autotl import data, events, models
-from autotl.data import Batches, Dataset, Resplit, Rows
+from autotl.data import Batches, Dataset, Resample, Rows
 from autotl.events import Listener
-from autotl.frozen import Features
+from autotl.frozen import FeatureCache
 from autotl.models import Device, Model
 from autotl.scoring import metrics
 from autotl.search.budget import Budget
@@ -18,7 +18,7 @@ from autotl.space.registry import Registry
 from autotl.space.space import Config
 from autotl.store import TrialRow
 from autotl.study import StudyConfig
-from autotl.training import Setting, Task
+from autotl.training import ComputeSettings, Task
 
 DECISIVE = (
     "metric",
@@ -34,11 +34,11 @@ DECISIVE = (
 
 
 @dataclass(frozen=True)
-class Trainings:
+class TrainingContext:
     """Makes models, and the tasks to train them on.
 
     Attributes:
-        kept: The cache of what frozen parts compute.
+        cache: The cache of what frozen parts compute.
         micro: How many pictures fit at once, see ``finetune.Task``.
         measured: What trainings were found to take, see ``finetune.Task``.
     """
@@ -47,9 +47,9 @@ class Trainings:
     dataset: Dataset
     where: Device
     budget: Budget
-    watch: Listener
+    listener: Listener
     registry: Registry
-    kept: Features
+    cache: FeatureCache
     micro: MutableMapping[str, int]
     measured: MutableMapping[str, Any]
     _batches: dict[tuple[Any, ...], Batches] = field(default_factory=dict)
@@ -63,18 +63,18 @@ class Trainings:
         return space.from_json(row.config, self.registry, weights=self.settings.weights)
 
     def again(
-        self, row: TrialRow, network: Model, *parts: str, resplit: Resplit | None = None
+        self, row: TrialRow, network: Model, *parts: str, resample: Resample | None = None
     ) -> Task:
         """The training of a trial that has been, on other parts of the data."""
         known = row.facts
-        setting = Setting(**known.get("setting", {}))
+        compute = ComputeSettings(**known.get("setting", {}))
         return self.task(
             network,
             *parts,
             epochs=row.epochs,
             views=known["views"],
-            resplit=resplit,
-            setting=setting,
+            resample=resample,
+            compute=compute,
         )
 
     def task(
@@ -83,19 +83,19 @@ class Trainings:
         *parts: str,
         epochs: int,
         views: int,
-        resplit: Resplit | None = None,
-        setting: Setting | None = None,
+        resample: Resample | None = None,
+        compute: ComputeSettings | None = None,
     ) -> Task:
-        """The training of ``network`` on some parts of the data, or as a ``resplit`` divides them.
+        """The training of ``network`` on some parts of the data, or as a ``resample`` divides them.
 
         On the part ``train`` alone it is scored on the validation part. What frozen parts compute
         of a picture is shared by all of them.
         """
         alone = parts == ("train",)
         held: Batches | None = None
-        if resplit:
-            train = self.batches_of(network, resplit.train)
-            held = self.batches_of(network, resplit.validation)
+        if resample:
+            train = self.batches_of(network, resample.train)
+            held = self.batches_of(network, resample.validation)
         else:
             train = self.batches(network, *parts)
             held = self.batches(network, "validation") if alone else None
@@ -107,16 +107,16 @@ class Trainings:
             epochs=epochs,
             score=lambda probabilities: metric.score(truth, probabilities),
             where=self.where,
-            seed=self.seed(resplit),
-            kept=self.kept,
+            seed=self.seed(resample),
+            cache=self.cache,
             data=self.dataset.fingerprint,
             views=views,
             label_smoothing=self.settings.label_smoothing,
             ema=self.settings.ema,
-            setting=setting or Setting(),
+            compute=compute or ComputeSettings(),
             micro=self.micro,
             measured=self.measured,
-            step=lambda: self.watch(events.Step()),
+            step=lambda: self.listener(events.StepCompleted()),
         )
 
     def batches(self, network: Model, *parts: str) -> Batches:
@@ -135,7 +135,7 @@ class Trainings:
                 expects.size,
                 expects.interpolation,
                 self.settings.out / "cache",
-                lambda what, done, total: self.watch(events.Stage(what, done, total)),
+                lambda what, done, total: self.listener(events.Stage(what, done, total)),
             )
         return Batches(
             packed,
@@ -146,12 +146,12 @@ class Trainings:
             shuffle_seed=self.settings.seed,
         )
 
-    def seed(self, resplit: Resplit | None = None) -> int:
+    def seed(self, resample: Resample | None = None) -> int:
         """The study's seed, or that of a run of the finals."""
-        return self.settings.seed + (resplit.number + 1 if resplit else 0)
+        return self.settings.seed + (resample.number + 1 if resample else 0)
 
-    def build(self, config: Config, resplit: Resplit | None = None) -> Model:
+    def build(self, config: Config, resample: Resample | None = None) -> Model:
         """The network of a configuration, its random part seeded."""
         classes = len(self.dataset.classes)
-        size, seed = self.settings.size, self.seed(resplit)
-        return models.build(config, classes, size, self.where, seed)
+        size, seed = self.settings.size, self.seed(resample)
+        return models.build_model(config, classes, size, self.where, seed)

@@ -19,7 +19,7 @@ FEWEST_RUNS, MOST_RUNS = 2, 10
 
 
 @dataclass(frozen=True)
-class Board:
+class Leaderboard:
     """The trials of one study as the database has them."""
 
     store: Store

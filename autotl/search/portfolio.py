@@ -90,15 +90,15 @@ class Portfolio:
 
     @property
     def _first(self) -> tuple[str, str]:
-        return self.space.in_order("freeze")[0], self.space.in_order("head")[0]
+        return self.space.default_order("freeze")[0], self.space.default_order("head")[0]
 
     def _tried(self) -> dict[tuple[str, ...], str]:
         """How each recipe ended that was begun."""
         tried = {}
         for trial in self.study.get_trials(deepcopy=False):
-            recipe, end = (trial.user_attrs.get(key) for key in (RECIPE, "end"))
-            if recipe and not (end == "out_of_time" and trial.number < self.earlier):
-                tried[tuple(recipe)] = end or ""
+            recipe, status = (trial.user_attrs.get(key) for key in (RECIPE, "status"))
+            if recipe and not (status == "out_of_time" and trial.number < self.earlier):
+                tried[tuple(recipe)] = status or ""
         return tried
 
     def _recipes(
@@ -106,17 +106,17 @@ class Portfolio:
     ) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
         """The recipes in order: their names, and the parameters to draw."""
         first, head = self._first
-        backbones = self.space.in_order("backbone")
+        backbones = self.space.default_order("backbone")
         yield from (self._default(backbone, first, head) for backbone in backbones)
         if not tried.keys() >= {(backbone, first, head) for backbone in backbones}:
             return  # what is promising is not known yet
         for name, params in self.past().items():
             yield (PAST, name), dict(params)
         promising = self._promising(ranked)
-        for other in self.space.in_order("head")[1:]:
+        for other in self.space.default_order("head")[1:]:
             yield from (self._default(backbone, first, other) for backbone in promising[:1])
         times = _times(ranked)
-        for place, freeze in enumerate(self.space.in_order("freeze")[1:]):
+        for place, freeze in enumerate(self.space.default_order("freeze")[1:]):
             wanted = 1 if place else BACKBONES
             late = float("inf")  # milliseconds of one that there was no time for
             for backbone in promising:

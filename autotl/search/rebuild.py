@@ -63,7 +63,7 @@ def mend(storage: BaseStorage, name: str, space: Space) -> int:
         for key, value in old.user_attrs.items():
             if key != WHOLE:
                 new.set_user_attr(key, value)
-        new.add_trials([_fitted(trial, space.questions) for trial in trials])
+        new.add_trials([_fitted(trial, space.hyperparameters) for trial in trials])
         _annotate(storage, new, storage.get_study_system_attrs(old._study_id), given)
     optuna.delete_study(study_name=copy, storage=storage)
     return len(trials)
@@ -89,11 +89,13 @@ def _annotate(
             storage.set_study_system_attr(new._study_id, f"{places[place]}:note_{note}", value)
 
 
-def _fitted(trial: FrozenTrial, questions: Mapping[str, Hyperparameter]) -> FrozenTrial:
+def _fitted(trial: FrozenTrial, hyperparameters: Mapping[str, Hyperparameter]) -> FrozenTrial:
     """The trial as the new space would have made it, all that it had drawn in its attributes."""
     drawn = {**trial.params, **trial.user_attrs.get(DRAWN, {})}
-    known = {name: questions[name] for name in drawn if name in questions}
-    params = {name: drawn[name] for name, question in known.items() if question.draws(drawn[name])}
+    known = {name: hyperparameters[name] for name in drawn if name in hyperparameters}
+    params = {
+        name: drawn[name] for name, question in known.items() if question.can_draw(drawn[name])
+    }
     attributes, system = dict(trial.user_attrs), dict(trial.system_attrs)
     attributes.pop(DRAWN, None)
     if params != drawn:
@@ -103,7 +105,7 @@ def _fitted(trial: FrozenTrial, questions: Mapping[str, Hyperparameter]) -> Froz
         system[QUEUED] = {
             name: value
             for name, value in asked.items()
-            if name in questions and questions[name].draws(value)
+            if name in hyperparameters and hyperparameters[name].can_draw(value)
         }
     return FrozenTrial(
         number=trial.number,

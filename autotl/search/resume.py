@@ -36,7 +36,7 @@ def resume(
     space: Space,
     metric: Metric,
     plugins: Registry,
-    watch: Listener,
+    listener: Listener,
 ) -> optuna.Study:
     """Optuna's study, made if it is not there, with all that earlier runs left in it.
 
@@ -57,7 +57,7 @@ def resume(
         known = (store.facts(name) or {}).get("annotated") or {}
         # Pictures stand under numbers that trials have no more; notes came along.
         store.update(name, annotated={key: known[key] for key in known if "/" not in key})
-        watch(events.Note(f"the space has changed; {count} trials were carried over"))
+        listener(events.Note(f"the space has changed; {count} trials were carried over"))
     study.set_user_attr("space", space.fingerprint)
     rows = store.trials(name)
     used = {(kind, n) for row in rows for kind, names in row.config.items() for n in names}
@@ -121,7 +121,7 @@ def _limited(row: TrialRow, settings: StudyConfig, space: Space) -> str:
     most = settings.max_parameters
     if most is not None and (row.parameters or 0) > most:
         return too_many(row.parameters or 0, most)
-    known = {left.name: left.reason for left in space.left_out if left.kind == "backbone"}
+    known = {left.name: left.reason for left in space.excluded if left.kind == "backbone"}
     here = {plugin.name for plugin in space.plugins["backbone"]}
     for name in row.config.get("backbone", {}):
         if name in known:

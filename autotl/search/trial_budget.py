@@ -12,7 +12,7 @@ from autotl import training
 from autotl.errors import OutOfTime
 from autotl.models import Model
 from autotl.search.budget import Budget
-from autotl.search.context import Trainings
+from autotl.search.context import TrainingContext
 from autotl.space.space import Config
 from autotl.training import Cost, Epoch, Task
 
@@ -59,7 +59,12 @@ class Plan:
 
 
 def plan(
-    network: Model, config: Config, trainings: Trainings, *, modest: bool, together: bool = False
+    network: Model,
+    config: Config,
+    context: TrainingContext,
+    *,
+    modest: bool,
+    together: bool = False,
 ) -> Plan:
     """Plan the training of a model on the training part.
 
@@ -73,25 +78,25 @@ def plan(
     Raises:
         OutOfTime: There is time for too few epochs to be worth beginning.
     """
-    settings, budget = trainings.settings, trainings.budget
-    frozen = training.stays_frozen(network, config, settings.epochs)
+    settings, budget = context.settings, context.budget
+    frozen = training.keeps_backbone_frozen(network, config, settings.epochs)
     # More epochs would change nothing for a head that is solved for.
     solved = frozen and hasattr(network.head, "fit") and not together
     epochs, views = (1, 1) if solved else (settings.epochs, settings.views)
-    task = trainings.task(network, "train", epochs=epochs, views=views)
+    task = context.task(network, "train", epochs=epochs, views=views)
     if budget.seconds is None:
         return Plan(network, task, frozen, {})
     cost = training.measure(network, config, task)
-    task.setting = cost.setting
+    task.compute = cost.compute
     task.views = cost.views(task.views, VIEWS_SHARE * budget.seconds)
-    test = cost.predict * len(trainings.dataset.indices("test"))
+    test = cost.predict * len(context.dataset.indices("test"))
     task.epochs = affordable(cost, task, budget, test, modest)
     again = cost.again(task.epochs, task.views)
     task.deadline = time.monotonic() + budget.longest_trial(again, test)
     known = {
         "costs": cost.facts(),
         "ms_per_item": 1000 * cost.predict,
-        "setting": asdict(cost.setting),
+        "setting": asdict(cost.compute),
         "seconds_test": test,
         "seconds_needed": cost.seconds(task.epochs, task.views),
         "seconds_again": again,

@@ -14,16 +14,16 @@ from optuna.trial import TrialState
 
 from autotl import events, models, training
 from autotl.data import Dataset
-from autotl.errors import AutoTLError, Incompatible, OutOfTime, StudyError, TrialEnd
+from autotl.errors import AutoTLError, Incompatible, OutOfTime, StudyError, TrialStopped
 from autotl.events import Listener
-from autotl.frozen import Features
+from autotl.frozen import FeatureCache
 from autotl.models import Device, Model
 from autotl.scoring import metrics
 from autotl.scoring.logme import logme
 from autotl.search import resume, sampler, trial_budget, warm_start
 from autotl.search.budget import Budget
-from autotl.search.context import Trainings
-from autotl.search.leaderboard import Board
+from autotl.search.context import TrainingContext
+from autotl.search.leaderboard import Leaderboard
 from autotl.search.portfolio import PAST, RECIPE, Portfolio
 from autotl.search.trial_budget import Plan
 from autotl.space import space
@@ -75,32 +75,32 @@ class Trials:
     store: Store
     where: Device
     budget: Budget
-    watch: Listener
+    listener: Listener
     registry: Registry
-    kept: Features
+    cache: FeatureCache
     best: Best | None = None
 
     def __post_init__(self) -> None:
         self.name = self.settings.name
         self.metric = metrics.get(self.settings.metric)
-        self.board = Board(self.store, self.name, self.metric, self.budget)
+        self.leaderboard = Leaderboard(self.store, self.name, self.metric, self.budget)
         facts = self.store.require(self.name)
-        self.trainings = Trainings(
+        self.context = TrainingContext(
             self.settings,
             self.dataset,
             self.where,
             self.budget,
-            self.watch,
+            self.listener,
             self.registry,
-            self.kept,
+            self.cache,
             micro=facts.get("micro", {}),
             measured=facts.get("measured", {}),
         )
         self.study = resume.resume(
-            self.store, self.settings, self.space, self.metric, self.registry, self.watch
+            self.store, self.settings, self.space, self.metric, self.registry, self.listener
         )
         self._written: dict[str, Any] = {}
-        pictures = self.dataset.independent("validation")
+        pictures = self.dataset.count_independent("validation")
         earlier = len(self.study.get_trials(deepcopy=False))
         self.portfolio = Portfolio(self.study, self.space, pictures, self.past, earlier)
 
@@ -112,7 +112,7 @@ class Trials:
         """
         in_vain, late, end, reason = 0, 0, "", ""
         while max(in_vain, late) < GIVE_UP and not self._enough():
-            self.portfolio.enqueue(self.board.ranked())
+            self.portfolio.enqueue(self.leaderboard.ranked())
             trial = self._ask()
             end, reason = self._trial(trial)
             if end in ("complete", "pruned"):
@@ -121,21 +121,21 @@ class Trials:
                     late = 0
             else:
                 in_vain += 1
-                late += end == OutOfTime.end
-            if end == OutOfTime.end:
-                self.portfolio.enqueue_cheap(self.board.ranked())
-        if self.board.ranked():
+                late += end == OutOfTime.status
+            if end == OutOfTime.status:
+                self.portfolio.enqueue_cheap(self.leaderboard.ranked())
+        if self.leaderboard.ranked():
             return
         if not end and any(row.facts.get("barred") for row in self.store.trials(self.name)):
             raise StudyError("the limits leave out every trial so far; give more --trials or time")
-        if end in ("", OutOfTime.end):
+        if end in ("", OutOfTime.status):
             why = reason or "it ended before the first one"
             raise StudyError(f"the budget is too short for any trial ({why}): give more time")
         raise StudyError(f"no trial has come to its end; the last one {end}: {reason}")
 
     def _leads(self, trial: optuna.Trial) -> bool:
         """Whether a trial is the best so far."""
-        best = self.board.ranked()[:1]
+        best = self.leaderboard.ranked()[:1]
         return bool(best) and best[0].number == trial.number
 
     def past(self) -> dict[str, Any]:
@@ -156,8 +156,10 @@ class Trials:
 
     def _drawable(self, params: dict[str, Any]) -> bool:
         """Whether the space can still draw what was learned."""
-        questions = self.space.questions
-        return all(n in questions and questions[n].draws(v) for n, v in params.items())
+        hyperparameters = self.space.hyperparameters
+        return all(
+            n in hyperparameters and hyperparameters[n].can_draw(v) for n, v in params.items()
+        )
 
     # ---------------------------------------------------------------- one trial
 
@@ -182,7 +184,7 @@ class Trials:
         for (other, shown), e, (end, reason) in zip(group, ended, filed, strict=True):
             if other is not trial:
                 self._show(other.number, shown, e.epochs)
-            self.watch(events.TrialEnded(other.number, end, reason, e.score, seconds))
+            self.listener(events.TrialFinished(other.number, end, reason, e.score, seconds))
         if isinstance(ended[0].error, KeyboardInterrupt):
             raise ended[0].error
         return filed[0]
@@ -203,17 +205,17 @@ class Trials:
             state = TrialState.PRUNED  # so that the sampler learns from it; it forgets failures
         if end == "failed" and not isinstance(error, AutoTLError):
             trial.set_user_attr("traceback", "".join(traceback.format_exception(error)))
-        trial.set_user_attr("end", end)
+        trial.set_user_attr("status", end)
         trial.set_user_attr("reason", reason)
         self.study.tell(trial, score if error is None else None, state=state)
         self.store.end_trial(
             self.name, trial.number, end, reason=reason, score=score, seconds=seconds
         )
-        memory = {"micro": self.trainings.micro, "measured": self.trainings.measured}
+        memory = {"micro": self.context.micro, "measured": self.context.measured}
         if memory != self._written:
             self.store.update(self.name, **memory)
             self._written = copy.deepcopy(memory)
-        if ended.network and (leader := self.board.leader) and leader.number == trial.number:
+        if ended.network and (leader := self.leaderboard.leader) and leader.number == trial.number:
             self.best = Best(trial.number, ended.network.cpu())
         if end == "interrupted":
             resume.requeue(self.study, trial.params, trial.user_attrs)
@@ -221,16 +223,16 @@ class Trials:
 
     def _prepare(self, trial: optuna.Trial, config: Config) -> Plan:
         """Build a configuration and plan its training within the limits and the budget."""
-        network = self.trainings.build(config)
+        network = self.context.build(config)
         count, most = models.parameters(network), self.settings.max_parameters
         if most is not None:
             trial.set_constraint("parameters", count - most)
             if count > most:
                 raise Incompatible(resume.too_many(count, most))
         # A short budget shall find something rather than nothing.
-        modest, several = not self.board.ranked(), len(self.space.plugins["head"]) > 1
+        modest, several = not self.leaderboard.ranked(), len(self.space.plugins["head"]) > 1
         together = several and self.portfolio.is_probe(trial)
-        plan = trial_budget.plan(network, config, self.trainings, modest=modest, together=together)
+        plan = trial_budget.plan(network, config, self.context, modest=modest, together=together)
         self._planned(trial, plan)
         self._show(trial.number, config, (), plan.task.epochs)
         return plan
@@ -251,9 +253,9 @@ class Trials:
     ) -> None:
         """Show that a trial begins, and the epochs that it has done."""
         epochs = epochs or len(done)
-        self.watch(events.TrialStarted(number, space.to_json(config), epochs))
+        self.listener(events.TrialStarted(number, space.to_json(config), epochs))
         for epoch in done:
-            self.watch(_event(number, epoch, epochs))
+            self.listener(_event(number, epoch, epochs))
 
     def _fine_tune(self, trial: optuna.Trial, config: Config, plan: Plan) -> Ended:
         """Train a model, reporting every epoch. What everybody would try first is not pruned."""
@@ -261,12 +263,12 @@ class Trials:
         for epoch in training.fine_tune(plan.network, config, plan.task):
             done.append(epoch)
             self._report(trial, epoch)
-            self.watch(_event(trial.number, epoch, epochs))
+            self.listener(_event(trial.number, epoch, epochs))
             known = RECIPE in trial.user_attrs
             if epoch.number < epochs and not known and trial.should_prune():
                 text = f"among the worst tenth after epoch {epoch.number} of {epochs}"
                 raise optuna.TrialPruned(text)
-        trial.set_user_attr("learned_parameters", epoch.learned)
+        trial.set_user_attr("trained_parameters", epoch.trained_parameters)
         self.store.note_trial(self.name, trial.number, seconds_again=plan.again(done))
         return Ended(plan.network, epochs=tuple(done))
 
@@ -302,9 +304,9 @@ class Trials:
                     self._report(trial, one.epoch)
                     ended[i] = Ended(one.model, epochs=(*ended[i].epochs, one.epoch))
                     if trial is first:
-                        self.watch(_event(trial.number, one.epoch, plan.task.epochs))
+                        self.listener(_event(trial.number, one.epoch, plan.task.epochs))
                     if one.last:
-                        trial.set_user_attr("learned_parameters", one.epoch.learned)
+                        trial.set_user_attr("trained_parameters", one.epoch.trained_parameters)
                         trial.set_user_attr("epochs", one.epoch.number)
                         self.store.update_trial(self.name, trial.number, epochs=one.epoch.number)
         known = self._estimate(plan, config) if config["head"].plugin.takes == "features" else None
@@ -321,7 +323,7 @@ class Trials:
             loss=epoch.loss,
             score=epoch.score,
             seconds=epoch.seconds,
-            learned=epoch.learned,
+            trained_parameters=epoch.trained_parameters,
         )
 
     def _estimate(self, plan: Plan, config: Config) -> float | None:
@@ -336,21 +338,21 @@ class Trials:
 
     def _enough(self) -> bool:
         rows = self.store.trials(self.name)
-        done = sum(row.end not in ("running", "interrupted") for row in rows)
+        done = sum(row.status not in ("running", "interrupted") for row in rows)
         if self.settings.trials is not None and done >= self.settings.trials:
             return True
         if self.budget.seconds is None:
             return False
-        self.board.reserve()
-        best = self.board.ranked()[:1]
-        return self.budget.left <= (self.board.finals_seconds(best[0]) if best else 0.0) + 1.0
+        self.leaderboard.reserve()
+        best = self.leaderboard.ranked()[:1]
+        return self.budget.left <= (self.leaderboard.finals_seconds(best[0]) if best else 0.0) + 1.0
 
     def _ask(self) -> optuna.Trial:
         """The next trial. What it draws depends on the seed and the trials before it alone.
 
         So a study that was interrupted goes on as if it had not been.
         """
-        number = sum(row.end != "interrupted" for row in self.store.trials(self.name))
+        number = sum(row.status != "interrupted" for row in self.store.trials(self.name))
         self.study.sampler = sampler.tpe((self.settings.seed * 10_007 + number) % 2**32)
         trial = self.study.ask()
         trial.set_user_attr(resume.PROCESS, resume.process())
@@ -364,8 +366,8 @@ def _ending(error: BaseException | None) -> tuple[TrialState, str, str]:
             return TrialState.COMPLETE, "complete", ""
         case optuna.TrialPruned():
             return TrialState.PRUNED, "pruned", str(error)
-        case TrialEnd():
-            return TrialState.FAIL, error.end, str(error)
+        case TrialStopped():
+            return TrialState.FAIL, error.status, str(error)
         case KeyboardInterrupt():
             return TrialState.FAIL, "interrupted", "Ctrl-C"
         case AutoTLError():
@@ -374,5 +376,7 @@ def _ending(error: BaseException | None) -> tuple[TrialState, str, str]:
             return TrialState.FAIL, "failed", f"{type(error).__name__}: {error}"
 
 
-def _event(number: int, epoch: training.Epoch, epochs: int) -> events.EpochEnded:
-    return events.EpochEnded(number, epoch.number, epochs, epoch.loss, epoch.score, epoch.seconds)
+def _event(number: int, epoch: training.Epoch, epochs: int) -> events.EpochCompleted:
+    return events.EpochCompleted(
+        number, epoch.number, epochs, epoch.loss, epoch.score, epoch.seconds
+    )

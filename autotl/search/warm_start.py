@@ -114,7 +114,7 @@ def learn(store: Store, of: Profile, metric: str, space: Space, without: str) ->
         if of.peeks(there):
             continue
         best = report.ranked(store.trials(name), facts.get("direction", "maximize"))[:1]
-        params = [space.flat(row.config) for row in best]
+        params = [space.flatten(row.config) for row in best]
         apart = of.distance(there)
         if params and params[0] and apart <= FARTHEST:
             found.append((apart, name, params[0]))

@@ -81,13 +81,13 @@ def finish(trials: Trials, versions: dict[str, str]) -> None:
         with trials.budget.stage("finals"):
             finals.hold()
         if not finals.held and (saved := refit.proven(trials)):
-            trials.store.update(trials.name, kept=saved["trial"], **saved["found"])
+            trials.store.update(trials.name, cache=saved["trial"], **saved["found"])
             text = "there was no time for finals; what those before found stands"
-            return trials.watch(events.Note(text, warning=True))
+            return trials.listener(events.Note(text, warning=True))
         if refit.stands(trials, finals.winner):
             refit.remember(trials)
             text = f"{finals.winner.name} is still the best; its model stands"
-            return trials.watch(events.Note(text))
+            return trials.listener(events.Note(text))
         with trials.budget.stage("finals"):
             finals.judge()
         refit.hand_over(trials, finals.winner, versions, finals.spare)
@@ -104,18 +104,18 @@ def keep(trials: Trials, versions: dict[str, str], finals: Finals | None = None)
     What an earlier run refitted stays, with what it found. Else it is a model of the best so far,
     without a refit or a test.
     """
-    ranked, best = trials.board.ranked(), trials.best
+    ranked, best = trials.leaderboard.ranked(), trials.best
     held = finals or Finals(trials)
     saved = refit.handed_over(trials)
     if saved and any(row.number == saved["trial"] for row in ranked):
         if saved["winner"] != held.winner.identity or not held.held:
-            trials.store.update(trials.name, kept=saved["trial"], **saved["found"])
+            trials.store.update(trials.name, cache=saved["trial"], **saved["found"])
     elif ranked and held.held and held.spare:
         trials.store.update(trials.name, calibration=None)
         refit.save(trials, held.winner, held.spare, versions)
     elif best:  # what finals before found does not hold for a later best
         row = next(row for row in ranked if row.number == best.number)
-        trials.store.update(trials.name, calibration=None, finals=None, kept=row.number)
+        trials.store.update(trials.name, calibration=None, finals=None, cache=row.number)
         refit.save(trials, Winner(f"trial {row.number}", (row,)), best.network, versions)
 
 
@@ -150,7 +150,7 @@ class Finals:
         """The winner of the finals, or of the search where there were none."""
         if self._winner:
             return self._winner.winner
-        best = self.trials.board.leader
+        best = self.trials.leaderboard.leader
         assert best
         return Winner(f"trial {best.number}", (best,))
 
@@ -179,7 +179,7 @@ class Finals:
         labels = trials.dataset.labels[rows]
         store.update(
             trials.name,
-            calibration=calibration.fit(labels, answers, parts),
+            calibration=calibration.calibrate(labels, answers, parts),
             doubtful=error_analysis.doubtful(trials.dataset, rows, answers),
         )
 
@@ -192,12 +192,14 @@ class Finals:
             return np.concatenate(held), np.concatenate(parts), np.concatenate(self._winner.answers)
         [best] = self.winner.trials
         rows, tested = (trials.dataset.indices(part) for part in ("validation", "test"))
-        seconds = trials.board.test_seconds(best) * len(rows) / max(1, len(tested))
-        if self.spare is None or trials.budget.left < seconds + trials.board.finals_seconds(best):
+        seconds = trials.leaderboard.test_seconds(best) * len(rows) / max(1, len(tested))
+        if self.spare is None or trials.budget.left < seconds + trials.leaderboard.finals_seconds(
+            best
+        ):
             return None
         network = self.spare.to(trials.where.device)
         answer = training.predict(
-            network, trials.trainings.batches(network, "validation"), trials.where
+            network, trials.context.batches(network, "validation"), trials.where
         )
         return rows, np.arange(len(rows)) % 2, answer
 
@@ -215,12 +217,12 @@ class Finals:
             self._winner = None
             trials.store.update(trials.name, finals=None)
             return
-        higher = trials.metric.higher
+        higher_is_better = trials.metric.higher_is_better
         everyone = [*singles, *mixtures]
         scores = np.array([contender.scores for contender in everyone])
         means, count = scores.mean(1), len(singles)
         found = self._standings(scores, count)
-        order = sorted(range(len(everyone)), key=means.__getitem__, reverse=higher)
+        order = sorted(range(len(everyone)), key=means.__getitem__, reverse=higher_is_better)
         best = next(i for i in order if i < count)  # of the candidates
         leaders = [i for i in order if found[i].tied and i < count]
         ahead = [i for i in order[: order.index(best)] if not found[i].tied]
@@ -231,10 +233,10 @@ class Finals:
         cheapest = leaders[_cheapest([everyone[i] for i in leaders])]
         winner = cheapest if trials.settings.prefer == "cheap" else leaders[0]
         self._winner = everyone[winner]
-        sign = 1 if higher else -1
+        sign = 1 if higher_is_better else -1
         searched = max(singles, key=lambda one: sign * one.searched)
         entries = [
-            {**_entry(contender), **_standing(standing, higher)}
+            {**_entry(contender), **_standing(standing, higher_is_better)}
             for contender, standing in zip(everyone, found, strict=True)
         ]
         facts = {
@@ -244,7 +246,9 @@ class Finals:
             "cheapest_tied": everyone[cheapest].name,
             "optimism": trials.metric.gain(searched.searched, float(np.mean(searched.scores))),
             "optimism_of": searched.name,
-            "unselected": comparison.unselected(scores[:count], higher=higher),
+            "unselected": comparison.nested_selection_score(
+                scores[:count], higher_is_better=higher_is_better
+            ),
             "prefer": trials.settings.prefer,
         }
         trials.store.update(trials.name, finals=facts)
@@ -254,17 +258,17 @@ class Finals:
                 f"the {self._winner.name} of {members} is better than each of them: "
                 f"{means[winner]:.4f}, and {means[best]:.4f} of {everyone[best].name}"
             )
-            trials.watch(events.Note(text))
+            trials.listener(events.Note(text))
 
     def _standings(
         self, scores: comparison.Scores, rivals: int, to: int | None = None
     ) -> list[Standing]:
         """How contenders stand to the best of the first ``rivals``, or to the one at ``to``."""
-        first = data.resplit(self.trials.dataset, 0, self.trials.settings.seed)
-        return comparison.standings(
+        first = data.resample(self.trials.dataset, 0, self.trials.settings.seed)
+        return comparison.compare_scores(
             scores,
             first.shrink(self.runs.count),
-            higher=self.trials.metric.higher,
+            higher_is_better=self.trials.metric.higher_is_better,
             step=1 / len(first.validation),
             rivals=rivals,
             to=to,
@@ -274,7 +278,9 @@ class Finals:
         """Whether there is a model of it, or the time to make one."""
         trials = self.trials
         rows = [c.trial for c in contender.members]
-        again, test = (sum(map(f, rows)) for f in (trials.board.again, trials.board.test_seconds))
+        again, test = (
+            sum(map(f, rows)) for f in (trials.leaderboard.again, trials.leaderboard.test_seconds)
+        )
         return bool(contender.network) or trials.budget.finals(again, test) <= trials.budget.left
 
     def _candidates(self) -> list[Contender]:
@@ -311,7 +317,7 @@ class Finals:
         """
         trials, metric, runs = self.trials, self.trials.metric, range(self.runs.count)
         singles = self._candidates()
-        sign = 1 if metric.higher else -1
+        sign = 1 if metric.higher_is_better else -1
         best = max(singles, key=lambda one: sign * float(np.mean(one.scores))).members[0]
         fellows = [one for one in singles if one.members[0].sees == best.sees]
         rows = [self.runs.held(run) for run in runs]
@@ -342,7 +348,7 @@ class Finals:
 def _cheapest(contenders: Sequence[Contender]) -> int:
     entries = list(map(_entry, contenders))
     times, sizes = ([entry[key] for entry in entries] for key in ("ms_per_item", "parameters"))
-    return comparison.cheapest(times, sizes)
+    return comparison.index_of_cheapest(times, sizes)
 
 
 def _entry(contender: Contender) -> Entry:
@@ -366,13 +372,13 @@ def _entry(contender: Contender) -> Entry:
     return entry
 
 
-def _standing(standing: Standing, higher: bool) -> Entry:
+def _standing(standing: Standing, higher_is_better: bool) -> Entry:
     """Where one stands, as the facts have it, within what the metric can reach."""
     score = standing.score
     return {
         "mean": score.mean,
         "low": max(0.0, score.low),  # shares and losses begin at 0
-        "high": min(1.0, score.high) if higher else score.high,
+        "high": min(1.0, score.high) if higher_is_better else score.high,
         "difference": vars(standing.difference),
         "tied_with_best": standing.tied,
     }

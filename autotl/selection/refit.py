@@ -12,7 +12,7 @@ import numpy as np
 
 from autotl import events, models, study, training
 from autotl.artifact import model_card, model_folder
-from autotl.errors import OutOfTime, StudyError, TrialEnd
+from autotl.errors import OutOfTime, StudyError, TrialStopped
 from autotl.evaluation import error_analysis
 from autotl.models import Model, ensemble
 from autotl.models.ensemble import ENSEMBLE, SOUP
@@ -86,7 +86,7 @@ def proven(trials: Trials) -> dict[str, Any] | None:
         return None
     who = saved["winner"]["candidate"], saved["winner"]["members"]
     tested = any(test.done and test.is_of(*who) for test in trials.store.tests(trials.name))
-    here = any(row.number == saved["trial"] for row in trials.board.ranked())
+    here = any(row.number == saved["trial"] for row in trials.leaderboard.ranked())
     return saved if here and (tested or not len(trials.dataset.indices("test"))) else None
 
 
@@ -136,11 +136,11 @@ def hand_over(
     network, again = spare, False
     try:
         network, again = _refit(trials, winner, bool(spare)), True
-    except TrialEnd as end:
+    except TrialStopped as end:
         if network is None:
             raise StudyError(f"the refit of {winner.name} ended early: {end}") from None
         text = f"the winner was not refitted ({end}); its model has learned from a part of the data"
-        trials.watch(events.Note(text, warning=True))
+        trials.listener(events.Note(text, warning=True))
     seconds = time.monotonic() - began
     save(trials, winner, network, versions, refitted=again)
     if known := _tested(trials, winner, refitted=again):  # before another winner, now best again
@@ -157,24 +157,24 @@ def _refit(trials: Trials, winner: Winner, spare: bool) -> Model:
     With a spare model nothing is begun that cannot be ended, as several trainings where the time
     was left for one; without anything to fall back on, late is better than never.
     """
-    budget, board = trials.budget, trials.board
-    test = sum(map(board.test_seconds, winner.trials))
-    needed = budget.refit * sum(map(board.again, winner.trials)) + test
+    budget, leaderboard = trials.budget, trials.leaderboard
+    test = sum(map(leaderboard.test_seconds, winner.trials))
+    needed = budget.refit * sum(map(leaderboard.again, winner.trials)) + test
     if spare and len(winner.trials) > 1 and needed > budget.left:
         raise OutOfTime(f"it would take {needed:.0f} s, and {budget.left:.0f} s are left")
     name, done = "refitting the winner on train + validation", 0
-    trials.watch(events.Stage(name, done, winner.epochs))
+    trials.listener(events.Stage(name, done, winner.epochs))
     networks = []
     for row in winner.trials:
-        config = trials.trainings.config(row)
-        network = trials.trainings.build(config)
-        task = trials.trainings.again(row, network, "train", "validation")
+        config = trials.context.config(row)
+        network = trials.context.build(config)
+        task = trials.context.again(row, network, "train", "validation")
         if spare:
             task.deadline = budget.grace(test)
         with budget.stage("refit"):
             for _ in training.fine_tune(network, config, task):
                 done += 1
-                trials.watch(events.Stage(name, done, winner.epochs))
+                trials.listener(events.Stage(name, done, winner.epochs))
         networks.append(network)
     return winner.combined(networks)
 
@@ -191,8 +191,8 @@ def save(
 
     Of several as one, the heaviest has ``recipe.toml`` and the others ``recipe-2.toml``, ...
     """
-    folder, trainings = trials.settings.folder, trials.trainings
-    configs = [trainings.config(row) for row in winner.trials]
+    folder, context = trials.settings.folder, trials.context
+    configs = [context.config(row) for row in winner.trials]
     source = _source([config["backbone"] for config in configs])
     trials.store.update(trials.name, weights=source, model=None)
     for old in folder.glob("recipe-[2-9].toml"):
@@ -201,7 +201,7 @@ def save(
     given = _given(trials)
     for number, (row, config) in enumerate(zip(winner.trials, configs, strict=True), start=1):
         training = {
-            **trainings.decisive(),
+            **context.decisive(),
             "epochs": row.epochs,
             "views": row.facts["views"],
             "image_size": network.expects.size,
@@ -276,7 +276,7 @@ def _write_card(trials: Trials, winner: Winner, **evidence: Any) -> None:
     # One split has no interval for other metrics, and several as one had no trial.
     score, low, high = winner.trials[0].score if len(winner.trials) == 1 else None, None, None
     if trials.metric.name == "accuracy" and score is not None:
-        low, high = metrics.wilson(score, count)
+        low, high = metrics.wilson_interval(score, count)
     pictures = {p: len(trials.dataset.indices(p)) for p in ("train", "validation", "test")}
     known = {
         "metric": trials.metric.name,
@@ -312,7 +312,7 @@ def _may_open(trials: Trials, winner: Winner) -> bool:
     if not before or trials.settings.again:
         return bool(len(trials.dataset.indices("test")))
     names = ", ".join(sorted(before - {winner.name})) or f"another {winner.name}"
-    trials.watch(
+    trials.listener(
         events.Note(
             f"{winner.name} was not tested: the test part was opened before, for {names}; use "
             "--again to open it once more, and the report will say so",
@@ -325,15 +325,15 @@ def _may_open(trials: Trials, winner: Winner) -> bool:
 def _test(trials: Trials, winner: Winner, *, refit_seconds: float, refitted: bool) -> None:
     """Score the saved model on the test part, calibrated as ``autotl predict`` answers."""
     rows = trials.dataset.indices("test")
-    trials.watch(events.Stage("opening the test part"))
+    trials.listener(events.Stage("opening the test part"))
     first = winner.trials[0]
     opening = trials.store.open_test(trials.name, first.number, first.config, **winner.identity)
     predictor = model_folder.load(trials.settings.folder / "model", trials.registry, trials.where)
-    batches = trials.trainings.batches(predictor.network, "test")
+    batches = trials.context.batches(predictor.network, "test")
     raw = training.predict(predictor.network, batches, predictor.where)
-    probabilities = calibration.scaled(raw, predictor.temperature)
+    probabilities = calibration.apply_temperature(raw, predictor.temperature)
     labels = trials.dataset.labels[rows]
-    low, high = metrics.interval(
+    low, high = metrics.score_interval(
         trials.metric,
         labels,
         probabilities,
@@ -347,15 +347,15 @@ def _test(trials: Trials, winner: Winner, *, refit_seconds: float, refitted: boo
         "low": low,
         "high": high,
         "n": len(rows),
-        "ece": calibration.expected_error(labels, probabilities),
-        "ms_per_item": training.milliseconds_per_picture(
+        "ece": calibration.expected_calibration_error(labels, probabilities),
+        "ms_per_item": training.milliseconds_per_image(
             predictor.network, images[:32], predictor.where
         ),
         "parameters": models.parameters(predictor.network),
-        "learned_parameters": max(row.learned_parameters or 0 for row in winner.trials) or None,
+        "trained_parameters": max(row.trained_parameters or 0 for row in winner.trials) or None,
         "refit_seconds": refit_seconds,
         "refitted": refitted,
-        **_by_class(metrics.confusion(labels, probabilities), trials.dataset.classes),
+        **_by_class(metrics.confusion_matrix(labels, probabilities), trials.dataset.classes),
     }
     wrong = error_analysis.mistakes(trials.dataset, rows, probabilities)
     seconds = min(EXPLAINING, trials.budget.left - trials.budget.fixed / 2)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from autotl import data, events, training
-from autotl.data import Resplit, Rows
+from autotl.data import Resample, Rows
 from autotl.errors import DataError, Diverged, OutOfTime, StoreError
 from autotl.models import Model, ensemble
 from autotl.models.ensemble import SOUP
@@ -78,7 +78,7 @@ class Runs:
         """
         trials, budget = self.trials, self.trials.budget
         budget.runs = 0.0
-        ending = self._ending(trials.board.finalists(1))
+        ending = self._ending(trials.leaderboard.finalists(1))
         entrants, fewest = self._entrants(budget.left - ending)
         if self._ending(entrants) > ending:  # another may win that takes longer to refit
             ending = self._ending(entrants)
@@ -104,7 +104,7 @@ class Runs:
             except DataError as error:
                 over = True
                 text = f"the finals ended after {number} runs: {error}"
-                trials.watch(events.Note(text, warning=True))
+                trials.listener(events.Note(text, warning=True))
             if len(self.candidates) < 2 and self.count >= FEWEST_RUNS:
                 self.candidates, over = before, True  # what the runs before it found holds
             if over:
@@ -121,15 +121,15 @@ class Runs:
             left = ", ".join(c.name for c in self.candidates if c not in reached)
             text += f" with {left}"
             self.candidates = reached
-        self.trials.watch(events.Note(text, warning=True))
+        self.trials.listener(events.Note(text, warning=True))
         return enough
 
     def held(self, number: int) -> Rows:
         """The pictures that score a run."""
-        return data.resplit(self.trials.dataset, number, self.trials.settings.seed).validation
+        return data.resample(self.trials.dataset, number, self.trials.settings.seed).validation
 
     def _candidate(self, row: TrialRow) -> Candidate:
-        known = self.trials.board.baselines()
+        known = self.trials.leaderboard.baselines()
         role = "finalist"
         if row.number in known["linear_probes"]:
             role = "linear_probe"
@@ -139,13 +139,13 @@ class Runs:
 
     def _entrants(self, seconds: float) -> tuple[list[TrialRow], int]:
         """Who takes part and in how many runs at least; with some time to spare if that can be."""
-        board = self.trials.board
-        found = board.contest(seconds / SLACK)
-        return found if found[0] else board.contest(seconds)
+        leaderboard = self.trials.leaderboard
+        found = leaderboard.contest(seconds / SLACK)
+        return found if found[0] else leaderboard.contest(seconds)
 
     def _ending(self, rows: list[TrialRow]) -> float:
         """Seconds to refit and test whichever wins; if late, a model of its runs is taken."""
-        return max(map(self.trials.board.finals_seconds, rows), default=0.0)
+        return max(map(self.trials.leaderboard.finals_seconds, rows), default=0.0)
 
     def _invite(self, entrants: list[TrialRow], deadline: float) -> bool:
         """Let more take part if the first run was quicker than its trials; whether there are more.
@@ -153,12 +153,12 @@ class Runs:
         What frozen parts made of the pictures is known by then.
         """
         trials = self.trials
-        planned = sum(trials.board.again(row) for row in entrants)
+        planned = sum(trials.leaderboard.again(row) for row in entrants)
         took = sum(c.seconds[0] for c in self.candidates)
         if not 0 < took < planned or trials.budget.seconds is None:
             return False
         left = (deadline - time.monotonic()) * planned / took
-        more = [row for row in trials.board.contest(planned + left)[0] if row not in entrants]
+        more = [row for row in trials.leaderboard.contest(planned + left)[0] if row not in entrants]
         self.candidates += [self._candidate(row) for row in more]
         return bool(more)
 
@@ -174,30 +174,30 @@ class Runs:
             OutOfTime: The deadline passed.
         """
         trials = self.trials
-        resplit = data.resplit(trials.dataset, number, trials.settings.seed)
+        resample = data.resample(trials.dataset, number, trials.settings.seed)
         for place, candidate in enumerate(list(self.candidates)):
             name = f"finals, run {number + 1}"
-            trials.watch(events.Stage(name, place, len(self.candidates)))
+            trials.listener(events.Stage(name, place, len(self.candidates)))
             row = kept.get((candidate.key, number))
-            if number in candidate.scores or (row and self._recall(candidate, row, resplit)):
+            if number in candidate.scores or (row and self._recall(candidate, row, resample)):
                 continue
             try:
-                self._train(candidate, resplit, deadline)
+                self._train(candidate, resample, deadline)
             except (OutOfTime, StoreError):
                 raise
             except Exception as error:  # one candidate must not end the finals
                 text = f"{candidate.name} left the finals: {error or type(error).__name__}"
-                trials.watch(events.Note(text, warning=True))
+                trials.listener(events.Note(text, warning=True))
                 self.candidates.remove(candidate)
-        self._mix(resplit, kept)
+        self._mix(resample, kept)
 
-    def _train(self, candidate: Candidate, resplit: Resplit, deadline: float) -> None:
+    def _train(self, candidate: Candidate, resample: Resample, deadline: float) -> None:
         """Train a candidate as its trial was, score it, and write that down at once."""
-        trials, row, number = self.trials, candidate.trial, resplit.number
+        trials, row, number = self.trials, candidate.trial, resample.number
         began = time.monotonic()
-        config = trials.trainings.config(row)
-        network = trials.trainings.build(config, resplit)
-        task = trials.trainings.again(row, network, resplit=resplit)
+        config = trials.context.config(row)
+        network = trials.context.build(config, resample)
+        task = trials.context.again(row, network, resample=resample)
         task.deadline = deadline
         answers: list[Probabilities] = []
         rate = task.score
@@ -213,7 +213,7 @@ class Runs:
             raise Diverged(f"its score is {score} in run {number + 1}")
         if candidate.ms_per_item is None:
             images, _ = next(iter(task.validation or task.train))
-            candidate.ms_per_item = training.milliseconds_per_picture(
+            candidate.ms_per_item = training.milliseconds_per_image(
                 network, images[:32], trials.where
             )
         candidate.network = network.cpu()
@@ -232,15 +232,15 @@ class Runs:
             facts={
                 "ms_per_item": candidate.ms_per_item,
                 "sees": candidate.sees,
-                "confusion": metrics.confusion(
-                    trials.dataset.labels[resplit.validation], answers[0]
+                "confusion": metrics.confusion_matrix(
+                    trials.dataset.labels[resample.validation], answers[0]
                 ),
             },
         )
 
-    def _recall(self, candidate: Candidate, row: FinalRow, resplit: Resplit) -> bool:
+    def _recall(self, candidate: Candidate, row: FinalRow, resample: Resample) -> bool:
         """Whether a run that was written down can be taken as it is: its answers are there too."""
-        answers = self._answers(row, resplit)
+        answers = self._answers(row, resample)
         if row.score is None or answers is None:
             return False
         candidate.network = None  # of another run than the others'
@@ -250,13 +250,13 @@ class Runs:
         candidate.sees = row.facts.get("sees")
         return True
 
-    def _answers(self, row: FinalRow, resplit: Resplit) -> Probabilities | None:
+    def _answers(self, row: FinalRow, resample: Resample) -> Probabilities | None:
         """What was answered in a run that was written down; None where it is lost."""
         try:
             answers: Probabilities = np.load(self._file(row.candidate, row.run))
         except (OSError, ValueError):
             return None
-        return answers if len(answers) == len(resplit.validation) else None
+        return answers if len(answers) == len(resample.validation) else None
 
     def _keep(self, key: str, number: int, answers: Probabilities) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -266,12 +266,12 @@ class Runs:
         """Where the answers of a run are kept, ``float32 [n, C]``."""
         return self._folder / f"{self.trials.name}-{key}-{number}.npy"
 
-    def _mix(self, resplit: Resplit, kept: dict[tuple[str, int], FinalRow]) -> None:
+    def _mix(self, resample: Resample, kept: dict[tuple[str, int], FinalRow]) -> None:
         """Score the mean of the weights of the finalists that are built alike, if there are two.
 
         Who is in it is settled before the first score is known, so nothing flatters it.
         """
-        trials, number = self.trials, resplit.number
+        trials, number = self.trials, resample.number
         members = [c for c in self.candidates if c.key in self._alike()]
         if [c.key for c in members] != [c.key for c in self.members]:  # it would be another soup's
             self.soups.clear()
@@ -279,7 +279,7 @@ class Runs:
         self.members = members
         row = kept.get((SOUP, number))
         if row and row.score is not None and row.facts.get("members") == self._alike():
-            answers = self._answers(row, resplit)
+            answers = self._answers(row, resample)
             if answers is not None:
                 self.soups[number], self.poured[number] = row.score, answers
                 return
@@ -290,9 +290,9 @@ class Runs:
             return
         began = time.monotonic()
         mixed = ensemble.soup(networks).to(trials.where.device)
-        batches = trials.trainings.batches_of(mixed, resplit.validation)
+        batches = trials.context.batches_of(mixed, resample.validation)
         answers = training.predict(mixed, batches, trials.where)
-        score = trials.metric.score(trials.dataset.labels[resplit.validation], answers)
+        score = trials.metric.score(trials.dataset.labels[resample.validation], answers)
         self.soups[number], self.poured[number] = score, answers
         self._keep(SOUP, number, answers)
         trials.store.add_final(

@@ -40,7 +40,7 @@ from autotl.errors import PluginError
 P = ParamSpec("P")
 R = TypeVar("R")
 
-GIVEN: Mapping[str, tuple[str, ...]] = {
+GIVEN_ARGUMENTS: Mapping[str, tuple[str, ...]] = {
     "backbone": ("name", "weights", "size"),
     "freeze": ("model", "epochs"),
     "head": ("features", "classes"),
@@ -51,13 +51,13 @@ GIVEN: Mapping[str, tuple[str, ...]] = {
 }
 """What the core can give each kind of plugin. A plugin takes only what it names."""
 
-SEARCHED = tuple(kind for kind in GIVEN if kind != "dataset")
+SEARCHED_KINDS = tuple(kind for kind in GIVEN_ARGUMENTS if kind != "dataset")
 """The kinds of which the search chooses one plugin each, in the order it asks."""
 
-OPTIONAL = ("balance",)
+OPTIONAL_KINDS = ("balance",)
 """The searched kinds that a configuration may lack: they are asked only of data that need them."""
 
-Fed = Literal["features", "map", "stages"]
+HeadInput = Literal["features", "map", "stages"]
 """What a head is fed: the pooled features, the map by position, or those of the last stages."""
 
 
@@ -85,10 +85,10 @@ class Range:
             raise PluginError(f"{self} is empty: low must be less than high")
         if self.log and self.low <= 0:
             raise PluginError(f"{self}: a logarithmic range starts above 0")
-        if self.step and not self.meets(self.high):
+        if self.step and not self.is_on_grid(self.high):
             raise PluginError(f"{self}: no number of steps leads from low to high")
 
-    def meets(self, value: float) -> bool:
+    def is_on_grid(self, value: float) -> bool:
         """Whether steps from ``low`` lead to ``value``; always so without a step."""
         steps = (value - self.low) / self.step if self.step else 0.0
         return math.isclose(steps, round(steps), abs_tol=1e-6)
@@ -103,7 +103,7 @@ class When:
             for name, values in conditions.items()
         }
 
-    def holds(self, drawn: Mapping[str, Any]) -> bool:
+    def applies(self, drawn: Mapping[str, Any]) -> bool:
         """Whether every condition holds in ``drawn``, the values drawn so far."""
         return all(drawn.get(name) in allowed for name, allowed in self.conditions.items())
 
@@ -128,9 +128,9 @@ class Hyperparameter:
             return False
         return bool(self.range.low <= value <= self.range.high)
 
-    def draws(self, value: Any) -> bool:
+    def can_draw(self, value: Any) -> bool:
         """Whether the search itself could draw ``value``, by steps where there are any."""
-        return self.allows(value) and (self.range is None or self.range.meets(value))
+        return self.allows(value) and (self.range is None or self.range.is_on_grid(value))
 
     @property
     def space(self) -> str:
@@ -211,7 +211,7 @@ class Plugin(Generic[P, R]):
     matches: tuple[str, ...] = ()
     members: Members | None = None
     locate: Locate | None = None
-    takes: Fed = "features"
+    takes: HeadInput = "features"
     mixes: bool = False
     origin: str = "a notebook or script"
     family: str = ""
@@ -231,7 +231,7 @@ class Plugin(Generic[P, R]):
         """The default of every hyperparameter."""
         return {h.name: h.default for h in self.hyperparameters}
 
-    def give(self, context: Mapping[str, Any], params: Mapping[str, Any]) -> R:
+    def call(self, context: Mapping[str, Any], params: Mapping[str, Any]) -> R:
         """Call the function with the part of ``context`` its signature names, and ``params``."""
         values = dict(params)
         context = {**context, **self.given}
@@ -275,8 +275,8 @@ def _read(
         settings[IMAGE_SIZE] = None
     for p in parameters:
         if p.kind is not p.KEYWORD_ONLY:
-            if p.name not in GIVEN[kind]:
-                can = ", ".join(GIVEN[kind])
+            if p.name not in GIVEN_ARGUMENTS[kind]:
+                can = ", ".join(GIVEN_ARGUMENTS[kind])
                 raise PluginError(
                     f"{who} asks for {p.name!r}, but a {kind} is given {can}. If the search "
                     f"should choose {p.name!r}, put it after a '*' with a default."
@@ -311,7 +311,7 @@ def _read(
                     f"{who}: {p.name!r} waits for {name}={never[0]!r}, which is never drawn; "
                     f"{name} can be {found[name].space}."
                 )
-        if not h.draws(h.default):
+        if not h.can_draw(h.default):
             raise PluginError(
                 f"{who}: {p.name}={p.default!r} is outside {h.space}; choose a default inside."
             )
@@ -364,7 +364,7 @@ class Kind:
         matches: Iterable[str] = (),
         members: Members | None = None,
         locate: Locate | None = None,
-        takes: Fed = "features",
+        takes: HeadInput = "features",
         mixes: bool = False,
     ) -> Callable[[Callable[P, R]], Plugin[P, R]]: ...
     def __call__(

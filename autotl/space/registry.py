@@ -16,7 +16,7 @@ from typing import Any
 from packaging.requirements import InvalidRequirement, Requirement
 
 from autotl.errors import DataError, PluginError, WeightsError, did_you_mean
-from autotl.space.plugin import GIVEN, Plugin, Weights
+from autotl.space.plugin import GIVEN_ARGUMENTS, Plugin, Weights
 
 GROUP = "autotl"
 """The entry point group that a package registers its plugin modules in."""
@@ -28,7 +28,7 @@ SEVERAL = set("*?[@")
 
 
 @dataclass(frozen=True)
-class LeftOut:
+class Excluded:
     """A plugin that the search does not use, with the reason."""
 
     kind: str
@@ -37,7 +37,7 @@ class LeftOut:
 
 
 @dataclass(frozen=True)
-class Terms:
+class BackboneCriteria:
     """On what terms a backbone is taken, and for what the default set of a family is meant.
 
     ``weights`` is a folder to look for pretrained weights in first; ``licences`` are those that
@@ -62,7 +62,7 @@ class Terms:
         return ""
 
 
-ANY = Terms()
+ANY = BackboneCriteria()
 
 
 class Registry:
@@ -76,8 +76,8 @@ class Registry:
         PluginError: Two plugins of a kind have one name.
     """
 
-    def __init__(self, plugins: Iterable[AnyPlugin] = (), broken: Iterable[LeftOut] = ()) -> None:
-        self._plugins: dict[str, dict[str, AnyPlugin]] = {kind: {} for kind in GIVEN}
+    def __init__(self, plugins: Iterable[AnyPlugin] = (), broken: Iterable[Excluded] = ()) -> None:
+        self._plugins: dict[str, dict[str, AnyPlugin]] = {kind: {} for kind in GIVEN_ARGUMENTS}
         self.broken = tuple(broken)
         for plugin in plugins:
             known = self._plugins[plugin.kind].setdefault(plugin.name, plugin)
@@ -89,7 +89,7 @@ class Registry:
 
     def __iter__(self) -> Iterator[AnyPlugin]:
         """Every plugin, by kind, then by name."""
-        return (p for kind in GIVEN for _, p in sorted(self._plugins[kind].items()))
+        return (p for kind in GIVEN_ARGUMENTS for _, p in sorted(self._plugins[kind].items()))
 
     def names(self, kind: str) -> list[str]:
         """The names of the plugins of one kind, sorted; a family counts as one."""
@@ -115,14 +115,14 @@ class Registry:
             return self._plugins[kind][name]
         return family.member(name, family.locate(name, weights) if family.locate else None)
 
-    def untrained(self, kind: str, name: str, weights: Path | None = None) -> AnyPlugin:
+    def without_weights(self, kind: str, name: str, weights: Path | None = None) -> AnyPlugin:
         """Like ``get``, without looking for pretrained weights: for loading a saved model."""
         family = self._family(kind, name)
         return family.member(name, None) if family else self._plugins[kind][name]
 
     def select(
-        self, kind: str, patterns: Sequence[str] = (), terms: Terms = ANY
-    ) -> tuple[list[AnyPlugin], list[LeftOut]]:
+        self, kind: str, patterns: Sequence[str] = (), terms: BackboneCriteria = ANY
+    ) -> tuple[list[AnyPlugin], list[Excluded]]:
         """The plugins of ``kind`` that can be used, and those that were left out and why.
 
         Args:
@@ -135,22 +135,22 @@ class Registry:
             PluginError: A name or pattern fits nothing.
         """
         chosen: dict[str, AnyPlugin] = {}
-        out: list[LeftOut] = []
+        out: list[Excluded] = []
         for name in self._match(kind, patterns, terms):
             try:
                 plugin = self.get(kind, name, terms.weights)
             except WeightsError as error:
-                out.append(LeftOut(kind, name, str(error)))
+                out.append(Excluded(kind, name, str(error)))
                 continue
             weights = plugin.given.get("weights")
             if weights and (reason := terms.refuse(weights)):
-                out.append(LeftOut(kind, name, reason))
+                out.append(Excluded(kind, name, reason))
                 continue
-            if lacks := missing(plugin):
+            if lacks := missing_requirements(plugin):
                 reason = f"needs {', '.join(lacks)}: pip install {' '.join(map(repr, lacks))}"
                 if name in patterns:
                     raise PluginError(f"{kind} plugin {name!r} {reason}")
-                out.append(LeftOut(kind, name, reason))
+                out.append(Excluded(kind, name, reason))
             else:
                 chosen[name] = plugin
         return list(chosen.values()), out
@@ -193,7 +193,7 @@ class Registry:
             raise reason
         raise PluginError(f"no {kind} plugin is called {name!r}; {near}")
 
-    def _match(self, kind: str, patterns: Sequence[str], terms: Terms) -> list[str]:
+    def _match(self, kind: str, patterns: Sequence[str], terms: BackboneCriteria) -> list[str]:
         plain = [p.name for p in self._plugins[kind].values() if not p.members]
         families = [p for p in self._plugins[kind].values() if p.members]
         if not patterns:
@@ -218,7 +218,7 @@ class Registry:
         return list(dict.fromkeys(names))
 
 
-def _members(family: AnyPlugin, patterns: Sequence[str], terms: Terms) -> list[str]:
+def _members(family: AnyPlugin, patterns: Sequence[str], terms: BackboneCriteria) -> list[str]:
     return family.members(patterns, terms.device, terms.seconds) if family.members else []
 
 
@@ -241,14 +241,14 @@ def load(files: Iterable[Path] = ()) -> Registry:
         PluginError: A file cannot be imported or defines no plugin, or two names collide.
     """
     plugins: list[AnyPlugin] = []
-    broken: list[LeftOut] = []
+    broken: list[Excluded] = []
     for entry in sorted(entry_points(group=GROUP), key=lambda e: (e.name, e.value)):
         origin = f"{entry.dist.name} {entry.dist.version}" if entry.dist else entry.value
         try:
             plugins += collect(entry.load(), origin)
         except Exception as error:  # a stranger's module may raise anything; it is listed
             reason = f"{origin} cannot be imported: {type(error).__name__}: {error}"
-            broken.append(LeftOut("module", entry.value, reason))
+            broken.append(Excluded("module", entry.value, reason))
     for file in files:
         plugins += _import(file)
     return Registry(plugins, broken)
@@ -274,7 +274,7 @@ def _import(file: Path) -> list[AnyPlugin]:
             f"plugin file {file}{line} raises {type(error).__name__}: {error}"
         ) from error
     if not (found := collect(module, f"file {file.name} sha256:{digest}")):
-        kinds = ", ".join(f"@{kind}" for kind in GIVEN)
+        kinds = ", ".join(f"@{kind}" for kind in GIVEN_ARGUMENTS)
         raise PluginError(f"{file} defines no plugin; decorate a function with one of {kinds}")
     return found
 
@@ -292,7 +292,7 @@ def _line_in(error: BaseException, file: str | None) -> str:
     return f", line {lines[-1]}" if lines else ""
 
 
-def missing(plugin: AnyPlugin) -> list[str]:
+def missing_requirements(plugin: AnyPlugin) -> list[str]:
     """The requirements of ``plugin`` that are not installed in a version that serves.
 
     Raises:

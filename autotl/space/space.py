@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from autotl.errors import PluginError, StudyError, did_you_mean
-from autotl.space.plugin import IMAGE_SIZE, OPTIONAL, SEARCHED, Hyperparameter, Range
-from autotl.space.registry import ANY, AnyPlugin, LeftOut, Registry, Terms
+from autotl.space.plugin import IMAGE_SIZE, OPTIONAL_KINDS, SEARCHED_KINDS, Hyperparameter, Range
+from autotl.space.registry import ANY, AnyPlugin, BackboneCriteria, Excluded, Registry
 
 
 class Trial(Protocol):
@@ -58,7 +58,7 @@ def from_json(
     data: Mapping[str, Any],
     registry: Registry,
     *,
-    kinds: Sequence[str] = SEARCHED,
+    kinds: Sequence[str] = SEARCHED_KINDS,
     pretrained: bool = True,
     weights: Path | None = None,
 ) -> Config:
@@ -78,12 +78,12 @@ def from_json(
     config: dict[str, Choice] = {}
     for kind in kinds:
         chosen = data.get(kind)
-        if chosen is None and kind in OPTIONAL:
+        if chosen is None and kind in OPTIONAL_KINDS:
             continue
         if not isinstance(chosen, Mapping) or len(chosen) != 1:
             raise StudyError(f"the recipe names no single {kind}: add a table [{kind}.NAME]")
         [(name, params)] = chosen.items()
-        get = registry.get if pretrained else registry.untrained
+        get = registry.get if pretrained else registry.without_weights
         plugin = get(kind, name, weights)
         _refuse_unknown(plugin, params)
         config[kind] = Choice(plugin, {**plugin.defaults, **params})
@@ -99,24 +99,24 @@ class Space:
     """
 
     plugins: Mapping[str, tuple[AnyPlugin, ...]]
-    left_out: tuple[LeftOut, ...] = ()
+    excluded: tuple[Excluded, ...] = ()
     preferred: tuple[str, ...] = ()
     latency: Mapping[str, float] = field(default_factory=dict)  # ms for a picture, if measured
 
-    def leave_out(self, kind: str, reasons: Mapping[str, str]) -> Space:
+    def exclude(self, kind: str, reasons: Mapping[str, str]) -> Space:
         """The space without the plugins named in ``reasons``.
 
         Raises:
             PluginError: None of that kind would be left.
         """
-        left = tuple(LeftOut(kind, name, reason) for name, reason in reasons.items())
+        left = tuple(Excluded(kind, name, reason) for name, reason in reasons.items())
         found = tuple(p for p in self.plugins[kind] if p.name not in reasons)
         if not found:
             told = "; ".join(f"{x.name}: {x.reason}" for x in left[:3])
             raise PluginError(f"no {kind} is left ({told}); allow more, or name others")
         preferred = tuple(name for name in self.preferred if name not in reasons)
         plugins = {**self.plugins, kind: found}
-        return replace(self, plugins=plugins, left_out=self.left_out + left, preferred=preferred)
+        return replace(self, plugins=plugins, excluded=self.excluded + left, preferred=preferred)
 
     def without(self, kind: str) -> Space:
         """The space without an optional kind that the data do not need."""
@@ -139,15 +139,15 @@ class Space:
         """
         flat: dict[str, Any] = {}
         for kind, plugins in self.plugins.items():
-            name = names.get(kind, self.in_order(kind)[0])
+            name = names.get(kind, self.default_order(kind)[0])
             plugin = next(p for p in plugins if p.name == name)
             flat[kind] = name
             for h in plugin.hyperparameters:
-                if h.when is None or h.when.holds(plugin.defaults):
+                if h.when is None or h.when.applies(plugin.defaults):
                     flat[_flat(plugin, h)] = h.default
         return flat
 
-    def flat(self, config: Mapping[str, Any]) -> dict[str, Any]:
+    def flatten(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """What a trial would have to draw for ``config``, as ``to_json`` writes it.
 
         Empty where this space cannot draw it. A kind that ``config`` lacks is left open.
@@ -160,14 +160,14 @@ class Space:
                     return {}
                 drawn[kind] = name
                 for h in plugin.hyperparameters:
-                    if h.when is None or h.when.holds(values):
+                    if h.when is None or h.when.applies(values):
                         value = values.get(h.name, h.default)
-                        if not h.draws(value):
+                        if not h.can_draw(value):
                             return {}
                         drawn[_flat(plugin, h)] = value
         return drawn
 
-    def in_order(self, kind: str) -> list[str]:
+    def default_order(self, kind: str) -> list[str]:
         """The names whose defaults are tried first; without any such, all names."""
         if kind == "backbone" and self.preferred:
             return list(self.preferred)
@@ -176,7 +176,7 @@ class Space:
         return names or [p.name for p in self.plugins[kind]]
 
     @property
-    def questions(self) -> dict[str, Hyperparameter]:
+    def hyperparameters(self) -> dict[str, Hyperparameter]:
         """What the search may ask a trial for, by the name it asks under."""
         flat: dict[str, Hyperparameter] = {}
         for kind, plugins in self.plugins.items():
@@ -187,13 +187,15 @@ class Space:
         return flat
 
     @property
-    def single(self) -> bool:
+    def is_single(self) -> bool:
         """Whether there is only one configuration to draw."""
-        return all(h.choices is not None and len(h.choices) == 1 for h in self.questions.values())
+        return all(
+            h.choices is not None and len(h.choices) == 1 for h in self.hyperparameters.values()
+        )
 
     def describe(self) -> dict[str, Any]:
         """Every name the search may draw, with its values: JSON, the same for equal spaces."""
-        asked = self.questions.items()
+        asked = self.hyperparameters.items()
         return {
             name: list(h.choices or ()) if name in self.plugins else h.space for name, h in asked
         }
@@ -204,11 +206,11 @@ class Space:
         return hashlib.sha256(json.dumps(self.describe()).encode()).hexdigest()
 
 
-def make(
+def build_space(
     registry: Registry,
     wanted: Mapping[str, Sequence[str]],
     narrow: Mapping[str, Mapping[str, Mapping[str, Any]]],
-    terms: Terms = ANY,
+    terms: BackboneCriteria = ANY,
     *,
     sizes: Sequence[int] = (),
 ) -> Space:
@@ -228,13 +230,13 @@ def make(
         StudyError: ``narrow`` names something unknown or goes outside what is declared.
     """
     plugins: dict[str, tuple[AnyPlugin, ...]] = {}
-    out: list[LeftOut] = list(registry.broken)
+    out: list[Excluded] = list(registry.broken)
     preferred: tuple[str, ...] = ()
-    for kind in SEARCHED:
+    for kind in SEARCHED_KINDS:
         asked = bool(wanted.get(kind) or narrow.get(kind))
         found, left = registry.select(kind, wanted.get(kind, ()), terms)
         out += left
-        if not found and kind in OPTIONAL and not asked:
+        if not found and kind in OPTIONAL_KINDS and not asked:
             continue
         if not found:
             raise _none_left(kind, left, terms)
@@ -247,9 +249,9 @@ def make(
             raise StudyError(f"[space.{kind}.{unknown[0]}] narrows no plugin of this study; {near}")
         narrowed = (_narrowed(plugin, tables, sizes) for plugin in found)
         plugins[kind] = tuple(sorted(narrowed, key=lambda p: p.name))
-    if unknown := sorted(set(narrow) - set(SEARCHED)):
+    if unknown := sorted(set(narrow) - set(SEARCHED_KINDS)):
         raise StudyError(
-            f"[space.{unknown[0]}] is no searched kind; {did_you_mean(unknown[0], SEARCHED)}"
+            f"[space.{unknown[0]}] is no searched kind; {did_you_mean(unknown[0], SEARCHED_KINDS)}"
         )
     return Space(plugins, tuple(out), preferred)
 
@@ -317,7 +319,7 @@ def _refuse_unknown(plugin: AnyPlugin, values: Mapping[str, Any]) -> None:
         )
 
 
-def _none_left(kind: str, left: Sequence[LeftOut], terms: Terms) -> PluginError:
+def _none_left(kind: str, left: Sequence[Excluded], terms: BackboneCriteria) -> PluginError:
     if not left:
         return PluginError(f"no {kind} plugin is installed; is autotl itself installed with pip?")
     reasons = "; ".join(f"{x.name}: {x.reason}" for x in left[:3])
@@ -344,7 +346,7 @@ def _draw(trial: Trial, plugin: AnyPlugin) -> dict[str, Any]:
     """Ask in signature order, so that a condition can only look at what is already drawn."""
     drawn: dict[str, Any] = {}
     for h in plugin.hyperparameters:
-        if h.when is None or h.when.holds(drawn):
+        if h.when is None or h.when.applies(drawn):
             drawn[h.name] = _ask(trial, _flat(plugin, h), h)
         else:
             drawn[h.name] = h.default

@@ -12,10 +12,10 @@ diverged, is stored as None; times are UTC.
 
 from autotl.store.database import Store
 from autotl.store.opening import default_url, existing_url, without_passwords
-from autotl.store.rows import ENDS, EpochRow, FinalRow, TestRow, TrialRow
+from autotl.store.rows import STATUSES, EpochRow, FinalRow, TestRow, TrialRow
 
 __all__ = [
-    "ENDS",
+    "STATUSES",
     "EpochRow",
     "FinalRow",
     "Store",

@@ -19,7 +19,7 @@ from autotl.errors import StudyError, did_you_mean
 from autotl.store.migrations import tables
 from autotl.store.migrations.tables import EPOCH, FINAL, STUDY, TEST, TRIAL
 from autotl.store.opening import explained, open_database
-from autotl.store.rows import ENDS, EpochRow, FinalRow, TestRow, TrialRow
+from autotl.store.rows import STATUSES, EpochRow, FinalRow, TestRow, TrialRow
 
 _Row = TypeVar("_Row", TrialRow, EpochRow, FinalRow, TestRow)
 
@@ -126,7 +126,7 @@ class Store:
         """Write that a trial of so many ``epochs`` begins; what its number had before goes."""
         chosen = {"study": study, "number": number, "config": config, "epochs": epochs}
         now = datetime.now(UTC)
-        state = {"end": "running", "reason": "", "seconds": 0.0, "started": now, "facts": {}}
+        state = {"status": "running", "reason": "", "seconds": 0.0, "started": now, "facts": {}}
         with self._write() as connection:
             for table in (EPOCH, TRIAL):
                 connection.execute(table.delete().where(*_at(table, study, number)))
@@ -163,22 +163,22 @@ class Store:
         self,
         study: str,
         number: int,
-        end: str,
+        status: str,
         *,
         reason: str = "",
         score: float | None = None,
         seconds: float = 0.0,
     ) -> None:
-        """Write how the trial ended, one of ``ENDS``, and why.
+        """Write how the trial ended, one of ``STATUSES``, and why.
 
         Raises:
             StudyError: There is no such trial.
-            ValueError: ``end`` is none of ``ENDS``.
+            ValueError: ``status`` is none of ``STATUSES``.
         """
-        if end not in ENDS:
-            raise ValueError(f"a trial cannot end as {end!r}; {did_you_mean(end, ENDS)}")
+        if status not in STATUSES:
+            raise ValueError(f"a trial cannot end as {status!r}; {did_you_mean(status, STATUSES)}")
         why = _legible(reason)
-        self.update_trial(study, number, end=end, reason=why, score=score, seconds=seconds)
+        self.update_trial(study, number, status=status, reason=why, score=score, seconds=seconds)
 
     def add_epoch(
         self,
@@ -189,20 +189,20 @@ class Store:
         loss: float,
         score: float,
         seconds: float,
-        learned: int | None = None,
+        trained_parameters: int | None = None,
     ) -> None:
         """Write an epoch of a trial; an epoch that is run again takes the place of the first.
 
-        ``learned`` is how many parameters have learned so far, which the trial is told.
+        ``trained_parameters`` is how many parameters have learned so far, which the trial is told.
         """
         row = {"epoch": epoch, "loss": loss, "score": score, "seconds": seconds}
         same = (*_at(EPOCH, study, number), EPOCH.c.epoch == epoch)
         with self._write() as connection:
             connection.execute(EPOCH.delete().where(*same))
             connection.execute(EPOCH.insert().values(study=study, number=number, **row))
-            if learned is not None:
+            if trained_parameters is not None:
                 told = TRIAL.update().where(*_at(TRIAL, study, number))
-                connection.execute(told.values(learned_parameters=learned))
+                connection.execute(told.values(trained_parameters=trained_parameters))
 
     def trials(self, study: str) -> list[TrialRow]:
         """The study's trials, by number."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-ENDS = (
+STATUSES = (
     "running",
     "complete",
     "pruned",
@@ -24,13 +24,13 @@ class TrialRow:
     """One trial: what was tried and how it ended."""
 
     number: int
-    end: str  # one of ENDS
+    status: str  # one of ENDS
     reason: str  # why it ended so; empty for complete
     config: dict[str, Any]
     score: float | None
     epochs: int  # how many were planned
     parameters: int | None
-    learned_parameters: int | None
+    trained_parameters: int | None
     seconds: float
     started: datetime
     facts: dict[str, Any] = field(default_factory=dict)  # what it measured beside the score

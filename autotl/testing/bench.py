@@ -141,7 +141,7 @@ class Bench:
 
     def build(self, config: Config, seed: int = 0) -> Model:
         """The network of a configuration, on the CPU in float32."""
-        return models.build(config, len(toy.COLOURS), self.size, toy.CPU, seed)
+        return models.build_model(config, len(toy.COLOURS), self.size, toy.CPU, seed)
 
     def images(self, count: int = 8) -> Tensor:
         """Pictures ``uint8 [B, 3, S, S]``."""

@@ -49,7 +49,7 @@ def examine(
 ) -> Examination:
     """Try a plugin. The arguments are those of ``check``; nothing that it does is raised."""
     findings = Findings(plugin)
-    if lacks := registry.missing(plugin):
+    if lacks := registry.missing_requirements(plugin):
         wanted = " ".join(map(repr, lacks))
         findings.add(f"needs what is not installed: pip install {wanted}")
         return Examination(0, findings.sentences)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from autotl.models import plan
+from autotl.models import plan_groups
 from autotl.space.plugin import Balance, Example
 from autotl.space.registry import AnyPlugin
 from autotl.space.space import Choice
@@ -75,7 +75,7 @@ def freeze(bench: Bench, params: Params) -> bool:
     """Groups with learning rates, for a single epoch as for many."""
     for epochs in (1, 12):
         model = bench.build(bench.config(params))
-        for groups in plan(model, Choice(bench.plugin, params), epochs):
+        for groups in plan_groups(model, Choice(bench.plugin, params), epochs):
             for rate in (g["lr"] for g in groups):
                 if not isinstance(rate, int | float) or not 0 < rate < math.inf:
                     bench.findings.add(
@@ -90,7 +90,7 @@ def freeze(bench: Bench, params: Params) -> bool:
 def augment(bench: Bench, params: Params) -> bool:
     """Pictures of the same shape and type, changed each on its own and by the seed."""
     plugin, findings = bench.plugin, bench.findings
-    transform: Any = plugin.give({"size": bench.side}, params)
+    transform: Any = plugin.call({"size": bench.side}, params)
     if not callable(transform):
         findings.add(f"returns {type(transform).__name__}; return a function of pictures", params)
         return False
@@ -169,7 +169,7 @@ def optimizer(bench: Bench, params: Params) -> bool:
         {"params": upper, "lr": 1e-2},
         {"params": lower, "lr": 1e-3, "weight_decay": 0.0},
     ]
-    answer: Any = bench.plugin.give({"groups": groups, "steps": 20}, params)
+    answer: Any = bench.plugin.call({"groups": groups, "steps": 20}, params)
     if not _is_pair(answer) or not isinstance(answer[0], torch.optim.Optimizer):
         findings.add(
             f"returns {described(answer)}; return a torch.optim.Optimizer and a scheduler", params
@@ -210,7 +210,7 @@ def optimizer(bench: Bench, params: Params) -> bool:
 def balance(bench: Bench, params: Params) -> bool:
     """One finite number for each class, or None, whatever the counts."""
     for counts in ([15, 12, 9], [12, 12, 12], [40, 1, 0]):
-        answer: Any = bench.plugin.give({"counts": counts}, params)
+        answer: Any = bench.plugin.call({"counts": counts}, params)
         if not isinstance(answer, Balance):
             bench.findings.add(f"returns {described(answer)}; return an autotl.Balance", params)
             return False
@@ -252,7 +252,7 @@ def dataset(plugin: AnyPlugin, source: str, findings: Findings) -> None:
     text = f"{source.rstrip('/')}/" if Path(source).is_dir() else source
     if not any(fnmatchcase(text.lower(), pattern.lower()) for pattern in plugin.matches):
         findings.add(f"reads {list(plugin.matches)}, none of which fits {text!r}; mend matches")
-    examples: Any = plugin.give({"source": source}, plugin.defaults)
+    examples: Any = plugin.call({"source": source}, plugin.defaults)
     if not isinstance(examples, list) or not all(isinstance(e, Example) for e in examples):
         findings.add(f"returns {described(examples)}; return a list of autotl.Example")
         return
@@ -272,7 +272,7 @@ def dataset(plugin: AnyPlugin, source: str, findings: Findings) -> None:
             return
     if len({e.label for e in examples} - {""}) < 2:
         findings.add("returns examples of fewer than two classes; there is nothing to tell apart")
-    if names != [e.name for e in plugin.give({"source": source}, plugin.defaults)]:
+    if names != [e.name for e in plugin.call({"source": source}, plugin.defaults)]:
         findings.add("returns other examples the second time; sort what you list")
 
 

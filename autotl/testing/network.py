@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from autotl.models import Model, plan
+from autotl.models import Model, plan_groups
 from autotl.space.space import Choice
 from autotl.testing import toy
 from autotl.testing.bench import Bench, Params, close, described
@@ -90,7 +90,7 @@ def learns_clouds(bench: Bench, params: Params) -> bool:
     features = centres[labels] + 0.3 * torch.randn(64, *positions, 10)
     share = 0.0
     for rate in (0.02, 0.002, 0.2):
-        made: nn.Module = bench.plugin.give({"features": 10, "classes": 4}, params)
+        made: nn.Module = bench.plugin.call({"features": 10, "classes": 4}, params)
         if not fit(made, features, labels):
             steps = torch.optim.Adam(made.parameters(), lr=rate)
             for _ in range(60):
@@ -148,7 +148,7 @@ def by_picture(bench: Bench, others: Mapping[str, Any]) -> bool:
     plugin = bench.plugin
     network = bench.build(bench.config(plugin.defaults, **others))
     if plugin.kind == "freeze":
-        list(plan(network, Choice(plugin, plugin.defaults), 2))
+        list(plan_groups(network, Choice(plugin, plugin.defaults), 2))
         return not network.penalties
     if plugin.kind not in ("backbone", "head"):
         return True

@@ -15,7 +15,7 @@ from autotl.training.predict import is_out_of_memory
 
 
 @dataclass(frozen=True)
-class Setting:
+class ComputeSettings:
     """What ``measure`` found fastest. Plain values, so that a study keeps them and goes on so."""
 
     half: bool = True  # compute in the type that the device is said to be fastest in

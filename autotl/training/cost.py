@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from autotl.models import Device, Model, build_backbone
 from autotl.space.space import Choice, Config
-from autotl.training.compute import Setting, key
+from autotl.training.compute import ComputeSettings, key
 from autotl.training.inputs import Inputs
-from autotl.training.loop import rehearse
+from autotl.training.loop import simulate_strategy
 from autotl.training.predict import autocast, logits
 from autotl.training.task import Task
 
@@ -48,7 +48,9 @@ class Cost:
     backward: float = 0.0  # and back, as far down as anything learns
     activation_bytes: int = 0  # of a picture at the cut; 0 without one
     peak_bytes: int | None = None  # of a training step; None where the device does not tell
-    setting: Setting = field(default_factory=Setting)  # to be handed in with the task
+    compute: ComputeSettings = field(
+        default_factory=ComputeSettings
+    )  # to be handed in with the task
 
     def seconds(self, epochs: int, views: int = 4) -> float:
         """For so many epochs on so many kept views."""
@@ -97,19 +99,19 @@ def measure(model: Model, config: Config, task: Task) -> Cost:
 
     They train what learns at the end of the schedule, which is the most that ever does.
     """
-    trial, learning = rehearse(model, config, task.epochs)
+    trial, learning = simulate_strategy(model, config, task.epochs)
     costly = sum(learning)
     name = key(trial, config, task.where)
     if name not in task.measured:
         task.measured[name] = asdict(_measure(trial, config, task, name))
     found = _Steps(**task.measured[name])
-    train, valid = task.train.pictures, task.validation_pictures
-    learns = trial.backbone_learns or not hasattr(trial.head, "fit")
+    train, valid = task.train.num_examples, task.num_validation_examples
+    learns = trial.backbone_trainable or not hasattr(trial.head, "fit")
     changing = _augmenting(trial, config, task) if learns else 0.0
     keep = found.row > 0
     if keep:  # what is slower to read than to compute again is not kept
         count = train * min(task.views, task.epochs) + valid
-        keep = task.kept.seconds_to_read(found.row, count) < found.below + changing
+        keep = task.cache.seconds_to_read(found.row, count) < found.below + changing
     # The optimizer's step comes on top; validation runs forward only.
     epoch = 1.1 * train * found.step + valid * found.forward
     if not keep:
@@ -117,7 +119,9 @@ def measure(model: Model, config: Config, task: Task) -> Cost:
     long = (COMPILED - 1) * epoch * task.epochs > COMPILED * COMPILING
     # Without a cut at the end there may be one before, below which a linear probe has kept all.
     kept = keep or not found.row
-    setting = Setting(found.half, kept, task.where.device.type == "cuda" and not keep and long)
+    setting = ComputeSettings(
+        found.half, kept, task.where.device.type == "cuda" and not keep and long
+    )
     return Cost(
         view=train * (changing + found.below) if keep else 0.0,
         epoch=epoch,
@@ -128,7 +132,7 @@ def measure(model: Model, config: Config, task: Task) -> Cost:
         backward=max(0.0, found.step - found.forward),
         activation_bytes=found.row,
         peak_bytes=found.peak,
-        setting=setting,
+        compute=setting,
     )
 
 
@@ -138,7 +142,7 @@ def _measure(trial: Model, config: Config, task: Task, name: str) -> _Steps:
     Which one it is, is found out twice for a backbone, size and device: where the backbone learns,
     and where it does not. Channels come last in either; of six architectures none was slower so.
     """
-    kind = f"{name.rpartition(', ')[0]}, {'trained' if trial.backbone_learns else 'frozen'}"
+    kind = f"{name.rpartition(', ')[0]}, {'trained' if trial.backbone_trainable else 'frozen'}"
     half = task.measured.get(kind, task.where.autocast is not None)
     found = _steps(trial, config, task, half)
     if task.where.autocast and kind not in task.measured:
@@ -152,7 +156,7 @@ def _measure(trial: Model, config: Config, task: Task, name: str) -> _Steps:
 def _steps(trial: Model, config: Config, task: Task, half: bool) -> _Steps:
     where = task.where.device
     run = copy.copy(task)
-    run.setting = Setting(half=half)
+    run.compute = ComputeSettings(half=half)
     inputs = Inputs(trial, config, run)
     inputs.recut(set())
     trial.train()
@@ -222,7 +226,7 @@ def latency(backbone: Choice, size: int | None, where: Device) -> float:
     )
 
 
-def milliseconds_per_picture(model: Model, images: Tensor, where: Device) -> float:
+def milliseconds_per_image(model: Model, images: Tensor, where: Device) -> float:
     """How long the model takes for one picture of a batch ``uint8 [B, 3, S, S]``; best of three."""
     model.eval()
     times = [_seconds(lambda: logits(model, images, where), where) for _ in range(3)]

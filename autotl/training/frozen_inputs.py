@@ -25,11 +25,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from autotl.data import Batches
-from autotl.frozen import Features, Rows, digest
-from autotl.frozen.split_point import HALF, Cut
+from autotl.frozen import FeatureCache, Rows, digest
+from autotl.frozen.split_point import HALF, SplitPoint
 from autotl.models import Device, Model
 from autotl.space.space import Choice, Config
-from autotl.training.predict import autocast, in_halves, parts
+from autotl.training.predict import autocast, halve_when_out_of_memory, parts
 from autotl.training.task import Task
 
 FORMAT = 2
@@ -45,7 +45,7 @@ class Augmentation:
 
     def __init__(self, choice: Choice, size: int, classes: int, device: torch.device) -> None:
         self.choice, self.classes, self.device = choice, classes, device
-        self.transform = choice.plugin.give({"size": size}, choice.params)
+        self.transform = choice.plugin.call({"size": size}, choice.params)
         self.mixes = choice.plugin.mixes
         self.still = False
 
@@ -93,7 +93,7 @@ class Frozen:
     def __init__(
         self,
         model: Model,
-        cut: Cut,
+        cut: SplitPoint,
         config: Config,
         task: Task,
         augmentation: Augmentation,
@@ -108,17 +108,17 @@ class Frozen:
         found = self.run(images)
         self._type = self._kept_type = found.dtype
         # Maps in float32 take half the room where that is as good. What is pooled is small anyway.
-        if found.dtype == torch.float32 and found.ndim > 2 and cut.half_agrees(images):
+        if found.dtype == torch.float32 and found.ndim > 2 and cut.float16_agrees(images):
             self._kept_type = HALF
         self.bytes = found[0].numel() * self._kept_type.itemsize  # of a row
 
     @property
-    def _kept(self) -> Features:
-        return self.task.kept
+    def _kept(self) -> FeatureCache:
+        return self.task.cache
 
     def run(self, images: Tensor) -> Tensor:
         """Activations ``[B, ...]`` of pictures, which layers above may spoil and learn from."""
-        with asking(self.model):
+        with eval_mode(self.model):
             return self._run(images).clone()
 
     def rows(self, batches: Batches, view: int | None) -> Rows | None:
@@ -138,7 +138,7 @@ class Frozen:
         def compute(missing: NDArray[np.int64]) -> Iterator[tuple[Any, Tensor, Tensor | None]]:
             mixed = view is not None and self.augmentation.mixes
             work = self._mixed(batches, missing, view or 0) if mixed else None
-            with asking(self.model):
+            with eval_mode(self.model):
                 yield from (work or self._alone(batches, missing, view))
 
         found = self._kept.rows(name, batches.indices, compute, self.where.device)
@@ -158,14 +158,14 @@ class Frozen:
 
     def _run(self, images: Tensor) -> Tensor:
         with torch.inference_mode(), autocast(self.where):
-            return in_halves(self.cut.below, images)
+            return halve_when_out_of_memory(self.cut.prefix, images)
 
     def _alone(
         self, batches: Batches, missing: NDArray[np.int64], view: int | None
     ) -> Iterator[tuple[Any, Tensor, Tensor | None]]:
         places = np.flatnonzero(np.isin(batches.indices, missing))
         some = parts(places, batches)
-        for part, (images, _) in zip(some, batches.some(some), strict=True):
+        for part, (images, _) in zip(some, batches.load(some), strict=True):
             self.task.check_time()
             indices = batches.indices[part]
             if view is not None:
@@ -176,8 +176,8 @@ class Frozen:
         self, batches: Batches, missing: NDArray[np.int64], view: int
     ) -> Iterator[tuple[Any, Tensor, Tensor | None]]:
         # Sources often are in the order of their classes, and a picture is mixed with its batch.
-        every = batches.shuffled(view)
-        shown = zip(every, batches.some(every), strict=True)
+        every = batches.shuffled_indices(view)
+        shown = zip(every, batches.load(every), strict=True)
         for number, (part, (images, labels)) in enumerate(shown):
             indices = batches.indices[part]
             if not np.isin(indices, missing).any():
@@ -214,7 +214,7 @@ class Frozen:
         return digest(key)
 
 
-def weights_below(model: Model, cut: Cut) -> str:
+def weights_below(model: Model, cut: SplitPoint) -> str:
     """A digest of the tensors that the part below a cut computes with.
 
     A buffer is taken for one of them unless its module has parameters, all of them above.
@@ -249,7 +249,7 @@ def _source_of(module: str) -> str:
 
 
 @contextmanager
-def asking(model: Model) -> Iterator[None]:
+def eval_mode(model: Model) -> Iterator[None]:
     """The model in eval mode."""
     training = model.training
     model.eval()

@@ -14,15 +14,15 @@ from torch.nn import functional
 from autotl.data import Batches
 from autotl.errors import OutOfMemory
 from autotl.frozen import Rows, split_point
-from autotl.frozen.split_point import Cut
+from autotl.frozen.split_point import SplitPoint
 from autotl.models import Model
 from autotl.space.plugin import Balance
 from autotl.space.space import Config
 from autotl.training.compute import compiled, key
-from autotl.training.frozen_inputs import Augmentation, Frozen, asking
+from autotl.training.frozen_inputs import Augmentation, Frozen, eval_mode
 from autotl.training.predict import (
     autocast,
-    in_halves,
+    halve_when_out_of_memory,
     is_out_of_memory,
     parts,
     predict,
@@ -36,27 +36,27 @@ class Inputs:
 
     def __init__(self, model: Model, config: Config, task: Task) -> None:
         self.model, self.config, self.task = model, config, task
-        self.where = task.setting.where(task.where)
+        self.where = task.compute.where(task.where)
         device = task.where.device
         self.augmented = Augmentation(
             config["augment"], model.expects.size, len(task.train.counts), device
         )
         self.targets = self.augmented.targets
         self.learns = True  # whether there is anything to train
-        self.whole = math.ceil(task.train.pictures / len(task.train))  # the largest batch
+        self.whole = math.ceil(task.train.num_examples / len(task.train))  # the largest batch
         self.micro = self.whole
         self.frozen: Frozen | None = None
         self._micro_key = ""
-        self._extract = compiled(model.features) if task.setting.compiled else model.features
+        self._extract = compiled(model.features) if task.compute.compiled else model.features
         balance = Balance()
         if chosen := config.get("balance"):
-            balance = chosen.plugin.give({"counts": task.train.counts}, chosen.params)
+            balance = chosen.plugin.call({"counts": task.train.counts}, chosen.params)
         self.sampling = balance.sampling
         self.weights = _row(balance.weights, device)
         self.offsets = _row(balance.offsets, device)
 
     @property
-    def cut(self) -> Cut | None:
+    def cut(self) -> SplitPoint | None:
         """Where the model is cut; None feeds it pictures."""
         return self.frozen.cut if self.frozen else None
 
@@ -66,12 +66,12 @@ class Inputs:
         return 1 if self.augmented.still else min(self.task.views, self.task.epochs)
 
     def recut(self, learned: set[int]) -> None:
-        """Cut the model below what learns now; ``learned`` has the ids of all that ever did."""
+        """Cut the model below what learns now; ``trained_parameters`` has the ids of all that ever did."""
         self.close()
         self._look()
         images, labels = next(iter(self.task.train))
         self.augmented.look(images, labels)
-        if not self.task.setting.keep:
+        if not self.task.compute.keep:
             return
         for few in (images[:4], images[:2]):  # as many as memory has room for
             try:
@@ -89,7 +89,7 @@ class Inputs:
     def _look(self) -> None:
         """See what learns now, and how many pictures fit at once when that does."""
         # Nothing learns above a frozen backbone if the head is fitted.
-        self.learns = self.model.backbone_learns or not hasattr(self.model.head, "fit")
+        self.learns = self.model.backbone_trainable or not hasattr(self.model.head, "fit")
         self._micro_key = key(self.model, self.config, self.where)
         self.micro = min(self.whole, self.task.micro.get(self._micro_key, self.whole))
 
@@ -107,8 +107,8 @@ class Inputs:
         frozen = Frozen(
             self.model, found, self.config, self.task, self.augmented, self.where, images, own
         )
-        count = self.task.train.pictures * self.views + self.task.validation_pictures
-        return frozen if self.task.kept.has_room(frozen.bytes * count) else None
+        count = self.task.train.num_examples * self.views + self.task.num_validation_examples
+        return frozen if self.task.cache.has_space(frozen.bytes * count) else None
 
     def training(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches ``(pictures or activations [B, ...], targets [B, C])`` of one epoch.
@@ -117,11 +117,11 @@ class Inputs:
         share that view, and validation does. They always are where nothing learns.
         """
         batches = self.task.train
-        places = batches.places(epoch, self.sampling)
+        places = batches.epoch_indices(epoch, self.sampling)
         view = (epoch - 1) % self.views if self.learns else 0
         rows = self._rows(batches, view or None)
         if self.frozen is None or rows is None:
-            for images, labels in batches.some(places):
+            for images, labels in batches.load(places):
                 plain = images, self.targets(labels)
                 yield self.augmented(images, labels) if self.learns else plain
             return
@@ -143,11 +143,13 @@ class Inputs:
         part = self.task.train
         pooled = self.cut is not None and self.cut.name == "backbone"
         rows = self._rows(part, None) if pooled else None
-        with asking(self.model), torch.inference_mode(), autocast(self.where):
+        with eval_mode(self.model), torch.inference_mode(), autocast(self.where):
             if rows:
-                found = [some for some, _ in rows.batches(part.in_order())]
+                found = [some for some, _ in rows.batches(part.sequential_indices())]
             else:
-                found = [in_halves(self.model.features, images) for images, _ in part]
+                found = [
+                    halve_when_out_of_memory(self.model.features, images) for images, _ in part
+                ]
         return torch.cat(found).float().clone()  # what inference mode made cannot learn
 
     def validation(self) -> NDArray[np.float32]:
@@ -160,10 +162,12 @@ class Inputs:
         self.model.eval()
         logits, above = [], self.frozen.cut.features
         with torch.inference_mode(), autocast(self.where):
-            for activations, _ in rows.batches(parts(np.arange(part.pictures), part)):
+            for activations, _ in rows.batches(parts(np.arange(part.num_examples), part)):
                 kept = self.frozen.restored(activations)
                 # The head is this model's, whosever the cut of the backbone is.
-                logits.append(in_halves(lambda some: self.model.head(above(some)), kept))
+                logits.append(
+                    halve_when_out_of_memory(lambda some: self.model.head(above(some)), kept)
+                )
         return probabilities(torch.cat(logits))
 
     def backward(self, batch: Tensor, targets: Tensor) -> Tensor:

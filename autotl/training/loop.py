@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from autotl.errors import Diverged, PluginError
-from autotl.models import Group, Model, merge, plan
+from autotl.models import Group, Model, merge_parametrizations, plan_groups
 from autotl.space.space import Config
 from autotl.training.inputs import Inputs
 from autotl.training.task import Epoch, Task
@@ -66,7 +66,7 @@ class Training:
     ) -> None:
         self.model, self.config, self.task, self.beside = model, config, task, beside
         self.inputs = Inputs(model, config, task)
-        self._plan = plan(model, config["freeze"], task.epochs)
+        self._plan = plan_groups(model, config["freeze"], task.epochs)
         self._average = _Average(task.ema)
         self._optimizer: torch.optim.Optimizer | None = None
         self._scheduler: Any = None
@@ -86,7 +86,7 @@ class Training:
         self._total = torch.zeros((), device=self.task.where.device)
 
     def _let_learn(self, groups: list[Group]) -> None:
-        set_learning(self.model, groups)
+        set_trainable(self.model, groups)
         if self.beside:
             self.inputs.join(self.beside)
         else:
@@ -117,7 +117,9 @@ class Training:
     def end(self) -> Epoch:
         """End the epoch: what it measured, with the score on validation."""
         number, task = self.number, self.task
-        loss = float(self._total) / task.train.pictures  # the only time that a GPU is waited for
+        loss = (
+            float(self._total) / task.train.num_examples
+        )  # the only time that a GPU is waited for
         if not np.isfinite(loss):
             raise Diverged(f"the training loss is {loss} in epoch {number}")
         score = float("nan")
@@ -134,7 +136,7 @@ class Training:
         """After the last epoch: keep the averaged weights, merge what was reparametrised."""
         self._average.keep()
         self.model.penalties.clear()
-        merge(self.model)
+        merge_parametrizations(self.model)
 
 
 class _Average:
@@ -181,7 +183,7 @@ class _Average:
             average.copy_(now)
 
 
-def set_learning(model: Model, groups: list[Group]) -> None:
+def set_trainable(model: Model, groups: list[Group]) -> None:
     """Let exactly the parameters in ``groups`` learn."""
     learning = {id(p) for g in groups for p in g["params"]}
     for p in model.parameters():
@@ -189,7 +191,7 @@ def set_learning(model: Model, groups: list[Group]) -> None:
         p.grad = None
 
 
-def rehearse(model: Model, config: Config, epochs: int) -> tuple[Model, list[bool]]:
+def simulate_strategy(model: Model, config: Config, epochs: int) -> tuple[Model, list[bool]]:
     """What a strategy will do, on a copy: as it learns in the end, and when its backbone learns.
 
     Args:
@@ -203,9 +205,9 @@ def rehearse(model: Model, config: Config, epochs: int) -> tuple[Model, list[boo
     """
     trial = copy.deepcopy(model)
     learns = []
-    for groups in plan(trial, config["freeze"], epochs):
-        set_learning(trial, groups)
-        learns.append(trial.backbone_learns)
+    for groups in plan_groups(trial, config["freeze"], epochs):
+        set_trainable(trial, groups)
+        learns.append(trial.backbone_trainable)
     return trial, learns
 
 
@@ -216,7 +218,7 @@ def _optimizer(
     choice = config["optimizer"]
     # Optimizers write into the groups they are given; the plan's own must stay as they are.
     given = [dict(g) for g in groups]
-    answer = choice.plugin.give({"groups": given, "steps": steps}, choice.params)
+    answer = choice.plugin.call({"groups": given, "steps": steps}, choice.params)
     try:
         optimizer, scheduler = answer
     except TypeError:

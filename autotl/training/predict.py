@@ -16,7 +16,7 @@ from autotl.data import Batches
 from autotl.errors import OutOfMemory
 from autotl.models import Device, Model
 
-ASKED = 8
+INFERENCE_FACTOR = 8
 """How many times larger batches are on a GPU when nothing learns from them."""
 
 
@@ -29,7 +29,7 @@ def predict(
     """Probabilities ``[N, C]`` of the pictures in ``batches``, in their order."""
     model.eval()
     found = []
-    for images, _ in batches.some(parts(np.arange(batches.pictures), batches)):
+    for images, _ in batches.load(parts(np.arange(batches.num_examples), batches)):
         check_time()
         found.append(logits(model, images, where))
     return probabilities(torch.cat(found))
@@ -37,17 +37,17 @@ def predict(
 
 def parts(places: NDArray[np.int64], batches: Batches) -> list[NDArray[np.int64]]:
     """Places ``[n]`` in parts of as many as are asked for at once."""
-    at_once = batches.batch_size * (ASKED if batches.device.type == "cuda" else 1)
+    at_once = batches.batch_size * (INFERENCE_FACTOR if batches.device.type == "cuda" else 1)
     return np.array_split(places, math.ceil(len(places) / at_once)) if len(places) else []
 
 
 def logits(model: Model, images: Tensor, where: Device) -> Tensor:
     """``uint8 images [B, 3, S, S]`` to logits ``float32 [B, C]``."""
     with torch.inference_mode(), autocast(where):
-        return in_halves(model, images).float()
+        return halve_when_out_of_memory(model, images).float()
 
 
-def in_halves(work: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
+def halve_when_out_of_memory(work: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
     """``work(batch)``; where memory does not suffice, of its halves, quarters, ...
 
     Raises:
@@ -62,7 +62,7 @@ def in_halves(work: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
         raise OutOfMemory("one picture alone does not fit on the device")
     if batch.device.type == "cuda":
         torch.cuda.empty_cache()
-    return torch.cat([in_halves(work, half) for half in batch.tensor_split(2)])
+    return torch.cat([halve_when_out_of_memory(work, half) for half in batch.tensor_split(2)])
 
 
 def probabilities(logits: Tensor) -> NDArray[np.float32]:

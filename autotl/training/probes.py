@@ -13,17 +13,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from autotl.errors import OutOfTime
-from autotl.models import Model, with_head
+from autotl.models import Model, replace_head
 from autotl.space.space import Config
 from autotl.training.inputs import Inputs
-from autotl.training.loop import Training, rehearse, set_learning
+from autotl.training.loop import Training, set_trainable, simulate_strategy
 from autotl.training.task import Epoch, Task
 
 Done = TypeVar("Done")
 
 
 @dataclass(frozen=True)
-class Probed:
+class ProbeEpoch:
     """An epoch of one of the heads, and its model; its ``last`` is the end of its training.
 
     A head that was solved for has one epoch.
@@ -34,15 +34,15 @@ class Probed:
     last: bool
 
 
-def stays_frozen(model: Model, config: Config, epochs: int) -> bool:
+def keeps_backbone_frozen(model: Model, config: Config, epochs: int) -> bool:
     """Whether a strategy trains the head alone, in every epoch; tried on a copy of the model."""
-    _, learns = rehearse(model, config, epochs)
+    _, learns = simulate_strategy(model, config, epochs)
     return not any(learns)
 
 
 def probe(
     model: Model, configs: Sequence[Config], task: Task
-) -> Iterator[list[Probed | Exception | None]]:
+) -> Iterator[list[ProbeEpoch | Exception | None]]:
     """Train a head for each configuration on the backbone of ``model``; yield after each epoch.
 
     Each is trained exactly as ``fine_tune`` would train it alone, with random numbers of its own,
@@ -93,7 +93,7 @@ def features(model: Model, config: Config, task: Task) -> NDArray[np.float32]:
         task: Has the pictures.
     """
     inputs = Inputs(model, config, task)
-    set_learning(model, [{"params": list(model.head.parameters())}])
+    set_trainable(model, [{"params": list(model.head.parameters())}])
     try:
         inputs.recut(set())
         found: NDArray[np.float32] = inputs.plain().cpu().numpy()
@@ -135,7 +135,7 @@ class _Run:
             self.random = _random(self.device)
             self.seconds += time.monotonic() - began
 
-    def end(self, last: bool) -> Probed | Exception | None:
+    def end(self, last: bool) -> ProbeEpoch | Exception | None:
         """What ``probe`` yields for this one."""
         epoch = self.do(Training.end)
         if epoch is None:
@@ -145,7 +145,7 @@ class _Run:
             self.do(Training.finish)
             self.over = True
         seconds, self.seconds = self.seconds, 0.0
-        return Probed(self.training.model, replace(epoch, seconds=seconds), self.over)
+        return ProbeEpoch(self.training.model, replace(epoch, seconds=seconds), self.over)
 
 
 def _beside(first: _Run, config: Config) -> _Run:
@@ -153,7 +153,7 @@ def _beside(first: _Run, config: Config) -> _Run:
     training = first.training
     task, began = training.task, time.monotonic()
     try:
-        own = with_head(training.model, config["head"], len(task.train.counts), task.seed)
+        own = replace_head(training.model, config["head"], len(task.train.counts), task.seed)
         torch.manual_seed(task.seed)
         run = _Run(Training(own, config, task, beside=training.inputs), first.device)
     except Exception as error:

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from autotl.data import Batches
 from autotl.errors import OutOfTime
-from autotl.frozen import Features
+from autotl.frozen import FeatureCache
 from autotl.models import Device
-from autotl.training.compute import Setting
+from autotl.training.compute import ComputeSettings
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Epoch:
     loss: float  # mean training cross-entropy with what a strategy adds to it, nats
     score: float  # on validation, in the study's metric; NaN without a validation part
     seconds: float
-    learned: int  # parameters that have learned so far, in this epoch or before
+    trained_parameters: int  # parameters that have learned so far, in this epoch or before
 
 
 @dataclass
@@ -33,7 +33,7 @@ class Task:
     """What a model is fine-tuned on, and how far.
 
     ``score`` rates probabilities ``[N, C]`` of the validation part; ``deadline`` is a reading of
-    ``time.monotonic``; ``kept`` is the cache of what frozen backbones compute, which is shared if
+    ``time.monotonic``; ``cache`` is the cache of what frozen backbones compute, which is shared if
     ``data`` names the data (None shares nothing). A frozen part sees ``views`` views of a
     picture, itself and augmented ones, which are kept; later epochs see them again, so that it runs
     no more often than that.
@@ -42,7 +42,7 @@ class Task:
     which takes their place when the model is asked (Polyak & Juditsky 1992, SIAM J. Control
     Optim. 30); 0 for none.
 
-    ``setting`` is how to compute, from ``Cost.setting``. ``micro`` remembers how many pictures fit
+    ``compute`` is how to compute, from ``Cost.compute``. ``micro`` remembers how many pictures fit
     at once, and ``measured`` what was measured, each by backbone, size, device and what learns. A
     caller that keeps these two with its study hands them in again: they hold plain values.
     """
@@ -54,20 +54,20 @@ class Task:
     where: Device
     seed: int = 0
     deadline: float | None = None
-    kept: Features = field(default_factory=Features)
+    cache: FeatureCache = field(default_factory=FeatureCache)
     data: Hashable = None
     views: int = 4
     label_smoothing: float = 0.0
     ema: float = 0.0
-    setting: Setting = field(default_factory=Setting)
+    compute: ComputeSettings = field(default_factory=ComputeSettings)
     micro: MutableMapping[str, int] = field(default_factory=dict)
     measured: MutableMapping[str, Any] = field(default_factory=dict)
     step: Callable[[], object] = lambda: None  # called at every step
 
     @property
-    def validation_pictures(self) -> int:
+    def num_validation_examples(self) -> int:
         """How many pictures the validation part has."""
-        return self.validation.pictures if self.validation else 0
+        return self.validation.num_examples if self.validation else 0
 
     def check_time(self) -> None:
         """Raise ``OutOfTime`` when the deadline has passed; called before every step."""

@@ -57,7 +57,7 @@ def grid_space(backbones: Iterable[str] = BACKBONES) -> Space:
         for plugin in (plugins.get(kind, name) for name in names):
             pins = {name: v for name, v in plugin.defaults.items() if name != "lr"}
             narrow.setdefault(kind, {})[plugin.name] = pins
-    return space.make(plugins, wanted, narrow).without("balance")
+    return space.build_space(plugins, wanted, narrow).without("balance")
 
 
 def rates(chosen: Space, freeze: str) -> NDArray[np.float64]:
@@ -130,7 +130,7 @@ def load(source: str, metric: str = "accuracy") -> Curves:
 def examples(source: str) -> list[Example]:
     """``PICTURES`` examples of a source, drawn at random; ``odd`` has other labels on digits."""
     where = "sklearn:digits" if source == "odd" else source
-    found = registry.load().dataset(where).give({"source": where}, {})
+    found = registry.load().dataset(where).call({"source": where}, {})
     order = np.random.default_rng(0).permutation(len(found))[:PICTURES]
     some = [replace(found[i], split="") for i in order]
     if source == "odd":
@@ -146,7 +146,7 @@ def record(source: str) -> None:
     from autotl import data, models
     from autotl.data import Batches
     from autotl.errors import Diverged
-    from autotl.frozen import Features
+    from autotl.frozen import FeatureCache
     from autotl.training import Task, fine_tune
 
     torch.set_num_threads(1)
@@ -156,7 +156,7 @@ def record(source: str) -> None:
     part = partial(Batches, packed, dataset.labels, batch_size=32, device=where.device)
     validation = part(dataset.indices("validation"))
     truth = dataset.labels[dataset.indices("validation")]
-    chosen, kept = grid_space(), Features(4 << 30)
+    chosen, cache = grid_space(), FeatureCache(4 << 30)
     shape = (SEEDS, *(len(WANTED[kind]) for kind in KINDS), RATES, EPOCHS)
     found = {key: np.full(shape, np.nan, np.float32) for key in ("accuracy", "log_loss", "seconds")}
     if file(source).exists():  # go on with what is there, perhaps of fewer seeds
@@ -187,7 +187,7 @@ def record(source: str) -> None:
             score=partial(score, at),
             where=where,
             seed=seed,
-            kept=kept,
+            cache=cache,
             data=dataset.fingerprint,
             label_smoothing=0.1,
         )

@@ -44,7 +44,7 @@ def main() -> None:
     plugins = registry.load(asked.plugin)
     predictor = model_folder.load(asked.model, plugins, models.device("cpu"))
     source = asked.data or predictor.about["data"]["source"]
-    examples = plugins.dataset(source).give({"source": source}, {})
+    examples = plugins.dataset(source).call({"source": source}, {})
     pictures, labels = export.pictures_of(predictor, examples, 2000, print)
 
     whole = export.Whole(predictor.network, predictor.temperature)

@@ -110,7 +110,7 @@ class Search:
             recipe = self._recipe() if self.method.recipes else None
             params = self._params(recipe) if recipe else {}
             self.seconds += AROUND
-            if recipe and recipe[1] == self.chosen.in_order("freeze")[0]:
+            if recipe and recipe[1] == self.chosen.default_order("freeze")[0]:
                 self.tried[recipe] = self._trial(params, faster=TOGETHER)
                 self._beside(recipe, params)
                 continue
@@ -157,9 +157,9 @@ class Search:
 
     def _recipe(self) -> tuple[str, str, str] | None:
         """The next of the recipes that a search of autotl begins with, as it orders them."""
-        first, *others = self.chosen.in_order("freeze")
-        head = self.chosen.in_order("head")[0]
-        backbones = self.chosen.in_order("backbone")
+        first, *others = self.chosen.default_order("freeze")
+        head = self.chosen.default_order("head")[0]
+        backbones = self.chosen.default_order("backbone")
         recipes = [(backbone, first, head) for backbone in backbones]
         if self.tried.keys() >= set(recipes):
             scores = [self.tried[recipe] for recipe in recipes]

@@ -36,7 +36,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from autotl import data, models, training
-from autotl.frozen import Features
+from autotl.frozen import FeatureCache
 from autotl.space import registry
 from autotl.space.space import Choice, Config
 from autotl.training.inputs import Inputs
@@ -88,7 +88,7 @@ class Bench:
         values = {"freeze": values, "optimizer": {"weight_decay": DECAY, "warmup": WARMUP}}
         return {k: Choice(p, {**p.defaults, **values.get(k, {})}) for k, p in chosen.items()}
 
-    def build(self, config: Config, where: models.Device) -> models.Model:
+    def build_model(self, config: Config, where: models.Device) -> models.Model:
         """The network of a configuration."""
         return models.build(config, len(self.dataset.classes), self.size, where, self.seed)
 
@@ -124,11 +124,11 @@ class Decoded(Photos):
     def __init__(self, bench: Bench, indices: np.ndarray, change: Callable[[Any], Any]) -> None:
         super().__init__(bench, indices, change)
         resize = v2.Compose([v2.Resize((bench.size, bench.size)), v2.PILToTensor()])
-        self.kept = [resize(super(Decoded, self).picture(i)) for i in range(len(indices))]
+        self.cache = [resize(super(Decoded, self).picture(i)) for i in range(len(indices))]
 
     def picture(self, place: int) -> Tensor:
         """A picture from memory."""
-        return self.kept[place]
+        return self.cache[place]
 
 
 def loaders(bench: Bench, tuned: bool) -> tuple[DataLoader, DataLoader]:
@@ -214,7 +214,7 @@ def trained_by_hand(
 def ours(bench: Bench, configs: list[Config], folder: Path) -> list[Run]:
     """Train them all as a search with a budget does, from an empty cache."""
     where = models.device("cpu")
-    kept, micro, measured = Features(folder=folder), dict[str, int](), dict[str, Any]()
+    kept, micro, measured = FeatureCache(folder=folder), dict[str, int](), dict[str, Any]()
     runs = []
     for config in configs:
         began = time.monotonic()
@@ -232,13 +232,13 @@ def ours(bench: Bench, configs: list[Config], folder: Path) -> list[Run]:
             bench.accuracy,
             where,
             bench.seed,
-            kept=kept,
+            cache=kept,
             data=bench.dataset.fingerprint,
             label_smoothing=SMOOTHING,
             micro=micro,
             measured=measured,
         )
-        task.setting = training.measure(network, config, task).setting
+        task.compute = training.measure(network, config, task).compute
         *_, last = training.fine_tune(network, config, task)
         runs.append(Run(time.monotonic() - began, last.score))
         print(f"  ours {named(config)}: {runs[-1]}", flush=True)
@@ -304,10 +304,10 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a list of 5 instead of 20")
     given = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    dataset = data.check(PLUGINS.dataset(given.data).give({"source": given.data}, {}), given.data)
+    dataset = data.check(PLUGINS.dataset(given.data).call({"source": given.data}, {}), given.data)
     random = np.random.default_rng(0)
     train, valid = (random.permutation(dataset.indices(p)) for p in ("train", "validation"))
-    count = given.pictures or len(train)
+    count = given.num_examples or len(train)
     common = (dataset, given.backbone, given.size, given.batch, given.epochs)
     runs: dict[str, list[list[Run]]] = {"naive": [], "tuned": [], "ours": []}
     for seed in range(given.seeds):

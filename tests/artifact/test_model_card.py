@@ -94,14 +94,14 @@ def plugins(tmp_path: Path) -> Registry:
 def parts(backbone: str, head: str, plugins: Registry) -> Config:
     chosen = {
         "backbone": {backbone: {}},
-        "head": {head: dict(plugins.untrained("head", head).defaults)},
+        "head": {head: dict(plugins.without_weights("head", head).defaults)},
     }
     return space.from_json(chosen, plugins, kinds=("backbone", "head"), pretrained=False)
 
 
 def built(config: Config, size: int = 64) -> Model:
     """The network with statistics and weights as if it had learned something."""
-    network = models.build(config, 3, size, CPU, seed=1)
+    network = models.build_model(config, 3, size, CPU, seed=1)
     pictures = torch.randint(0, 255, (12, 3, size, size), dtype=torch.uint8)
     with torch.no_grad():
         network.train()(pictures)
@@ -319,7 +319,7 @@ def test_a_folder_of_an_older_version_gets_a_card(saved: Saved, tmp_path: Path) 
     del about["plain"]
     text = model_card.render(about, "old")
     assert "an older version of autotl saved it" in text
-    assert "artifact.load" in text
+    assert "model_folder.load" in text
 
 
 HOSTILE = [

@@ -38,7 +38,7 @@ def config(plugins: Registry) -> Config:
 
 @pytest.fixture
 def network(config: Config) -> Model:
-    return models.build(config, 3, 40, CPU, seed=5).eval()
+    return models.build_model(config, 3, 40, CPU, seed=5).eval()
 
 
 def save(folder: Path, network: Model, config: Config) -> None:
@@ -152,7 +152,7 @@ def test_a_folder_of_before_there_was_a_temperature_still_loads(
 def test_training_in_bfloat16_is_read_in_float32(
     tmp_path: Path, plugins: Registry, config: Config
 ) -> None:
-    network = models.build(config, 3, 40, models.device("cpu", "bfloat16"))
+    network = models.build_model(config, 3, 40, models.device("cpu", "bfloat16"))
     save(tmp_path / "model", network, config)
     assert model_folder.load(tmp_path / "model", plugins).where.autocast is None
 

@@ -24,7 +24,7 @@ from images import photos, plugin
 
 from autotl.cli import _interruptible, main
 from autotl.space import registry
-from autotl.space.plugin import GIVEN
+from autotl.space.plugin import GIVEN_ARGUMENTS
 from autotl.store import Store
 
 FAST = ["--epochs", "2", "--batch-size", "8", "--device", "cpu", "--precision", "float32"]
@@ -287,7 +287,7 @@ def test_check_reads_the_source_of_a_data_set() -> None:
     assert "none of which fits 'photos.csv'" in wrong.stdout
 
 
-@pytest.mark.parametrize("kind", GIVEN)
+@pytest.mark.parametrize("kind", GIVEN_ARGUMENTS)
 def test_a_new_plugin_works_and_its_test_passes(tmp_path: Path, kind: str) -> None:
     folder = tmp_path / "deep" / "plugins"
     made = run("plugins", "new", kind, f"mine_{kind}", "--dir", folder)
@@ -473,18 +473,18 @@ def test_optuna_dashboard_reads_the_study(searched: Path) -> None:
     assert [t["state"] for t in detail["trials"]] == ["Complete"] * 3
     assert [len(t["intermediate_values"]) for t in detail["trials"]] == [2, 1, 2]  # solved for: 1
     shown = {a["key"] for a in detail["trials"][0]["user_attrs"]}
-    assert shown >= {"config", "end", "epochs", "parameters", "learned_parameters"}
+    assert shown >= {"config", "status", "epochs", "parameters", "trained_parameters"}
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_ctrl_c_waits_for_the_next_event_and_a_second_one_does_not(number: int) -> None:
     told: list[Any] = []
     before = signal.getsignal(number)
-    with _interruptible(told.append) as watch:
+    with _interruptible(told.append) as listener:
         signal.raise_signal(number)  # raises nothing here, where something may be half done
         with pytest.raises(KeyboardInterrupt):
-            watch("shown before it is raised")
-        watch("after")
+            listener("shown before it is raised")
+        listener("after")
         signal.raise_signal(number)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(number)

@@ -18,16 +18,24 @@ from example_study import HOSTILE, add_trial, config, facts
 from rich.console import Console
 
 from autotl.cli import console as terminal
-from autotl.events import EpochEnded, Event, Note, Stage, Started, TrialEnded, TrialStarted
+from autotl.events import (
+    EpochCompleted,
+    Event,
+    Note,
+    SearchStarted,
+    Stage,
+    TrialFinished,
+    TrialStarted,
+)
 from autotl.report import summarise, top
 from autotl.store import Store
 
 ESCAPE = "\x1b[31mred.jpg"
 
 
-def started(**changes: Any) -> Started:
+def started(**changes: Any) -> SearchStarted:
     known = {"budget": 600.0, "deadline": time.monotonic() + 252.9, "trials": None, "done": 0}
-    return Started("birds", "accuracy", "cuda", **{**known, **changes})
+    return SearchStarted("birds", "accuracy", "cuda", **{**known, **changes})
 
 
 def events(**changes: Any) -> list[Event]:
@@ -38,12 +46,12 @@ def events(**changes: Any) -> list[Event]:
         *(Stage("packing pictures", i, 200) for i in range(0, 200, 50)),
         Note(f"2 problems in the data; the first:\n{ESCAPE}", warning=True),
         TrialStarted(0, config("linear_probe"), 2),
-        EpochEnded(0, 1, 2, 1.0, 0.7, 1.0),
-        EpochEnded(0, 2, 2, 0.5, 0.8123, 1.0),
-        TrialEnded(0, "complete", "", 0.8123, 12.34),
+        EpochCompleted(0, 1, 2, 1.0, 0.7, 1.0),
+        EpochCompleted(0, 2, 2, 0.5, 0.8123, 1.0),
+        TrialFinished(0, "complete", "", 0.8123, 12.34),
         TrialStarted(1, config("full"), 6),
-        TrialEnded(1, "pruned", "worse than the median", None, 4.0),
-        TrialEnded(2, "out_of_memory", f"no room for [red]\n{ESCAPE}", None, 1.0),
+        TrialFinished(1, "pruned", "worse than the median", None, 4.0),
+        TrialFinished(2, "out_of_memory", f"no room for [red]\n{ESCAPE}", None, 1.0),
         Note("done"),
     ]
 
@@ -104,16 +112,16 @@ def screen(upto: int, width: int = 80, more: tuple[Event, ...] = (), **changes: 
 @pytest.mark.parametrize("width", [40, 80, 200])
 def test_the_panel_keeps_its_size_whatever_happens(width: int) -> None:
     long = TrialStarted(7, config("a_strategy_with_a_name_that_goes_on" * 3), 99)
-    curve = [EpochEnded(7, i, 99, 1.0, i / 99, 1.0) for i in range(1, 90)]
+    curve = [EpochCompleted(7, i, 99, 1.0, i / 99, 1.0) for i in range(1, 90)]
     screens = [screen(n, width) for n in range(16)] + [screen(8, width, (long, *curve))]
     assert {len(s) for s in screens} == {len(screens[0])}
     assert {len(line) for s in screens for line in s} == {min(width, terminal.WIDEST)}
 
 
 def test_the_panel_shows_time_counts_best_and_the_current_trial() -> None:
-    now = (TrialStarted(3, config("last_blocks"), 5), EpochEnded(3, 1, 5, 1.0, 0.5, 1.0))
+    now = (TrialStarted(3, config("last_blocks"), 5), EpochCompleted(3, 1, 5, 1.0, 0.5, 1.0))
     text = "\n".join(
-        screen(15, more=(*now, EpochEnded(3, 2, 5, 0.9, 0.75, 1.0)), trials=20, done=2)
+        screen(15, more=(*now, EpochCompleted(3, 2, 5, 0.9, 0.75, 1.0)), trials=20, done=2)
     )
     assert "4:12 left" in text
     assert "5 of 20:  1 complete · 1 pruned · 1 failed · 2 before" in text
@@ -129,9 +137,9 @@ def test_the_panel_shows_time_counts_best_and_the_current_trial() -> None:
 def test_best_is_least_where_less_is_better() -> None:
     console = Console(file=io.StringIO())
     panel = terminal._Panel(console)
-    panel(Started("birds", "log_loss", "cpu", None, None, None, 0))
+    panel(SearchStarted("birds", "log_loss", "cpu", None, None, None, 0))
     for number, score in enumerate((0.5, 0.4, 0.6)):
-        panel(TrialEnded(number, "complete", "", score, 1.0))
+        panel(TrialFinished(number, "complete", "", score, 1.0))
     assert panel.best is not None
     assert panel.best[0].number == 1
 
@@ -277,7 +285,7 @@ def test_trials_are_shown_with_their_ends_reasons_and_costs(
     add_trial(store, 1, None, "out_of_memory", reason=f"no room for {HOSTILE}\n{ESCAPE}")
     terminal.show_trials("accuracy", store.trials("birds"))
     lines = [line for line in capsys.readouterr().out.splitlines() if line.strip()]
-    assert lines[0].split()[:5] == ["trial", "end", "accuracy", "epochs", "seconds"]
+    assert lines[0].split()[:5] == ["trial", "status", "accuracy", "epochs", "seconds"]
     assert lines[2].split()[:5] == ["0", "complete", "0.9000", "6", "12.3"]
     assert lines[3].startswith("     1  out of memory")
     assert lines[3].rstrip().endswith(f"adamw  no room for {HOSTILE} ?[31mred.jpg")

@@ -46,7 +46,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     plugins = registry.load([plugin(folder)])
     parts = {"backbone": {"tiny": {}}, "head": {"nearest_mean": {"threshold": 0.0}}}
     config = space.from_json(parts, plugins, kinds=("backbone", "head"))
-    network = models.build(config, 3, 32, CPU).eval()
+    network = models.build_model(config, 3, 32, CPU).eval()
     files = [f for c in CLASSES for f in sorted((folder / "photos" / c).iterdir())]
     pictures = np.stack([data.decode(f, 32, "bicubic") for f in files])
     with torch.no_grad():
@@ -160,7 +160,7 @@ def test_evaluate_scores_with_the_intervals_of_a_search(home: Path) -> None:
     assert 0.5 < right < 1, "or the test could not see much"
     accuracy = found["metrics"]["accuracy"]
     assert accuracy["score"] == pytest.approx(right)
-    assert (accuracy["low"], accuracy["high"]) == metrics.wilson(right, 36)
+    assert (accuracy["low"], accuracy["high"]) == metrics.wilson_interval(right, 36)
     assert list(found["metrics"]) == ["accuracy", "macro_f1", "log_loss"]
     for name, value in found["metrics"].items():
         assert value["score"] == pytest.approx(metrics.get(name).score(labels, rows), abs=1e-5)

@@ -21,18 +21,18 @@ from PIL import Image
 from autotl.data import (
     Batches,
     Dataset,
-    Mapped,
+    MappedRows,
     Packed,
-    ahead,
     check,
     decode,
     pack,
+    prefetch,
     write_issues,
     write_splits,
 )
 from autotl.data import batches as batches_module
 from autotl.data import mapped as mapped_module
-from autotl.data.image import in_threads
+from autotl.data.image import map_in_threads
 from autotl.data.split import SPLITS, split
 from autotl.errors import DataError, StoreError
 from autotl.space.plugin import Example
@@ -453,7 +453,7 @@ def test_threads_keep_the_order_and_stop_at_an_error() -> None:
         return i if i != 200 else 1 // 0
 
     with pytest.raises(ZeroDivisionError):
-        in_threads(slow, range(1000), taken.append, "", None)
+        map_in_threads(slow, range(1000), taken.append, "", None)
     assert taken == list(range(200))
 
 
@@ -601,7 +601,7 @@ def test_places_are_those_of_the_batches() -> None:
     batches = Batches(
         numbered(9), np.arange(9) * 10, np.array([7, 3, 5, 1]), 2, CPU, shuffle_seed=1
     )
-    places = batches.places(3)
+    places = batches.epoch_indices(3)
     assert batches.indices[np.concatenate(places)].tolist() == order(batches, 3)
     assert [labels.tolist() for labels in batches.labels(places)] == [
         labels.tolist() for _, labels in batches.epoch(3)
@@ -618,7 +618,7 @@ def test_what_comes_is_made_in_a_thread_while_the_last_is_used() -> None:
             yield i
         raise ZeroDivisionError
 
-    coming = ahead(items())
+    coming = prefetch(items())
     assert next(coming) == 0
     while len(made) < 2:
         time.sleep(0.001)
@@ -626,7 +626,7 @@ def test_what_comes_is_made_in_a_thread_while_the_last_is_used() -> None:
     assert [next(coming), next(coming), next(coming)] == [1, 2, 3]
     with pytest.raises(ZeroDivisionError):
         next(coming)
-    stopped = ahead(iter(range(9)))
+    stopped = prefetch(iter(range(9)))
     next(stopped)
     stopped.close()
 
@@ -639,8 +639,8 @@ def test_pages_that_were_read_leave_memory(tmp_path: Path, monkeypatch: pytest.M
 
     content = np.random.default_rng(0).integers(0, 256, (64, 1 << 20), dtype=np.uint8)
     content.tofile(tmp_path / "file")
-    mapped = Mapped(tmp_path / "file", content.shape)
-    monkeypatch.setattr(Mapped, "_read", 0)
+    mapped = MappedRows(tmp_path / "file", content.shape)
+    monkeypatch.setattr(MappedRows, "_read", 0)
     every = np.arange(64)[::-1]
     assert all(np.array_equal(mapped.take(every[i : i + 1])[0], content[63 - i]) for i in range(64))
     whole = resident()
@@ -651,7 +651,7 @@ def test_pages_that_were_read_leave_memory(tmp_path: Path, monkeypatch: pytest.M
     assert whole - resident() > 40 << 20
     assert before == whole
     with pytest.raises(ValueError, match="reshape"):
-        Mapped(tmp_path / "file", (63, 1 << 20))
+        MappedRows(tmp_path / "file", (63, 1 << 20))
 
 
 def test_batches_come_from_a_pack(tmp_path: Path) -> None:
@@ -666,7 +666,7 @@ def test_batches_come_from_a_pack(tmp_path: Path) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_on_a_gpu(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batches_module, "RESIDENT_SHARE", share)
+    monkeypatch.setattr(batches_module, "RESIDENT_FRACTION", share)
     gpu = torch.device("cuda")
     batches = Batches(numbered(40), np.arange(40), np.arange(40), 8, gpu, shuffle_seed=1)
     on_cpu = Batches(numbered(40), np.arange(40), np.arange(40), 8, CPU, shuffle_seed=1)

@@ -10,7 +10,7 @@ import pytest
 from toy import squares
 
 from autotl import data
-from autotl.data import Dataset, resplit
+from autotl.data import Dataset, resample
 from autotl.errors import DataError
 from autotl.scoring import comparison
 from autotl.space.plugin import Example
@@ -28,7 +28,7 @@ def plain() -> Dataset:
 def test_a_division_is_of_train_and_validation_alone(plain: Dataset) -> None:
     pool = set(plain.indices("train", "validation"))
     for number in range(9):
-        run = resplit(plain, number, seed=0)
+        run = resample(plain, number, seed=0)
         assert set(run.train) | set(run.validation) == pool
         assert not set(run.train) & set(run.validation)
         assert run.number == number
@@ -39,15 +39,15 @@ def test_a_division_is_of_train_and_validation_alone(plain: Dataset) -> None:
 
 
 def test_no_picture_validates_twice_before_the_next_shuffle(plain: Dataset) -> None:
-    seen = Counter(i for n in range(4) for i in resplit(plain, n, seed=0).validation)
+    seen = Counter(i for n in range(4) for i in resample(plain, n, seed=0).validation)
     assert max(seen.values()) == 1
     assert len(seen) >= 0.95 * len(plain.indices("train", "validation"))
-    again = resplit(plain, 4, seed=0).validation
-    assert not any(set(again) == set(resplit(plain, n, seed=0).validation) for n in range(4))
+    again = resample(plain, 4, seed=0).validation
+    assert not any(set(again) == set(resample(plain, n, seed=0).validation) for n in range(4))
 
 
 def test_the_same_seed_and_number_divide_the_same(plain: Dataset) -> None:
-    one, same, other = (resplit(plain, 3, seed) for seed in (1, 1, 2))
+    one, same, other = (resample(plain, 3, seed) for seed in (1, 1, 2))
     assert np.array_equal(one.validation, same.validation)
     assert not np.array_equal(one.validation, other.validation)
 
@@ -56,7 +56,7 @@ def test_what_belongs_together_stays_together() -> None:
     grouped = [replace(e, group=f"patient {i // 6}") for i, e in enumerate(squares(60))]
     found = dataset(grouped)
     for number in range(6):
-        run = resplit(found, number, seed=0)
+        run = resample(found, number, seed=0)
         parts = [{found.examples[i].group for i in rows} for rows in (run.train, run.validation)]
         assert not parts[0] & parts[1]
 
@@ -66,7 +66,7 @@ def test_copies_stay_together() -> None:
     copies = [replace(e, name=f"copy of {e.name}") for e in examples[:30]]
     found = dataset(examples + copies)
     for number in range(4):
-        run = resplit(found, number, seed=0)
+        run = resample(found, number, seed=0)
         held = {found.examples[i].name for i in run.validation}
         for name in [e.name for e in examples[:30]]:
             assert (name in held) == (f"copy of {name}" in held) or name not in held
@@ -81,7 +81,7 @@ def test_a_given_validation_part_is_all_that_validates() -> None:
     train, validation = found.indices("train"), set(found.indices("validation"))
     held: list[int] = []
     for number in range(3):
-        run = resplit(found, number, seed=0)
+        run = resample(found, number, seed=0)
         assert np.array_equal(run.train, train)
         held += run.validation.tolist()
     assert len(held) == len(set(held))
@@ -92,7 +92,7 @@ def test_a_given_validation_part_is_all_that_validates() -> None:
 def test_few_pictures_have_fewer_folds() -> None:
     few = dataset(squares(3), test=0.0)
     for number in range(4):
-        run = resplit(few, number, seed=0)
+        run = resample(few, number, seed=0)
         assert len(run.validation) >= 1
         assert set(few.labels[run.train]) == {0, 1, 2}
 
@@ -101,7 +101,7 @@ def test_too_few_to_hold_any_back() -> None:
     few = dataset(squares(3), test=0.0)
     alone = replace(few, units=(0,) * len(few.units))
     with pytest.raises(DataError, match="too few pictures, or groups"):
-        resplit(alone, 0, seed=0)
+        resample(alone, 0, seed=0)
 
 
 def test_equals_on_a_given_validation_part_are_called_tied_however_many_runs() -> None:
@@ -111,7 +111,7 @@ def test_equals_on_a_given_validation_part_are_called_tied_however_many_runs() -
         for i, e in enumerate(squares(300, seed=3))
     ]
     found, runs, k = dataset(given), 10, 3
-    divided = [resplit(found, number, seed=0) for number in range(runs)]
+    divided = [resample(found, number, seed=0) for number in range(runs)]
     random = np.random.default_rng(0)
     tied = []
     for _ in range(400):
@@ -123,6 +123,6 @@ def test_equals_on_a_given_validation_part_are_called_tied_however_many_runs() -
             ]
             for i in range(k)
         ]
-        standings = comparison.standings(np.array(scores), divided[0].shrink(runs))
-        tied.append(all(standing.tied for standing in standings))
+        compare_scores = comparison.compare_scores(np.array(scores), divided[0].shrink(runs))
+        tied.append(all(standing.tied for standing in compare_scores))
     assert np.mean(tied) > 0.92

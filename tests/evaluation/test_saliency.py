@@ -109,8 +109,8 @@ def test_the_blur_is_round() -> None:
 @pytest.mark.parametrize("head", ["linear", "gem", "stages", "attention"])
 @pytest.mark.parametrize("name", ["test_convnext", "test_vit", "test_resnet"])
 def test_it_serves_every_architecture_and_head(name: str, head: str) -> None:
-    chosen = REGISTRY.untrained("head", head)
-    network = built(backbone=REGISTRY.untrained("backbone", name), head=chosen, size=SIDE)
+    chosen = REGISTRY.without_weights("head", head)
+    network = built(backbone=REGISTRY.without_weights("backbone", name), head=chosen, size=SIDE)
     images = np.random.default_rng(0).integers(0, 255, (1, 3, SIDE, SIDE), dtype=np.uint8)
     images = images.repeat(3, 0)
     network.train()

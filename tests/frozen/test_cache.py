@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from autotl.frozen import Features, Rows, cache, digest, segments
+from autotl.frozen import FeatureCache, Rows, cache, digest, segments
 
 CPU = torch.device("cpu")
 WIDTH = 5
@@ -37,7 +37,7 @@ class Part:
         at_once: The rows it computes together.
     """
 
-    def __init__(self, kept: Features, name: str = "a", at_once: int = 4) -> None:
+    def __init__(self, kept: FeatureCache, name: str = "a", at_once: int = 4) -> None:
         self.kept, self.name, self.at_once = kept, digest({"name": name}), at_once
         self.computed: list[int] = []
 
@@ -69,13 +69,13 @@ def files(folder: Path, suffix: str) -> list[Path]:
 
 @pytest.mark.parametrize("memory", [0, 1 << 20], ids=["on disk", "in memory"])
 def test_only_rows_that_nobody_has_are_computed(tmp_path: Path, memory: int) -> None:
-    part = Part(Features(1 << 20, tmp_path, memory))
+    part = Part(FeatureCache(1 << 20, tmp_path, memory))
     part.get(7, 3, 5)
     part.get(5, 7)
     assert part.computed == [7, 3, 5]
     part.get(1, 3, 9, 5)  # another split
     assert part.computed == [7, 3, 5, 1, 9]
-    later = Part(Features(1 << 20, tmp_path, memory))  # another run
+    later = Part(FeatureCache(1 << 20, tmp_path, memory))  # another run
     later.get(9, 3, 1)
     assert later.computed == []
     other = Part(part.kept, "b")
@@ -85,7 +85,7 @@ def test_only_rows_that_nobody_has_are_computed(tmp_path: Path, memory: int) -> 
 
 @pytest.mark.parametrize("memory", [0, 1 << 20], ids=["on disk", "in memory"])
 def test_batches_are_copies_in_the_order_that_is_asked_for(tmp_path: Path, memory: int) -> None:
-    found = Part(Features(1 << 20, tmp_path, memory)).rows(4, 2, 8, 6)
+    found = Part(FeatureCache(1 << 20, tmp_path, memory)).rows(4, 2, 8, 6)
     assert found is not None
     assert found.resident == bool(memory)
     places = [np.array([3, 0]), np.array([2]), np.array([0, 0, 1])]
@@ -108,7 +108,7 @@ def test_numbers_come_back_as_they_were(
         given = given.contiguous(memory_format=torch.channels_last)
     mixed = None if targets is None else torch.rand(6, targets)
     for memory in (0, 1 << 20):
-        kept = Features(1 << 20, tmp_path, memory)
+        kept = FeatureCache(1 << 20, tmp_path, memory)
         every = np.arange(6)
         found = kept.rows("x.features", every, lambda rows: iter([(rows, given, mixed)]), CPU)
         assert found is not None
@@ -122,11 +122,11 @@ def test_numbers_come_back_as_they_were(
 
 
 def test_no_pictures_have_no_rows(tmp_path: Path) -> None:
-    assert Part(Features(1 << 20, tmp_path)).rows() is None
+    assert Part(FeatureCache(1 << 20, tmp_path)).rows() is None
 
 
 def test_what_was_computed_before_time_ran_out_is_kept(tmp_path: Path) -> None:
-    part = Part(Features(1 << 20, tmp_path), at_once=1)
+    part = Part(FeatureCache(1 << 20, tmp_path), at_once=1)
 
     def interrupted(missing: np.ndarray) -> Any:
         for found in part.compute(missing):
@@ -143,10 +143,10 @@ def test_what_was_computed_before_time_ran_out_is_kept(tmp_path: Path) -> None:
 
 def test_rows_are_written_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cache, "CHUNK", 40)  # two rows
-    part = Part(Features(1 << 20, tmp_path), at_once=1)
+    part = Part(FeatureCache(1 << 20, tmp_path), at_once=1)
     part.get(*range(7))
     assert sorted(p.stat().st_size for p in files(tmp_path, ".bin")) == [20, 40, 40, 40]
-    assert Part(Features(1 << 20, tmp_path, 0)).get(6, 0, 3).shape == (3, WIDTH)
+    assert Part(FeatureCache(1 << 20, tmp_path, 0)).get(6, 0, 3).shape == (3, WIDTH)
 
 
 def test_a_name_depends_on_every_part_of_the_key() -> None:
@@ -162,7 +162,7 @@ def test_a_name_depends_on_every_part_of_the_key() -> None:
 
 @pytest.mark.parametrize("harm", ["bit", "short", "long", "sidecar", "rows", "form"])
 def test_what_is_damaged_is_computed_again(tmp_path: Path, harm: str) -> None:
-    first = Part(Features(1 << 20, tmp_path))
+    first = Part(FeatureCache(1 << 20, tmp_path))
     first.get(1, 2)
     first.get(3)
     [content, *_] = [p for p in files(tmp_path, ".bin") if p.stat().st_size == 40]
@@ -176,7 +176,7 @@ def test_what_is_damaged_is_computed_again(tmp_path: Path, harm: str) -> None:
     if harm == "form":
         facts["form"]["dtype"] = "int32"
     sidecar.write_text(json.dumps(facts)[: -9 if harm == "sidecar" else None])
-    again = Part(Features(1 << 20, tmp_path))
+    again = Part(FeatureCache(1 << 20, tmp_path))
     again.get(1, 2, 3)
     assert again.computed == [1, 2]
     assert not content.exists()
@@ -184,19 +184,19 @@ def test_what_is_damaged_is_computed_again(tmp_path: Path, harm: str) -> None:
 
 
 def test_a_torn_segment_is_not_seen_and_goes_in_time(tmp_path: Path) -> None:
-    Part(Features(1 << 20, tmp_path)).get(1, 2)
+    Part(FeatureCache(1 << 20, tmp_path)).get(1, 2)
     [entry] = tmp_path.iterdir()
     [sidecar] = files(tmp_path, ".json")
     sidecar.unlink()  # as if the process had been killed before it was renamed
     (entry / "x.tmp").write_text("{")
-    part = Part(Features(1 << 20, tmp_path))
+    part = Part(FeatureCache(1 << 20, tmp_path))
     part.get(1, 2)
     assert part.computed == [1, 2]
     assert len(files(tmp_path, ".bin")) == 2  # another process may be writing it now
     old = time.time() - 2 * segments.ABANDONED
     for path in files(tmp_path, ""):
         os.utime(path, (old, old))
-    Part(Features(1 << 20, tmp_path)).get(1, 2)
+    Part(FeatureCache(1 << 20, tmp_path)).get(1, 2)
     assert len(files(tmp_path, ".bin")) == 1
     assert not files(tmp_path, ".tmp")
 
@@ -206,14 +206,14 @@ def test_a_torn_segment_is_not_seen_and_goes_in_time(tmp_path: Path) -> None:
 
 def entry_bytes(tmp_path: Path) -> int:
     """What an entry of four rows takes with its sidecar."""
-    kept = Features(1 << 20, tmp_path / "one")
+    kept = FeatureCache(1 << 20, tmp_path / "one")
     Part(kept).get(1, 2, 3, 4)
     return kept.usage().bytes
 
 
 def test_the_least_recently_used_makes_room(tmp_path: Path) -> None:
     each = entry_bytes(tmp_path)
-    kept = Features(int(3.5 * each), tmp_path / "kept", memory=0)
+    kept = FeatureCache(int(3.5 * each), tmp_path / "kept", memory=0)
     parts = {name: Part(kept, name) for name in "abcd"}
     for age, name in enumerate("abcabd"):
         parts[name].get(1, 2, 3, 4)  # all fit but d: c was used least recently
@@ -228,7 +228,7 @@ def test_the_least_recently_used_makes_room(tmp_path: Path) -> None:
 
 
 def test_what_is_found_in_memory_counts_as_used(tmp_path: Path) -> None:
-    part = Part(Features(1 << 20, tmp_path))
+    part = Part(FeatureCache(1 << 20, tmp_path))
     part.get(1)
     os.utime(tmp_path / part.name, (1, 1))
     part.get(1)
@@ -237,7 +237,7 @@ def test_what_is_found_in_memory_counts_as_used(tmp_path: Path) -> None:
 
 def test_what_is_in_use_is_never_dropped(tmp_path: Path) -> None:
     each = entry_bytes(tmp_path)
-    kept = Features(int(1.5 * each), tmp_path / "kept", memory=0)
+    kept = FeatureCache(int(1.5 * each), tmp_path / "kept", memory=0)
     used = Part(kept, "used")
     rows = used.rows(1, 2, 3, 4)
     assert rows is not None
@@ -250,7 +250,7 @@ def test_what_is_in_use_is_never_dropped(tmp_path: Path) -> None:
 
 
 def test_memory_takes_what_the_disk_has_no_room_for(tmp_path: Path) -> None:
-    kept = Features(0, tmp_path / "never", memory=4 * 4 * WIDTH)
+    kept = FeatureCache(0, tmp_path / "never", memory=4 * 4 * WIDTH)
     part = Part(kept)
     for _ in range(2):
         part.get(1, 2, 3, 4)
@@ -260,7 +260,7 @@ def test_memory_takes_what_the_disk_has_no_room_for(tmp_path: Path) -> None:
 
 
 def test_rows_in_memory_make_room_for_one_another(tmp_path: Path) -> None:
-    kept = Features(1 << 20, tmp_path, memory=100)
+    kept = FeatureCache(1 << 20, tmp_path, memory=100)
     for _ in range(2):
         for name in "abc":
             found = Part(kept, name).rows(1, 2)  # 40 bytes
@@ -280,7 +280,7 @@ def test_a_full_disk_is_said_once_and_stops_nothing(
 
     monkeypatch.setattr(Path, "write_bytes", full)
     said: list[str] = []
-    kept = Features(1 << 20, tmp_path, memory=100, say=said.append)
+    kept = FeatureCache(1 << 20, tmp_path, memory=100, say=said.append)
     Part(kept, "a").get(1, 2)
     Part(kept, "b").get(1, 2)
     assert Part(kept, "c").rows(*range(9)) is None
@@ -293,11 +293,11 @@ def test_a_full_disk_is_said_once_and_stops_nothing(
 def test_a_folder_that_cannot_be_is_said_too(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.warns(UserWarning, match="free some space"):
-        Part(Features(1 << 20, tmp_path / "file" / "x")).get(1, 2)
+        Part(FeatureCache(1 << 20, tmp_path / "file" / "x")).get(1, 2)
 
 
 def test_what_nobody_will_ask_for_is_removed(tmp_path: Path) -> None:
-    kept = Features(1 << 20, tmp_path)
+    kept = FeatureCache(1 << 20, tmp_path)
     part, other = Part(kept, "a"), Part(kept, "b")
     part.get(1)
     other.get(1)
@@ -308,7 +308,7 @@ def test_what_nobody_will_ask_for_is_removed(tmp_path: Path) -> None:
 
 
 def test_a_place_of_its_own_goes_with_the_cache() -> None:
-    kept = Features(1 << 20)
+    kept = FeatureCache(1 << 20)
     part = Part(kept)
     part.get(1)
     folder = kept.folder
@@ -318,12 +318,12 @@ def test_a_place_of_its_own_goes_with_the_cache() -> None:
 
 
 def test_without_a_limit_it_is_a_tenth_of_what_is_free(tmp_path: Path) -> None:
-    limit = Features(folder=tmp_path / "not" / "yet").limit
+    limit = FeatureCache(folder=tmp_path / "not" / "yet").limit
     assert 0 < limit <= cache.LIMIT
 
 
 def test_reading_is_measured(tmp_path: Path) -> None:
-    kept = Features(1 << 20, tmp_path, memory=1000)
+    kept = FeatureCache(1 << 20, tmp_path, memory=1000)
     assert kept.seconds_to_read(10, 10) == pytest.approx(10 * kept._from_memory)
     assert kept.seconds_to_read(10, 1000) == pytest.approx(10 * kept._from_disk)
     assert 0 < kept._from_memory < 1e-6
@@ -338,7 +338,7 @@ def work(folder: Path, seed: int, limit: int) -> int:
     """Ask for rows of several entries in an order of its own; return how many were computed."""
     random, computed = np.random.default_rng(seed), 0
     for _ in range(30):
-        part = Part(Features(limit, folder, memory=0), str(random.integers(3)))
+        part = Part(FeatureCache(limit, folder, memory=0), str(random.integers(3)))
         indices = random.permutation(40)[:20].tolist()
         if found := part.rows(*indices):  # else the others use all the room there is
             [(activations, _)] = found.batches([np.arange(20)])
@@ -351,7 +351,7 @@ def work(folder: Path, seed: int, limit: int) -> int:
 def test_processes_share_a_folder(tmp_path: Path, limit: int) -> None:
     with multiprocessing.get_context("fork").Pool(3) as pool:
         computed = pool.starmap(work, [(tmp_path, seed, limit) for seed in range(3)])
-    kept = Features(limit, tmp_path)
+    kept = FeatureCache(limit, tmp_path)
     assert len(files(tmp_path, ".json")) == len(files(tmp_path, ".bin"))
     if limit > 2500:
         assert sum(computed) <= 3 * 120  # no process computes a row twice
@@ -362,7 +362,7 @@ def test_processes_share_a_folder(tmp_path: Path, limit: int) -> None:
 
 
 def hold(folder: Path, ready: Any, done: Any) -> None:
-    rows = Part(Features(1 << 20, folder, memory=0)).rows(1, 2)
+    rows = Part(FeatureCache(1 << 20, folder, memory=0)).rows(1, 2)
     ready.set()
     done.wait(30)
     assert rows is not None
@@ -396,8 +396,8 @@ def test_an_entry_may_be_discarded_while_it_is_opened(
         return found
 
     monkeypatch.setattr(segments, "_lock", slow)
-    Part(Features(1 << 20, tmp_path, memory=0)).get(1, 2)
-    later = Part(Features(1 << 20, tmp_path, memory=0))
+    Part(FeatureCache(1 << 20, tmp_path, memory=0)).get(1, 2)
+    later = Part(FeatureCache(1 << 20, tmp_path, memory=0))
     later.get(1, 2)
     assert len(gone) == 3
     assert not later.computed
@@ -411,6 +411,6 @@ def test_a_file_system_without_locks_is_good_enough(
 
     monkeypatch.setattr(segments.fcntl, "flock", refuse)
     for _ in range(2):
-        Part(Features(1 << 20, tmp_path)).get(1, 2)
+        Part(FeatureCache(1 << 20, tmp_path)).get(1, 2)
     [entry] = tmp_path.iterdir()
     assert segments.discard(entry)

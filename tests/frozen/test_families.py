@@ -20,10 +20,10 @@ from autotl import backbone
 from autotl.artifact import model_folder
 from autotl.frozen import split_point
 from autotl.models import Model
-from autotl.training import set_learning
+from autotl.training import set_trainable
 
 
-def build(family: Family, seed: int) -> Model:
+def build_model(family: Family, seed: int) -> Model:
     """The network of a family with a linear head and random weights."""
     if not family.options:
         return model(seed, family.size, backbone=family.model)
@@ -67,7 +67,7 @@ class Case:
 
     def __init__(self, module: str) -> None:
         self.module, self.family = module, FAMILIES[module]
-        self.network = build(self.family, seed=0)
+        self.network = build_model(self.family, seed=0)
         liven(self.network)
         self.start = {n: t.clone() for n, t in self.values().items()}
 
@@ -93,7 +93,7 @@ class Case:
         """Let the head and the ``count`` highest blocks learn; return their names."""
         top = [p for block in self.network.blocks[-count:] for p in block]
         top += self.network.head.parameters()
-        set_learning(self.network, [{"params": top}])
+        set_trainable(self.network, [{"params": top}])
         ids = {id(p) for p in top}
         return {n for n, p in self.network.named_parameters() if id(p) in ids}
 
@@ -113,7 +113,7 @@ def test_every_module_of_timm_is_in_one_of_the_tables() -> None:
 
 
 def test_three_dimensional_convolutions_can_be_built() -> None:
-    assert build(Family("lambda_resnet26t"), seed=0)
+    assert build_model(Family("lambda_resnet26t"), seed=0)
 
 
 def test_pictures_become_features_of_the_heads_width(case: Case) -> None:
@@ -170,11 +170,11 @@ def test_the_two_parts_of_a_cut_make_the_whole(case: Case) -> None:
         assert not found.parameters & {id(p) for p in network.parameters() if p.requires_grad}
         images = pictures(network.eval(), 3, seed=2)
         with torch.no_grad():
-            activations = found.below(images)
+            activations = found.prefix(images)
             whole, parts = network.features(images), found.features(activations.clone())
         assert (whole - parts).abs().max() <= 1e-5 * whole.abs().max()
         network.train()
-        found.above(activations).sum().backward()
+        found.suffix(activations).sum().backward()
         case.restore()
     assert bool(cuts) == (case.module not in UNCUT)
 
@@ -185,7 +185,7 @@ def test_what_is_saved_gives_the_same_logits(case: Case, tmp_path: Path) -> None
     with torch.no_grad():
         logits = network(images)
     model_folder.save(tmp_path / "model", network, config(backbone=toy), list(COLOURS), {}, "")
-    other = build(case.family, seed=1)
+    other = build_model(case.family, seed=1)
     assert any(not torch.equal(t, case.start[n]) for n, t in other.named_parameters())
     other.load_state_dict(load_file(tmp_path / "model" / "model.safetensors"))
     with torch.no_grad():

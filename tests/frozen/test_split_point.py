@@ -15,9 +15,9 @@ from toy import SIDE, Backbone, model, toy
 
 from autotl import backbone
 from autotl.frozen import split_point
-from autotl.frozen.split_point import Cut
+from autotl.frozen.split_point import SplitPoint
 from autotl.models import Model
-from autotl.training import set_learning
+from autotl.training import set_trainable
 
 
 @backbone
@@ -71,7 +71,7 @@ def lively(name: Any, size: int) -> Model:
 def learn_top(network: Model, count: int) -> None:
     """Let the head and the ``count`` highest blocks learn."""
     top = [p for block in network.blocks[-count:] for p in block] if count else []
-    set_learning(network, [{"params": [*network.head.parameters(), *top]}])
+    set_trainable(network, [{"params": [*network.head.parameters(), *top]}])
 
 
 def depths(network: Model) -> list[int]:
@@ -136,10 +136,10 @@ def test_the_two_parts_make_the_whole(name: Any, size: int) -> None:
         network.eval()
         with torch.no_grad():
             whole = network(images)
-            activations = found.below(images)
-            assert torch.equal(found.above(activations), whole)
-            torch.testing.assert_close(found.above(activations[1:3]), whole[1:3])
-            other = found.above(activations.flip(0))
+            activations = found.prefix(images)
+            assert torch.equal(found.suffix(activations), whole)
+            torch.testing.assert_close(found.suffix(activations[1:3]), whole[1:3])
+            other = found.suffix(activations.flip(0))
         assert not torch.allclose(whole, other)  # what is kept decides the result
     assert len(boundaries) >= 2
 
@@ -163,7 +163,7 @@ def test_no_frozen_block_is_above_the_cut_if_everything_passes_through_it(
         above = order[order.index(found.name) + 1 :]
         network.eval()
         with torch.no_grad():
-            kept = found.below(images)
+            kept = found.prefix(images)
         for block in [n for n in above if n in blocks(network) and frozen[n]]:
             # There are those that return what they are given, such as dropout, for now.
             same = torch.equal(output_of(network, block, images), kept)
@@ -189,14 +189,14 @@ def test_the_cut_is_inside_of_stages(name: Any, size: int, learning: str, expect
     network = lively(name, size)
     params = [p for n, p in network.backbone.named_parameters() if n.startswith(f"{learning}.")]
     assert params
-    set_learning(network, [{"params": [*network.head.parameters(), *params]}])
+    set_trainable(network, [{"params": [*network.head.parameters(), *params]}])
     found = split_point.find(network, pictures(network))
     assert found is not None
     assert found.name == expected
     learns = {id(p) for p in network.parameters() if p.requires_grad}
     assert found.parameters
     assert not found.parameters & learns
-    assert not found.below(pictures(network)).requires_grad
+    assert not found.prefix(pictures(network)).requires_grad
 
 
 def gradients(network: Model, loss: Tensor) -> dict[str, Tensor]:
@@ -226,9 +226,9 @@ def test_training_above_the_cut_is_training_the_frozen_whole(name: Any, size: in
             continue  # the lowest stage learns
         with torch.no_grad():
             network.eval()
-            activations = found.below(images)
+            activations = found.prefix(images)
         network.train()
-        again = functional.cross_entropy(found.above(activations), labels)
+        again = functional.cross_entropy(found.suffix(activations), labels)
         torch.testing.assert_close(again, loss)
         torch.testing.assert_close(gradients(network, again), whole)
         assert set(whole) == {n for n, p in network.named_parameters() if p.requires_grad}
@@ -247,7 +247,7 @@ def test_looking_for_a_cut_leaves_the_model_as_it_was() -> None:
     found = split_point.find(network, pictures(network))
     assert found is not None
     torch.testing.assert_close(network.state_dict(), before, rtol=0, atol=0)
-    found.above(found.below(pictures(network)))
+    found.suffix(found.prefix(pictures(network)))
     assert [m.training for m in network.modules()] == modes
     assert not any(m._forward_hooks or "forward" in vars(m) for m in network.modules())
 
@@ -260,18 +260,18 @@ def test_the_whole_backbone_is_below_when_only_the_head_learns() -> None:
     assert found.name == "backbone"
     assert found.parameters == {id(p) for p in network.backbone.parameters()}
     network.eval()
-    features = found.below(pictures(network))
+    features = found.prefix(pictures(network))
     assert torch.equal(features, network.features(pictures(network)))
-    assert torch.equal(found.above(features), network(pictures(network)))
+    assert torch.equal(found.suffix(features), network(pictures(network)))
 
 
-def found_for(plugin: Any, *learning: str) -> Cut | None:
+def found_for(plugin: Any, *learning: str) -> SplitPoint | None:
     """The cut of a backbone of which the parameters named like ``learning`` learn."""
     network = model(backbone=plugin)
     named = network.backbone.named_parameters()
     params = [p for n, p in named if n.startswith(learning)]
     assert params
-    set_learning(network, [{"params": [*network.head.parameters(), *params]}])
+    set_trainable(network, [{"params": [*network.head.parameters(), *params]}])
     return split_point.find(network, pictures(network))
 
 
@@ -346,9 +346,9 @@ def test_a_learning_parameter_that_nothing_uses_does_not_lower_the_cut() -> None
     assert found is not None
     assert found.name == "stages.1"
     with torch.inference_mode():
-        activations = found.below(pictures(found.model))
-        found.above(activations)  # as validation does
-    found.above(activations.clone()).sum().backward()
+        activations = found.prefix(pictures(found.model))
+        found.suffix(activations)  # as validation does
+    found.suffix(activations.clone()).sum().backward()
     assert found.model.backbone.stages[2][0].weight.grad is not None
 
 
@@ -363,9 +363,9 @@ def test_above_the_cut_nothing_of_what_lies_below_is_computed(name: Any) -> None
     layers = [m for m in network.backbone.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     for layer in layers:
         layer.register_forward_hook(lambda m, args, out: computed.append(m))
-    activations = found.below(pictures(network))
+    activations = found.prefix(pictures(network))
     below, computed[:] = set(computed), []
-    found.above(activations)
+    found.suffix(activations)
     assert below
     assert below.isdisjoint(computed)
     assert below | set(computed) == set(layers)
@@ -377,12 +377,12 @@ def test_what_below_uses_counts_as_below() -> None:
     found = split_point.find(network, pictures(network))
     assert found is not None
     images = pictures(network)
-    before = found.below(images)
+    before = found.prefix(images)
     for name, p in network.backbone.named_parameters():
         kept = p.data.clone()
         with torch.no_grad():
             p += torch.randn_like(p)
-            moved = not torch.equal(found.below(images), before)
+            moved = not torch.equal(found.prefix(images), before)
             assert moved == (id(p) in found.parameters), name
             p.copy_(kept)
 
@@ -440,7 +440,7 @@ def test_a_cut_that_would_change_the_model_is_refused_for_a_lower_one(
     network = found.model.eval()
     images = pictures(network)
     with torch.no_grad():
-        parts = found.features(found.below(images).clone())
+        parts = found.features(found.prefix(images).clone())
         torch.testing.assert_close(parts, network.features(images))
 
 
@@ -455,7 +455,7 @@ def test_what_fails_at_one_block_is_not_tried_at_all_blocks_beside_it() -> None:
         return Deep()
 
     network = model(backbone=deep)
-    set_learning(network, [{"params": network.backbone.stages[-1].parameters()}])
+    set_trainable(network, [{"params": network.backbone.stages[-1].parameters()}])
     runs: list[int] = []
     network.backbone.register_forward_pre_hook(lambda m, args: runs.append(1))
     found = split_point.find(network, pictures(network))
@@ -508,7 +508,7 @@ def test_a_boundary_returns_one_tensor(output: str, expected: str) -> None:
     assert found.name == expected
     network, images = found.model.eval(), pictures(found.model)
     with torch.no_grad():
-        assert torch.equal(found.above(found.below(images).clone()), network(images))
+        assert torch.equal(found.suffix(found.prefix(images).clone()), network(images))
 
 
 class Shared(Backbone):
@@ -537,9 +537,9 @@ def test_a_module_is_answered_call_by_call() -> None:
         names.append(found.name)
         network, images = found.model.eval(), pictures(found.model)
         with torch.no_grad():
-            kept = found.below(images)
+            kept = found.prefix(images)
             for _ in range(2):
-                assert torch.equal(found.above(kept.clone()), network(images))
+                assert torch.equal(found.suffix(kept.clone()), network(images))
     assert names == ["act:3", "act:2", "act"]
 
 
@@ -576,7 +576,7 @@ def test_what_is_kept_has_a_row_for_each_picture(kind: type[Backbone], learning:
     found = found_for(windowed, *learning)
     assert found is not None
     assert found.name == "stem"
-    assert len(found.below(pictures(found.model, 3))) == 3
+    assert len(found.prefix(pictures(found.model, 3))) == 3
 
 
 class Windows(nn.Module):
@@ -608,7 +608,7 @@ def test_phantoms_are_as_large_as_what_they_stand_for() -> None:
     for count in (1, 3):
         images = pictures(found.model.eval(), count)
         with torch.no_grad():
-            assert torch.equal(found.above(found.below(images).clone()), found.model(images))
+            assert torch.equal(found.suffix(found.prefix(images).clone()), found.model(images))
 
 
 class Biased(Backbone):
@@ -635,12 +635,12 @@ def test_what_owes_nothing_to_the_picture_is_made_again() -> None:
     assert found.name == "stages.1"
     network, images = found.model.eval(), pictures(found.model)
     with torch.no_grad():
-        assert torch.equal(found.above(found.below(images).clone()), network(images))
+        assert torch.equal(found.suffix(found.prefix(images).clone()), network(images))
     learns = found_for(biased, "stages.2", "table")
     assert learns is not None
     assert learns.name == "stages.0"
-    activations = learns.below(pictures(learns.model)).detach()
-    learns.above(activations).square().sum().backward()
+    activations = learns.prefix(pictures(learns.model)).detach()
+    learns.suffix(activations).square().sum().backward()
     assert learns.model.backbone.table.weight.grad.abs().sum() > 0
 
 
@@ -687,7 +687,7 @@ def test_activations_may_be_kept_in_half_precision_where_the_features_stay(
     assert found.name == "stem"
     found.model.train()
     modes = [m.training for m in found.model.modules()]
-    assert found.half_agrees(pictures(found.model)) == agrees
+    assert found.float16_agrees(pictures(found.model)) == agrees
     assert [m.training for m in found.model.modules()] == modes
 
 
@@ -699,10 +699,10 @@ def test_families_may_be_kept_in_half_precision(name: Any, size: int) -> None:
         learn_top(network, count)
         found = split_point.find(network, images)
         assert found is not None
-        assert found.half_agrees(images)
+        assert found.float16_agrees(images)
         with torch.no_grad():
             network.eval()
-            kept = found.below(images)
+            kept = found.prefix(images)
             whole = found.features(kept.clone())
             rounded = found.features(kept.to(split_point.HALF).float())
         spread = (whole - whole.mean(0)).square().mean().sqrt()

@@ -14,8 +14,8 @@ from toy import CPU, Backbone, config
 
 from autotl import backbone
 from autotl.frozen import split_point
-from autotl.models import Model, build, device, parameters
-from autotl.training import set_learning
+from autotl.models import Model, build_model, device, parameters
+from autotl.training import set_trainable
 
 BF16 = device("cpu", "bfloat16")
 
@@ -27,7 +27,7 @@ def pictures(count: int, side: int) -> Tensor:
 def pair(name: str, size: int) -> tuple[Model, Model]:
     """The same network for float32 and for bfloat16."""
     chosen = config(backbone=name)
-    plain, exempt = (build(chosen, 3, size, where, 1) for where in (CPU, BF16))
+    plain, exempt = (build_model(chosen, 3, size, where, 1) for where in (CPU, BF16))
     return plain, exempt
 
 
@@ -70,7 +70,7 @@ def test_only_grouped_convolutions_that_are_large_or_strided_are_exempted() -> N
         )
         return made
 
-    network = build(config(backbone=mixed), 3, None, BF16)
+    network = build_model(config(backbone=mixed), 3, None, BF16)
     assert exempted(network) == [f"backbone.unused.{i}" for i in (2, 3, 4)]
 
 
@@ -111,7 +111,7 @@ def test_a_copy_of_an_exempted_network_learns_alone() -> None:
 def test_exempted_layers_can_be_cut() -> None:
     _, network = pair("mobilenetv3_small_050", 32)
     top = [p for block in network.blocks[-4:] for p in block]
-    set_learning(network, [{"params": [*top, *network.head.parameters()]}])
+    set_trainable(network, [{"params": [*top, *network.head.parameters()]}])
     images = pictures(4, 32)
     found = split_point.find(network, images)
     assert found is not None
@@ -120,7 +120,7 @@ def test_exempted_layers_can_be_cut() -> None:
     assert 0 < len(below) < len(exempted(network))
     network.eval()
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(found.above(found.below(images)), network(images))
+        assert torch.equal(found.suffix(found.prefix(images)), network(images))
 
 
 STEP = """
@@ -157,7 +157,7 @@ def test_only_narrow_strided_convolutions_of_one_pixel_are_made_contiguous() -> 
         made.unused = nn.ModuleList(nn.Conv2d(*(c, 8, k), stride=s) for c, k, s in kinds)
         return made
 
-    network = build(config(backbone=mixed), 3, None, CPU)
+    network = build_model(config(backbone=mixed), 3, None, CPU)
     kinds = {n: type(m).__mro__[1].__name__ for n, m in network.named_modules()}
     found = [n for n, kind in kinds.items() if kind == "_Contiguous"]
     assert found == ["backbone.unused.0", "backbone.unused.1"]

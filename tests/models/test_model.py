@@ -12,8 +12,8 @@ from toy import CPU, SIDE, Backbone, config, model, toy
 
 from autotl import backbone, freeze, head
 from autotl.errors import PluginError
-from autotl.models import Device, Group, Model, device, plan
-from autotl.training import set_learning
+from autotl.models import Device, Group, Model, device, plan_groups
+from autotl.training import set_trainable
 
 BF16 = device("cpu", "bfloat16")
 SMALL = {
@@ -173,7 +173,7 @@ def test_a_backbone_without_groups_is_taken_by_its_children() -> None:
 
 
 def learn(network: Model, *modules: nn.Module) -> None:
-    set_learning(network, [{"params": [p for m in modules for p in m.parameters()]}])
+    set_trainable(network, [{"params": [p for m in modules for p in m.parameters()]}])
 
 
 def statistics(module: nn.Module) -> dict[str, Tensor]:
@@ -214,7 +214,7 @@ def test_nothing_is_dropped_in_a_frozen_part() -> None:
 
 
 def plans(network: Model, plugin: Any, epochs: int = 3) -> list[list[Group]]:
-    return list(plan(network, config(freeze=plugin)["freeze"], epochs))
+    return list(plan_groups(network, config(freeze=plugin)["freeze"], epochs))
 
 
 def test_a_group_may_be_a_generator() -> None:
@@ -237,7 +237,7 @@ def test_the_last_list_stands_and_no_list_is_asked_for_early() -> None:
             yield [{"params": model.head.parameters(), "lr": lr}, {"params": [], "lr": 5.0}]
 
     network = model()
-    steps = plan(network, config(freeze=phases)["freeze"], 4)
+    steps = plan_groups(network, config(freeze=phases)["freeze"], 4)
     assert next(steps)[0]["lr"] == 1.0
     assert asked == [1.0]
     rest = list(steps)
@@ -307,7 +307,7 @@ def test_a_plan_that_breaks_later_is_named_when_it_does() -> None:
         yield [{"params": model.head.parameters(), "lr": 1.0}]
         yield [{"params": model.backbone.parameters(), "lr": 1.0}]
 
-    steps = plan(model(), config(freeze=late)["freeze"], 3)
+    steps = plan_groups(model(), config(freeze=late)["freeze"], 3)
     next(steps)
     with pytest.raises(PluginError, match="'late' freezes the head"):
         next(steps)

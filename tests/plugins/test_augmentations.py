@@ -49,7 +49,7 @@ def plain(count: int, side: int = SIDE) -> Tensor:
 def mixed(
     plugin: AnyPlugin, params: dict[str, Any], images: Tensor, targets: Tensor, seed: int = 0
 ) -> tuple[Tensor, Tensor]:
-    transform: Any = plugin.give({"size": SIDE}, {**plugin.defaults, **params})
+    transform: Any = plugin.call({"size": SIDE}, {**plugin.defaults, **params})
     torch.manual_seed(seed)
     made: tuple[Tensor, Tensor] = transform(images, targets)
     return made
@@ -59,7 +59,7 @@ def augmented(plugin: AnyPlugin, params: dict[str, Any], images: Tensor, seed: i
     """The pictures; where they are mixed, each is of a class of its own."""
     if plugin.mixes:
         return mixed(plugin, params, images, torch.eye(len(images)), seed)[0]
-    transform: Any = plugin.give({"size": SIDE}, {**plugin.defaults, **params})
+    transform: Any = plugin.call({"size": SIDE}, {**plugin.defaults, **params})
     torch.manual_seed(seed)
     made: Tensor = transform(images)
     return made

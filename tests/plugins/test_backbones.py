@@ -318,7 +318,7 @@ def test_packaged_weights_see_a_palace_and_a_daisy() -> None:
 def test_a_file_with_a_classifier_gives_the_rest(tmp_path: Path) -> None:
     state = saved(tmp_path / "test_resnet.safetensors", "test_resnet", num_classes=1000)
     weights = locate("test_resnet", tmp_path)
-    model = timm_model.member("test_resnet", weights).give({"size": None}, {})
+    model = timm_model.member("test_resnet", weights).call({"size": None}, {})
     assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
     assert model(torch.zeros(2, 3, 64, 64)).shape == (2, model.num_features)
 
@@ -391,12 +391,12 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path, name: str) -> None:
 
 def test_from_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     """What timm fetches arrives, and the random numbers go on as if it came from a file."""
-    published, build = timm.create_model("test_resnet", num_classes=0), timm.create_model
+    published, build_model = timm.create_model("test_resnet", num_classes=0), timm.create_model
     asked = []
 
     def create(name: str, *, pretrained: bool = False, **options: Any) -> nn.Module:
         asked.append(pretrained)
-        return published if pretrained else build(name, **options)
+        return published if pretrained else build_model(name, **options)
 
     monkeypatch.setattr(timm, "create_model", create)
     torch.manual_seed(0)
@@ -410,12 +410,12 @@ def test_from_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_download_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    build = timm.create_model
+    build_model = timm.create_model
 
     def create(name: str, *, pretrained: bool = False, **options: Any) -> nn.Module:
         if pretrained:
             raise ConnectionError("the line went dead")
-        return build(name, **options)
+        return build_model(name, **options)
 
     monkeypatch.setattr(timm, "create_model", create)
     with pytest.raises(WeightsError, match=r"from the hub timm/x: the line went dead; .*--weights"):

@@ -23,7 +23,7 @@ PLUGINS = [p for p in REGISTRY if p.kind == "balance"]
 
 def give(name: str, counts: list[int] = COUNTS, **params: Any) -> Balance:
     plugin = REGISTRY.get("balance", name)
-    found: Balance = plugin.give({"counts": counts}, {**plugin.defaults, **params})
+    found: Balance = plugin.call({"counts": counts}, {**plugin.defaults, **params})
     return found
 
 

@@ -37,7 +37,7 @@ def name_of(plugin: AnyPlugin) -> str:
 def give_head(name: str, features: int = 10, classes: int = 4, **params: Any) -> Any:
     plugin = REGISTRY.get("head", name)
     given = {"features": features, "classes": classes}
-    return plugin.give(given, {**plugin.defaults, **params})
+    return plugin.call(given, {**plugin.defaults, **params})
 
 
 def clouds(count: int, classes: int = 4, features: int = 10, noise: float = 0.3) -> Any:

@@ -20,7 +20,7 @@ EVERY = pytest.mark.parametrize("name", NAMES)
 
 def give(name: str, groups: list[Group], steps: int = 10, **params: Any) -> tuple[Any, Any]:
     plugin = REGISTRY.get("optimizer", name)
-    found: tuple[Any, Any] = plugin.give(
+    found: tuple[Any, Any] = plugin.call(
         {"groups": groups, "steps": steps}, {**plugin.defaults, **params}
     )
     return found

@@ -11,10 +11,10 @@ import statistics
 import pytest
 
 from autotl.space import registry
-from autotl.space.plugin import SEARCHED
+from autotl.space.plugin import SEARCHED_KINDS
 from autotl.space.registry import AnyPlugin
 
-PLUGINS = [plugin for plugin in registry.load() if plugin.kind in SEARCHED]
+PLUGINS = [plugin for plugin in registry.load() if plugin.kind in SEARCHED_KINDS]
 BUILT_IN = {
     "backbone": {"timm"},
     "freeze": {
@@ -34,7 +34,7 @@ BUILT_IN = {
 }
 
 
-@pytest.mark.parametrize("kind", SEARCHED)
+@pytest.mark.parametrize("kind", SEARCHED_KINDS)
 def test_the_plugins_that_are_described_are_there(kind: str) -> None:
     assert {p.name for p in PLUGINS if p.kind == kind} >= BUILT_IN[kind]
 

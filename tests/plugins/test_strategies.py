@@ -14,8 +14,8 @@ from toy import REGISTRY, Backbone, config, model, task
 
 from autotl import Incompatible, backbone
 from autotl.frozen import split_point
-from autotl.models import Group, Model, merge, plan
-from autotl.training import fine_tune, measure, predict, set_learning
+from autotl.models import Group, Model, merge_parametrizations, plan_groups
+from autotl.training import fine_tune, measure, predict, set_trainable
 
 REAL = ("test_vit", "test_resnet", "test_efficientnet")
 EVERY = pytest.mark.parametrize("name", [None, *REAL])
@@ -34,7 +34,7 @@ def pictures(made: Model, count: int = 4) -> Tensor:
 
 
 def planned(made: Model, name: str, epochs: int = 2, **params: Any) -> list[list[Group]]:
-    return list(plan(made, config(freeze=(name, params))["freeze"], epochs))
+    return list(plan_groups(made, config(freeze=(name, params))["freeze"], epochs))
 
 
 def plans(name: str, epochs: int, **params: Any) -> tuple[Model, list[list[Group]]]:
@@ -49,7 +49,7 @@ def learning(groups: list[Group]) -> set[int]:
 def learn(made: Model, name: str, **params: Any) -> set[str]:
     """The names of what learns in the backbone, once ``made`` is set to; the head always does."""
     groups = planned(made, name, **params)[-1]
-    set_learning(made, groups)
+    set_trainable(made, groups)
     assert all(p.requires_grad for p in made.head.parameters())
     return {n for n, p in made.backbone.named_parameters() if p.requires_grad}
 
@@ -203,10 +203,10 @@ def test_a_plain_backbone_of_one_block_is_trained_or_incompatible(plugin: Any) -
     choice = config(freeze=plugin)["freeze"]
     if plugin.name in ONE_BLOCK | NO_SMALL:
         with pytest.raises(Incompatible, match="only one" if plugin.name in ONE_BLOCK else "kind"):
-            list(plan(made, choice, 2))
+            list(plan_groups(made, choice, 2))
         assert not any(parametrize.is_parametrized(m) for m in made.modules())
     else:
-        assert len(list(plan(made, choice, 2))) == 2
+        assert len(list(plan_groups(made, choice, 2))) == 2
 
 
 NORMALISED = [("norms", {}), ("biases", {}), ("norms_and_biases", {}), ("scale_shift", {})]
@@ -252,7 +252,7 @@ def test_merged_weights_compute_the_same_under_their_own_names(name: Any, strate
         stir(made)
         changed = made.eval()(images)
         assert (changed - before).abs().max() > 1e-4
-        merge(made)
+        merge_parametrizations(made)
         torch.testing.assert_close(made(images), changed, rtol=1e-4, atol=1e-6)
     # torch puts a merged weight behind what its layer had.
     assert sorted(made.state_dict()) == sorted(names)
@@ -290,7 +290,7 @@ def test_a_copy_learns_on_its_own(strategy: Any) -> None:
         stir(other)
         assert not torch.equal(other(images), before)
         assert torch.equal(made(images), before)
-        merge(other)
+        merge_parametrizations(other)
 
 
 @CHANGES
@@ -368,7 +368,7 @@ def test_lora_leaves_what_lies_below_to_be_kept() -> None:
     assert found.name == "stages.0"
     with torch.no_grad():
         whole = made.eval()(pictures(made))
-        assert torch.equal(found.above(found.below(pictures(made)).clone()), whole)
+        assert torch.equal(found.suffix(found.prefix(pictures(made)).clone()), whole)
 
 
 @pytest.mark.parametrize("name", REAL)
@@ -434,7 +434,7 @@ def test_l2_sp_pulls_back_to_the_pretrained_weights() -> None:
     decays = {id(p): g.get("weight_decay") for g in groups for p in g["params"]}
     assert {decays[id(p)] for p in made.backbone.parameters()} == {0.0}
     assert {decays[id(p)] for p in made.head.parameters()} == {None}
-    set_learning(made, groups)
+    set_trainable(made, groups)
     assert penalty(torch.zeros(2, 24)) == 0
     stir(made)
     penalty(torch.zeros(2, 24)).backward()

@@ -56,10 +56,10 @@ def test_every_trial_has_its_note_and_its_curve(store: Store, tmp_path: Path) ->
     dashboard.annotate(store, "birds", tmp_path / "birds")
     found = trials(store, tmp_path)
     rows = store.trials("birds")
-    assert {"complete", "pruned", "failed"} == {row.end for row in rows}
+    assert {"complete", "pruned", "failed"} == {row.status for row in rows}
     for row in rows:
         note = found[row.number]["note"]["body"]
-        assert f"### Trial {row.number}: {row.end}" in note
+        assert f"### Trial {row.number}: {row.status}" in note
         assert f"**{dashboard_notes.markdown(next(iter(row.config['freeze'])))}**" in note
         names = [a["filename"] for a in found[row.number]["artifacts"]]
         assert ("learning curve.png" in names) == bool(store.epochs("birds", row.number))

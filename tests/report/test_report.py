@@ -80,7 +80,7 @@ SHAPE = {
         "members": {},
         "validation": {"mean": {}, "low": {}, "high": {}, "seeds": {}},
         "parameters": {},
-        "learned_parameters": {},
+        "trained_parameters": {},
         "ms_per_item": {},
     },
     "finalists": {},
@@ -128,7 +128,7 @@ def test_numbers_come_from_the_test_of_the_best_trial(store: Store) -> None:
     opened(store, 1, **opening(0.7))
     opened(store, 1, **opening(0.8))
     summary = report.summarise(store, "birds")
-    low, high = metrics.wilson(0.8, 180)
+    low, high = metrics.wilson_interval(0.8, 180)
     assert summary["test"] == {"score": 0.8, "low": low, "high": high, "n": 180}
     assert summary["test_openings"] == 2
     best = summary["best"]
@@ -148,7 +148,7 @@ def test_an_unfinished_test_or_that_of_another_trial_is_not_passed_off(store: St
 def test_of_equal_trials_the_one_that_learns_less_wins_and_then_the_earlier(store: Store) -> None:
     store.begin("birds", facts())
     for number, learned in enumerate((None, 50, 10, 10)):
-        add_trial(store, number, 0.9, learned_parameters=learned)
+        add_trial(store, number, 0.9, trained_parameters=learned)
     add_trial(store, 4, 0.99, "pruned")
     rows = store.trials("birds")
     assert [r.number for r in report.ranked(rows, "maximize")] == [2, 3, 1, 0]
@@ -272,7 +272,7 @@ def test_after_finals_the_winner_and_the_baselines_are_theirs(store: Store) -> N
     best = summary["best"]
     assert best["trial"] == 1
     assert best["validation"] == {"mean": 0.9, "low": 0.88, "high": 0.92, "seeds": 2}
-    assert (best["parameters"], best["learned_parameters"]) == (7, 1000)
+    assert (best["parameters"], best["trained_parameters"]) == (7, 1000)
     assert [f["trial"] for f in summary["finalists"]] == [1, 0, 2]
     assert summary["baselines"]["default_recipe"]["mean"] == 0.88
     assert summary["baselines"]["linear_probe"]["trial"] == 2
@@ -495,7 +495,7 @@ def test_recall_has_wilsons_interval_and_precision_is_of_the_column(
     classes = [{"class": "wren", "n": 10, "score": 0.6}, {"class": "none", "n": 0, "score": None}]
     opened(store, 0, **opening(per_class=classes, confusion=[[6, 4], [0, 0]]))
     report.write(store, "birds", tmp_path)
-    low, high = metrics.wilson(0.6, 10)
+    low, high = metrics.wilson_interval(0.6, 10)
     text = read(tmp_path / "report.html").text
     assert f"wren 10 0.6000 {low:.3f} to {high:.3f} 1.0000 none 0 \u2013 \u2013 0.0000" in text
 

@@ -106,7 +106,7 @@ def test_an_unknown_metric_is_told_near_names() -> None:
     ],
 )
 def test_wilson(share: float, n: int, low: float, high: float) -> None:
-    assert metrics.wilson(share, n) == pytest.approx((low, high), abs=1e-4)
+    assert metrics.wilson_interval(share, n) == pytest.approx((low, high), abs=1e-4)
 
 
 def test_wilson_covers_the_truth() -> None:
@@ -114,7 +114,7 @@ def test_wilson_covers_the_truth() -> None:
     covered = []
     for truth in (0.7, 0.9, 0.97):
         for right in random.binomial(60, truth, 200):
-            low, high = metrics.wilson(right / 60, 60)
+            low, high = metrics.wilson_interval(right / 60, 60)
             covered.append(low <= truth <= high)
     assert 0.92 < np.mean(covered) < 0.98
 
@@ -122,7 +122,9 @@ def test_wilson_covers_the_truth() -> None:
 def test_the_interval_of_accuracy_is_wilsons() -> None:
     labels, p = answers(50, 3)
     metric = metrics.get("accuracy")
-    assert metrics.interval(metric, labels, p) == metrics.wilson(metric.score(labels, p), 50)
+    assert metrics.score_interval(metric, labels, p) == metrics.wilson_interval(
+        metric.score(labels, p), 50
+    )
 
 
 def spread(labels: Labels, probabilities: Probabilities) -> float:
@@ -134,7 +136,7 @@ def test_a_bootstrap_interval_holds_the_score_and_narrows_with_n() -> None:
     widths = []
     for n in (40, 640):
         labels, p = answers(n, 3)
-        low, high = metrics.interval(metric, labels, p)
+        low, high = metrics.score_interval(metric, labels, p)
         assert low < metric.score(labels, p) < high
         widths.append(high - low)
         error = p[np.arange(n), labels].std() / np.sqrt(n)  # of a mean, nearly: strata are fixed
@@ -150,21 +152,21 @@ def test_a_bootstrap_keeps_the_classes_as_they_are() -> None:
         seen.add(tuple(np.bincount(labels, minlength=3)))
         return spread(labels, probabilities)
 
-    metrics.interval(Metric("right", "maximize", watch), labels, p)
+    metrics.score_interval(Metric("right", "maximize", watch), labels, p)
     assert seen == {tuple(np.bincount(labels))}
 
 
 def test_a_bootstrap_is_the_same_for_the_same_seed() -> None:
     labels, p = answers(30, 3)
     metric = Metric("right", "maximize", spread)
-    same = [metrics.interval(metric, labels, p, seed) for seed in (1, 1, 2)]
+    same = [metrics.score_interval(metric, labels, p, seed) for seed in (1, 1, 2)]
     assert same[0] == same[1] != same[2]
 
 
 def test_an_interval_of_a_real_metric() -> None:
     labels, p = answers(60, 2)
     metric = metrics.get("log_loss")
-    low, high = metrics.interval(metric, labels, p)
+    low, high = metrics.score_interval(metric, labels, p)
     assert low < metric.score(labels, p) < high
 
 
@@ -180,7 +182,7 @@ def test_an_interval_of_groups_covers_the_truth(groups: int, each: int) -> None:
         right = random.random(len(units)) < share[units]
         p = np.eye(2, dtype=np.float32)[np.where(right, labels, 1 - labels)]
         for kept, of in ((covered, units), (naive, None)):
-            low, high = metrics.interval(metric, labels, p, units=of)
+            low, high = metrics.score_interval(metric, labels, p, units=of)
             kept.append(low <= 0.9 <= high)
     assert np.mean(naive) < 0.85
     assert np.mean(covered) > 0.93
@@ -190,16 +192,16 @@ def test_a_bootstrap_draws_what_belongs_together() -> None:
     """Five copies of each picture say no more than one."""
     labels, p = answers(60, 3)
     metric = Metric("right", "maximize", spread)
-    once = np.subtract(*metrics.interval(metric, labels, p))
+    once = np.subtract(*metrics.score_interval(metric, labels, p))
     units = np.repeat(np.arange(60), 5)
-    five = metrics.interval(metric, labels[units], p[units], units=units)
+    five = metrics.score_interval(metric, labels[units], p[units], units=units)
     assert np.subtract(*five) == pytest.approx(once, rel=0.1)
-    alone = metrics.interval(metric, labels[units], p[units])
+    alone = metrics.score_interval(metric, labels[units], p[units])
     assert np.subtract(*alone) == pytest.approx(once / 5**0.5, rel=0.1)
 
 
 def test_pictures_on_their_own_count_each() -> None:
     right = np.array([True] * 9 + [False])
-    assert metrics.effective(right, np.arange(10)) == 10
-    assert metrics.effective(right, np.zeros(10, int)) == 1
-    assert metrics.effective(np.ones(10, bool), np.arange(10) // 2) == 5
+    assert metrics.effective_sample_size(right, np.arange(10)) == 10
+    assert metrics.effective_sample_size(right, np.zeros(10, int)) == 1
+    assert metrics.effective_sample_size(np.ones(10, bool), np.arange(10) // 2) == 5

@@ -10,11 +10,11 @@ import pytest
 
 from autotl.scoring.metrics import METRICS
 from autotl.search.budget import FINALS_SHARE, Budget
-from autotl.search.leaderboard import FINALISTS, FINALISTS_UNHURRIED, SLACK, Board
+from autotl.search.leaderboard import FINALISTS, FINALISTS_UNHURRIED, SLACK, Leaderboard
 from autotl.store import Store, TrialRow
 
 
-class Stub(Board):
+class Stub(Leaderboard):
     """Trials that only know how long they took and who they are."""
 
     def __init__(self, seconds: list[float], budget: Budget, probe: int = 0) -> None:
@@ -88,19 +88,19 @@ def test_the_search_leaves_the_finals_their_share() -> None:
     assert budget.finals(0.0) == 100.0 + budget.fixed
 
 
-def test_the_search_leaves_the_best_so_far_its_refit(board: Board) -> None:
+def test_the_search_leaves_the_best_so_far_its_refit(leaderboard: Leaderboard) -> None:
     """A trial that is refitted faster must not take the time for it."""
-    budget = board.budget
-    board.store.note_trial("s", 3, seconds_again=80.0, seconds_test=2.0)
-    board.reserve()
-    assert budget.runs == board.for_finals(500.0) > 0
+    budget = leaderboard.budget
+    leaderboard.store.note_trial("s", 3, seconds_again=80.0, seconds_test=2.0)
+    leaderboard.reserve()
+    assert budget.runs == leaderboard.for_finals(500.0) > 0
     assert budget.leader == pytest.approx(1.1 * budget.refit * 80 + 2)
     assert budget.finals(1.0) == budget.runs + budget.leader + budget.fixed
     assert budget.finals(100.0) > budget.finals(1.0)
 
 
 @pytest.fixture
-def board() -> Board:
+def leaderboard() -> Leaderboard:
     """Four complete trials: two linear probes, the second better, and two others."""
     store = Store("sqlite://")
     store.begin("s", {})
@@ -114,22 +114,22 @@ def board() -> Board:
         store.begin_trial("s", number, {"head": {str(number): {}}}, 3)
         store.note_trial("s", number, **known)
         store.end_trial("s", number, "complete", score=score, seconds=10.0)
-    return Board(store, "s", METRICS["accuracy"], Budget(1000.0))
+    return Leaderboard(store, "s", METRICS["accuracy"], Budget(1000.0))
 
 
-def test_the_best_comes_first(board: Board) -> None:
-    assert [row.number for row in board.ranked()] == [3, 2, 1, 0]
-    lower = Board(board.store, "s", METRICS["log_loss"], board.budget)
+def test_the_best_comes_first(leaderboard: Leaderboard) -> None:
+    assert [row.number for row in leaderboard.ranked()] == [3, 2, 1, 0]
+    lower = Leaderboard(leaderboard.store, "s", METRICS["log_loss"], leaderboard.budget)
     assert [row.number for row in lower.ranked()] == [0, 1, 2, 3]
 
 
-def test_the_baselines_are_the_best_of_their_kind(board: Board) -> None:
-    assert board.baselines() == {"linear_probes": [1, 0], "default_trial": 2}
-    assert [row.number for row in board.finalists(1)] == [3, 2, 1]
+def test_the_baselines_are_the_best_of_their_kind(leaderboard: Leaderboard) -> None:
+    assert leaderboard.baselines() == {"linear_probes": [1, 0], "default_trial": 2}
+    assert [row.number for row in leaderboard.finalists(1)] == [3, 2, 1]
 
 
-def test_what_a_trial_would_take_again(board: Board) -> None:
-    known, unknown = (board.ranked()[i] for i in (1, 0))
-    assert (board.again(known), board.again(unknown)) == (3.0, 10.0)
-    assert (board.test_seconds(known), board.test_seconds(unknown)) == (2.0, 0.0)
-    assert board.finals_seconds(known) == board.budget.finals(3.0, 2.0)
+def test_what_a_trial_would_take_again(leaderboard: Leaderboard) -> None:
+    known, unknown = (leaderboard.ranked()[i] for i in (1, 0))
+    assert (leaderboard.again(known), leaderboard.again(unknown)) == (3.0, 10.0)
+    assert (leaderboard.test_seconds(known), leaderboard.test_seconds(unknown)) == (2.0, 0.0)
+    assert leaderboard.finals_seconds(known) == leaderboard.budget.finals(3.0, 2.0)

@@ -62,20 +62,20 @@ class Search:
         self.portfolio = Portfolio(self.study, SPACE, 100, lambda: past or {})
         self.rows: list[TrialRow] = []
 
-    def next(self, score: float = 0.5, end: str = "complete", **facts: Any) -> tuple[str, ...]:
+    def next(self, score: float = 0.5, status: str = "complete", **facts: Any) -> tuple[str, ...]:
         """Run the next trial; returns the names of its recipe, () if the sampler chose."""
         ranked = sorted(
-            (r for r in self.rows if r.end == "complete"), key=lambda r: -(r.score or 0)
+            (r for r in self.rows if r.status == "complete"), key=lambda r: -(r.score or 0)
         )
         self.portfolio.enqueue(ranked)
         trial = self.study.ask()
         config = to_json(SPACE.suggest(trial))
-        trial.set_user_attr("end", end)
+        trial.set_user_attr("status", status)
         self.study.tell(trial, score)
         [name] = config["backbone"]
         row = TrialRow(
             trial.number,
-            end,
+            status,
             "",
             config,
             score,
@@ -131,7 +131,7 @@ def test_where_there_is_no_time_the_next_backbone_gets_the_recipe() -> None:
     search.next(0.9)
     search.next(0.5)
     search.next()
-    assert search.next(end="out_of_time") == ("large", "full", "linear")
+    assert search.next(status="out_of_time") == ("large", "full", "linear")
     assert search.next() == ("small", "full", "linear")
     assert search.next() == ()
 
@@ -141,7 +141,7 @@ def test_where_there_is_no_time_a_slower_backbone_is_not_tried() -> None:
     search.next(0.9, ms_per_item=5.0)
     search.next(0.5, ms_per_item=9.0)
     search.next()
-    assert search.next(end="out_of_time") == ("large", "full", "linear")
+    assert search.next(status="out_of_time") == ("large", "full", "linear")
     assert search.next() == ()
 
 
@@ -151,10 +151,10 @@ def test_what_there_was_no_time_for_is_tried_again_when_the_study_goes_on() -> N
     search.next(0.5)
     search.next()
     for _ in range(2):
-        search.next(end="out_of_time")
+        search.next(status="out_of_time")
     assert search.next() == ()
     search.portfolio = replace(search.portfolio, earlier=len(search.study.trials))
-    assert search.next(end="out_of_time") == ("large", "full", "linear")
+    assert search.next(status="out_of_time") == ("large", "full", "linear")
     assert search.next() == ("small", "full", "linear")
     assert search.next() == ()
 
@@ -164,7 +164,7 @@ def test_a_recipe_that_failed_does_not_end_the_others() -> None:
     search.next(0.9)
     search.next(0.5)
     search.next()
-    assert search.next(end="diverged") == ("large", "full", "linear")
+    assert search.next(status="diverged") == ("large", "full", "linear")
     assert search.next() == ("small", "full", "linear")
     assert search.next() == ()
 

@@ -55,7 +55,7 @@ def searched(storage: RDBStorage) -> optuna.Study:
     for number in range(12):
         trial = study.ask()
         OLD.suggest(trial)
-        trial.set_user_attr("end", str(number))
+        trial.set_user_attr("status", str(number))
         trial.set_constraint("parameters", -1.0)
         trial.report(0.1 * number, 1)
         state = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)[number % 3]

@@ -15,7 +15,7 @@ from optuna.exceptions import StorageInternalError
 
 from autotl import engine, study, training
 from autotl.errors import StoreError, StudyError
-from autotl.events import EpochEnded, Event, TrialEnded, TrialStarted
+from autotl.events import EpochCompleted, Event, TrialFinished, TrialStarted
 from autotl.search.trials import GIVE_UP
 from autotl.store import Store
 
@@ -66,7 +66,7 @@ def test_two_runs_with_one_seed_give_the_same_trials(settings: Make, tmp_path: P
 
     def trials(result: engine.Result) -> list[Any]:
         store = Store(f"sqlite:///{result.folder.parent}/autotl.db")
-        return [(r.config, r.score, r.end) for r in store.trials("photos")]
+        return [(r.config, r.score, r.status) for r in store.trials("photos")]
 
     assert trials(first) == trials(second)
     assert first.summary["test"] == second.summary["test"]
@@ -77,7 +77,7 @@ def test_ctrl_c_keeps_what_is_known_and_the_trial_is_done_again(
     settings: Make, tmp_path: Path
 ) -> None:
     def interrupt(event: Event) -> None:
-        if isinstance(event, EpochEnded) and event.number == 2 and event.epoch == 2:
+        if isinstance(event, EpochCompleted) and event.number == 2 and event.epoch == 2:
             raise KeyboardInterrupt
 
     result = engine.run(settings(), interrupt)
@@ -86,13 +86,13 @@ def test_ctrl_c_keeps_what_is_known_and_the_trial_is_done_again(
     assert result.summary["best"]["trial"] in (0, 1)
     assert (result.folder / "model" / "model.safetensors").exists()
     made = rows(settings())
-    assert [r.end for r in made] == ["complete", "complete", "interrupted"]
+    assert [r.status for r in made] == ["complete", "complete", "interrupted"]
     assert made[2].score is None
     after = engine.run(settings())
     assert not after.interrupted
     made = rows(settings())
     assert made[3].config == made[2].config
-    done = [r for r in made if r.end not in ("interrupted", "running")]
+    done = [r for r in made if r.status not in ("interrupted", "running")]
     assert len(done) == 6
     assert after.summary["test"] is not None
     # it goes on as if it had not been interrupted
@@ -109,7 +109,7 @@ def test_a_killed_run_is_cleared_away(settings: Make) -> None:
     Store(url).begin_trial("photos", zombie.number, {}, 3)
     engine.run(settings(trials=3))
     made = rows(settings())
-    assert [r.end for r in made][:3] == ["complete", "complete", "interrupted"]
+    assert [r.status for r in made][:3] == ["complete", "complete", "interrupted"]
     assert made[2].reason == "its process ended"
 
 
@@ -262,12 +262,12 @@ def test_trials_are_filed_as_what_they_are(
         engine.run(settings(head=[head], plugin=files))
     assert reason in str(error.value)
     first = rows(settings())[0]
-    assert first.end == end
+    assert first.status == end
     assert reason in first.reason
     url = f"sqlite:///{settings().out}/autotl.db"
     trial = optuna.load_study(study_name="photos", storage=url).trials[0]
     assert trial.state == optuna.trial.TrialState.FAIL
-    assert trial.user_attrs["end"] == end
+    assert trial.user_attrs["status"] == end
 
 
 def test_one_broken_candidate_does_not_end_the_search(settings: Make, tmp_path: Path) -> None:
@@ -317,18 +317,18 @@ def test_a_probe_takes_other_heads_along(settings: Make) -> None:
     assert heads == ["linear", "cosine", "linear", "mlp", "cosine", "linear"]
     assert {next(iter(r.config["freeze"])) for r in filed} == {"linear_probe"}
     assert len({r.config["freeze"]["linear_probe"]["lr"] for r in filed}) == 6
-    assert all((r.end, r.epochs) == ("complete", 3) for r in filed)
+    assert all((r.status, r.epochs) == ("complete", 3) for r in filed)
     assert all(len(store_of(chosen).epochs("photos", r.number)) == 3 for r in filed)
     for row, trial in zip(filed, optuna_trials(chosen), strict=False):
         assert trial.value == row.score == trial.intermediate_values[3]
-        assert row.learned_parameters
+        assert row.trained_parameters
         assert trial.user_attrs.get("beside") == (0 if row.number else None)
     assert isinstance(filed[0].facts["logme"], float)
     assert "full" in rows(chosen)[6].config["freeze"]
     # each began, had its epochs and ended
     for number in range(6):
         mine = [type(e) for e in shown if getattr(e, "number", None) == number]
-        assert mine == [TrialStarted, EpochEnded, EpochEnded, EpochEnded, TrialEnded]
+        assert mine == [TrialStarted, EpochCompleted, EpochCompleted, EpochCompleted, TrialFinished]
 
 
 def test_what_rides_along_scores_what_it_would_alone(settings: Make) -> None:
@@ -348,15 +348,15 @@ def test_what_rides_along_scores_what_it_would_alone(settings: Make) -> None:
 
 def test_an_interrupted_probe_is_done_again_with_its_company(settings: Make) -> None:
     def interrupt(event: Event) -> None:
-        if isinstance(event, EpochEnded) and event.number == 0 and event.epoch == 2:
+        if isinstance(event, EpochCompleted) and event.number == 0 and event.epoch == 2:
             raise KeyboardInterrupt
 
     options = {"trials": 12, "head": ["linear", "mlp"]}
     assert engine.run(settings(**options), interrupt).interrupted
-    assert [r.end for r in rows(settings())] == ["interrupted"] * 3
+    assert [r.status for r in rows(settings())] == ["interrupted"] * 3
     engine.run(settings(**options))
     made = rows(settings())
-    assert [r.end for r in made[3:6]] == ["complete"] * 3
+    assert [r.status for r in made[3:6]] == ["complete"] * 3
     assert made[3].config == made[0].config
     assert [t.user_attrs.get("beside") for t in optuna_trials(settings())[3:6]] == [None, 3, 3]
 
@@ -367,7 +367,7 @@ def test_a_broken_head_beside_a_probe_fails_alone(settings: Make, tmp_path: Path
     chosen = settings(head=["explodes", "linear", "diverges"], plugin=files, trials=16)
     engine.run(chosen)
     filed = rows(chosen)[:4]
-    assert [r.end for r in filed] == ["complete", "diverged", "failed", "complete"]
+    assert [r.status for r in filed] == ["complete", "diverged", "failed", "complete"]
     assert "boom" in filed[2].reason
     assert "boom" in optuna_trials(chosen)[2].user_attrs["traceback"]
 
@@ -378,7 +378,7 @@ def test_a_limit_is_a_constraint_that_the_sampler_learns_from(settings: Make) ->
     first = optuna_trials(settings())[0]
     assert first.constraints["parameters"] > 0
     assert first.state == optuna.trial.TrialState.PRUNED
-    assert rows(settings())[0].end == "incompatible"
+    assert rows(settings())[0].status == "incompatible"
     chosen = settings(study="b", max_parameters=10**6, trials=2)
     engine.run(chosen)
     assert optuna_trials(chosen)[0].constraints["parameters"] < 0
@@ -431,7 +431,7 @@ def test_pruning_is_fed_and_filed(settings: Make) -> None:
     assert pruned
     assert all(0 < len(t.intermediate_values) < 6 for t in pruned)
     filed = {r.number: r for r in rows(settings())}
-    assert all(filed[t.number].end == "pruned" for t in pruned)
+    assert all(filed[t.number].status == "pruned" for t in pruned)
     assert all("worst tenth" in filed[t.number].reason for t in pruned)
 
 
@@ -454,7 +454,7 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("slow")
 def test_what_there_is_no_time_for_gives_way_to_what_is_cheapest(settings: Make) -> None:
     engine.run(settings(budget=300.0, trials=9, **SLOW))
-    ends = [(r.end, next(iter(r.config["freeze"]))) for r in rows(settings())]
+    ends = [(r.status, next(iter(r.config["freeze"]))) for r in rows(settings())]
     late = [i for i, (end, _) in enumerate(ends[:-1]) if end == "out_of_time"]
     assert late
     assert all(ends[i + 1][1] == "linear_probe" for i in late)
@@ -465,6 +465,6 @@ def test_what_there_is_no_time_for_gives_way_to_what_is_cheapest(settings: Make)
 def test_the_search_ends_where_there_is_time_for_cheap_trials_only(settings: Make) -> None:
     """It would go on for hours with trials that nobody asked for."""
     engine.run(settings(budget=9999.0, trials=None, **SLOW))
-    ends = [r.end for r in rows(settings())]
+    ends = [r.status for r in rows(settings())]
     assert ends[-1] == "out_of_time"
     assert GIVE_UP <= ends.count("out_of_time") <= 4 * GIVE_UP  # the first few cheap ones may lead

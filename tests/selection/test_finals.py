@@ -20,11 +20,12 @@ from toy import model
 from autotl import data, engine, study, training
 from autotl.artifact import model_folder
 from autotl.errors import Diverged, OutOfTime, StudyError
-from autotl.events import Event, Note, Stage, TrialEnded
+from autotl.events import Event, Note, Stage, TrialFinished
 from autotl.models import ensemble
 from autotl.scoring import calibration, comparison
 from autotl.scoring.metrics import METRICS
-from autotl.search.leaderboard import Board
+from autotl.search.budget import Budget
+from autotl.search.leaderboard import Leaderboard
 from autotl.selection import finals, refit, repeats
 from autotl.space import registry
 from autotl.store import Store
@@ -108,7 +109,7 @@ def search(folder: Path, **options: Any) -> Search:
         spy = Spy(patch)
         engine.run(made)
     known = facts(made)
-    examples = registry.load().dataset(made.data).give({"source": made.data}, {})
+    examples = registry.load().dataset(made.data).call({"source": made.data}, {})
     return Search(made, known, known["finals"], spy.runs, data.check(examples, made.data))
 
 
@@ -132,7 +133,7 @@ def test_all_candidates_get_the_same_runs_on_fresh_divisions(searched: Search) -
     assert seeds == [1] * count + [2] * count + [3] * count  # run after run
     pool = set(searched.dataset.indices("train", "validation"))
     for task in searched.runs:
-        divided = data.resplit(searched.dataset, task.seed - 1, searched.settings.seed)
+        divided = data.resample(searched.dataset, task.seed - 1, searched.settings.seed)
         assert task.validation is not None
         assert np.array_equal(task.train.indices, divided.train)
         assert np.array_equal(task.validation.indices, divided.validation)
@@ -145,7 +146,7 @@ def test_all_candidates_get_the_same_runs_on_fresh_divisions(searched: Search) -
         assert sum(r.seconds for r in own) == pytest.approx(candidate["seconds"])
         for row in own:  # rows are the truth, the right answers on the diagonal
             counts = np.array(row.facts["confusion"])
-            divided = data.resplit(searched.dataset, row.run, searched.settings.seed)
+            divided = data.resample(searched.dataset, row.run, searched.settings.seed)
             held = searched.dataset.labels[divided.validation]
             assert np.array_equal(counts.sum(1), np.bincount(held, minlength=3))
             assert counts.trace() / counts.sum() == pytest.approx(row.score)
@@ -157,23 +158,23 @@ def test_what_is_written_down_is_what_the_scores_say(
 ) -> None:
     searched: Search = request.getfixturevalue(name)
     found = searched.finals
-    higher = METRICS[searched.settings.metric].direction == "maximize"
+    higher_is_better = METRICS[searched.settings.metric].direction == "maximize"
     means = [c["mean"] for c in found["candidates"]]
-    assert means == sorted(means, reverse=higher)
+    assert means == sorted(means, reverse=higher_is_better)
     best = searched.trials[0]
     assert found["winner"] == best["name"] == f"trial {best['trial']}"
     assert (best["difference"]["mean"], best["tied_with_best"]) == (0.0, True)
     for c in found["candidates"]:
         assert c["mean"] == pytest.approx(np.mean(c["scores"]))
         assert 0 <= c["low"] <= c["mean"] <= c["high"]
-        assert not higher or c["high"] <= 1
+        assert not higher_is_better or c["high"] <= 1
         assert c["difference"]["mean"] == pytest.approx(c["mean"] - best["mean"])
         assert c["tied_with_best"] == (c["difference"]["low"] <= 0 <= c["difference"]["high"])
     scores = {r.number: r.score for r in rows(searched.settings) if r.score is not None}
     [first] = [c for c in found["candidates"] if c["name"] == found["optimism_of"]]
-    assert scores[first["trial"]] == (max if higher else min)(scores.values())
+    assert scores[first["trial"]] == (max if higher_is_better else min)(scores.values())
     flattered = scores[first["trial"]] - first["mean"]
-    assert found["optimism"] == pytest.approx(flattered if higher else -flattered)
+    assert found["optimism"] == pytest.approx(flattered if higher_is_better else -flattered)
     assert found["cheapest_tied"] in [c["name"] for c in searched.trials if c["tied_with_best"]]
     assert found["prefer"] == "accuracy"
 
@@ -201,11 +202,11 @@ def test_the_model_is_calibrated_by_the_winners_runs(searched: Search) -> None:
     winner = searched.finals["winner"].removeprefix("trial ")
     labels, answers, parts = [], [], []
     for number in range(3):
-        held = data.resplit(searched.dataset, number, made.seed).validation
+        held = data.resample(searched.dataset, number, made.seed).validation
         labels.append(searched.dataset.labels[held])
         answers.append(np.load(made.out / "cache" / "finals" / f"photos-{winner}-{number}.npy"))
         parts.append(np.full(len(held), number))
-    again = calibration.fit(*map(np.concatenate, (labels, answers, parts)))
+    again = calibration.calibrate(*map(np.concatenate, (labels, answers, parts)))
     assert again == pytest.approx(found)
     [test] = store(made).tests("photos")
     assert 0 <= test.facts["ece"] <= 1
@@ -338,7 +339,7 @@ def test_several_trainings_are_not_begun_in_the_time_for_one(
     _favour(monkeypatch, "last_blocks")
     _mix(monkeypatch, "soup", 0.99)
     spent = [0.0]
-    monkeypatch.setattr(Board, "again", lambda *_: spent[0])
+    monkeypatch.setattr(Leaderboard, "again", lambda *_: spent[0])
     judge = finals.Finals.judge
     monkeypatch.setattr(finals.Finals, "judge", lambda f: (spent.insert(0, 1e4), judge(f))[1])
     notes: list[Event] = []
@@ -367,8 +368,8 @@ def test_an_ensemble_is_of_those_that_see_the_same_pictures(
     train = repeats.Runs._train
     asked: list[int] = []
 
-    def elsewhere(self: Any, candidate: Any, resplit: Any, deadline: float) -> None:
-        train(self, candidate, resplit, deadline)
+    def elsewhere(self: Any, candidate: Any, resample: Any, deadline: float) -> None:
+        train(self, candidate, resample, deadline)
         if candidate.role == "linear_probe":
             candidate.sees = [999, "bicubic"]
 
@@ -389,7 +390,7 @@ def test_the_winner_of_the_finals_is_handed_over(
     """Even where another looked better in the search."""
     _favour(monkeypatch, "linear_probe")
     result = engine.run(settings(**SMALL))
-    complete = [r for r in rows(settings()) if r.end == "complete"]
+    complete = [r for r in rows(settings()) if r.status == "complete"]
     winner = int(facts(settings())["finals"]["winner"].removeprefix("trial "))
     assert "linear_probe" in complete[winner].config["freeze"]
     [tested] = store(settings()).tests("photos")
@@ -404,10 +405,10 @@ TRAIN = repeats.Runs._train
 def _favour(monkeypatch: pytest.MonkeyPatch, freeze: str) -> None:
     """Candidates that freeze so score well in the finals, all others badly."""
 
-    def favoured(self: Any, candidate: Any, resplit: Any, deadline: float) -> None:
-        TRAIN(self, candidate, resplit, deadline)
+    def favoured(self: Any, candidate: Any, resample: Any, deadline: float) -> None:
+        TRAIN(self, candidate, resample, deadline)
         good = freeze in candidate.trial.config["freeze"]
-        candidate.scores[resplit.number] = 0.7 if good else 0.3 + 0.01 * resplit.number
+        candidate.scores[resample.number] = 0.7 if good else 0.3 + 0.01 * resample.number
 
     monkeypatch.setattr(repeats.Runs, "_train", favoured)
 
@@ -479,12 +480,12 @@ def test_ctrl_c_in_a_later_run_leaves_what_was_handed_over(
 def test_without_finals_a_run_cut_short_names_the_model_that_it_leaves(
     prefer: str, settings: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Board, "contest", lambda *_: ([], 0))
+    monkeypatch.setattr(Leaderboard, "contest", lambda *_: ([], 0))
     made = {**SMALL, "prefer": prefer}
 
     def at(number: int) -> Callable[[Event], None]:
         def interrupt(event: Event) -> None:
-            if isinstance(event, TrialEnded) and event.number == number:
+            if isinstance(event, TrialFinished) and event.number == number:
                 raise KeyboardInterrupt
 
         return interrupt
@@ -568,7 +569,7 @@ def test_ctrl_c_while_the_test_opens_leaves_the_refitted_model(
 def test_of_those_tied_the_cheapest_wins_where_that_is_preferred(
     settings: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(comparison, "cheapest", lambda times, sizes: len(times) - 1)
+    monkeypatch.setattr(comparison, "index_of_cheapest", lambda times, sizes: len(times) - 1)
     engine.run(settings(**SMALL, prefer="cheap"))
     found = facts(settings())["finals"]
     tied = [c for c in found["candidates"] if c["tied_with_best"] and c["trial"] is not None]
@@ -634,7 +635,7 @@ def test_who_does_not_get_the_first_two_runs_leaves_the_finals(settings: Make, s
 def test_without_time_for_two_runs_there_are_no_finals(
     settings: Make, monkeypatch: pytest.MonkeyPatch, spy: Spy
 ) -> None:
-    monkeypatch.setattr(Board, "contest", lambda *_: ([], 0))
+    monkeypatch.setattr(Leaderboard, "contest", lambda *_: ([], 0))
     result = engine.run(settings(**SMALL))
     assert spy.runs == []
     assert facts(settings())["finals"] is None
@@ -644,16 +645,16 @@ def test_without_time_for_two_runs_there_are_no_finals(
 def test_the_runs_do_not_take_the_time_of_the_refit(
     settings: Make, monkeypatch: pytest.MonkeyPatch, spy: Spy
 ) -> None:
-    contest = Board.contest
-    monkeypatch.setattr(Board, "reserve", lambda _: None)
-    monkeypatch.setattr(Board, "again", lambda *_: 20.0)
+    contest = Leaderboard.contest
+    monkeypatch.setattr(Leaderboard, "reserve", lambda _: None)
+    monkeypatch.setattr(Leaderboard, "again", lambda *_: 20.0)
     asked: list[float] = []
 
-    def spied(self: Board, seconds: float) -> Any:
+    def spied(self: Leaderboard, seconds: float) -> Any:
         asked.append(seconds)
         return contest(self, seconds)
 
-    monkeypatch.setattr(Board, "contest", spied)
+    monkeypatch.setattr(Leaderboard, "contest", spied)
     engine.run(settings(**SMALL, budget=100.0))  # 30 of them for the refit, 120 for two runs
     assert spy.runs == []
     assert asked
@@ -744,16 +745,16 @@ def test_more_take_part_where_the_first_run_is_quick(
 ) -> None:
     """Trials that seemed long: their frozen parts are known when the finals come."""
     asked: list[float] = []
-    contest = Board.contest
+    contest = Leaderboard.contest
 
-    def two_at_first(self: Board, seconds: float) -> Any:
+    def two_at_first(self: Leaderboard, seconds: float) -> Any:
         asked.append(seconds)
         entrants, runs = contest(self, 1e9)
         return (entrants[:2], 3) if len(asked) < 2 else (entrants, runs)
 
-    monkeypatch.setattr(Board, "contest", two_at_first)
-    monkeypatch.setattr(Board, "again", lambda *_: 100.0)
-    monkeypatch.setattr(Board, "for_finals", lambda *_: 0.0)
+    monkeypatch.setattr(Leaderboard, "contest", two_at_first)
+    monkeypatch.setattr(Leaderboard, "again", lambda *_: 100.0)
+    monkeypatch.setattr(Leaderboard, "for_finals", lambda *_: 0.0)
     monkeypatch.setattr("autotl.selection.repeats.MOST_RUNS", 2)
     engine.run(settings(**SMALL, budget=1000.0))
     found = facts(settings())["finals"]
@@ -789,7 +790,7 @@ def test_the_test_part_plays_no_role_until_it_is_opened_once(
     engine.run(settings(trials=2))
     assert len(opened) == 1
     dataset = data.check(
-        registry.load().dataset(settings().data).give({"source": settings().data}, {}),
+        registry.load().dataset(settings().data).call({"source": settings().data}, {}),
         settings().data,
     )
     sealed = set(dataset.indices("test"))
@@ -803,7 +804,7 @@ def test_the_test_part_plays_no_role_until_it_is_opened_once(
 def test_no_time_to_refit_keeps_the_model_of_the_trial(
     settings: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("autotl.search.budget.Budget.grace", lambda *_: 0.0)
+    monkeypatch.setattr(Budget, "grace", lambda *_: 0.0)
     notes: list[Event] = []
     result = engine.run(settings(trials=2, budget=60.0), notes.append)
     texts = [e.text for e in notes if isinstance(e, Note) and e.warning]
@@ -828,7 +829,7 @@ def test_the_model_predicts_what_the_test_measured(settings: Make, tmp_path: Pat
 def test_the_recipe_makes_the_winner_again(settings: Make, tmp_path: Path) -> None:
     result = engine.run(settings(trials=3))
     options = {"plugin": [tmp_path / "tiny_plugin.py"], "out": tmp_path / "runs", "device": "cpu"}
-    again = engine.run(study.rerun(result.folder / "recipe.toml", None, options))
+    again = engine.run(study.configure_recipe(result.folder / "recipe.toml", None, options))
     assert again.folder.name == "photos-again"
     assert again.summary["best"]["config"] == result.summary["best"]["config"]
     assert again.summary["test"] == result.summary["test"]
@@ -883,8 +884,8 @@ def test_a_later_run_without_time_for_finals_leaves_what_those_before_found(
     _favour(monkeypatch, "linear_probe")
     first = engine.run(settings(**SMALL))
     before = _sha(first.folder)
-    monkeypatch.setattr(Board, "contest", lambda *_: ([], 0))
-    monkeypatch.setattr(Board, "leader", property(lambda self: self.ranked()[-1]))
+    monkeypatch.setattr(Leaderboard, "contest", lambda *_: ([], 0))
+    monkeypatch.setattr(Leaderboard, "leader", property(lambda self: self.ranked()[-1]))
     notes: list[Event] = []
     second = engine.run(settings(**{**SMALL, "trials": 4}), notes.append)
     assert _sha(second.folder) == before

@@ -10,7 +10,7 @@ import pytest
 import autotl
 from autotl import Range, When, augment, backbone, dataset, freeze, head
 from autotl.errors import PluginError
-from autotl.space.plugin import GIVEN, SEARCHED, Hyperparameter, Plugin, Weights
+from autotl.space.plugin import GIVEN_ARGUMENTS, SEARCHED_KINDS, Hyperparameter, Plugin, Weights
 
 if TYPE_CHECKING:
     from torch import nn
@@ -193,17 +193,19 @@ def test_decorators_work_with_and_without_parentheses() -> None:
     assert (named.order, named.requires) == (2, ("x>=1",))
 
 
-@pytest.mark.parametrize("kind", GIVEN)
+@pytest.mark.parametrize("kind", GIVEN_ARGUMENTS)
 def test_every_kind_has_its_decorator_and_takes_all_it_can_be_given(kind: str) -> None:
-    names = define(f"@{kind}\ndef p({', '.join(GIVEN[kind])}): return {GIVEN[kind][0]}")
+    names = define(
+        f"@{kind}\ndef p({', '.join(GIVEN_ARGUMENTS[kind])}): return {GIVEN_ARGUMENTS[kind][0]}"
+    )
     plugin = names["p"]
     assert plugin.kind == kind == getattr(autotl, kind).kind
-    context = {name: i for i, name in enumerate(reversed(GIVEN[kind]))}
-    assert plugin.give({**context, "other": -1}, {}) == context[GIVEN[kind][0]]
+    context = {name: i for i, name in enumerate(reversed(GIVEN_ARGUMENTS[kind]))}
+    assert plugin.call({**context, "other": -1}, {}) == context[GIVEN_ARGUMENTS[kind][0]]
 
 
 def test_the_search_chooses_of_all_kinds_but_datasets() -> None:
-    assert set(GIVEN) - set(SEARCHED) == {"dataset"}
+    assert set(GIVEN_ARGUMENTS) - set(SEARCHED_KINDS) == {"dataset"}
 
 
 def test_give_passes_only_what_is_named() -> None:
@@ -212,14 +214,14 @@ def test_give_passes_only_what_is_named() -> None:
         return classes, size, note
 
     context = {"features": 5, "classes": 3, "size": 224}
-    assert second.give(context, {}) == (3, 0, "")  # a keyword is the search's, whatever its name
-    assert second.give(context, {"size": 7, "note": "x"}) == (3, 7, "x")
+    assert second.call(context, {}) == (3, 0, "")  # a keyword is the search's, whatever its name
+    assert second.call(context, {"size": 7, "note": "x"}) == (3, 7, "x")
 
     @augment
     def nothing() -> str:
         return "nothing"
 
-    assert nothing.give(context, {}) == "nothing"
+    assert nothing.call(context, {}) == "nothing"
 
 
 def test_give_follows_the_order_of_the_signature() -> None:
@@ -227,7 +229,7 @@ def test_give_follows_the_order_of_the_signature() -> None:
     def swapped(classes: int, features: int) -> tuple[int, int]:
         return classes, features
 
-    assert swapped.give({"features": 5, "classes": 3}, {}) == (3, 5)
+    assert swapped.call({"features": 5, "classes": 3}, {}) == (3, 5)
 
 
 def allowed(type: type, choices: Any = None, range: Range | None = None) -> Hyperparameter:
@@ -270,10 +272,10 @@ def test_the_space_of_a_keyword_is_told_exactly(h: Hyperparameter, text: str) ->
 
 def test_when_needs_every_condition() -> None:
     when = When(depth=(1, 2), norm=True)
-    assert when.holds({"depth": 2, "norm": True, "other": 0})
-    assert not when.holds({"depth": 2, "norm": False})
-    assert not when.holds({"depth": 3, "norm": True})
-    assert not when.holds({"norm": True})
+    assert when.applies({"depth": 2, "norm": True, "other": 0})
+    assert not when.applies({"depth": 2, "norm": False})
+    assert not when.applies({"depth": 3, "norm": True})
+    assert not when.applies({"norm": True})
 
 
 def test_a_member_of_a_family() -> None:
@@ -284,8 +286,8 @@ def test_a_member_of_a_family() -> None:
     here = Weights("here")
     a, b = build.member("a", here), build.member("b", None)
     assert (a.name, a.family, a.given) == ("a", "family", {"name": "a", "weights": here})
-    assert a.give({"size": None}, {}) == ("a", here)
-    assert b.give({"name": "not this", "weights": here}, {}) == ("b", None)
+    assert a.call({"size": None}, {}) == ("a", here)
+    assert b.call({"name": "not this", "weights": here}, {}) == ("b", None)
     assert (build.name, build.family, build.given) == ("family", "", {})  # as it was
 
 
@@ -311,7 +313,7 @@ def test_a_condition_that_never_holds_is_refused() -> None:
 
 
 def test_a_condition_may_be_a_list() -> None:
-    assert When(depth=[1, 2]).holds({"depth": 2})
+    assert When(depth=[1, 2]).applies({"depth": 2})
 
 
 @pytest.mark.parametrize(

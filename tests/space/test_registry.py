@@ -14,8 +14,8 @@ import pytest
 from autotl import Example, Weights, backbone, dataset, freeze, head
 from autotl.errors import DataError, PluginError, WeightsError
 from autotl.space import registry, space
-from autotl.space.plugin import GIVEN, Plugin
-from autotl.space.registry import LeftOut, Registry, Terms, load, missing
+from autotl.space.plugin import GIVEN_ARGUMENTS, Plugin
+from autotl.space.registry import BackboneCriteria, Excluded, Registry, load, missing_requirements
 
 GOOD = "from autotl import head\n\n@head\ndef mine(features, classes, *, deep: bool = True): ...\n"
 
@@ -80,7 +80,7 @@ def names(plugins: list[Plugin[..., Any]]) -> list[str]:
 
 def test_it_lists_by_kind_then_name() -> None:
     found = [(p.kind, p.name) for p in EVERY]
-    assert found == sorted(found, key=lambda kn: (list(GIVEN).index(kn[0]), kn[1]))
+    assert found == sorted(found, key=lambda kn: (list(GIVEN_ARGUMENTS).index(kn[0]), kn[1]))
     assert len(found) == 8
     assert EVERY.names("head") == ["lacking", "linear", "linear_bare", "mlp"]
     assert EVERY.names("freeze") == []
@@ -162,7 +162,7 @@ def test_a_file_twice_gives_equal_plugins(tmp_path: Path) -> None:
         found = load([file])
         chosen = {"backbone": ["mynet"], "head": ["mine", "linear"]}
         whole = Registry([*found, mynet])
-        return found.get("head", "mine"), space.make(whole, chosen, {}).fingerprint
+        return found.get("head", "mine"), space.build_space(whole, chosen, {}).fingerprint
 
     (a, fingerprint), (b, again) = read(), read()
     assert (a.origin, a.hyperparameters) == (b.origin, b.hyperparameters)
@@ -201,7 +201,7 @@ def test_the_built_in_plugins_are_there() -> None:
     found = load()
     assert found.broken == ()
     assert {p.origin for p in found} == {f"autotl {version('autotl')}"}
-    built_in = {kind: set(found.names(kind)) for kind in GIVEN}
+    built_in = {kind: set(found.names(kind)) for kind in GIVEN_ARGUMENTS}
     assert built_in["backbone"] == {"timm"}
     assert built_in["freeze"] >= {"linear_probe", "lp_ft", "full", "last_blocks", "gradual"}
     assert built_in["head"] >= {"linear", "mlp", "cosine"}
@@ -209,13 +209,13 @@ def test_the_built_in_plugins_are_there() -> None:
     assert built_in["optimizer"] >= {"adamw", "sgd"}
     assert built_in["dataset"] >= {"folder", "csv", "npz", "sklearn"}
     for plugin in found:
-        assert missing(plugin) == []
+        assert missing_requirements(plugin) == []
         assert plugin.summary, f"{plugin.name} does not say what it is"
 
 
 def test_get_tells_near_names() -> None:
     assert EVERY.get("head", "mlp") is mlp
-    for get in (EVERY.get, EVERY.untrained):
+    for get in (EVERY.get, EVERY.without_weights):
         with pytest.raises(PluginError, match=r"no head .*'liner'.*did you mean 'linear'"):
             get("head", "liner")
         with pytest.raises(PluginError, match=r"no freeze .*'full'.*there are none"):
@@ -231,8 +231,8 @@ def test_get_tells_near_names() -> None:
 def test_a_member_comes_with_its_weights() -> None:
     here = Path("weights")
     assert EVERY.get("backbone", "net1", here).given["weights"] == Weights(f"found in {here}")
-    assert EVERY.untrained("backbone", "net1").given == {"name": "net1", "weights": None}
-    assert EVERY.untrained("backbone", "far").name == "far"
+    assert EVERY.without_weights("backbone", "net1").given == {"name": "net1", "weights": None}
+    assert EVERY.without_weights("backbone", "far").name == "far"
     with pytest.raises(WeightsError, match="no weights of far"):
         EVERY.get("backbone", "far")
 
@@ -259,7 +259,7 @@ def test_what_lacks_a_requirement_is_left_out(patterns: list[str]) -> None:
     found, out = EVERY.select("head", patterns)
     assert "lacking" not in names(found)
     reason = "needs not-on-this-planet>=1: pip install 'not-on-this-planet>=1'"
-    assert out == [LeftOut("head", "lacking", reason)]
+    assert out == [Excluded("head", "lacking", reason)]
 
 
 def test_what_lacks_a_requirement_but_was_named_is_an_error() -> None:
@@ -268,9 +268,9 @@ def test_what_lacks_a_requirement_but_was_named_is_an_error() -> None:
 
 
 def test_of_a_family_its_default_members_are_chosen() -> None:
-    found, out = EVERY.select("backbone", (), Terms(Path("dir")))
+    found, out = EVERY.select("backbone", (), BackboneCriteria(Path("dir")))
     assert names(found) == ["mynet", "net2", "net1"]
-    assert out == [LeftOut("backbone", "far", "no weights of far in dir")]
+    assert out == [Excluded("backbone", "far", "no weights of far in dir")]
     assert [p.family for p in found] == ["", "zoo", "zoo"]
 
 
@@ -326,18 +326,18 @@ def test_a_path_with_a_colon_is_a_path(tmp_path: Path) -> None:
 )
 def test_missing_knows_versions(requirement: str, served: bool) -> None:
     plugin = head(requires=["pytest", requirement])(lambda features: 0)
-    assert missing(plugin) == ([] if served else [requirement])
+    assert missing_requirements(plugin) == ([] if served else [requirement])
 
 
 def test_a_requirement_that_is_none_is_named() -> None:
     with pytest.raises(PluginError, match=r"head plugin 'odd' .*'\?\? 1'.*peft>=0\.10"):
-        missing(head(name="odd", requires=["?? 1"])(lambda features: 0))
+        missing_requirements(head(name="odd", requires=["?? 1"])(lambda features: 0))
 
 
 def test_a_registry_with_files_loads_no_model_library(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(GOOD)
     code = (
-        "import sys, autotl.registry as r; from pathlib import Path;"
+        "import sys; from autotl.space import registry as r; from pathlib import Path;"
         "r.entry_points = lambda group: [];"
         f"print(r.load([Path({str(tmp_path / 'mine.py')!r})]).names('head'));"
         "assert not {'torch', 'optuna', 'numpy'} & set(sys.modules)"

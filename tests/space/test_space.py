@@ -25,9 +25,9 @@ from autotl import (
     optimizer,
 )
 from autotl.errors import PluginError, StudyError, WeightsError
-from autotl.space.plugin import OPTIONAL, SEARCHED
-from autotl.space.registry import LeftOut, Registry, Terms
-from autotl.space.space import Space, from_json, make, narrow_plugin, to_json
+from autotl.space.plugin import OPTIONAL_KINDS, SEARCHED_KINDS
+from autotl.space.registry import BackboneCriteria, Excluded, Registry
+from autotl.space.space import Space, build_space, from_json, narrow_plugin, to_json
 
 
 @backbone
@@ -72,7 +72,7 @@ def sgd(groups: Any, *, momentum: Annotated[float, Range(0, 1)] = 0.9) -> None: 
 
 PLUGINS = [net, late, probe, early, mlp, linear, none, sgd]
 REGISTRY = Registry(PLUGINS)
-SPACE = make(REGISTRY, {}, {})
+SPACE = build_space(REGISTRY, {}, {})
 DEFAULT = {"backbone": "net", "freeze": "probe", "head": "mlp", "augment": "none"}
 DEFAULT |= {"optimizer": "sgd"}
 
@@ -102,7 +102,7 @@ class Recorder:
 
 
 def narrowed(**space: dict[str, dict[str, Any]]) -> Space:
-    return make(REGISTRY, {}, space)
+    return build_space(REGISTRY, {}, space)
 
 
 def test_only_the_chosen_plugins_are_asked_for_their_keywords() -> None:
@@ -124,7 +124,7 @@ def test_only_the_chosen_plugins_are_asked_for_their_keywords() -> None:
         "augment": {"none": {}},
         "optimizer": {"sgd": {"momentum": 0.0}},
     }
-    assert list(config) == [kind for kind in SEARCHED if kind not in OPTIONAL]
+    assert list(config) == [kind for kind in SEARCHED_KINDS if kind not in OPTIONAL_KINDS]
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3])
@@ -178,8 +178,8 @@ def test_changing_any_answer_changes_the_config() -> None:
 
 
 def test_the_first_defaults_are_those_of_the_lowest_order() -> None:
-    assert SPACE.in_order("freeze") == ["probe", "late"]  # early has no order
-    assert SPACE.in_order("head") == ["linear", "mlp"]  # none has
+    assert SPACE.default_order("freeze") == ["probe", "late"]  # early has no order
+    assert SPACE.default_order("head") == ["linear", "mlp"]  # none has
     flat = SPACE.defaults(head="mlp")
     assert flat == {
         **DEFAULT,
@@ -198,16 +198,16 @@ def test_the_first_defaults_are_those_of_the_lowest_order() -> None:
 def test_backbones_are_tried_as_they_were_asked_for() -> None:
     some = [replace(net, name=name) for name in ("a", "b", "c")]
     registry = Registry([*PLUGINS, *some])
-    found = make(registry, {"backbone": ["c", "net", "a"]}, {})
-    assert found.in_order("backbone") == ["c", "net", "a"]
+    found = build_space(registry, {"backbone": ["c", "net", "a"]}, {})
+    assert found.default_order("backbone") == ["c", "net", "a"]
     assert found.defaults()["backbone"] == "c"
     assert [p.name for p in found.plugins["backbone"]] == ["a", "c", "net"]
-    same = make(registry, {"backbone": ["a", "c", "net"]}, {})
+    same = build_space(registry, {"backbone": ["a", "c", "net"]}, {})
     assert same.fingerprint == found.fingerprint
 
 
 def test_the_order_of_plugins_does_not_matter() -> None:
-    again = make(Registry(PLUGINS[::-1]), {}, {})
+    again = build_space(Registry(PLUGINS[::-1]), {}, {})
     assert again.fingerprint == SPACE.fingerprint
     assert again.describe() == SPACE.describe()
     assert list(again.describe()) == list(SPACE.describe())
@@ -251,7 +251,7 @@ def another() -> None: ...
 @pytest.mark.parametrize("plugin", [wider, logarithmic, whole, another])
 def test_another_plugin_or_range_is_another_space(plugin: Any) -> None:
     kept = [p for p in PLUGINS if (p.kind, p.name) != (plugin.kind, plugin.name)]
-    changed = make(Registry([*kept, plugin]), {}, {})
+    changed = build_space(Registry([*kept, plugin]), {}, {})
     assert changed.fingerprint != SPACE.fingerprint
     assert changed.describe() != SPACE.describe()
 
@@ -317,25 +317,25 @@ def test_a_wrong_narrowing_is_named(space: dict[str, Any], parts: list[str]) -> 
 
 def test_narrowing_a_plugin_that_was_not_wanted_is_an_error() -> None:
     with pytest.raises(StudyError, match="narrows no plugin of this study; there are linear"):
-        make(REGISTRY, {"head": ["linear"]}, {"head": {"mlp": {"depth": 1}}})
+        build_space(REGISTRY, {"head": ["linear"]}, {"head": {"mlp": {"depth": 1}}})
 
 
 def test_what_is_wanted_is_searched() -> None:
-    found = make(REGISTRY, {"head": ["lin*"], "freeze": ("probe", "early")}, {})
+    found = build_space(REGISTRY, {"head": ["lin*"], "freeze": ("probe", "early")}, {})
     assert [p.name for p in found.plugins["head"]] == ["linear"]
     assert [p.name for p in found.plugins["freeze"]] == ["early", "probe"]
     assert len(found.plugins["optimizer"]) == 1
     with pytest.raises(PluginError, match="did you mean 'linear'"):
-        make(REGISTRY, {"head": ["liner"]}, {})
+        build_space(REGISTRY, {"head": ["liner"]}, {})
 
 
 def test_what_is_left_out_is_kept_with_its_reason() -> None:
     lacking = head(name="lacking", requires=["not-on-this-planet"])(lambda features: None)
-    found = make(Registry([*PLUGINS, lacking]), {}, {})
-    assert [(x.kind, x.name) for x in found.left_out] == [("head", "lacking")]
-    assert "pip install" in found.left_out[0].reason
+    found = build_space(Registry([*PLUGINS, lacking]), {}, {})
+    assert [(x.kind, x.name) for x in found.excluded] == [("head", "lacking")]
+    assert "pip install" in found.excluded[0].reason
     with pytest.raises(PluginError, match=r"no head can be used \(lacking: needs not-on"):
-        make(Registry([*(p for p in PLUGINS if p.kind != "head"), lacking]), {}, {})
+        build_space(Registry([*(p for p in PLUGINS if p.kind != "head"), lacking]), {}, {})
 
 
 def test_no_backbone_left_tells_three_ways_to_get_one() -> None:
@@ -348,18 +348,18 @@ def test_no_backbone_left_tells_three_ways_to_get_one() -> None:
     family = backbone(name="family", members=members, locate=locate)(lambda name: None)
     registry = Registry([*(p for p in PLUGINS if p.kind != "backbone"), family])
     with pytest.raises(PluginError) as caught:
-        make(registry, {}, {}, Terms(Path("dir")))
+        build_space(registry, {}, {}, BackboneCriteria(Path("dir")))
     for part in ("far: nothing in dir", "autotl[offline]", "--weights DIR", "hub"):
         assert part in str(caught.value)
     with pytest.raises(PluginError, match="no backbone plugin is installed"):
-        make(Registry(p for p in PLUGINS if p.kind != "backbone"), {}, {})
+        build_space(Registry(p for p in PLUGINS if p.kind != "backbone"), {}, {})
 
 
 def test_members_of_a_family_share_the_names_of_their_keywords() -> None:
     def build(name: str, *, drop: Annotated[float, Range(0, 0.5)] = 0.1) -> None: ...
 
     family = backbone(name="zoo", members=lambda patterns, *_: list(patterns) or ["a", "b"])(build)
-    found = make(Registry([*PLUGINS, family]), {}, {})
+    found = build_space(Registry([*PLUGINS, family]), {}, {})
     trial = Recorder(backbone="b")
     assert found.suggest(trial)["backbone"].name == "b"
     assert "backbone.zoo.drop" in trial.asked
@@ -424,18 +424,18 @@ def heavy(counts: list[int], *, power: Annotated[float, Range(0.1, 1)] = 1.0) ->
 
 def test_an_optional_kind_is_left_out_where_it_is_not_needed() -> None:
     registry = Registry([*PLUGINS, even, heavy])
-    space = make(registry, {}, {})
+    space = build_space(registry, {}, {})
     assert "balance" in space.plugins
     assert space.without("balance").plugins.keys() == space.plugins.keys() - {"balance"}
-    pinned = make(registry, {}, {"balance": {"heavy": {"power": 0.5}}})
+    pinned = build_space(registry, {}, {"balance": {"heavy": {"power": 0.5}}})
     assert pinned.describe()["balance.heavy.power"] == "0.5"
     with pytest.raises(PluginError, match="no balance plugin is called 'hevy'; did you mean"):
-        make(registry, {"balance": ["hevy"]}, {})
+        build_space(registry, {"balance": ["hevy"]}, {})
 
 
 def test_a_configuration_may_lack_an_optional_kind_and_no_other() -> None:
     registry = Registry([*PLUGINS, even, heavy])
-    space = make(registry, {}, {}).without("balance")
+    space = build_space(registry, {}, {}).without("balance")
     written = to_json(space.suggest(Recorder()))
     assert "balance" not in from_json(written, registry)
     assert from_json({**written, "balance": {"even": {}}}, registry)["balance"].name == "even"
@@ -464,39 +464,47 @@ ZOO = zoo(
 @pytest.mark.parametrize(
     ("terms", "left", "reason"),
     [
-        (Terms(), {"big", "free", "odd"}, ""),
-        (Terms(licences=("Apache-2.0", "MIT")), {"big", "free"}, "cc-by-nc-4.0, not apache-2.0"),
-        (Terms(max_parameters=10_000_000), {"free", "odd"}, "30.0 M parameters, more than 10.0 M"),
+        (BackboneCriteria(), {"big", "free", "odd"}, ""),
+        (
+            BackboneCriteria(licences=("Apache-2.0", "MIT")),
+            {"big", "free"},
+            "cc-by-nc-4.0, not apache-2.0",
+        ),
+        (
+            BackboneCriteria(max_parameters=10_000_000),
+            {"free", "odd"},
+            "30.0 M parameters, more than 10.0 M",
+        ),
     ],
 )
-def test_backbones_are_taken_on_terms(terms: Terms, left: set[str], reason: str) -> None:
-    space = make(ZOO, {"backbone": ["big", "free", "odd"]}, {}, terms)
+def test_backbones_are_taken_on_terms(terms: BackboneCriteria, left: set[str], reason: str) -> None:
+    space = build_space(ZOO, {"backbone": ["big", "free", "odd"]}, {}, terms)
     assert {p.name for p in space.plugins["backbone"]} == left
-    assert all(reason in out.reason for out in space.left_out)
-    assert len(space.left_out) == 3 - len(left)
+    assert all(reason in out.reason for out in space.excluded)
+    assert len(space.excluded) == 3 - len(left)
 
 
 def test_no_backbone_left_on_these_terms_says_which_to_relax() -> None:
     with pytest.raises(PluginError, match="relax --licence or --max-parameters") as caught:
-        make(ZOO, {"backbone": ["big"]}, {}, Terms(max_parameters=1))
+        build_space(ZOO, {"backbone": ["big"]}, {}, BackboneCriteria(max_parameters=1))
     assert "big: it has 30.0 M parameters" in str(caught.value)
 
 
 def test_several_sizes_are_searched_where_a_backbone_is_given_its_size() -> None:
-    space = make(ZOO, {"backbone": ["big", "free", "net"]}, {}, sizes=[64, 96])
+    space = build_space(ZOO, {"backbone": ["big", "free", "net"]}, {}, sizes=[64, 96])
     assert space.describe()["backbone.zoo.image_size"] == "64 | 96"
     trial = Recorder(backbone="free", **{"backbone.zoo.image_size": 96})
     chosen = space.suggest(trial)["backbone"]
     assert to_json({"backbone": chosen}) == {"backbone": {"free": {"image_size": 96}}}
-    assert chosen.plugin.give({"size": None}, chosen.params) == ("free", 96)
-    assert "backbone.zoo.image_size" not in make(ZOO, {}, {}, sizes=[64]).describe()
-    one = make(ZOO, {}, {"backbone": {"zoo": {"image_size": [32, 48]}}})
+    assert chosen.plugin.call({"size": None}, chosen.params) == ("free", 96)
+    assert "backbone.zoo.image_size" not in build_space(ZOO, {}, {}, sizes=[64]).describe()
+    one = build_space(ZOO, {}, {"backbone": {"zoo": {"image_size": [32, 48]}}})
     assert one.describe()["backbone.zoo.image_size"] == "32 | 48"  # said of the whole family
 
 
 def test_a_member_with_values_of_its_own_shares_no_parameters() -> None:
     fixed = {"backbone": {"free": {"image_size": 64}}}
-    space = make(ZOO, {"backbone": ["big", "free", "net"]}, fixed, sizes=[64, 96])
+    space = build_space(ZOO, {"backbone": ["big", "free", "net"]}, fixed, sizes=[64, 96])
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=2))
     sizes: dict[str, set[int]] = {}
     for _ in range(40):  # Optuna refuses a parameter that has other choices within a study
@@ -506,12 +514,12 @@ def test_a_member_with_values_of_its_own_shares_no_parameters() -> None:
 
 
 def test_plugins_are_left_out_later_with_their_reasons() -> None:
-    space = make(ZOO, {"backbone": ["odd", "big"]}, {})
-    less = space.leave_out("backbone", {"odd": "too slow"})
-    assert less.in_order("backbone") == ["big"]
-    assert less.left_out[-1] == LeftOut("backbone", "odd", "too slow")
+    space = build_space(ZOO, {"backbone": ["odd", "big"]}, {})
+    less = space.exclude("backbone", {"odd": "too slow"})
+    assert less.default_order("backbone") == ["big"]
+    assert less.excluded[-1] == Excluded("backbone", "odd", "too slow")
     with pytest.raises(PluginError, match=r"no backbone is left \(odd: a; big: b\)"):
-        space.leave_out("backbone", {"odd": "a", "big": "b"})
+        space.exclude("backbone", {"odd": "a", "big": "b"})
 
 
 @augment
@@ -543,8 +551,8 @@ def test_steps_are_kept_when_narrowed() -> None:
     assert (share.range.low, share.range.step) == (0.2, 0.2)
     assert share.range.high == pytest.approx(0.8)
     assert share.default == pytest.approx(0.4)
-    assert share.draws(0.4)
-    assert not share.draws(0.5)
+    assert share.can_draw(0.4)
+    assert not share.can_draw(0.5)
     [share, _] = narrow_plugin(stepped, {"share": [0.45, 0.55]}).hyperparameters  # less than one
     assert share.range == Range(0.45, 0.55)
     [share, _] = narrow_plugin(stepped, {"share": 0.62}).hyperparameters  # pinned where one likes
@@ -554,10 +562,10 @@ def test_steps_are_kept_when_narrowed() -> None:
 def test_a_configuration_as_a_trial_would_draw_it() -> None:
     space = Space({"augment": (stepped,)})
     config = {"augment": {"stepped": {"share": 0.7, "count": 8}}, "freeze": {"full": {}}}
-    flat = space.flat(config)
+    flat = space.flatten(config)
     assert flat == {"augment": "stepped", "augment.stepped.share": 0.7, "augment.stepped.count": 8}
     trial = optuna.trial.FixedTrial(flat)
     assert to_json(space.suggest(trial)) == {"augment": config["augment"]}
-    assert space.flat({"augment": {"stepped": {"share": 0.62}}}) == {}
-    assert space.flat({"augment": {"unknown": {}}}) == {}
-    assert space.flat({}) == {}
+    assert space.flatten({"augment": {"stepped": {"share": 0.62}}}) == {}
+    assert space.flatten({"augment": {"unknown": {}}}) == {}
+    assert space.flatten({}) == {}

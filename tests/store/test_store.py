@@ -70,17 +70,17 @@ def use_everything(db: Store) -> None:
 
     db.begin_trial(name, 1, CONFIG, 5)
     db.begin_trial(name, 0, CONFIG, 3)
-    db.update_trial(name, 0, parameters=5_000_000_000, learned_parameters=770)
+    db.update_trial(name, 0, parameters=5_000_000_000, trained_parameters=770)
     db.add_epoch(name, 0, epoch=2, loss=math.nan, score=0.0, seconds=1.5)
     db.add_epoch(name, 0, epoch=1, loss=9.0, score=0.1, seconds=9.0)
     db.add_epoch(name, 0, epoch=1, loss=0.7, score=0.6, seconds=1.25)  # the same epoch, run again
     db.end_trial(name, 0, "diverged", reason="loss \udcff\0", score=math.inf, seconds=2.75)
     first, second = db.trials(name)
-    assert (first.number, first.end, first.reason) == (0, "diverged", "loss \\udcff")
+    assert (first.number, first.status, first.reason) == (0, "diverged", "loss \\udcff")
     assert (first.config, first.epochs, first.seconds) == (CONFIG, 3, 2.75)
-    assert (first.score, first.parameters, first.learned_parameters) == (None, 5_000_000_000, 770)
+    assert (first.score, first.parameters, first.trained_parameters) == (None, 5_000_000_000, 770)
     assert timedelta(0) <= datetime.now(UTC) - first.started < timedelta(minutes=1)
-    assert (second.number, second.end, second.score, second.parameters) == (
+    assert (second.number, second.status, second.score, second.parameters) == (
         1,
         "running",
         None,
@@ -155,7 +155,7 @@ def test_a_trial_that_begins_again_begins_empty(db: Store) -> None:
     db.add_epoch("s", 0, epoch=1, loss=1.0, score=0.5, seconds=1.0)
     db.end_trial("s", 0, "interrupted", seconds=1.0)
     db.begin_trial("s", 0, CONFIG, 2)
-    assert [row.end for row in db.trials("s")] == ["running"]
+    assert [row.status for row in db.trials("s")] == ["running"]
     assert db.epochs("s", 0) == []
 
 
@@ -337,7 +337,9 @@ def run_two_workers(url: str) -> None:
     workers = [subprocess.Popen([*command_line, str(i)]) for i in range(2)]
     assert [worker.wait(timeout=120) for worker in workers] == [0, 0]
     db = Store(url)
-    assert [(row.number, row.end) for row in db.trials("s")] == [(i, "complete") for i in range(40)]
+    assert [(row.number, row.status) for row in db.trials("s")] == [
+        (i, "complete") for i in range(40)
+    ]
     assert all(len(db.epochs("s", i)) == 1 for i in range(40))
     db.close()
 

@@ -20,12 +20,12 @@ from torch.nn.utils import parametrize
 from toy import COLOURS, CPU, batches, config, model, squares, task
 
 from autotl import Balance, augment, backbone, balance, freeze, head, optimizer
-from autotl.data import Batches, Mapped, Packed, mapped
+from autotl.data import Batches, MappedRows, Packed, mapped
 from autotl.errors import Incompatible, OutOfTime
-from autotl.frozen import Features, cache
-from autotl.models import Device, Group, Model, merge
+from autotl.frozen import FeatureCache, cache
+from autotl.models import Device, Group, Model, merge_parametrizations
 from autotl.testing.toy import convolutions as complete
-from autotl.training import fine_tune, predict, set_learning
+from autotl.training import fine_tune, predict, set_trainable
 from autotl.training.inputs import Inputs
 
 TOP = ("last_blocks", {"share": 0.5})
@@ -42,7 +42,7 @@ def inputs(network: Model, **changes: Any) -> Inputs:
     """Those of ``network`` with only its head learning."""
     chosen = {k: changes.pop(k) for k in ("augment", "balance", "head") if k in changes}
     made = Inputs(network, config(**chosen), task(**changes))
-    set_learning(network, [{"params": list(network.head.parameters())}])
+    set_trainable(network, [{"params": list(network.head.parameters())}])
     made.recut(set())
     return made
 
@@ -66,7 +66,7 @@ def whole(made: Inputs, view: int | None) -> Any:
     assert made.frozen is not None
     rows = made.frozen.rows(made.task.train, view)
     assert rows is not None
-    [found] = rows.batches([np.arange(made.task.train.pictures)])
+    [found] = rows.batches([np.arange(made.task.train.num_examples)])
     return found
 
 
@@ -89,8 +89,8 @@ def test_mixed_pictures_are_charged_by_their_mixed_targets(frozen: bool) -> None
 def test_a_kept_view_keeps_the_targets_of_its_pictures() -> None:
     made = inputs(model(), augment=half_and_half)
     activations, targets = whole(made, 0)
-    [first, *_] = made.task.train.shuffled(0)
-    [(images, labels)] = made.task.train.some([first])
+    [first, *_] = made.task.train.shuffled_indices(0)
+    [(images, labels)] = made.task.train.load([first])
     mixed, truth = half_and_half(16)(images, made.targets(labels))
     assert made.frozen is not None
     torch.testing.assert_close(activations[first], made.frozen.run(mixed))
@@ -129,8 +129,8 @@ class Kept:
     def seen(self, network: Model, **changes: Any) -> int:
         """Pictures that the stem saw, without those that look for the cut."""
         seen: list[int] = []
-        kept = Features(1 << 20, self.folder)
-        made = inputs(network, kept=kept, **({"data": "squares"} | changes))
+        kept = FeatureCache(1 << 20, self.folder)
+        made = inputs(network, cache=kept, **({"data": "squares"} | changes))
         network.backbone.stem[0].register_forward_hook(lambda m, a, out: seen.append(len(out)))
         list(made.training(2))  # of two views the second, which is augmented
         if made.task.validation:
@@ -153,11 +153,11 @@ def test_splits_and_the_refit_share_their_rows(tmp_path: Path) -> None:
 def test_a_view_is_the_same_whoever_computes_it(tmp_path: Path, name: str) -> None:
     network = model()
     at_once = inputs(network, augment=name, train=part(list(range(36)), 36))
-    kept = Features(1 << 20, tmp_path)
+    kept = FeatureCache(1 << 20, tmp_path)
     views = [whole(at_once, v)[0] for v in (0, 1)]
     assert not torch.allclose(*views)
     for indices in ([8, 30, 2], [30, 9, 8, 2, 1]):  # in two goes, with other random numbers
-        made = inputs(model(), augment=name, train=part(indices, 2), kept=kept, data="squares")
+        made = inputs(model(), augment=name, train=part(indices, 2), cache=kept, data="squares")
         torch.manual_seed(len(indices))
         before = torch.get_rng_state()
         for v in (0, 1):
@@ -174,7 +174,8 @@ def test_mixed_rows_are_never_shared_with_other_pictures(tmp_path: Path) -> None
     assert kept.seen(model(), train=part(every[:12]), **mixed) == 12
     assert kept.seen(model(), train=part(every[:24], 6), **mixed) == 24
     one, other = (
-        inputs(model(), augment="mixup", train=part(every[:24]), kept=Features()) for _ in range(2)
+        inputs(model(), augment="mixup", train=part(every[:24]), cache=FeatureCache())
+        for _ in range(2)
     )
     for a, b in zip(whole(one, 1), whole(other, 1), strict=True):
         assert torch.equal(a, b)
@@ -187,8 +188,8 @@ def test_mixed_rows_are_never_shared_with_other_pictures(tmp_path: Path) -> None
 def test_mixed_rows_that_were_interrupted_go_on_as_they_began(tmp_path: Path) -> None:
     every = part(list(range(36)))
     alone = whole(inputs(model(), augment="mixup", train=every), 0)
-    kept = Features(1 << 20, tmp_path)
-    made = inputs(model(), augment="mixup", train=every, kept=kept, data="squares")
+    kept = FeatureCache(1 << 20, tmp_path)
+    made = inputs(model(), augment="mixup", train=every, cache=kept, data="squares")
     made.task.deadline = 0.0
     steps = iter([math.inf, math.inf, 0.0])
     made.task.step = lambda: setattr(made.task, "deadline", next(steps))  # after two batches
@@ -230,21 +231,21 @@ def test_other_data_and_types_have_rows_of_their_own(tmp_path: Path, changes: An
 
 
 def test_a_part_above_the_cut_may_differ(tmp_path: Path) -> None:
-    kept = Features(1 << 20, tmp_path)
+    kept = FeatureCache(1 << 20, tmp_path)
     names = set()
     for changed in ("stem.0", "stages.2.0"):
         network = model()
         with torch.no_grad():
             network.backbone.get_submodule(changed).weight += 0.1
-        made = Inputs(network, config(), task(kept=kept, data="squares"))
+        made = Inputs(network, config(), task(cache=kept, data="squares"))
         top = [p for block in network.blocks[-1:] for p in block]
-        set_learning(network, [{"params": [*top, *network.head.parameters()]}])
+        set_trainable(network, [{"params": [*top, *network.head.parameters()]}])
         made.recut(set())
         assert made.frozen is not None
         names.add(made.frozen._name(made.task.train, None))
         network = model()
-    made = Inputs(network, config(), task(kept=kept, data="squares"))
-    set_learning(network, [{"params": [*network.blocks[-1], *network.head.parameters()]}])
+    made = Inputs(network, config(), task(cache=kept, data="squares"))
+    set_trainable(network, [{"params": [*network.blocks[-1], *network.head.parameters()]}])
     made.recut(set())
     assert made.frozen is not None
     assert made.frozen._name(made.task.train, None) in names  # as with the changed top
@@ -266,17 +267,17 @@ def down(model: Model, epochs: int) -> Iterator[list[Group]]:
 def test_what_only_one_training_has_use_for_leaves_nothing_behind(
     tmp_path: Path, chosen: Any, data: Any, entries: int
 ) -> None:
-    kept = Features(1 << 20, tmp_path)
+    kept = FeatureCache(1 << 20, tmp_path)
     written = []
-    for _ in fine_tune(model(), config(freeze=chosen), task(4, kept=kept, data=data)):
+    for _ in fine_tune(model(), config(freeze=chosen), task(4, cache=kept, data=data)):
         written.append(kept.usage().entries)
     assert max(written) == 2  # train and validation are different packs
     assert kept.usage().entries == entries
 
 
 def test_a_training_that_is_stopped_leaves_nothing_behind(tmp_path: Path) -> None:
-    kept = Features(1 << 20, tmp_path)
-    running = fine_tune(model(), config(), task(4, kept=kept))
+    kept = FeatureCache(1 << 20, tmp_path)
+    running = fine_tune(model(), config(), task(4, cache=kept))
     next(running)
     assert kept.usage().entries == 2
     running.close()
@@ -284,12 +285,14 @@ def test_a_training_that_is_stopped_leaves_nothing_behind(tmp_path: Path) -> Non
 
 
 def test_without_room_pictures_are_fed_from_then_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Features, "has_room", lambda *_: True)  # there was when it was looked at
+    monkeypatch.setattr(
+        FeatureCache, "has_space", lambda *_: True
+    )  # there was when it was looked at
     network = model()
-    kept = Features(0, memory=0)
-    epochs = list(fine_tune(network, config(freeze=TOP), task(2, kept=kept, data="squares")))
+    kept = FeatureCache(0, memory=0)
+    epochs = list(fine_tune(network, config(freeze=TOP), task(2, cache=kept, data="squares")))
     alone = model()
-    plain = list(fine_tune(alone, config(freeze=TOP), task(2, kept=Features(0, memory=0))))
+    plain = list(fine_tune(alone, config(freeze=TOP), task(2, cache=FeatureCache(0, memory=0))))
     assert [e.loss for e in epochs] == pytest.approx([e.loss for e in plain], rel=1e-5)
 
 
@@ -319,9 +322,9 @@ def train_and_ask(folder: Path, count: int) -> tuple[int, int]:
     shape, path = (count, SIDE, SIDE, 3), folder / str(count)
     with path.open("wb") as file:
         file.truncate(math.prod(shape))
-    pictures = Mapped(path, shape)
+    pictures = MappedRows(path, shape)
     packed, labels = Packed(pictures.array, path, pictures), np.arange(count) % 3
-    kept = Features(1 << 30, folder, memory=0)
+    kept = FeatureCache(1 << 30, folder, memory=0)
     train, rest = (
         Batches(packed, labels, some, 64, CPU.device, shuffle_seed=seed)
         for some, seed in ((np.arange(count // 2), 0), (np.arange(count // 2, count), None))
@@ -329,9 +332,9 @@ def train_and_ask(folder: Path, count: int) -> tuple[int, int]:
     chosen: dict[str, Any] = {"backbone": coarse}
     network = model(**chosen)
     parts = {"train": train, "validation": rest, "score": lambda p: float(len(p))}
-    run = task(2, **parts, kept=kept, data="large")
-    assert [e.score for e in fine_tune(network, config(**chosen), run)] == [rest.pictures] * 2
-    assert len(predict(network, rest, CPU)) == rest.pictures
+    run = task(2, **parts, cache=kept, data="large")
+    assert [e.score for e in fine_tune(network, config(**chosen), run)] == [rest.num_examples] * 2
+    assert len(predict(network, rest, CPU)) == rest.num_examples
     return math.prod(shape), kept.usage().bytes
 
 
@@ -383,7 +386,7 @@ def test_penalties_see_what_the_head_is_fed_and_go_with_the_training() -> None:
     @freeze
     def watched(model: Model) -> list[Group]:
         """Train the head, and look at the features."""
-        model.penalties.append(lambda features: seen.append(tuple(cache.shape)) or 0.0)
+        model.penalties.append(lambda features: seen.append(tuple(features.shape)) or 0.0)
         return [{"params": model.head.parameters(), "lr": 1e-3}]
 
     network = model()
@@ -434,7 +437,7 @@ def test_sampling_draws_classes_by_their_chances() -> None:
     assert len(drawn) == 20 * 120
     assert 1 not in drawn
     assert sum(c == 2 for c in drawn) / len(drawn) == pytest.approx(0.75, abs=0.04)
-    same = [np.concatenate(part.places(3, [1.0, 0.0, 3.0])) for _ in range(2)]
+    same = [np.concatenate(part.epoch_indices(3, [1.0, 0.0, 3.0])) for _ in range(2)]
     assert np.array_equal(*same)
 
 
@@ -450,7 +453,7 @@ class Means(nn.Module):
         self.fits: list[tuple[int, ...]] = []
 
     def fit(self, features: Tensor, labels: Tensor) -> None:
-        self.fits.append(tuple(cache.shape))
+        self.fits.append(tuple(features.shape))
         for c in range(self.layer.out_features):
             mean = features[labels == c].mean(0)
             self.layer.weight[c] = mean
@@ -479,7 +482,7 @@ def test_a_fitted_head_above_a_frozen_backbone_is_left_as_it_is() -> None:
     torch.testing.assert_close(network.head.layer.weight.detach(), expected)
     assert len({e.score for e in epochs}) == 1
     assert epochs[0].score > 0.6
-    assert epochs[0].learned == 24 * 3 + 3
+    assert epochs[0].trained_parameters == 24 * 3 + 3
 
 
 @pytest.mark.parametrize("chosen", ["full", TOP, ("lp_ft", {"probe": 0.5})])
@@ -572,7 +575,7 @@ def test_merging_changes_no_answer() -> None:
     images, _ = next(iter(batches(squares())))
     with torch.no_grad():
         before = network.eval()(images)
-        merge(network)
+        merge_parametrizations(network)
         torch.testing.assert_close(network(images), before)
 
 

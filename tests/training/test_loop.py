@@ -21,8 +21,8 @@ from toy import CPU, Backbone, batches, config, model, squares, task
 
 from autotl import backbone, freeze, head, optimizer, training
 from autotl.errors import Diverged, OutOfMemory, OutOfTime, PluginError
-from autotl.frozen import Features
-from autotl.frozen.split_point import Cut
+from autotl.frozen import FeatureCache
+from autotl.frozen.split_point import SplitPoint
 from autotl.models import Device, Group, Model
 from autotl.training import Epoch, Task, fine_tune, measure, predict
 from autotl.training.inputs import Inputs
@@ -78,16 +78,16 @@ def test_the_loss_is_the_mean_cross_entropy_in_nats() -> None:
     assert epoch.score == run.score(predict(network, run.validation, CPU))
 
 
-@pytest.mark.parametrize("kept", [1 << 30, 1], ids=["cut", "uncut"])
-def test_what_is_frozen_stays_and_the_rest_learns(kept: int) -> None:
+@pytest.mark.parametrize("cache", [1 << 30, 1], ids=["cut", "uncut"])
+def test_what_is_frozen_stays_and_the_rest_learns(cache: int) -> None:
     network = model()
     before = state(network)
-    run = task(3, kept=Features(kept, memory=kept))
+    run = task(3, cache=FeatureCache(cache, memory=cache))
     epochs = list(fine_tune(network, config(freeze=TOP), run))
     top = ("backbone.stages.1.", "backbone.stages.2.", "head.")
     assert changed(before, network) == {k for k in before if k.startswith(top)}
     learned = [p for n, p in network.named_parameters() if n.startswith(top)]
-    assert {e.learned for e in epochs} == {sum(p.numel() for p in learned)}
+    assert {e.trained_parameters for e in epochs} == {sum(p.numel() for p in learned)}
 
 
 def test_a_linear_probe_moves_nothing_but_the_head() -> None:
@@ -95,7 +95,7 @@ def test_a_linear_probe_moves_nothing_but_the_head() -> None:
     before = state(network)
     epochs = list(fine_tune(network, config(), task(2)))
     assert changed(before, network) == {"head.1.weight", "head.1.bias"}
-    assert epochs[-1].learned == 24 * 3 + 3
+    assert epochs[-1].trained_parameters == 24 * 3 + 3
 
 
 def test_learned_counts_whatever_has_ever_learned() -> None:
@@ -106,7 +106,7 @@ def test_learned_counts_whatever_has_ever_learned() -> None:
         yield [{"params": model.head.parameters(), "lr": 1e-3}]
 
     _, epochs = trained(freeze=down)
-    assert epochs[0].learned == epochs[1].learned == 75 + 24 * 24 * 9 + 48
+    assert epochs[0].trained_parameters == epochs[1].trained_parameters == 75 + 24 * 24 * 9 + 48
 
 
 CASES = pytest.mark.parametrize(
@@ -194,7 +194,7 @@ def test_the_rate_warms_up_and_follows_a_cosine_to_zero() -> None:
     @optimizer
     def spied(groups: list[Group], steps: int) -> Any:
         plugin = config(optimizer=("adamw", {"warmup": 0.25}))["optimizer"]
-        chosen, schedule = plugin.plugin.give({"groups": groups, "steps": steps}, plugin.params)
+        chosen, schedule = plugin.plugin.call({"groups": groups, "steps": steps}, plugin.params)
         chosen.register_step_pre_hook(lambda o, *_: rates.append(o.param_groups[0]["lr"]))
         return chosen, schedule
 
@@ -216,17 +216,17 @@ def test_a_change_of_what_learns_keeps_the_state_and_the_schedule() -> None:
         next(running)
     weight = network.head[1].weight
     momentum = made[0].state[weight]["exp_avg"].clone()
-    kept: list[Tensor] = []
+    cache: list[Tensor] = []
 
     def note(self: Watched, *_: Any) -> None:
-        kept.append(self.state[weight]["exp_avg"].clone())
+        cache.append(self.state[weight]["exp_avg"].clone())
 
     hook = register_optimizer_step_pre_hook(note)  # for the optimizer that is yet to be made
     rest = list(running)
     hook.remove()
     assert len(rest) == 2
     assert len(made) == 2  # one for each phase, not for each epoch
-    assert torch.equal(kept[0], momentum)
+    assert torch.equal(cache[0], momentum)
     first, second = made
     head, stem = second.state[weight], second.state[network.backbone.stem[0].weight]
     assert (int(head["step"]), int(stem["step"])) == (12, 6)
@@ -388,7 +388,7 @@ def gradients(size: int, pictures: int, refuses: Callable[[int], bool]) -> dict[
 
     @optimizer
     def noting(groups: list[Group], steps: int) -> Any:
-        made, schedule = watched()[0].give({"groups": groups, "steps": steps}, {})
+        made, schedule = watched()[0].call({"groups": groups, "steps": steps}, {})
 
         def note(*_: Any) -> None:
             named = network.named_parameters()
@@ -504,17 +504,17 @@ def count_pictures(network: Model) -> list[int]:
 
 
 def test_a_frozen_backbone_runs_once_for_each_view() -> None:
-    network, kept = model(), Features()
+    network, cache = model(), FeatureCache()
     seen = count_pictures(network)
     chosen = config(augment="flip_crop")
-    list(fine_tune(network, chosen, task(8, kept=kept, data="squares")))
+    list(fine_tune(network, chosen, task(8, cache=cache, data="squares")))
     assert sum(seen) == 4 * 36 + 36 + 4  # four views, the validation part, four to find the size
     again = model(1)
     seen = count_pictures(again)
-    list(fine_tune(again, chosen, task(8, kept=kept, data="squares")))
+    list(fine_tune(again, chosen, task(8, cache=cache, data="squares")))
     assert sum(seen) == 4
     seen.clear()
-    list(fine_tune(again, config(), task(8, kept=kept, data="squares")))
+    list(fine_tune(again, config(), task(8, cache=cache, data="squares")))
     assert sum(seen) == 4  # its one view, the picture itself, was among them
 
 
@@ -531,30 +531,30 @@ def whole(inputs: Inputs, view: int | None) -> Tensor:
     assert inputs.frozen is not None
     rows = inputs.frozen.rows(inputs.task.train, view)
     assert rows is not None
-    [(activations, _)] = rows.batches([np.arange(inputs.task.train.pictures)])
+    [(activations, _)] = rows.batches([np.arange(inputs.task.train.num_examples)])
     return activations
 
 
 def test_views_differ_and_come_round_again() -> None:
     network = model()
     inputs = Inputs(network, config(augment="flip_crop"), task(6, views=2))
-    training.set_learning(network, [{"params": list(network.head.parameters())}])
+    training.set_trainable(network, [{"params": list(network.head.parameters())}])
     inputs.recut(set())
     assert inputs.cut is not None
     views = [whole(inputs, v) for v in (None, 1)]
     assert not torch.equal(*views)
-    rows = [np.concatenate(inputs.task.train.places(e)) for e in (1, 2, 3)]
+    rows = [np.concatenate(inputs.task.train.epoch_indices(e)) for e in (1, 2, 3)]
     for epoch in (1, 2, 3):
         fed = torch.cat([batch for batch, _ in inputs.training(epoch)])
         assert torch.equal(fed, views[(epoch - 1) % 2][rows[epoch - 1]])
 
 
 def test_without_a_name_for_the_data_nothing_is_shared() -> None:
-    kept = Features()
+    cache = FeatureCache()
     for seed in (0, 1):
         network = model(seed)
         seen = count_pictures(network)
-        list(fine_tune(network, config(), task(1, kept=kept)))
+        list(fine_tune(network, config(), task(1, cache=cache)))
         assert sum(seen) == 36 + 36 + 4
 
 
@@ -565,52 +565,52 @@ def test_other_data_and_other_backbones_have_their_own() -> None:
         torch.manual_seed(9)
         return Backbone()
 
-    kept = Features()
-    trained(kept=kept, data="a")
-    shared, _ = trained(kept=kept, data="a", backbone=other)
+    cache = FeatureCache()
+    trained(cache=cache, data="a")
+    shared, _ = trained(cache=cache, data="a", backbone=other)
     alone, _ = trained(backbone=other)
     assert same(shared, alone)
     fewer = batches(squares(8, seed=2))
-    shared, _ = trained(kept=kept, data="b", train=fewer)
+    shared, _ = trained(cache=cache, data="b", train=fewer)
     alone, _ = trained(train=fewer)
     assert same(shared, alone)
 
 
 @pytest.mark.parametrize("chosen", [TOP, "linear_probe", "gradual", "lp_ft"])
 def test_keeping_changes_no_result(chosen: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Cut, "half_agrees", lambda *_: False)
-    one, kept = trained(epochs=4, freeze=chosen)
-    other, uncut = trained(epochs=4, freeze=chosen, kept=Features(0, memory=0))
+    monkeypatch.setattr(SplitPoint, "float16_agrees", lambda *_: False)
+    one, cached = trained(epochs=4, freeze=chosen)
+    other, uncut = trained(epochs=4, freeze=chosen, cache=FeatureCache(0, memory=0))
     torch.testing.assert_close(one.state_dict(), other.state_dict(), rtol=1e-3, atol=1e-5)
-    assert [e.loss for e in kept] == pytest.approx([e.loss for e in uncut], rel=1e-4)
-    assert [e.score for e in kept] == pytest.approx([e.score for e in uncut], abs=0.03)
+    assert [e.loss for e in cached] == pytest.approx([e.loss for e in uncut], rel=1e-4)
+    assert [e.score for e in cached] == pytest.approx([e.score for e in uncut], abs=0.03)
 
 
 def test_keeping_in_16_bits_changes_little(monkeypatch: pytest.MonkeyPatch) -> None:
-    kept = Features()
-    _, halved = trained(epochs=4, freeze=TOP, kept=kept, data="squares")
-    halves = kept.usage().bytes
-    monkeypatch.setattr(Cut, "half_agrees", lambda *_: False)
-    _, exact = trained(epochs=4, freeze=TOP, kept=kept, data="squares")
-    assert kept.usage().bytes > 2.5 * halves  # both are there: the type is part of the name
+    cache = FeatureCache()
+    _, halved = trained(epochs=4, freeze=TOP, cache=cache, data="squares")
+    halves = cache.usage().bytes
+    monkeypatch.setattr(SplitPoint, "float16_agrees", lambda *_: False)
+    _, exact = trained(epochs=4, freeze=TOP, cache=cache, data="squares")
+    assert cache.usage().bytes > 2.5 * halves  # both are there: the type is part of the name
     assert [e.loss for e in halved] == pytest.approx([e.loss for e in exact], rel=1e-2)
     assert [e.loss for e in halved] != [e.loss for e in exact]
 
 
-@pytest.mark.parametrize(("limit", "kept"), [(0.9, False), (1.1, True)])
-def test_what_takes_more_than_half_of_the_room_is_not_kept(limit: float, kept: bool) -> None:
+@pytest.mark.parametrize(("limit", "cache"), [(0.9, False), (1.1, True)])
+def test_what_takes_more_than_half_of_the_room_is_not_kept(limit: float, cache: bool) -> None:
     # After the first stage, two bytes each, for two views and validation.
     numbers = 16 * 4 * 4 * (2 * 36 + 36)
     network = model()
     inputs = Inputs(
         network,
         config(freeze=TOP, augment="flip_crop"),
-        task(2, kept=Features(int(limit * 2 * 2 * numbers), memory=0)),
+        task(2, cache=FeatureCache(int(limit * 2 * 2 * numbers), memory=0)),
     )
     top = [p for block in network.blocks[-2:] for p in block]
-    training.set_learning(network, [{"params": [*top, *network.head.parameters()]}])
+    training.set_trainable(network, [{"params": [*top, *network.head.parameters()]}])
     inputs.recut(set())
-    assert (inputs.cut is not None) == kept
+    assert (inputs.cut is not None) == cache
 
 
 @freeze
@@ -621,14 +621,14 @@ def up_and_down(model: Model, epochs: int) -> Iterator[list[Group]]:
 
 
 def test_a_backbone_that_has_learned_keeps_its_activations_to_itself() -> None:
-    kept = Features()
-    trained(epochs=3, kept=kept, data="squares")  # a stranger's, which must not be taken for ours
-    ours, _ = trained(epochs=3, freeze=up_and_down, kept=kept, data="squares")
-    alone, _ = trained(epochs=3, freeze=up_and_down, kept=Features(0, memory=0))
+    cache = FeatureCache()
+    trained(epochs=3, cache=cache, data="squares")  # a stranger's, which must not be taken for ours
+    ours, _ = trained(epochs=3, freeze=up_and_down, cache=cache, data="squares")
+    alone, _ = trained(epochs=3, freeze=up_and_down, cache=FeatureCache(0, memory=0))
     torch.testing.assert_close(ours.state_dict(), alone.state_dict(), rtol=1e-3, atol=1e-5)
-    kept = Features()
-    trained(epochs=3, freeze=up_and_down, kept=kept, data="squares")
-    after, _ = trained(epochs=3, kept=kept, data="squares")
+    cache = FeatureCache()
+    trained(epochs=3, freeze=up_and_down, cache=cache, data="squares")
+    after, _ = trained(epochs=3, cache=cache, data="squares")
     fresh, _ = trained(epochs=3)
     assert same(after, fresh)
 
@@ -645,10 +645,10 @@ def test_a_head_that_works_in_place_spoils_nothing_that_is_kept() -> None:
     def trust(probabilities: np.ndarray) -> float:
         return float(probabilities.max(1).mean())
 
-    _, kept = trained(epochs=3, head=halving, score=trust)
-    _, alone = trained(epochs=3, head=halving, score=trust, kept=Features(0, memory=0))
-    assert [e.score for e in kept] == pytest.approx([e.score for e in alone], rel=1e-5)
-    assert [e.loss for e in kept] == pytest.approx([e.loss for e in alone], rel=1e-5)
+    _, cached = trained(epochs=3, head=halving, score=trust)
+    _, alone = trained(epochs=3, head=halving, score=trust, cache=FeatureCache(0, memory=0))
+    assert [e.score for e in cached] == pytest.approx([e.score for e in alone], rel=1e-5)
+    assert [e.loss for e in cached] == pytest.approx([e.loss for e in alone], rel=1e-5)
 
 
 # Measuring and predicting.
@@ -666,7 +666,7 @@ def test_measuring_leaves_the_model_alone(chosen: Any) -> None:
     assert (cost.view > 0) == (chosen in ("linear_probe", TOP))
     seconds = [cost.seconds(epochs) for epochs in (1, 2, 4, 8, 16)]
     assert seconds == sorted(set(seconds))
-    assert run.kept.usage().entries == 0
+    assert run.cache.usage().entries == 0
 
 
 def test_what_was_measured_is_not_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -704,32 +704,32 @@ def test_the_faster_type_is_chosen_once(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(training.cost, "_steps", steps_of)
     where = Device(CPU.device, torch.bfloat16)
     run = task(2, where=where)
-    settings = [measure(model(), config(freeze=f), run).setting for f in ("full", TOP)]
+    settings = [measure(model(), config(freeze=f), run).compute for f in ("full", TOP)]
     assert [s.half for s in settings] == [False, False]
     assert steps == [True, False, False]
     assert settings[0].where(where).autocast is None
     slow = False
-    assert not measure(model(), config(freeze="full"), run).setting.half  # as it was measured
-    assert measure(model(), config(freeze="full"), task(2, where=where)).setting.half
-    assert measure(model(), config(freeze="full"), task(2)).setting.where(CPU) == CPU
+    assert not measure(model(), config(freeze="full"), run).compute.half  # as it was measured
+    assert measure(model(), config(freeze="full"), task(2, where=where)).compute.half
+    assert measure(model(), config(freeze="full"), task(2)).compute.where(CPU) == CPU
 
 
 @pytest.mark.parametrize(("reading", "keep"), [(0.0, True), (1e3, False)])
 def test_what_is_slower_to_read_than_to_compute_is_not_kept(
     monkeypatch: pytest.MonkeyPatch, reading: float, keep: bool
 ) -> None:
-    monkeypatch.setattr(Features, "seconds_to_read", lambda *_: reading)
+    monkeypatch.setattr(FeatureCache, "seconds_to_read", lambda *_: reading)
     run = task(4, data="squares")
     cost = measure(model(), config(freeze=TOP), run)
-    assert cost.setting.keep == keep
+    assert cost.compute.keep == keep
     assert (cost.view > 0) == (cost.once > 0) == keep
     assert cost.epoch > 0
-    run.setting = cost.setting
+    run.compute = cost.compute
     network = model()
     seen = count_pictures(network)
     list(fine_tune(network, config(freeze=TOP), run))
     assert (sum(seen) < 100) == keep
-    assert (run.kept.usage().entries > 0) == keep
+    assert (run.cache.usage().entries > 0) == keep
 
 
 def test_a_cost_is_filed_in_milliseconds_and_bytes() -> None:
@@ -765,8 +765,8 @@ def test_a_model_that_cannot_be_compiled_is_trained_as_it_is(
     monkeypatch.setattr(torch, "compile", compiled)
     plain, _ = trained(freeze="full")
     assert not calls
-    setting = training.Setting(keep=False, compiled=True)
-    other, _ = trained(freeze="full", setting=setting)
+    setting = training.ComputeSettings(keep=False, compiled=True)
+    other, _ = trained(freeze="full", compute=setting)
     assert len(calls) == (1 if fails else 6)
     assert same(plain, other)
 
@@ -783,8 +783,8 @@ def test_a_compiled_model_that_runs_out_of_memory_does_so(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(torch, "compile", compiled)
     micro: dict[str, int] = {}
-    setting = training.Setting(keep=False, compiled=True)
-    trained(epochs=1, freeze="full", setting=setting, micro=micro)
+    setting = training.ComputeSettings(keep=False, compiled=True)
+    trained(epochs=1, freeze="full", compute=setting, micro=micro)
     assert list(micro.values()) == [3]
 
 
@@ -802,7 +802,7 @@ def test_the_cost_of_views_ends_with_the_last_of_them() -> None:
     assert half.seconds(10) == 5.0
 
 
-def test_the_costly_share_is_that_in_which_the_backbone_learns() -> None:
+def test_the_costly_share_is_that_in_which_the_backbone_trainable() -> None:
     def share(chosen: Any) -> float:
         return measure(model(), config(freeze=chosen), task(10)).costly
 

@@ -14,7 +14,7 @@ from autotl import freeze, head
 from autotl.errors import Diverged, OutOfTime
 from autotl.models import Model
 from autotl.space.space import Config
-from autotl.training import Probed, features, fine_tune, probe, stays_frozen
+from autotl.training import ProbeEpoch, features, fine_tune, keeps_backbone_frozen, probe
 
 HEADS: list[dict[str, Any]] = [
     {},
@@ -75,7 +75,7 @@ def thaws(model: Model, epochs: int, *, lr: float = 1e-3) -> Any:
         yield [{"params": list(learning.parameters()), "lr": lr}]
 
 
-def run(configs: list[Config], **changes: Any) -> list[list[Probed | Exception | None]]:
+def run(configs: list[Config], **changes: Any) -> list[list[ProbeEpoch | Exception | None]]:
     network = toy.model(**HEADS[0])
     return list(probe(network, configs, toy.task(3, **changes)))
 
@@ -95,14 +95,14 @@ def test_each_is_trained_as_if_it_were_alone(ema: float) -> None:
         beside = [epoch[i] for epoch in together if not (solved and epoch is not together[0])]
         assert solved == (together[1][i] is None)  # more epochs would change nothing
         for one, other in zip(alone[: len(beside)], beside, strict=True):
-            assert isinstance(other, Probed)
-            assert (one.number, one.loss, one.score, one.learned) == (
+            assert isinstance(other, ProbeEpoch)
+            assert (one.number, one.loss, one.score, one.trained_parameters) == (
                 other.epoch.number,
                 other.epoch.loss,
                 other.epoch.score,
-                other.epoch.learned,
+                other.epoch.trained_parameters,
             )
-        assert isinstance(beside[-1], Probed)
+        assert isinstance(beside[-1], ProbeEpoch)
         assert beside[-1].last
         trained = states(beside[-1].model)
         assert all(torch.equal(trained[k], v) for k, v in states(network).items())
@@ -131,11 +131,11 @@ def test_one_that_fails_leaves_the_others_as_they_are() -> None:
     for epoch, expected in zip(found, clean, strict=True):
         for i, j in ((0, 0), (5, 1)):
             one, other = epoch[i], expected[j]
-            assert isinstance(one, Probed)
-            assert isinstance(other, Probed)
+            assert isinstance(one, ProbeEpoch)
+            assert isinstance(other, ProbeEpoch)
             assert (one.epoch.loss, one.epoch.score) == (other.epoch.loss, other.epoch.score)
     first, second, third = found
-    assert isinstance(first[1], Probed)
+    assert isinstance(first[1], ProbeEpoch)
     assert str(second[1]) == "boom"
     assert third[1] is None
     assert str(first[2]) == "no such head"
@@ -147,8 +147,8 @@ def test_heads_that_are_solved_for_have_one_epoch() -> None:
     solved = toy.config(head="logistic_regression")
     network = toy.model(head="logistic_regression")
     [[one, other]] = list(probe(network, [solved, toy.config(head="lda")], toy.task(3)))
-    assert isinstance(one, Probed)
-    assert isinstance(other, Probed)
+    assert isinstance(one, ProbeEpoch)
+    assert isinstance(other, ProbeEpoch)
     assert one.last
     assert other.last
     # one that is solved for does not keep another from seeing augmented pictures
@@ -157,7 +157,7 @@ def test_heads_that_are_solved_for_have_one_epoch() -> None:
     configs = [toy.config(head="logistic_regression", augment="flip_crop"), toy.config(**chosen)]
     beside = [epoch[1] for epoch in probe(network, configs, toy.task(3))]
     alone = list(fine_tune(toy.model(**chosen), configs[1], toy.task(3)))
-    assert [e.epoch.loss for e in beside if isinstance(e, Probed)] == [e.loss for e in alone]
+    assert [e.epoch.loss for e in beside if isinstance(e, ProbeEpoch)] == [e.loss for e in alone]
 
 
 def test_an_error_of_the_first_before_its_first_step_is_everybodys() -> None:
@@ -199,5 +199,5 @@ def test_the_features_are_the_backbones() -> None:
 def test_what_stays_frozen(strategy: Any, frozen: bool) -> None:
     network = toy.model()
     before = {name: p.requires_grad for name, p in network.named_parameters()}
-    assert stays_frozen(network, toy.config(freeze=strategy), 3) == frozen
+    assert keeps_backbone_frozen(network, toy.config(freeze=strategy), 3) == frozen
     assert {name: p.requires_grad for name, p in network.named_parameters()} == before

@@ -76,13 +76,13 @@ TRIAL = sa.Table(
     METADATA,
     sa.Column("study", sa.String(512), primary_key=True),
     sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),  # Optuna's
-    sa.Column("end", sa.String(32), nullable=False),  # one of store.ENDS
+    sa.Column("status", sa.String(32), nullable=False),  # one of store.STATUSES
     sa.Column("reason", sa.Text, nullable=False),
     sa.Column("config", Json, nullable=False),
     sa.Column("score", Number),
     sa.Column("epochs", sa.Integer, nullable=False),
     sa.Column("parameters", sa.BigInteger),
-    sa.Column("learned_parameters", sa.BigInteger),
+    sa.Column("trained_parameters", sa.BigInteger),
     sa.Column("seconds", Number, nullable=False),
     sa.Column("started", Utc, nullable=False),
     sa.Column("facts", Json),  # null for trials of before there were any
