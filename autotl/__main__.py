@@ -1,4 +1,4 @@
-"""``python -m autotl``."""
+"""Entry point of ``python -m autotl``."""
 
 from autotl.cli import main
 

@@ -1,4 +1,4 @@
-"""What several commands share: types and options of the command line, and how they end."""
+"""What several commands share: option types, options, and the handling of interrupts."""
 
 from __future__ import annotations
 
@@ -11,20 +11,50 @@ from typing import Any
 import click
 
 from autotl.errors import StudyError
+from autotl.events import Event, Listener
 
-FILE = click.Path(path_type=Path)
-PLUGIN = click.option("--plugin", multiple=True, type=FILE, help="A Python file with plugins.")
+PATH = click.Path(path_type=Path)
+PLUGIN = click.option(
+    "--plugin",
+    multiple=True,
+    type=PATH,
+    metavar="FILE",
+    help="Python file with additional plugins; repeatable (default: none).",
+)
+DEVICE = click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda", "mps"]),
+    default="auto",
+    help="Device for the computation (default: auto, the GPU where there is one).",
+)
+FORMAT = click.option(
+    "--format",
+    "output_format",
+    type=click.Choice(["table", "json"]),
+    default="table",
+    help="Format of the output (default: table).",
+)
+STORAGE = click.option(
+    "--storage", metavar="URL", help="Database URL of the studies (default: OUT/autotl.db)."
+)
+WEIGHTS = click.option(
+    "--weights",
+    type=PATH,
+    metavar="DIR",
+    help="Folder of pretrained weights, each file named like its backbone "
+    "(default: installed packages, then the Hugging Face cache and hub).",
+)
 
 
-class Span(click.ParamType[float]):
-    """A time span such as ``10m``."""
+class Duration(click.ParamType[float]):
+    """A duration such as ``10m``, converted to seconds."""
 
     name = "time"
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
-        """The span in seconds."""
+        """Convert an option's text to seconds; a text that is no duration is a usage error."""
         from autotl import study
 
         try:
@@ -33,42 +63,43 @@ class Span(click.ParamType[float]):
             self.fail(str(error), param, ctx)
 
 
-def asked(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that were given."""
+def given_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that were given on the command line."""
     return {k: v for k, v in options.items() if v is not None and v != ()}
 
 
 @contextmanager
-def interruptible(listener: Any) -> Iterator[Any]:
-    """A listener that raises a Ctrl-C, or what a scheduler sends instead, at its next event.
+def interruptible(listener: Listener) -> Iterator[Listener]:
+    """Wrap a listener so that SIGINT or SIGTERM raises KeyboardInterrupt at the next event.
 
-    There nothing is half done. Raised where it arrives, it could tear a write to the database, or
-    fall into a finaliser, where Python drops it. Whoever asks twice is not kept waiting.
+    At an event nothing is half done. Raised where the signal arrives, the exception could abort a
+    write to the database halfway, or occur in a finaliser, where Python ignores it. A second
+    signal before the next event interrupts immediately.
     """
-    asked = False
+    pending = False
 
-    def interrupted(*_: Any) -> None:
-        nonlocal asked
-        if asked:
+    def handle_signal(*_: Any) -> None:
+        nonlocal pending
+        if pending:
             raise KeyboardInterrupt
-        asked = True
+        pending = True
 
-    def watch(event: Any) -> None:
-        nonlocal asked
+    def listen(event: Event) -> None:
+        nonlocal pending
         listener(event)
-        if asked:
-            asked = False
+        if pending:
+            pending = False
             raise KeyboardInterrupt
 
     signals = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, interrupted) for number in signals]
+    previous = [signal.signal(number, handle_signal) for number in signals]
     try:
-        yield watch
+        yield listen
     finally:
-        for number, handler in zip(signals, before, strict=True):
+        for number, handler in zip(signals, previous, strict=True):
             signal.signal(number, handler)
 
 
-def legible(text: str) -> str:
-    """A name for the terminal: a file's or folder's may hold control characters, or be no text."""
+def printable(text: str) -> str:
+    """Replace what a terminal cannot show: file names may hold control characters or non-text."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)

@@ -1,4 +1,4 @@
-"""``data``: a look at the pictures before they are searched on."""
+"""The ``data`` commands: inspection of a data set before a search."""
 
 from __future__ import annotations
 
@@ -6,30 +6,30 @@ from pathlib import Path
 
 import click
 
-from autotl.cli.common import PLUGIN, legible
+from autotl.cli.common import PLUGIN, printable
 
 
 @click.group()
 def data() -> None:
-    """Look at a data set."""
+    """Inspect a data set."""
 
 
 @data.command("check")
 @click.argument("source", metavar="DATA")
 @PLUGIN
 def check_data(source: str, plugin: tuple[Path, ...]) -> None:
-    """Open every picture of DATA once and say what is wrong with it."""
-    from autotl import data as rooms
+    """Open every image of DATA once and report the problems found."""
+    from autotl.cli.inputs import load_examples
+    from autotl.data import check
     from autotl.space import registry
 
-    examples = registry.load(plugin).dataset(source).call({"source": source}, {})
-    dataset = rooms.check(examples, source)
+    dataset = check(load_examples(source, registry.load(plugin)), source)
     for issue in dataset.issues:
-        click.echo(legible(f"{issue.name}: {issue.problem} ({issue.action})"))
-    parts = {part: len(dataset.indices(part)) for part in ("train", "validation", "test")}
+        click.echo(printable(f"{issue.name}: {issue.problem} ({issue.action})"))
+    sizes = {split: len(dataset.indices(split)) for split in ("train", "validation", "test")}
     click.echo(
-        f"{len(dataset.examples)} pictures of {len(dataset.classes)} classes can be used: "
-        + ", ".join(f"{n} {part}" for part, n in parts.items())
+        f"{len(dataset.examples)} images of {len(dataset.classes)} classes can be used: "
+        + ", ".join(f"{size} {split}" for split, size in sizes.items())
     )
     for i, name in enumerate(dataset.classes):
-        click.echo(f"  {legible(name)}: {int((dataset.labels == i).sum())}")
+        click.echo(f"  {printable(name)}: {int((dataset.labels == i).sum())}")

@@ -1,4 +1,4 @@
-"""``evaluate``: how good a model folder is on labelled pictures."""
+"""The ``evaluate`` command: scores of a model folder on labelled images."""
 
 from __future__ import annotations
 
@@ -10,20 +10,23 @@ from typing import Any
 
 import click
 
-from autotl.cli.common import FILE, PLUGIN, legible
-from autotl.cli.models import DEVICE, Bar, examples
+from autotl.cli.common import DEVICE, FORMAT, PATH, PLUGIN, printable
+from autotl.cli.inputs import load_examples
+from autotl.cli.progress_bar import ProgressBar
 
 
 @click.command()
-@click.argument("model", type=FILE)
+@click.argument("model", type=PATH)
 @click.argument("source", metavar="DATA")
 @click.option(
     "--split",
     type=click.Choice(["train", "validation", "test"]),
-    help="Only that part, where DATA says which is which.",
+    help="Split of DATA to score, if DATA defines splits (default: all images).",
 )
-@click.option("--metric", multiple=True, metavar="NAME", help="Only these; default all.")
-@click.option("--format", "form", type=click.Choice(["table", "json"]), default="table")
+@click.option(
+    "--metric", multiple=True, metavar="NAME", help="Metric to report; repeatable (default: all)."
+)
+@FORMAT
 @PLUGIN
 @DEVICE
 def evaluate(
@@ -31,35 +34,35 @@ def evaluate(
     source: str,
     split: str | None,
     metric: Sequence[str],
-    form: str,
+    output_format: str,
     plugin: Sequence[Path],
     device: str,
 ) -> None:
-    """Score MODEL on DATA: labelled pictures, as search takes them.
+    """Score MODEL on DATA: labelled images in any form that search accepts.
 
-    Scores come with their 95 % intervals: Wilson's for accuracy, a bootstrap stratified by class
-    for the others. Pictures that cannot be read are named on stderr and left out; the exit code
+    Scores come with 95 % intervals: Wilson's for accuracy, a bootstrap stratified by class for
+    the other metrics. Images that cannot be read are named on stderr and left out; the exit code
     is then 1.
     """
-    from autotl import models as models
+    from autotl import models
     from autotl.artifact import model_folder
     from autotl.evaluation.evaluate import evaluate as score_model
     from autotl.scoring import metrics
     from autotl.space import registry
 
-    names = metric or tuple(metrics.METRICS)
+    metric_names = metric or tuple(metrics.METRICS)
     plugins = registry.load(plugin)
-    predictor = model_folder.load(model, plugins, models.device(device))
-    found = examples(source, plugins)
-    with Bar("evaluating", len(found)) as bar:
+    predictor = model_folder.load(model, plugins, models.select_device(device))
+    examples = load_examples(source, plugins)
+    with ProgressBar("evaluating", len(examples)) as bar:
         result = score_model(
-            predictor, found, source, split, names, lambda done, _: bar.update(done)
+            predictor, examples, source, split, metric_names, lambda done, _: bar.update(done)
         )
-    for broken in result["unreadable"]:
-        known = broken["name"] in broken["reason"]  # a reason names the file, but not an array
-        which = "" if known else f"{legible(broken['name'])}: "
-        click.echo(f"Error: {which}{legible(broken['reason'])}", err=True)
-    if form == "json":
+    for image in result["unreadable"]:
+        # The reason names the image if it is a file, but not if it is an array.
+        prefix = "" if image["name"] in image["reason"] else f"{printable(image['name'])}: "
+        click.echo(f"Error: {prefix}{printable(image['reason'])}", err=True)
+    if output_format == "json":
         click.echo(json.dumps({"model": str(model), "data": source, **result}, indent=2))
     else:
         for line in _table(result):
@@ -69,24 +72,24 @@ def evaluate(
 
 
 def _table(result: Mapping[str, Any]) -> Iterator[str]:
-    """The scores, the classes and what they do not cover, line by line."""
-    yield f"{result['n']} pictures"
+    """Yield the lines of the scores, the table of classes and the notes."""
+    yield f"{result['n']} images"
     yield ""
-    for name, value in result["metrics"].items():
-        if value["score"] is None:
-            yield f"{name:<18}  not defined: too few classes"
+    for name, metric in result["metrics"].items():
+        if metric["score"] is None:
+            yield f"{name:<18}  undefined: too few classes"
         else:
-            interval = f"95 % interval {value['low']:.4f} to {value['high']:.4f}"
-            yield f"{name:<18}  {value['score']:.4f}  {interval}"
+            interval = f"95 % interval {metric['low']:.4f} to {metric['high']:.4f}"
+            yield f"{name:<18}  {metric['score']:.4f}  {interval}"
     yield f"{'calibration error':<18}  {result['ece']:.4f}  (expected, 0 is best)"
     yield ""
-    names = [legible(row["class"]) for row in result["per_class"]]
+    names = [printable(row["class"]) for row in result["per_class"]]
     width = max(map(len, [*names, "class"]))
-    yield f"{'class':<{width}}  pictures  recall  precision  f1"
+    yield f"{'class':<{width}}  images  recall  precision  f1"
     for name, row in zip(names, result["per_class"], strict=True):
         recall, precision, f1 = (
             "-" if row[key] is None else f"{row[key]:.3f}" for key in ("recall", "precision", "f1")
         )
-        yield f"{name:<{width}}  {row['n']:>8}  {recall:>6}  {precision:>9}  {f1}"
+        yield f"{name:<{width}}  {row['n']:>6}  {recall:>6}  {precision:>9}  {f1}"
     for note in result["notes"]:
         yield f"\nnote: {note}"

@@ -1,4 +1,4 @@
-"""``predict``: classes of new pictures, by a model folder."""
+"""The ``predict`` command: class probabilities of new images from a model folder."""
 
 from __future__ import annotations
 
@@ -11,82 +11,90 @@ from pathlib import Path
 
 import click
 
-from autotl.cli.common import FILE, PLUGIN, legible
-from autotl.cli.models import DEVICE, Bar, pictures
+from autotl.cli.common import DEVICE, PATH, PLUGIN, printable
+from autotl.cli.inputs import image_files
+from autotl.cli.progress_bar import ProgressBar
 from autotl.errors import DataError
+
+Predictions = Iterator[tuple[str, list[tuple[str, float]]]]
+"""For each file its name and its classes with their probabilities, the most probable first."""
 
 
 @click.command()
-@click.argument("model", type=FILE)
+@click.argument("model", type=PATH)
 @click.argument("files", nargs=-1, required=True)
 @click.option(
     "--format",
-    "form",
+    "output_format",
     type=click.Choice(["table", "csv", "json"]),
     default="table",
-    help="json is one object a line.",
+    help="Format of the output; json writes one object a line (default: table).",
 )
-@click.option("--top", type=click.IntRange(min=1), default=3, help="Classes shown of a picture.")
+@click.option(
+    "--top",
+    type=click.IntRange(min=1),
+    default=3,
+    metavar="N",
+    help="Number of classes for each image, the most probable first (default: 3).",
+)
 @PLUGIN
 @DEVICE
 def predict(
-    model: Path, files: tuple[str, ...], form: str, top: int, plugin: tuple[Path, ...], device: str
+    model: Path,
+    files: tuple[str, ...],
+    output_format: str,
+    top: int,
+    plugin: tuple[Path, ...],
+    device: str,
 ) -> None:
-    """Predict the classes of FILES: pictures, folders, glob patterns, or - for a list on stdin.
+    """Predict the classes of FILES: images, folders, glob patterns, or - for a list on stdin.
 
-    Files that cannot be read are named on stderr, the others are predicted; the exit code is
+    Files that cannot be read are named on stderr and the others are predicted; the exit code is
     then 1.
     """
-    names = list(pictures(files))
+    names = list(image_files(files))
     if not names:
-        raise DataError("no pictures: the list on stdin is empty")
-    from autotl import models as models
+        raise DataError("no images: the list on stdin is empty")
+    from autotl import models
     from autotl.artifact import model_folder
     from autotl.space import registry
 
-    predictor = model_folder.load(model, registry.load(plugin), models.device(device))
-    broken: list[str] = []
+    predictor = model_folder.load(model, registry.load(plugin), models.select_device(device))
+    unreadable: list[str] = []
 
-    def failed(place: int, reason: str) -> None:
-        broken.append(names[place])
-        bar.error(legible(reason))
+    def report_unreadable(index: int, reason: str) -> None:
+        unreadable.append(names[index])
+        bar.print_error(printable(reason))
 
-    def rows() -> Ranked:
-        for place, row in predictor.stream([Path(name) for name in names], failed):
-            ranked = sorted(zip(predictor.classes, map(float, row), strict=True), key=_likelier)
-            yield names[place], ranked[:top]
-            bar.update(place + 1)
+    def predictions() -> Predictions:
+        for index, row in predictor.stream([Path(name) for name in names], report_unreadable):
+            classes = zip(predictor.classes, map(float, row), strict=True)
+            yield names[index], sorted(classes, key=lambda c: c[1], reverse=True)[:top]
+            bar.update(index + 1)
 
-    write = {"table": _table, "csv": _csv, "json": _json}[form]
-    # Answers on the same terminal would tear the bar, and are progress enough.
-    with Bar("predicting", len(names), hidden=sys.stdout.isatty()) as bar:
-        write(rows())
-    if broken:
+    write = {"table": _write_table, "csv": _write_csv, "json": _write_json}[output_format]
+    # Predictions on the same terminal would break the bar, and they show the progress themselves.
+    with ProgressBar("predicting", len(names), hidden=sys.stdout.isatty()) as bar:
+        write(predictions())
+    if unreadable:
         sys.exit(1)
 
 
-Ranked = Iterator[tuple[str, list[tuple[str, float]]]]
+def _write_table(predictions: Predictions) -> None:
+    for file, classes in predictions:
+        columns = "  ".join(f"{printable(name)} {p:.4f}" for name, p in classes)
+        click.echo(f"{printable(file)}  {columns}")
 
 
-def _likelier(answer: tuple[str, float]) -> float:
-    return -answer[1]
-
-
-def _table(rows: Ranked) -> None:
-    for file, ranked in rows:
-        answers = "  ".join(f"{legible(name)} {p:.4f}" for name, p in ranked)
-        click.echo(f"{legible(file)}  {answers}")
-
-
-def _csv(rows: Ranked) -> None:
-    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may be no Unicode
+def _write_csv(predictions: Predictions) -> None:
+    if isinstance(sys.stdout, io.TextIOWrapper):  # file names need not be valid Unicode
         sys.stdout.reconfigure(errors="surrogateescape")
-    out = csv.writer(sys.stdout)
-    out.writerow(["file", "rank", "class", "probability"])
-    for file, ranked in rows:
-        out.writerows([file, i, name, f"{p:.6f}"] for i, (name, p) in enumerate(ranked, start=1))
+    writer = csv.writer(sys.stdout)
+    writer.writerow(["file", "rank", "class", "probability"])
+    for file, classes in predictions:
+        writer.writerows([file, i, name, f"{p:.6f}"] for i, (name, p) in enumerate(classes, 1))
 
 
-def _json(rows: Ranked) -> None:
-    for file, ranked in rows:
-        click.echo(json.dumps({"file": file, "classes": dict(ranked)}))
+def _write_json(predictions: Predictions) -> None:
+    for file, classes in predictions:
+        click.echo(json.dumps({"file": file, "classes": dict(classes)}))

@@ -1,4 +1,4 @@
-"""``search`` and ``train``: the commands that fine-tune."""
+"""The ``search`` and ``train`` commands: fine-tuning of many configurations, or of one."""
 
 from __future__ import annotations
 
@@ -6,115 +6,249 @@ import shlex
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from autotl.cli.common import FILE, PLUGIN, Span, asked, interruptible
+from autotl.cli.common import (
+    PATH,
+    PLUGIN,
+    STORAGE,
+    WEIGHTS,
+    Duration,
+    given_options,
+    interruptible,
+)
+
+if TYPE_CHECKING:
+    from autotl.engine import Result
+    from autotl.study import StudyConfig
+
+QUIET = click.option(
+    "--quiet",
+    "-q",
+    is_flag=True,
+    help="No output except warnings and errors (default: progress and result).",
+)
 
 
 @click.command()
 @click.argument("source", metavar="DATA|STUDY.toml")
-@click.option("--budget", type=Span(), help="Wall-clock time for everything: 90s, 10m, 1h30m.")
-@click.option("--trials", type=int, metavar="N", help="Stop when the study has N trials.")
-@click.option("--backbone", multiple=True, metavar="PATTERN", help="timm name or pattern.")
-@click.option("--freeze", multiple=True, metavar="NAME", help="Freeze strategies to search.")
-@click.option("--head", multiple=True, metavar="NAME", help="Heads to search.")
-@click.option("--augment", multiple=True, metavar="NAME", help="Augmentations to search.")
-@click.option("--optimizer", multiple=True, metavar="NAME", help="Optimizers to search.")
-@click.option("--balance", multiple=True, metavar="NAME", help="Ways to balance classes.")
-@click.option("--metric", help="accuracy, balanced_accuracy, macro_f1, auroc or log_loss.")
-@click.option("--epochs", type=int, help="Epochs of a trial; fewer where time is short.")
-@click.option("--batch-size", type=int, help="Pictures in a training step.")
-@click.option("--ema", type=float, metavar="DECAY", help="Average the weights: 0.99 to 0.9999.")
+@click.option(
+    "--budget",
+    type=Duration(),
+    help="Wall-clock time for the whole search, e.g. 90s, 10m or 1h30m "
+    "(default: 10m without --trials, otherwise no limit).",
+)
+@click.option(
+    "--trials",
+    type=int,
+    metavar="N",
+    help="Number of trials after which the search stops (default: no limit).",
+)
+@click.option(
+    "--backbone",
+    multiple=True,
+    metavar="PATTERN",
+    help="Name or glob pattern of timm models, or a set such as @small; repeatable "
+    "(default: a set that suits the device and the budget).",
+)
+@click.option(
+    "--freeze",
+    multiple=True,
+    metavar="NAME",
+    help="Freeze strategy to search; repeatable (default: all).",
+)
+@click.option(
+    "--head", multiple=True, metavar="NAME", help="Head to search; repeatable (default: all)."
+)
+@click.option(
+    "--augment",
+    multiple=True,
+    metavar="NAME",
+    help="Augmentation to search; repeatable (default: all).",
+)
+@click.option(
+    "--optimizer",
+    multiple=True,
+    metavar="NAME",
+    help="Optimizer to search; repeatable (default: all).",
+)
+@click.option(
+    "--balance",
+    multiple=True,
+    metavar="NAME",
+    help="Method for unequal class sizes to search; repeatable "
+    "(default: all if the classes are unequal, otherwise none).",
+)
+@click.option(
+    "--metric",
+    metavar="NAME",
+    help="Metric to optimize: accuracy, balanced_accuracy, macro_f1, auroc or log_loss "
+    "(default: accuracy).",
+)
+@click.option(
+    "--epochs",
+    type=int,
+    metavar="N",
+    help="Maximum number of epochs of a trial, fewer if time is short (default: 12).",
+)
+@click.option(
+    "--batch-size", type=int, metavar="N", help="Number of images in a training step (default: 32)."
+)
+@click.option(
+    "--ema",
+    type=float,
+    metavar="DECAY",
+    help="Decay of an exponential moving average of the weights, e.g. 0.99 to 0.9999 "
+    "(default: 0, no average).",
+)
 @click.option(
     "--image-size",
     multiple=True,
     type=int,
     metavar="PIXELS",
-    help="Side; default the backbone's; several are searched.",
+    help="Side length of the images; several values are searched (default: the backbone's).",
 )
-@click.option("--max-parameters", metavar="N", help="Of a backbone: 500k, 30M.")
-@click.option("--max-latency", metavar="TIME", help="For one picture: 20ms.")
-@click.option("--licence", multiple=True, metavar="NAME", help="That weights may have.")
+@click.option(
+    "--max-parameters",
+    metavar="N",
+    help="Maximum number of backbone parameters, e.g. 500k or 30M (default: no limit).",
+)
+@click.option(
+    "--max-latency",
+    metavar="TIME",
+    help="Maximum prediction time for one image on this device, e.g. 20ms (default: no limit).",
+)
+@click.option(
+    "--licence",
+    multiple=True,
+    metavar="NAME",
+    help="Allowed licence of pretrained weights, e.g. apache-2.0; repeatable (default: any).",
+)
 @click.option(
     "--validation",
     type=float,
-    metavar="SHARE",
-    help="To choose by; default a fifth, more of a small set.",
+    metavar="FRACTION",
+    help="Fraction of the images for validation (default: 0.2, more for a small data set).",
 )
-@click.option("--test", type=float, metavar="SHARE", help="Sealed until the end.")
+@click.option(
+    "--test",
+    type=float,
+    metavar="FRACTION",
+    help="Fraction of the images for the final test, unused before it (default: 0.2).",
+)
 @click.option(
     "--prefer",
     type=click.Choice(["accuracy", "cheap"]),
-    help="Of those that are tied, the best or the cheapest to run.",
+    help="Winner among statistically indistinguishable candidates: the best score, or the "
+    "lowest cost of prediction (default: accuracy).",
 )
-@click.option("--again", is_flag=True, default=None, help="Test a later winner too.")
 @click.option(
-    "--history/--no-history", default=None, help="Begin with what did best on similar data."
+    "--retest",
+    is_flag=True,
+    default=None,
+    help="Test of a new winner after the test split was used for an earlier one (default: no).",
 )
-@click.option("--learn-from", metavar="DIR|FILE|URL", help="Where to look for it.")
-@click.option("--cache-size", metavar="SIZE", help="Of what frozen parts computed: 20GB.")
+@click.option(
+    "--history/--no-history",
+    default=None,
+    help="Warm start with the best configurations of similar data sets (default: yes).",
+)
+@click.option(
+    "--learn-from",
+    metavar="DIR|FILE|URL",
+    help="Database of earlier studies for the warm start (default: the database of this study).",
+)
+@click.option(
+    "--cache-size",
+    metavar="SIZE",
+    help="Maximum disk space for cached features of frozen layers, e.g. 20GB, or 0 for no cache "
+    "(default: 10GB, at most a tenth of the free space).",
+)
 @PLUGIN
-@click.option("--study", metavar="NAME", help="Name of the study; default that of the data.")
-@click.option("--storage", metavar="URL", help="Database; default OUT/autotl.db.")
-@click.option("--weights", type=FILE, metavar="DIR", help="Pretrained weights by name.")
-@click.option("--out", type=FILE, metavar="DIR", help="Where run folders go; default runs.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]))
-@click.option("--precision", type=click.Choice(["auto", "float32", "bfloat16"]))
-@click.option("--seed", type=int)
-@click.option("--quiet", "-q", is_flag=True, help="Print nothing but warnings and errors.")
+@click.option("--study", metavar="NAME", help="Name of the study (default: the name of the data).")
+@STORAGE
+@WEIGHTS
+@click.option(
+    "--out", type=PATH, metavar="DIR", help="Parent folder of the run folders (default: runs)."
+)
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda", "mps"]),
+    help="Device for the computation (default: auto, the GPU where there is one).",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "float32", "bfloat16"]),
+    help="Floating-point format of the computation "
+    "(default: auto, bfloat16 where the hardware supports it).",
+)
+@click.option(
+    "--seed", type=int, metavar="N", help="Seed of the random number generators (default: 0)."
+)
+@QUIET
 def search(source: str, quiet: bool, **options: Any) -> None:
     """Search for the best transfer configuration for DATA.
 
     DATA is a folder (class/*.jpg, or train|val|test/class/*), a CSV (path,label[,split][,group]),
     an .npz with MedMNIST's keys, or sklearn:digits. Without --budget and --trials the search
-    takes ten minutes. The same command again goes on with the study.
+    takes ten minutes. Repeat the command to continue the study.
     """
     began = time.monotonic()  # loading the libraries is part of the user's budget
     from autotl import study
 
-    given = asked(options)
-    settings = study.configure(source, given)
-    from autotl import engine, report
+    settings = study.configure(source, given_options(options))
+    from autotl import report
     from autotl.cli import console
     from autotl.store import Store, default_url
 
-    with console.view(quiet) as shown, interruptible(shown) as listener:
-        command = shlex.join(["autotl", *sys.argv[1:]])
-        result = engine.run(settings, listener, command=command, began=began)
+    result = _run(settings, quiet, command=shlex.join(["autotl", *sys.argv[1:]]), began=began)
     if not quiet:
         store = Store(settings.storage or default_url(settings.out))
-        console.show_summary(
-            result.summary,
-            str(result.folder),
-            report.top(store, settings.name),
-            settings.plugin,
-            more=True,
-        )
+        trials = report.top(store, settings.name)
+        folder = str(result.folder)
+        console.show_summary(result.summary, folder, trials, settings.plugin, resumable=True)
     if result.interrupted:
-        click.echo("interrupted; the same command goes on from here", err=True)
+        click.echo("interrupted; repeat the command to continue", err=True)
         sys.exit(130)
 
 
 @click.command()
-@click.argument("recipe", type=FILE)
+@click.argument("recipe", type=PATH)
 @click.argument("source", metavar="[DATA]", required=False)
-@click.option("--out", type=FILE, default=Path("runs"), metavar="DIR")
-@click.option("--study", metavar="NAME", help="Name of the run; default the recipe's folder.")
+@click.option(
+    "--out",
+    type=PATH,
+    default=Path("runs"),
+    metavar="DIR",
+    help="Parent folder of the run folders (default: runs).",
+)
+@click.option(
+    "--study",
+    metavar="NAME",
+    help="Name of the study (default: that of the recipe's folder, with a suffix).",
+)
 @PLUGIN
-@click.option("--weights", type=FILE, metavar="DIR", help="Pretrained weights by name.")
-@click.option("--quiet", "-q", is_flag=True)
+@WEIGHTS
+@QUIET
 def train(recipe: Path, source: str | None, quiet: bool, **options: Any) -> None:
-    """Train the one configuration of a recipe.toml again, on DATA or on what it was made for."""
-    from autotl import engine, study
+    """Train the single configuration of RECIPE, on DATA or on the data that it was found with."""
+    from autotl import study
     from autotl.cli import console
 
-    given = asked(options)
-    settings = study.configure_recipe(recipe, source, given)
-    with console.view(quiet) as shown, interruptible(shown) as listener:
-        result = engine.run(settings, listener)
+    settings = study.configure_recipe(recipe, source, given_options(options))
+    result = _run(settings, quiet)
     if not quiet:
         console.show_summary(result.summary, str(result.folder), [], settings.plugin)
     if result.interrupted:
         sys.exit(130)
+
+
+def _run(settings: StudyConfig, quiet: bool, **context: Any) -> Result:
+    """Run the search of ``settings`` and show its progress on the terminal."""
+    from autotl import engine
+    from autotl.cli import progress_view
+
+    with progress_view.show_progress(quiet) as view, interruptible(view) as listener:
+        return engine.run(settings, listener, **context)

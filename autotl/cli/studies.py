@@ -1,15 +1,28 @@
-"""``studies``, ``report`` and ``dashboard``: what has been searched."""
+"""The ``studies``, ``report`` and ``dashboard`` commands: results of earlier searches."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
-from autotl.cli.common import FILE
+from autotl.cli.common import PATH, STORAGE
+
+if TYPE_CHECKING:
+    from autotl.store import Store
+
+OUT = click.option(
+    "--out",
+    type=PATH,
+    default=Path("runs"),
+    metavar="DIR",
+    help="Folder that holds the run folders and their database (default: runs).",
+)
+NOTES_SECONDS = 10.0
+"""Time that ``report`` may spend on the notes in Optuna Dashboard."""
 
 
 @click.group()
@@ -17,21 +30,9 @@ def studies() -> None:
     """List, show and delete studies."""
 
 
-STORAGE = (
-    click.option("--storage", metavar="URL", help="Database; default OUT/autotl.db."),
-    click.option("--out", type=FILE, default=Path("runs"), metavar="DIR"),
-)
-
-
-def _stored(command: Any) -> Any:
-    for option in reversed(STORAGE):
-        command = option(command)
-    return command
-
-
 @contextmanager
-def _store(storage: str | None, out: Path) -> Iterator[Any]:
-    """The database that is there; a look at it makes none."""
+def _open_store(storage: str | None, out: Path) -> Iterator[Store]:
+    """Open an existing database; a command that only reads does not create one."""
     from autotl.errors import StoreError
     from autotl.store import Store, default_url, existing_url
 
@@ -41,12 +42,13 @@ def _store(storage: str | None, out: Path) -> Iterator[Any]:
 
 
 @studies.command("list")
-@_stored
+@STORAGE
+@OUT
 def list_studies(storage: str | None, out: Path) -> None:
-    """List the studies in the database."""
+    """List the studies in the database with their best scores."""
     from autotl import report
 
-    with _store(storage, out) as store:
+    with _open_store(storage, out) as store:
         for name in store.studies():
             summary = report.summarise(store, name)
             best = summary["best"]
@@ -56,53 +58,62 @@ def list_studies(storage: str | None, out: Path) -> None:
 
 @studies.command("show")
 @click.argument("name")
-@_stored
+@STORAGE
+@OUT
 def show_study(name: str, storage: str | None, out: Path) -> None:
-    """Show every trial of a study and why it ended, and what each backbone costs."""
+    """Show every trial of a study with its status, and the cost of each backbone."""
     from autotl.cli import console
 
-    with _store(storage, out) as store:
+    with _open_store(storage, out) as store:
         console.show_trials(store.require(name).get("metric", "score"), store.trials(name))
 
 
 @studies.command("delete")
 @click.argument("name")
-@click.option("--yes", is_flag=True, help="Do not ask.")
-@_stored
+@click.option(
+    "--yes", is_flag=True, help="Deletion without confirmation (default: confirmation first)."
+)
+@STORAGE
+@OUT
 def delete_study(name: str, yes: bool, storage: str | None, out: Path) -> None:
     """Delete a study from the database. Its run folder stays."""
-    from autotl.report import dashboard as pages
-
-    with _store(storage, out) as store:
+    with _open_store(storage, out) as store:
         store.require(name)
         if yes or click.confirm(f"delete study {name!r} and its trials from {store.url}?"):
-            pages.forget(store, name, out / name)
             store.delete(name)
             click.echo(f"deleted {name}; its files are still in {out / name}")
 
 
 @click.command()
 @click.argument("study")
-@_stored
+@STORAGE
+@OUT
 def report(study: str, storage: str | None, out: Path) -> None:
-    """Write summary.json and report.html of a study again, and show what it found."""
+    """Rewrite summary.json and report.html of a study, and print its result."""
     from autotl import report as reports
     from autotl.cli import console
-    from autotl.report import dashboard as pages
+    from autotl.report import dashboard
 
-    with _store(storage, out) as store:
+    with _open_store(storage, out) as store:
         summary = reports.write(store, study, out / study)
-        pages.annotate(store, study, out / study, within=10.0)
+        dashboard.annotate(store, study, out / study, within=NOTES_SECONDS)
         console.show_summary(summary, str(out / study), reports.top(store, study))
 
 
-@click.command()
+@click.command("dashboard")
 @click.argument("study")
-@click.option("--port", type=click.IntRange(1, 65535), default=8080)
-@_stored
-def dashboard(study: str, port: int, storage: str | None, out: Path) -> None:
-    """Serve Optuna Dashboard with the study, its notes and pictures, on this machine only."""
-    from autotl.report import dashboard as pages
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65535),
+    default=8080,
+    metavar="N",
+    help="Port of the web server on this machine (default: 8080).",
+)
+@STORAGE
+@OUT
+def dashboard_command(study: str, port: int, storage: str | None, out: Path) -> None:
+    """Serve Optuna Dashboard for a study, with notes, on this machine only."""
+    from autotl.report import dashboard
 
-    with _store(storage, out) as store:
-        pages.serve(store, study, out / study, port, click.echo)
+    with _open_store(storage, out) as store:
+        dashboard.serve(store, study, out / study, port, click.echo)

@@ -1,4 +1,4 @@
-"""What ``plugins new`` writes: a small plugin of each kind that works, and its test."""
+"""The files that ``plugins new`` writes: a small working plugin of each kind, and its test."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from autotl import backbone
 
 
 class Network(nn.Module):
-    """``images [B, 3, S, S] -> features [B, 64]``, in the protocol of timm's models."""
+    """``images [B, 3, S, S] -> features [B, 64]``, with the interface of timm's models."""
 
     num_features = 64
-    # What the pictures must look like; "input_size" has the side that fits best.
+    # The preprocessing that the weights expect; "input_size" has the best side length in pixels.
     pretrained_cfg = {"input_size": (3, 96, 96), "mean": (0.5,) * 3, "std": (0.5,) * 3}
-    # Modules after which the network may be cut: what lies below, frozen, runs only once.
+    # The modules after which the network may be split: the frozen part before is computed once.
     feature_info = [{"module": "stem"}, {"module": "top"}]
 
     def __init__(self) -> None:
@@ -36,22 +36,22 @@ class Network(nn.Module):
         self.top = nn.Sequential(nn.Conv2d(32, 64, 3, 2, 1), nn.BatchNorm2d(64), nn.ReLU())
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Which parameters are which block, stem first: patterns of their names."""
+        """Return patterns of parameter names for the stem and for each block, in order."""
         return {"stem": "^stem", "blocks": [("^top", None)]}
 
     def forward_features(self, images: Tensor) -> Tensor:
-        """``images [B, 3, S, S]`` to the map ``[B, 64, H, W]``, for heads that take one."""
-        found: Tensor = self.top(self.stem(images))
-        return found
+        """Map ``images [B, 3, S, S]`` to ``[B, 64, H, W]``, for heads that take the feature map."""
+        feature_map: Tensor = self.top(self.stem(images))
+        return feature_map
 
     def forward(self, images: Tensor) -> Tensor:
-        """``images [B, 3, S, S]`` to features ``[B, 64]``."""
+        """Map ``images [B, 3, S, S]`` to features ``[B, 64]``."""
         return self.forward_features(images).mean((2, 3))
 
 
 @backbone
 def NAME() -> nn.Module:
-    """Two convolutions (which paper?).
+    """Two convolutions (add the paper here).
 
     Load pretrained weights here, from safetensors or with ``torch.load(..., weights_only=True)``.
     """
@@ -76,23 +76,25 @@ if TYPE_CHECKING:
 def NAME(
     model: Model,
     *,
-    share: Annotated[float, Range(0.1, 1.0)] = 0.3,
+    fraction: Annotated[float, Range(0.1, 1.0)] = 0.3,
     lr: Annotated[float, Range(1e-4, 1e-2, log=True)] = 1e-3,
 ) -> list[Group]:
-    """Train the head and the top share of the blocks (which paper?).
+    """Train the head and the last blocks of the backbone (add the paper here).
 
-    What no group holds is frozen. Yield one list an epoch to change over time.
+    Parameters that are in no group are frozen. Yield one list for each epoch instead to change
+    the trainable parameters over time.
 
     Args:
-        model: Has ``head``, ``backbone`` and ``blocks``, lists of parameters from the stem up.
-        share: Of the number of blocks.
-        lr: The learning rate, for an optimizer like Adam.
+        model: The model; ``model.blocks`` holds a list of parameters for each block of the
+            backbone, from the input to the output.
+        fraction: The fraction of the blocks that is trained, 0 to 1.
+        lr: The learning rate, for an optimizer such as Adam.
     """
     if len(model.blocks) < 2:
-        raise Incompatible("a share of the blocks was asked for, and there is only one")
-    top = model.blocks[-ceil(share * len(model.blocks)) :]
-    learning = [p for block in top for p in block]
-    return [{"params": [*model.head.parameters(), *learning], "lr": lr}]
+        raise Incompatible("a fraction of the blocks needs at least two blocks; there is one")
+    last_blocks = model.blocks[-ceil(fraction * len(model.blocks)) :]
+    trainable = [parameter for block in last_blocks for parameter in block]
+    return [{"params": [*model.head.parameters(), *trainable], "lr": lr}]
 ''',
     "head": '''"""A head for AutoTL. Check it: autotl plugins check NAME.py."""
 
@@ -113,16 +115,18 @@ def NAME(
     width: Annotated[int, Range(32, 512, log=True)] = 128,
     dropout: Annotated[float, Range(0.0, 0.5)] = 0.1,
 ) -> nn.Module:
-    """One hidden layer behind dropout (which paper?).
+    """One hidden layer, followed by dropout (add the paper here).
 
-    Returns ``features [B, features] -> logits [B, classes]``. With ``@head(takes="map")`` it is
-    fed the map instead, ``[B, positions, features]``.
+    With ``@head(takes="map")`` the input is the feature map ``[B, positions, features]`` instead.
 
     Args:
-        features: How many numbers the backbone makes of a picture.
-        classes: How many there are.
-        width: Of the hidden layer.
-        dropout: The share of numbers that is dropped in training.
+        features: The number of features that the backbone computes for an image.
+        classes: The number of classes.
+        width: The number of units of the hidden layer.
+        dropout: The probability with which a unit is set to zero in training.
+
+    Returns:
+        A module ``features [B, features] -> logits [B, classes]``.
     """
     return nn.Sequential(
         nn.Linear(features, width), nn.GELU(), nn.Dropout(dropout), nn.Linear(width, classes)
@@ -145,23 +149,26 @@ from autotl import Range, augment
 def NAME(
     size: int, *, strength: Annotated[float, Range(0.1, 0.9)] = 0.4, flip: bool = True
 ) -> Callable[[Tensor], Tensor]:
-    """Make pictures brighter or darker, and mirror half of them (which paper?).
+    """Change the brightness of images, and flip half of them (add the paper here).
 
-    Returns ``uint8 [B, 3, S, S] -> uint8 [B, 3, S, S]``, on the device of the training. With
-    ``@augment(mixes=True)`` it is given the targets ``[B, C]`` too, and returns both.
+    With ``@augment(mixes=True)`` the transform takes and returns the targets ``[B, C]`` as well.
 
     Args:
-        size: The side of the pictures, in pixels.
-        strength: The most by which brightness changes, as a share of it.
-        flip: Whether to mirror.
+        size: The side length of the images in pixels.
+        strength: The maximum relative change of the brightness, 0 to 1.
+        flip: Whether half of the images are flipped horizontally.
+
+    Returns:
+        A transform ``uint8 [B, 3, S, S] -> uint8 [B, 3, S, S]`` on the device of the images.
     """
 
     def transform(images: Tensor) -> Tensor:
-        draw = torch.rand(2, len(images), 1, 1, 1, device=images.device)  # each picture its own
-        changed = images * (1 + strength * (2 * draw[0] - 1))
+        # Draw values for each image of the batch.
+        random = torch.rand(2, len(images), 1, 1, 1, device=images.device)
+        augmented = images * (1 + strength * (2 * random[0] - 1))
         if flip:
-            changed = torch.where(draw[1] < 0.5, changed, changed.flip(3))
-        return changed.round().clamp(0, 255).to(torch.uint8)
+            augmented = torch.where(random[1] < 0.5, augmented, augmented.flip(3))
+        return augmented.round().clamp(0, 255).to(torch.uint8)
 
     return transform
 ''',
@@ -188,18 +195,21 @@ def NAME(
     weight_decay: Annotated[float, Range(1e-4, 0.3, log=True)] = 0.01,
     beta: Annotated[float, Range(0.8, 0.95)] = 0.9,
 ) -> tuple[torch.optim.Optimizer, LambdaLR]:
-    """Adam with decay and a rate that falls to zero (which paper?).
+    """AdamW with a learning rate that falls linearly to zero (add the paper here).
 
     Args:
-        groups: What learns: ``params``, ``lr``, and ``weight_decay`` where a group has its own.
-        steps: How many there will be, in all epochs.
-        weight_decay: Of groups that say nothing else.
-        beta: How much of the past gradients is kept.
+        groups: The parameter groups: ``params``, ``lr``, and ``weight_decay`` if a group sets it.
+        steps: The number of optimizer steps in all epochs together.
+        weight_decay: The weight decay of groups that do not set it.
+        beta: The decay rate of the running mean of the gradients, 0 to 1.
+
+    Returns:
+        The optimizer, and a scheduler that is stepped after each optimizer step.
     """
-    chosen = torch.optim.AdamW(groups, weight_decay=weight_decay, betas=(beta, 0.999))
-    return chosen, LambdaLR(chosen, lambda step: max(0.0, 1 - step / steps))
+    adamw = torch.optim.AdamW(groups, weight_decay=weight_decay, betas=(beta, 0.999))
+    return adamw, LambdaLR(adamw, lambda step: max(0.0, 1 - step / steps))
 ''',
-    "balance": '''"""Balancing for AutoTL. Check it: autotl plugins check NAME.py."""
+    "balance": '''"""Class balancing for AutoTL. Check it: autotl plugins check NAME.py."""
 
 from __future__ import annotations
 
@@ -210,19 +220,19 @@ from autotl import Balance, Range, balance
 
 @balance
 def NAME(counts: list[int], *, power: Annotated[float, Range(0.1, 1.0)] = 0.5) -> Balance:
-    """Weigh the loss of a class by a power of its rarity (which paper?).
+    """Weight the loss of a class by a power of its inverse frequency (add the paper here).
 
     ``Balance`` also takes ``offsets``, which are added to the logits in training, and
-    ``sampling``, the relative chance of drawing a picture of a class.
+    ``sampling``, the relative probability of drawing an image of a class.
 
     Args:
-        counts: How many training pictures each class has; it may be none.
-        power: 0 weighs all pictures alike, 1 all classes.
+        counts: The number of training images of each class; it may be 0.
+        power: The exponent: 0 weights all images equally, 1 all classes.
     """
     mean = sum(counts) / len(counts)
     return Balance(weights=[(mean / max(count, 1)) ** power for count in counts])
 ''',
-    "dataset": '''"""A source of pictures for AutoTL.
+    "dataset": '''"""A data source for AutoTL.
 
 Check it: autotl plugins check NAME.py --source NAME:30.
 """
@@ -238,24 +248,26 @@ COLOURS = {"blue": (40, 40, 200), "red": (200, 40, 40)}
 
 @dataset(matches=["NAME:*"])
 def NAME(source: str) -> list[Example]:
-    """Pictures of noise in two colours; NAME:30 has 30 of each.
+    """Noisy images of two colours; NAME:30 has 30 of each.
 
     Args:
-        source: What the user wrote. A folder fits the pattern ``*/``, a file ``*.tar``.
+        source: The data source as the user wrote it. A folder matches the pattern ``*/``, a file
+            for example ``*.tar``.
     """
     count = int(source.partition(":")[2])
-    random = np.random.default_rng(0)
-    found = []
+    generator = np.random.default_rng(0)
+    examples = []
     for label, colour in COLOURS.items():
         for i in range(count):
-            picture = random.normal(colour, 30, (32, 32, 3)).clip(0, 255).astype(np.uint8)
-            # Instead of an array, image may be a file. split and group are for data that say so.
-            found.append(Example(name=f"{label}/{i}", image=picture, label=label))
-    return found
+            pixels = generator.normal(colour, 30, (32, 32, 3)).clip(0, 255).astype(np.uint8)
+            # image may also be a file. Set split or group if the data define them.
+            examples.append(Example(name=f"{label}/{i}", image=pixels, label=label))
+    return examples
 ''',
 }
+"""The plugin file of each kind; the plugin's name replaces ``NAME``."""
 
-TEST = '''"""NAME keeps the contract of its kind."""
+TEST = '''"""Tests that NAME meets the contract of its kind of plugin."""
 
 from NAME import NAME
 
@@ -263,29 +275,30 @@ from autotl.testing import check
 
 
 def test_NAME() -> None:
-    assert check(NAMEGIVEN) >= 1
+    assert check(ARGUMENTS) >= 1
 '''
 
 
 def render(kind: str, name: str) -> dict[str, str]:
-    """The texts of the plugin and of its test, by the names of their files, in this order."""
-    given = f', source="{name}:30"' if kind == "dataset" else ""
-    test = TEST.replace("NAMEGIVEN", name + given).replace("NAME", name)
+    """Return the texts of the plugin file and of its test file, in this order, by file name."""
+    arguments = f'{name}, source="{name}:30"' if kind == "dataset" else name
+    test = TEST.replace("ARGUMENTS", arguments).replace("NAME", name)
     return {f"{name}.py": PLUGIN[kind].replace("NAME", name), f"test_{name}.py": test}
 
 
-def refuse_name(kind: str, name: str) -> None:
-    """Refuse a name that a plugin's function and file cannot have.
+def require_valid_name(kind: str, name: str) -> None:
+    """Check that a plugin's function and file can have this name.
 
     Raises:
-        PluginError: It is no identifier, hides a module, or means something else in the file.
+        PluginError: It is no identifier, hides a module, or has another meaning in the file.
     """
     if not name.isidentifier() or keyword.iskeyword(name) or name == "NAME":
         raise PluginError(
-            f"{name!r} cannot name a function in Python; use letters, digits and _, no digit first"
+            f"{name!r} cannot name a function in Python: expected letters, digits and _, and no "
+            "digit first"
         )
     used = {n.id for n in ast.walk(ast.parse(PLUGIN[kind])) if isinstance(n, ast.Name)}
     if name in used or importlib.util.find_spec(name):
         raise PluginError(
-            f"{name!r} would hide what is called so in Python; choose a name of its own"
+            f"{name!r} would hide a Python module or another name in the file; choose another name"
         )

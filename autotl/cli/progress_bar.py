@@ -1,0 +1,46 @@
+"""A progress bar for the commands on a model folder."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from types import TracebackType
+
+import click
+
+
+class ProgressBar:
+    """A progress bar on stderr, shown only on a terminal; errors are printed above it."""
+
+    def __init__(self, label: str, total: int, hidden: bool = False) -> None:
+        self._visible = sys.stderr.isatty() and not hidden
+        self._done = 0
+        self._bar = click.progressbar(
+            length=total, label=label, file=sys.stderr, hidden=not self._visible
+        )
+        self._warnings = warnings.catch_warnings()
+
+    def __enter__(self) -> ProgressBar:
+        self._warnings.__enter__()
+        # Pillow warns of odd metadata and of large images; what prevents reading is an error.
+        warnings.filterwarnings("ignore", module="PIL")
+        self._bar.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.__exit__(kind, error, trace)
+        self._warnings.__exit__(kind, error, trace)
+
+    def update(self, done: int) -> None:
+        """Show that ``done`` images in total are done."""
+        self._bar.update(done - self._done)
+        self._done = done
+
+    def print_error(self, message: str) -> None:
+        """Print an error line without breaking the bar."""
+        click.echo(f"\r\x1b[KError: {message}" if self._visible else f"Error: {message}", err=True)

@@ -1,0 +1,259 @@
+"""Progress of a search on the terminal.
+
+A panel that stays in place if stdout is a terminal, plain lines if it is not.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from autotl.cli.console import on_one_line, open_console
+from autotl.events import (
+    EpochCompleted,
+    Event,
+    Listener,
+    Note,
+    SearchStarted,
+    Stage,
+    TrialFinished,
+    TrialStarted,
+)
+from autotl.report import describe_config, plugin_choices
+from autotl.scoring import metrics
+
+MAX_WIDTH = 100
+"""Maximum width of the panel in columns; longer lines are hard to read."""
+
+CURVE_EPOCHS = 24
+"""Number of epochs in the learning curve of the current trial: the latest ones."""
+
+
+@contextmanager
+def show_progress(quiet: bool = False) -> Iterator[Listener]:
+    """Yield a listener that shows a search, or with ``quiet`` only its warnings."""
+    if quiet:
+        yield _Warnings(open_console(sys.stderr))
+        return
+    console = open_console(sys.stdout)
+    # The panel moves the cursor and draws with block characters.
+    if console.is_terminal and not console.is_dumb_terminal and console.encoding.startswith("utf"):
+        panel = _Panel(console)
+        with Live(panel, console=console, transient=True):
+            yield panel
+    else:
+        yield _Lines(console)
+
+
+class _Warnings:
+    """Prints warnings and nothing else."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Note) and event.warning:
+            self.console.print(f"warning: {on_one_line(event.text)}", soft_wrap=True)
+
+
+class _Lines:
+    """Prints one plain line for each stage, note and finished trial."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.metric, self.stage = "", ""
+        self.trial: TrialStarted | None = None
+
+    def __call__(self, event: Event) -> None:
+        match event:
+            case SearchStarted():
+                self.metric = event.metric
+                budget = "" if event.budget is None else f", {_clock(event.budget)} budget"
+                earlier = f", {event.done} earlier trials" if event.done else ""
+                self._print(f"{event.study}: {event.metric} on {event.device}{budget}{earlier}")
+            case Stage() if event.name != self.stage:
+                self.stage = event.name
+                self._print(event.name)
+            case Note():
+                self._print(f"warning: {event.text}" if event.warning else event.text)
+            case TrialStarted():
+                self.trial = event
+            case TrialFinished():
+                columns = [
+                    *_columns(event, self.metric),
+                    describe_config(_config(self.trial, event)),
+                ]
+                self._print("  ".join(column for column in (*columns, event.reason) if column))
+
+    def _print(self, line: str) -> None:
+        self.console.print(on_one_line(line), soft_wrap=True)
+
+
+class _Panel:
+    """The state of a search, redrawn several times a second; finished trials scroll above it."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.start_time = time.monotonic()
+        self.started = SearchStarted("", "", "", None, None, None, 0)
+        self.stage: Stage | None = None
+        self.trial: TrialStarted | None = None
+        self.scores: list[float] = []
+        self.counts: Counter[str] = Counter()
+        self.best: tuple[TrialFinished, dict[str, Any]] | None = None
+
+    def __call__(self, event: Event) -> None:
+        match event:
+            case SearchStarted():
+                self.started = event
+            case Stage():
+                self.stage = event
+            case Note():
+                text = f"warning: {event.text}" if event.warning else event.text
+                self.console.print(Text(on_one_line(text), "yellow" if event.warning else ""))
+            case TrialStarted():
+                self.stage, self.trial, self.scores = None, event, []
+            case EpochCompleted():
+                self.scores.append(event.score)
+            case TrialFinished():
+                self._finish_trial(event)
+
+    def _finish_trial(self, event: TrialFinished) -> None:
+        """Count the trial, update the best one and print a line above the panel."""
+        config = _config(self.trial, event)
+        groups = {"complete": "complete", "pruned": "pruned", "out_of_time": "pruned"}
+        self.counts[groups.get(event.status, "failed")] += 1
+        is_best = event.status == "complete" and self._is_better(event)
+        if is_best:
+            self.best = event, config
+        line = Text("  ".join(_columns(event)), "bold" if is_best else "")
+        line.append(f"  {on_one_line(describe_config(config, values=False))}", "not bold dim")
+        self.console.print(line, no_wrap=True, overflow="ellipsis")
+        if event.status not in groups:
+            self.console.print(Text(f"  {on_one_line(event.reason)}", "red"))
+
+    def _is_better(self, event: TrialFinished) -> bool:
+        if event.score is None or self.best is None or self.best[0].score is None:
+            return event.score is not None
+        return metrics.get(self.metric).is_better(event.score, self.best[0].score)
+
+    @property
+    def metric(self) -> str:
+        return self.started.metric
+
+    def __rich__(self) -> RenderableType:
+        rows = Table.grid(padding=(0, 1), expand=True)
+        rows.add_column(style="dim", width=7)
+        rows.add_column(ratio=1)
+        rows.add_row("time", self._time())
+        rows.add_row("trials", self._counts())
+        rows.add_row("best", self._best())
+        rows.add_row("", "")
+        rows.add_row("now", self._now())
+        return Panel(
+            rows,
+            title=_line(f"AutoTL · {self.started.study}" if self.started.study else "AutoTL"),
+            subtitle=_line(f"{self.metric} · {self.started.device}" if self.metric else ""),
+            title_align="left",
+            subtitle_align="right",
+            border_style="dim",
+            width=min(self.console.width, MAX_WIDTH),
+        )
+
+    def _time(self) -> RenderableType:
+        budget, deadline, now = self.started.budget, self.started.deadline, time.monotonic()
+        if budget is None or deadline is None:
+            return _line(f"{_clock(now - self.start_time)} elapsed")
+        left = max(0.0, deadline - now)
+        return _bar(budget - left, budget, f"{_clock(left)} left")
+
+    def _counts(self) -> Text:
+        earlier, limit = self.started.done, self.started.trials
+        counts = [f"{self.counts[group]} {group}" for group in ("complete", "pruned", "failed")]
+        counts += [f"{earlier} earlier"] if earlier else []
+        total = "" if limit is None else f"{earlier + self.counts.total()} of {limit}:  "
+        return _line(total + " · ".join(counts))
+
+    def _best(self) -> RenderableType:
+        if self.best is None:
+            # The events do not report the scores of earlier trials.
+            suffix = " in this run" if self.started.done else ""
+            return Group(_line(f"none yet{suffix}", "dim"), "")
+        event, config = self.best
+        score = Text(f"{event.score:.4f}", "bold green").append(
+            f"  trial {event.number}", "default"
+        )
+        return Group(score, _line(describe_config(config, values=False)))
+
+    def _now(self) -> RenderableType:
+        """Render three lines in every state, so that the height of the panel does not change."""
+        if self.stage:
+            if not self.stage.total:
+                return Group(_line(self.stage.name), "", "")
+            steps = f"{self.stage.done}/{self.stage.total}"
+            return Group(_line(self.stage.name), _bar(self.stage.done, self.stage.total, steps), "")
+        if self.trial is None:
+            return Group("", "", "")
+        head = _line(f"trial {self.trial.number}  epoch {len(self.scores)}/{self.trial.epochs}")
+        if self.scores:
+            head.append(f"  {sparkline(self.scores[-CURVE_EPOCHS:])}", "cyan")
+            head.append(f"  {self.scores[-1]:.4f}")
+        plugins = plugin_choices(self.trial.config).values()
+        values = [f"{name} {value}" for _, params in plugins for name, value in params.items()]
+        names = describe_config(self.trial.config, values=False)
+        return Group(head, _line(names), _line(", ".join(values), "dim"))
+
+
+def sparkline(values: Sequence[float]) -> str:
+    """Draw a curve as one line of text, scaled from the minimum to the maximum.
+
+    >>> sparkline([0.1, 0.5, 0.4, 0.9])
+    '▁▄▃█'
+    """
+    finite = [v for v in values if math.isfinite(v)]
+    low, high = min(finite, default=0.0), max(finite, default=0.0)
+    step = (high - low) / 7 or math.inf
+    return "".join("▁▂▃▄▅▆▇█"[int((v - low) / step)] if math.isfinite(v) else " " for v in values)
+
+
+def _line(text: str, style: str = "") -> Text:
+    """Make a line that is truncated at the edge instead of wrapped."""
+    return Text(on_one_line(text), style, no_wrap=True, overflow="ellipsis")
+
+
+def _clock(seconds: float) -> str:
+    """Format a duration as ``4:05``, or as ``1:04:05`` from an hour on."""
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def _bar(done: float, total: float, text: str) -> RenderableType:
+    row = Table.grid(padding=(0, 2, 0, 0), expand=True)
+    row.add_column(ratio=1)
+    row.add_column(justify="right", no_wrap=True)
+    row.add_row(ProgressBar(total, done, complete_style="cyan", finished_style="cyan"), text)
+    return row
+
+
+def _config(started: TrialStarted | None, finished: TrialFinished) -> dict[str, Any]:
+    """Return the configuration of a finished trial; one that failed while it was built has none."""
+    return started.config if started and started.number == finished.number else {}
+
+
+def _columns(event: TrialFinished, metric: str = "") -> list[str]:
+    """Return number, status, score and seconds of a finished trial."""
+    score = [] if event.score is None else [f"{metric} {event.score:.4f}".strip()]
+    return [f"trial {event.number}", event.status, *score, f"{event.seconds:.1f} s"]
