@@ -1,30 +1,31 @@
-"""From a source's examples to batches on the device.
+"""From the examples of a dataset plugin to batches on a device.
 
-``dataset`` checks every picture once, ``split`` divides them, ``resample`` does so anew, ``picture``
-decodes one, and ``batches`` packs them all for the trials, which then only read a memory-mapped
-array.
+``dataset`` checks every image once, ``split`` assigns the examples to train, validation and test,
+``resample`` draws cross-validation folds, ``image`` decodes one image, ``packing`` decodes all of
+them into one memory-mapped array, and ``batches`` reads that array.
 """
 
-from autotl.data.batches import RESIDENT_FRACTION, Batches, Packed, pack, prefetch
+from autotl.data.batches import RESIDENT_FRACTION, Batches, prefetch
 from autotl.data.dataset import Dataset, Issue, check, write_issues, write_splits
 from autotl.data.image import Progress, decode
-from autotl.data.mapped import MappedRows
-from autotl.data.resample import Resample, Rows, resample
+from autotl.data.memory_map import MappedArray
+from autotl.data.packing import Packed, pack
+from autotl.data.resample import Indices, Resample, resample
 
 __all__ = [
     "RESIDENT_FRACTION",
     "Batches",
     "Dataset",
+    "Indices",
     "Issue",
-    "MappedRows",
+    "MappedArray",
     "Packed",
     "Progress",
     "Resample",
-    "Rows",
-    "prefetch",
     "check",
     "decode",
     "pack",
+    "prefetch",
     "resample",
     "write_issues",
     "write_splits",

@@ -1,4 +1,4 @@
-"""Which examples can be used, under which class, and what is wrong with the others."""
+"""Checking of a data set: which examples are usable, and what is wrong with the others."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import hashlib
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,7 @@ LEFT_OUT = "left out"
 
 @dataclass(frozen=True)
 class Issue:
-    """Something wrong with one example, class or group: one row of ``issues.csv``."""
+    """A problem of one example, class or group: one row of ``issues.csv``."""
 
     name: str
     problem: str
@@ -35,34 +35,62 @@ class Issue:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """The examples that can be used, each with its class and its split.
+    """The usable examples, each with its label and its split.
 
-    ``fingerprint`` is the SHA-256 of exactly these examples in this order: names, contents,
-    labels, given splits and groups. Equal fingerprints mean equal pictures in equal places,
-    wherever the folder lies and whatever was left out; the seed of the split does not enter.
+    Attributes:
+        source: What the user called the data.
+        fingerprint: SHA-256 of exactly these examples in this order: names, contents, labels,
+            given splits and groups. Equal fingerprints mean equal images at equal indices,
+            wherever the folder is and whatever was left out; the seed of the split does not enter.
+        classes: Names of the classes in natural order: '2' before '10'.
+        examples: The usable examples in the natural order of their names.
+        labels: Index of each example's class in ``classes``, ``[N]``.
+        splits: Split of each example, ``[N]``: 'train', 'validation' or 'test'.
+        issues: The problems that were found.
+        skipped: Number of examples of the source that were left out, for any reason.
+        duplicates_across_splits: How many of these are copies of an image in another split.
+        units: Index of each example's sampling unit, ``[N]``. The examples of one group and exact
+            copies of one image form one unit (in statistics: a cluster). They are correlated, so a
+            drawn split never separates them; different units count as independent.
     """
 
     source: str
     fingerprint: str
-    classes: tuple[str, ...]  # '2' before '10'
-    examples: tuple[Example, ...]  # in the natural order of their names
-    labels: NDArray[np.int64]  # [N], places in ``classes``
-    splits: tuple[str, ...]  # [N], each 'train', 'validation' or 'test'
+    classes: tuple[str, ...]
+    examples: tuple[Example, ...]
+    labels: NDArray[np.int64]
+    splits: tuple[str, ...]
     issues: tuple[Issue, ...]
-    skipped: int  # examples of the source that were left out, for whatever reason
-    duplicates_across_splits: int  # of these, the copies of a picture that a later split keeps
-    units: tuple[int, ...]  # [N], equal for those that move together: of a group, or copies
+    skipped: int
+    duplicates_across_splits: int
+    units: tuple[int, ...]
 
     def indices(self, *splits: str) -> NDArray[np.int64]:
-        """The places in ``examples`` of those in any of ``splits``, ascending, ``[n]``."""
+        """Indices of the examples in any of ``splits``, ascending, ``[n]``."""
         return np.flatnonzero(np.isin(self.splits, splits)).astype(np.int64)
 
-    def count_independent(self, split: str) -> int:
-        """How many pictures of a split there are, those that belong together counted as one.
+    def count_units(self, split: str) -> int:
+        """Count the sampling units in a split.
 
-        So many are sure to say as much as their number; the others may only repeat them.
+        This is a safe number of independent observations: the images of one unit may add nothing
+        to each other.
         """
         return len({self.units[i] for i in self.indices(split)})
+
+
+class _Inspection(NamedTuple):
+    """The SHA-256 of an image's content, and what is wrong with the example or ``''``."""
+
+    digest: str
+    problem: str
+
+
+class _Duplicates(NamedTuple):
+    """What is done about exact copies of images."""
+
+    excluded: dict[int, Issue]  # by index of the example
+    across_splits: int  # how many of these have a copy in another split
+    notes: list[Issue]  # on copies that are used
 
 
 def check(
@@ -74,83 +102,72 @@ def check(
     test: float = 0.2,
     progress: Progress | None = None,
 ) -> Dataset:
-    """Open every picture once, leave out what cannot be trusted, and split the rest.
+    """Open every image once, leave out unusable examples, and split the others.
 
     Args:
         examples: What a dataset plugin returned, in any order.
         source: What the user called the data, for messages.
-        seed: Of the drawn part of the split.
-        validation: Share of the remaining training examples, if the source gives no validation
-            split; 0 for none, and without a share ``split.enough``.
-        test: Share of all examples, if the source gives no test split; 0 for none.
-        progress: Told after every picture.
+        seed: Seed of the splits that are drawn.
+        validation: Fraction of the remaining training examples, if the source gives no validation
+            split; 0 for none, and None for ``split.validation_fraction``.
+        test: Fraction of all examples, if the source gives no test split; 0 for none.
+        progress: Called after every image.
 
     Raises:
-        DataError: No pictures, fewer than two classes, or a class with fewer than two usable
-            pictures or none to train on.
+        DataError: No images, fewer than two classes, or too few usable images of a class.
     """
-    if not (0 <= (validation or 0) < 1 and 0 <= test < 1):
-        raise DataError(f"validation={validation} and test={test} are shares: from 0 to below 1")
-    offered = sorted(examples, key=lambda e: _natural(e.name))
-    if not offered:
-        raise DataError(f"{source}: no pictures found; check the path and how it is laid out")
-    if stray := next((e for e in offered if e.split not in GIVEN_SPLITS), None):
-        raise DataError(
-            f"{source}: {stray.name} has split {stray.split!r}; the plugin must give one of "
-            f"{', '.join(SPLITS)} or none"
-        )
+    offered = _validate_and_sort(examples, source, validation, test)
+    inspections: list[_Inspection] = []
+    map_in_threads(_inspect, offered, inspections.append, "checking", progress)
+    excluded = {
+        i: Issue(offered[i].name, problem, LEFT_OUT)
+        for i, (_, problem) in enumerate(inspections)
+        if problem
+    }
+    duplicates = _find_duplicates(offered, inspections)
+    excluded |= duplicates.excluded
+    usable_indices = [i for i in range(len(offered)) if i not in excluded]
+    usable = [offered[i] for i in usable_indices]
+    digests = [inspections[i].digest for i in usable_indices]
 
-    seen: list[tuple[str, str]] = []
-    map_in_threads(_inspect, offered, seen.append, "checking", progress)
-    out = {i: Issue(offered[i].name, why, LEFT_OUT) for i, (_, why) in enumerate(seen) if why}
-    copies, across, notes = _duplicates(offered, seen)
-    out |= copies
-    used = [i for i in range(len(offered)) if i not in out]
-    kept, digests = [offered[i] for i in used], [seen[i][0] for i in used]
-
-    classes = tuple(sorted({e.label for e in offered if e.label}, key=_natural))
-    _enough(source, classes, offered, kept, next(iter(out.values()), None))
-    number = {name: c for c, name in enumerate(classes)}
-    labels = np.array([number[e.label] for e in kept], dtype=np.int64)
+    classes, labels = _index_labels(source, offered, usable, excluded)
     try:
-        splits = split(kept, digests, labels, seed=seed, validation=validation, test=test)
+        splits = split(usable, digests, labels, seed=seed, validation=validation, test=test)
     except DataError as error:
         raise DataError(f"{source}: {error}") from None
-    trained = set(labels[splits == "train"].tolist())
-    if untrained := [name for c, name in enumerate(classes) if c not in trained]:
-        raise DataError(
-            f"{source}: no training picture of {_some(untrained)}; move some of its pictures to "
-            "the training split, or remove the class"
-        )
-
-    rows = [[e.name, d, e.label, e.split, e.group] for e, d in zip(kept, digests, strict=True)]
+    _require_training_images(source, classes, labels, splits)
     return Dataset(
         source=source,
-        fingerprint=hashlib.sha256(json.dumps(rows).encode()).hexdigest(),
+        fingerprint=_fingerprint(usable, digests),
         classes=classes,
-        examples=tuple(kept),
+        examples=tuple(usable),
         labels=labels,
         splits=tuple(splits.tolist()),
-        issues=(*(out[i] for i in sorted(out)), *notes, *_gaps(classes, kept, labels, splits)),
-        skipped=len(out),
-        duplicates_across_splits=across,
-        units=tuple(sampling_units(kept, digests)),
+        issues=(
+            *(excluded[i] for i in sorted(excluded)),
+            *duplicates.notes,
+            *_find_uncovered_classes(classes, labels, splits),
+            *_find_divided_groups(usable, splits),
+        ),
+        skipped=len(excluded),
+        duplicates_across_splits=duplicates.across_splits,
+        units=tuple(sampling_units(usable, digests)),
     )
 
 
 def write_splits(dataset: Dataset, path: Path) -> None:
-    """``name,label,split,group`` of every used example, as CSV.
+    """Write ``name,label,split,group`` of every usable example as CSV.
 
     Raises:
         StoreError: The file cannot be written.
     """
     pairs = zip(dataset.examples, dataset.splits, strict=True)
-    rows = [(e.name, e.label, part, e.group) for e, part in pairs]
+    rows = [(e.name, e.label, split_name, e.group) for e, split_name in pairs]
     _write_csv(path, ("name", "label", "split", "group"), rows)
 
 
 def write_issues(dataset: Dataset, path: Path) -> None:
-    """``name,problem,action`` of every issue, as CSV.
+    """Write ``name,problem,action`` of every issue as CSV.
 
     Raises:
         StoreError: The file cannot be written.
@@ -161,27 +178,48 @@ def write_issues(dataset: Dataset, path: Path) -> None:
 def _write_csv(path: Path, header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # File names need not be UTF-8; surrogateescape gives their bytes back as they were.
+        # File names need not be UTF-8; surrogateescape writes their bytes back unchanged.
         with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
             csv.writer(file).writerows([header, *rows])
     except OSError as error:
         raise StoreError(f"{path}: {error.strerror}; choose a folder you can write to") from error
 
 
-def _natural(text: str) -> tuple[list[str | int], str]:
+def _natural_key(text: str) -> tuple[list[str | int], str]:
     """A sort key that puts '2' before '10'; the text itself decides between '1' and '01'."""
     return [int(p) if p.isdecimal() else p for p in re.split(r"(\d+)", text)], text
 
 
-def _some(names: Sequence[str]) -> str:
+def _join_names(names: Sequence[str]) -> str:
+    """The first five names, and how many more there are."""
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
     return ", ".join(names[:5]) + more
 
 
-def _inspect(example: Example) -> tuple[str, str]:
-    """The SHA-256 of the picture's content, and what is wrong with it or ``''``.
+def _validate_and_sort(
+    examples: Iterable[Example], source: str, validation: float | None, test: float
+) -> list[Example]:
+    """Validate the arguments of ``check``, and sort the examples by name in natural order."""
+    if not (0 <= (validation or 0) < 1 and 0 <= test < 1):
+        raise DataError(
+            f"validation={validation} and test={test} are not valid fractions: expected values "
+            "from 0 to below 1"
+        )
+    offered = sorted(examples, key=lambda e: _natural_key(e.name))
+    if not offered:
+        raise DataError(f"{source}: no images found; check the path and the folder structure")
+    if invalid := next((e for e in offered if e.split not in GIVEN_SPLITS), None):
+        raise DataError(
+            f"{source}: {invalid.name} has split {invalid.split!r}; the dataset plugin must give "
+            f"one of {', '.join(SPLITS)}, or none"
+        )
+    return offered
 
-    It goes through what ``decode`` will do, so that packing cannot fail where this did not.
+
+def _inspect(example: Example) -> _Inspection:
+    """Hash and open an image.
+
+    It is opened as ``decode`` will open it, so that packing cannot fail where this did not.
     """
     digest = ""
     try:
@@ -192,94 +230,120 @@ def _inspect(example: Example) -> tuple[str, str]:
             content = Path(example.image).read_bytes()
             image = BytesIO(content)
         if not content:
-            return "", "the file is empty"
+            return _Inspection("", "the file is empty")
         digest = hashlib.sha256(content).hexdigest()
         open_rgb(image, 1)
     except Exception as error:  # decoders raise anything on broken files
-        return digest, read_error(error)
-    return digest, "" if example.label else "no label"
+        return _Inspection(digest, read_error(error))
+    return _Inspection(digest, "" if example.label else "no label")
 
 
-def _duplicates(
-    examples: Sequence[Example], seen: Sequence[tuple[str, str]]
-) -> tuple[dict[int, Issue], int, list[Issue]]:
-    """Exact copies: those left out by place, how many of them for crossing splits, those kept."""
-    same: defaultdict[str, list[int]] = defaultdict(list)
-    for i, (digest, problem) in enumerate(seen):
-        if not problem:
-            same[digest].append(i)
-    out: dict[int, Issue] = {}
-    across = 0
+def _find_duplicates(
+    examples: Sequence[Example], inspections: Sequence[_Inspection]
+) -> _Duplicates:
+    """Find exact copies: contradicting ones and those in several given splits are excluded."""
+    indices_of: defaultdict[str, list[int]] = defaultdict(list)
+    for i, inspection in enumerate(inspections):
+        if not inspection.problem:
+            indices_of[inspection.digest].append(i)
+    excluded: dict[int, Issue] = {}
+    across_splits = 0
     notes: list[Issue] = []
-    for copies in same.values():
-        labels = sorted({examples[i].label for i in copies}, key=_natural)
+    for copies in indices_of.values():
+        labels = sorted({examples[i].label for i in copies}, key=_natural_key)
         if len(labels) > 1:
-            names = _some([examples[i].name for i in copies])
-            problem = f"same picture labelled {' and '.join(labels)}: {names}"
-            out |= {i: Issue(examples[i].name, problem, LEFT_OUT) for i in copies}
+            names = _join_names([examples[i].name for i in copies])
+            problem = f"same image labelled {' and '.join(labels)}: {names}"
+            excluded |= {i: Issue(examples[i].name, problem, LEFT_OUT) for i in copies}
             continue
-        # The most protected split keeps its copies: dropping them there would change a test set
-        # that others have measured on.
+        # The most protected split keeps its copies: removing them there would change a test set
+        # on which others have published scores.
         last = max((examples[i].split for i in copies), key=GIVEN_SPLITS.index)
         first, *others = [i for i in copies if examples[i].split == last]
-        problem = f"same picture as {examples[first].name}"
+        problem = f"same image as {examples[first].name}"
         for i in copies:
             if examples[i].split != last:
-                out[i] = Issue(examples[i].name, f"{problem} in {last}", LEFT_OUT)
-                across += 1
+                excluded[i] = Issue(examples[i].name, f"{problem} in {last}", LEFT_OUT)
+                across_splits += 1
         notes += [Issue(examples[i].name, problem, "kept in the same split") for i in others]
-    return out, across, notes
+    return _Duplicates(excluded, across_splits, notes)
 
 
-def _enough(
+def _index_labels(
     source: str,
-    classes: Sequence[str],
     offered: Sequence[Example],
-    kept: Sequence[Example],
-    first: Issue | None,
-) -> None:
-    """Raises DataError unless there are two classes with two usable pictures each."""
+    usable: Sequence[Example],
+    excluded: Mapping[int, Issue],
+) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+    """The classes in natural order, and the index of each usable example's class, ``[N]``.
+
+    Raises:
+        DataError: There are fewer than two classes, or fewer than two usable images of one.
+    """
+    classes = tuple(sorted({e.label for e in offered if e.label}, key=_natural_key))
+    first = next(iter(excluded.values()), None)
     hint = f" (first problem: {first.name}: {first.problem})" if first else ""
     if len(classes) < 2:
-        found = f"only the class {classes[0]!r}" if classes else "no class"
+        present = f"only the class {classes[0]!r}" if classes else "no class"
         raise DataError(
-            f"{source}: {len(offered)} pictures but {found}; at least two classes are needed, "
+            f"{source}: {len(offered)} images but {present}; at least two classes are needed, "
             f"one folder or label for each{hint}"
         )
-    had, have = Counter(e.label for e in offered), Counter(e.label for e in kept)
-    if few := [f"{c} ({have[c]} of {had[c]})" for c in classes if have[c] < 2]:
+    total, count = Counter(e.label for e in offered), Counter(e.label for e in usable)
+    if small := [f"{c} ({count[c]} of {total[c]})" for c in classes if count[c] < 2]:
         raise DataError(
-            f"{source}: fewer than two usable pictures of {_some(few)}; add pictures or remove "
-            f"the class{hint}"
+            f"{source}: fewer than two usable images of {_join_names(small)}; add images or "
+            f"remove the class{hint}"
+        )
+    class_index = {name: c for c, name in enumerate(classes)}
+    return classes, np.array([class_index[e.label] for e in usable], dtype=np.int64)
+
+
+def _require_training_images(
+    source: str, classes: Sequence[str], labels: NDArray[np.int64], splits: NDArray[np.str_]
+) -> None:
+    """Raise DataError if a class has no image in the training split."""
+    trained = set(labels[splits == "train"].tolist())
+    if untrained := [name for c, name in enumerate(classes) if c not in trained]:
+        raise DataError(
+            f"{source}: no training image of {_join_names(untrained)}; move some of its images to "
+            "the training split, or remove the class"
         )
 
 
-def _gaps(
-    classes: Sequence[str],
-    examples: Sequence[Example],
-    labels: NDArray[np.int64],
-    splits: NDArray[np.str_],
+def _fingerprint(examples: Sequence[Example], digests: Sequence[str]) -> str:
+    rows = [[e.name, d, e.label, e.split, e.group] for e, d in zip(examples, digests, strict=True)]
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
+def _find_uncovered_classes(
+    classes: Sequence[str], labels: NDArray[np.int64], splits: NDArray[np.str_]
 ) -> list[Issue]:
-    """Classes that a split misses, and groups that the given splits tear apart."""
-    gaps = []
-    for part in SPLITS[1:]:
-        covered = set(labels[splits == part].tolist())
+    """Classes without an image in a validation or test split that is not empty."""
+    issues = []
+    for name in SPLITS[1:]:
+        covered = set(labels[splits == name].tolist())
         if covered:
-            gaps += [
-                Issue(name, f"the class has no picture in {part}", "scores there do not cover it")
-                for c, name in enumerate(classes)
+            issues += [
+                Issue(label, f"the class has no image in {name}", "scores there do not cover it")
+                for c, label in enumerate(classes)
                 if c not in covered
             ]
-    homes: defaultdict[str, set[str]] = defaultdict(set)
-    for example, part in zip(examples, splits.tolist(), strict=True):
+    return issues
+
+
+def _find_divided_groups(examples: Sequence[Example], splits: NDArray[np.str_]) -> list[Issue]:
+    """Groups that the given splits divide."""
+    splits_of: defaultdict[str, set[str]] = defaultdict(set)
+    for example, name in zip(examples, splits.tolist(), strict=True):
         if example.group:
-            homes[example.group].add(part)
-    return gaps + [
+            splits_of[example.group].add(name)
+    return [
         Issue(
             group,
-            f"the group is in {' and '.join(sorted(parts, key=GIVEN_SPLITS.index))}",
+            f"the group is in {' and '.join(sorted(names, key=GIVEN_SPLITS.index))}",
             "kept as given; scores there may be too high",
         )
-        for group, parts in homes.items()
-        if len(parts) > 1
+        for group, names in splits_of.items()
+        if len(names) > 1
     ]

@@ -1,7 +1,7 @@
-"""What trains and what validates, divided anew: the paired runs of the finals.
+"""Cross-validation folds of train and validation, for the paired repeats of the final selection.
 
-The validation part of a search has been looked at by every trial. New divisions of train and
-validation together are fresh to all candidates alike; the test part stays sealed.
+The validation split of a search has been used by every trial. New folds of train and validation
+together are equally new to all candidates; the test split stays untouched.
 """
 
 from __future__ import annotations
@@ -15,73 +15,88 @@ from autotl.data.dataset import Dataset
 from autotl.data.split import draw_split
 from autotl.errors import DataError
 
-Rows = NDArray[np.int64]
+Indices = NDArray[np.int64]
+"""Indices of examples in ``Dataset.examples``, ``int64 [n]``."""
 
-FEWEST_FOLDS, MOST_FOLDS = 2, 10
+MIN_FOLDS, MAX_FOLDS = 2, 10
+
+GIVEN_VALIDATION_FOLDS = 3
+"""Folds of a validation split that the source gives."""
 
 
 @dataclass(frozen=True, eq=False)
 class Resample:
-    """One division: ``train`` and ``validation`` are places in ``Dataset.examples``, ascending."""
+    """One fold: which examples train and which validate.
 
-    number: int  # from 0
-    train: Rows
-    validation: Rows
-    parts: int | None = None  # into which a given validation part is divided, if there is one
+    Attributes:
+        number: Number of the resample, from 0.
+        train: Indices of the training examples, ascending.
+        validation: Indices of the validation examples, ascending.
+        folds: Number of folds of the given validation split; None if the source gives none.
+    """
+
+    number: int
+    train: Indices
+    validation: Indices
+    folds: int | None = None
 
     @property
-    def overlap(self) -> float:
-        """Pictures that validate for each that trains."""
+    def validation_train_ratio(self) -> float:
+        """Number of validation images for each training image."""
         return len(self.validation) / len(self.train)
 
-    def shrink(self, runs: int) -> float:
-        """The variance of the mean of so many runs, as a share of that of one run's score.
+    def variance_factor(self, resamples: int) -> float:
+        """The variance of the mean score of several resamples, relative to that of one score.
 
-        ``1 / runs`` if they were independent; runs that share pictures to train on are corrected
-        as by Nadeau & Bengio 2003 (Machine Learning 52). A given validation part that has scored
-        as a whole has no more pictures to offer, however many runs there are.
+        It would be ``1 / resamples`` if they were independent. Resamples with common training
+        images are corrected by Nadeau & Bengio 2003 (Machine Learning 52). A given validation
+        split of which all folds have been scored contains no further images, however many
+        resamples follow.
         """
-        corrected = 1 / runs + self.overlap
-        return corrected if self.parts is None else max(corrected, 1 / self.parts)
+        corrected = 1 / resamples + self.validation_train_ratio
+        return corrected if self.folds is None else max(corrected, 1 / self.folds)
 
 
 def resample(dataset: Dataset, number: int, seed: int) -> Resample:
-    """Division ``number`` of train and validation, of about the same sizes as the search's.
+    """Draw resample ``number`` of train and validation, of about the sizes of the search's splits.
 
-    They are the folds of a cross-validation, one after the other, and then those of the next
-    shuffle: as long as there are folds left, no picture validates twice. Each is stratified by
-    class, what belongs together moves together, and every class keeps a picture to train on.
+    The resamples are the folds of a cross-validation in turn, then those of the next shuffle, and
+    so on: until all folds are used, no image validates twice. Folds are stratified by class,
+    sampling units stay together, and every class keeps an image to train on.
 
-    A validation part that the source gave is all that validates, in thirds, and the whole training
-    part trains: whoever divided the pictures may have known what belongs together.
+    A validation split that the source gives is divided into ``GIVEN_VALIDATION_FOLDS`` folds, and
+    the whole training split trains: the source may separate images for reasons not in the data.
 
     Args:
-        dataset: Checked and split.
-        number: From 0; there is no last one.
-        seed: The same seed and number give the same division.
+        dataset: The checked data set.
+        number: Number of the resample, from 0, without a limit.
+        seed: Seed of the shuffles; seed and number determine the resample.
 
     Raises:
-        DataError: There are too few pictures, or groups of pictures, to hold any back.
+        DataError: There are too few images, or groups of images, for two folds.
     """
     train, validation = dataset.indices("train"), dataset.indices("validation")
     given = any(example.split == "validation" for example in dataset.examples)
-    pool = validation if given else dataset.indices("train", "validation")
-    count = 3 if given else round(len(pool) / max(1, len(validation)))
-    count = min(max(count, FEWEST_FOLDS), MOST_FOLDS)
+    if given:
+        pool, folds = validation, GIVEN_VALIDATION_FOLDS
+    else:
+        pool = dataset.indices("train", "validation")
+        folds = min(max(round(len(pool) / max(1, len(validation))), MIN_FOLDS), MAX_FOLDS)
 
-    shuffle, fold = divmod(number, count)
+    shuffle, fold = divmod(number, folds)
     labels, units = dataset.labels[pool], [dataset.units[i] for i in pool]
-    want = np.bincount(labels) / count
+    wanted = np.bincount(labels) / folds
     random = np.random.default_rng((seed, shuffle))
-    parts = np.full(len(pool), "train", dtype="<U10")
-    drawn = 0
+    fold_names = np.full(len(pool), "train", dtype="<U10")
     for drawn in range(fold + 1):
         try:
-            draw_split(str(drawn), want, parts, labels, units, random)
-        except DataError:  # a small set has fewer folds than that; it begins again with the first
+            draw_split(str(drawn), wanted, fold_names, labels, units, random)
+        except DataError:  # a small data set has fewer folds: continue from the first one
             if drawn == 0:
                 raise
             fold %= drawn
             break
-    held = parts == str(fold)
-    return Resample(number, train if given else pool[~held], pool[held], count if given else None)
+    validates = fold_names == str(fold)
+    return Resample(
+        number, train if given else pool[~validates], pool[validates], folds if given else None
+    )

@@ -1,7 +1,7 @@
-"""Which example trains, validates or tests: given splits are kept, the others drawn.
+"""Assignment of examples to train, validation and test.
 
-Drawn splits are stratified by class, and what belongs together (a group, the copies of one
-picture) moves together.
+Splits that the source gives are kept and the others drawn. Drawn splits are stratified by class,
+and all examples of one sampling unit (a group, or exact copies of one image) go to the same split.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from autotl.space.plugin import Example
 
 SPLITS = ("train", "validation", "test")
 GIVEN_SPLITS = ("", *SPLITS)
-"""What an example may bring, from the least to the most protected."""
+"""Valid values of ``Example.split``, from the least to the most protected."""
 
 
 def split(
@@ -30,64 +30,92 @@ def split(
     validation: float | None,
     test: float,
 ) -> NDArray[np.str_]:
-    """One of ``SPLITS`` for each example, ``[N]``.
+    """Assign each example to one of ``SPLITS``.
 
-    A split that no example brings is drawn from the training examples: ``test`` is its share of
-    all, ``validation`` the share of what then remains to train on. Each class keeps at least one
-    picture to train on, unless a given split says otherwise.
+    A split that no example brings is drawn from the training examples. At least one image of each
+    class remains in train, unless the given splits leave none there.
 
     Args:
-        examples: The usable ones, in a stable order.
-        digests: The content of each, as a hash.
-        labels: The class of each, ``[N]``.
-        seed: Of the draws.
-        validation: Share of the remaining training examples, from 0; None for ``validation_fraction``.
-        test: Share of all examples, from 0.
+        examples: The usable examples, in a stable order.
+        digests: Hash of the content of each image, ``[N]``.
+        labels: Class of each example, ``[N]``.
+        seed: Seed of the random draws.
+        validation: Fraction of the training examples that remain after the test split, at least 0;
+            None for ``validation_fraction``.
+        test: Fraction of all examples, at least 0.
+
+    Returns:
+        The split of each example, ``[N]``.
 
     Raises:
-        DataError: Nothing is left to train on, or too little to hold something back.
+        DataError: No training examples are left, or there are too few to draw a split from.
     """
     units = sampling_units(examples, digests)
-    home: dict[int, str] = {}  # an example without a split goes where its group already is
-    for unit, example in zip(units, examples, strict=True):
-        home[unit] = max(home.get(unit, ""), example.split, key=GIVEN_SPLITS.index)
-    splits = np.array(
-        [e.split or home[u] or "train" for u, e in zip(units, examples, strict=True)],
-        dtype="<U10",
-    )
-    if "train" not in splits:
-        raise DataError(
-            "every picture is given to validation or test; give some to train, or no split at all"
-        )
-
+    splits = _given_splits(examples, units)
     rng = np.random.default_rng(seed)
     draw_test = bool(test) and "test" not in splits
     draw_validation = validation != 0 and "validation" not in splits
     if draw_test:
-        want = test * np.bincount(labels)
+        wanted = test * np.bincount(labels)
         if draw_validation:
-            # Two pictures cannot serve three splits: such classes are tested and validated in turn.
+            # Two images cannot serve three splits: such classes alternate between a test and a
+            # validation image.
             pairs = np.flatnonzero(np.bincount(labels[splits == "train"]) == 2)
-            want[pairs[1::2]] = 0
-        draw_split("test", want, splits, labels, units, rng)
+            wanted[pairs[1::2]] = 0
+        draw_split("test", wanted, splits, labels, units, rng)
     if draw_validation:
-        trained = np.bincount(labels[splits == "train"], minlength=labels.max() + 1)
-        share = validation_fraction(int(trained.sum())) if validation is None else validation
-        draw_split("validation", share * trained, splits, labels, units, rng)
+        remaining = np.bincount(labels[splits == "train"], minlength=labels.max() + 1)
+        if validation is None:
+            validation = validation_fraction(int(remaining.sum()))
+        draw_split("validation", validation * remaining, splits, labels, units, rng)
     return splits
 
 
-def validation_fraction(pictures: int) -> float:
-    """The share of so many training pictures to choose by: a fifth, or what makes 300, to a third.
+def _given_splits(examples: Sequence[Example], units: Sequence[int]) -> NDArray[np.str_]:
+    """The split of each example before any draw, ``[N]``.
 
-    On 300 pictures the standard error of an accuracy of 0.87 is two points; on a fifth of 800 it
-    is nearly three, and the search would choose by luck.
+    An example without a split follows the most protected split of its sampling unit, else it is
+    in train.
     """
-    return min(1 / 3, max(1 / 5, 300 / pictures))
+    split_of_unit: dict[int, str] = {}
+    for unit, example in zip(units, examples, strict=True):
+        split_of_unit[unit] = max(
+            split_of_unit.get(unit, ""), example.split, key=GIVEN_SPLITS.index
+        )
+    splits = np.array(
+        [e.split or split_of_unit[u] or "train" for u, e in zip(units, examples, strict=True)],
+        dtype="<U10",
+    )
+    if "train" not in splits:
+        raise DataError(
+            "every image is given to validation or test; give some to train, or no split at all"
+        )
+    return splits
+
+
+def validation_fraction(training_images: int) -> float:
+    """The default fraction of training images that validate.
+
+    It is a fifth, or as much as yields 300 images, but at most a third. With 300 images the
+    standard error of an accuracy of 0.87 is two points; with a fifth of 800 it is nearly three, and
+    the search would select by chance.
+    """
+    return min(1 / 3, max(1 / 5, 300 / training_images))
 
 
 def sampling_units(examples: Sequence[Example], digests: Sequence[str]) -> list[int]:
-    """A number for each example: the same for all that a group or equal content ties together."""
+    """The sampling unit of each example: equal for examples that must not be separated.
+
+    Examples are in one unit if they have the same group or the same content, also transitively
+    (union-find).
+
+    Args:
+        examples: The examples.
+        digests: Hash of the content of each image, ``[N]``.
+
+    Returns:
+        The index of each example's unit, ``[N]``, from 0 in the order of first appearance.
+    """
     parent: dict[str, str] = {}
 
     def root(key: str) -> str:
@@ -99,52 +127,64 @@ def sampling_units(examples: Sequence[Example], digests: Sequence[str]) -> list[
     for example, digest in zip(examples, digests, strict=True):
         if example.group:
             parent[root(f"group {example.group}")] = root(digest)
-    number: dict[str, int] = {}
-    return [number.setdefault(root(digest), len(number)) for digest in digests]
+    index_of_root: dict[str, int] = {}
+    return [index_of_root.setdefault(root(digest), len(index_of_root)) for digest in digests]
 
 
 def draw_split(
     name: str,
-    want: NDArray[np.floating[Any]],
+    wanted: NDArray[np.floating[Any]],
     splits: NDArray[np.str_],
     labels: NDArray[np.int64],
     units: Sequence[int],
     rng: np.random.Generator,
 ) -> None:
-    """Move about ``want`` ``[C]`` training examples of each class to the split ``name``, in place.
+    """Move a stratified random sample of the training examples to the split ``name``, in place.
 
-    One pass over the units in random order, so it is quick for many; sklearn's
+    One pass over the units in random order, so it is fast for many of them; scikit-learn's
     StratifiedGroupKFold compares all folds for each group and warns about small classes.
+
+    Args:
+        name: Name of the split.
+        wanted: Number of examples of each class to move, approximately, ``[C]``.
+        splits: Split of each example, ``[N]``; modified.
+        labels: Class of each example, ``[N]``.
+        units: Sampling unit of each example, ``[N]``.
+        rng: Determines the order.
+
+    Raises:
+        DataError: No unit can be moved without removing a class from train.
     """
-    pool = np.flatnonzero(splits == "train")
-    left = Counter(labels[pool].tolist())
-    need = dict(enumerate(want.tolist()))
-    missing = {c for c in left if need[c] > 0}
+    train = np.flatnonzero(splits == "train")
+    remaining = Counter(labels[train].tolist())  # training examples by class
+    needed = dict(enumerate(wanted.tolist()))  # examples still to move by class
+    uncovered = {c for c in remaining if needed[c] > 0}  # classes the new split still lacks
 
     members: dict[int, list[int]] = {}
-    for i in rng.permutation(pool).tolist():
+    for i in rng.permutation(train).tolist():
         members.setdefault(units[i], []).append(i)
     counts = {unit: Counter(labels[of].tolist()) for unit, of in members.items()}
 
     def move(unit: int) -> None:
         splits[members[unit]] = name
         for c, k in counts[unit].items():
-            left[c] -= k
-            need[c] -= k
-            missing.discard(c)
+            remaining[c] -= k
+            needed[c] -= k
+            uncovered.discard(c)
 
-    def spare(unit: int) -> bool:
-        return all(left[c] > k for c, k in counts[unit].items())
+    def is_movable(unit: int) -> bool:
+        return all(remaining[c] > k for c, k in counts[unit].items())
 
     for unit, count in counts.items():
-        if spare(unit) and sum(abs(need[c]) - abs(need[c] - k) for c, k in count.items()) > 0:
+        improvement = sum(abs(needed[c]) - abs(needed[c] - k) for c, k in count.items())
+        if improvement > 0 and is_movable(unit):
             move(unit)
-    # What rounds to nothing still gets one unit, the smallest, so that scores cover the class.
+    # A class whose number rounds to 0 still gets one unit, the smallest, so that scores cover it.
     for unit in sorted(counts, key=lambda unit: len(members[unit])):
-        if spare(unit) and not missing.isdisjoint(counts[unit]):
+        if is_movable(unit) and not uncovered.isdisjoint(counts[unit]):
             move(unit)
     if name not in splits:
         raise DataError(
-            f"too few pictures, or groups of pictures, to hold some back for {name}; "
-            "add pictures, or give the split yourself"
+            f"too few images, or groups of images, to draw a {name} split; "
+            "add images, or give the split yourself"
         )

@@ -1,9 +1,10 @@
-"""Probabilities that mean what they say: one temperature, fitted to pictures not trained on.
+"""Calibration of predicted probabilities by temperature scaling.
 
-A network is right less often than it is sure. Dividing its logits by one number before the
-softmax mends most of that and changes no answer (Guo et al. 2017, arXiv:1706.04599).
+A network tends to be more confident than it is accurate. Dividing its logits by one number before
+the softmax corrects most of that and changes no predicted class (Guo et al. 2017,
+arXiv:1706.04599). The temperature is fitted to images that were not trained on.
 
-Shapes: N pictures, C classes.
+Shapes: N images, C classes.
 """
 
 from __future__ import annotations
@@ -15,84 +16,90 @@ from scipy.special import softmax
 
 from autotl.scoring.metrics import METRICS, Labels, Probabilities
 
-BINS = 15
-"""Of equal width, over which the calibration error is taken."""
+NUM_BINS = 15
+"""Bins of equal width for the expected calibration error."""
 
-WIDEST = 20.0
-"""Temperatures are sought from its inverse to this."""
+MAX_TEMPERATURE = 20.0
+"""Temperatures are searched from its reciprocal to this."""
 
-LOSS = METRICS["log_loss"]
-"""What a temperature is to make smaller."""
-
-TINY = 1e-12
-"""The smallest probability that a logarithm is taken of."""
+SMALLEST_PROBABILITY = 1e-12
+"""Probabilities are clipped to this before taking a logarithm."""
 
 
 def fit_temperature(labels: Labels, probabilities: Probabilities) -> float:
-    """The temperature under which the labels are likeliest.
+    """Fit the temperature that maximizes the likelihood of the labels.
 
     Args:
         labels: ``[N]``.
-        probabilities: ``[N, C]`` of pictures that were not trained on.
+        probabilities: ``[N, C]`` of images that were not trained on.
     """
     rows = np.arange(len(labels))
 
-    def loss(logarithm: float) -> float:
-        right = apply_temperature(probabilities, float(np.exp(logarithm)))[rows, labels]
-        return float(-np.log(np.maximum(right, TINY)).mean())
+    def negative_log_likelihood(log_temperature: float) -> float:
+        scaled = apply_temperature(probabilities, float(np.exp(log_temperature)))
+        return float(-np.log(np.maximum(scaled[rows, labels], SMALLEST_PROBABILITY)).mean())
 
-    limit = float(np.log(WIDEST))
-    found = minimize_scalar(loss, bounds=(-limit, limit), method="bounded")
-    return float(np.exp(found.x))
+    limit = float(np.log(MAX_TEMPERATURE))
+    optimum = minimize_scalar(negative_log_likelihood, bounds=(-limit, limit), method="bounded")
+    return float(np.exp(optimum.x))
 
 
 def apply_temperature(probabilities: Probabilities, temperature: float) -> Probabilities:
-    """``probabilities [N, C]`` at another temperature than 1; higher ones are less sure."""
-    # The logarithms are the logits up to a constant in each row, which the softmax forgets.
-    logits = np.log(np.maximum(probabilities.astype(np.float64), TINY))
-    cooled: Probabilities = softmax(logits / temperature, axis=1).astype(np.float32)
-    return cooled
+    """Rescale ``probabilities [N, C]``; a temperature above 1 makes them less confident."""
+    # The logarithms are the logits up to a constant in each row, which softmax cancels.
+    logits = np.log(np.maximum(probabilities.astype(np.float64), SMALLEST_PROBABILITY))
+    scaled: Probabilities = softmax(logits / temperature, axis=1).astype(np.float32)
+    return scaled
 
 
 def expected_calibration_error(labels: Labels, probabilities: Probabilities) -> float:
-    """How far the confidence of an answer is from how often it is right, from 0 to 1.
+    """The mean absolute difference between confidence and accuracy, from 0 to 1.
 
-    The mean over ``BINS`` bins of confidence, weighted by their pictures (Naeini et al. 2015,
-    AAAI).
-    """
-    sure = probabilities.max(1).astype(np.float64)
-    right = probabilities.argmax(1) == labels
-    places = np.minimum((sure * BINS).astype(int), BINS - 1)
-    gaps = np.bincount(places, weights=sure - right, minlength=BINS)
-    return float(np.abs(gaps).sum() / len(labels))
-
-
-def calibrate(
-    labels: Labels, probabilities: Probabilities, parts: NDArray[np.int64]
-) -> dict[str, float]:
-    """A temperature from all pictures, and the calibration error without and with one.
-
-    The error with it is measured on each part under a temperature fitted to the others: on the
-    pictures it was fitted to, any temperature looks well. Where that does not make the log loss
-    smaller, the temperature is 1.
+    It is taken over ``NUM_BINS`` bins of confidence, weighted by their number of images (Naeini et
+    al. 2015, AAAI).
 
     Args:
         labels: ``[N]``.
-        probabilities: ``[N, C]`` of pictures that were not trained on.
-        parts: ``[N]``, the number of the part that each is in, at least two different ones.
+        probabilities: ``[N, C]``.
     """
-    after = np.empty_like(probabilities)
-    for part in np.unique(parts):
-        here = parts == part
-        elsewhere = fit_temperature(labels[~here], probabilities[~here])
-        after[here] = apply_temperature(probabilities[here], elsewhere)
-    found = fit_temperature(labels, probabilities)
-    if LOSS.score(labels, after) >= LOSS.score(labels, probabilities):
-        found, after = 1.0, probabilities  # what few pictures suggest does not hold for others
+    confidence = probabilities.max(1).astype(np.float64)
+    correct = probabilities.argmax(1) == labels
+    bins = np.minimum((confidence * NUM_BINS).astype(int), NUM_BINS - 1)
+    differences = np.bincount(bins, weights=confidence - correct, minlength=NUM_BINS)
+    return float(np.abs(differences).sum() / len(labels))
+
+
+def calibrate(
+    labels: Labels, probabilities: Probabilities, folds: NDArray[np.int64]
+) -> dict[str, float]:
+    """Fit a temperature to all images, and cross-validate the calibration error with it.
+
+    The error of each fold is measured under a temperature fitted to the other folds, because any
+    temperature looks good on the images it was fitted to. If cross-validated scaling does not
+    reduce the log loss, the temperature is 1.
+
+    Args:
+        labels: ``[N]``.
+        probabilities: ``[N, C]`` of images that were not trained on.
+        folds: Fold of each image, ``[N]``, with at least two different values.
+
+    Returns:
+        ``temperature``, ``ece_before`` and ``ece_after`` (expected calibration errors), ``n``
+        (number of images) and ``bins``.
+    """
+    scaled = np.empty_like(probabilities)
+    for fold in np.unique(folds):
+        inside = folds == fold
+        fitted_outside = fit_temperature(labels[~inside], probabilities[~inside])
+        scaled[inside] = apply_temperature(probabilities[inside], fitted_outside)
+    temperature = fit_temperature(labels, probabilities)
+    log_loss = METRICS["log_loss"].score
+    if log_loss(labels, scaled) >= log_loss(labels, probabilities):
+        temperature, scaled = 1.0, probabilities  # what few images suggest does not generalize
     return {
-        "temperature": found,
+        "temperature": temperature,
         "ece_before": expected_calibration_error(labels, probabilities),
-        "ece_after": expected_calibration_error(labels, after),
+        "ece_after": expected_calibration_error(labels, scaled),
         "n": len(labels),
-        "bins": BINS,
+        "bins": NUM_BINS,
     }

@@ -1,0 +1,62 @@
+"""Read-only arrays in files larger than memory, read without filling memory with their pages."""
+
+from __future__ import annotations
+
+import mmap
+import weakref
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+MAX_RESIDENT_BYTES = 1 << 28
+"""Bytes of all mapped files together that may stay resident in this process after being read."""
+
+FAULT_AROUND_BYTES = 1 << 16
+"""Bytes that a page fault maps in addition to the row itself (Linux's ``fault_around_bytes``)."""
+
+
+class MappedArray:
+    """A memory-mapped file as a read-only array ``uint8 [N, ...]``.
+
+    Pages that were read stay in the operating system's page cache as long as it has room for
+    them, but they are regularly released from this process, so they do not count as its memory.
+
+    Args:
+        path: The file.
+        shape: Shape of the array.
+        offset: Start of the array in the file, in bytes.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: The file's size does not match ``shape``.
+    """
+
+    _open: ClassVar[weakref.WeakSet[MappedArray]] = weakref.WeakSet()
+    _bytes_read: ClassVar[int] = 0  # by all arrays, since their pages were last released
+
+    def __init__(self, path: Path, shape: tuple[int, ...], offset: int = 0) -> None:
+        with path.open("rb") as file:
+            self._pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        content = np.frombuffer(self._pages, np.uint8, offset=offset)
+        self.array: NDArray[np.uint8] = content.reshape(shape)
+        self._open.add(self)
+
+    def take(self, rows: NDArray[np.int64] | slice) -> NDArray[np.uint8]:
+        """Copy the given rows.
+
+        Args:
+            rows: Indices ``[n]`` or a slice of the first dimension.
+
+        Returns:
+            ``uint8 [n, ...]``.
+        """
+        copied = self.array[rows].copy() if isinstance(rows, slice) else self.array[rows]
+        MappedArray._bytes_read += copied.nbytes + len(copied) * FAULT_AROUND_BYTES
+        if MappedArray._bytes_read > MAX_RESIDENT_BYTES:
+            MappedArray._bytes_read = 0
+            for mapped in list(self._open):
+                if hasattr(mapped._pages, "madvise"):  # not on Windows
+                    mapped._pages.madvise(mmap.MADV_DONTNEED)
+        return copied
