@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from images import FAST, photos, plugin
+from images import FAST, write_images, write_plugin
 
 from autotl import study
 
@@ -18,8 +18,8 @@ torch.set_num_threads(1)  # the models are tiny: more threads only wait for each
 @pytest.fixture
 def settings(tmp_path: Path) -> Callable[..., study.StudyConfig]:
     """Settings of a quick search on coloured pictures; keywords change them."""
-    photos(tmp_path / "photos")
-    file = plugin(tmp_path)
+    write_images(tmp_path / "photos")
+    file = write_plugin(tmp_path)
 
     def make(**options: Any) -> study.StudyConfig:
         values = {"backbone": ["tiny"], "plugin": [file], "out": tmp_path / "runs", **FAST}

@@ -1,4 +1,4 @@
-"""Pictures to search on, and a backbone that is quick: shared by the tests of whole searches."""
+"""Images to search on and a fast backbone, for the tests that run whole searches."""
 
 from __future__ import annotations
 
@@ -43,27 +43,29 @@ def tiny():
 '''
 
 FAST = {"epochs": 3, "batch_size": 8, "device": "cpu", "precision": "float32", "history": False}
+"""Settings of a quick search."""
+
 COLOURS = {"red": (200, 40, 40), "green": (40, 200, 40), "blue": (40, 40, 200)}
 
 
-def plugin(folder: Path) -> Path:
-    """A plugin file with the backbone ``tiny``."""
+def write_plugin(folder: Path) -> Path:
+    """Write a plugin file with the backbone ``tiny``, and return its path."""
     file = folder / "tiny_plugin.py"
     file.write_text(TINY)
     return file
 
 
-def photos(folder: Path, count: int = 20, noise: float = 60.0, seed: int = 0) -> Path:
-    """``folder/red|green|blue/*.png``, ``count`` noisy pictures of each colour."""
-    random = np.random.default_rng(seed)
+def write_images(folder: Path, count: int = 20, noise: float = 60.0, seed: int = 0) -> Path:
+    """Write ``folder/red|green|blue/*.png``: ``count`` noisy images of each colour, 40 x 48 px."""
+    generator = np.random.default_rng(seed)
     for name, colour in COLOURS.items():
         (folder / name).mkdir(parents=True)
         for i in range(count):
-            pixels = random.normal(colour, noise, (40, 48, 3)).clip(0, 255).astype(np.uint8)
+            pixels = generator.normal(colour, noise, (40, 48, 3)).clip(0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(folder / name / f"{i}.png")
     return folder
 
 
-def rows(settings: StudyConfig) -> list[TrialRow]:
-    """The trials of a study, from its database."""
+def read_trials(settings: StudyConfig) -> list[TrialRow]:
+    """Read the trials of a study from its database."""
     return Store(f"sqlite:///{settings.out}/autotl.db").trials(settings.name)

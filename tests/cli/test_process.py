@@ -1,14 +1,17 @@
-"""What is freed is kept."""
+"""The process-wide settings of the command line."""
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 import sys
 
 import pytest
 
-FAULTS = """
+from autotl.cli import process
+
+PAGE_FAULTS = """
 import resource, sys
 import numpy as np
 from autotl.cli import process
@@ -23,10 +26,20 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="asks glibc")
-def test_a_large_block_is_used_again() -> None:
-    def faults(how: str) -> int:
-        command = [sys.executable, "-c", FAULTS, how]
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is configured")
+def test_a_large_freed_block_is_reused() -> None:
+    def count_page_faults(mode: str) -> int:
+        command = [sys.executable, "-c", PAGE_FAULTS, mode]
         return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
-    assert faults("keep") * 10 < faults("default")
+    assert count_page_faults("keep") * 10 < count_page_faults("default")
+
+
+@pytest.mark.parametrize(("value", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_openmp_threads_sleep_while_they_wait_unless_the_user_decided(
+    value: str | None, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "keep_freed_memory", lambda: None)
+    monkeypatch.setattr(os, "environ", {} if value is None else {"OMP_WAIT_POLICY": value})
+    process.configure()
+    assert os.environ["OMP_WAIT_POLICY"] == expected

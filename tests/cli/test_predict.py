@@ -1,0 +1,144 @@
+"""The ``predict`` command, as a user types it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+from command_line import run
+from images import COLOURS
+from PIL import Image
+from toy import CPU
+
+from autotl.artifact import model_folder
+from autotl.space import registry
+
+BLUE = "<b>blue|*"
+"""The class in ``home`` whose name needs escaping."""
+
+
+def predict(home: Path, *words: str | Path, stdin: str | None = None) -> Result:
+    options = ["--plugin", home / "tiny_plugin.py"]
+    return run("predict", home / "model", *words, *options, stdin=stdin)
+
+
+def test_predictions_in_a_fresh_process_agree(searched: Path) -> None:
+    image = searched / "photos" / "red" / "3.png"
+    words = ["predict", searched / "runs/photos/model", image, "--format", "json"]
+    words += ["--plugin", searched / "tiny_plugin.py"]
+    command = [sys.executable, "-m", "autotl", *map(str, words)]
+    fresh = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+    here = json.loads(run(*words).stdout)
+    assert fresh["file"] == str(image)
+    assert fresh["classes"] == pytest.approx(here["classes"], abs=1e-6)
+    assert next(iter(fresh["classes"])) == "red"
+
+
+def test_the_model_of_a_search_predicts_folders_patterns_and_lists(searched: Path) -> None:
+    model, file = searched / "runs/photos/model", searched / "tiny_plugin.py"
+    folder = run("predict", model, searched / "photos" / "red", "--plugin", file, "--top", "1")
+    assert len(folder.stdout.splitlines()) == 20
+    table = run(
+        "predict", model, f"{searched}/photos/blue/1*.png", "--format", "csv", "--plugin", file
+    )
+    rows = list(csv.DictReader(io.StringIO(table.stdout)))
+    assert len(rows) == 11 * 3
+    assert {r["class"] for r in rows} == {"red", "green", "blue"}
+    lines = f"{searched}/photos/red/0.png\n\n{searched}/photos/red/1.png\n"
+    listed = run("predict", model, "-", "--plugin", file, stdin=lines)
+    assert len(listed.stdout.splitlines()) == 2
+
+
+def test_probabilities_are_calibrated_and_class_names_unchanged(home: Path) -> None:
+    image = home / "photos" / BLUE / "3.png"
+    result = predict(home, image, "--format", "json")
+    assert result.exit_code == 0, result.output
+    prediction = json.loads(result.stdout)
+    assert prediction["file"] == str(image)
+    assert next(iter(prediction["classes"])) == BLUE
+    loaded = model_folder.load(home / "model", registry.load([home / "tiny_plugin.py"]), CPU)
+    assert loaded.temperature == 1.5
+    assert prediction["classes"] == pytest.approx(loaded.predict([image])[0], abs=1e-5)
+    [line] = predict(home, image, "--top", "1").stdout.splitlines()
+    assert line == f"{image}  {BLUE} {prediction['classes'][BLUE]:.4f}"
+
+
+def test_files_come_from_folders_patterns_and_lists(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    for name in ("x.PNG", "a/z.png", "._x.png"):
+        shutil.copy(home / "photos/red/0.png", tmp_path / name)
+    (tmp_path / "notes.txt").write_text("no image")
+    words = ["--format", "csv", "--top", "2"]
+    lines = f"{tmp_path}/x.PNG\n\n"
+    result = predict(home, tmp_path, f"{tmp_path}/a/*.p?g", "-", *words, stdin=lines)
+    rows = list(csv.DictReader(io.StringIO(result.stdout)))
+    assert [Path(r["file"]).name for r in rows[::2]] == ["z.png", "x.PNG", "z.png", "x.PNG"]
+    assert [r["rank"] for r in rows[:2]] == ["1", "2"]
+    assert float(rows[0]["probability"]) >= float(rows[1]["probability"])
+
+
+def test_unreadable_files_are_named_and_the_others_predicted(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "torn.jpg").write_bytes((home / "photos/red/0.png").read_bytes()[:200])
+    (tmp_path / "text.jpg").write_text("no image")
+    good = home / "photos/red/0.png"
+    names = ("torn.jpg", "text.jpg", "missing.jpg")
+    result = predict(home, *(tmp_path / name for name in names), good)
+    assert result.exit_code == 1
+    assert [line.split()[0] for line in result.stdout.splitlines()] == [str(good)]
+    torn, text, missing = result.stderr.splitlines()
+    assert torn.startswith(f"Error: {tmp_path}/torn.jpg: ")
+    assert text.startswith(f"Error: {tmp_path}/text.jpg: ")
+    assert missing.startswith(f"Error: {tmp_path}/missing.jpg: the file is missing")
+    assert "Traceback" not in result.output
+
+
+def test_control_characters_are_not_printed(home: Path, tmp_path: Path) -> None:
+    shutil.copy(home / "photos/red/0.png", tmp_path / "a\x1b[31m\nb.png")
+    result = predict(home, tmp_path)
+    assert len(result.stdout.splitlines()) == 1
+    assert "\x1b" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["{home}/modle", "x.jpg"], "there is no model folder {home}/modle; did you mean 'model'?"),
+        (["{home}", "x.jpg"], "did you mean {home}/model?"),
+        (["{home}/model", "{home}/model"], "{home}/model: no images in this folder"),
+        (["{home}/model", "{home}/*.jpg"], "no file matches the pattern '{home}/*.jpg'"),
+        (["{home}/model", "-"], "the list on stdin is empty"),
+    ],
+)
+def test_mistakes_are_reported_in_one_line(home: Path, words: list[str], message: str) -> None:
+    result = run("predict", *(w.format(home=home) for w in words), stdin="")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert message.format(home=home) in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_an_image_of_a_single_colour_is_read(home: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (5, 5), COLOURS["red"]).save(tmp_path / "red.webp")
+    result = predict(home, tmp_path / "red.webp", "--top", "1")
+    assert " red " in result.stdout
+
+
+def test_a_csv_has_file_names_as_they_are_on_disk(home: Path, tmp_path: Path) -> None:
+    file = tmp_path / os.fsdecode(b"caf\xe9.png")
+    shutil.copy(next((home / "photos" / "red").glob("*.png")), file)
+    words = ["predict", str(home / "model"), str(file), "--format", "csv"]
+    words += ["--plugin", str(home / "tiny_plugin.py")]
+    process = subprocess.run(
+        [sys.executable, "-m", "autotl", *words],
+        capture_output=True,
+        check=True,
+        env={**os.environ, "LC_ALL": "C.UTF-8"},
+    )
+    assert os.fsencode(file) in process.stdout

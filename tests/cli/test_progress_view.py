@@ -1,0 +1,189 @@
+"""The progress of a search on the terminal: a panel, plain lines, or only warnings."""
+
+from __future__ import annotations
+
+import io
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from example_study import config
+from rich.console import Console
+
+from autotl.cli import progress_view
+from autotl.events import (
+    EpochCompleted,
+    Event,
+    Note,
+    SearchStarted,
+    Stage,
+    TrialFinished,
+    TrialStarted,
+)
+
+ESCAPE = "\x1b[31mred.jpg"
+"""A file name with a control sequence."""
+
+NOW = 1000.0
+"""The time of the clock in these tests, seconds."""
+
+
+def events(**changes: Any) -> list[Event]:
+    """A short search with events of every type; keywords change its ``SearchStarted``."""
+    limits = {"budget": 600.0, "deadline": NOW + 252.9, "max_trials": None, "earlier_trials": 0}
+    return [
+        SearchStarted("birds", "accuracy", "cuda", **{**limits, **changes}),
+        Stage("checking images"),
+        *(Stage("packing images", i, 200) for i in range(0, 200, 50)),
+        Note(f"2 problems in the data; the first:\n{ESCAPE}", warning=True),
+        TrialStarted(0, config("linear_probe"), 2),
+        EpochCompleted(0, 1, 2, 1.0, 0.7, 1.0),
+        EpochCompleted(0, 2, 2, 0.5, 0.8123, 1.0),
+        TrialFinished(0, "complete", "", 0.8123, 12.34),
+        TrialStarted(1, config("full"), 6),
+        TrialFinished(1, "pruned", "worse than the median", None, 4.0),
+        TrialFinished(2, "out_of_memory", f"no room for [red]\n{ESCAPE}", None, 1.0),
+        Note("done"),
+    ]
+
+
+def show(quiet: bool = False, **changes: Any) -> None:
+    with progress_view.show_progress(quiet) as listener:
+        for event in events(**changes):
+            listener(event)
+
+
+def test_without_a_terminal_there_are_plain_lines(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    show(earlier_trials=3)
+    out, err = capsys.readouterr()
+    recipe = "tf_efficientnet_lite0(drop_path=0.05) · {}(lr=0.001) · linear · flip_crop(scale=0.7)"
+    assert out.splitlines() == [
+        "birds: accuracy on cuda, 10:00 budget, 3 earlier trials",
+        "checking images",
+        "packing images",
+        "warning: 2 problems in the data; the first: ?[31mred.jpg",
+        f"trial 0  complete  accuracy 0.8123  12.3 s  {recipe.format('linear_probe')} · adamw",
+        f"trial 1  pruned  4.0 s  {recipe.format('full')} · adamw  worse than the median",
+        "trial 2  out_of_memory  1.0 s  no room for [red] ?[31mred.jpg",
+        "done",
+    ]
+    assert err == ""
+
+
+def test_quiet_shows_only_warnings_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    show(quiet=True)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == "warning: 2 problems in the data; the first: ?[31mred.jpg\n"
+
+
+def test_a_stream_that_cannot_encode_a_dot_does_not_stop_the_search(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", stream)
+    show()
+    assert b"tf_efficientnet_lite0(drop_path=0.05) ? linear_probe" in stream.buffer.getvalue()
+
+
+def screen(count: int, width: int = 80, more: tuple[Event, ...] = (), **changes: Any) -> list[str]:
+    """The panel after the first events, as lines of text."""
+    console = Console(width=width, force_terminal=True, color_system=None, file=io.StringIO())
+    panel = progress_view._Panel(console)
+    for event in (*events(**changes)[:count], *more):
+        panel(event)
+    with console.capture() as captured:
+        console.print(panel)
+    return captured.get().splitlines()
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_the_panel_has_the_same_size_in_every_state(width: int) -> None:
+    long = TrialStarted(7, config("a_strategy_with_a_name_that_goes_on" * 3), 99)
+    curve = [EpochCompleted(7, i, 99, 1.0, i / 99, 1.0) for i in range(1, 90)]
+    screens = [screen(n, width) for n in range(16)] + [screen(8, width, (long, *curve))]
+    assert {len(s) for s in screens} == {len(screens[0])}
+    assert {len(line) for s in screens for line in s} == {min(width, progress_view.MAX_WIDTH)}
+
+
+def test_the_panel_shows_time_counts_best_and_the_current_trial(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(progress_view, "time", SimpleNamespace(monotonic=lambda: NOW))
+    now = (TrialStarted(3, config("last_blocks"), 5), EpochCompleted(3, 1, 5, 1.0, 0.5, 1.0))
+    text = "\n".join(
+        screen(
+            15,
+            more=(*now, EpochCompleted(3, 2, 5, 0.9, 0.75, 1.0)),
+            max_trials=20,
+            earlier_trials=2,
+        )
+    )
+    assert "4:12 left" in text
+    assert "5 of 20:  1 complete · 1 pruned · 1 failed · 2 earlier" in text
+    assert "0.8123  trial 0" in text
+    assert "tf_efficientnet_lite0 · linear_probe · linear · flip_crop · adamw" in text
+    assert "trial 3  epoch 2/5  ▁█  0.7500" in text
+    assert "drop_path 0.05, lr 0.001, scale 0.7" in text
+
+    assert "elapsed" in "\n".join(screen(1, budget=None, deadline=None))
+    assert "150/200" in "\n".join(screen(6))
+
+
+def test_the_best_trial_has_the_lowest_score_if_lower_is_better() -> None:
+    console = Console(file=io.StringIO())
+    panel = progress_view._Panel(console)
+    panel(SearchStarted("birds", "log_loss", "cpu", None, None, None, 0))
+    for number, score in enumerate((0.5, 0.4, 0.6)):
+        panel(TrialFinished(number, "complete", "", score, 1.0))
+    assert panel.best is not None
+    assert panel.best[0].number == 1
+
+
+def test_in_a_terminal_finished_trials_scroll_above_the_panel() -> None:
+    script = "from test_progress_view import show; show(); print('after')"
+    folder = Path(__file__).parent
+    parent, child = pty.openpty()
+    settings = {"TERM": "xterm", "COLUMNS": "80", "PYTHONIOENCODING": "utf-8"}
+    with subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdout=child,
+        stderr=child,
+        env={**os.environ, **settings, "PYTHONPATH": os.pathsep.join(map(str, folder.parents[:2]))},
+        cwd=folder,
+    ) as process:
+        os.close(child)
+        raw = b""
+        while chunk := _read(parent):
+            raw += chunk
+    os.close(parent)
+    assert process.returncode == 0, raw
+    text = raw.decode()
+    assert "\x1b[31mred.jpg" not in text
+    assert text.index("trial 0  complete  0.8123") < text.index("trial 2  out_of_memory")
+    assert "no room for [red] ?[31mred.jpg" in text
+    assert text.rstrip().endswith("after")
+    assert "\x1b[?25h" in text, "the cursor is visible again"
+
+
+def _read(parent: int) -> bytes:
+    try:
+        return os.read(parent, 4096)
+    except OSError:  # Linux raises it when the other side is closed
+        return b""
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [([], ""), ([0.5], "▁"), ([0.5, 0.5], "▁▁"), ([0, float("nan"), 1], "▁ █")],
+)
+def test_a_sparkline_is_drawn_from_any_numbers(values: list[float], expected: str) -> None:
+    assert progress_view.sparkline(values) == expected

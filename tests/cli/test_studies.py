@@ -1,0 +1,64 @@
+"""The ``studies``, ``report`` and ``dashboard`` commands, as a user types them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+from wsgiref.util import setup_testing_defaults
+
+from command_line import run
+
+from autotl.store import Store
+
+
+def test_studies_are_listed_shown_and_deleted(searched: Path, tmp_path: Path) -> None:
+    out = ["--out", searched / "runs"]
+    assert "photos  " in run("studies", "list", *out).stdout
+    lines = run("studies", "show", "photos", *out).stdout.splitlines()
+    assert [line.split()[1] for line in lines if line.split()[:1] == ["0"]] == ["complete"]
+    assert sum("linear_probe" in line for line in lines) >= 1
+    misspelled = run("studies", "show", "fotos", *out)
+    assert misspelled.exit_code == 1
+    assert "did you mean 'photos'?" in misspelled.stderr
+    assert run("report", "photos", *out).exit_code == 0
+    assert run("studies", "delete", "nothing", "--yes", *out).exit_code == 1
+    elsewhere = run("studies", "list", "--out", tmp_path)
+    assert elsewhere.exit_code == 1
+    assert not list(tmp_path.iterdir()), "reading creates no database"
+
+
+def test_a_deleted_study_is_gone_and_its_files_stay(tmp_path: Path) -> None:
+    store = Store(f"sqlite:///{tmp_path}/autotl.db")
+    store.begin("photos", {})
+    store.close()
+    (tmp_path / "photos").mkdir()
+    refused = run("studies", "delete", "photos", "--out", tmp_path, stdin="n\n")
+    assert "deleted" not in refused.stdout
+    result = run("studies", "delete", "photos", "--yes", "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    assert "photos" not in run("studies", "list", "--out", tmp_path).stdout
+    assert (tmp_path / "photos").is_dir()
+
+
+def test_optuna_dashboard_reads_the_study(searched: Path) -> None:
+    from optuna_dashboard import wsgi
+
+    app = wsgi(Store(f"sqlite:///{searched}/runs/autotl.db").storage)
+
+    def get(path: str) -> Any:
+        environ: dict[str, Any] = {}
+        setup_testing_defaults(environ)
+        environ |= {"PATH_INFO": path, "QUERY_STRING": "after=0"}
+        statuses: list[str] = []
+        body = b"".join(app(environ, lambda status, *_: statuses.append(status)))
+        assert statuses == ["200 OK"]
+        return json.loads(body)
+
+    ids = {s["study_name"]: s["study_id"] for s in get("/api/studies")["study_summaries"]}
+    detail = get(f"/api/studies/{ids['photos']}")
+    assert [t["state"] for t in detail["trials"]] == ["Complete"] * 3
+    # A head that is solved in closed form has one epoch.
+    assert [len(t["intermediate_values"]) for t in detail["trials"]] == [2, 1, 2]
+    attributes = {a["key"] for a in detail["trials"][0]["user_attrs"]}
+    assert attributes >= {"config", "status", "epochs", "parameters", "trained_parameters"}
