@@ -81,7 +81,7 @@ class _Lines:
             case SearchStarted():
                 self.metric = event.metric
                 budget = "" if event.budget is None else f", {_clock(event.budget)} budget"
-                earlier = f", {event.done} earlier trials" if event.done else ""
+                earlier = f", {event.earlier_trials} earlier trials" if event.earlier_trials else ""
                 self._print(f"{event.study}: {event.metric} on {event.device}{budget}{earlier}")
             case Stage() if event.name != self.stage:
                 self.stage = event.name
@@ -180,7 +180,7 @@ class _Panel:
         return _bar(budget - left, budget, f"{_clock(left)} left")
 
     def _counts(self) -> Text:
-        earlier, limit = self.started.done, self.started.trials
+        earlier, limit = self.started.earlier_trials, self.started.max_trials
         counts = [f"{self.counts[group]} {group}" for group in ("complete", "pruned", "failed")]
         counts += [f"{earlier} earlier"] if earlier else []
         total = "" if limit is None else f"{earlier + self.counts.total()} of {limit}:  "
@@ -189,7 +189,7 @@ class _Panel:
     def _best(self) -> RenderableType:
         if self.best is None:
             # The events do not report the scores of earlier trials.
-            suffix = " in this run" if self.started.done else ""
+            suffix = " in this run" if self.started.earlier_trials else ""
             return Group(_line(f"none yet{suffix}", "dim"), "")
         event, config = self.best
         score = Text(f"{event.score:.4f}", "bold green").append(
@@ -202,8 +202,8 @@ class _Panel:
         if self.stage:
             if not self.stage.total:
                 return Group(_line(self.stage.name), "", "")
-            steps = f"{self.stage.done}/{self.stage.total}"
-            return Group(_line(self.stage.name), _bar(self.stage.done, self.stage.total, steps), "")
+            completed, total = self.stage.completed, self.stage.total
+            return Group(_line(self.stage.name), _bar(completed, total, f"{completed}/{total}"), "")
         if self.trial is None:
             return Group("", "", "")
         head = _line(f"trial {self.trial.number}  epoch {len(self.scores)}/{self.trial.epochs}")
