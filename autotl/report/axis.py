@@ -1,4 +1,4 @@
-"""Rows on one axis, which the page draws without a library: intervals, and what each plugin did."""
+"""Rows on one axis, drawn as SVG without a library: score intervals and effects of plugins."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from autotl.report.figures import window
+from autotl.report.figures import score_range
+from autotl.report.sentences import BASELINES
 from autotl.report.summary import ranked
-from autotl.space.plugin import SEARCHED_KINDS
+from autotl.space.kinds import SEARCHED_KINDS
 
 if TYPE_CHECKING:
     from autotl.store import TrialRow
@@ -18,101 +19,129 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Axis:
-    """A linear scale; places are percentages, so that a figure fits any screen."""
+    """A linear scale. Positions on it are percentages of its width, so a figure fits any screen."""
 
     low: float
     high: float
 
     @classmethod
-    def over(cls, values: Sequence[float]) -> Axis:
-        """The scale that holds all of ``values`` with a little air around them."""
+    def covering(cls, values: Sequence[float]) -> Axis:
+        """Make a scale that contains all of ``values`` and a small margin on both sides."""
         low, high = min(values), max(values)
-        air = 0.06 * (high - low) or 0.01
-        return cls(low - air, high + air)
+        margin = 0.06 * (high - low) or 0.01
+        return cls(low - margin, high + margin)
 
-    def at(self, value: float) -> float:
-        """The place of ``value``; what lies outside is put at the edge."""
-        place = 100 * (value - self.low) / (self.high - self.low)
-        return round(min(100.0, max(0.0, place)), 2)
+    def position(self, value: float) -> float:
+        """Position of ``value`` in percent; a value outside the scale is put at its edge."""
+        position = 100 * (value - self.low) / (self.high - self.low)
+        return round(min(100.0, max(0.0, position)), 2)
 
     @property
     def ticks(self) -> list[tuple[float, str]]:
-        """Place and label of at most six round values."""
+        """Positions and labels of at most six round values."""
         span = self.high - self.low
         power = 10.0 ** math.floor(math.log10(span))
         step = next(s for s in (power / 5, power / 2, power, 2 * power) if span / s <= 5)
         digits = max(0, -math.floor(math.log10(step)))
         ticks = range(math.ceil(self.low / step), math.floor(self.high / step) + 1)
-        return [(self.at(i * step), f"{i * step:.{digits}f}") for i in ticks]
+        return [(self.position(i * step), f"{i * step:.{digits}f}") for i in ticks]
 
 
-def intervals(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """The finalists, the baselines and the test score on one axis."""
+def score_intervals(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Place the finalists, the baselines and the test score on one axis.
+
+    Args:
+        summary: As ``summarise`` returns it.
+
+    Returns:
+        ``rows`` and ``ticks`` for the template; empty without a complete trial.
+    """
     finals = summary["finals"]
     if finals:
-        rows = [_candidate(c, finals["winner"]) for c in finals["candidates"]]
+        rows = [_final_candidate(c, finals["winner"]) for c in finals["candidates"]]
     else:
-        rows = [{**f, "label": f"trial {f['trial']}", "role": "finalist"}
-                for f in summary["finalists"]]  # fmt: skip
-        for name, scored in summary["baselines"].items():
-            if scored:
-                label = f"{name.replace('_', ' ')}, trial {scored['trial']}"
-                rows.append({**scored, "label": label, "role": "baseline"})
-        handed = [row for row in rows if row["trial"] == (summary["best"] or {}).get("trial")]
-        if handed:
-            handed[0] |= {"label": f"{handed[0]['label']}, the best", "role": "best"}
+        rows = _search_candidates(summary)
     if not rows:
         return {}
     if test := summary["test"]:
-        rows.append({**test, "mean": test["score"], "label": "the best, on test", "role": "test"})
+        rows.append({**test, "mean": test["score"], "label": "winner, test split", "role": "test"})
     values = [row[key] for row in rows for key in ("low", "mean", "high")]
-    axis = Axis.over([*values, *(s for row in rows for s in row.get("scores", ()))])
+    axis = Axis.covering([*values, *(s for row in rows for s in row.get("scores", ()))])
     for row in rows:
-        row["at"] = {key: axis.at(row[key]) for key in ("low", "mean", "high")}
-        row["dots"] = [(axis.at(s), f"{s:.4f}") for s in row.get("scores", ())]
-        row["said"] = f"{row['mean']:.4f}"
+        row["positions"] = {key: axis.position(row[key]) for key in ("low", "mean", "high")}
+        row["dots"] = [(axis.position(s), f"{s:.4f}") for s in row.get("scores", ())]
+        row["value"] = f"{row['mean']:.4f}"
     return {"rows": rows, "ticks": axis.ticks}
 
 
-def _candidate(candidate: Mapping[str, Any], winner: str) -> dict[str, Any]:
+def _final_candidate(candidate: Mapping[str, Any], winner: str) -> dict[str, Any]:
     notes = []
     if candidate["name"] == winner:
-        notes.append("the best")
+        notes.append("winner")
     elif candidate["tied_with_best"]:
         notes.append("tied")
-    if candidate["role"] in ("default_recipe", "linear_probe"):
-        notes.append(candidate["role"].replace("_", " "))
+    if candidate["role"] in BASELINES:
+        notes.append(BASELINES[candidate["role"]])
     role = "best" if candidate["name"] == winner else "finalist"
     return {**candidate, "label": ", ".join([candidate["name"], *notes]), "role": role}
 
 
-def effects(rows: Iterable[TrialRow], direction: str, best: int | None) -> list[dict[str, Any]]:
-    """For each kind of which several were tried: the scores of each plugin, the best first."""
+def _search_candidates(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The finalists and baselines of a search without a final selection."""
+    rows = [{**f, "label": f"trial {f['trial']}", "role": "finalist"} for f in summary["finalists"]]
+    for role, baseline in summary["baselines"].items():
+        if baseline:
+            label = f"{BASELINES[role]}, trial {baseline['trial']}"
+            rows.append({**baseline, "label": label, "role": "baseline"})
+    best = (summary["best"] or {}).get("trial")
+    if winner := next((row for row in rows if row["trial"] == best), None):
+        winner |= {"label": f"{winner['label']}, winner", "role": "best"}
+    return rows
+
+
+def plugin_effects(
+    rows: Iterable[TrialRow], direction: str, best: int | None
+) -> list[dict[str, Any]]:
+    """Place the scores of each plugin on one axis, for each kind of which several were tried.
+
+    Args:
+        rows: The trials of a study.
+        direction: ``maximize`` or ``minimize``.
+        best: Number of the winner.
+
+    Returns:
+        For each ``kind`` its ``rows`` and ``ticks``; the plugin with the best trial comes first.
+    """
     complete = ranked(rows, direction)
     if len(complete) < 2:
         return []
     scores = [row.score for row in complete if row.score is not None]
-    axis = Axis(*window(scores, direction))
-    found = []
+    axis = Axis(*score_range(scores, direction))
+    effects = []
     for kind in SEARCHED_KINDS:
-        names: dict[str, list[TrialRow]] = {}
+        trials_of: dict[str, list[TrialRow]] = {}
         for row in complete:
             for name in row.config.get(kind, {}):
-                names.setdefault(name, []).append(row)
-        if len(names) > 1:
-            lines = [_effect(name, tried, axis, best) for name, tried in names.items()]
-            found.append({"kind": kind, "rows": lines, "ticks": axis.ticks})
-    return found
+                trials_of.setdefault(name, []).append(row)
+        if len(trials_of) > 1:
+            lines = [_plugin_effect(name, trials, axis, best) for name, trials in trials_of.items()]
+            effects.append({"kind": kind, "rows": lines, "ticks": axis.ticks})
+    return effects
 
 
-def _effect(name: str, tried: Sequence[TrialRow], axis: Axis, best: int | None) -> dict[str, Any]:
-    scores = [row.score for row in tried if row.score is not None]
-    count = f"{len(tried)} trial{'s' if len(tried) > 1 else ''}"
+def _plugin_effect(
+    name: str, trials: Sequence[TrialRow], axis: Axis, best: int | None
+) -> dict[str, Any]:
+    """The row of a plugin; ``trials`` are those that used it, the best first."""
+    scores = [row.score for row in trials if row.score is not None]
+    count = f"{len(trials)} trial{'s' if len(trials) > 1 else ''}"
     return {
         "label": name,
-        "role": "best" if any(row.number == best for row in tried) else "finalist",
-        "said": f"best {scores[0]:.4f} · {count}",
-        "dots": [(axis.at(s), f"trial {r.number}: {s:.4f}")
-                 for s, r in zip(scores, tried, strict=True)],
-        "at": {"mean": axis.at(statistics.median(scores))},
-    }  # fmt: skip
+        "role": "best" if any(row.number == best for row in trials) else "finalist",
+        "value": f"best {scores[0]:.4f} · {count}",
+        "dots": [
+            (axis.position(score), f"trial {row.number}: {score:.4f}")
+            for score, row in zip(scores, trials, strict=True)
+        ],
+        "positions": {"mean": axis.position(statistics.median(scores))},
+    }

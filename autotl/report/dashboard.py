@@ -1,17 +1,14 @@
-"""What Optuna Dashboard shows of a study beside the numbers: notes and pictures.
+"""Notes for Optuna Dashboard, which shows them beside its own figures of a study.
 
-They are written into the storage, so ``optuna-dashboard sqlite:///runs/autotl.db --artifact-dir
-runs/artifacts`` shows the same as ``autotl dashboard``.
+They are written into the storage, so ``optuna-dashboard sqlite:///runs/autotl.db`` shows the same
+as ``autotl dashboard``.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import time
-import uuid
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,209 +17,143 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import optuna
 
-from autotl import report
 from autotl.errors import StoreError, StudyError
-from autotl.report import dashboard_notes, dashboard_pictures
+from autotl.report.dashboard_notes import Confusion, study_attributes, study_note, trial_note
+from autotl.report.summary import ranked, summarise
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
-    from autotl.store import Store, TrialRow
+    from autotl.store import Store
 
 
 def installed() -> bool:
-    """Whether the extra ``dashboard`` is."""
+    """Whether the extra ``dashboard`` is installed."""
     return find_spec("optuna_dashboard") is not None
 
 
 def annotate(store: Store, study: str, folder: Path, within: float | None = None) -> None:
-    """Write a note for the study, and a note and pictures for each of its trials.
+    """Write a note for the study and for each of its trials.
 
-    What is there already is left as it is, so a second call is quick; a note that somebody has
-    edited is never written over. Does nothing without the extra ``dashboard``.
+    A note that has not changed is not written again, so a second call is fast. A note that somebody
+    has edited is never overwritten. Without the extra ``dashboard`` nothing is written.
 
     Args:
         store: The database.
-        study: Its name.
-        folder: The run folder; the pictures are in ``artifacts`` beside it.
-        within: So many seconds at most, the best trials first; None until all is done.
+        study: Name of the study.
+        folder: The run folder.
+        within: Time limit in seconds, in which the best trials come first and the next call writes
+            the rest; None for no limit.
 
     Raises:
         StudyError: There is no such study.
-        StoreError: The pictures cannot be written.
     """
     if not installed():
         return
+    deadline = None if within is None else time.monotonic() + within
     facts, rows = store.require(study), store.trials(study)
-    until = None if within is None else time.monotonic() + within
     try:
-        known = optuna.load_study(study_name=study, storage=store.storage)
-    except KeyError:  # deleted with another program; the notes would have no place
+        optuna_study = optuna.load_study(study_name=study, storage=store.storage)
+    except KeyError:  # deleted by another program, and its notes with it
         return
-    summary = report.summarise(store, study)
-    ids = {trial.number: trial._trial_id for trial in known.get_trials(deepcopy=False)}
+    summary = summarise(store, study)
+    ids = {trial.number: trial._trial_id for trial in optuna_study.get_trials(deepcopy=False)}
     confusions = _confusions(store, study)
-    written: dict[str, str] = dict(facts.get("annotated") or {})
-    pages = _Pages(store, known, folder.parent / "artifacts", written)
-    pages.note("study", None, dashboard_notes.of_study(summary, folder))
-    for key, value in dashboard_notes.attributes(summary, folder).items():
-        if known.user_attrs.get(key) != value:
-            known.set_user_attr(key, value)
-    best_first = report.ranked(rows, facts.get("direction", "maximize"))
-    done = {row.number for row in best_first}
-    others = [row for row in rows if row.status != "running" and row.number not in done]
+    digests: dict[str, str] = dict(facts.get("annotated") or {})
+    notes = _Notes(optuna_study, digests)
+    notes.save("study", None, study_note(summary, folder))
+    for key, value in study_attributes(summary, folder).items():
+        if optuna_study.user_attrs.get(key) != value:
+            optuna_study.set_user_attr(key, value)
+    best_first = ranked(rows, facts.get("direction", "maximize"))
+    complete = {row.number for row in best_first}
+    others = [row for row in rows if row.status != "running" and row.number not in complete]
     for row in [*best_first, *others]:
-        if until is not None and time.monotonic() > until:
-            break  # the next call goes on from here
+        if deadline is not None and time.monotonic() > deadline:
+            break
         if row.number in ids:
-            pages.trial(row, ids[row.number], summary, confusions.get(row.number, {}))
-    if written != facts.get("annotated"):
-        store.update(study, annotated=written)
+            text = trial_note(row, summary, folder, confusions.get(row.number))
+            notes.save(str(row.number), ids[row.number], text)
+    if digests != facts.get("annotated"):
+        store.update(study, annotated=digests)
 
 
 def serve(
-    store: Store, study: str, folder: Path, port: int, tell: Callable[[str], object] = print
+    store: Store, study: str, folder: Path, port: int, echo: Callable[[str], object] = print
 ) -> None:
-    """Serve Optuna Dashboard on this machine alone, until Ctrl-C; ``tell`` is given its address.
+    """Serve Optuna Dashboard on this machine only, until Ctrl-C.
+
+    Args:
+        store: The database.
+        study: Name of the study.
+        folder: The run folder.
+        port: The port on 127.0.0.1.
+        echo: Called with the address of the study.
 
     Raises:
-        StudyError: There is no such study, or the extra ``dashboard`` is missing.
-        StoreError: The port is taken, or a picture cannot be written.
+        StudyError: There is no such study, or the extra ``dashboard`` is not installed.
+        StoreError: The port is in use.
     """
     store.require(study)
     if not installed():
-        raise StudyError("the dashboard is missing: pip install 'autotl[dashboard]'")
+        raise StudyError(
+            "Optuna Dashboard is not installed; install it with pip install 'autotl[dashboard]'"
+        )
     import optuna_dashboard
 
     annotate(store, study, folder)
-    artifacts = optuna.artifacts.FileSystemArtifactStore(_made(folder.parent / "artifacts"))
-    page = store.storage.get_study_id_from_name(study)
-    tell(f"http://127.0.0.1:{port}/dashboard/studies/{page}, until Ctrl-C")
+    study_id = store.storage.get_study_id_from_name(study)
+    echo(f"http://127.0.0.1:{port}/dashboard/studies/{study_id} (stop with Ctrl-C)")
     try:
-        optuna_dashboard.run_server(
-            store.storage, host="127.0.0.1", port=port, artifact_store=artifacts
-        )
+        optuna_dashboard.run_server(store.storage, host="127.0.0.1", port=port)
     except OSError as e:
         raise StoreError(f"cannot serve on port {port}: {e.strerror}; choose another --port") from e
 
 
-def forget(store: Store, study: str, folder: Path) -> None:
-    """Remove the pictures of a study that is about to be deleted."""
-    for key in store.require(study).get("annotated") or {}:
-        (folder.parent / "artifacts" / _artifact(study, key)).unlink(missing_ok=True)
+class _Notes:
+    """The notes of a study; ``digests`` has one of each note that was written here, by its key."""
 
+    def __init__(self, study: optuna.Study, digests: dict[str, str]) -> None:
+        self.study, self.digests = study, digests
 
-class _Pages:
-    """The pages of a study in the dashboard; ``written`` has a digest of what each was given."""
-
-    def __init__(
-        self, store: Store, study: optuna.Study, artifacts: Path, written: dict[str, str]
-    ) -> None:
-        self.store, self.study, self.artifacts, self.written = store, study, artifacts, written
-
-    def trial(
-        self, row: TrialRow, trial_id: int, summary: Mapping[str, Any], confusion: Mapping[str, Any]
-    ) -> None:
-        """The note of a trial, its learning curve and, of a finalist, its confusion matrix."""
-        epochs = self.store.epochs(self.study.study_name, row.number)
-        points = [(e.epoch, e.score) for e in epochs if e.score is not None]
-        shown = []
-        if points:
-            draw = partial(dashboard_pictures.curve, points, summary["metric"], row.number)
-            shown.append(self._picture(f"{row.number}/learning curve", trial_id, points, draw))
-        if confusion:
-            draw = partial(dashboard_pictures.matrix, **confusion)
-            shown.append(self._picture(f"{row.number}/confusion matrix", trial_id, confusion, draw))
-        self.note(
-            f"{row.number}",
-            trial_id,
-            f"{dashboard_notes.of_trial(row, summary)}\n\n{' '.join(shown)}",
-        )
-
-    def note(self, key: str, trial_id: int | None, text: str) -> None:
-        """Write a note, unless it is as it was or somebody has edited it."""
+    def save(self, key: str, trial_id: int | None, text: str) -> None:
+        """Save the note of a trial, or of the study, unless it is the same or was edited."""
         import optuna_dashboard
 
-        old = self.written.get(key)
-        if not self._changed(key, text):
+        digest, before = _digest(text), self.digests.get(key)
+        if digest == before:
             return
-        # The dashboard's functions ask for a trial that runs; these are all they look at.
-        place: Any = self.study if trial_id is None else SimpleNamespace(
-            storage=self.store.storage, study=self.study, _trial_id=trial_id
+        # The dashboard's functions require a running trial; they use no more than these attributes.
+        owner: Any = self.study if trial_id is None else SimpleNamespace(
+            storage=self.study._storage, study=self.study, _trial_id=trial_id
         )  # fmt: skip
-        there = optuna_dashboard.get_note(place)
-        if not there or _digest(there) == old:
-            optuna_dashboard.save_note(place, text)
-        else:
-            self.written[key] = old or ""  # theirs stays
-
-    def _changed(self, key: str, content: str) -> bool:
-        digest = _digest(content)
-        if self.written.get(key) == digest:
-            return False
-        self.written[key] = digest
-        return True
-
-    def _picture(self, key: str, trial_id: int, content: Any, draw: Callable[[], Image]) -> str:
-        """Keep a picture as an artifact of a trial; returns what shows it in a note.
-
-        Optuna takes artifacts of running trials alone, in the trial. The dashboard also looks for
-        them among the attributes of the study, where those of trials that are over can be added.
-        """
-        page = self.study._study_id
-        name = _artifact(self.study.study_name, key)
-        shown = f"![{key.partition('/')[2]}](/artifacts/{page}/{trial_id}/{name})"
-        if not self._changed(key, json.dumps(content)):
-            return shown
-        try:
-            draw().save(_made(self.artifacts) / name, "PNG")
-        except OSError as e:
-            raise StoreError(f"cannot write into {self.artifacts}: {e.strerror}") from e
-        meta = {
-            "artifact_id": name,
-            "filename": f"{key.partition('/')[2]}.png",
-            "mimetype": "image/png",
-            "encoding": None,
-        }
-        self.store.storage.set_study_system_attr(
-            page, f"dashboard:artifacts:{trial_id}:{name}", json.dumps(meta)
-        )
-        return shown
-
-
-def _made(folder: Path) -> Path:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise StoreError(f"cannot make the folder {folder}: {e.strerror}") from e
-    return folder
-
-
-def _artifact(study: str, key: str) -> str:
-    """The file of a picture, always the same, so that a new one takes the old one's place."""
-    return str(uuid.uuid5(uuid.NAMESPACE_URL, f"autotl:{study}/{key}"))
+        current = optuna_dashboard.get_note(owner)
+        if current and _digest(current) != before:  # somebody has edited it
+            self.digests[key] = before or ""
+            return
+        optuna_dashboard.save_note(owner, text)
+        self.digests[key] = digest
 
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode(errors="backslashreplace")).hexdigest()[:16]
 
 
-def _confusions(store: Store, study: str) -> dict[int, dict[str, Any]]:
-    """By trial, the confusion matrix of a finalist: of its last test, or the sum of its runs."""
-    names = (store.require(study).get("data") or {}).get("classes") or []
-    runs: dict[int, list[Any]] = {}
+def _confusions(store: Store, study: str) -> dict[int, Confusion]:
+    """The confusion matrix of each finalist: of its last test, or else the sum of its repeats."""
+    classes = (store.require(study).get("data") or {}).get("classes") or []
+    repeats: dict[int, list[Any]] = {}
     for final in store.finals(study):
         if final.candidate == f"{final.trial}" and final.facts.get("confusion"):
-            runs.setdefault(int(final.candidate), []).append(np.array(final.facts["confusion"]))
-    found = {
-        number: {"counts": sum(matrices).tolist(), "of": "finals"}
-        for number, matrices in runs.items()
+            matrices = repeats.setdefault(int(final.candidate), [])
+            matrices.append(np.array(final.facts["confusion"]))
+    confusions = {
+        number: (sum(matrices).tolist(), "the validation splits of the final selection")
+        for number, matrices in repeats.items()
     }
     for test in store.tests(study):
         if test.facts.get("confusion") and test.candidate == f"trial {test.trial}":
-            found[test.trial] = {"counts": test.facts["confusion"], "of": "test"}
+            confusions[test.trial] = test.facts["confusion"], "the test split"
     return {
-        number: {**known, "names": names}
-        for number, known in found.items()
-        if len(known["counts"]) <= dashboard_pictures.LARGEST
+        number: Confusion(counts, classes, source)
+        for number, (counts, source) in confusions.items()
+        if len(counts) == len(classes)
     }

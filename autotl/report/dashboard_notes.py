@@ -1,107 +1,193 @@
-"""The notes of a study and its trials, in Markdown."""
+"""The notes of a study and of its trials in Optuna Dashboard, in Markdown."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autotl import report
+from autotl.report.sentences import (
+    describe_config,
+    describe_result,
+    format_interval,
+    plugin_choices,
+    winner_name,
+)
 
 if TYPE_CHECKING:
     from autotl.store import TrialRow
 
+MAX_CLASSES = 12
+"""Classes up to which a note shows the confusion matrix; a larger table is not legible."""
 
-def markdown(text: str) -> str:
-    r"""``text`` so that Markdown shows it as it is, on one line.
+MAX_HEADER_LENGTH = 12
+"""Characters of a class name in the head of the confusion matrix."""
 
-    >>> markdown("<b> a_b*")
+
+@dataclass(frozen=True)
+class Confusion:
+    """The confusion matrix of a trial."""
+
+    counts: Sequence[Sequence[int]]
+    """``[C, C]``, rows by true and columns by predicted class."""
+    classes: Sequence[str]
+    source: str
+    """The images that it counts."""
+
+
+def escape_markdown(text: str) -> str:
+    r"""Escape text so that Markdown shows it literally, on one line.
+
+    >>> escape_markdown("<b> a_b*")
     '\\<b\\> a\\_b\\*'
     """
     return re.sub(r"([\\`*_{}\[\]<>()#+\-.!|~&$:@])", r"\\\1", " ".join(text.split()))
 
 
-def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    rows = [head, ["---"] * len(head), *lines]
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def of_study(summary: Mapping[str, Any], folder: Path) -> str:
-    """The answer, the finalists and where the report is."""
-    said = [f"## {markdown(summary['study'])}"]
-    said += [markdown(sentence) for sentence in report.answer(summary)]
+def study_note(summary: Mapping[str, Any], folder: Path) -> str:
+    """Write the note of a study: its result, its finalists and the path of the report.
+
+    Args:
+        summary: As ``summarise`` returns it.
+        folder: The run folder.
+    """
+    paragraphs = [f"## {escape_markdown(summary['study'])}"]
+    paragraphs += [escape_markdown(sentence) for sentence in describe_result(summary)]
+    if summary["finalists"]:
+        paragraphs += ["### Finalists", _finalists(summary)]
+    if summary["finals"]:
+        paragraphs.append(
+            "*Best Trial* in this dashboard has the best score of the search, on one split. The "
+            "winner is that of the final selection, which compares several repeats."
+        )
+    paragraphs.append(f"Full report: {_report_path(folder)}")
+    return "\n\n".join(paragraphs)
+
+
+def _finalists(summary: Mapping[str, Any]) -> str:
     finals = summary["finals"]
-    if found := finals["candidates"] if finals else summary["finalists"]:
-        lines = []
-        for f in found:
-            name = f["name"] if finals else f"trial {f['trial']}"
-            told = "winner" if name == report.winner_name(summary) else ""
-            told = told or ("tied" if f["tied_with_best"] else "")
-            span = "" if f["low"] == f["high"] else f"{f['low']:.4f} to {f['high']:.4f}"
-            recipe = markdown(report.recipe_line(f["config"] or {}, values=False))
-            lines.append([markdown(name), f"{f['mean']:.4f}", span, told, recipe])
-        head = ["candidate", markdown(summary["metric"]), "95 % interval", "", "recipe"]
-        said += ["### Finalists", _table(head, lines)]
-        if finals:
-            said.append(
-                "*Best Trial* on this page is the best score of one run. The winner here is that "
-                "of the finals, which look at several."
-            )
-    said.append(f"The whole report: `{str(_report(folder)).replace('`', '')}`")
-    return "\n\n".join(said)
+    rows = []
+    for candidate in finals["candidates"] if finals else summary["finalists"]:
+        name = candidate["name"] if finals else f"trial {candidate['trial']}"
+        tied = "tied" if candidate["tied_with_best"] else ""
+        low, high = candidate["low"], candidate["high"]
+        rows.append(
+            [
+                escape_markdown(name),
+                f"{candidate['mean']:.4f}",
+                "" if low == high else f"{low:.4f} to {high:.4f}",
+                "winner" if name == winner_name(summary) else tied,
+                escape_markdown(describe_config(candidate["config"] or {}, values=False)),
+            ]
+        )
+    head = ["candidate", escape_markdown(summary["metric"]), "95 % interval", "", "configuration"]
+    return _table(head, rows)
 
 
-def attributes(summary: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """What the dashboard lists on the study's first page."""
-    best, test = summary["best"], summary["test"]
-    known = {"report": str(_report(folder))}
-    if best:
-        known["winner"] = report.winner_name(summary)
-        known[f"winner's {summary['metric']}"] = round(best["validation"]["mean"], 4)
-    if test:
-        known[f"winner's {summary['metric']} on test"] = round(test["score"], 4)
-    return known
+def study_attributes(summary: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Attributes of the study that the dashboard lists on its first page.
+
+    Args:
+        summary: As ``summarise`` returns it.
+        folder: The run folder.
+    """
+    attributes: dict[str, Any] = {"report": str(folder.resolve() / "report.html")}
+    if best := summary["best"]:
+        attributes["winner"] = winner_name(summary)
+        attributes[f"winner's {summary['metric']}"] = round(best["validation"]["mean"], 4)
+    if test := summary["test"]:
+        attributes[f"winner's {summary['metric']} on test"] = round(test["score"], 4)
+    return attributes
 
 
-def _report(folder: Path) -> Path:
-    return folder.resolve() / "report.html"
+def _report_path(folder: Path) -> str:
+    return f"`{str(folder.resolve() / 'report.html').replace('`', '')}`"
 
 
-def of_trial(row: TrialRow, summary: Mapping[str, Any]) -> str:
-    """What was tried, how it ended and why, and how it went."""
+def trial_note(
+    row: TrialRow, summary: Mapping[str, Any], folder: Path, confusion: Confusion | None = None
+) -> str:
+    """Write the note of a trial: its status, configuration, costs, repeats and confusion matrix.
+
+    Args:
+        row: The trial.
+        summary: As ``summarise`` returns it.
+        folder: The run folder.
+        confusion: The confusion matrix of a finalist.
+    """
     best = summary["best"]
-    crown = ", **the winner**" if best and best["trial"] == row.number else ""
-    end = row.status.replace("_", " ")
-    score = "" if row.score is None else f", {markdown(summary['metric'])} **{row.score:.4f}**"
-    said = [f"### Trial {row.number}: {end}{score}{crown}"]
+    is_winner = bool(best) and best["trial"] == row.number
+    status = row.status.replace("_", " ")
+    metric = escape_markdown(summary["metric"])
+    score = "" if row.score is None else f", {metric} **{row.score:.4f}**"
+    winner = ", **the winner**" if is_winner else ""
+    paragraphs = [f"### Trial {row.number}: {status}{score}{winner}"]
     if row.reason:
-        said.append(f"Why it ended: {markdown(row.reason)}")
-    lines = [
-        [kind, f"**{markdown(name)}**", markdown(", ".join(f"{k} {v}" for k, v in values.items()))]
-        for kind, (name, values) in report.chosen(row.config).items()
+        paragraphs.append(f"Reason: {escape_markdown(row.reason)}")
+    choices = [
+        [kind, f"**{escape_markdown(name)}**", _hyperparameters(values)]
+        for kind, (name, values) in plugin_choices(row.config).items()
     ]
-    if lines:
-        said.append(_table(["kind", "chosen", "values"], lines))
-    said.append(markdown("; ".join(_went(row))) + ".")
-    for c in (summary["finals"] or {"candidates": []})["candidates"]:
-        if c["trial"] == row.number:
-            runs = ", ".join(f"{s:.4f}" for s in c["scores"])
-            span = f"{c['mean']:.4f} (95 % interval {c['low']:.4f} to {c['high']:.4f})"
-            said.append(f"In the finals: {markdown(span)}, of the runs {markdown(runs)}.")
-    return "\n\n".join(said)
+    if choices:
+        paragraphs.append(_table(["kind", "plugin", "hyperparameters"], choices))
+    paragraphs.append(escape_markdown("; ".join(_costs(row))) + ".")
+    for candidate in (summary["finals"] or {"candidates": []})["candidates"]:
+        if candidate["trial"] == row.number:
+            mean = format_interval(candidate["mean"], candidate)
+            scores = ", ".join(f"{score:.4f}" for score in candidate["scores"])
+            paragraphs.append(
+                f"Final selection: {escape_markdown(f'mean {mean}; repeats {scores}')}."
+            )
+    if confusion and len(confusion.counts) <= MAX_CLASSES:
+        paragraphs.append(_confusion_table(confusion))
+    elif confusion and is_winner:
+        paragraphs.append(
+            f"The confusion matrix of {len(confusion.counts)} classes is in {_report_path(folder)}."
+        )
+    return "\n\n".join(paragraphs)
 
 
-def _went(row: TrialRow) -> list[str]:
-    """The costs of a trial that are known."""
+def _hyperparameters(values: Mapping[str, str]) -> str:
+    return escape_markdown(", ".join(f"{key} {value}" for key, value in values.items()))
+
+
+def _confusion_table(confusion: Confusion) -> str:
+    head = [
+        name if len(name) <= MAX_HEADER_LENGTH else f"{name[: MAX_HEADER_LENGTH - 1].rstrip()}…"
+        for name in confusion.classes
+    ]
+    rows = [
+        [
+            f"**{escape_markdown(name)}**",
+            *(f"**{count}**" if i == j else str(count or "") for j, count in enumerate(counts)),
+        ]
+        for i, (name, counts) in enumerate(zip(confusion.classes, confusion.counts, strict=True))
+    ]
+    caption = (
+        f"Confusion matrix on {confusion.source} (rows: true class; columns: predicted class):"
+    )
+    return f"{caption}\n\n{_table(['', *map(escape_markdown, head)], rows)}"
+
+
+def _costs(row: TrialRow) -> list[str]:
+    """The costs of a trial that were measured."""
     costs = row.facts.get("costs") or {}
-    known = [
+    inference, peak = row.facts.get("ms_per_item") or 0, costs.get("peak_bytes") or 0
+    views = row.facts.get("views") or 1
+    parts = [
         (row.epochs, f"{row.epochs} epochs planned"),
         (row.seconds, f"{row.seconds:.1f} s"),
         (row.parameters, f"{row.parameters or 0:,} parameters"),
-        (row.trained_parameters, f"{row.trained_parameters or 0:,} learned"),
-        (row.facts.get("ms_per_item"), f"{row.facts.get('ms_per_item') or 0:.3g} ms to predict"),
-        (costs.get("peak_bytes"), f"{(costs.get('peak_bytes') or 0) / 2**20:.0f} MiB at its peak"),
-        ((row.facts.get("views") or 1) > 1, f"{row.facts.get('views')} views of a picture"),
+        (row.trained_parameters, f"{row.trained_parameters or 0:,} trained parameters"),
+        (inference, f"{inference:.3g} ms per image for inference"),
+        (peak, f"{peak / 2**20:.0f} MiB peak memory"),
+        (views > 1, f"{views} views of each image"),
     ]
-    return [text for value, text in known if value]
+    return [text for value, text in parts if value]

@@ -1,31 +1,32 @@
-// Draws the figures whose data are in the page. Their colours are names of variables of the style
-// sheet, so that they follow the theme, and are drawn anew when it changes or the page is printed.
+// Draws the figures, whose data are in the page. Their colours are names of variables of the style
+// sheet. They are resolved when a figure is drawn, and drawn again when the theme changes or the
+// page is printed.
 (() => {
   "use strict";
   const read = (id) => JSON.parse(document.getElementById(id).textContent);
   const figures = read("figures");
-  const about = read("about"); // what hovering over a trial says, by its number
+  const hover = read("hover"); // the hover text of each trial, by its number
   const phone = matchMedia("(max-width: 40rem)");
   const touch = matchMedia("(pointer: coarse)");
   const variable = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
-  const painted = (value, key = "") => {
+  const resolveColours = (value, key = "") => {
     if (typeof value === "string") {
       return /color(scale)?$/.test(key) && value.startsWith("--") ? variable(value) : value;
     }
-    if (Array.isArray(value)) return value.map((item) => painted(item, key));
+    if (Array.isArray(value)) return value.map((item) => resolveColours(item, key));
     if (value === null || typeof value !== "object") return value;
-    return Object.fromEntries(Object.entries(value).map(([k, v]) => [k, painted(v, k)]));
+    return Object.fromEntries(Object.entries(value).map(([k, v]) => [k, resolveColours(v, k)]));
   };
 
-  const told = (trace) => {
-    if (trace.hoverinfo === "text") return { ...trace, text: trace.customdata.map((n) => about[n]) };
-    return trace.meta === undefined ? trace : { ...trace, meta: about[trace.meta] };
+  const addHoverText = (trace) => {
+    if (trace.hoverinfo === "text") return { ...trace, text: trace.customdata.map((n) => hover[n]) };
+    return trace.meta === undefined ? trace : { ...trace, meta: hover[trace.meta] };
   };
 
   const axis = (own) => ({
     automargin: true, gridcolor: variable("--line"), linecolor: variable("--line"),
-    zeroline: false, ticks: "", fixedrange: touch.matches, ...painted(own),
+    zeroline: false, ticks: "", fixedrange: touch.matches, ...resolveColours(own),
     title: { standoff: 12, font: { color: variable("--soft"), size: 12 }, ...own.title },
   });
 
@@ -49,15 +50,18 @@
     const view = figure.views[Number(box.dataset.view || 0)];
     const height = phone.matches ? Math.min(figure.height, 340) : figure.height;
     return Plotly.react(
-      box, painted(view.data).map(told), layout(view, height), { displayModeBar: false, responsive: true },
+      box,
+      resolveColours(view.data).map(addHoverText),
+      layout(view, height),
+      { displayModeBar: false, responsive: true },
     );
   };
 
   const boxes = [...document.querySelectorAll("[data-figure]")];
   const drawAll = () => boxes.forEach(draw);
-  for (const button of document.querySelectorAll("button[data-of]")) {
+  for (const button of document.querySelectorAll("button[data-target]")) {
     button.addEventListener("click", () => {
-      const box = document.getElementById(button.dataset.of);
+      const box = document.getElementById(button.dataset.target);
       box.dataset.view = button.dataset.view;
       for (const other of button.parentElement.children) {
         other.setAttribute("aria-pressed", String(other === button));

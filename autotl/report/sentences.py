@@ -1,0 +1,197 @@
+"""Sentences for people: a configuration, a score with its interval, and the result of a study."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from autotl.space.kinds import SEARCHED_KINDS
+
+BASELINES = {"default_recipe": "default recipe", "linear_probe": "linear probe"}
+"""The baselines of a study: the key in the summary, and the name in a sentence."""
+
+
+def plugin_choices(config: Mapping[str, Any]) -> dict[str, tuple[str, dict[str, str]]]:
+    """List the plugin of each kind, with its hyperparameters formatted for display.
+
+    Args:
+        config: A configuration as ``space.to_json`` writes it.
+
+    Returns:
+        For each kind, in the order of the search, the plugin's name and its hyperparameters.
+
+    >>> plugin_choices({"freeze": {"full": {"lr": 0.00012345}}})
+    {'freeze': ('full', {'lr': '0.000123'})}
+    """
+    return {
+        kind: (name, {key: _format_value(value) for key, value in values.items()})
+        for kind in SEARCHED_KINDS
+        for name, values in config.get(kind, {}).items()
+    }
+
+
+def describe_config(config: Mapping[str, Any], values: bool = True) -> str:
+    """Describe a configuration in one line.
+
+    Args:
+        config: A configuration as ``space.to_json`` writes it.
+        values: Whether hyperparameters are listed, or the names of the plugins alone.
+
+    >>> describe_config({"freeze": {"full": {"lr": 1e-3}}, "head": {"linear": {}}})
+    'full(lr=0.001) · linear'
+    """
+    parts = []
+    for name, params in plugin_choices(config).values():
+        arguments = ", ".join(f"{key}={value}" for key, value in params.items())
+        parts.append(f"{name}({arguments})" if arguments and values else name)
+    return " · ".join(parts)
+
+
+def _format_value(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def format_interval(score: float, bounds: Mapping[str, float]) -> str:
+    """Format a score with its interval: ``0.8612 (95 % interval 0.8400 to 0.8800)``.
+
+    Args:
+        score: The score.
+        bounds: ``low`` and ``high`` of its interval. Where they are equal there is no interval, and
+            the score stands alone.
+    """
+    if bounds["low"] == bounds["high"]:
+        return f"{score:.4f}"
+    return f"{score:.4f} (95 % interval {bounds['low']:.4f} to {bounds['high']:.4f})"
+
+
+def winner_name(summary: Mapping[str, Any]) -> str:
+    """Name of the winner: ``trial 12``, ``ensemble`` or ``soup``; the study must have one."""
+    finals = summary["finals"]
+    return str(finals["winner"]) if finals else f"trial {summary['best']['trial']}"
+
+
+def with_article(name: str) -> str:
+    """Put an article before the name of a candidate where a sentence needs one.
+
+    >>> with_article("trial 12"), with_article("ensemble")
+    ('trial 12', 'the ensemble')
+    """
+    return name if name.startswith("trial ") else f"the {name}"
+
+
+def describe_result(summary: Mapping[str, Any]) -> list[str]:
+    """Describe the result of a study.
+
+    Args:
+        summary: As ``summarise`` returns it.
+
+    Returns:
+        Sentences. The first is the winner with its score, or that there is none; the second its
+        score on the test split, or why it has none. Then come ties, an ensemble that is better than
+        the winner, the baselines, and a warning where the test split was used several times.
+    """
+    if summary["best"] is None:
+        return ["No trial completed, so there is no winner."]
+    winner = winner_name(summary)
+    sentences = [
+        _winner(summary, winner),
+        _test_score(summary),
+        *_ties(summary, winner),
+        *_better_ensemble(summary),
+        *_baselines(summary, winner),
+    ]
+    if (openings := summary["test_openings"]) > 1:
+        sentences.append(
+            f"The test split was used {openings} times. Only the first score is known to be "
+            "unbiased: a later winner may have been selected with knowledge of an earlier score."
+        )
+    return sentences
+
+
+def _winner(summary: Mapping[str, Any], name: str) -> str:
+    best = summary["best"]
+    if members := best.get("members"):
+        weights = [f"{member} ({weight:.2f})" for member, weight in members.items()]
+        name, details = f"{name} of {_enumerate(weights)}", ""
+    else:
+        details = describe_config(best["config"] or {}, values=False)
+    score = best["validation"]
+    measured = (
+        f"the mean of {score['seeds']} repeats, each with its own seed and validation split"
+        if score["seeds"] > 1
+        else "on the validation split, which it was selected on"
+    )
+    return (
+        f"The winner is {with_article(name)}{f' ({details})' if details else ''}: "
+        f"{summary['metric']} {format_interval(score['mean'], score)}, {measured}."
+    )
+
+
+def _test_score(summary: Mapping[str, Any]) -> str:
+    if test := summary["test"]:
+        return (
+            f"Its {summary['metric']} on the test split is {format_interval(test['score'], test)}: "
+            f"{test['n']} images that the search did not use."
+        )
+    if summary["test_openings"]:
+        return (
+            "This winner was not scored on the test split: the split was used before, for an "
+            "earlier winner or in a test that was interrupted."
+        )
+    if not summary["data"]["test"]:
+        return "There is no test score: no images were set aside for a test split."
+    return "There is no test score: the search ended before the test."
+
+
+def _ties(summary: Mapping[str, Any], winner: str) -> list[str]:
+    finals, cheap = summary["finals"], summary["prefer"] == "cheap"
+    if finals:
+        tied = [c["name"] for c in finals["candidates"] if c["tied_with_best"]]
+        sample = f"Over {finals['runs']} repeats"
+    else:
+        tied = [f"trial {f['trial']}" for f in summary["finalists"] if f["tied_with_best"]]
+        if winner not in tied:  # the model of an earlier winner; the ties are with a later best
+            return []
+        sample = "On this validation split"
+    others = [with_article(name) for name in tied if name != winner]
+    if not others:
+        return []
+    sentence = f"{sample} the winner is statistically indistinguishable from {_enumerate(others)}"
+    if not finals:
+        reason = "; it was preferred for being the smallest of them" if cheap else ""
+        return [f"{sentence}{reason}."]
+    cheapest = finals.get("cheapest_tied")
+    if not cheapest:
+        return [f"{sentence}."]
+    if cheapest != winner:
+        return [f"{sentence}; the cheapest of them is {with_article(cheapest)}."]
+    if finals.get("prefer") == "cheap":
+        return [f"{sentence}; it was preferred for being the cheapest of them."]
+    return [f"{sentence}; it is the cheapest of them."]
+
+
+def _better_ensemble(summary: Mapping[str, Any]) -> list[str]:
+    """An ensemble or a soup that beats every trial but could not be built in the time left."""
+    finals = summary["finals"] or {"candidates": [], "winner": ""}
+    return [
+        f"{with_article(c['name']).capitalize()} of several trials is better, "
+        f"{format_interval(c['mean'], c)}, but there was no time to build it."
+        for c in finals["candidates"][:1]
+        if c["trial"] is None and not c["tied_with_best"] and c["name"] != finals["winner"]
+    ]
+
+
+def _baselines(summary: Mapping[str, Any], winner: str) -> list[str]:
+    scores = []
+    for role, name in BASELINES.items():
+        baseline = summary["baselines"][role]
+        if baseline and f"trial {baseline['trial']}" == winner:
+            return [f"The winner is the {name} itself."]
+        if baseline:
+            scores.append(f"{name} {baseline['mean']:.4f}")
+    return [f"Baselines: {', '.join(scores)}."] if scores else []
+
+
+def _enumerate(names: Sequence[str]) -> str:
+    """``a``, ``a and b``, ``a, b and c``."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))

@@ -1,0 +1,250 @@
+"""The page shows the study in order, escapes all of it, and loads nothing."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import example_study
+import pytest
+from example_study import HOSTILE, add_trial, facts, opening
+from report_examples import add_study, add_test
+
+from autotl import report
+from autotl.errors import StoreError
+from autotl.scoring import intervals
+from autotl.store import Store
+
+
+class _Page(HTMLParser):
+    """Collects tags, which must be balanced, scripts, and text."""
+
+    VOID = ("meta", "br", "img")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.open: list[str] = []
+        self.text, self.policy = "", ""
+        self.scripts: list[str] = []
+        self.data: list[str] = []
+        self.images: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        attributes = dict(attrs)
+        self.tags.add(tag)
+        if tag == "script":
+            is_data = attributes.get("type") == "application/json"
+            self.target = self.data if is_data else self.scripts
+            self.target.append("")
+        if tag == "img":
+            self.images.append(attributes["src"])
+        if attributes.get("http-equiv") == "Content-Security-Policy":
+            self.policy = attributes["content"]
+        assert not [name for name in attributes if name.startswith("on")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: Any) -> None:
+        self.tags.add(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        self.text += " " if tag in ("td", "th") else ""
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] == "script":
+            self.target[-1] += data
+        elif not self.open or self.open[-1] != "style":
+            self.text += data
+
+
+def read(file: Path) -> _Page:
+    page = _Page()
+    page.feed(file.read_text(encoding="utf-8"))
+    page.close()
+    assert page.open == []
+    assert not page.tags & {"link", "iframe", "object", "form"}
+    page.text = " ".join(page.text.split())
+    return page
+
+
+@pytest.mark.parametrize(
+    ("known", "scores"),
+    [({}, []), (facts(), []), ({}, [None]), ({}, [0.5])],
+    ids=["nothing", "no trials", "none complete", "no facts"],
+)
+def test_an_interrupted_study_can_be_reported(
+    store: Store, tmp_path: Path, known: dict[str, Any], scores: list[float | None]
+) -> None:
+    store.begin("birds", known)
+    for number, score in enumerate(scores):
+        status = "failed" if score is None else "complete"
+        add_trial(store, number, score, status, epochs=1)
+    folder = tmp_path / "deep" / "birds"
+    summary = report.write(store, "birds", folder)
+    assert json.loads((folder / "summary.json").read_text()) == summary
+    page = read(folder / "report.html")
+    assert report.describe_result(summary)[0] in page.text
+    assert page.scripts == [], "without a figure the library is not needed"
+    assert "script-src" not in page.policy
+
+
+def test_the_page_escapes_user_text_and_loads_nothing(
+    complete_store: Store, tmp_path: Path
+) -> None:
+    facts = {**complete_store.require("birds"), "study": HOSTILE}
+    first = facts["finals"]["candidates"][0]
+    first["config"] = {**first["config"], "head": {HOSTILE: {HOSTILE: HOSTILE}}}
+    complete_store.begin("birds", {**facts, "weights": {"licence": HOSTILE}, "device": HOSTILE})
+    add_trial(complete_store, 99, 0.9, chosen={"freeze": {HOSTILE: {}}, "head": {"</script>": {}}})
+    report.write(complete_store, "birds", tmp_path)
+    source = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert HOSTILE not in source
+    page = read(tmp_path / "report.html")
+    assert page.text.count(HOSTILE) > 5, "shown as text"
+    without_library = source.replace(page.scripts[0], "")
+    assert not re.findall(r"https?:|@import|url\(", without_library)
+    assert page.images
+    assert all(image.startswith("data:image/") for image in page.images)
+    figures, hover = map(json.loads, page.data)
+    assert "&lt;img src=x" in hover["99"]
+    traces = figures["curves"]["views"][0]["data"]
+    assert "&lt;img src=x" in next(t["name"] for t in traces if "img" in t.get("name", ""))
+    assert "<img" not in "".join(page.data)
+
+
+def test_only_the_two_scripts_of_the_page_may_run(complete_store: Store, tmp_path: Path) -> None:
+    report.write(complete_store, "birds", tmp_path)
+    page = read(tmp_path / "report.html")
+    hashes = [hashlib.sha256(s.encode()).digest() for s in page.scripts]
+    sources = " ".join(f"'sha256-{base64.b64encode(h).decode()}'" for h in hashes)
+    assert len(hashes) == 2
+    assert page.policy == (
+        f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src {sources}"
+    )
+    assert "plotly.js" in page.scripts[0]
+
+
+def test_the_page_without_the_library_is_small(complete_store: Store, tmp_path: Path) -> None:
+    report.write(complete_store, "birds", tmp_path)
+    library = len(read(tmp_path / "report.html").scripts[0].encode())
+    assert (tmp_path / "report.html").stat().st_size - library < 300_000
+
+
+def test_the_page_has_its_sections_in_order(complete_store: Store, tmp_path: Path) -> None:
+    report.write(complete_store, "birds", tmp_path)
+    text = read(tmp_path / "report.html").text
+    text = text[text.index("Versions") + 8 :]  # after the navigation
+    headings = [
+        "Recipe",
+        "Test split by class",
+        "Confusion matrix Rows: true class; columns: predicted class",
+        "Recall and precision",
+        "Finalists and baselines",
+        "Score against cost",
+        "Cost of each backbone",
+        "Search progress",
+        "Learning curves",
+        "Hyperparameter importance",
+        "Scores by freeze",
+        "All trials",
+        "Misclassified test images",
+        "Training and validation images with doubtful labels",
+        "Data",
+        "Excluded from the search",
+        "Time by stage",
+        "Reproduce",
+        "Versions and licences",
+    ]
+    positions = [text.index(heading) for heading in headings]
+    assert positions == sorted(positions)
+
+
+def test_the_page_shows_the_final_selection(complete_store: Store, tmp_path: Path) -> None:
+    summary = report.write(complete_store, "birds", tmp_path)
+    text = read(tmp_path / "report.html").text
+    first, second = summary["finals"]["candidates"][:2]
+    assert f"{first['name']} winner" in text
+    assert f"{second['difference']['mean']:+.4f}" in text
+    assert "each candidate was trained 3 times" in text
+    assert f"better by {summary['optimism']:+.4f}" in text
+    assert (
+        "temperature of 1.31, which changed their expected calibration error from 0.048 to 0.021"
+    ) in text
+    text = text[text.rindex("Time by stage") : text.rindex("Reproduce")]
+    stages = ("data check", "image packing", "search", "final selection", "refit")
+    positions = [text.index(f"{stage} ") for stage in stages]
+    assert positions == sorted(positions), "stages are in the order of a search"
+
+
+def test_recall_has_a_wilson_interval_and_precision_is_of_the_predicted_class(
+    store: Store, tmp_path: Path
+) -> None:
+    add_study(store, 0.9)
+    classes = [{"class": "wren", "n": 10, "score": 0.6}, {"class": "none", "n": 0, "score": None}]
+    add_test(store, 0, **opening(per_class=classes, confusion=[[6, 4], [0, 0]]))
+    report.write(store, "birds", tmp_path)
+    low, high = intervals.wilson_interval(0.6, 10)
+    text = read(tmp_path / "report.html").text
+    assert f"wren 10 0.6000 {low:.3f} to {high:.3f} 1.0000 none 0 \u2013 \u2013 0.0000" in text
+
+
+def test_long_lists_are_truncated_with_a_note(store: Store, tmp_path: Path) -> None:
+    issues = [{"name": f"{i}.jpg", "problem": "broken", "action": "skipped"} for i in range(1234)]
+    classes = [{"class": f"c{i}", "n": 1, "score": 0.0} for i in range(40)]
+    confusion = [[int(j == i + 1) for j in range(40)] for i in range(40)]
+    mistakes = example_study.pictures(3) * 10
+    add_study(store, 0.5, issues=issues)
+    add_test(store, 0, **opening(per_class=classes, confusion=confusion, mistakes=mistakes))
+    report.write(store, "birds", tmp_path)
+    page = read(tmp_path / "report.html")
+    assert "199.jpg" in page.text
+    assert "200.jpg" not in page.text
+    assert "and 1,034 more" in page.text
+    assert "Most frequent confusions" in page.text
+    assert len(page.images) == 24
+    assert "The first 24 of 30." in page.text
+    assert len(json.loads(page.data[0])["confusion"]["views"][0]["data"][0]["z"]) == 40
+
+
+def test_an_image_is_never_loaded_from_an_address(store: Store, tmp_path: Path) -> None:
+    doubtful = example_study.pictures(2, thumbnail="https://example.org/a.png")
+    add_study(store, 0.5, doubtful=doubtful)
+    report.write(store, "birds", tmp_path)
+    page = read(tmp_path / "report.html")
+    assert page.images == []
+    assert page.text.count("no image") == 2
+
+
+def test_a_name_that_is_not_valid_unicode_does_not_prevent_the_page(
+    store: Store, tmp_path: Path
+) -> None:
+    issue = {"name": "caf\udce9.jpg", "problem": "broken", "action": "skipped"}
+    add_study(store, issues=[issue])
+    report.write(store, "birds", tmp_path)
+    assert "caf?.jpg" in read(tmp_path / "report.html").text
+
+
+def test_a_folder_that_cannot_be_written_is_reported_in_one_line(
+    store: Store, tmp_path: Path
+) -> None:
+    add_study(store, 0.5)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match=r"cannot write the report into .*; choose") as error:
+        report.write(store, "birds", tmp_path / "file" / "birds")
+    assert "\n" not in str(error.value)
+
+
+def test_importances_are_sorted_and_add_up_to_one(complete_store: Store, tmp_path: Path) -> None:
+    report.write(complete_store, "birds", tmp_path)
+    text = read(tmp_path / "report.html").text
+    section = text[text.rindex("Hyperparameter importance") : text.index("Scores by backbone")]
+    importances = [int(percent) for percent in re.findall(r"(\d+) %", section)]
+    assert importances == sorted(importances, reverse=True)
+    assert sum(importances) == pytest.approx(100, abs=5)
