@@ -1,4 +1,4 @@
-"""New divisions of train and validation: stratified, paired, and never the test part."""
+"""Resamples of train and validation: stratified folds that never contain a test image."""
 
 from __future__ import annotations
 
@@ -7,122 +7,127 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from toy import squares
+from noise_images import noise_examples
 
-from autotl import data
-from autotl.data import Dataset, resample
+from autotl.data import Dataset, check, resample
 from autotl.errors import DataError
-from autotl.scoring import comparison
+from autotl.scoring.comparison import compare_scores
 from autotl.space.plugin import Example
 
 
-def dataset(examples: list[Example], **more: float) -> Dataset:
-    return data.check(examples, "squares", **more)
+def interleaved_examples(each: int) -> list[Example]:
+    """``each`` examples of three classes, the classes in turn."""
+    return sorted(noise_examples(each, "abc"), key=lambda e: int(e.name.split("/")[1]))
 
 
 @pytest.fixture(scope="module")
-def plain() -> Dataset:
-    return dataset(squares(50), validation=0.25, test=0.2)
+def ungrouped() -> Dataset:
+    return check(interleaved_examples(50), "noise", validation=0.25, test=0.2)
 
 
-def test_a_division_is_of_train_and_validation_alone(plain: Dataset) -> None:
-    pool = set(plain.indices("train", "validation"))
+def test_a_resample_contains_exactly_train_and_validation(ungrouped: Dataset) -> None:
+    pool = set(ungrouped.indices("train", "validation"))
     for number in range(9):
-        run = resample(plain, number, seed=0)
-        assert set(run.train) | set(run.validation) == pool
-        assert not set(run.train) & set(run.validation)
-        assert run.number == number
-        assert len(run.validation) == pytest.approx(len(plain.indices("validation")), abs=4)
-        assert run.overlap == pytest.approx(1 / 3, rel=0.15)
-        counts = Counter(plain.labels[run.validation].tolist())
+        drawn = resample(ungrouped, number, seed=0)
+        assert set(drawn.train) | set(drawn.validation) == pool
+        assert not set(drawn.train) & set(drawn.validation)
+        assert drawn.number == number
+        assert len(drawn.validation) == pytest.approx(len(ungrouped.indices("validation")), abs=4)
+        assert drawn.validation_train_ratio == pytest.approx(1 / 3, rel=0.15)
+        counts = Counter(ungrouped.labels[drawn.validation].tolist())
         assert max(counts.values()) - min(counts.values()) <= 1
 
 
-def test_no_picture_validates_twice_before_the_next_shuffle(plain: Dataset) -> None:
-    seen = Counter(i for n in range(4) for i in resample(plain, n, seed=0).validation)
-    assert max(seen.values()) == 1
-    assert len(seen) >= 0.95 * len(plain.indices("train", "validation"))
-    again = resample(plain, 4, seed=0).validation
-    assert not any(set(again) == set(resample(plain, n, seed=0).validation) for n in range(4))
+def test_no_image_validates_twice_before_the_next_shuffle(ungrouped: Dataset) -> None:
+    folds = [resample(ungrouped, number, seed=0).validation for number in range(5)]
+    counts = Counter(i for fold in folds[:4] for i in fold)
+    assert max(counts.values()) == 1
+    assert len(counts) >= 0.95 * len(ungrouped.indices("train", "validation"))
+    assert not any(set(folds[4]) == set(fold) for fold in folds[:4])
 
 
-def test_the_same_seed_and_number_divide_the_same(plain: Dataset) -> None:
-    one, same, other = (resample(plain, 3, seed) for seed in (1, 1, 2))
+def test_seed_and_number_determine_the_resample(ungrouped: Dataset) -> None:
+    one, same, other = (resample(ungrouped, 3, seed) for seed in (1, 1, 2))
     assert np.array_equal(one.validation, same.validation)
     assert not np.array_equal(one.validation, other.validation)
 
 
-def test_what_belongs_together_stays_together() -> None:
-    grouped = [replace(e, group=f"patient {i // 6}") for i, e in enumerate(squares(60))]
-    found = dataset(grouped)
+def test_groups_are_never_divided() -> None:
+    grouped = [
+        replace(e, group=f"patient {i // 6}") for i, e in enumerate(interleaved_examples(60))
+    ]
+    dataset = check(grouped, "noise")
     for number in range(6):
-        run = resample(found, number, seed=0)
-        parts = [{found.examples[i].group for i in rows} for rows in (run.train, run.validation)]
-        assert not parts[0] & parts[1]
+        drawn = resample(dataset, number, seed=0)
+        train, validation = (
+            {dataset.examples[i].group for i in indices}
+            for indices in (drawn.train, drawn.validation)
+        )
+        assert not train & validation
 
 
-def test_copies_stay_together() -> None:
-    examples = squares(20)
+def test_duplicates_are_never_divided() -> None:
+    examples = interleaved_examples(20)
     copies = [replace(e, name=f"copy of {e.name}") for e in examples[:30]]
-    found = dataset(examples + copies)
+    dataset = check(examples + copies, "noise")
     for number in range(4):
-        run = resample(found, number, seed=0)
-        held = {found.examples[i].name for i in run.validation}
+        drawn = resample(dataset, number, seed=0)
+        names = {dataset.examples[i].name for i in drawn.validation}
         for name in [e.name for e in examples[:30]]:
-            assert (name in held) == (f"copy of {name}" in held) or name not in held
+            assert (name in names) == (f"copy of {name}" in names) or name not in names
 
 
-def test_a_given_validation_part_is_all_that_validates() -> None:
+def test_only_a_given_validation_split_validates() -> None:
     given = [
         replace(e, split="validation" if i % 4 == 0 else "train")
-        for i, e in enumerate(squares(60, seed=3))
+        for i, e in enumerate(interleaved_examples(60))
     ]
-    found = dataset(given)
-    train, validation = found.indices("train"), set(found.indices("validation"))
-    held: list[int] = []
+    dataset = check(given, "noise")
+    train, validation = dataset.indices("train"), set(dataset.indices("validation"))
+    validating: list[int] = []
     for number in range(3):
-        run = resample(found, number, seed=0)
-        assert np.array_equal(run.train, train)
-        held += run.validation.tolist()
-    assert len(held) == len(set(held))
-    assert set(held) <= validation
-    assert len(held) > 0.9 * len(validation)
+        drawn = resample(dataset, number, seed=0)
+        assert np.array_equal(drawn.train, train)
+        validating += drawn.validation.tolist()
+    assert len(validating) == len(set(validating))
+    assert set(validating) <= validation
+    assert len(validating) > 0.9 * len(validation)
 
 
-def test_few_pictures_have_fewer_folds() -> None:
-    few = dataset(squares(3), test=0.0)
+def test_small_data_sets_have_fewer_folds() -> None:
+    small = check(interleaved_examples(3), "noise", test=0.0)
     for number in range(4):
-        run = resample(few, number, seed=0)
-        assert len(run.validation) >= 1
-        assert set(few.labels[run.train]) == {0, 1, 2}
+        drawn = resample(small, number, seed=0)
+        assert len(drawn.validation) >= 1
+        assert set(small.labels[drawn.train]) == {0, 1, 2}
 
 
-def test_too_few_to_hold_any_back() -> None:
-    few = dataset(squares(3), test=0.0)
-    alone = replace(few, units=(0,) * len(few.units))
-    with pytest.raises(DataError, match="too few pictures, or groups"):
-        resample(alone, 0, seed=0)
+def test_a_single_sampling_unit_is_too_few() -> None:
+    small = check(interleaved_examples(3), "noise", test=0.0)
+    single = replace(small, units=(0,) * len(small.units))
+    with pytest.raises(DataError, match="too few images, or groups"):
+        resample(single, 0, seed=0)
 
 
-def test_equals_on_a_given_validation_part_are_called_tied_however_many_runs() -> None:
-    """Thirds of the same pictures score again and again: more runs are no more evidence."""
+def test_equal_candidates_on_a_given_validation_split_are_tied_however_many_resamples() -> None:
+    """The folds score the same images repeatedly: more resamples are not more evidence."""
     given = [
         replace(e, split="validation" if i < 90 else "train")
-        for i, e in enumerate(squares(300, seed=3))
+        for i, e in enumerate(interleaved_examples(300))
     ]
-    found, runs, k = dataset(given), 10, 3
-    divided = [resample(found, number, seed=0) for number in range(runs)]
+    dataset, count, k = check(given, "noise"), 10, 3
+    resamples = [resample(dataset, number, seed=0) for number in range(count)]
     random = np.random.default_rng(0)
-    tied = []
+    all_tied = []
     for _ in range(400):
-        likes = random.normal(size=(k, len(given)))  # what a candidate makes of a picture stays
+        logits = random.normal(size=(k, len(given)))  # a candidate's own, the same in all resamples
         scores = [
             [
-                (likes[i, d.validation] + random.normal(0, 0.5, len(d.validation)) < 1).mean()
-                for d in divided
+                (logits[i, r.validation] + random.normal(0, 0.5, len(r.validation)) < 1).mean()
+                for r in resamples
             ]
             for i in range(k)
         ]
-        compare_scores = comparison.compare_scores(np.array(scores), divided[0].shrink(runs))
-        tied.append(all(standing.tied for standing in compare_scores))
-    assert np.mean(tied) > 0.92
+        standings = compare_scores(np.array(scores), resamples[0].variance_factor(count))
+        all_tied.append(all(standing.tied for standing in standings))
+    assert np.mean(all_tied) > 0.92

@@ -1,4 +1,4 @@
-"""LogME against its definition, and what it must and must not depend on."""
+"""LogME equals its definition and has the invariances that follow from it."""
 
 from __future__ import annotations
 
@@ -14,40 +14,48 @@ from autotl.scoring.logme import logme
 Data = tuple[NDArray[np.float64], NDArray[np.int64]]
 
 
-def blobs(seed: int, n: int, f: int, apart: float = 2.0, classes: int = 3) -> Data:
-    """``features [n, f]``: normal around a centre for each class, itself ``apart`` times normal."""
+def gaussian_clusters(seed: int, n: int, f: int, separation: float = 2.0, classes: int = 3) -> Data:
+    """Features ``[n, f]``: standard normal around a centre for each class, and labels ``[n]``.
+
+    The centres are normal with a standard deviation of ``separation``.
+    """
     random = np.random.default_rng(seed)
     labels = np.arange(n) % classes
-    return random.normal(size=(n, f)) + apart * random.normal(size=(classes, f))[labels], labels
+    noise = random.normal(size=(n, f))
+    return noise + separation * random.normal(size=(classes, f))[labels], labels
 
 
-def brute_force(features: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
-    """The definition, ``y ~ N(0, F F' / a + I / b)``, climbed over ``a`` and ``b``."""
+def maximize_evidence(features: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
+    """The definition: the likelihood of ``y ~ N(0, F F' / a + I / b)``, maximized numerically."""
     n = len(labels)
 
-    def lost(logarithms: NDArray[np.float64], members: NDArray[np.bool_]) -> float:
-        a, b = np.exp(logarithms)
+    def negative_log_evidence(
+        log_precisions: NDArray[np.float64], members: NDArray[np.bool_]
+    ) -> float:
+        a, b = np.exp(log_precisions)
         covariance = features @ features.T / a + np.eye(n) / b
         return -float(multivariate_normal.logpdf(members, cov=covariance)) / n
 
-    def best(members: NDArray[np.bool_]) -> float:
+    def maximum(members: NDArray[np.bool_]) -> float:
         starts = [(a, b) for a in (-2.0, 2.0, 6.0) for b in (0.0, 4.0)]
-        how = {"method": "Nelder-Mead", "bounds": [(-12, 12)] * 2}
-        climbs = [minimize(lost, start, args=(members,), **how) for start in starts]
-        return -min(climb.fun for climb in climbs)
+        options = {"method": "Nelder-Mead", "bounds": [(-12, 12)] * 2}
+        optima = [
+            minimize(negative_log_evidence, start, args=(members,), **options) for start in starts
+        ]
+        return -min(optimum.fun for optimum in optima)
 
-    return float(np.mean([best(labels == c) for c in np.unique(labels)]))
+    return float(np.mean([maximum(labels == c) for c in np.unique(labels)]))
 
 
 @pytest.mark.parametrize(("n", "f"), [(18, 4), (12, 12), (12, 20)])
-def test_it_is_the_largest_evidence_there_is(n: int, f: int) -> None:
-    features, labels = blobs(n + f, n, f, apart=0.7)
-    assert logme(features, labels) == pytest.approx(brute_force(features, labels), abs=1e-5)
+def test_it_is_the_maximum_of_the_evidence(n: int, f: int) -> None:
+    features, labels = gaussian_clusters(n + f, n, f, separation=0.7)
+    assert logme(features, labels) == pytest.approx(maximize_evidence(features, labels), abs=1e-5)
 
 
 @pytest.mark.parametrize(("n", "f"), [(90, 10), (40, 90)])
-def test_it_depends_on_neither_order_nor_rotation_nor_scale(n: int, f: int) -> None:
-    features, labels = blobs(0, n, f)
+def test_it_is_invariant_to_order_rotation_scale_and_constant_features(n: int, f: int) -> None:
+    features, labels = gaussian_clusters(0, n, f)
     expected = logme(features, labels)
     order = np.random.default_rng(0).permutation(n)
     assert logme(features[order], labels[order]) == pytest.approx(expected)
@@ -61,35 +69,38 @@ def test_it_depends_on_neither_order_nor_rotation_nor_scale(n: int, f: int) -> N
 
 
 @pytest.mark.parametrize(("n", "f"), [(120, 20), (60, 200)])
-def test_features_that_tell_the_classes_beat_noise(n: int, f: int) -> None:
+def test_features_that_separate_the_classes_score_higher_than_noise(n: int, f: int) -> None:
     for seed in range(20):
-        features, labels = blobs(seed, n, f, apart=0.5)
+        features, labels = gaussian_clusters(seed, n, f, separation=0.5)
         shuffled = np.random.default_rng(seed).permutation(labels)
         assert logme(features, labels) > logme(features, shuffled) + 0.02
 
 
 @pytest.mark.parametrize(("n", "f"), [(120, 20), (60, 200)])
-def test_the_further_apart_the_classes_the_better(n: int, f: int) -> None:
+def test_it_increases_with_the_separation_of_the_classes(n: int, f: int) -> None:
     for seed in range(10):
-        scores = [logme(*blobs(seed, n, f, apart=apart)) for apart in (0.0, 0.3, 0.7, 1.5, 4.0)]
+        scores = [
+            logme(*gaussian_clusters(seed, n, f, separation=separation))
+            for separation in (0.0, 0.3, 0.7, 1.5, 4.0)
+        ]
         assert scores == sorted(scores)
 
 
-def test_more_features_of_noise_gain_nothing() -> None:
+def test_additional_features_of_noise_lower_it() -> None:
     for seed in range(10):
-        features, labels = blobs(seed, 60, 10, apart=0.7)
+        features, labels = gaussian_clusters(seed, 60, 10, separation=0.7)
         noise = np.random.default_rng(seed).normal(size=(60, 300))
         assert logme(np.hstack([features, noise]), labels) < logme(features, labels)
 
 
-def test_features_that_say_nothing_are_worth_the_frequencies_of_the_classes() -> None:
+def test_without_information_it_depends_only_on_the_class_frequencies() -> None:
     labels = np.array([0, 0, 0, 1])
-    square = np.array([0.75, 0.25])  # the mean square of y is all that is left to explain
-    expected = -0.5 * np.mean(np.log(2 * np.pi * square) + 1)
+    mean_square = np.array([0.75, 0.25])  # of y for each class, all of it unexplained
+    expected = -0.5 * np.mean(np.log(2 * np.pi * mean_square) + 1)
     assert logme(np.zeros((4, 3)), labels) == pytest.approx(expected)
 
 
-def test_what_is_extreme_stays_finite() -> None:
+def test_extreme_features_give_finite_results() -> None:
     labels = np.arange(30) % 3
     exact = np.eye(3)[labels]  # the labels themselves: nothing is left to explain
     near = exact + 0.01 * np.random.default_rng(0).normal(size=exact.shape)
@@ -100,27 +111,27 @@ def test_what_is_extreme_stays_finite() -> None:
     assert np.isfinite(logme(np.ones((30, 5), np.uint8), labels))
 
 
-def test_of_many_examples_some_say_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    features, labels = blobs(0, 1500, 8)
-    whole = logme(features, labels)
-    monkeypatch.setattr(logme_module, "MOST", 500)
-    some = logme(features, labels)
-    assert some == logme(features, labels)  # always the same ones
-    assert some != whole
-    assert some == pytest.approx(whole, abs=0.05)
+def test_a_sample_of_many_examples_gives_nearly_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    features, labels = gaussian_clusters(0, 1500, 8)
+    of_all = logme(features, labels)
+    monkeypatch.setattr(logme_module, "MAX_EXAMPLES", 500)
+    of_sample = logme(features, labels)
+    assert of_sample == logme(features, labels)  # always the same sample
+    assert of_sample != of_all
+    assert of_sample == pytest.approx(of_all, abs=0.05)
 
 
 @pytest.mark.parametrize(
-    ("features", "labels", "said"),
+    ("features", "labels", "message"),
     [
-        (np.zeros((3, 2)), np.zeros(2), r"give \[N, F\] and \[N\]"),
-        (np.zeros(3), np.zeros(3), r"give \[N, F\] and \[N\]"),
+        (np.zeros((3, 2)), np.zeros(2), r"expected \[N, F\] and \[N\]"),
+        (np.zeros(3), np.zeros(3), r"expected \[N, F\] and \[N\]"),
         (np.zeros((3, 2)), np.zeros(3), "of one class"),
         (np.full((2, 2), np.nan), np.arange(2), "not finite"),
     ],
 )
-def test_what_cannot_be_rated_is_refused(
-    features: NDArray[np.float64], labels: NDArray[np.float64], said: str
+def test_invalid_arguments_are_an_error(
+    features: NDArray[np.float64], labels: NDArray[np.float64], message: str
 ) -> None:
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         logme(features, labels)

@@ -1,0 +1,126 @@
+"""Decoding of images of many formats, and mapping in threads."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from noise_images import noise
+from PIL import Image
+
+from autotl.data import decode
+from autotl.data.image import map_in_threads
+from autotl.errors import DataError
+
+
+def save_and_decode(path: Path, image: Image.Image, **options: Any) -> np.ndarray:
+    image.save(path, **options)
+    return decode(path, 8, "bilinear")
+
+
+def test_16_bits_are_scaled_not_clipped(tmp_path: Path) -> None:
+    ramp = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
+    for name in ("a.png", "a.tif"):
+        pixels = save_and_decode(tmp_path / name, Image.fromarray(ramp))
+        assert np.abs(pixels[..., 0] - ramp / 257).max() <= 1
+        assert (pixels == pixels[..., :1]).all()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "white"), [(np.uint16, 4095), (np.int32, 255), (np.float32, 1), (np.int32, 10**6)]
+)
+def test_other_depths_are_scaled_to_8_bits(tmp_path: Path, dtype: type, white: int) -> None:
+    ramp = np.linspace(0, white, 64).astype(dtype).reshape(8, 8)
+    pixels = save_and_decode(tmp_path / "a.tif", Image.fromarray(ramp))
+    assert np.abs(pixels[..., 0] - ramp * (255 / white)).max() <= 1
+
+
+def test_transparent_pixels_become_white(tmp_path: Path) -> None:
+    palette = Image.new("P", (8, 8), 0)
+    palette.putpalette([255, 0, 0, 0, 0, 255])
+    palette.paste(1, (4, 0, 8, 8))
+    clear = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
+    assert (save_and_decode(tmp_path / "clear.png", clear) == 255).all()
+    for name, transparency in (("index.png", 0), ("bytes.png", bytes([0, 255]))):
+        pixels = save_and_decode(tmp_path / name, palette, transparency=transparency)
+        assert pixels[0, 0].tolist() == [255, 255, 255]
+        assert pixels[0, 7].tolist() == [0, 0, 255]
+    half = save_and_decode(tmp_path / "half.png", Image.new("LA", (8, 8), (0, 128)))
+    assert np.abs(half.astype(int) - 127).max() <= 1
+
+
+def test_exif_rotation_is_applied(tmp_path: Path) -> None:
+    image = Image.new("RGB", (16, 8), "black")
+    image.paste("white", (0, 0, 8, 8))  # white on the left
+    exif = Image.Exif()
+    exif[0x0112] = 6  # displayed after a quarter turn clockwise: white at the top
+    pixels = save_and_decode(tmp_path / "a.jpg", image, exif=exif)
+    assert pixels[:3].min() > 200
+    assert pixels[-3:].max() < 50
+
+
+def test_other_modes_become_rgb(tmp_path: Path) -> None:
+    red = Image.new("RGB", (8, 8), "red").convert("CMYK")
+    pixels = save_and_decode(tmp_path / "a.tif", red)
+    assert np.abs(pixels.astype(int) - [255, 0, 0]).max() <= 2
+    assert (save_and_decode(tmp_path / "a.png", Image.new("L", (8, 8), 77)) == 77).all()
+    assert (save_and_decode(tmp_path / "b.png", Image.new("1", (8, 8), 1)) == 255).all()
+    frames = [Image.new("RGB", (8, 8), c) for c in ("lime", "blue")]
+    first = save_and_decode(tmp_path / "a.gif", frames[0], save_all=True, append_images=frames[1:])
+    assert (first == [0, 255, 0]).all()
+    assert (decode(np.full((4, 6), 9, np.uint8), 8, "nearest") == 9).all()
+
+
+def test_images_are_resized_without_cropping() -> None:
+    wide = np.zeros((10, 100, 3), np.uint8)
+    wide[:, :10] = wide[:, -10:] = 255
+    pixels = decode(wide, 10, "box")
+    assert pixels.shape == (10, 10, 3)
+    assert (pixels[:, [0, -1]] == 255).all()
+    assert (pixels[:, 1:-1] == 0).all()
+
+
+def test_interpolation_is_chosen_by_timms_names() -> None:
+    pixels = {name: decode(noise(1, 64), 8, name) for name in ("bicubic", "nearest", "random")}
+    assert (pixels["random"] == pixels["bicubic"]).all()
+    assert (pixels["nearest"] == noise(1, 64)[4::8, 4::8]).all()
+    assert pixels["bicubic"].std() < pixels["nearest"].std()  # antialiased
+
+
+def test_a_large_jpeg_decoded_at_reduced_size_looks_the_same(tmp_path: Path) -> None:
+    y, x = np.mgrid[:1024, :1024]
+    wave = (127 + 60 * np.sin(x / 50) + 60 * np.cos(y / 70)).astype(np.uint8)
+    Image.fromarray(wave).save(tmp_path / "a.jpg", quality=95)
+    with Image.open(tmp_path / "a.jpg") as full:
+        exact = np.asarray(full.convert("RGB").resize((64, 64), Image.Resampling.BICUBIC))
+    pixels = decode(tmp_path / "a.jpg", 64, "bicubic")
+    assert np.abs(pixels.astype(int) - exact).max() <= 4
+
+
+def test_the_error_names_the_unreadable_image(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"text")
+    with pytest.raises(DataError, match=r"a\.jpg: not an image that Pillow can read; replace"):
+        decode(tmp_path / "a.jpg", 8, "bicubic")
+    with pytest.raises(DataError, match="the array: float64"):
+        decode(np.zeros((8, 8)), 8, "bicubic")
+
+
+def test_results_come_in_order_and_stop_at_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    results: list[int] = []
+    second_done = threading.Event()
+
+    def identity(i: int) -> int:
+        if i == 0:
+            assert second_done.wait(60)  # item 0 ends after item 1
+        if i == 1:
+            second_done.set()
+        return i if i != 200 else 1 // 0
+
+    with pytest.raises(ZeroDivisionError):
+        map_in_threads(identity, range(1000), results.append, "", None)
+    assert results == list(range(200))

@@ -1,0 +1,112 @@
+"""Splits: stratified, reproducible, sampling units undivided, and given splits kept."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from noise_images import noise, noise_examples
+
+from autotl.data import check
+from autotl.data.split import split
+from autotl.space.plugin import Example
+
+
+def draw(labels: Sequence[int], groups: Sequence[str] = (), seed: int = 0) -> np.ndarray:
+    """The drawn split of each of some examples without a given one, ``[N]``."""
+    groups = groups or [""] * len(labels)
+    examples = [
+        Example(str(i), None, str(c), "", g)
+        for i, (c, g) in enumerate(zip(labels, groups, strict=True))
+    ]
+    digests = [e.name for e in examples]
+    return split(examples, digests, np.array(labels), seed=seed, validation=0.25, test=0.2)
+
+
+def test_a_drawn_split_is_stratified() -> None:
+    labels = [0] * 100 + [1] * 20
+    splits = draw(labels)
+    assert Counter(zip(labels, splits.tolist(), strict=True)) == {
+        (0, "train"): 60, (0, "validation"): 20, (0, "test"): 20,
+        (1, "train"): 12, (1, "validation"): 4, (1, "test"): 4,
+    }  # fmt: skip
+
+
+def test_a_drawn_split_is_determined_by_the_seed() -> None:
+    labels = [0, 1] * 50
+    assert (draw(labels, seed=1) == draw(labels, seed=1)).all()
+    assert (draw(labels, seed=1) != draw(labels, seed=2)).any()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_groups_are_never_divided(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 3, 300).tolist()
+    groups = [f"g{g}" if g % 4 else "" for g in rng.integers(0, 60, 300)]
+    splits = draw(labels, groups, seed)
+    for group in set(groups) - {""}:
+        assert len({s for s, g in zip(splits, groups, strict=True) if g == group}) == 1
+    sizes = Counter(splits.tolist())
+    assert 45 <= sizes["test"] <= 75
+    assert 45 <= sizes["validation"] <= 75
+
+
+def test_groups_and_duplicates_are_joined_transitively() -> None:
+    """a/0 and b/0 are one group; b/0 and b/1 are one image; b/1 and b/2 are one group."""
+    changes: dict[str, dict[str, Any]] = {
+        "a/0": {"group": "p"},
+        "b/0": {"group": "p", "image": noise(777)},
+        "b/1": {"group": "q", "image": noise(777)},
+        "b/2": {"group": "q"},
+    }
+    examples = [replace(e, **changes.get(e.name, {})) for e in noise_examples(8)]
+    for seed in range(20):
+        dataset = check(examples, "here", seed=seed)
+        split_of = {e.name: s for e, s in zip(dataset.examples, dataset.splits, strict=True)}
+        assert len({split_of[name] for name in changes}) == 1
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 5])
+def test_small_classes_keep_a_training_image(count: int) -> None:
+    labels = np.repeat(np.arange(6), count)
+    for seed in range(10):
+        splits = draw(labels.tolist(), seed=seed)
+        assert set(labels[splits == "train"]) == set(range(6))
+        covered = [set(labels[splits == s]) for s in ("validation", "test")]
+        assert all(len(c) == (3 if count == 2 else 6) for c in covered)
+
+
+def test_a_class_in_a_single_group_stays_in_train() -> None:
+    labels = [0] * 20 + [1] * 10
+    splits = draw(labels, [""] * 20 + ["only"] * 10)
+    assert set(splits[20:]) == {"train"}
+
+
+def test_given_splits_are_kept() -> None:
+    examples = noise_examples(10, split="train") + noise_examples(10, split="test")
+    dataset = check(examples, "here", validation=0.2)
+    for e, name in zip(dataset.examples, dataset.splits, strict=True):
+        assert name == "test" if e.split == "test" else name in ("train", "validation")
+    assert Counter(dataset.splits) == {"train": 16, "validation": 4, "test": 20}
+    assert [dataset.splits[i] for i in dataset.indices("validation", "test")] == [
+        s for s in dataset.splits if s != "train"
+    ]
+    assert dataset.indices("train").dtype == np.int64
+
+
+def test_an_example_follows_the_given_split_of_its_group() -> None:
+    examples = noise_examples(10)
+    examples[0] = replace(examples[0], split="test", group="g")
+    examples[1] = replace(examples[1], group="g")
+    assert check(examples, "here").splits[:2] == ("test", "test")
+
+
+@pytest.mark.parametrize(("images", "fraction"), [(60, 1 / 3), (1000, 0.3), (3000, 0.2)])
+def test_small_data_sets_validate_on_a_larger_fraction(images: int, fraction: float) -> None:
+    dataset = check(noise_examples(images // 2), "here", test=0)
+    assert len(dataset.examples) == images
+    assert len(dataset.indices("validation")) == pytest.approx(fraction * images, abs=2)
