@@ -1,18 +1,18 @@
-"""The tree of errors. Every message says what was wrong, where, and what to do.
+"""The two trees of errors. Every message says what was wrong, where, and what to do.
 
 ::
 
-    AutoTLError         what the user can mend: one line on stderr, exit code 1
-    ├── DataError       the pictures or their labels
-    ├── PluginError     a plugin breaks a rule of its interface, or there is none of that name
-    ├── WeightsError    pretrained weights cannot be had
-    ├── StudyError      a study file, or an option that does not fit the study
+    AutoTLError         the user can resolve it: one line on stderr, exit code 1
+    ├── DataError       the images or their labels
+    ├── PluginError     a plugin breaks a rule of its interface, or none has that name
+    ├── WeightsError    pretrained weights cannot be found or read
+    ├── StudyError      a study file or an option
     ├── StoreError      the database or the run folder
     └── ArtifactError   a model folder
-    TrialStopped          why a trial ends before its last epoch: a signal, not a fault of the program
-    ├── Incompatible    raised by a plugin that cannot work with the others chosen
-    ├── Diverged        the loss is no longer a number
-    ├── OutOfMemory     not even one picture at a time fits on the device
+    TrialStopped        a trial ends before its last epoch: a signal, not a fault of the program
+    ├── Incompatible    raised by a plugin that cannot work with the other choices
+    ├── Diverged        the loss is not finite
+    ├── OutOfMemory     not even a single image fits on the device
     └── OutOfTime       the budget ends before the trial does
 """
 
@@ -23,11 +23,11 @@ from collections.abc import Iterable
 
 
 class AutoTLError(Exception):
-    """Something that the user can mend; the message says how."""
+    """An error that the user can resolve; the message says how."""
 
 
 class DataError(AutoTLError):
-    """The pictures or their labels cannot be used."""
+    """The images or their labels cannot be used."""
 
 
 class PluginError(AutoTLError):
@@ -35,11 +35,11 @@ class PluginError(AutoTLError):
 
 
 class WeightsError(AutoTLError):
-    """The pretrained weights of a backbone cannot be had; the message says where was looked."""
+    """The pretrained weights of a backbone cannot be found; the message lists the places tried."""
 
 
 class StudyError(AutoTLError):
-    """A study file or an option is wrong, or does not fit the study that it names."""
+    """A study file or an option is not valid, or conflicts with an existing study."""
 
 
 class StoreError(AutoTLError):
@@ -47,17 +47,17 @@ class StoreError(AutoTLError):
 
 
 class ArtifactError(AutoTLError):
-    """A model folder is incomplete or does not fit this installation."""
+    """A model folder is incomplete or incompatible with this installation."""
 
 
 class TrialStopped(Exception):
-    """Ends one trial, never the search; ``status`` is what the trial is filed as."""
+    """Ends one trial, never the search; ``status`` is stored with the trial."""
 
     status = "failed"
 
 
 class Incompatible(TrialStopped):
-    """Raised by a plugin that cannot work with the others chosen, with the reason."""
+    """Raised by a plugin that cannot work with the other choices; the message is the reason."""
 
     status = "incompatible"
 
@@ -69,28 +69,32 @@ class Diverged(TrialStopped):
 
 
 class OutOfMemory(TrialStopped):
-    """Not even a micro-batch of one picture fits on the device."""
+    """Not even a micro-batch of one image fits on the device."""
 
     status = "out_of_memory"
 
 
 class OutOfTime(TrialStopped):
-    """The deadline passed inside an epoch, or the trial could not finish before it."""
+    """The deadline passed during an epoch, or the trial cannot finish before it."""
 
     status = "out_of_time"
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """The end of an error message: the nearest of ``names``, or all of them when none is near.
+    """The end of an error message: the name most similar to ``name``, or all if none is similar.
+
+    Args:
+        name: The name that was not found.
+        names: The valid names. Of more than 12, only six are listed.
 
     >>> did_you_mean("liner", ["linear", "mlp"])
     "did you mean 'linear'?"
     >>> did_you_mean("x", ["linear", "mlp"])
     'there are linear, mlp'
     """
-    known = sorted(names)
-    if near := difflib.get_close_matches(name, known, n=1):
+    valid = sorted(names)
+    if near := difflib.get_close_matches(name, valid, n=1):
         return f"did you mean {near[0]!r}?"
-    if len(known) > 12:
-        return f"there are {len(known)}, such as {', '.join(known[:6])}"
-    return f"there are {', '.join(known)}" if known else "there are none"
+    if len(valid) > 12:
+        return f"there are {len(valid)}, such as {', '.join(valid[:6])}"
+    return f"there are {', '.join(valid)}" if valid else "there are none"

@@ -1,4 +1,4 @@
-"""What a search says while it runs. A listener is any function that takes one of these events."""
+"""The events that a search reports. A listener is any function that takes one of them."""
 
 from __future__ import annotations
 
@@ -9,10 +9,16 @@ from typing import Any
 
 @dataclass(frozen=True)
 class SearchStarted:
-    """The search begins.
+    """A search starts.
 
-    ``deadline`` is a reading of ``time.monotonic`` (seconds) or None; ``trials`` the limit or None;
-    ``metric`` what the scores are; ``device`` where it runs.
+    Args:
+        study: The name of the study.
+        metric: The metric of all scores.
+        device: The device, as text.
+        budget: The budget in seconds; None without one.
+        deadline: The end of the budget on the clock ``time.monotonic``, in seconds; None without.
+        max_trials: The number of trials to which the search is limited; None without a limit.
+        earlier_trials: The number of trials that the study already has.
     """
 
     study: str
@@ -20,22 +26,22 @@ class SearchStarted:
     device: str
     budget: float | None
     deadline: float | None
-    trials: int | None
-    done: int  # trials that the study had before
+    max_trials: int | None
+    earlier_trials: int
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage of the work, ``done`` of ``total`` steps of it; ``total`` is 0 where unknown."""
+    """A stage of the search: ``completed`` of ``total`` steps; ``total`` is 0 if it is unknown."""
 
     name: str
-    done: int = 0
+    completed: int = 0
     total: int = 0
 
 
 @dataclass(frozen=True)
 class Note:
-    """Something that the user should know, one line; ``warning`` for what may need mending."""
+    """One line that the user should know; ``warning`` if something may need to be corrected."""
 
     text: str
     warning: bool = False
@@ -43,7 +49,7 @@ class Note:
 
 @dataclass(frozen=True)
 class TrialStarted:
-    """A trial begins; ``config`` as ``space.to_json`` writes it."""
+    """A trial starts; ``config`` is written as by ``space.to_json``."""
 
     number: int
     config: dict[str, Any]
@@ -52,12 +58,21 @@ class TrialStarted:
 
 @dataclass(frozen=True)
 class StepCompleted:
-    """A step of training or of computing features is over: nothing to show, a place to stop."""
+    """A step of training or of feature extraction is completed, so a search can be interrupted."""
 
 
 @dataclass(frozen=True)
 class EpochCompleted:
-    """An epoch of the current trial is over; the fields are those of ``finetune.Epoch``."""
+    """An epoch of the current trial is completed.
+
+    Args:
+        number: The number of the trial.
+        epoch: The number of the epoch, from 1.
+        epochs: The number of epochs of the trial.
+        loss: The mean training loss.
+        score: The validation score.
+        seconds: The duration of the epoch.
+    """
 
     number: int
     epoch: int
@@ -69,7 +84,7 @@ class EpochCompleted:
 
 @dataclass(frozen=True)
 class TrialFinished:
-    """A trial is over: ``status`` is what it was filed as, ``reason`` why, empty for ``complete``."""
+    """A trial ends; ``reason`` says why, and is empty if ``status`` is ``complete``."""
 
     number: int
     status: str
@@ -83,4 +98,4 @@ Listener = Callable[[Event], None]
 
 
 def ignore(event: Event) -> None:
-    """Listen to nothing."""
+    """Ignore the event: the listener of a search without output."""

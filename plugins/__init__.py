@@ -1,1 +1,1 @@
-"""The plugins that come with AutoTL; they enter by the same entry points as anybody's."""
+"""The built-in plugins of AutoTL, registered through the same entry points as any other."""

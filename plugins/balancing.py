@@ -1,7 +1,7 @@
-"""Balancing: what is done about classes of unequal size, from their numbers of training pictures.
+"""Balancing: how training compensates for class imbalance, from the training images per class.
 
-``none`` is right where a mistake costs the same whatever the class; the others give more to
-rare classes, at the cost of the frequent ones. A class without any picture counts as if it had one.
+``none`` is right if every error costs the same whatever the class; the others favour rare classes
+at the expense of frequent ones. A class without images counts as if it had one.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ Power = Annotated[float, Range(0.25, 1.0)]
 
 @balance(order=1)
 def none(counts: list[int]) -> Balance:
-    """Learn from the classes as they come, each picture counting the same."""
+    """Train on the classes as they are, with the same weight for every image."""
     return Balance()
 
 
 @balance
 def class_weights(counts: list[int], *, power: Power = 0.5) -> Balance:
-    """Weigh the loss by a power of the inverse frequency (Cui et al. 2019, arXiv:1901.05555).
+    """Weight the loss by a power of the inverse frequency (Cui et al. 2019, arXiv:1901.05555).
 
-    Power 1 gives each class the same weight in all. The mean weight of a picture is 1, so that
-    the learning rates keep their meaning.
+    Power 1 gives each class the same total weight. The mean weight of an image is 1, so that
+    learning rates keep their meaning.
     """
-    rare = _rarity(counts, power)
-    mean = sum(n * r for n, r in zip(counts, rare, strict=True)) / sum(counts)
-    return Balance(weights=[r / mean for r in rare])
+    rarity = _rarity(counts, power)
+    mean = sum(n * r for n, r in zip(counts, rarity, strict=True)) / sum(counts)
+    return Balance(weights=[r / mean for r in rarity])
 
 
 @balance
 def balanced_sampling(counts: list[int], *, power: Power = 0.5) -> Balance:
-    """Draw pictures of rare classes more often (Kang et al. 2019, arXiv:1910.09217).
+    """Sample images of rare classes more often (Kang et al. 2019, arXiv:1910.09217).
 
-    Power 1 draws each class as often as any other, 0.5 by the square root of its size.
+    Power 1 samples all classes equally often, 0.5 in proportion to the square root of their size.
     """
     return Balance(sampling=_rarity(counts, power))
 
@@ -45,9 +45,9 @@ def balanced_sampling(counts: list[int], *, power: Power = 0.5) -> Balance:
 def logit_adjustment(
     counts: list[int], *, tau: Annotated[float, Range(0.25, 2.0)] = 1.0
 ) -> Balance:
-    """Add the logarithm of a class's share to its logit (Menon et al. 2020, arXiv:2007.07314).
+    """Add the logarithm of a class's frequency to its logit (Menon et al. 2020, arXiv:2007.07314).
 
-    The network then learns what is left to tell apart beyond the shares; tau 1 is what minimises
+    The network then learns what distinguishes the classes beyond their frequency; tau 1 minimises
     the balanced error.
     """
     total = sum(max(n, 1) for n in counts)
@@ -55,6 +55,6 @@ def logit_adjustment(
 
 
 def _rarity(counts: list[int], power: float) -> list[float]:
-    """How rare each class is: 1 for a class of the mean size, more for a smaller one."""
+    """The rarity of each class: 1 for a class of mean size, more for a smaller one."""
     mean = sum(counts) / len(counts)
     return [(mean / max(n, 1)) ** power for n in counts]

@@ -1,11 +1,11 @@
-"""Optimizers for the groups that learn, each with a warm-up and a cosine to zero.
+"""Optimizers for the trained parameter groups, each with warm-up and a cosine schedule to zero.
 
-Norms and biases are not decayed: shrinking them regularises nothing and slows learning
-(He et al. 2018, arXiv:1812.01187). A group that brings a ``weight_decay`` keeps its own.
+Norms and biases are not decayed, because decaying them does not regularise and slows training
+(He et al. 2018, arXiv:1812.01187). A group with its own ``weight_decay`` keeps it.
 
-``clip`` is the longest that the gradient of all that learns may be; a longer one is shortened.
-Measured on EfficientNet-Lite0, 300 digits and all kinds of strategies: 5 changes nothing for AdamW,
-and lets SGD train LoRA, which it blows up without; 1 holds SGD back.
+``clip`` is the maximum norm of the gradient of all trained parameters; a longer one is scaled down.
+Measured on EfficientNet-Lite0, 300 digits and all kinds of strategies: 5 changes nothing for AdamW
+and lets SGD train LoRA, which diverges without clipping; 1 slows SGD.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from autotl import Range, optimizer
 if TYPE_CHECKING:
     from autotl.models import Group
 
-Answer = tuple[torch.optim.Optimizer, CosineLRScheduler]
-Warmup = Annotated[float, Range(0.0, 0.3)]
+Scheduled = tuple[torch.optim.Optimizer, CosineLRScheduler]
+Warmup = Annotated[float, Range(0.0, 0.3)]  # fraction of the steps
 
 
 @optimizer(order=1)
@@ -34,11 +34,10 @@ def adamw(
     weight_decay: Annotated[float, Range(1e-4, 0.3, log=True)] = 0.02,
     warmup: Warmup = 0.1,
     clip: float = 5.0,
-) -> Answer:
+) -> Scheduled:
     """AdamW (Loshchilov & Hutter 2017, arXiv:1711.05101)."""
-    split = _decayed(groups, weight_decay)
-    chosen = torch.optim.AdamW(split, fused=_can_be_fused(split))
-    return _scheduled(chosen, steps, warmup, clip)
+    split = _split_by_decay(groups, weight_decay)
+    return _schedule(torch.optim.AdamW(split, fused=_can_be_fused(split)), steps, warmup, clip)
 
 
 @optimizer
@@ -46,19 +45,19 @@ def sgd(
     groups: list[Group],
     steps: int,
     *,
-    scale: Annotated[float, Range(3.0, 100.0, log=True)] = 20.0,
+    lr_scale: Annotated[float, Range(3.0, 100.0, log=True)] = 20.0,
     momentum: Annotated[float, Range(0.8, 0.98)] = 0.9,
     weight_decay: Annotated[float, Range(1e-6, 1e-2, log=True)] = 1e-4,
     warmup: Warmup = 0.1,
     clip: float = 5.0,
-) -> Answer:
+) -> Scheduled:
     """SGD with Nesterov's momentum (Sutskever et al. 2013, PMLR 28).
 
-    Strategies give learning rates for Adam; ``scale`` makes them SGD's.
+    Learning rates of strategies are meant for Adam; ``lr_scale`` is the factor to those of SGD.
     """
-    scaled = _scaled(_decayed(groups, weight_decay), scale)
+    scaled = _scale_rates(_split_by_decay(groups, weight_decay), lr_scale)
     chosen = torch.optim.SGD(scaled, momentum=momentum, nesterov=True)
-    return _scheduled(chosen, steps, warmup, clip)
+    return _schedule(chosen, steps, warmup, clip)
 
 
 @optimizer
@@ -66,51 +65,51 @@ def lion(
     groups: list[Group],
     steps: int,
     *,
-    scale: Annotated[float, Range(0.05, 1.0, log=True)] = 0.4,
+    lr_scale: Annotated[float, Range(0.05, 1.0, log=True)] = 0.4,
     weight_decay: Annotated[float, Range(1e-3, 3.0, log=True)] = 0.1,
     warmup: Warmup = 0.1,
     clip: float = 5.0,
-) -> Answer:
-    """Lion, which steps by the sign of its momentum (Chen et al. 2023, arXiv:2302.06675).
+) -> Scheduled:
+    """Lion, whose update is the sign of its momentum (Chen et al. 2023, arXiv:2302.06675).
 
-    Every step is as long as the learning rate, so ``scale`` makes those of the strategies, which
-    are Adam's, smaller. At their best rates it, Adan and Muon score alike; Lion keeps one number
-    for each parameter and steps fastest, Muon took 10 times as long.
+    Every update is as large as the learning rate, so ``lr_scale`` reduces the learning rates of
+    strategies, which are meant for Adam. At their best rates Lion, Adan and Muon score alike; Lion
+    stores one number for each parameter and has the fastest step, Muon took 10 times as long.
     """
-    chosen = Lion(_scaled(_decayed(groups, weight_decay), scale))
-    return _scheduled(chosen, steps, warmup, clip)
+    chosen = Lion(_scale_rates(_split_by_decay(groups, weight_decay), lr_scale))
+    return _schedule(chosen, steps, warmup, clip)
 
 
 def _can_be_fused(groups: list[Group]) -> bool:
-    """Whether one kernel can step all that learns.
+    """Whether one kernel can update all parameters.
 
-    For EfficientNet-Lite0 on one core, AdamW's step takes 2.6 ms so and 13 ms otherwise. SGD's
-    takes 4 ms anyway, and fused it cannot go on when more begins to learn.
+    For EfficientNet-Lite0 on one core, a step of AdamW takes 2.6 ms fused and 13 ms otherwise. A
+    step of SGD takes 4 ms in any case, and fused SGD cannot continue when parameters are unfrozen.
     """
-    learning = [p for group in groups for p in group["params"]]
-    return all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in learning)
+    trained = [p for group in groups for p in group["params"]]
+    return all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in trained)
 
 
-def _decayed(groups: list[Group], weight_decay: float) -> list[Group]:
-    """Each group in two: matrices with weight decay, norms and biases without."""
+def _split_by_decay(groups: list[Group], weight_decay: float) -> list[Group]:
+    """Split each group in two: matrices with weight decay, norms and biases without."""
     split = []
     for group in groups:
         if "weight_decay" in group:
             split.append(group)
             continue
-        for decay, flat in ((weight_decay, False), (0.0, True)):
-            some = [p for p in group["params"] if (p.ndim <= 1) == flat]
-            split += [{**group, "params": some, "weight_decay": decay}] if some else []
+        for decay, is_vector in ((weight_decay, False), (0.0, True)):
+            params = [p for p in group["params"] if (p.ndim <= 1) == is_vector]
+            split += [{**group, "params": params, "weight_decay": decay}] if params else []
     return split
 
 
-def _scaled(groups: list[Group], scale: float) -> list[Group]:
-    return [{**g, "lr": scale * g["lr"]} for g in groups]
+def _scale_rates(groups: list[Group], factor: float) -> list[Group]:
+    return [{**g, "lr": factor * g["lr"]} for g in groups]
 
 
-def _scheduled(chosen: torch.optim.Optimizer, steps: int, warmup: float, clip: float) -> Answer:
-    # The hook knows no parameters: it clips whatever the optimizer that steps has.
-    chosen.register_step_pre_hook(partial(_shorten, longest=clip))
+def _schedule(chosen: torch.optim.Optimizer, steps: int, warmup: float, clip: float) -> Scheduled:
+    # The hook has no parameters of its own: it clips those of the optimizer that steps.
+    chosen.register_step_pre_hook(partial(_clip_gradients, max_norm=clip))
     schedule = CosineLRScheduler(
         chosen,
         t_initial=steps,
@@ -121,6 +120,8 @@ def _scheduled(chosen: torch.optim.Optimizer, steps: int, warmup: float, clip: f
     return chosen, schedule
 
 
-def _shorten(stepping: torch.optim.Optimizer, args: Any, kwargs: Any, longest: float) -> None:
-    learning = [p for group in stepping.param_groups for p in group["params"]]
-    torch.nn.utils.clip_grad_norm_(learning, longest)
+def _clip_gradients(
+    stepping: torch.optim.Optimizer, args: Any, kwargs: Any, max_norm: float
+) -> None:
+    trained = [p for group in stepping.param_groups for p in group["params"]]
+    torch.nn.utils.clip_grad_norm_(trained, max_norm)

@@ -1,6 +1,6 @@
 """Freeze strategies that train everything and add a penalty to the loss.
 
-Shapes: B pictures in a batch, F features.
+Shapes: B images in a batch, F features.
 """
 
 from __future__ import annotations
@@ -20,30 +20,31 @@ if TYPE_CHECKING:
 
     from autotl.models import Group, Model
 
-# A penalty is a partial function rather than a closure: a copy of the model then has its own.
+# A penalty is a partial function rather than a closure, so that a copy of the model has its own.
 
 
 @freeze
 def l2_sp(
     model: Model, *, alpha: Annotated[float, Range(1e-4, 1.0, log=True)] = 1e-2, lr: Rate = 1e-3
 ) -> list[Group]:
-    """Train all, pulled to the pretrained weights (L2-SP: Li et al. 2018, arXiv:1802.01483).
+    """Train all, penalise distance to pretrained weights (L2-SP: Li et al. 2018, arXiv:1802.01483).
 
-    The pull takes the place of the backbone's weight decay, which would pull to zero; the head
-    keeps its own.
+    The penalty replaces the backbone's weight decay, which would pull the weights to zero; the
+    head keeps its own.
     """
-    learning = list(model.backbone.parameters())
-    before = [p.detach().clone() for p in learning]
-    model.penalties.append(partial(distance, learning=learning, before=before, alpha=alpha))
-    pulled = {"params": learning, "lr": lr, "weight_decay": 0.0}
-    return [{"params": model.head.parameters(), "lr": lr}, pulled]
+    weights = list(model.backbone.parameters())
+    pretrained = [p.detach().clone() for p in weights]
+    penalty = partial(squared_distance, weights=weights, pretrained=pretrained, alpha=alpha)
+    model.penalties.append(penalty)
+    backbone = {"params": weights, "lr": lr, "weight_decay": 0.0}
+    return [{"params": model.head.parameters(), "lr": lr}, backbone]
 
 
-def distance(
-    features: Tensor, learning: Sequence[Tensor], before: Sequence[Tensor], alpha: float
+def squared_distance(
+    features: Tensor, weights: Sequence[Tensor], pretrained: Sequence[Tensor], alpha: float
 ) -> Tensor:
-    """Half ``alpha`` times the squared distance of the weights to those of before."""
-    squares = [(p - q).square().sum() for p, q in zip(learning, before, strict=True)]
+    """``alpha`` / 2 times the squared distance between ``weights`` and ``pretrained``."""
+    squares = [(p - q).square().sum() for p, q in zip(weights, pretrained, strict=True)]
     return alpha / 2 * torch.stack(squares).sum()
 
 
@@ -55,26 +56,31 @@ def bss(
     lr: Rate = 1e-3,
     count: int = 1,
 ) -> list[Group]:
-    """Train all, smallest singular value of the features shrunk (BSS: Chen et al. 2019, NeurIPS).
+    """Train all, penalise small singular values of features (BSS: Chen et al. 2019, NeurIPS).
 
     "Catastrophic forgetting meets negative transfer": directions in which the features of a batch
-    hardly differ carry what does not transfer. ``count`` of them are shrunk.
+    hardly vary carry what does not transfer. The ``count`` smallest singular values are penalised.
     """
-    model.penalties.append(partial(spectrum, eta=eta, count=count))
+    model.penalties.append(partial(spectral_penalty, eta=eta, count=count))
     return [{"params": model.parameters(), "lr": lr}]
 
 
-def spectrum(features: Tensor, eta: float, count: int) -> Tensor:
-    """``eta`` times the sum of the ``count`` smallest squared singular values of ``[B, F]``.
+def spectral_penalty(features: Tensor, eta: float, count: int) -> Tensor:
+    """``eta`` times the sum of the ``count`` smallest squared singular values of the features.
 
-    A map ``[B, positions, F]`` is pooled. The largest value is never shrunk, so a batch of one
-    picture is left alone. Equal singular values have a gradient as well, since the values alone
-    are asked for and not their directions.
+    The largest value is never penalised, so a batch of one image has no penalty. The gradient is
+    also finite for equal singular values, because only the values are computed and not the
+    singular vectors.
+
+    Args:
+        features: ``[B, F]``, or a map ``[B, positions, F]``, which is averaged over its positions.
+        eta: Weight of the penalty.
+        count: Number of singular values.
     """
     with torch.autocast(features.device.type, enabled=False):
-        # What is not finite shows in the loss, which ends the trial with that reason.
+        # Values that are not finite show in the loss, which ends the trial for that reason.
         finite = features.float().nan_to_num(0.0, 0.0, 0.0)
         pooled = finite.reshape(len(finite), -1, finite.shape[-1]).mean(1)
-        values = torch.linalg.svdvals(pooled)  # the largest first
+        values = torch.linalg.svdvals(pooled)  # in descending order
         smallest: Tensor = values[1:][-count:]
         return eta * smallest.square().sum()

@@ -1,7 +1,7 @@
-"""Freeze strategies: return the parameter groups that learn and how fast; all else is frozen.
+"""Freeze strategies: they return the parameter groups to train; all other parameters are frozen.
 
 Learning rates are those of an Adam-like optimizer. The defaults are tried in the order of their
-cost, so that a short budget still sees several of them.
+cost, so that a short budget still covers several of them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ HeadRate = Annotated[float, Range(3e-4, 3e-2, log=True)]
 Rate = Annotated[float, Range(3e-5, 3e-3, log=True)]
 
 NORM = re.compile("norm(?!free)", re.IGNORECASE)
-"""What names a normalisation layer, and not a block that does without."""
+"""Matches the class names of normalisation layers, but not those of blocks without any."""
 
 
 @freeze(order=1)
@@ -36,12 +36,15 @@ def lp_ft(
     model: Model,
     epochs: int,
     *,
-    probe: Annotated[float, Range(0.1, 0.6)] = 0.3,
+    probe_fraction: Annotated[float, Range(0.1, 0.6)] = 0.3,
     probe_lr: HeadRate = 3e-3,
     lr: Rate = 5e-4,
 ) -> Iterator[list[Group]]:
-    """Train the head first, then everything (LP-FT: Kumar et al. 2022, arXiv:2202.10054)."""
-    for _ in range(ceil(probe * epochs)):
+    """Train the head first, then everything (LP-FT: Kumar et al. 2022, arXiv:2202.10054).
+
+    ``probe_fraction`` is the fraction of the epochs in which only the head is trained, rounded up.
+    """
+    for _ in range(ceil(probe_fraction * epochs)):
         yield [{"params": model.head.parameters(), "lr": probe_lr}]
     yield [{"params": model.parameters(), "lr": lr}]
 
@@ -56,25 +59,27 @@ def full(model: Model, *, lr: Rate = 1e-3) -> list[Group]:
 def layer_decay(
     model: Model, *, lr: Rate = 1e-3, decay: Annotated[float, Range(0.6, 1.0)] = 0.9
 ) -> list[Group]:
-    """Train all, each block slower than the one above (Howard & Ruder 2018, arXiv:1801.06146).
+    """Train all with layer-wise decayed rates (Howard & Ruder 2018, arXiv:1801.06146).
 
-    Transformers are fine-tuned like this as well (BEiT: Bao et al. 2021, arXiv:2106.08254).
+    The rate of each block is ``decay`` times that of the next one; the head has ``lr``. Also used
+    to fine-tune transformers (BEiT: Bao et al. 2021, arXiv:2106.08254).
     """
     groups: list[Group] = [{"params": model.head.parameters(), "lr": lr}]
-    for height, block in enumerate(reversed(model.blocks), start=1):
-        groups.append({"params": block, "lr": lr * decay**height})
+    for depth, block in enumerate(reversed(model.blocks), start=1):
+        groups.append({"params": block, "lr": lr * decay**depth})
     return groups
 
 
 @freeze(order=2)
 def last_blocks(
-    model: Model, *, share: Annotated[float, Range(0.1, 0.9)] = 0.3, lr: Rate = 2e-3
+    model: Model, *, fraction: Annotated[float, Range(0.1, 0.9)] = 0.3, lr: Rate = 2e-3
 ) -> list[Group]:
-    """Train the head and the top share of the blocks (Yosinski et al. 2014, arXiv:1411.1792).
+    """Train the head and the last blocks (Yosinski et al. 2014, arXiv:1411.1792).
 
-    It is a share of the number of blocks; the top blocks hold most of the parameters.
+    ``fraction`` is a fraction of the number of blocks, rounded up; the last blocks contain most of
+    the parameters.
     """
-    return [{"params": [*model.head.parameters(), *top(model, share)], "lr": lr}]
+    return [{"params": [*model.head.parameters(), *last_parameters(model, fraction)], "lr": lr}]
 
 
 @freeze
@@ -82,107 +87,122 @@ def gradual(
     model: Model,
     epochs: int,
     *,
-    until: Annotated[float, Range(0.3, 1.0)] = 0.7,
+    unfreeze_fraction: Annotated[float, Range(0.3, 1.0)] = 0.7,
     lr: Rate = 1e-3,
 ) -> Iterator[list[Group]]:
-    """Unfreeze from the top, a few blocks an epoch (Howard & Ruder 2018, arXiv:1801.06146).
+    """Unfreeze a few more blocks in each epoch (Howard & Ruder 2018, arXiv:1801.06146).
 
-    Everything learns from the share ``until`` of the epochs on.
+    Unfreezing starts with the last block and takes ``unfreeze_fraction`` of the epochs; after that
+    everything is trained.
     """
     blocks = model.blocks
-    last = max(1, round(until * epochs))
-    for epoch in range(last + 1):
-        first = len(blocks) - round(len(blocks) * epoch / last)
-        learning = [p for block in blocks[first:] for p in block]
-        yield [{"params": [*model.head.parameters(), *learning], "lr": lr}]
+    last_epoch = max(1, round(unfreeze_fraction * epochs))
+    for epoch in range(last_epoch + 1):
+        first = len(blocks) - round(len(blocks) * epoch / last_epoch)
+        unfrozen = [p for block in blocks[first:] for p in block]
+        yield [{"params": [*model.head.parameters(), *unfrozen], "lr": lr}]
 
 
 @freeze
 def surgical(
     model: Model,
     *,
-    place: Annotated[float, Range(0.0, 1.0)] = 0.5,
+    position: Annotated[float, Range(0.0, 1.0)] = 0.5,
     lr: Rate = 1e-3,
-    share: float = 0.25,
+    fraction: float = 0.25,
 ) -> list[Group]:
-    """Train the head and blocks of one place only (Lee et al. 2022, arXiv:2210.11466).
+    """Train the head and consecutive blocks anywhere (Lee et al. 2022, arXiv:2210.11466).
 
-    ``place`` 0 is the stem, 1 the top. The ``share`` of the blocks that learns there is about
-    what a stage of a convolutional network has.
+    ``position`` 0 is the stem, 1 the last blocks. ``fraction`` is the fraction of the blocks that
+    are trained; the default is about one stage of a convolutional network.
     """
-    blocks = several_blocks(model)
-    count = ceil(share * len(blocks))
-    first = round(place * (len(blocks) - count))
-    chosen = [p for block in blocks[first : first + count] for p in block]
-    return [{"params": [*model.head.parameters(), *chosen], "lr": lr}]
+    blocks = get_blocks(model)
+    count = ceil(fraction * len(blocks))
+    first = round(position * (len(blocks) - count))
+    trained = [p for block in blocks[first : first + count] for p in block]
+    return [{"params": [*model.head.parameters(), *trained], "lr": lr}]
 
 
 @freeze
 def norms(model: Model, *, lr: HeadRate = 5e-3) -> list[Group]:
     """Train the head and the normalisation layers (Frankle et al. 2020, arXiv:2003.00152)."""
-    return _with_head(model, affine(model), lr)
+    return _add_head(model, norm_parameters(model), lr)
 
 
 @freeze
 def biases(model: Model, *, lr: HeadRate = 5e-3) -> list[Group]:
     """Train the head and all biases (BitFit: Ben Zaken et al. 2021, arXiv:2106.10199)."""
-    return _with_head(model, _biases(model), lr)
+    return _add_head(model, _bias_parameters(model), lr)
 
 
 @freeze
 def norms_and_biases(model: Model, *, lr: HeadRate = 5e-3) -> list[Group]:
     """Train the head, norms and biases (as part of TinyTL: Cai et al. 2020, arXiv:2007.11622)."""
-    both = dict.fromkeys([*affine(model), *_biases(model)])  # the bias of a norm is in both
-    return _with_head(model, list(both), lr)
+    # The bias of a normalisation layer is in both lists.
+    both = dict.fromkeys([*norm_parameters(model), *_bias_parameters(model)])
+    return _add_head(model, list(both), lr)
 
 
-# What strategies choose among.
+# Subsets of parameters.
 
 
-def several_blocks(model: Model) -> list[list[nn.Parameter]]:
-    """The blocks of a backbone, stem first; raises ``Incompatible`` where it has only one."""
+def get_blocks(model: Model) -> list[list[nn.Parameter]]:
+    """The parameters of each block of a backbone, stem first.
+
+    Raises:
+        Incompatible: The backbone has only one block.
+    """
     blocks = model.blocks
     if len(blocks) < 2:
-        raise Incompatible("a part of the blocks was asked for, and this backbone has only one")
+        raise Incompatible("this strategy trains some of the blocks, but the backbone has only one")
     return blocks
 
 
-def top(model: Model, share: float) -> list[nn.Parameter]:
-    """The parameters of the top ``share`` of the blocks; raises as ``several_blocks``."""
-    blocks = several_blocks(model)
-    return [p for block in blocks[-ceil(share * len(blocks)) :] for p in block]
+def last_parameters(model: Model, fraction: float) -> list[nn.Parameter]:
+    """The parameters of the last blocks.
+
+    Args:
+        model: The model, whose backbone must have several blocks.
+        fraction: A fraction of the number of blocks, from 0 to 1; rounded up.
+
+    Raises:
+        Incompatible: The backbone has only one block.
+    """
+    blocks = get_blocks(model)
+    return [p for block in blocks[-ceil(fraction * len(blocks)) :] for p in block]
 
 
-def affine(model: Model) -> list[nn.Parameter]:
+def norm_parameters(model: Model) -> list[nn.Parameter]:
     """The scales and shifts of the backbone's normalisation layers.
 
-    Such a layer is known by the name of its class: timm alone has 16 of them.
+    Such layers are recognised by the name of their class, because timm alone has 16 of them.
     """
     layers = [m for m in model.backbone.modules() if NORM.search(type(m).__name__)]
     return [p for layer in layers for p in layer.parameters(recurse=False)]
 
 
-def rest_statistics(model: Model) -> None:
-    """Let BatchNorm compute with the statistics it was trained with, while its scale learns.
+def freeze_statistics(model: Model) -> None:
+    """Normalise with the pretrained running statistics, also while scale and shift are trained.
 
-    Where the weights stay, those of a small batch only disturb: with them, an EfficientNet-Lite0
-    whose norms learned from 300 digits had 0.56 right instead of 0.91.
+    If the weights are frozen, the statistics of a small batch only add noise: with them, an
+    EfficientNet-Lite0 whose norms were trained on 300 digits had an accuracy of 0.56 instead of
+    0.91.
     """
     for layer in model.backbone.modules():
         if getattr(layer, "running_mean", None) is not None:
-            layer.register_forward_pre_hook(_rest)
+            layer.register_forward_pre_hook(_set_eval)
 
 
-def _rest(layer: nn.Module, inputs: Any) -> None:
-    layer.eval()  # each time, as every epoch begins in train mode
+def _set_eval(layer: nn.Module, inputs: Any) -> None:
+    layer.eval()  # in every forward pass, because each epoch starts in train mode
 
 
-def _biases(model: Model) -> list[nn.Parameter]:
+def _bias_parameters(model: Model) -> list[nn.Parameter]:
     return [p for name, p in model.backbone.named_parameters() if name.endswith("bias")]
 
 
-def _with_head(model: Model, small: list[nn.Parameter], lr: float) -> list[Group]:
+def _add_head(model: Model, small: list[nn.Parameter], lr: float) -> list[Group]:
     if not small:
-        raise Incompatible("this backbone has no parameters of the kind that was to learn")
-    rest_statistics(model)
+        raise Incompatible("this backbone has no parameters of the kind to train")
+    freeze_statistics(model)
     return [{"params": [*model.head.parameters(), *small], "lr": lr}]

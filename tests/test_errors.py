@@ -1,4 +1,4 @@
-"""Errors: one tree for what the user can mend, one for how a trial ends, and near names."""
+"""Errors: the tree that users can resolve, the tree that ends trials, and suggestions of names."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ def test_every_error_is_in_exactly_one_of_the_two_trees() -> None:
         assert issubclass(error, AutoTLError) != issubclass(error, TrialStopped), error
 
 
-def test_the_tree_in_the_docstring_is_the_one_in_the_code() -> None:
+def test_the_docstring_lists_every_error_class() -> None:
     assert errors.__doc__ is not None
-    drawn = {w for w in errors.__doc__.split() if w.isidentifier() and hasattr(errors, w)}
-    assert drawn == {c.__name__ for c in CLASSES}
+    listed = {w for w in errors.__doc__.split() if w.isidentifier() and hasattr(errors, w)}
+    assert listed == {c.__name__ for c in CLASSES}
 
 
-def test_trials_end_in_different_ways() -> None:
-    ends = [c.status for c in CLASSES if issubclass(c, TrialStopped)]
-    assert len(set(ends)) == len(ends)
+def test_every_way_to_stop_a_trial_has_its_own_status() -> None:
+    statuses = [c.status for c in CLASSES if issubclass(c, TrialStopped)]
+    assert len(set(statuses)) == len(statuses)
     assert TrialStopped.status == "failed"
 
 
 @pytest.mark.parametrize(
-    ("name", "names", "answer"),
+    ("name", "names", "expected"),
     [
         ("liner", ["mlp", "linear"], "did you mean 'linear'?"),
         ("x", ["mlp", "linear"], "there are linear, mlp"),
@@ -41,9 +41,11 @@ def test_trials_end_in_different_ways() -> None:
         ("x", [f"name{i:02}" for i in range(13)], "there are 13, such as name00, name01"),
     ],
 )
-def test_did_you_mean(name: str, names: list[str], answer: str) -> None:
-    assert answer in did_you_mean(name, (n for n in names))
+def test_did_you_mean_suggests_a_similar_name_or_lists_them(
+    name: str, names: list[str], expected: str
+) -> None:
+    assert expected in did_you_mean(name, (n for n in names))
 
 
-def test_did_you_mean_does_not_flood_the_screen() -> None:
+def test_did_you_mean_stays_short_with_many_names() -> None:
     assert len(did_you_mean("?", [f"name{i}" for i in range(1000)])) < 100

@@ -1,4 +1,4 @@
-"""What a listener is told, in which order."""
+"""Which events a search sends to its listener, and in which order."""
 
 from __future__ import annotations
 
@@ -8,14 +8,18 @@ from autotl import engine, study
 from autotl.events import EpochCompleted, Event, SearchStarted, Stage, TrialFinished, TrialStarted
 
 
-def test_events_come_in_the_order_of_what_happens(
+def test_events_are_sent_in_chronological_order(
     settings: Callable[..., study.StudyConfig],
 ) -> None:
-    told: list[Event] = []
-    engine.run(settings(trials=2, head=["linear", "mlp"]), told.append)
-    assert isinstance(told[0], SearchStarted)
-    assert (told[0].study, told[0].trials, told[0].done) == ("photos", 2, 0)
-    trials = [e for e in told if isinstance(e, TrialStarted | EpochCompleted | TrialFinished)]
+    received: list[Event] = []
+    engine.run(settings(trials=2, head=["linear", "mlp"]), received.append)
+    assert isinstance(received[0], SearchStarted)
+    assert (received[0].study, received[0].max_trials, received[0].earlier_trials) == (
+        "photos",
+        2,
+        0,
+    )
+    trials = [e for e in received if isinstance(e, TrialStarted | EpochCompleted | TrialFinished)]
     for number in (0, 1):
         own = [e for e in trials if e.number == number]
         assert [type(e) for e in own] == [TrialStarted, *[EpochCompleted] * 3, TrialFinished]
@@ -23,13 +27,15 @@ def test_events_come_in_the_order_of_what_happens(
         assert own == trials[number * 5 : number * 5 + 5]
     scores = [e.score for e in trials if isinstance(e, EpochCompleted)]
     assert [e.score for e in trials if isinstance(e, TrialFinished)] == [scores[2], scores[5]]
-    stages = list(dict.fromkeys(e.name.split()[0] for e in told if isinstance(e, Stage)))
+    stages = list(dict.fromkeys(e.name.split()[0] for e in received if isinstance(e, Stage)))
     assert stages == ["checking", "searching", "packing", "finals,", "refitting", "opening"]
 
 
-def test_a_second_run_says_what_was_there(settings: Callable[..., study.StudyConfig]) -> None:
+def test_a_second_run_reports_the_number_of_earlier_trials(
+    settings: Callable[..., study.StudyConfig],
+) -> None:
     engine.run(settings(trials=2))
-    told: list[Event] = []
-    engine.run(settings(trials=3), told.append)
-    assert isinstance(told[0], SearchStarted)
-    assert told[0].done == 2
+    received: list[Event] = []
+    engine.run(settings(trials=3), received.append)
+    assert isinstance(received[0], SearchStarted)
+    assert received[0].earlier_trials == 2

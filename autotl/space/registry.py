@@ -1,10 +1,11 @@
-"""Collect plugins: installed ones by entry point, single files by path. Loads no model library."""
+"""Collects plugins: installed ones by entry point, single files by path. Loads no model library."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib.util
 import sys
+import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -16,15 +17,16 @@ from typing import Any
 from packaging.requirements import InvalidRequirement, Requirement
 
 from autotl.errors import DataError, PluginError, WeightsError, did_you_mean
-from autotl.space.plugin import GIVEN_ARGUMENTS, Plugin, Weights
+from autotl.space.kinds import GIVEN_ARGUMENTS
+from autotl.space.plugin import Plugin, Weights
 
 GROUP = "autotl"
-"""The entry point group that a package registers its plugin modules in."""
+"""The entry point group in which a package registers its plugin modules."""
 
 AnyPlugin = Plugin[..., Any]
 
-SEVERAL = set("*?[@")
-"""Characters by which a pattern may stand for several plugins; ``@`` begins a family's set."""
+WILDCARDS = set("*?[@")
+"""Characters that make a name a pattern for several plugins; ``@`` begins the name of a set."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +40,14 @@ class Excluded:
 
 @dataclass(frozen=True)
 class BackboneCriteria:
-    """On what terms a backbone is taken, and for what the default set of a family is meant.
+    """Which backbones may be used, and for what the default set of a family is chosen.
 
-    ``weights`` is a folder to look for pretrained weights in first; ``licences`` are those that
-    the weights may have (any, if none is named); ``max_parameters`` is the most a backbone may
-    have; ``device`` and ``seconds``, the budget, decide which backbones are worth trying.
+    Args:
+        weights: A folder in which pretrained weights are looked for first.
+        device: ``cpu``, ``cuda`` or ``mps``; selects the default set.
+        seconds: The budget of the search; selects the default set.
+        licences: Licences that the weights may have; any if empty.
+        max_parameters: Maximum number of parameters of a backbone.
     """
 
     weights: Path | None = None
@@ -51,40 +56,40 @@ class BackboneCriteria:
     licences: tuple[str, ...] = ()
     max_parameters: int | None = None
 
-    def refuse(self, weights: Weights) -> str:
-        """Why a backbone with these weights is not taken, or ``""``."""
+    def rejection_reason(self, weights: Weights) -> str:
+        """Why a backbone with these weights is rejected; empty if it is accepted."""
         allowed = [licence.lower() for licence in self.licences]
         if allowed and weights.licence.lower() not in allowed:
             return f"its weights have the licence {weights.licence}, not {' or '.join(allowed)}"
-        size, most = weights.parameters, self.max_parameters
-        if most is not None and size is not None and size > most:
-            return f"it has {size / 1e6:.1f} M parameters, more than {most / 1e6:.1f} M"
+        count, limit = weights.parameters, self.max_parameters
+        if limit is not None and count is not None and count > limit:
+            return f"it has {count / 1e6:.1f} M parameters, more than {limit / 1e6:.1f} M"
         return ""
 
 
-ANY = BackboneCriteria()
+NO_CRITERIA = BackboneCriteria()
 
 
 class Registry:
-    """Plugins by kind and name. A value, passed down; importing a plugin changes nothing global.
+    """Plugins by kind and name. It is passed as a value; importing a plugin changes nothing global.
 
     Args:
-        plugins: The plugins to hold.
+        plugins: The plugins of the registry.
         broken: Installed plugin modules that could not be imported, with the reason.
 
     Raises:
-        PluginError: Two plugins of a kind have one name.
+        PluginError: Two plugins of a kind have the same name.
     """
 
     def __init__(self, plugins: Iterable[AnyPlugin] = (), broken: Iterable[Excluded] = ()) -> None:
         self._plugins: dict[str, dict[str, AnyPlugin]] = {kind: {} for kind in GIVEN_ARGUMENTS}
         self.broken = tuple(broken)
         for plugin in plugins:
-            known = self._plugins[plugin.kind].setdefault(plugin.name, plugin)
-            if known is not plugin:
+            first = self._plugins[plugin.kind].setdefault(plugin.name, plugin)
+            if first is not plugin:
                 raise PluginError(
                     f"two {plugin.kind} plugins are called {plugin.name!r}: one from "
-                    f"{known.origin}, one from {plugin.origin}; rename one of them"
+                    f"{first.origin}, one from {plugin.origin}; rename one of them"
                 )
 
     def __iter__(self) -> Iterator[AnyPlugin]:
@@ -96,67 +101,75 @@ class Registry:
         return sorted(self._plugins[kind])
 
     def has(self, kind: str, name: str) -> bool:
-        """Whether there is a plugin of that name, or a family that it is a member of."""
+        """Whether there is a plugin of that name, or a family with a member of that name."""
         try:
-            self._family(kind, name)
+            self._find_family(kind, name)
         except PluginError:
             return False
         return True
 
     def get(self, kind: str, name: str, weights: Path | None = None) -> AnyPlugin:
-        """The plugin of that name, or a family's plugin for its member of that name.
+        """Get the plugin of that name, or a family's plugin for its member of that name.
+
+        Args:
+            kind: A kind of plugin.
+            name: The name of a plugin, or of a member of a family.
+            weights: A folder in which pretrained weights are looked for first.
 
         Raises:
             PluginError: There is none of that name; the message has near names.
-            WeightsError: The member's pretrained weights cannot be had.
+            WeightsError: The member's pretrained weights cannot be found.
         """
-        family = self._family(kind, name)
+        family = self._find_family(kind, name)
         if family is None:
             return self._plugins[kind][name]
         return family.member(name, family.locate(name, weights) if family.locate else None)
 
-    def without_weights(self, kind: str, name: str, weights: Path | None = None) -> AnyPlugin:
+    def get_untrained(self, kind: str, name: str, weights: Path | None = None) -> AnyPlugin:
         """Like ``get``, without looking for pretrained weights: for loading a saved model."""
-        family = self._family(kind, name)
+        family = self._find_family(kind, name)
         return family.member(name, None) if family else self._plugins[kind][name]
 
     def select(
-        self, kind: str, patterns: Sequence[str] = (), terms: BackboneCriteria = ANY
+        self, kind: str, patterns: Sequence[str] = (), criteria: BackboneCriteria = NO_CRITERIA
     ) -> tuple[list[AnyPlugin], list[Excluded]]:
-        """The plugins of ``kind`` that can be used, and those that were left out and why.
+        """Select the plugins of ``kind`` that can be used.
 
         Args:
             kind: A kind of plugin.
             patterns: Names, glob patterns (``*``, ``?``, ``[``) or a family's sets (``@small``);
-                none means all plugins, and of a family its default members.
-            terms: On which backbones are taken.
+                without any, all plugins and the default members of families.
+            criteria: Which backbones may be used.
+
+        Returns:
+            The selected plugins, and those that were excluded with the reason.
 
         Raises:
-            PluginError: A name or pattern fits nothing.
+            PluginError: A name or pattern matches nothing, or a plugin that was named lacks a
+                requirement.
         """
-        chosen: dict[str, AnyPlugin] = {}
-        out: list[Excluded] = []
-        for name in self._match(kind, patterns, terms):
+        selected: list[AnyPlugin] = []
+        excluded: list[Excluded] = []
+        for name in self._match_all(kind, patterns, criteria):
             try:
-                plugin = self.get(kind, name, terms.weights)
+                plugin = self.get(kind, name, criteria.weights)
             except WeightsError as error:
-                out.append(Excluded(kind, name, str(error)))
+                excluded.append(Excluded(kind, name, str(error)))
                 continue
             weights = plugin.given.get("weights")
-            if weights and (reason := terms.refuse(weights)):
-                out.append(Excluded(kind, name, reason))
-                continue
-            if lacks := missing_requirements(plugin):
-                reason = f"needs {', '.join(lacks)}: pip install {' '.join(map(repr, lacks))}"
+            if weights and (reason := criteria.rejection_reason(weights)):
+                excluded.append(Excluded(kind, name, reason))
+            elif missing := missing_requirements(plugin):
+                reason = f"needs {', '.join(missing)}: pip install {' '.join(map(repr, missing))}"
                 if name in patterns:
                     raise PluginError(f"{kind} plugin {name!r} {reason}")
-                out.append(Excluded(kind, name, reason))
+                excluded.append(Excluded(kind, name, reason))
             else:
-                chosen[name] = plugin
-        return list(chosen.values()), out
+                selected.append(plugin)
+        return selected, excluded
 
     def dataset(self, source: str) -> AnyPlugin:
-        """The dataset plugin that reads ``source``.
+        """Get the dataset plugin that reads ``source``.
 
         Raises:
             DataError: There is no such file or folder, or no plugin reads it.
@@ -168,62 +181,71 @@ class Registry:
                 f"there is no file or folder {source!r}; {did_you_mean(path.name, near)}"
             )
         text = f"{path.as_posix()}/" if path.is_dir() else source
-        # Files come after what is installed: where both read it, the user's own does.
+        # Plugin files are registered after installed plugins and take precedence over them.
         for plugin in reversed(self._plugins["dataset"].values()):
             if any(fnmatchcase(text.lower(), pattern.lower()) for pattern in plugin.matches):
                 return plugin
-        reads = ", ".join(m for p in self._plugins["dataset"].values() for m in p.matches)
-        raise DataError(f"no dataset plugin reads {source!r}; those installed read {reads}")
+        readable = ", ".join(m for p in self._plugins["dataset"].values() for m in p.matches)
+        raise DataError(f"no dataset plugin reads {source!r}; those installed read {readable}")
 
-    def _family(self, kind: str, name: str) -> AnyPlugin | None:
-        """The family that ``name`` is a member of; None for a plugin of its own."""
+    def _find_family(self, kind: str, name: str) -> AnyPlugin | None:
+        """Find the family that ``name`` is a member of; None if it is a plugin itself."""
         plugins = self._plugins[kind]
         if name in plugins and not plugins[name].members:
             return None
         reason: PluginError | None = None
         for family in plugins.values():
-            if family.members:
-                try:
-                    if family.members([name], ANY.device, ANY.seconds) == [name]:
-                        return family
-                except PluginError as error:
-                    reason = error
+            try:
+                if _list_members(family, [name], NO_CRITERIA) == [name]:
+                    return family
+            except PluginError as error:
+                reason = error
         near = did_you_mean(name, (p.name for p in plugins.values() if not p.members))
         if reason and near.startswith("there"):
             raise reason
         raise PluginError(f"no {kind} plugin is called {name!r}; {near}")
 
-    def _match(self, kind: str, patterns: Sequence[str], terms: BackboneCriteria) -> list[str]:
+    def _match_all(
+        self, kind: str, patterns: Sequence[str], criteria: BackboneCriteria
+    ) -> list[str]:
+        """The names that the patterns match, without duplicates; without patterns, all."""
+        if patterns:
+            names = (name for p in patterns for name in self._match(kind, p, criteria))
+            return list(dict.fromkeys(names))
+        plain = sorted(p.name for p in self._plugins[kind].values() if not p.members)
+        families = self._plugins[kind].values()
+        return [*plain, *(m for family in families for m in _list_members(family, (), criteria))]
+
+    def _match(self, kind: str, pattern: str, criteria: BackboneCriteria) -> list[str]:
+        """The names that one pattern matches, those of families last."""
         plain = [p.name for p in self._plugins[kind].values() if not p.members]
-        families = [p for p in self._plugins[kind].values() if p.members]
-        if not patterns:
-            return [*sorted(plain), *(m for f in families for m in _members(f, (), terms))]
-        names: list[str] = []
-        for pattern in patterns:
-            found = sorted(n for n in plain if fnmatchcase(n, pattern))
-            if not found and not set(pattern) & SEVERAL:
-                self._family(kind, pattern)
-                found = [pattern]
-            reason: PluginError | None = None
-            for family in families if set(pattern) & SEVERAL else ():
-                try:
-                    found += _members(family, [pattern], terms)
-                except PluginError as error:
-                    reason = error
-            if not found:
-                raise reason or PluginError(
-                    f"no {kind} fits {pattern!r}; {did_you_mean(pattern, plain)}"
-                )
-            names += found
-        return list(dict.fromkeys(names))
+        names = sorted(n for n in plain if fnmatchcase(n, pattern))
+        if not set(pattern) & WILDCARDS:
+            if not names:
+                self._find_family(kind, pattern)
+            return names or [pattern]
+        reason: PluginError | None = None
+        for family in self._plugins[kind].values():
+            try:
+                names += _list_members(family, [pattern], criteria)
+            except PluginError as error:
+                reason = error
+        if not names:
+            raise reason or PluginError(
+                f"no {kind} matches {pattern!r}; {did_you_mean(pattern, plain)}"
+            )
+        return names
 
 
-def _members(family: AnyPlugin, patterns: Sequence[str], terms: BackboneCriteria) -> list[str]:
-    return family.members(patterns, terms.device, terms.seconds) if family.members else []
+def _list_members(
+    plugin: AnyPlugin, patterns: Sequence[str], criteria: BackboneCriteria
+) -> list[str]:
+    """The members of a family that match the patterns; none of a plugin that is not a family."""
+    return plugin.members(patterns, criteria.device, criteria.seconds) if plugin.members else []
 
 
 def collect(module: ModuleType, origin: str) -> list[AnyPlugin]:
-    """The plugins that ``module`` itself defines, not those it imported."""
+    """Collect the plugins that ``module`` itself defines, not those it imported."""
     return [
         replace(value, origin=origin)
         for value in vars(module).values()
@@ -232,10 +254,10 @@ def collect(module: ModuleType, origin: str) -> list[AnyPlugin]:
 
 
 def load(files: Iterable[Path] = ()) -> Registry:
-    """Every installed plugin, then those in ``files``.
+    """Load every installed plugin, then those in ``files``.
 
-    An installed module that cannot be imported is kept as ``Registry.broken``; it does not stop
-    the others.
+    An installed module that cannot be imported is listed in ``Registry.broken`` and does not
+    prevent the others from loading.
 
     Raises:
         PluginError: A file cannot be imported or defines no plugin, or two names collide.
@@ -246,15 +268,16 @@ def load(files: Iterable[Path] = ()) -> Registry:
         origin = f"{entry.dist.name} {entry.dist.version}" if entry.dist else entry.value
         try:
             plugins += collect(entry.load(), origin)
-        except Exception as error:  # a stranger's module may raise anything; it is listed
+        except Exception as error:  # a third-party module may raise anything; it is listed
             reason = f"{origin} cannot be imported: {type(error).__name__}: {error}"
             broken.append(Excluded("module", entry.value, reason))
     for file in files:
-        plugins += _import(file)
+        plugins += _import_file(file)
     return Registry(plugins, broken)
 
 
-def _import(file: Path) -> list[AnyPlugin]:
+def _import_file(file: Path) -> list[AnyPlugin]:
+    """Import a Python file under a name of its own and collect its plugins."""
     try:
         digest = hashlib.sha256(file.read_bytes()).hexdigest()[:12]
     except OSError as error:
@@ -269,50 +292,51 @@ def _import(file: Path) -> list[AnyPlugin]:
     except PluginError as error:
         raise PluginError(f"{file}: {error}") from None
     except (Exception, SystemExit) as error:
-        line = _line_in(error, spec.origin)
+        line = _error_line(error, spec.origin)
         raise PluginError(
             f"plugin file {file}{line} raises {type(error).__name__}: {error}"
         ) from error
-    if not (found := collect(module, f"file {file.name} sha256:{digest}")):
+    plugins = collect(module, f"file {file.name} sha256:{digest}")
+    if not plugins:
         kinds = ", ".join(f"@{kind}" for kind in GIVEN_ARGUMENTS)
         raise PluginError(f"{file} defines no plugin; decorate a function with one of {kinds}")
-    return found
+    return plugins
 
 
-def _line_in(error: BaseException, file: str | None) -> str:
-    """Where in ``file`` the error was raised, as ``, line 3``."""
+def _error_line(error: BaseException, file: str | None) -> str:
+    """The line of ``file`` that raised the error, as ``, line 3``; empty if it was elsewhere."""
     if isinstance(error, SyntaxError) and error.filename == file:
         return f", line {error.lineno}"
-    lines = []
-    trace = error.__traceback__
-    while trace:
-        if trace.tb_frame.f_code.co_filename == file:
-            lines.append(trace.tb_lineno)
-        trace = trace.tb_next
+    lines = [
+        frame.lineno
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename == file
+    ]
     return f", line {lines[-1]}" if lines else ""
 
 
 def missing_requirements(plugin: AnyPlugin) -> list[str]:
-    """The requirements of ``plugin`` that are not installed in a version that serves.
+    """List the requirements of ``plugin`` that no installed distribution satisfies.
 
     Raises:
-        PluginError: A requirement is not written as in pyproject.
+        PluginError: A requirement is not a valid requirement specifier.
     """
-    lacks = []
+    missing = []
     for text in plugin.requires:
         try:
             requirement = Requirement(text)
         except InvalidRequirement:
             raise PluginError(
-                f"{plugin.kind} plugin {plugin.name!r} from {plugin.origin} requires {text!r}; "
-                "write a list such as ['peft>=0.10']"
+                f"{plugin.kind} plugin {plugin.name!r} from {plugin.origin} requires {text!r}, "
+                "which is not a valid requirement; write a list such as ['peft>=0.10']"
             ) from None
         if requirement.marker and not requirement.marker.evaluate():
             continue
         try:
-            served = requirement.specifier.contains(version(requirement.name), prereleases=True)
+            installed = version(requirement.name)
         except PackageNotFoundError:
-            served = False
-        if not served:
-            lacks.append(text)
-    return lacks
+            missing.append(text)
+        else:
+            if not requirement.specifier.contains(installed, prereleases=True):
+                missing.append(text)
+    return missing

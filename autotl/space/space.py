@@ -1,14 +1,13 @@
-"""What may be searched, and one configuration of it: the only place that asks for hyperparameters.
+"""The search space, and one configuration of it.
 
-Everything is drawn from declarations before a weight is loaded, so a space can be listed,
-stored, compared and pinned without importing torch or Optuna.
+All hyperparameters are sampled here, from what plugins declare and before any weights are loaded.
+So a space can be listed, stored, compared and narrowed without importing torch or Optuna.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -16,12 +15,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from autotl.errors import PluginError, StudyError, did_you_mean
-from autotl.space.plugin import IMAGE_SIZE, OPTIONAL_KINDS, SEARCHED_KINDS, Hyperparameter, Range
-from autotl.space.registry import ANY, AnyPlugin, BackboneCriteria, Excluded, Registry
+from autotl.space.hyperparameter import Hyperparameter
+from autotl.space.kinds import IMAGE_SIZE, OPTIONAL_KINDS, SEARCHED_KINDS
+from autotl.space.narrowing import check_keywords, narrow_plugin
+from autotl.space.registry import NO_CRITERIA, AnyPlugin, BackboneCriteria, Excluded, Registry
 
 
 class Trial(Protocol):
-    """The three questions of an Optuna trial that are asked here."""
+    """The methods of an Optuna trial that are used here."""
 
     def suggest_categorical(self, name: str, choices: Any) -> Any: ...  # noqa: D102
     def suggest_float(  # noqa: D102
@@ -50,7 +51,7 @@ Config = Mapping[str, Choice]
 
 
 def to_json(config: Config) -> dict[str, Any]:
-    """``{"freeze": {"last_blocks": {"share": 0.25}}, ...}``: what is stored and shown."""
+    """Convert to ``{"freeze": {"last_blocks": {"fraction": 0.25}}, ...}``, as it is stored."""
     return {kind: {c.name: dict(c.params)} for kind, c in config.items()}
 
 
@@ -62,17 +63,18 @@ def from_json(
     pretrained: bool = True,
     weights: Path | None = None,
 ) -> Config:
-    """The configuration that ``to_json`` wrote.
+    """Read the configuration that ``to_json`` wrote.
 
     Args:
-        data: What it wrote, by kind.
-        registry: Where the plugins come from.
-        kinds: Those of which a plugin is wanted; of the optional ones, if there is one.
-        pretrained: False builds backbones from random weights, for a saved model's to follow.
-        weights: A folder to look for pretrained weights in first.
+        data: The plugin and its values by kind; keywords that are missing take their default.
+        registry: The available plugins.
+        kinds: The kinds to read; an optional kind may be missing.
+        pretrained: Whether backbones get pretrained weights. False for a saved model, whose own
+            weights are loaded later.
+        weights: A folder in which pretrained weights are looked for first.
 
     Raises:
-        PluginError: A plugin is not there.
+        PluginError: A plugin is not available.
         StudyError: A kind is missing or names several plugins, or a plugin has no such keyword.
     """
     config: dict[str, Choice] = {}
@@ -81,123 +83,138 @@ def from_json(
         if chosen is None and kind in OPTIONAL_KINDS:
             continue
         if not isinstance(chosen, Mapping) or len(chosen) != 1:
-            raise StudyError(f"the recipe names no single {kind}: add a table [{kind}.NAME]")
+            raise StudyError(
+                f"the recipe does not name exactly one {kind} plugin: add a table [{kind}.NAME]"
+            )
         [(name, params)] = chosen.items()
-        get = registry.get if pretrained else registry.without_weights
+        get = registry.get if pretrained else registry.get_untrained
         plugin = get(kind, name, weights)
-        _refuse_unknown(plugin, params)
+        check_keywords(plugin, params)
         config[kind] = Choice(plugin, {**plugin.defaults, **params})
     return config
 
 
 @dataclass(frozen=True)
 class Space:
-    """The plugins of each kind that the search chooses from, with what each may be given.
+    """The plugins that the search chooses from, by kind.
 
-    ``plugins`` is in the order of the names, so that the same plugins always make the same
-    space; ``preferred`` has the backbones in the order in which they were asked for.
+    Args:
+        plugins: By kind, sorted by name, so that the same plugins always make the same space.
+        excluded: Plugins that are not used, with the reason.
+        backbone_order: The names of the backbones in the order in which they were requested.
+        latency: Measured milliseconds for one image, by backbone.
     """
 
     plugins: Mapping[str, tuple[AnyPlugin, ...]]
     excluded: tuple[Excluded, ...] = ()
-    preferred: tuple[str, ...] = ()
-    latency: Mapping[str, float] = field(default_factory=dict)  # ms for a picture, if measured
+    backbone_order: tuple[str, ...] = ()
+    latency: Mapping[str, float] = field(default_factory=dict)
 
     def exclude(self, kind: str, reasons: Mapping[str, str]) -> Space:
-        """The space without the plugins named in ``reasons``.
+        """The space without some plugins.
+
+        Args:
+            kind: Their kind.
+            reasons: The reason by the name of the plugin.
 
         Raises:
-            PluginError: None of that kind would be left.
+            PluginError: No plugin of that kind would be left.
         """
-        left = tuple(Excluded(kind, name, reason) for name, reason in reasons.items())
-        found = tuple(p for p in self.plugins[kind] if p.name not in reasons)
-        if not found:
-            told = "; ".join(f"{x.name}: {x.reason}" for x in left[:3])
-            raise PluginError(f"no {kind} is left ({told}); allow more, or name others")
-        preferred = tuple(name for name in self.preferred if name not in reasons)
-        plugins = {**self.plugins, kind: found}
-        return replace(self, plugins=plugins, excluded=self.excluded + left, preferred=preferred)
+        excluded = tuple(Excluded(kind, name, reason) for name, reason in reasons.items())
+        remaining = tuple(p for p in self.plugins[kind] if p.name not in reasons)
+        if not remaining:
+            raise PluginError(
+                f"no {kind} is left ({_list_reasons(excluded)}); allow more, or name others"
+            )
+        return replace(
+            self,
+            plugins={**self.plugins, kind: remaining},
+            excluded=self.excluded + excluded,
+            backbone_order=tuple(n for n in self.backbone_order if n not in reasons),
+        )
 
-    def without(self, kind: str) -> Space:
+    def without_kind(self, kind: str) -> Space:
         """The space without an optional kind that the data do not need."""
         return replace(self, plugins={k: v for k, v in self.plugins.items() if k != kind})
 
     def suggest(self, trial: Trial) -> Config:
-        """Choose one plugin of each kind, then the hyperparameters of that plugin alone."""
+        """Sample one plugin of each kind, and the hyperparameters of these plugins only."""
         config: dict[str, Choice] = {}
         for kind, plugins in self.plugins.items():
-            names = {p.name: p for p in plugins}
-            plugin = names[trial.suggest_categorical(kind, list(names))]
-            config[kind] = Choice(plugin, _draw(trial, plugin))
+            by_name = {p.name: p for p in plugins}
+            plugin = by_name[trial.suggest_categorical(kind, list(by_name))]
+            config[kind] = Choice(plugin, _suggest_params(trial, plugin))
         return config
 
     def defaults(self, **names: str) -> dict[str, Any]:
-        """The trial that takes every default, in the flat names of ``describe``.
+        """The parameters of the trial that takes every default, named as in ``describe``.
 
         Args:
-            names: The plugin to take of a kind; of the others, the first in order is taken.
+            names: The plugin to take of a kind; of other kinds, the first in order is taken.
         """
-        flat: dict[str, Any] = {}
+        params: dict[str, Any] = {}
         for kind, plugins in self.plugins.items():
             name = names.get(kind, self.default_order(kind)[0])
             plugin = next(p for p in plugins if p.name == name)
-            flat[kind] = name
+            params[kind] = name
             for h in plugin.hyperparameters:
                 if h.when is None or h.when.applies(plugin.defaults):
-                    flat[_flat(plugin, h)] = h.default
-        return flat
+                    params[_parameter_name(plugin, h)] = h.default
+        return params
 
     def flatten(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        """What a trial would have to draw for ``config``, as ``to_json`` writes it.
+        """The parameters that a trial has to draw for ``config``, as ``to_json`` writes it.
 
-        Empty where this space cannot draw it. A kind that ``config`` lacks is left open.
+        Returns:
+            The parameters, named as in ``describe``; empty if this space cannot draw ``config``.
+            A kind that ``config`` lacks is left out.
         """
-        drawn: dict[str, Any] = {}
+        params: dict[str, Any] = {}
         for kind, plugins in self.plugins.items():
             for name, values in config.get(kind, {}).items():
                 plugin = next((p for p in plugins if p.name == name), None)
                 if plugin is None:
                     return {}
-                drawn[kind] = name
+                params[kind] = name
                 for h in plugin.hyperparameters:
                     if h.when is None or h.when.applies(values):
                         value = values.get(h.name, h.default)
                         if not h.can_draw(value):
                             return {}
-                        drawn[_flat(plugin, h)] = value
-        return drawn
+                        params[_parameter_name(plugin, h)] = value
+        return params
 
     def default_order(self, kind: str) -> list[str]:
-        """The names whose defaults are tried first; without any such, all names."""
-        if kind == "backbone" and self.preferred:
-            return list(self.preferred)
-        first = [p for p in self.plugins[kind] if p.order is not None]
-        names = [p.name for p in sorted(first, key=lambda p: (p.order, p.name))]
+        """The names of the plugins whose defaults are tried first; all names if none has a rank."""
+        if kind == "backbone" and self.backbone_order:
+            return list(self.backbone_order)
+        ranked = [p for p in self.plugins[kind] if p.order is not None]
+        names = [p.name for p in sorted(ranked, key=lambda p: (p.order, p.name))]
         return names or [p.name for p in self.plugins[kind]]
 
     @property
     def hyperparameters(self) -> dict[str, Hyperparameter]:
-        """What the search may ask a trial for, by the name it asks under."""
-        flat: dict[str, Hyperparameter] = {}
+        """All parameters that a trial may be asked for, by name: plugins and their keywords."""
+        parameters: dict[str, Hyperparameter] = {}
         for kind, plugins in self.plugins.items():
             names = tuple(p.name for p in plugins)
-            flat[kind] = Hyperparameter(kind, str, names[0], names)
+            parameters[kind] = Hyperparameter(kind, str, names[0], names)
             for p in plugins:
-                flat |= {_flat(p, h): h for h in p.hyperparameters}
-        return flat
+                parameters |= {_parameter_name(p, h): h for h in p.hyperparameters}
+        return parameters
 
     @property
     def is_single(self) -> bool:
-        """Whether there is only one configuration to draw."""
+        """Whether the space contains only one configuration."""
         return all(
             h.choices is not None and len(h.choices) == 1 for h in self.hyperparameters.values()
         )
 
     def describe(self) -> dict[str, Any]:
-        """Every name the search may draw, with its values: JSON, the same for equal spaces."""
-        asked = self.hyperparameters.items()
+        """The domain of every parameter by its name: JSON, the same for equal spaces."""
         return {
-            name: list(h.choices or ()) if name in self.plugins else h.space for name, h in asked
+            name: list(h.choices or ()) if name in self.plugins else h.domain
+            for name, h in self.hyperparameters.items()
         }
 
     @cached_property
@@ -208,124 +225,78 @@ class Space:
 
 def build_space(
     registry: Registry,
-    wanted: Mapping[str, Sequence[str]],
-    narrow: Mapping[str, Mapping[str, Mapping[str, Any]]],
-    terms: BackboneCriteria = ANY,
+    requested: Mapping[str, Sequence[str]],
+    narrowed: Mapping[str, Mapping[str, Mapping[str, Any]]],
+    criteria: BackboneCriteria = NO_CRITERIA,
     *,
     sizes: Sequence[int] = (),
 ) -> Space:
-    """The space of the plugins that are wanted and can be used.
+    """Build the space of the requested plugins that can be used.
 
     Args:
-        registry: The plugins there are.
-        wanted: Names or patterns by kind; none of a kind means all.
-        narrow: By kind, plugin and keyword: a value to pin it, ``[low, high]`` to narrow a range,
-            a list of values to narrow choices.
-        terms: On which backbones are taken.
-        sizes: Sides of pictures in pixels; if several, they are searched where a backbone is
-            given its size.
+        registry: The available plugins.
+        requested: Names or patterns by kind; all plugins of a kind without any.
+        narrowed: By kind, plugin and keyword: a value to pin it, ``[low, high]`` to narrow a
+            range, a list of values to narrow choices.
+        criteria: Which backbones may be used.
+        sizes: Sides of the input images in pixels. If there are several, they are searched for
+            backbones that take a size.
 
     Raises:
-        PluginError: A name fits nothing, or a kind has no plugin left that can be used.
-        StudyError: ``narrow`` names something unknown or goes outside what is declared.
+        PluginError: A name matches nothing, or no plugin of a kind can be used.
+        StudyError: ``narrowed`` names something unknown or leaves a declared domain.
     """
     plugins: dict[str, tuple[AnyPlugin, ...]] = {}
-    out: list[Excluded] = list(registry.broken)
-    preferred: tuple[str, ...] = ()
+    excluded: list[Excluded] = list(registry.broken)
+    backbone_order: tuple[str, ...] = ()
     for kind in SEARCHED_KINDS:
-        asked = bool(wanted.get(kind) or narrow.get(kind))
-        found, left = registry.select(kind, wanted.get(kind, ()), terms)
-        out += left
-        if not found and kind in OPTIONAL_KINDS and not asked:
+        tables = narrowed.get(kind, {})
+        selected, rejected = registry.select(kind, requested.get(kind, ()), criteria)
+        excluded += rejected
+        if not selected and kind in OPTIONAL_KINDS and not (requested.get(kind) or tables):
             continue
-        if not found:
-            raise _none_left(kind, left, terms)
+        if not selected:
+            raise _explain_none_left(kind, rejected, criteria)
         if kind == "backbone":
-            preferred = tuple(p.name for p in found)
-        tables = narrow.get(kind, {})
-        known = {name for p in found for name in (p.name, p.family) if name}
-        if unknown := sorted(set(tables) - known):
-            near = did_you_mean(unknown[0], known)
-            raise StudyError(f"[space.{kind}.{unknown[0]}] narrows no plugin of this study; {near}")
-        narrowed = (_narrowed(plugin, tables, sizes) for plugin in found)
-        plugins[kind] = tuple(sorted(narrowed, key=lambda p: p.name))
-    if unknown := sorted(set(narrow) - set(SEARCHED_KINDS)):
+            backbone_order = tuple(p.name for p in selected)
+        names = {name for p in selected for name in (p.name, p.family) if name}
+        if unknown := sorted(set(tables) - names):
+            near = did_you_mean(unknown[0], names)
+            raise StudyError(
+                f"[space.{kind}.{unknown[0]}] does not match a plugin of this study; {near}"
+            )
+        final = (_apply_tables(plugin, tables, sizes) for plugin in selected)
+        plugins[kind] = tuple(sorted(final, key=lambda p: p.name))
+    if unknown := sorted(set(narrowed) - set(SEARCHED_KINDS)):
         raise StudyError(
-            f"[space.{unknown[0]}] is no searched kind; {did_you_mean(unknown[0], SEARCHED_KINDS)}"
+            f"[space.{unknown[0]}] is not a searched kind of plugin; "
+            f"{did_you_mean(unknown[0], SEARCHED_KINDS)}"
         )
-    return Space(plugins, tuple(out), preferred)
+    return Space(plugins, tuple(excluded), backbone_order)
 
 
-def _narrowed(
+def _apply_tables(
     plugin: AnyPlugin, tables: Mapping[str, Mapping[str, Any]], sizes: Sequence[int]
 ) -> AnyPlugin:
-    """The plugin as its family's table and its own narrow it; what its own says counts most."""
-    several = len(sizes) > 1 and IMAGE_SIZE in plugin.settings
-    searched = {IMAGE_SIZE: list(sizes)} if several else {}
+    """Narrow a plugin by the table of its family, the image sizes, and its own table, the last."""
+    is_searched = len(sizes) > 1 and IMAGE_SIZE in plugin.settings
+    searched = {IMAGE_SIZE: list(sizes)} if is_searched else {}
     own = tables.get(plugin.name, {})
-    narrowed = narrow_plugin(plugin, {**tables.get(plugin.family, {}), **searched, **own})
-    # Members share their parameters in a study, and one with values of its own cannot.
-    return replace(narrowed, family="") if own else narrowed
+    result = narrow_plugin(plugin, {**tables.get(plugin.family, {}), **searched, **own})
+    # Members share their parameters in a study, which one with its own domain cannot.
+    return replace(result, family="") if own else result
 
 
-def narrow_plugin(plugin: AnyPlugin, values: Mapping[str, Any]) -> AnyPlugin:
-    """The plugin with some keywords pinned or searched in a part of their range only.
-
-    Raises:
-        StudyError: A keyword is unknown, or a value is outside what the plugin declares.
-    """
-    if not values:
-        return plugin
-    _refuse_unknown(plugin, values)
-    found = []
-    for h in plugin.hyperparameters:
-        found.append(_narrow(plugin, h, values[h.name]) if h.name in values else h)
-    for name in sorted(set(values) & set(plugin.settings)):
-        several = values[name] if isinstance(values[name], list) else [values[name]]
-        found.append(Hyperparameter(name, type(several[0]), several[0], tuple(several)))
-    return replace(plugin, hyperparameters=tuple(found))
-
-
-def _narrow(plugin: AnyPlugin, h: Hyperparameter, value: Any) -> Hyperparameter:
-    where = f"[space.{plugin.kind}.{plugin.name}] {h.name}"
-    several = list(value) if isinstance(value, list | tuple) else [value]
-    for v in several:
-        if not h.allows(v):
-            raise StudyError(f"{where} = {v!r} is outside what the plugin declares: {h.space}")
-    if h.range is not None and isinstance(value, list | tuple):
-        if len(several) != 2 or several[0] >= several[1]:
-            raise StudyError(f"{where} = {value!r}: give [low, high], or one value to pin it")
-        low, high = several
-        step = h.range.step
-        if step and step <= high - low:
-            high = low + step * math.floor((high - low) / step + 1e-6)
-            default = low + step * round((min(max(h.default, low), high) - low) / step)
-            return replace(h, range=Range(low, high, step=step), default=h.type(default))
-        return replace(
-            h, range=Range(low, high, h.range.log), default=min(max(h.default, low), high)
-        )
-    if not several:
-        raise StudyError(f"{where} = []: give at least one value of {h.space}")
-    default = h.default if h.default in several else several[0]
-    return replace(h, range=None, choices=tuple(several), default=default)
-
-
-def _refuse_unknown(plugin: AnyPlugin, values: Mapping[str, Any]) -> None:
-    known = [*plugin.defaults, *plugin.settings]
-    if unknown := sorted(set(values) - set(known)):
-        raise StudyError(
-            f"{plugin.kind} plugin {plugin.name!r} has no keyword {unknown[0]!r}; "
-            f"{did_you_mean(unknown[0], known)}"
-        )
-
-
-def _none_left(kind: str, left: Sequence[Excluded], terms: BackboneCriteria) -> PluginError:
-    if not left:
+def _explain_none_left(
+    kind: str, rejected: Sequence[Excluded], criteria: BackboneCriteria
+) -> PluginError:
+    """The error for a kind without a usable plugin."""
+    if not rejected:
         return PluginError(f"no {kind} plugin is installed; is autotl itself installed with pip?")
-    reasons = "; ".join(f"{x.name}: {x.reason}" for x in left[:3])
+    reasons = _list_reasons(rejected)
     if kind != "backbone":
         return PluginError(f"no {kind} can be used ({reasons})")
-    if terms.licences or terms.max_parameters is not None:
+    if criteria.licences or criteria.max_parameters is not None:
         return PluginError(
             f"no backbone is left ({reasons}); name others with --backbone, or relax --licence or "
             "--max-parameters"
@@ -337,23 +308,29 @@ def _none_left(kind: str, left: Sequence[Excluded], terms: BackboneCriteria) -> 
     )
 
 
-def _flat(plugin: AnyPlugin, h: Hyperparameter) -> str:
+def _list_reasons(excluded: Sequence[Excluded]) -> str:
+    """The first three plugins and the reasons why they are excluded."""
+    return "; ".join(f"{x.name}: {x.reason}" for x in excluded[:3])
+
+
+def _parameter_name(plugin: AnyPlugin, h: Hyperparameter) -> str:
     """The name of a hyperparameter in a study; members of a family share theirs."""
     return f"{plugin.kind}.{plugin.family or plugin.name}.{h.name}"
 
 
-def _draw(trial: Trial, plugin: AnyPlugin) -> dict[str, Any]:
-    """Ask in signature order, so that a condition can only look at what is already drawn."""
-    drawn: dict[str, Any] = {}
+def _suggest_params(trial: Trial, plugin: AnyPlugin) -> dict[str, Any]:
+    """Sample in the order of the signature, so that a condition can look at earlier values."""
+    params: dict[str, Any] = {}
     for h in plugin.hyperparameters:
-        if h.when is None or h.when.applies(drawn):
-            drawn[h.name] = _ask(trial, _flat(plugin, h), h)
+        if h.when is None or h.when.applies(params):
+            params[h.name] = _suggest(trial, _parameter_name(plugin, h), h)
         else:
-            drawn[h.name] = h.default
-    return drawn
+            params[h.name] = h.default
+    return params
 
 
-def _ask(trial: Trial, name: str, h: Hyperparameter) -> Any:
+def _suggest(trial: Trial, name: str, h: Hyperparameter) -> Any:
+    """Sample one hyperparameter."""
     if h.range is None:
         return trial.suggest_categorical(name, h.choices)
     if h.type is int:

@@ -1,4 +1,4 @@
-"""Two plugins: a freeze strategy and a head. Each is a function, and that is all there is to it."""
+"""Two plugins, each a decorated function: a freeze strategy and a head."""
 
 from __future__ import annotations
 
@@ -17,19 +17,22 @@ if TYPE_CHECKING:
 def top_and_stem(
     model: Model,
     *,
-    share: Annotated[float, Range(0.1, 0.5)] = 0.25,
+    fraction: Annotated[float, Range(0.1, 0.5)] = 0.25,
     lr: Annotated[float, Range(1e-5, 1e-2, log=True)] = 1e-3,
 ) -> list[Group]:
-    """Train the head, the top share of the blocks, and the stem ten times slower."""
+    """Train the head, the last blocks, and the stem at a tenth of the learning rate.
+
+    ``fraction`` is the fraction of the blocks after the stem that are trained.
+    """
     stem, *others = model.blocks
-    top = [p for block in others[-ceil(share * len(others)) :] for p in block]
-    learning = [*model.head.parameters(), *top]
-    return [{"params": learning, "lr": lr}, {"params": stem, "lr": lr / 10}]
+    last = [p for block in others[-ceil(fraction * len(others)) :] for p in block]
+    trained = [*model.head.parameters(), *last]
+    return [{"params": trained, "lr": lr}, {"params": stem, "lr": lr / 10}]
 
 
 @head
 def bottleneck(
     features: int, classes: int, *, width: Annotated[int, Range(8, 256, log=True)] = 64
 ) -> nn.Module:
-    """A narrow linear layer before the classifier, as in low-rank bilinear heads."""
+    """A low-rank linear classifier: a narrow linear layer before the output layer."""
     return nn.Sequential(nn.Linear(features, width), nn.Linear(width, classes))

@@ -1,4 +1,4 @@
-"""The registry: where plugins come from, what is left out and why, what a wrong name is told."""
+"""The registry: loading and selecting plugins, reasons for exclusion, messages for wrong names."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ import pytest
 from autotl import Example, Weights, backbone, dataset, freeze, head
 from autotl.errors import DataError, PluginError, WeightsError
 from autotl.space import registry, space
-from autotl.space.plugin import GIVEN_ARGUMENTS, Plugin
+from autotl.space.kinds import GIVEN_ARGUMENTS
+from autotl.space.plugin import Plugin
 from autotl.space.registry import BackboneCriteria, Excluded, Registry, load, missing_requirements
 
 GOOD = "from autotl import head\n\n@head\ndef mine(features, classes, *, deep: bool = True): ...\n"
@@ -43,18 +44,18 @@ def mynet() -> None: ...
 def members(
     patterns: Sequence[str], device: str = "cpu", seconds: float | None = None
 ) -> list[str]:
-    known = {"net1": ["net1", "net1.v2"], "net?": ["net1", "net2"], "far": ["far"]}
+    matches = {"net1": ["net1", "net1.v2"], "net?": ["net1", "net2"], "far": ["far"]}
     if not patterns:
         return ["net2", "net1", "far"]
-    if unknown := [p for p in patterns if p not in known and p not in ("net2", "net1.v2")]:
+    if unknown := [p for p in patterns if p not in matches and p not in ("net2", "net1.v2")]:
         raise PluginError(f"the zoo has no {unknown[0]!r}")
-    return [name for p in patterns for name in (known[p] if "?" in p else [p])]
+    return [name for p in patterns for name in (matches[p] if "?" in p else [p])]
 
 
 def locate(name: str, folder: Path | None) -> Weights:
     if name == "far":
         raise WeightsError(f"no weights of {name} in {folder}")
-    return Weights(f"found in {folder}")
+    return Weights(f"file in {folder}")
 
 
 @backbone(name="zoo", members=members, locate=locate)
@@ -78,15 +79,15 @@ def names(plugins: list[Plugin[..., Any]]) -> list[str]:
     return [p.name for p in plugins]
 
 
-def test_it_lists_by_kind_then_name() -> None:
-    found = [(p.kind, p.name) for p in EVERY]
-    assert found == sorted(found, key=lambda kn: (list(GIVEN_ARGUMENTS).index(kn[0]), kn[1]))
-    assert len(found) == 8
+def test_plugins_are_listed_by_kind_then_name() -> None:
+    listed = [(p.kind, p.name) for p in EVERY]
+    assert listed == sorted(listed, key=lambda kn: (list(GIVEN_ARGUMENTS).index(kn[0]), kn[1]))
+    assert len(listed) == 8
     assert EVERY.names("head") == ["lacking", "linear", "linear_bare", "mlp"]
     assert EVERY.names("freeze") == []
 
 
-def test_two_of_one_name_are_refused_with_both_origins(tmp_path: Path) -> None:
+def test_two_plugins_of_one_name_are_rejected_with_both_origins(tmp_path: Path) -> None:
     for name in ("first.py", "second.py"):
         (tmp_path / name).write_text(GOOD + f"# {name}")
     with pytest.raises(
@@ -95,7 +96,7 @@ def test_two_of_one_name_are_refused_with_both_origins(tmp_path: Path) -> None:
         load([tmp_path / "first.py", tmp_path / "second.py"])
 
 
-def test_one_name_may_serve_two_kinds() -> None:
+def test_plugins_of_two_kinds_may_have_the_same_name() -> None:
     both = Registry([head(name="x")(lambda features: 0), freeze(name="x")(lambda model: [])])
     assert (both.get("head", "x").kind, both.get("freeze", "x").kind) == ("head", "freeze")
 
@@ -111,7 +112,7 @@ def test_one_name_may_serve_two_kinds() -> None:
         (
             "import json\n\njson.loads('?')\n",
             [", line 3 raises JSONDecodeError"],
-        ),  # ours, not json's
+        ),  # the line of the plugin file, not that of json
         ("x = 1\ndef (:\n", [", line 2 raises SyntaxError"]),
         ("import not_on_this_planet\n", [", line 1 raises ModuleNotFoundError"]),
         ("", ["defines no plugin", "@head", "@dataset"]),
@@ -123,7 +124,7 @@ def test_one_name_may_serve_two_kinds() -> None:
     ],
 )
 @pytest.mark.parametrize("relative", [True, False])
-def test_a_bad_file_is_named(
+def test_a_plugin_file_that_fails_is_explained(
     text: str, parts: list[str], relative: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -134,7 +135,7 @@ def test_a_bad_file_is_named(
     assert [p for p in [str(file), *parts] if p not in str(caught.value)] == []
 
 
-def test_a_mistake_in_another_file_gets_no_line_of_this_one(
+def test_a_syntax_error_in_an_imported_file_does_not_give_its_line_number(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(tmp_path)
@@ -144,7 +145,7 @@ def test_a_mistake_in_another_file_gets_no_line_of_this_one(
         load([tmp_path / "bad.py"])
 
 
-def test_files_that_are_none(tmp_path: Path) -> None:
+def test_paths_that_are_not_plugin_files_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(PluginError, match=r"gone\.py cannot be read: No such file"):
         load([tmp_path / "gone.py"])
     with pytest.raises(PluginError, match=r"cannot be read: Is a directory"):
@@ -154,20 +155,20 @@ def test_files_that_are_none(tmp_path: Path) -> None:
         load([tmp_path / "plugin.txt"])
 
 
-def test_a_file_twice_gives_equal_plugins(tmp_path: Path) -> None:
+def test_loading_a_file_twice_gives_equal_plugins(tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
     file.write_text(GOOD)
 
     def read() -> tuple[Plugin[..., Any], str]:
-        found = load([file])
-        chosen = {"backbone": ["mynet"], "head": ["mine", "linear"]}
-        whole = Registry([*found, mynet])
-        return found.get("head", "mine"), space.build_space(whole, chosen, {}).fingerprint
+        loaded = load([file])
+        requested = {"backbone": ["mynet"], "head": ["mine", "linear"]}
+        whole = Registry([*loaded, mynet])
+        return loaded.get("head", "mine"), space.build_space(whole, requested, {}).fingerprint
 
-    (a, fingerprint), (b, again) = read(), read()
+    (a, fingerprint), (b, second) = read(), read()
     assert (a.origin, a.hyperparameters) == (b.origin, b.hyperparameters)
     assert a.origin.startswith("file mine.py sha256:")
-    assert fingerprint == again
+    assert fingerprint == second
     file.write_text(GOOD + "# changed")
     assert read()[0].origin != a.origin
 
@@ -178,44 +179,44 @@ def test_importing_a_plugin_file_changes_no_other_registry(tmp_path: Path) -> No
     assert "mine" not in load().names("head")
 
 
-def entries(monkeypatch: pytest.MonkeyPatch, *found: EntryPoint) -> None:
-    monkeypatch.setattr(registry, "entry_points", lambda group: found)
+def install(monkeypatch: pytest.MonkeyPatch, *entries: EntryPoint) -> None:
+    monkeypatch.setattr(registry, "entry_points", lambda group: entries)
 
 
-def test_a_broken_package_is_listed_and_stops_nothing(
+def test_a_broken_package_is_listed_and_the_others_are_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "works_somehow.py").write_text(GOOD)
     (tmp_path / "raises_always.py").write_text("raise RuntimeError('out of order')")
-    wanted = ("not_on_this_planet", "raises_always", "works_somehow")
-    entries(monkeypatch, *(EntryPoint(name, name, "autotl") for name in wanted))
-    found = load()
-    assert [(p.name, p.origin) for p in found] == [("mine", "works_somehow")]
-    assert [b.name for b in found.broken] == ["not_on_this_planet", "raises_always"]
-    assert "ModuleNotFoundError" in found.broken[0].reason
-    assert "raises_always cannot be imported: RuntimeError: out of order" in found.broken[1].reason
+    modules = ("not_on_this_planet", "raises_always", "works_somehow")
+    install(monkeypatch, *(EntryPoint(name, name, "autotl") for name in modules))
+    loaded = load()
+    assert [(p.name, p.origin) for p in loaded] == [("mine", "works_somehow")]
+    assert [b.name for b in loaded.broken] == ["not_on_this_planet", "raises_always"]
+    assert "ModuleNotFoundError" in loaded.broken[0].reason
+    assert "raises_always cannot be imported: RuntimeError: out of order" in loaded.broken[1].reason
 
 
-def test_the_built_in_plugins_are_there() -> None:
-    found = load()
-    assert found.broken == ()
-    assert {p.origin for p in found} == {f"autotl {version('autotl')}"}
-    built_in = {kind: set(found.names(kind)) for kind in GIVEN_ARGUMENTS}
+def test_the_built_in_plugins_are_loaded() -> None:
+    loaded = load()
+    assert loaded.broken == ()
+    assert {p.origin for p in loaded} == {f"autotl {version('autotl')}"}
+    built_in = {kind: set(loaded.names(kind)) for kind in GIVEN_ARGUMENTS}
     assert built_in["backbone"] == {"timm"}
     assert built_in["freeze"] >= {"linear_probe", "lp_ft", "full", "last_blocks", "gradual"}
     assert built_in["head"] >= {"linear", "mlp", "cosine"}
     assert built_in["augment"] >= {"none", "flip_crop", "rand_augment"}
     assert built_in["optimizer"] >= {"adamw", "sgd"}
     assert built_in["dataset"] >= {"folder", "csv", "npz", "sklearn"}
-    for plugin in found:
+    for plugin in loaded:
         assert missing_requirements(plugin) == []
-        assert plugin.summary, f"{plugin.name} does not say what it is"
+        assert plugin.summary, f"{plugin.name} has no description"
 
 
-def test_get_tells_near_names() -> None:
+def test_an_unknown_name_is_reported_with_similar_names() -> None:
     assert EVERY.get("head", "mlp") is mlp
-    for get in (EVERY.get, EVERY.without_weights):
+    for get in (EVERY.get, EVERY.get_untrained):
         with pytest.raises(PluginError, match=r"no head .*'liner'.*did you mean 'linear'"):
             get("head", "liner")
         with pytest.raises(PluginError, match=r"no freeze .*'full'.*there are none"):
@@ -224,65 +225,67 @@ def test_get_tells_near_names() -> None:
             get("backbone", "mynett")
         with pytest.raises(PluginError, match="the zoo has no 'resnet18'"):
             get("backbone", "resnet18")
-        with pytest.raises(PluginError, match="the zoo has no 'zoo'"):  # not: did you mean 'zoo'
+        with pytest.raises(
+            PluginError, match="the zoo has no 'zoo'"
+        ):  # does not suggest the name of the family
             get("backbone", "zoo")
 
 
-def test_a_member_comes_with_its_weights() -> None:
+def test_a_member_of_a_family_has_its_weights() -> None:
     here = Path("weights")
-    assert EVERY.get("backbone", "net1", here).given["weights"] == Weights(f"found in {here}")
-    assert EVERY.without_weights("backbone", "net1").given == {"name": "net1", "weights": None}
-    assert EVERY.without_weights("backbone", "far").name == "far"
+    assert EVERY.get("backbone", "net1", here).given["weights"] == Weights(f"file in {here}")
+    assert EVERY.get_untrained("backbone", "net1").given == {"name": "net1", "weights": None}
+    assert EVERY.get_untrained("backbone", "far").name == "far"
     with pytest.raises(WeightsError, match="no weights of far"):
         EVERY.get("backbone", "far")
 
 
 def test_select_by_patterns() -> None:
     def selected(*patterns: str) -> list[str]:
-        found, out = EVERY.select("head", patterns)
-        assert out == []
-        return names(found)
+        plugins, excluded = EVERY.select("head", patterns)
+        assert excluded == []
+        return names(plugins)
 
     assert selected("lin*") == ["linear", "linear_bare"]
-    assert selected("mlp", "lin*") == ["mlp", "linear", "linear_bare"]  # as they were asked for
+    assert selected("mlp", "lin*") == ["mlp", "linear", "linear_bare"]  # in the requested order
     assert selected("linear", "l[i]n*", "linear") == ["linear", "linear_bare"]
     assert selected("m??") == ["mlp"]
     assert names(EVERY.select("head")[0]) == ["linear", "linear_bare", "mlp"]
-    with pytest.raises(PluginError, match=r"no head fits 'conv\*'"):
+    with pytest.raises(PluginError, match=r"no head matches 'conv\*'"):
         EVERY.select("head", ["mlp", "conv*"])
     with pytest.raises(PluginError, match=r"'mpl'.*did you mean 'mlp'"):
         EVERY.select("head", ["mpl"])
 
 
 @pytest.mark.parametrize("patterns", [[], ["*"], ["lack*", "*king"]])
-def test_what_lacks_a_requirement_is_left_out(patterns: list[str]) -> None:
-    found, out = EVERY.select("head", patterns)
-    assert "lacking" not in names(found)
+def test_a_plugin_without_its_requirements_is_excluded(patterns: list[str]) -> None:
+    plugins, excluded = EVERY.select("head", patterns)
+    assert "lacking" not in names(plugins)
     reason = "needs not-on-this-planet>=1: pip install 'not-on-this-planet>=1'"
-    assert out == [Excluded("head", "lacking", reason)]
+    assert excluded == [Excluded("head", "lacking", reason)]
 
 
-def test_what_lacks_a_requirement_but_was_named_is_an_error() -> None:
+def test_naming_a_plugin_without_its_requirements_is_an_error() -> None:
     with pytest.raises(PluginError, match=r"'lacking' needs not-on.*pip install 'not-on"):
         EVERY.select("head", ["mlp", "lacking"])
 
 
-def test_of_a_family_its_default_members_are_chosen() -> None:
-    found, out = EVERY.select("backbone", (), BackboneCriteria(Path("dir")))
-    assert names(found) == ["mynet", "net2", "net1"]
-    assert out == [Excluded("backbone", "far", "no weights of far in dir")]
-    assert [p.family for p in found] == ["", "zoo", "zoo"]
+def test_the_default_members_of_a_family_are_selected() -> None:
+    plugins, excluded = EVERY.select("backbone", (), BackboneCriteria(Path("dir")))
+    assert names(plugins) == ["mynet", "net2", "net1"]
+    assert excluded == [Excluded("backbone", "far", "no weights of far in dir")]
+    assert [p.family for p in plugins] == ["", "zoo", "zoo"]
 
 
-def test_patterns_go_to_plain_backbones_and_to_families() -> None:
+def test_patterns_match_plain_backbones_and_members_of_families() -> None:
     assert names(EVERY.select("backbone", ["net?"])[0]) == ["net1", "net2"]
     assert names(EVERY.select("backbone", ["net1.v2", "mynet"])[0]) == ["net1.v2", "mynet"]
-    assert names(EVERY.select("backbone", ["my*"])[0]) == ["mynet"]  # though the zoo has none
+    assert names(EVERY.select("backbone", ["my*"])[0]) == ["mynet"]  # although the zoo has none
     with pytest.raises(PluginError, match=r"the zoo has no 'x\*'"):
         EVERY.select("backbone", ["x*"])
 
 
-def test_a_dataset_is_found_by_its_pattern(tmp_path: Path) -> None:
+def test_the_dataset_plugin_is_selected_by_its_patterns(tmp_path: Path) -> None:
     (tmp_path / "data.one").touch()
     (tmp_path / "data.ONE").touch()
     (tmp_path / "data.xyz").touch()
@@ -293,7 +296,7 @@ def test_a_dataset_is_found_by_its_pattern(tmp_path: Path) -> None:
     assert EVERY.dataset(str(tmp_path / "data.ONE")).name == "one"
     assert EVERY.dataset("two:anything").name == "two"
     own = dataset(name="own", matches=["*/photos/"])(one.function)
-    both = Registry([*EVERY, own])  # what is registered last is the user's
+    both = Registry([*EVERY, own])  # the plugin that is registered last has precedence
     assert both.dataset(str(tmp_path / "photos")).name == "own"
     assert both.dataset(str(tmp_path)).name == "one"
     with pytest.raises(DataError, match=r"no dataset plugin reads .*xyz'.*\*/, \*\.One, two:\*"):
@@ -306,13 +309,13 @@ def test_a_dataset_is_found_by_its_pattern(tmp_path: Path) -> None:
         EVERY.dataset(str(tmp_path / "nowhere" / "photos"))
 
 
-def test_a_path_with_a_colon_is_a_path(tmp_path: Path) -> None:
+def test_an_existing_path_with_a_colon_is_read_as_a_path(tmp_path: Path) -> None:
     (tmp_path / "two:photos").mkdir()
     assert EVERY.dataset(str(tmp_path / "two:photos")).name == "one"
 
 
 @pytest.mark.parametrize(
-    ("requirement", "served"),
+    ("requirement", "is_met"),
     [
         ("packaging", True),
         ("Packaging>=20", True),
@@ -324,12 +327,12 @@ def test_a_path_with_a_colon_is_a_path(tmp_path: Path) -> None:
         ("not-on-this-planet; python_version > '3'", False),
     ],
 )
-def test_missing_knows_versions(requirement: str, served: bool) -> None:
+def test_missing_requirements_compares_versions(requirement: str, is_met: bool) -> None:
     plugin = head(requires=["pytest", requirement])(lambda features: 0)
-    assert missing_requirements(plugin) == ([] if served else [requirement])
+    assert missing_requirements(plugin) == ([] if is_met else [requirement])
 
 
-def test_a_requirement_that_is_none_is_named() -> None:
+def test_an_invalid_requirement_is_reported() -> None:
     with pytest.raises(PluginError, match=r"head plugin 'odd' .*'\?\? 1'.*peft>=0\.10"):
         missing_requirements(head(name="odd", requires=["?? 1"])(lambda features: 0))
 
@@ -342,5 +345,7 @@ def test_a_registry_with_files_loads_no_model_library(tmp_path: Path) -> None:
         f"print(r.load([Path({str(tmp_path / 'mine.py')!r})]).names('head'));"
         "assert not {'torch', 'optuna', 'numpy'} & set(sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "['mine']\n"
+    process = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert process.stdout == "['mine']\n"

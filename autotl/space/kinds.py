@@ -1,0 +1,29 @@
+"""The kinds of plugin: their names, and the arguments that the core gives to each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+GIVEN_ARGUMENTS: Mapping[str, tuple[str, ...]] = {
+    "backbone": ("name", "weights", "size"),
+    "freeze": ("model", "epochs"),
+    "head": ("features", "classes"),
+    "augment": ("size",),
+    "optimizer": ("groups", "steps"),
+    "balance": ("counts",),
+    "dataset": ("source",),
+}
+"""The arguments that the core can give to each kind of plugin. A plugin takes those it names."""
+
+SEARCHED_KINDS = tuple(kind for kind in GIVEN_ARGUMENTS if kind != "dataset")
+"""The kinds of which the search chooses one plugin each, in the order in which it samples them."""
+
+OPTIONAL_KINDS = ("balance",)
+"""The searched kinds that a configuration may lack: only some data sets need them."""
+
+IMAGE_SIZE = "image_size"
+"""The setting of a backbone that holds the side of its input images in pixels."""
+
+HeadInput = Literal["features", "map", "stages"]
+"""The input of a head: pooled features, the map by position, or the features of several stages."""
