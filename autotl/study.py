@@ -1,4 +1,4 @@
-"""The study file (TOML), its defaults, and recipes: what a search or a training is asked to do."""
+"""The settings of a study: study files (TOML), their defaults, and recipes."""
 
 from __future__ import annotations
 
@@ -6,122 +6,128 @@ import re
 import shlex
 import tomllib
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ByteSize,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+)
 
 from autotl.errors import StudyError, did_you_mean
-from autotl.space.plugin import OPTIONAL_KINDS, SEARCHED_KINDS
+from autotl.space.kinds import OPTIONAL_KINDS, SEARCHED_KINDS
 
-UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def parse_duration(text: str | float) -> float:
-    """A time span in seconds: ``90``, ``"90s"``, ``"10m"``, ``"1h30m"``.
+    """Parse a duration in seconds: ``90``, ``"90s"``, ``"10m"``, ``"1h30m"``.
+
+    Pydantic's ``timedelta`` does not read these forms.
 
     Raises:
-        StudyError: The text is no time span, or not longer than nothing.
+        StudyError: The text is not a duration, or not a positive one.
 
     >>> parse_duration("1h30m")
     5400.0
     """
-    plain = str(text).strip().lower()
-    parts = re.findall(r"(\d+(?:\.\d+)?)([smhd]?)", plain)
-    if not parts or "".join(n + u for n, u in parts) != plain:
-        raise StudyError(f"{text!r} is no time span; write 90s, 10m, 1h30m or 2d")
-    span = sum(float(n) * UNITS[u or "s"] for n, u in parts)
-    if span <= 0:
-        raise StudyError(f"a budget of {text!r} leaves no time; write 90s, 10m, 1h30m or 2d")
-    return span
+    normalised = str(text).strip().lower()
+    parts = re.findall(r"(\d+(?:\.\d+)?)([smhd]?)", normalised)
+    if not parts or "".join(number + unit for number, unit in parts) != normalised:
+        raise StudyError(f"{text!r} is not a valid duration: expected e.g. 90s, 10m, 1h30m or 2d")
+    seconds = sum(float(number) * SECONDS[unit] for number, unit in parts)
+    if seconds <= 0:
+        raise StudyError(
+            f"{text!r} is not a valid duration: expected more than 0, e.g. 90s, 10m, 1h30m or 2d"
+        )
+    return seconds
 
 
-def _seconds(value: Any) -> Any:
+def _parse_seconds(value: Any) -> float:
     try:
-        return None if value is None else parse_duration(value)
+        return parse_duration(value)
     except StudyError as error:
         raise ValueError(str(error)) from None
 
 
-def _several(value: Any) -> Any:
+def _parse_number(value: Any, units: Mapping[str, float], example: str) -> float:
+    """Parse a number with one of ``units``, whose factors are the values."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) *([a-z]*)", str(value).strip().lower())
+    if not match or match[2] not in units:
+        raise ValueError(f"expected e.g. {example}")
+    return float(match[1]) * units[match[2]]
+
+
+def _parse_count(value: Any) -> int:
+    units = {"": 1, "k": 1e3, "m": 1e6, "b": 1e9}
+    return round(_parse_number(value, units, "500k, 30M or 1.5B"))
+
+
+def _to_tuple(value: Any) -> Any:
     return (value,) if isinstance(value, str | Path | int) else value
 
 
-def _count(value: Any) -> Any:
-    """A number of parameters: ``5000000``, ``"5M"``, ``"1.5B"``."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) *([kmb]?)", str(value).strip().lower())
-    if value is None:
-        return None
-    if not found:
-        raise ValueError("write 500k, 30M or 1.5B")
-    return round(float(found[1]) * {"": 1, "k": 1e3, "m": 1e6, "b": 1e9}[found[2]])
-
-
-def _bytes(value: Any) -> Any:
-    """A size in bytes: ``"20GB"``, ``"500MB"``; ``0`` for none."""
-    if value is None:
-        return None
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) *([kmgt]?)i?b?", str(value).strip().lower())
-    if not found:
-        raise ValueError("write 500MB or 20GB")
-    return round(float(found[1]) * 1024 ** " kmgt".index(found[2] or " "))
-
-
-def _milliseconds(value: Any) -> Any:
-    """A time in milliseconds: ``20``, ``"20ms"``, ``"0.1s"``."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) *(ms|s|)", str(value).strip().lower())
-    if value is None:
-        return None
-    if not found:
-        raise ValueError("write 20ms or 0.5s")
-    return float(found[1]) * (1000 if found[2] == "s" else 1)
-
-
-Names = Annotated[tuple[str, ...], BeforeValidator(_several)]
-Sizes = Annotated[tuple[Annotated[int, Field(ge=16, le=2048)], ...], BeforeValidator(_several)]
-Share = Annotated[float, Field(gt=0, lt=0.9)]
+Duration = Annotated[float, BeforeValidator(_parse_seconds)]  # seconds
+ParameterCount = Annotated[int, BeforeValidator(_parse_count)]
+Milliseconds = Annotated[
+    float,
+    BeforeValidator(
+        partial(_parse_number, units={"": 1, "ms": 1, "s": 1000}, example="20ms or 0.5s")
+    ),
+]
+Names = Annotated[tuple[str, ...], BeforeValidator(_to_tuple)]
+ImageSizes = Annotated[
+    tuple[Annotated[int, Field(ge=16, le=2048)], ...], BeforeValidator(_to_tuple)
+]
+Fraction = Annotated[float, Field(gt=0, lt=0.9)]
 
 
 class StudyConfig(BaseModel):
-    """Everything a search is asked to do. The command line's options have the same names.
+    """The settings of a search. The options of the command line have the same names.
 
-    ``space`` pins and narrows: ``space.freeze.last_blocks.lr = [1e-4, 1e-3]``.
+    ``space`` pins and narrows keywords: ``space.freeze.last_blocks.lr = [1e-4, 1e-3]``.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     data: str
     study: Annotated[str, Field(pattern=r"^[^/\\.][^/\\]{0,199}$")] = ""
-    budget: Annotated[float | None, BeforeValidator(_seconds)] = None  # seconds
+    budget: Duration | None = None
     trials: Annotated[int, Field(ge=1)] | None = None
     metric: str = "accuracy"
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     epochs: Annotated[int, Field(ge=1)] = 12
-    views: Annotated[int, Field(ge=1, le=64)] = 4  # of a picture that a frozen part sees
+    views: Annotated[int, Field(ge=1, le=64)] = 4  # of an image that frozen layers see
     batch_size: Annotated[int, Field(ge=2)] = 32
-    image_size: Sizes = ()  # pixels; none: the backbone's; several: searched
+    image_size: ImageSizes = ()  # pixels; empty: the backbone's own; several: searched
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0  # decay of an average of the weights; 0: none
-    validation: Share | None = None  # None: a fifth, more of a small set
-    test: Share = 0.2
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0  # decay of averaged weights; 0: no average
+    validation: Fraction | None = None  # None: a fifth, more for a small data set
+    test: Fraction = 0.2
     backbone: Names = ()
     freeze: Names = ()
     head: Names = ()
     augment: Names = ()
     optimizer: Names = ()
     balance: Names = ()
-    max_parameters: Annotated[int | None, BeforeValidator(_count)] = None
-    max_latency: Annotated[float | None, BeforeValidator(_milliseconds)] = None  # for one picture
-    licence: Names = ()  # that weights may have; none: any
+    max_parameters: ParameterCount | None = None
+    max_latency: Milliseconds | None = None  # for one image
+    licence: Names = ()  # accepted licences of weights; empty: any
     space: dict[str, dict[str, dict[str, Any]]] = {}
-    plugin: Annotated[tuple[Path, ...], BeforeValidator(_several)] = ()
+    plugin: Annotated[tuple[Path, ...], BeforeValidator(_to_tuple)] = ()
     weights: Path | None = None
-    prefer: Literal["accuracy", "cheap"] = "accuracy"  # cheap: the cheapest of those tied
-    again: bool = False  # test a later winner too, though the test part was opened before
-    history: bool = True  # begin with what did best on similar data
-    learn_from: str | None = None  # the database to look in; None: the study's own
-    cache_size: Annotated[int | None, BeforeValidator(_bytes)] = None  # bytes; None: a tenth
+    prefer: Literal["accuracy", "cheap"] = "accuracy"  # cheap: the cheapest of tied ones
+    retest: bool = False  # score a later winner on the test split too, although it was used before
+    history: bool = True  # start with the best configurations of studies on similar data
+    learn_from: str | None = None  # database with those studies; None: the study's own
+    cache_size: Annotated[ByteSize, Field(ge=0)] | None = None  # None: 10 GB at most
     storage: str | None = None
     out: Path = Path("runs")
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
@@ -129,23 +135,23 @@ class StudyConfig(BaseModel):
 
     @field_validator("data")
     @classmethod
-    def _home(cls, data: str) -> str:
+    def _expand_home(cls, data: str) -> str:
         return str(Path(data).expanduser()) if data.startswith("~") else data
 
     @property
     def name(self) -> str:
-        """The study's name; without one given, that of the data."""
+        """The study's name; by default that of the data."""
         path = Path(self.data.split(":")[-1]).resolve()
         return self.study or (path.name if path.is_dir() else path.stem) or "study"
 
     @property
     def size(self) -> int | None:
-        """The one side of pictures in pixels; None where it is the backbone's, or searched."""
+        """The side of the input images in pixels; None if it is the backbone's own, or searched."""
         return self.image_size[0] if len(self.image_size) == 1 else None
 
     @property
     def requested(self) -> dict[str, tuple[str, ...]]:
-        """The names or patterns asked for, by kind of plugin."""
+        """The requested names or patterns, by kind of plugin."""
         return {kind: getattr(self, kind) for kind in SEARCHED_KINDS}
 
     @property
@@ -155,35 +161,39 @@ class StudyConfig(BaseModel):
 
 
 DEFAULT_BUDGET = 600.0
-"""Seconds that a search takes when neither a budget nor a number of trials is given."""
+"""Budget in seconds if neither a budget nor a number of trials is given."""
 
 
 def configure(source: str, options: Mapping[str, Any]) -> StudyConfig:
-    """The study of a data source or of a study file, overridden by ``options``.
+    """Configure the study of a data source or of a study file.
 
-    Paths in a study file to what is read are relative to the file.
+    Args:
+        source: A data source, or a study file, which ends in ``.toml``. Paths in a study file to
+            files that are read are relative to it.
+        options: Settings that override those of the file.
 
     Raises:
-        StudyError: The file cannot be read, or something in it or in the options is wrong.
+        StudyError: The file cannot be read, or a setting in it or in the options is not valid.
     """
     values: dict[str, Any] = {"data": source}
     where = "options"
     if source.endswith(".toml"):
         where = source
-        values = {"study": Path(source).stem, **_read(Path(source))}
+        values = {"study": Path(source).stem, **_read_toml(Path(source))}
         for key in {"data", "weights", "plugin", "learn_from"} & set(values):
-            values[key] = _relative(values[key], Path(source).parent)
-    return _validated({**values, **options}, where)
+            values[key] = _resolve_path(values[key], Path(source).parent)
+    return _validate({**values, **options}, where)
 
 
-def _relative(value: Any, folder: Path) -> Any:
+def _resolve_path(value: Any, folder: Path) -> Any:
+    """Resolve a path, or a list of paths, against ``folder``; keep sources that are not paths."""
     if isinstance(value, list):
-        return [_relative(v, folder) for v in value]
+        return [_resolve_path(v, folder) for v in value]
     inside = folder / Path(str(value)).expanduser()
     return str(inside) if inside.exists() or ":" not in str(value) else value
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text())
     except OSError as error:
@@ -195,66 +205,72 @@ def _read(path: Path) -> dict[str, Any]:
         raise StudyError(f"{path} is not valid TOML: {error}") from None
 
 
-def _validated(values: dict[str, Any], where: str) -> StudyConfig:
+def _validate(values: dict[str, Any], where: str) -> StudyConfig:
+    """Make the configuration, or explain the first error; ``where`` names the source."""
     try:
         return StudyConfig.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        # The place in a list says nothing to people.
-        name = ".".join(str(part) for part in first["loc"] if not isinstance(part, int))
-        if name in SEARCHED_KINDS and isinstance(first["input"], dict):
-            use = f"autotl train {shlex.quote(where)}"
-            raise StudyError(f"{where} is a recipe; use: {use}") from None
-        if first["type"] == "extra_forbidden":
-            message = f"{name!r} is no option; {did_you_mean(name, StudyConfig.model_fields)}"
-        elif first["type"] == "missing":
-            message = f"{name!r} is missing; add it"
-        else:
-            said = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
-            said = "is no name of a folder" if name == "study" else said
-            message = f"{name} = {first['input']!r}: {said}"
-        raise StudyError(f"{where}: {message}") from None
+        raise StudyError(f"{where}: {_explain(error.errors()[0], where)}") from None
+
+
+def _explain(error: Mapping[str, Any], where: str) -> str:
+    """The message for an error of pydantic."""
+    # Indices of lists are left out.
+    name = ".".join(str(part) for part in error["loc"] if not isinstance(part, int))
+    if name in SEARCHED_KINDS and isinstance(error["input"], dict):
+        return f"this is a recipe; use: autotl train {shlex.quote(where)}"
+    if error["type"] == "extra_forbidden":
+        return f"{name!r} is not an option; {did_you_mean(name, StudyConfig.model_fields)}"
+    if error["type"] == "missing":
+        return f"{name!r} is missing; add it"
+    reason = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    if name == "study":
+        reason = "is not a valid name of a folder: expected 1 to 200 characters without / or \\"
+    elif error["type"].startswith("byte_size"):
+        reason = "is not a valid size: expected e.g. 500MB or 20GB"
+    return f"{name} = {error['input']!r}: {reason}"
 
 
 def write_recipe(
     path: Path, config: Mapping[str, Any], training: Mapping[str, Any], of: int = 1
 ) -> None:
-    """Write a recipe: ``config`` as ``space.to_json`` makes it, and how it was trained.
+    """Write a recipe: a configuration and the settings with which it was trained.
 
     Args:
         path: The TOML file to write.
-        config: One plugin with its values for each kind.
-        training: Other facts that decide the result: epochs, batch_size, seed, metric, ...
-        of: How many such recipes the winner is made of.
+        config: One plugin with its values for each kind, as ``space.to_json`` makes it.
+        training: Settings that affect the result: epochs, batch_size, seed, metric, ...
+        of: Number of recipes that the winner consists of, if it is an ensemble.
     """
-    known = {key: value for key, value in training.items() if value is not None}
-    text = tomli_w.dumps({**known, **config})
-    one = f"# It makes one of the {of} models that the winner is made of.\n" if of > 1 else ""
-    path.write_text(f"# Train it again: autotl train {path.name} DATA\n{one}{text}")
+    settings = {key: value for key, value in training.items() if value is not None}
+    member = f"# This is one of the {of} members of an ensemble.\n" if of > 1 else ""
+    path.write_text(
+        f"# Retrain: autotl train {path.name} DATA\n{member}{tomli_w.dumps({**settings, **config})}"
+    )
 
 
 def configure_recipe(path: Path, source: str | None, options: Mapping[str, Any]) -> StudyConfig:
-    """The study that has one trial only: the recipe's.
+    """Configure the study that retrains a recipe, in a single trial.
 
     Args:
         path: A ``recipe.toml`` as ``write_recipe`` wrote it.
-        source: The data; None for what the recipe was made for.
-        options: Settings that are to be others than the recipe's.
+        source: The data; None for those that the recipe was made for.
+        options: Settings that override those of the recipe.
 
     Raises:
-        StudyError: The file is no recipe, or an option is wrong.
+        StudyError: The file is not a recipe, or an option is not valid.
     """
-    values = _read(path)
+    values = _read_toml(path)
     config = {kind: values.pop(kind, None) for kind in SEARCHED_KINDS}
     for kind, chosen in list(config.items()):
         if chosen is None and kind in OPTIONAL_KINDS:
             del config[kind]
             continue
         if not isinstance(chosen, dict) or len(chosen) != 1:
-            raise StudyError(f"{path} is no recipe: it needs one table [{kind}.NAME]")
+            raise StudyError(f"{path} is not a valid recipe: expected one table [{kind}.NAME]")
         values[kind] = list(chosen)
     values.pop("versions", None)
     member = path.stem.removeprefix("recipe")  # recipe-2.toml is an ensemble's second
-    name = f"{path.resolve().parent.name}-again{member}"
+    name = f"{path.resolve().parent.name}-retrained{member}"
     fixed = {"study": name, "trials": 1, "space": config, **({"data": source} if source else {})}
-    return _validated({**values, **fixed, **options}, str(path))
+    return _validate({**values, **fixed, **options}, str(path))

@@ -1,4 +1,4 @@
-"""Study files, options and recipes: what they mean, and what a mistake in one is told."""
+"""Study files, options and recipes: their meaning, and the messages for mistakes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def tiny() -> None: ...
 
 
 @pytest.mark.parametrize(
-    ("text", "span"),
+    ("text", "seconds"),
     [
         (90, 90),
         (0.5, 0.5),
@@ -35,53 +35,55 @@ def tiny() -> None: ...
         ("1m30", 90),
     ],
 )
-def test_time_spans(text: str | float, span: float) -> None:
-    assert parse_duration(text) == span
+def test_durations_are_parsed(text: str | float, seconds: float) -> None:
+    assert parse_duration(text) == seconds
 
 
 @pytest.mark.parametrize("text", ["", "m", "ten", "10x", "1h 30m", "-5", -5, "1e3", "nan", True])
-def test_what_is_no_time_span(text: Any) -> None:
-    with pytest.raises(StudyError, match="no time span; write 90s, 10m, 1h30m or 2d"):
+def test_invalid_durations_are_rejected(text: Any) -> None:
+    message = "is not a valid duration: expected e.g. 90s, 10m, 1h30m or 2d"
+    with pytest.raises(StudyError, match=message):
         parse_duration(text)
 
 
 @pytest.mark.parametrize("text", ["0", 0, "0m", "0h0m"])
-def test_no_time_at_all(text: Any) -> None:
-    with pytest.raises(StudyError, match="leaves no time; write 90s"):
+def test_a_duration_must_be_positive(text: Any) -> None:
+    with pytest.raises(StudyError, match="not a valid duration: expected more than 0"):
         parse_duration(text)
 
 
 @pytest.mark.parametrize(
     ("text", "size"),
-    [(0, 0), ("1024", 1024), ("1.5kB", 1536), ("500MB", 500 << 20), ("2 GiB", 2 << 30)],
+    [(0, 0), ("1024", 1024), ("1.5kB", 1500), ("500MB", 500_000_000), ("2 GiB", 2 << 30)],
 )
-def test_sizes(text: Any, size: int) -> None:
+def test_sizes_in_bytes_have_decimal_or_binary_units(text: Any, size: int) -> None:
     assert configure("x", {"cache_size": text}).cache_size == size
 
 
-@pytest.mark.parametrize("text", ["", "big", "-1", "1 elephant"])
-def test_what_is_no_size(text: str) -> None:
-    with pytest.raises(StudyError, match=r"cache_size = .*write 500MB or 20GB"):
+@pytest.mark.parametrize("text", ["", "big", "-1", -1, "1 elephant"])
+def test_invalid_sizes_are_rejected(text: Any) -> None:
+    message = r"cache_size = .*not a valid size: expected e\.g\. 500MB or 20GB"
+    with pytest.raises(StudyError, match=message):
         configure("x", {"cache_size": text})
 
 
-def test_options_come_as_they_are() -> None:
-    found = configure("photos/", {"budget": "10m", "trials": 3, "backbone": "resnet*"})
-    assert (found.data, found.budget, found.trials) == ("photos/", 600.0, 3)
-    assert found.requested["backbone"] == ("resnet*",)
-    assert found.requested["head"] == ()
-    assert found.folder == Path("runs/photos")
+def test_options_are_read() -> None:
+    config = configure("photos/", {"budget": "10m", "trials": 3, "backbone": "resnet*"})
+    assert (config.data, config.budget, config.trials) == ("photos/", 600.0, 3)
+    assert config.requested["backbone"] == ("resnet*",)
+    assert config.requested["head"] == ()
+    assert config.folder == Path("runs/photos")
     assert configure("photos/", {"out": "here", "study": "x"}).folder == Path("here/x")
 
 
-def test_none_means_no_limit_and_one_may_stand_for_several() -> None:
+def test_none_means_no_limit_and_a_single_value_may_replace_a_list() -> None:
     assert configure("x", {"budget": None, "trials": None}).budget is None
     assert configure("x", {"plugin": "a.py"}).plugin == (Path("a.py"),)
     assert configure("x", {"plugin": Path("a.py")}).plugin == (Path("a.py"),)
     assert configure("x", {"head": ["a", "b"]}).head == ("a", "b")
 
 
-def test_a_config_cannot_be_changed() -> None:
+def test_a_configuration_is_immutable() -> None:
     with pytest.raises(ValueError, match="frozen"):
         configure("x", {}).data = "y"
 
@@ -98,20 +100,20 @@ def test_paths_in_a_file_are_relative_to_it(
     folder = tmp_path / "studies"
     text = 'data = "photos"\nplugin = ["a.py", "/abs/b.py"]\nweights = "../w"\nout = "runs"\n'
     text += 'learn_from = "old.db"\n'
-    found = configure(write(folder / "flowers.toml", text), {})
-    assert found.data == str(folder / "photos")
-    assert found.plugin == (folder / "a.py", Path("/abs/b.py"))
-    assert found.weights is not None
-    assert found.weights.resolve() == (tmp_path / "w").resolve()
-    assert found.learn_from == str(folder / "old.db")
-    assert found.name == "flowers"
-    assert found.folder == Path("runs/flowers")  # where the command is run
+    config = configure(write(folder / "flowers.toml", text), {})
+    assert config.data == str(folder / "photos")
+    assert config.plugin == (folder / "a.py", Path("/abs/b.py"))
+    assert config.weights is not None
+    assert config.weights.resolve() == (tmp_path / "w").resolve()
+    assert config.learn_from == str(folder / "old.db")
+    assert config.name == "flowers"
+    assert config.folder == Path("runs/flowers")  # relative to the working directory
     monkeypatch.setenv("HOME", str(tmp_path))
-    found = configure(write(folder / "b.toml", 'data = "~/photos"\nplugin = "a.py"'), {})
-    assert (found.data, found.plugin) == (str(tmp_path / "photos"), (folder / "a.py",))
+    config = configure(write(folder / "b.toml", 'data = "~/photos"\nplugin = "a.py"'), {})
+    assert (config.data, config.plugin) == (str(tmp_path / "photos"), (folder / "a.py",))
 
 
-def test_a_source_that_is_no_path_stays(tmp_path: Path) -> None:
+def test_a_source_that_is_not_a_path_is_not_changed(tmp_path: Path) -> None:
     file = write(tmp_path / "digits.toml", 'data = "sklearn:digits"')
     assert configure(file, {}).data == "sklearn:digits"
     (tmp_path / "sklearn:digits").mkdir()
@@ -120,44 +122,47 @@ def test_a_source_that_is_no_path_stays(tmp_path: Path) -> None:
 
 def test_a_file_narrows_the_space(tmp_path: Path) -> None:
     text = 'data = "x"\nbudget = "1h"\nfreeze = "full"\n[space.freeze.full]\nlr = [1e-4, 1e-3]\n'
-    found = configure(write(tmp_path / "s.toml", text), {})
-    assert found.space == {"freeze": {"full": {"lr": [1e-4, 1e-3]}}}
-    assert (found.budget, found.freeze) == (3600.0, ("full",))
+    config = configure(write(tmp_path / "s.toml", text), {})
+    assert config.space == {"freeze": {"full": {"lr": [1e-4, 1e-3]}}}
+    assert (config.budget, config.freeze) == (3600.0, ("full",))
 
 
 def test_options_override_the_file(tmp_path: Path) -> None:
     text = 'data = "x"\nstudy = "one"\nepochs = 3\nseed = 1\nbackbone = ["a"]\nweights = "w"\n'
-    given = {"study": "two", "epochs": 5, "backbone": ("b",), "weights": Path("v")}
-    found = configure(write(tmp_path / "s.toml", text), given)
-    assert (found.name, found.epochs, found.backbone) == ("two", 5, ("b",))
-    assert (found.seed, found.weights) == (1, Path("v"))  # an option's path is left as it is
+    options = {"study": "two", "epochs": 5, "backbone": ("b",), "weights": Path("v")}
+    config = configure(write(tmp_path / "s.toml", text), options)
+    assert (config.name, config.epochs, config.backbone) == ("two", 5, ("b",))
+    assert (config.seed, config.weights) == (1, Path("v"))  # the path of an option is not changed
 
 
 @pytest.mark.parametrize(
     ("text", "parts"),
     [
-        ('data = "x"\nbuget = "1h"', ["'buget' is no option", "did you mean 'budget'"]),
-        ('data = "x"\nqqqq = 1', ["'qqqq' is no option", "there are"]),
-        ('data = "x"\nbudget = "1 hour"', ["budget", "'1 hour' is no time span; write 90s"]),
-        ('data = "x"\nbudget = 0', ["budget", "leaves no time"]),
+        ('data = "x"\nbuget = "1h"', ["'buget' is not an option", "did you mean 'budget'"]),
+        ('data = "x"\nqqqq = 1', ["'qqqq' is not an option", "there are"]),
+        (
+            'data = "x"\nbudget = "1 hour"',
+            ["budget", "'1 hour' is not a valid duration"],
+        ),
+        ('data = "x"\nbudget = 0', ["budget", "not a valid duration: expected more than 0"]),
         ('data = "x"\nepochs = "many"', ["epochs = 'many'", "integer"]),
         ('data = "x"\nepochs = 0', ["epochs = 0", "greater than or equal to 1"]),
         ('data = "x"\ntest = 0.95', ["test = 0.95", "less than 0.9"]),
         ('data = "x"\ndevice = "tpu"', ["device = 'tpu'", "'cpu'"]),
-        ('data = "x"\nstudy = "a/b"', ["study = 'a/b'"]),
+        ('data = "x"\nstudy = "a/b"', ["study = 'a/b'", "not a valid name of a folder"]),
         ('data = "x"\n[space]\nhead = 3', ["space.head = 3", "dictionary"]),
         ("epochs = 3", ["'data' is missing; add it"]),
         ("data = x", ["is not valid TOML", "line 1"]),
     ],
 )
-def test_a_mistake_in_a_file_is_named(text: str, parts: list[str], tmp_path: Path) -> None:
+def test_a_mistake_in_a_file_is_explained(text: str, parts: list[str], tmp_path: Path) -> None:
     file = write(tmp_path / "s.toml", text)
     with pytest.raises(StudyError) as caught:
         configure(file, {})
     assert [p for p in [file, *parts] if p not in str(caught.value)] == []
 
 
-def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+def test_unreadable_files_are_reported(tmp_path: Path) -> None:
     write(tmp_path / "flowers.toml", "")
     with pytest.raises(StudyError, match=r"No such file.*did you mean 'flowers\.toml'"):
         configure(str(tmp_path / "flower.toml"), {})
@@ -166,8 +171,8 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         configure(str(tmp_path / "latin.toml"), {})
 
 
-def test_a_wrong_option_is_named() -> None:
-    with pytest.raises(StudyError, match="options: 'hed' is no option; did you mean 'head'"):
+def test_an_unknown_option_is_reported() -> None:
+    with pytest.raises(StudyError, match="options: 'hed' is not an option; did you mean 'head'"):
         configure("x", {"hed": "mlp"})
 
 
@@ -185,23 +190,27 @@ def test_a_wrong_option_is_named() -> None:
         ("/", "study"),
     ],
 )
-def test_a_study_is_called_like_its_data(
+def test_the_name_of_a_study_is_that_of_its_data(
     source: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "here.v1").mkdir()  # the name of a folder has no suffix
+    (tmp_path / "here.v1").mkdir()  # the dot in the name of a folder does not start a suffix
     monkeypatch.chdir(tmp_path / "here.v1")
     assert StudyConfig(data=source).name == name
     assert StudyConfig(data=source, study="mine").name == "mine"
 
 
 PLUGINS = Registry([*registry.load(), tiny])
-CHOSEN = {
+PARAMS = {
     "backbone": "tiny",
-    **{"freeze": "lp_ft", "freeze.lp_ft.probe": 0.123456789012345, "freeze.lp_ft.probe_lr": 1e-3},
+    **{
+        "freeze": "lp_ft",
+        "freeze.lp_ft.probe_fraction": 0.123456789012345,
+        "freeze.lp_ft.probe_lr": 1e-3,
+    },
     **{"freeze.lp_ft.lr": 1e-4 / 3},
-    **{"head": "mlp", "head.mlp.depth": 2, "head.mlp.width": 65, "head.mlp.second": 66},
-    **{"head.mlp.dropout": 0.0, "augment": "flip_crop", "augment.flip_crop.smallest": 0.3},
-    **{"augment.flip_crop.flip": False, "optimizer": "sgd", "optimizer.sgd.scale": 7.0},
+    **{"head": "mlp", "head.mlp.depth": 2, "head.mlp.width": 65, "head.mlp.second_width": 66},
+    **{"head.mlp.dropout": 0.0, "augment": "flip_crop", "augment.flip_crop.min_scale": 0.3},
+    **{"augment.flip_crop.flip": False, "optimizer": "sgd", "optimizer.sgd.lr_scale": 7.0},
     **{"optimizer.sgd.momentum": 0.85, "optimizer.sgd.weight_decay": 1e-5},
     "optimizer.sgd.warmup": 0.0,
 }
@@ -210,8 +219,8 @@ TRAINING = {"metric": "auroc", "seed": 3, "batch_size": 8, "epochs": 5}
 
 @pytest.fixture
 def recipe(tmp_path: Path) -> Path:
-    whole = space.build_space(PLUGINS, {"backbone": ["tiny"]}, {}).without("balance")
-    config = space.to_json(whole.suggest(optuna.trial.FixedTrial(CHOSEN)))
+    whole = space.build_space(PLUGINS, {"backbone": ["tiny"]}, {}).without_kind("balance")
+    config = space.to_json(whole.suggest(optuna.trial.FixedTrial(PARAMS)))
     path = tmp_path / "best" / "recipe.toml"
     path.parent.mkdir()
     training = {"data": "photos", **TRAINING, "versions": {"torch": "2"}}
@@ -219,20 +228,20 @@ def recipe(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_recipe_is_rerun_as_it_is(recipe: Path) -> None:
+def test_a_recipe_is_retrained_with_its_own_settings(recipe: Path) -> None:
     settings = configure_recipe(recipe, None, {})
-    again = space.build_space(PLUGINS, settings.requested, settings.space).without("balance")
-    assert again.defaults() == CHOSEN
-    assert all(len(plugins) == 1 for plugins in again.plugins.values())
+    single = space.build_space(PLUGINS, settings.requested, settings.space).without_kind("balance")
+    assert single.defaults() == PARAMS
+    assert all(len(plugins) == 1 for plugins in single.plugins.values())
     assert settings.trials == 1
     assert {key: getattr(settings, key) for key in TRAINING} == TRAINING
-    assert (settings.data, settings.name) == ("photos", "best-again")
-    # Nothing is left to choose: what a trial is asked has one answer each.
-    spread = [v for v in again.describe().values() if len(v) != 1 and ("|" in v or " to " in v)]
-    assert spread == []
+    assert (settings.data, settings.name) == ("photos", "best-retrained")
+    # Nothing is left to choose: the domain of each parameter is a single value.
+    ambiguous = [v for v in single.describe().values() if len(v) != 1 and ("|" in v or " to " in v)]
+    assert ambiguous == []
 
 
-def test_a_recipe_for_other_data_and_with_other_settings(recipe: Path) -> None:
+def test_a_recipe_can_be_used_for_other_data_and_with_other_settings(recipe: Path) -> None:
     settings = configure_recipe(
         recipe, "others/", {"out": Path("there"), "study": "mine", "seed": 4}
     )
@@ -240,11 +249,11 @@ def test_a_recipe_for_other_data_and_with_other_settings(recipe: Path) -> None:
     assert settings.folder == Path("there/mine")
 
 
-def test_a_recipe_says_how_it_is_used_and_is_plain_toml(recipe: Path) -> None:
+def test_a_recipe_is_toml_and_starts_with_its_usage(recipe: Path) -> None:
     text = recipe.read_text()
-    assert text.startswith("# Train it again: autotl train recipe.toml DATA\n")
+    assert text.startswith("# Retrain: autotl train recipe.toml DATA\n")
     values = tomllib.loads(text)
-    assert values["head"] == {"mlp": {"depth": 2, "width": 65, "second": 66, "dropout": 0.0}}
+    assert values["head"] == {"mlp": {"depth": 2, "width": 65, "second_width": 66, "dropout": 0.0}}
     assert "image_size" not in values
 
 
@@ -257,18 +266,20 @@ def test_a_recipe_says_how_it_is_used_and_is_plain_toml(recipe: Path) -> None:
         "[backbone.tiny]\n[freeze.full]\n[head.mlp]\n[head.linear]\n[augment.none]\n[optimizer.sgd]",
     ],
 )
-def test_a_file_that_is_no_recipe(text: str, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_recipe_is_rejected(text: str, tmp_path: Path) -> None:
     file = tmp_path / "r.toml"
     file.write_text(text)
-    with pytest.raises(StudyError, match=r"r\.toml is no recipe: it needs one table \[\w+\.NAME\]"):
+    with pytest.raises(
+        StudyError, match=r"r\.toml is not a valid recipe: expected one table \[\w+\.NAME\]"
+    ):
         configure_recipe(file, "x", {})
 
 
-def test_a_recipe_that_is_not_there_or_knows_too_much(recipe: Path) -> None:
+def test_a_missing_recipe_and_an_unknown_setting_are_reported(recipe: Path) -> None:
     with pytest.raises(StudyError, match=r"recip\.toml cannot be read.*'recipe\.toml'"):
         configure_recipe(recipe.with_name("recip.toml"), None, {})
     recipe.write_text("epoch = 3\n" + recipe.read_text())
-    with pytest.raises(StudyError, match=r"recipe\.toml: 'epoch' is no option.*'epochs'"):
+    with pytest.raises(StudyError, match=r"recipe\.toml: 'epoch' is not an option.*'epochs'"):
         configure_recipe(recipe, None, {})
 
 
@@ -277,7 +288,7 @@ def test_the_default_budget_is_ten_minutes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "given", "meant"),
+    ("key", "value", "expected"),
     [
         ("max_parameters", "30M", 30_000_000),
         ("max_parameters", "1.5b", 1_500_000_000),
@@ -289,29 +300,29 @@ def test_the_default_budget_is_ten_minutes() -> None:
         ("image_size", [64, 96], (64, 96)),
     ],
 )
-def test_limits_and_sizes_are_read(key: str, given: Any, meant: Any) -> None:
-    assert getattr(study.configure("photos", {key: given}), key) == meant
+def test_limits_and_sizes_are_read(key: str, value: Any, expected: Any) -> None:
+    assert getattr(study.configure("photos", {key: value}), key) == expected
 
 
 @pytest.mark.parametrize(
-    ("key", "given", "says"),
+    ("key", "value", "message"),
     [
-        ("max_parameters", "many", "write 500k, 30M or 1.5B"),
-        ("max_latency", "fast", "write 20ms or 0.5s"),
+        ("max_parameters", "many", "expected e.g. 500k, 30M or 1.5B"),
+        ("max_latency", "fast", "expected e.g. 20ms or 0.5s"),
         ("image_size", 8, "greater than or equal to 16"),
         ("ema", 1.0, "less than 1"),
     ],
 )
-def test_limits_that_mean_nothing_are_refused(key: str, given: Any, says: str) -> None:
-    with pytest.raises(StudyError, match=says):
-        study.configure("photos", {key: given})
+def test_invalid_limits_are_rejected(key: str, value: Any, message: str) -> None:
+    with pytest.raises(StudyError, match=message):
+        study.configure("photos", {key: value})
 
 
-def test_one_size_is_the_size_and_several_are_searched() -> None:
+def test_one_size_is_fixed_and_several_are_searched() -> None:
     assert study.configure("photos", {}).size is None
     assert study.configure("photos", {"image_size": 64}).size == 64
     assert study.configure("photos", {"image_size": [64, 96]}).size is None
 
 
-def test_the_home_folder_may_be_written_short() -> None:
+def test_the_home_folder_may_be_written_as_a_tilde() -> None:
     assert configure("~/photos", {}).data == str(Path.home() / "photos")
