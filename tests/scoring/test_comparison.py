@@ -36,7 +36,7 @@ def synthetic_studies(
     """Scores ``[count, k, runs]`` of candidates that are equal but for the first, ``better``.
 
     They are correlated as real ones are: a run that is easy for one candidate is easy for all, and
-    part of a candidate's deviation persists, because the runs share images: the scores of one
+    a fraction of a candidate's variance persists, because the runs share images: the scores of one
     candidate correlate by the fraction of images that a run scores (Nadeau & Bengio 2003). The
     first ``noisy`` candidates have twice the noise of the others.
     """

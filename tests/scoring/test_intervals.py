@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from predictions import random_predictions
 
-from autotl.scoring import metrics
+from autotl.scoring import intervals, metrics
 from autotl.scoring.intervals import effective_sample_size, score_interval, wilson_interval
 from autotl.scoring.metrics import Labels, Metric, Probabilities
 
@@ -76,7 +76,8 @@ def test_the_bootstrap_is_stratified_by_class() -> None:
     assert class_counts == {tuple(np.bincount(labels))}
 
 
-def test_the_seed_determines_the_bootstrap_interval() -> None:
+def test_the_seed_determines_the_bootstrap_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(intervals, "RESAMPLES", 50)
     labels, p = random_predictions(30, 3)
     one, same, other = (score_interval(MEAN_PROBABILITY, labels, p, seed) for seed in (1, 1, 2))
     assert one == same != other
