@@ -95,7 +95,7 @@ def wrong_inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["search", "sklearn:digit"], 1, "did you mean"),
         (["search", "study.toml"], 1, "study.toml"),
         (["serch", "{folder}/photos"], 2, "search"),
-        (["predict", "{folder}/photos", "x.jpg"], 1, "no model folder"),
+        (["predict", "{folder}/photos", "x.jpg"], 1, "is not a model folder"),
         (["train", "{folder}/file"], 1, "recipe"),
         (
             ["search", "{folder}/photos", "--learn-from", "{folder}/file"],

@@ -21,7 +21,7 @@ def test_search_prints_trials_result_and_next_steps(search_result: tuple[Path, R
     assert "\x1b" not in result.stdout
     assert len([x for x in result.stdout.splitlines() if x.startswith("trial ")]) == 3
     assert f"runs/photos/model photo.jpg --plugin {folder / 'tiny_plugin.py'}" in result.stdout
-    assert ": 12 images that the search did not use" in result.stdout
+    assert "measured on 12 images that the search did not use" in result.stdout
     assert "Continue:  repeat the same command" in result.stdout
 
 

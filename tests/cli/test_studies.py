@@ -28,13 +28,13 @@ def test_studies_are_listed_shown_and_deleted(searched: Path, tmp_path: Path) ->
     assert not list(tmp_path.iterdir()), "reading creates no database"
 
 
-def test_a_deleted_study_is_gone_and_its_files_stay(tmp_path: Path) -> None:
+def test_delete_asks_first_and_leaves_the_files(tmp_path: Path) -> None:
     store = Store(f"sqlite:///{tmp_path}/autotl.db")
     store.begin("photos", {})
     store.close()
     (tmp_path / "photos").mkdir()
-    refused = run("studies", "delete", "photos", "--out", tmp_path, stdin="n\n")
-    assert "deleted" not in refused.stdout
+    run("studies", "delete", "photos", "--out", tmp_path, stdin="n\n")
+    assert "photos" in run("studies", "list", "--out", tmp_path).stdout
     result = run("studies", "delete", "photos", "--yes", "--out", tmp_path)
     assert result.exit_code == 0, result.output
     assert "photos" not in run("studies", "list", "--out", tmp_path).stdout
