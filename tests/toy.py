@@ -15,7 +15,7 @@ from autotl import Example, backbone
 from autotl.frozen import FeatureCache
 from autotl.models import Model, build_model
 from autotl.space import registry
-from autotl.space.plugin import SEARCHED_KINDS
+from autotl.space.kinds import SEARCHED_KINDS
 from autotl.space.registry import AnyPlugin
 from autotl.space.space import Choice, Config
 from autotl.testing import toy as toys
@@ -54,7 +54,7 @@ def config(**chosen: Chosen) -> Config:
 def _choice(kind: str, chosen: Chosen) -> Choice:
     plugin, values = chosen if isinstance(chosen, tuple) else (chosen, {})
     if isinstance(plugin, str):
-        plugin = REGISTRY.without_weights(kind, plugin)
+        plugin = REGISTRY.get_untrained(kind, plugin)
     return Choice(plugin, {**plugin.defaults, **values})
 
 
@@ -75,7 +75,7 @@ def task(epochs: int = 2, **changes: Any) -> Task:
         "validation": batches(squares(seed=1), shuffle_seed=None),
         "epochs": epochs,
         "score": accuracy,
-        "where": CPU,
+        "device": CPU,
         "cache": FeatureCache(),
     }
     return Task(**(standard | changes))

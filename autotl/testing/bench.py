@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from autotl import models, training
 from autotl.errors import Diverged, Incompatible, OutOfMemory, PluginError
 from autotl.models import Model
-from autotl.space.plugin import Hyperparameter
+from autotl.space.hyperparameter import Hyperparameter
 from autotl.space.registry import AnyPlugin
 from autotl.space.space import Choice, Config
 from autotl.testing import toy
@@ -161,7 +161,7 @@ class Bench:
             self.size = size
             try:
                 network = self.build(self.config(params)).eval()
-                self._native = network.expects.size
+                self._native = network.input_spec.size
                 with torch.no_grad():
                     network.features(self.images(2))
                 return
@@ -179,7 +179,7 @@ class Bench:
             validation=toy.batches(toy.squares(asked, 1, self.side), 32, shuffle_seed=None),
             epochs=epochs,
             score=lambda probabilities: 0.0,
-            where=toy.CPU,
+            device=toy.CPU,
             seed=seed,
         )
 
@@ -213,7 +213,7 @@ class Bench:
             self._nothing_frozen_moved(network, before, params)
             before = _snapshot(network)
         assert run.validation is not None
-        return network, training.predict(network, run.validation, run.where)
+        return network, training.predict(network, run.validation, run.device)
 
     def _nothing_frozen_moved(
         self, network: Model, before: dict[Tensor, Tensor], params: Params

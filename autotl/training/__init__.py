@@ -1,34 +1,40 @@
-"""Fine-tune one model, an epoch at a time. Knows torch; has never heard of Optuna.
+"""Fine-tuning of one model, epoch by epoch. It depends on torch and not on Optuna.
 
-``task`` says what a model is fine-tuned on, ``loop`` trains it, ``inputs`` feeds pictures or what
-a frozen part made of them, which ``frozen`` has from the cache, and ``predict`` asks it. ``probes``
-trains many heads on one frozen backbone at once. ``cost`` measures what all that takes, and
-``compute`` is what that decides.
+``task`` defines what a model is fine-tuned on; ``loop`` trains it; ``inputs`` feeds it images or
+the activations of its frozen layers, which ``frozen_inputs`` gets from the cache; ``predict``
+computes its predictions. ``weight_average`` averages the weights over the steps. ``probes`` trains
+many heads on one frozen backbone at once. ``cost`` measures what all that takes, and ``compute``
+holds the settings that follow. ``random_state`` keeps it apart from the host process.
 
-Shapes: N pictures in a part, B in a batch, F features, C classes.
+Shapes: N images in a split, B in a batch, S their side in pixels, F features, C classes.
 """
 
 from autotl.training.compute import ComputeSettings
-from autotl.training.cost import Cost, latency, measure, milliseconds_per_image
+from autotl.training.cost import Cost, measure_cost, measure_latency, milliseconds_per_image
 from autotl.training.loop import fine_tune, set_trainable
-from autotl.training.predict import predict, probabilities
-from autotl.training.probes import ProbeEpoch, features, keeps_backbone_frozen, probe
+from autotl.training.predict import logits_to_probabilities, predict
+from autotl.training.probes import (
+    ProbeEpoch,
+    extract_backbone_features,
+    keeps_backbone_frozen,
+    train_probes,
+)
 from autotl.training.task import Epoch, Task
 
 __all__ = [
+    "ComputeSettings",
     "Cost",
     "Epoch",
     "ProbeEpoch",
-    "ComputeSettings",
     "Task",
-    "features",
+    "extract_backbone_features",
     "fine_tune",
-    "latency",
-    "measure",
+    "keeps_backbone_frozen",
+    "logits_to_probabilities",
+    "measure_cost",
+    "measure_latency",
     "milliseconds_per_image",
     "predict",
-    "probabilities",
-    "probe",
     "set_trainable",
-    "keeps_backbone_frozen",
+    "train_probes",
 ]

@@ -1,4 +1,4 @@
-"""How a trial computes, where that is chosen by a measurement, and what is known by its key."""
+"""How a training computes where a measurement decides, and the key of such measurements."""
 
 from __future__ import annotations
 
@@ -16,38 +16,51 @@ from autotl.training.predict import is_out_of_memory
 
 @dataclass(frozen=True)
 class ComputeSettings:
-    """What ``measure`` found fastest. Plain values, so that a study keeps them and goes on so."""
+    """What ``measure_cost`` found to be fastest.
 
-    half: bool = True  # compute in the type that the device is said to be fastest in
-    keep: bool = True  # keep what frozen parts compute, where there is room
-    compiled: bool = False  # compile the training of the whole model
+    Plain values: a study stores them with its trials, to compute in the same way when it resumes.
 
-    def where(self, device: Device) -> Device:
-        """The device with the type to compute in."""
-        return device if self.half else Device(device.device, None)
+    Attributes:
+        autocast: Use autocast, in the type that the device is expected to be fastest in.
+        cache_activations: Cache the activations of frozen layers where there is space.
+        compile: Compile the backbone with ``torch.compile``.
+    """
+
+    autocast: bool = True
+    cache_activations: bool = True
+    compile: bool = False
+
+    def apply_to(self, device: Device) -> Device:
+        """The device, without its autocast type if autocast is off."""
+        return device if self.autocast else Device(device.torch_device, None)
 
 
-def key(model: Model, config: Config, where: Device) -> str:
-    """What decides memory and speed: backbone, size, device and which parameters learn."""
+def cost_key(model: Model, config: Config, device: Device) -> str:
+    """The key of what memory and speed depend on.
+
+    These are the backbone, the image size, the head's input, the device, and the names and shapes
+    of the trainable parameters.
+    """
     backbone = config["backbone"]
-    learning = [f"{n} {list(p.shape)}" for n, p in model.named_parameters() if p.requires_grad]
-    digest = hashlib.sha256("\n".join(learning).encode()).hexdigest()[:12]
+    trainable = [f"{n} {list(p.shape)}" for n, p in model.named_parameters() if p.requires_grad]
+    digest = hashlib.sha256("\n".join(trainable).encode()).hexdigest()[:12]
     values = "".join(f" {k}={v}" for k, v in sorted(backbone.params.items()))
-    return f"{backbone.name}{values}, {model.expects.size} px, {model.takes}, {where}, {digest}"
+    size, head_input = model.input_spec.size, model.head_input
+    return f"{backbone.name}{values}, {size} px, {head_input}, {device}, {digest}"
 
 
-def compiled(work: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """``work`` compiled, or as it is from the moment that this fails."""
-    chosen: Callable[[Tensor], Tensor] = torch.compile(work)
+def compile_or_fall_back(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Compile a function; use it uncompiled from the first failure of the compiled one on."""
+    current: Callable[[Tensor], Tensor] = torch.compile(function)
 
     def call(batch: Tensor) -> Tensor:
-        nonlocal chosen
+        nonlocal current
         try:
-            return chosen(batch)
+            return current(batch)
         except Exception as error:  # compilers fail in many ways; training must not
-            if chosen is work or is_out_of_memory(error):
+            if current is function or is_out_of_memory(error):
                 raise
-            chosen = work
-            return work(batch)
+            current = function
+            return function(batch)
 
     return call

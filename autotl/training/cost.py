@@ -1,7 +1,7 @@
-"""What fine-tuning takes of time and memory, measured in a few steps, and how it is done fastest.
+"""The time and memory of fine-tuning, measured in a few steps, and the fastest way to compute.
 
-What was measured is remembered in ``Task.measured`` by backbone, size, device and what learns, so
-that a search measures each kind of trial once, and one that goes on later computes as it did.
+Measurements are stored in ``Task.measured_costs`` by ``cost_key``, so that a search measures each
+kind of trial once, and a search that is resumed computes as it did before.
 """
 
 from __future__ import annotations
@@ -18,216 +18,286 @@ from torch import Tensor, nn
 
 from autotl.models import Device, Model, build_backbone
 from autotl.space.space import Choice, Config
-from autotl.training.compute import ComputeSettings, key
+from autotl.training.compute import ComputeSettings, cost_key
 from autotl.training.inputs import Inputs
 from autotl.training.loop import simulate_strategy
-from autotl.training.predict import autocast, logits
+from autotl.training.predict import autocast, compute_logits
+from autotl.training.random_state import RandomState, deterministic_cudnn
 from autotl.training.task import Task
 
-FEW, FEW_SIDE = 16, 224
-"""Pictures that are timed on a CPU, of that side in pixels; more of smaller ones, whose batches
-take less for each than a few alone."""
+CPU_IMAGES, CPU_IMAGE_SIDE = 16, 224
+"""Number of images that are timed on a CPU, and their side in pixels. Of smaller images more are
+timed: an image takes less time in a larger batch of them."""
 
-CLEARLY = 1.1
-"""How many times faster float32 must be to be taken where the device is said to prefer 16 bits."""
+FLOAT32_SPEEDUP = 1.1
+"""How many times faster float32 must be to replace the 16-bit type that the device prefers."""
 
-COMPILING, COMPILED = 120.0, 1.3
-"""Seconds that compiling may take, and how many times faster training then is at the least."""
+COMPILE_SECONDS, COMPILE_SPEEDUP = 120.0, 1.3
+"""Maximum seconds that compiling takes, and how many times faster training then is at least."""
+
+OPTIMIZER_FACTOR = 1.1
+"""Time of a training step with the optimizer, relative to its forward and backward passes."""
+
+NEW_FRACTION = 1 / 4
+"""Fraction of the training images of a resample whose augmented views are not cached yet."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What ``fine_tune`` will take of time, from a few steps; all times in seconds."""
+    """An estimate of the time and memory of ``fine_tune``; all times are in seconds.
 
-    view: float  # to run the frozen part over the training pictures once
-    epoch: float  # to train on all of them and validate
-    once: float  # whatever the number of epochs
-    costly: float  # the share of epochs in which more than the head learns
-    predict: float  # to predict one picture in float32
-    forward: float = 0.0  # a picture through all of the model, when it trains
-    backward: float = 0.0  # and back, as far down as anything learns
-    activation_bytes: int = 0  # of a picture at the cut; 0 without one
-    peak_bytes: int | None = None  # of a training step; None where the device does not tell
-    compute: ComputeSettings = field(
-        default_factory=ComputeSettings
-    )  # to be handed in with the task
+    Attributes:
+        view_seconds: To run the frozen layers once over the training images.
+        epoch_seconds: To train on all training images once and validate.
+        setup_seconds: Whatever the number of epochs.
+        backbone_epoch_fraction: Fraction of the epochs in which more than the head is trained;
+            1 where the head alone is trained in all of them. The other epochs count as free.
+        prediction_seconds: To predict one image in float32.
+        forward_seconds: The forward pass of one image in training.
+        backward_seconds: The backward pass of one image, down to the lowest trainable layer.
+        activation_bytes: Of one image at the split point; 0 without one.
+        peak_bytes: Peak memory of a training step; None where the device does not report it.
+        compute: The fastest settings, for ``Task.compute``.
+    """
 
-    def seconds(self, epochs: int, views: int = 4) -> float:
-        """For so many epochs on so many kept views."""
-        return self.once + self.view * min(views, epochs) + self.epoch * self.costly * epochs
+    view_seconds: float
+    epoch_seconds: float
+    setup_seconds: float
+    backbone_epoch_fraction: float
+    prediction_seconds: float
+    forward_seconds: float = 0.0
+    backward_seconds: float = 0.0
+    activation_bytes: int = 0
+    peak_bytes: int | None = None
+    compute: ComputeSettings = field(default_factory=ComputeSettings)
 
-    def again(self, epochs: int, views: int = 4) -> float:
-        """For the same on another part of the data."""
-        return self.new_views(epochs, views) + self.epoch * self.costly * epochs
+    def training_seconds(self, epochs: int, views: int = 4) -> float:
+        """Seconds of a training of ``epochs`` epochs on ``views`` cached views."""
+        return (
+            self.setup_seconds
+            + self.view_seconds * min(views, epochs)
+            + self._epochs_seconds(epochs)
+        )
 
-    def new_views(self, epochs: int, views: int = 4) -> float:
-        """To run the frozen part over another part of the data, a quarter of which is new to it.
+    def repeat_seconds(self, epochs: int, views: int = 4) -> float:
+        """Seconds of the same training on another resample of the data."""
+        return self.new_view_seconds(epochs, views) + self._epochs_seconds(epochs)
 
-        What it made of the others, and of all pictures in their plain view, has been kept.
+    def new_view_seconds(self, epochs: int, views: int = 4) -> float:
+        """Seconds to run the frozen layers over another resample of the data.
+
+        A quarter of its training images is new to it. The activations of all other images, and
+        those of all images without augmentation, are cached.
         """
-        return self.view * (min(views, epochs) - 1) / 4
+        return self.view_seconds * (min(views, epochs) - 1) * NEW_FRACTION
 
-    def views(self, most: int, seconds: float) -> int:
-        """How many views of a picture to keep, if computing them may take so many seconds."""
-        return max(1, min(most, int(seconds / max(self.view, 1e-9))))
+    def affordable_views(self, maximum: int, seconds: float) -> int:
+        """The number of views, from 1 to ``maximum``, that are computed in ``seconds``."""
+        return max(1, min(maximum, int(seconds / max(self.view_seconds, 1e-9))))
 
     def facts(self) -> dict[str, Any]:
-        """What is filed of a trial: milliseconds and bytes per picture, and bytes of a step."""
+        """What is stored with a trial: milliseconds and bytes per image, and bytes of a step."""
         return {
-            "forward_ms": 1000 * self.forward,
-            "backward_ms": 1000 * self.backward,
+            "forward_ms": 1000 * self.forward_seconds,
+            "backward_ms": 1000 * self.backward_seconds,
             "activation_bytes": self.activation_bytes,
             "peak_bytes": self.peak_bytes,
         }
 
+    def _epochs_seconds(self, epochs: int) -> float:
+        return self.epoch_seconds * self.backbone_epoch_fraction * epochs
+
 
 @dataclass(frozen=True)
-class _Steps:
-    """Seconds a picture takes, and what goes with them."""
+class _Timing:
+    """Seconds per image, and what was found out with them.
 
-    below: float  # through the frozen part; 0 without a cut
-    forward: float  # through what is above
-    step: float  # forward and back through what is above; 0 where nothing learns
-    whole: float  # to predict it in float32
-    row: int  # bytes at the cut
-    peak: int | None
-    half: bool  # whether 16 bits are the faster
+    Attributes:
+        prefix: Through the frozen layers; 0 without a split point.
+        forward: The forward pass of the other layers.
+        step: The forward and backward pass of the other layers; 0 where nothing is trained.
+        prediction: Through the whole model, in float32.
+        activation_bytes: Of one image at the split point; 0 without one.
+        peak_bytes: See ``Cost``.
+        autocast: Whether autocast was on.
+    """
+
+    prefix: float
+    forward: float
+    step: float
+    prediction: float
+    activation_bytes: int
+    peak_bytes: int | None
+    autocast: bool
 
 
-def measure(model: Model, config: Config, task: Task) -> Cost:
+def measure_cost(model: Model, config: Config, task: Task) -> Cost:
     """Time a few steps on a copy of the model, unless such a model was measured before.
 
-    They train what learns at the end of the schedule, which is the most that ever does.
+    The steps train what the strategy trains in its last epoch, which is the most that it ever does.
+
+    Args:
+        model: Is left as it is.
+        config: The configuration that the model was built from.
+        task: What the model would be trained on. The measurement is added to its
+            ``measured_costs``.
+
+    Returns:
+        The estimated cost.
     """
-    trial, learning = simulate_strategy(model, config, task.epochs)
-    costly = sum(learning)
-    name = key(trial, config, task.where)
-    if name not in task.measured:
-        task.measured[name] = asdict(_measure(trial, config, task, name))
-    found = _Steps(**task.measured[name])
-    train, valid = task.train.num_examples, task.num_validation_examples
-    learns = trial.backbone_trainable or not hasattr(trial.head, "fit")
-    changing = _augmenting(trial, config, task) if learns else 0.0
-    keep = found.row > 0
-    if keep:  # what is slower to read than to compute again is not kept
-        count = train * min(task.views, task.epochs) + valid
-        keep = task.cache.seconds_to_read(found.row, count) < found.below + changing
-    # The optimizer's step comes on top; validation runs forward only.
-    epoch = 1.1 * train * found.step + valid * found.forward
-    if not keep:
-        epoch += train * (changing + found.below) + valid * found.below
-    long = (COMPILED - 1) * epoch * task.epochs > COMPILED * COMPILING
-    # Without a cut at the end there may be one before, below which a linear probe has kept all.
-    kept = keep or not found.row
-    setting = ComputeSettings(
-        found.half, kept, task.where.device.type == "cuda" and not keep and long
+    with RandomState(task.device.torch_device, task.seed).active():
+        trial, backbone_trainable = simulate_strategy(model, config, task.epochs)
+        key = cost_key(trial, config, task.device)
+        if key not in task.measured_costs:
+            task.measured_costs[key] = asdict(_time_in_fastest_type(trial, config, task, key))
+        timing = _Timing(**task.measured_costs[key])
+        trains = trial.backbone_trainable or not hasattr(trial.head, "fit")
+        augmentation = _time_augmentation(trial, config, task) if trains else 0.0
+    backbone_epochs = sum(backbone_trainable)
+    fraction = backbone_epochs / task.epochs if backbone_epochs else 1.0
+    return _estimate_cost(timing, augmentation, fraction, task)
+
+
+def _estimate_cost(timing: _Timing, augmentation: float, fraction: float, task: Task) -> Cost:
+    """Estimate the cost from seconds per image, of which ``augmentation`` for augmenting it."""
+    train, validation = task.train.num_examples, task.num_validation_examples
+    has_split_point = timing.activation_bytes > 0
+    view = augmentation + timing.prefix
+    cached = False
+    if has_split_point:  # activations that are slower to read than to compute are not cached
+        count = train * min(task.views, task.epochs) + validation
+        cached = task.cache.seconds_to_read(timing.activation_bytes, count) < view
+    # Validation runs forward only.
+    epoch = OPTIMIZER_FACTOR * train * timing.step + validation * timing.forward
+    if not cached:
+        epoch += train * view + validation * timing.prefix
+    saved_by_compiling = (COMPILE_SPEEDUP - 1) * epoch * task.epochs
+    worth_compiling = saved_by_compiling > COMPILE_SPEEDUP * COMPILE_SECONDS
+    on_cuda = task.device.torch_device.type == "cuda"
+    compute = ComputeSettings(
+        autocast=timing.autocast,
+        # Without a split point in the last epoch there may be one in earlier epochs.
+        cache_activations=cached or not has_split_point,
+        compile=on_cuda and not cached and worth_compiling,
     )
     return Cost(
-        view=train * (changing + found.below) if keep else 0.0,
-        epoch=epoch,
-        once=valid * found.below if keep else 0.0,
-        costly=costly / task.epochs if costly else 1.0,
-        predict=found.whole,
-        forward=found.below + found.forward,
-        backward=max(0.0, found.step - found.forward),
-        activation_bytes=found.row,
-        peak_bytes=found.peak,
-        compute=setting,
+        view_seconds=train * view if cached else 0.0,
+        epoch_seconds=epoch,
+        setup_seconds=validation * timing.prefix if cached else 0.0,
+        backbone_epoch_fraction=fraction,
+        prediction_seconds=timing.prediction,
+        forward_seconds=timing.prefix + timing.forward,
+        backward_seconds=max(0.0, timing.step - timing.forward),
+        activation_bytes=timing.activation_bytes,
+        peak_bytes=timing.peak_bytes,
+        compute=compute,
     )
 
 
-def _measure(trial: Model, config: Config, task: Task, name: str) -> _Steps:
-    """In the faster of 16 bits and float32, where the device has both.
+def _time_in_fastest_type(trial: Model, config: Config, task: Task, key: str) -> _Timing:
+    """Time a few steps in the faster of autocast and float32, where the device has both.
 
-    Which one it is, is found out twice for a backbone, size and device: where the backbone learns,
-    and where it does not. Channels come last in either; of six architectures none was slower so.
+    Which one is faster is measured twice for a backbone, image size and device: with a trainable
+    and with a frozen backbone. Memory format is channels last in either; of six architectures none
+    was slower so.
     """
-    kind = f"{name.rpartition(', ')[0]}, {'trained' if trial.backbone_trainable else 'frozen'}"
-    half = task.measured.get(kind, task.where.autocast is not None)
-    found = _steps(trial, config, task, half)
-    if task.where.autocast and kind not in task.measured:
-        exact = _steps(trial, config, task, half=False)
-        if CLEARLY * (exact.below + exact.step) < found.below + found.step:
-            found = exact
-        task.measured[kind] = found.half
-    return found
+    state = "trained" if trial.backbone_trainable else "frozen"
+    type_key = f"{key.rpartition(', ')[0]}, {state}"
+    default = task.device.autocast is not None
+    timing = _time_steps(trial, config, task, task.measured_costs.get(type_key, default))
+    if task.device.autocast and type_key not in task.measured_costs:
+        float32 = _time_steps(trial, config, task, autocast=False)
+        if FLOAT32_SPEEDUP * (float32.prefix + float32.step) < timing.prefix + timing.step:
+            timing = float32
+        task.measured_costs[type_key] = timing.autocast
+    return timing
 
 
-def _steps(trial: Model, config: Config, task: Task, half: bool) -> _Steps:
-    where = task.where.device
-    run = copy.copy(task)
-    run.compute = ComputeSettings(half=half)
-    inputs = Inputs(trial, config, run)
-    inputs.recut(set())
+def _time_steps(trial: Model, config: Config, task: Task, autocast: bool) -> _Timing:
+    device = task.device.torch_device
+    task = copy.copy(task)
+    task.compute = ComputeSettings(autocast=autocast)
+    inputs = Inputs(trial, config, task)
+    inputs.find_split_point(set())
     trial.train()
     images, labels = next(iter(task.train))
-    if where.type == "cpu":  # a few pictures take as long each as a whole batch's
-        few = max(FEW, FEW * FEW_SIDE**2 // images.shape[-1] ** 2)
-        images, labels = images[:few], labels[:few]
-    batch, below, row = images, 0.0, 0
-    if inputs.frozen:
-        batch, row = inputs.frozen.run(images), inputs.frozen.bytes
-        frozen = inputs.frozen
-        below = _seconds(lambda: frozen.run(images), task.where)
-    targets = inputs.targets(labels)
-    if where.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(where)
-    forward = _seconds(lambda: _forward(inputs, batch, targets), task.where)
-    step = _seconds(lambda: inputs.backward(batch, targets), task.where) if inputs.learns else 0.0
-    peak = torch.cuda.max_memory_allocated(where) if where.type == "cuda" else None
+    if device.type == "cpu":  # an image of a few takes as long as one of a whole batch
+        count = max(CPU_IMAGES, CPU_IMAGES * CPU_IMAGE_SIDE**2 // images.shape[-1] ** 2)
+        images, labels = images[:count], labels[:count]
+    batch, prefix, activation_bytes = images, 0.0, 0
+    if frozen := inputs.frozen:
+        batch, activation_bytes = frozen.compute(images), frozen.row_bytes
+        prefix = _time(lambda: frozen.compute(images), task.device)
+    targets = inputs.one_hot(labels)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    forward = _time(lambda: _forward(inputs, batch, targets), task.device)
+    step = 0.0
+    if inputs.trainable:
+        step = _time(lambda: inputs.backward(batch, targets), task.device)
+    peak_bytes = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
     trial.zero_grad(set_to_none=True)
-    some, plain = images[: len(images) // 2 or 1], Device(where, None)
-    whole = _seconds(lambda: logits(trial.eval(), some, plain), plain) / len(some)
+    half, in_float32 = images[: len(images) // 2 or 1], Device(device, None)
+    prediction = _time(lambda: compute_logits(trial.eval(), half, in_float32), in_float32)
     inputs.close()
-    count = len(labels)
-    return _Steps(below / count, forward / count, step / count, whole, row, peak, half)
+    n = len(labels)
+    return _Timing(
+        prefix / n, forward / n, step / n, prediction / len(half), activation_bytes, peak_bytes,
+        autocast,
+    )  # fmt: skip
 
 
 def _forward(inputs: Inputs, batch: Tensor, targets: Tensor) -> None:
-    with torch.inference_mode(), autocast(inputs.where):
+    with torch.inference_mode(), autocast(inputs.device):
         inputs.loss(batch.clone(), targets)
 
 
-def _augmenting(trial: Model, config: Config, task: Task) -> float:
-    """Seconds to augment a picture."""
+def _time_augmentation(trial: Model, config: Config, task: Task) -> float:
+    """Measure the seconds that augmenting one image takes."""
     inputs = Inputs(trial, config, task)
     images, labels = next(iter(task.train))
-    images, labels = images[:FEW], labels[:FEW]
-    with torch.random.fork_rng([task.where.device] if task.where.device.type == "cuda" else []):
-        return _seconds(lambda: inputs.augmented(images, labels), task.where) / len(labels)
+    images, labels = images[:CPU_IMAGES], labels[:CPU_IMAGES]
+    return _time(lambda: inputs.augmentation(images, labels), task.device) / len(labels)
 
 
-def _seconds(work: Callable[[], object], where: Device) -> float:
-    """How long ``work`` takes the second time."""
+def _time(function: Callable[[], object], device: Device) -> float:
+    """Measure the seconds of the second call of a function; the first one warms up."""
     for _ in range(2):
-        began = time.monotonic()
-        work()
-        if where.device.type == "cuda":
+        start = time.monotonic()
+        function()
+        if device.torch_device.type == "cuda":
             torch.cuda.synchronize()
-    return time.monotonic() - began
+    return time.monotonic() - start
 
 
-def latency(backbone: Choice, size: int | None, where: Device) -> float:
-    """Milliseconds that a backbone takes for one picture alone; the median of five.
+def measure_latency(backbone: Choice, size: int | None, device: Device) -> float:
+    """Measure the milliseconds that a backbone takes for a single image; the median of five.
 
     Args:
         backbone: The plugin and its values.
-        size: The side of the picture in pixels; None for what the backbone was trained with.
-        where: The device.
+        size: Height and width of the image in pixels; None for the size that the backbone was
+            pretrained with.
+        device: The device and the type to compute in.
+
+    Returns:
+        Milliseconds.
 
     Raises:
-        Incompatible: The backbone cannot take pictures of this size.
+        Incompatible: The backbone cannot take images of this size.
     """
-    network, expects = build_backbone(backbone, size)
-    model = Model(network, nn.Identity(), expects).to(where.device).eval()
-    images = torch.zeros(1, 3, expects.size, expects.size, dtype=torch.uint8, device=where.device)
-    return 1000 * statistics.median(
-        _seconds(lambda: logits(model, images, where), where) for _ in range(5)
-    )
+    with RandomState(device.torch_device, 0).active():
+        network, input_spec = build_backbone(backbone, size)
+        model = Model(network, nn.Identity(), input_spec).to(device.torch_device).eval()
+        shape = (1, 3, input_spec.size, input_spec.size)
+        images = torch.zeros(shape, dtype=torch.uint8, device=device.torch_device)
+        return 1000 * statistics.median(
+            _time(lambda: compute_logits(model, images, device), device) for _ in range(5)
+        )
 
 
-def milliseconds_per_image(model: Model, images: Tensor, where: Device) -> float:
-    """How long the model takes for one picture of a batch ``uint8 [B, 3, S, S]``; best of three."""
+def milliseconds_per_image(model: Model, images: Tensor, device: Device) -> float:
+    """Measure the milliseconds per image of a batch ``uint8 [B, 3, S, S]``; the best of three."""
     model.eval()
-    times = [_seconds(lambda: logits(model, images, where), where) for _ in range(3)]
-    return 1000 * min(times) / len(images)
+    with deterministic_cudnn(device.torch_device):
+        seconds = [_time(lambda: compute_logits(model, images, device), device) for _ in range(3)]
+    return 1000 * min(seconds) / len(images)

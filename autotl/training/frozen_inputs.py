@@ -1,10 +1,10 @@
-"""What the frozen part of a model makes of pictures, out of the cache.
+"""Activations of a model's frozen layers, cached by image and by view.
 
-A row of the cache depends on its picture and its view alone: a view of a picture is drawn from
-random numbers seeded by the view's number and the picture's place in the data set. So a row is the
-same whoever computes it, in whatever company, up to the rounding of sums whose order may change
-with the size of a batch. An augmentation that mixes pictures is the exception: its rows belong to
-one list of pictures in batches of one size, and are seeded by view and batch.
+A row of the cache depends only on its image and its view: a view of an image is drawn from random
+numbers that are seeded by the view's number and the image's index in the data set. So a row is the
+same whichever training computes it and in whichever batch, up to the rounding of sums whose order
+may change with the batch size. An augmentation that mixes images is the exception: its rows belong
+to one list of images in batches of one size, and are seeded by view and batch.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache, cached_property
 from importlib.metadata import version
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,232 +24,255 @@ from torch import Tensor
 from torch.nn import functional
 
 from autotl.data import Batches
-from autotl.frozen import FeatureCache, Rows, digest
+from autotl.frozen import CachedRows, entry_name
 from autotl.frozen.split_point import HALF, SplitPoint
 from autotl.models import Device, Model
 from autotl.space.space import Choice, Config
-from autotl.training.predict import autocast, halve_when_out_of_memory, parts
+from autotl.training.predict import autocast, halve_when_out_of_memory, split_for_inference
+from autotl.training.random_state import seed_torch, torch_seeded
 from autotl.training.task import Task
 
 FORMAT = 2
-"""Counted up when rows come to mean something else."""
+"""Version of the rows' content; incremented when rows come to mean something else."""
+
+ComputedRows = tuple[NDArray[np.int64], Tensor, Tensor | None]
+"""Indices ``[B]``, activations ``[B, ...]``, and targets ``[B, C]`` of mixed images."""
 
 
 class Augmentation:
-    """The augmentation of a configuration, for batches and for single pictures.
+    """The augmentation of a configuration, for batches and for single images.
+
+    Args:
+        choice: The augmentation plugin and its values.
+        size: Height and width of the images in pixels.
+        classes: Number of classes.
+        device: The device of the images.
 
     Attributes:
-        still: Whether it leaves pictures as they are.
+        mixes: Whether it mixes images, and their targets with them.
+        is_identity: Whether it leaves images as they are; set by ``detect_identity``.
     """
 
     def __init__(self, choice: Choice, size: int, classes: int, device: torch.device) -> None:
-        self.choice, self.classes, self.device = choice, classes, device
+        self.classes, self.device = classes, device
         self.transform = choice.plugin.call({"size": size}, choice.params)
         self.mixes = choice.plugin.mixes
-        self.still = False
+        self.is_identity = False
 
-    def look(self, images: Tensor, labels: Tensor) -> None:
-        """Find out whether it changes pictures at all."""
-        with seeded(self.device, 0):
-            self.still = self(images, labels)[0] is images
+    def detect_identity(self, images: Tensor, labels: Tensor) -> None:
+        """Find out on some images whether the augmentation changes images at all."""
+        with torch_seeded(self.device, 0):
+            self.is_identity = self(images, labels)[0] is images
 
-    def targets(self, labels: Tensor) -> Tensor:
-        """Labels ``int64 [B]`` to targets ``float32 [B, C]``, one for the class and 0 elsewhere."""
+    def one_hot(self, labels: Tensor) -> Tensor:
+        """Convert labels ``int64 [B]`` to one-hot targets ``float32 [B, C]``."""
         return functional.one_hot(labels, self.classes).float()
 
     def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Pictures ``[B, 3, S, S]`` as they are trained on, and their targets ``[B, C]``."""
-        targets = self.targets(labels)
+        """Augment images ``[B, 3, S, S]``; return them with their targets ``[B, C]``."""
+        targets = self.one_hot(labels)
         if self.mixes:
             images, targets = self.transform(images, targets)
             return images, targets
         return self.transform(images), targets
 
-    def view(self, images: Tensor, indices: NDArray[np.int64], view: int) -> Tensor:
-        """One view of each of ``images [B, 3, S, S]``, whatever the others are."""
-        with seeded(self.device):
-            changed = []
+    def make_view(self, images: Tensor, indices: NDArray[np.int64], view: int) -> Tensor:
+        """Augment each of ``images [B, 3, S, S]`` by itself, seeded by ``view`` and its index."""
+        with torch_seeded(self.device):
+            augmented = []
             for i, index in enumerate(indices):
-                seed(self.device, view, int(index))
-                changed.append(self.transform(images[i : i + 1]))
-        return torch.cat(changed)
+                seed_torch(self.device, view, int(index))
+                augmented.append(self.transform(images[i : i + 1]))
+        return torch.cat(augmented)
 
 
-class Frozen:
-    """The rows of one cut.
+class FrozenInputs:
+    """Cached activations at a split point, which a training feeds to the layers after it.
 
     Args:
-        model: As it is now; it may go on learning above the cut.
-        cut: Where.
-        config: Its backbone and augmentation are part of what a row is.
-        task: Its cache is used.
-        augmentation: Of the configuration.
-        where: The device and the type to compute in.
-        images: A few real pictures ``uint8 [B, 3, S, S]``, to see how large a row is.
-        own: Whether the rows are of use to this task alone, as those of a part that has learned.
+        model: The model in its current state; layers after the split point may be trained further.
+        split_point: Where the activations are taken.
+        config: Its backbone and augmentation are part of what identifies a row.
+        task: Its cache and its data are used.
+        augmentation: The augmentation of the configuration.
+        device: The device and the type to compute in.
+        images: A few real images ``uint8 [B, 3, S, S]``, to find the type and size of a row.
+        temporary: Whether the rows are of use to this task alone, as those of layers that were
+            trained. They are removed from the cache by ``close``.
+
+    Attributes:
+        row_bytes: Bytes of a cached row.
     """
 
     def __init__(
         self,
         model: Model,
-        cut: SplitPoint,
+        split_point: SplitPoint,
         config: Config,
         task: Task,
         augmentation: Augmentation,
-        where: Device,
+        device: Device,
         images: Tensor,
-        own: bool,
+        temporary: bool,
     ) -> None:
-        self.model, self.cut, self.config, self.task = model, cut, config, task
-        self.augmentation, self.where, self.own = augmentation, where, own
-        self._names: dict[tuple[Batches, int | None], str] = {}
-        self._on_disk: dict[tuple[Batches, int | None], Rows] = {}
-        found = self.run(images)
-        self._type = self._kept_type = found.dtype
-        # Maps in float32 take half the room where that is as good. What is pooled is small anyway.
-        if found.dtype == torch.float32 and found.ndim > 2 and cut.float16_agrees(images):
-            self._kept_type = HALF
-        self.bytes = found[0].numel() * self._kept_type.itemsize  # of a row
+        self.model, self.split_point, self.config, self.task = model, split_point, config, task
+        self.augmentation, self.device, self.temporary = augmentation, device, temporary
+        self._entry_names: dict[tuple[Batches, int | None], str] = {}
+        self._on_disk: dict[tuple[Batches, int | None], CachedRows] = {}
+        activations = self.compute(images)
+        self._dtype = self._stored_dtype = activations.dtype
+        # Feature maps in float32 are stored in half the space where that is as accurate. Pooled
+        # features are small in any type.
+        is_map = activations.ndim > 2
+        if self._dtype == torch.float32 and is_map and split_point.tolerates_float16(images):
+            self._stored_dtype = HALF
+        self.row_bytes = activations[0].numel() * self._stored_dtype.itemsize
 
-    @property
-    def _kept(self) -> FeatureCache:
-        return self.task.cache
-
-    def run(self, images: Tensor) -> Tensor:
-        """Activations ``[B, ...]`` of pictures, which layers above may spoil and learn from."""
+    def compute(self, images: Tensor) -> Tensor:
+        """Compute activations ``[B, ...]`` that later layers may overwrite and train on."""
         with eval_mode(self.model):
-            return self._run(images).clone()
+            return self._compute(images).clone()
 
-    def rows(self, batches: Batches, view: int | None) -> Rows | None:
-        """The rows of the pictures of ``batches``; view None is the pictures as they are.
+    def get_rows(self, batches: Batches, view: int | None) -> CachedRows | None:
+        """Get the rows of the images of ``batches`` from the cache, which computes missing ones.
+
+        Args:
+            batches: The images.
+            view: Number of the augmented view; None for the images without augmentation.
 
         Returns:
-            None if there is no room for them.
+            The rows; None if there is no space for them.
         """
-        if self.augmentation.still:
+        if self.augmentation.is_identity:
             view = None
         if (batches, view) in self._on_disk:
             return self._on_disk[batches, view]
-        if (batches, view) not in self._names:
-            self._names[batches, view] = self._name(batches, view)
-        name = self._names[batches, view]
+        if (batches, view) not in self._entry_names:
+            self._entry_names[batches, view] = self.name_entry(batches, view)
+        name = self._entry_names[batches, view]
 
-        def compute(missing: NDArray[np.int64]) -> Iterator[tuple[Any, Tensor, Tensor | None]]:
-            mixed = view is not None and self.augmentation.mixes
-            work = self._mixed(batches, missing, view or 0) if mixed else None
+        def compute(missing: NDArray[np.int64]) -> Iterator[ComputedRows]:
             with eval_mode(self.model):
-                yield from (work or self._alone(batches, missing, view))
+                if view is not None and self.augmentation.mixes:
+                    yield from self._compute_mixed(batches, missing, view)
+                else:
+                    yield from self._compute_single(batches, missing, view)
 
-        found = self._kept.rows(name, batches.indices, compute, self.where.device)
-        if found and not found.resident:
-            self._on_disk[batches, view] = found
-        return found
+        device = self.device.torch_device
+        rows = self.task.cache.get_or_compute(name, batches.indices, compute, device)
+        if rows and not rows.resident:
+            self._on_disk[batches, view] = rows
+        return rows
 
-    def restored(self, activations: Tensor) -> Tensor:
-        """Kept activations in the type they were computed in."""
-        return activations.to(self._type)
+    def restore_dtype(self, activations: Tensor) -> Tensor:
+        """Convert cached activations to the type that they were computed in."""
+        return activations.to(self._dtype)
 
     def close(self) -> None:
-        """Remove what nobody else will ask for."""
+        """Remove rows that no other task will use."""
         self._on_disk.clear()
-        if self.own:
-            self._kept.forget(self._names.values())
+        if self.temporary:
+            self.task.cache.remove(self._entry_names.values())
 
-    def _run(self, images: Tensor) -> Tensor:
-        with torch.inference_mode(), autocast(self.where):
-            return halve_when_out_of_memory(self.cut.prefix, images)
-
-    def _alone(
-        self, batches: Batches, missing: NDArray[np.int64], view: int | None
-    ) -> Iterator[tuple[Any, Tensor, Tensor | None]]:
-        places = np.flatnonzero(np.isin(batches.indices, missing))
-        some = parts(places, batches)
-        for part, (images, _) in zip(some, batches.load(some), strict=True):
-            self.task.check_time()
-            indices = batches.indices[part]
-            if view is not None:
-                images = self.augmentation.view(images, indices, view)
-            yield indices, self._run(images).to(self._kept_type), None
-
-    def _mixed(
-        self, batches: Batches, missing: NDArray[np.int64], view: int
-    ) -> Iterator[tuple[Any, Tensor, Tensor | None]]:
-        # Sources often are in the order of their classes, and a picture is mixed with its batch.
-        every = batches.shuffled_indices(view)
-        shown = zip(every, batches.load(every), strict=True)
-        for number, (part, (images, labels)) in enumerate(shown):
-            indices = batches.indices[part]
-            if not np.isin(indices, missing).any():
-                continue
-            self.task.check_time()
-            with seeded(self.where.device):
-                seed(self.where.device, view, number)
-                images, targets = self.augmentation(images, labels)
-            yield indices, self._run(images).to(self._kept_type), targets
-
-    @cached_property
-    def _weights(self) -> str:
-        return weights_below(self.model, self.cut)
-
-    def _name(self, batches: Batches, view: int | None) -> str:
-        """Of the entry: a digest of all that decides its rows."""
+    def name_entry(self, batches: Batches, view: int | None) -> str:
+        """Name the cache entry: a digest of everything that its rows depend on."""
         backbone, augment = self.config["backbone"], self.config["augment"]
+        device = self.device
         key: dict[str, object] = {
             "format": FORMAT,
             "versions": [_version("torch"), _version("timm")],
-            "data": [self.task.data, batches.packed.key],
-            "backbone": [backbone.name, dict(backbone.params), _source(backbone)],
-            "input": [self.model.expects, self.model.takes],
-            "cut": self.cut.name,
-            "weights": self._weights,
-            "type": [self.where.device.type, self.where.autocast, self._kept_type],
+            "data": [self.task.data_id, batches.packed.key],
+            "backbone": [backbone.name, dict(backbone.params), _source_digest(backbone)],
+            "input": [self.model.input_spec, self.model.head_input],
+            "split_point": self.split_point.name,
+            "weights": self._weights_digest,
+            "type": [device.torch_device.type, device.autocast, self._stored_dtype],
         }
         if view is not None:
-            key["view"] = [view, augment.name, dict(augment.params), _source(augment)]
+            key["view"] = [view, augment.name, dict(augment.params), _source_digest(augment)]
             key["torchvision"] = _version("torchvision")
-            if self.augmentation.mixes:  # what is mixed in may be any of these
-                chosen = hashlib.sha256(batches.indices.tobytes()).hexdigest()
-                key["mixed"] = [chosen, batches.batch_size]
-        return digest(key)
+            if self.augmentation.mixes:  # an image may be mixed with any of these
+                indices_digest = hashlib.sha256(batches.indices.tobytes()).hexdigest()
+                key["mixed"] = [indices_digest, batches.batch_size]
+        return entry_name(key)
+
+    def _compute(self, images: Tensor) -> Tensor:
+        with torch.inference_mode(), autocast(self.device):
+            return halve_when_out_of_memory(self.split_point.prefix, images)
+
+    def _compute_single(
+        self, batches: Batches, missing: NDArray[np.int64], view: int | None
+    ) -> Iterator[ComputedRows]:
+        """Compute the missing rows of images that are augmented by themselves, or not at all."""
+        missing_positions = np.flatnonzero(np.isin(batches.indices, missing))
+        positions = split_for_inference(missing_positions, batches)
+        for batch, (images, _) in zip(positions, batches.load(positions), strict=True):
+            self.task.check_time()
+            indices = batches.indices[batch]
+            if view is not None:
+                images = self.augmentation.make_view(images, indices, view)
+            yield indices, self._compute(images).to(self._stored_dtype), None
+
+    def _compute_mixed(
+        self, batches: Batches, missing: NDArray[np.int64], view: int
+    ) -> Iterator[ComputedRows]:
+        """Compute the rows of batches of mixed images in which a row is missing."""
+        # Data sets often are in the order of their classes, and an image is mixed with its batch.
+        positions = batches.shuffled_indices(view)
+        loaded = zip(positions, batches.load(positions), strict=True)
+        device = self.device.torch_device
+        for number, (batch, (images, labels)) in enumerate(loaded):
+            indices = batches.indices[batch]
+            if not np.isin(indices, missing).any():
+                continue
+            self.task.check_time()
+            with torch_seeded(device, view, number):
+                images, targets = self.augmentation(images, labels)
+            yield indices, self._compute(images).to(self._stored_dtype), targets
+
+    @cached_property
+    def _weights_digest(self) -> str:
+        return prefix_weights_digest(self.model, self.split_point)
 
 
-def weights_below(model: Model, cut: SplitPoint) -> str:
-    """A digest of the tensors that the part below a cut computes with.
+def prefix_weights_digest(model: Model, split_point: SplitPoint) -> str:
+    """A digest of the tensors that the layers before a split point compute with.
 
-    A buffer is taken for one of them unless its module has parameters, all of them above.
+    A buffer counts as one of them unless its module has parameters, all of them after the split
+    point.
     """
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for path, module in model.backbone.named_modules():
         own = dict(module.named_parameters(recurse=False))
-        below = {name: p for name, p in own.items() if id(p) in cut.parameters}
-        buffers = dict(module.named_buffers(recurse=False)) if below or not own else {}
-        for name, tensor in (below | buffers).items():
+        prefix = {name: p for name, p in own.items() if id(p) in split_point.prefix_parameters}
+        buffers = dict(module.named_buffers(recurse=False)) if prefix or not own else {}
+        for name, tensor in (prefix | buffers).items():
             content = tensor.detach().cpu().contiguous()
-            found.update(f"{path}.{name} {content.dtype} {list(content.shape)}".encode())
-            found.update(content.reshape(-1).view(torch.uint8).numpy().data)
-    return found.hexdigest()
+            digest.update(f"{path}.{name} {content.dtype} {list(content.shape)}".encode())
+            digest.update(content.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 _version = cache(version)  # it reads files
 
 
-def _source(choice: Choice) -> str:
-    """A digest of the module that a plugin is written in: its author may be changing it."""
-    return _source_of(choice.plugin.function.__module__)
+def _source_digest(choice: Choice) -> str:
+    """A digest of a plugin's module, whose source its author may be changing."""
+    return _module_digest(choice.plugin.function.__module__)
 
 
 @cache
-def _source_of(module: str) -> str:
+def _module_digest(module: str) -> str:
     try:
-        text = inspect.getsource(sys.modules[module])
+        source = inspect.getsource(sys.modules[module])
     except (KeyError, OSError, TypeError):  # a notebook has no file
         return ""
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(source.encode()).hexdigest()
 
 
 @contextmanager
 def eval_mode(model: Model) -> Iterator[None]:
-    """The model in eval mode."""
+    """Put the model in eval mode, and back in train mode at the end if it was in that."""
     training = model.training
     model.eval()
     try:
@@ -258,20 +280,3 @@ def eval_mode(model: Model) -> Iterator[None]:
     finally:
         if training:
             model.train()
-
-
-@contextmanager
-def seeded(device: torch.device, *numbers: int) -> Iterator[None]:
-    """Random numbers of its own, that leave the training's as they are."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        seed(device, *numbers)
-        yield
-
-
-def seed(device: torch.device, *numbers: int) -> None:
-    """Seed torch by several numbers, which count each for itself."""
-    value = int(np.random.SeedSequence(numbers).generate_state(1)[0])
-    # torch.manual_seed() takes 3 ms where there is no CUDA, which it notes for later.
-    torch.default_generator.manual_seed(value)
-    if device.type != "cpu":
-        torch.get_device_module(device).manual_seed(value)

@@ -1,4 +1,4 @@
-"""What a model is fed: pictures, or where it is cut, what its frozen part made of them."""
+"""What a model is fed in training: images, or cached activations of its frozen layers."""
 
 from __future__ import annotations
 
@@ -13,212 +13,287 @@ from torch.nn import functional
 
 from autotl.data import Batches
 from autotl.errors import OutOfMemory
-from autotl.frozen import Rows, split_point
-from autotl.frozen.split_point import SplitPoint
+from autotl.frozen import CachedRows
+from autotl.frozen.split_point import SplitPoint, find_split_point
 from autotl.models import Model
 from autotl.space.plugin import Balance
 from autotl.space.space import Config
-from autotl.training.compute import compiled, key
-from autotl.training.frozen_inputs import Augmentation, Frozen, eval_mode
+from autotl.training.compute import compile_or_fall_back, cost_key
+from autotl.training.frozen_inputs import Augmentation, FrozenInputs, eval_mode
 from autotl.training.predict import (
     autocast,
     halve_when_out_of_memory,
     is_out_of_memory,
-    parts,
+    logits_to_probabilities,
     predict,
-    probabilities,
+    split_for_inference,
 )
 from autotl.training.task import Task
 
 
 class Inputs:
-    """Batches for the model, and the loss of one; a cut changes only what is fed and what runs."""
+    """The batches of a training and the loss of a batch.
+
+    With a split point, batches hold cached activations and only the layers after it run; without
+    one, batches hold images and the whole model runs. Everything else is the same.
+
+    Args:
+        model: The model that is trained.
+        config: Its augmentation and its balance are used.
+        task: The data and the settings.
+
+    Attributes:
+        trainable: Whether there is anything to train. A head that was fitted on a frozen backbone
+            is not trained.
+        micro_batch_size: Number of images that are computed at once in a training step.
+        frozen: Cached activations of the frozen layers; None feeds images.
+        sampling: Relative probability of each class to be drawn, ``[C]``; None draws every image
+            once.
+    """
 
     def __init__(self, model: Model, config: Config, task: Task) -> None:
         self.model, self.config, self.task = model, config, task
-        self.where = task.compute.where(task.where)
-        device = task.where.device
-        self.augmented = Augmentation(
-            config["augment"], model.expects.size, len(task.train.counts), device
+        self.device = task.compute.apply_to(task.device)
+        device = task.device.torch_device
+        self.augmentation = Augmentation(
+            config["augment"], model.input_spec.size, len(task.train.class_counts), device
         )
-        self.targets = self.augmented.targets
-        self.learns = True  # whether there is anything to train
-        self.whole = math.ceil(task.train.num_examples / len(task.train))  # the largest batch
-        self.micro = self.whole
-        self.frozen: Frozen | None = None
-        self._micro_key = ""
-        self._extract = compiled(model.features) if task.compute.compiled else model.features
+        self.one_hot = self.augmentation.one_hot
+        self.trainable = True
+        self._max_batch_size = math.ceil(task.train.num_examples / len(task.train))
+        self.micro_batch_size = self._max_batch_size
+        self.frozen: FrozenInputs | None = None
+        self._cost_key = ""
+        compiled = task.compute.compile
+        self._extract = compile_or_fall_back(model.features) if compiled else model.features
         balance = Balance()
-        if chosen := config.get("balance"):
-            balance = chosen.plugin.call({"counts": task.train.counts}, chosen.params)
+        if choice := config.get("balance"):
+            balance = choice.plugin.call({"counts": task.train.class_counts}, choice.params)
         self.sampling = balance.sampling
-        self.weights = _row(balance.weights, device)
-        self.offsets = _row(balance.offsets, device)
+        self._class_weights = _to_tensor(balance.weights, device)
+        self._logit_offsets = _to_tensor(balance.offsets, device)
 
     @property
-    def cut(self) -> SplitPoint | None:
-        """Where the model is cut; None feeds it pictures."""
-        return self.frozen.cut if self.frozen else None
+    def split_point(self) -> SplitPoint | None:
+        """Where the cached activations are taken; None feeds images."""
+        return self.frozen.split_point if self.frozen else None
 
     @property
     def views(self) -> int:
-        """How many views are kept of a picture: as it is, and augmented ones."""
-        return 1 if self.augmented.still else min(self.task.views, self.task.epochs)
+        """Number of views of an image whose activations are cached."""
+        return 1 if self.augmentation.is_identity else min(self.task.views, self.task.epochs)
 
-    def recut(self, learned: set[int]) -> None:
-        """Cut the model below what learns now; ``trained_parameters`` has the ids of all that ever did."""
+    def find_split_point(self, trained: set[int]) -> None:
+        """Find the split point before the parameters that are trainable now, and cache there.
+
+        Args:
+            trained: The ids of all parameters that have been trained so far.
+        """
         self.close()
-        self._look()
+        self._update_trainable()
         images, labels = next(iter(self.task.train))
-        self.augmented.look(images, labels)
-        if not self.task.compute.keep:
+        self.augmentation.detect_identity(images, labels)
+        if not self.task.compute.cache_activations:
             return
-        for few in (images[:4], images[:2]):  # as many as memory has room for
+        for few in (images[:4], images[:2]):  # fewer if memory does not suffice
             try:
-                self.frozen = self._frozen(few, learned)
+                self.frozen = self._make_frozen_inputs(few, trained)
                 break
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
 
-    def join(self, other: Inputs) -> None:
-        """Take what ``other`` keeps of the frozen backbone that both stand on."""
-        self.frozen, self.augmented = other.frozen, other.augmented
-        self._look()
-
-    def _look(self) -> None:
-        """See what learns now, and how many pictures fit at once when that does."""
-        # Nothing learns above a frozen backbone if the head is fitted.
-        self.learns = self.model.backbone_trainable or not hasattr(self.model.head, "fit")
-        self._micro_key = key(self.model, self.config, self.where)
-        self.micro = min(self.whole, self.task.micro.get(self._micro_key, self.whole))
+    def share_frozen_inputs(self, other: Inputs) -> None:
+        """Use the cached activations of ``other``, whose model has the same frozen backbone."""
+        self.frozen, self.augmentation = other.frozen, other.augmentation
+        self._update_trainable()
 
     def close(self) -> None:
-        """Give back what only this training has use for."""
+        """Remove cached activations that only this training can use."""
         if self.frozen:
             self.frozen.close()
         self.frozen = None
 
-    def _frozen(self, images: Tensor, learned: set[int]) -> Frozen | None:
-        """What is kept of a frozen part; None without one, or without room for it."""
-        if (found := split_point.find(self.model, images)) is None:
-            return None
-        own = self.task.data is None or bool(found.parameters & learned)
-        frozen = Frozen(
-            self.model, found, self.config, self.task, self.augmented, self.where, images, own
-        )
-        count = self.task.train.num_examples * self.views + self.task.num_validation_examples
-        return frozen if self.task.cache.has_space(frozen.bytes * count) else None
+    def training_batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the training batches of one epoch.
 
-    def training(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches ``(pictures or activations [B, ...], targets [B, C])`` of one epoch.
+        With a split point, the first of every ``views`` epochs has images without augmentation: all
+        trials share the activations of that view, and validation uses it. Where nothing is trained,
+        images are never augmented.
 
-        In the first of every ``views`` epochs above a cut the pictures are as they are: all trials
-        share that view, and validation does. They always are where nothing learns.
+        Args:
+            epoch: Number of the epoch, from 1.
+
+        Yields:
+            Images or activations ``[B, ...]``, and targets ``[B, C]``.
         """
         batches = self.task.train
-        places = batches.epoch_indices(epoch, self.sampling)
-        view = (epoch - 1) % self.views if self.learns else 0
-        rows = self._rows(batches, view or None)
+        positions = batches.epoch_indices(epoch, self.sampling)
+        view = (epoch - 1) % self.views if self.trainable else 0
+        rows = self._get_rows(batches, view or None)
         if self.frozen is None or rows is None:
-            for images, labels in batches.load(places):
-                plain = images, self.targets(labels)
-                yield self.augmented(images, labels) if self.learns else plain
+            for images, labels in batches.load(positions):
+                if self.trainable:
+                    yield self.augmentation(images, labels)
+                else:
+                    yield images, self.one_hot(labels)
             return
-        labelled = zip(batches.labels(places), rows.batches(places), strict=True)
-        for labels, (activations, targets) in labelled:
-            known = self.targets(labels) if targets is None else targets
-            yield self.frozen.restored(activations), known
+        loaded = zip(batches.load_labels(positions), rows.batches(positions), strict=True)
+        for labels, (activations, targets) in loaded:
+            targets = self.one_hot(labels) if targets is None else targets
+            yield self.frozen.restore_dtype(activations), targets
 
     def fit_head(self) -> None:
-        """Fit a head that can be, on the pictures as they are."""
+        """Fit a head that has a ``fit`` to the training images without augmentation."""
         fit = getattr(self.model.head, "fit", None)
         if fit is None:
             return
         with torch.no_grad():
-            fit(self.plain(), self.task.train.classes)
+            fit(self.extract_head_inputs(), self.task.train.labels)
 
-    def plain(self) -> Tensor:
-        """What the head is fed of the training pictures as they are, ``float32 [N, ...]``."""
-        part = self.task.train
-        pooled = self.cut is not None and self.cut.name == "backbone"
-        rows = self._rows(part, None) if pooled else None
-        with eval_mode(self.model), torch.inference_mode(), autocast(self.where):
+    def extract_head_inputs(self) -> Tensor:
+        """Compute what the head is fed for the training images without augmentation.
+
+        Returns:
+            ``float32 [N, ...]``, in the order of the images.
+        """
+        train = self.task.train
+        whole_backbone = self.split_point is not None and self.split_point.name == "backbone"
+        rows = self._get_rows(train, None) if whole_backbone else None
+        with eval_mode(self.model), torch.inference_mode(), autocast(self.device):
             if rows:
-                found = [some for some, _ in rows.batches(part.sequential_indices())]
+                features = [row for row, _ in rows.batches(train.sequential_indices())]
             else:
-                found = [
-                    halve_when_out_of_memory(self.model.features, images) for images, _ in part
-                ]
-        return torch.cat(found).float().clone()  # what inference mode made cannot learn
+                extract = self.model.features
+                features = [halve_when_out_of_memory(extract, images) for images, _ in train]
+        return torch.cat(features).float().clone()  # inference tensors cannot be trained on
 
-    def validation(self) -> NDArray[np.float32]:
-        """Probabilities ``[N, C]`` of the validation part."""
-        part = self.task.validation
-        assert part is not None
-        rows = self._rows(part, None)
+    def predict_validation(self) -> NDArray[np.float32]:
+        """Predict the probabilities ``[N, C]`` of the validation split."""
+        validation = self.task.validation
+        assert validation is not None
+        rows = self._get_rows(validation, None)
         if self.frozen is None or rows is None:
-            return predict(self.model, part, self.where, self.task.check_time)
+            return predict(self.model, validation, self.device, self.task.check_time)
         self.model.eval()
-        logits, above = [], self.frozen.cut.features
-        with torch.inference_mode(), autocast(self.where):
-            for activations, _ in rows.batches(parts(np.arange(part.num_examples), part)):
-                kept = self.frozen.restored(activations)
-                # The head is this model's, whosever the cut of the backbone is.
-                logits.append(
-                    halve_when_out_of_memory(lambda some: self.model.head(above(some)), kept)
-                )
-        return probabilities(torch.cat(logits))
+        frozen = self.frozen
+
+        def compute_logits(activations: Tensor) -> Tensor:
+            # The backbone of the split point may be another model's; the head is this model's.
+            logits: Tensor = self.model.head(frozen.split_point.features(activations))
+            return logits
+
+        positions = split_for_inference(np.arange(validation.num_examples), validation)
+        with torch.inference_mode(), autocast(self.device):
+            logits = [
+                halve_when_out_of_memory(compute_logits, frozen.restore_dtype(activations))
+                for activations, _ in rows.batches(positions)
+            ]
+        return logits_to_probabilities(torch.cat(logits))
 
     def backward(self, batch: Tensor, targets: Tensor) -> Tensor:
-        """Add the gradients of the mean loss of a batch; return that loss, detached.
+        """Add the gradients of the mean loss of a batch to those of the parameters.
 
-        When memory runs out, the batch is done again in halves, quarters, ... of its pictures:
-        the gradients stay those of the whole batch. The next trial of this kind begins with them.
+        When memory runs out, the batch is computed in halves, quarters and so on, which gives the
+        gradients of the whole batch. The next training with the same ``cost_key`` begins with the
+        size that fitted.
+
+        Args:
+            batch: Images or activations ``[B, ...]``.
+            targets: ``[B, C]``.
+
+        Returns:
+            The mean loss, a detached scalar.
+
+        Raises:
+            OutOfMemory: A single image does not fit on the device.
         """
         while True:
             try:
-                total = torch.zeros((), device=targets.device)
-                # Nearly equal parts: no picture is left alone, which breaks BatchNorm.
-                count = math.ceil(len(targets) / self.micro)
-                pairs = zip(batch.tensor_split(count), targets.tensor_split(count), strict=True)
-                for part, truth in pairs:
-                    partial = self.loss(part, truth) * (len(truth) / len(targets))
-                    partial.backward()  # type: ignore[no-untyped-call]
-                    total += partial.detach()
-                return total
+                return self._backward_in_micro_batches(batch, targets)
             except RuntimeError as error:  # torch.OutOfMemoryError is one
                 if not is_out_of_memory(error):
                     raise
-            if self.micro == 1:
-                raise OutOfMemory("one picture alone does not fit on the device")
-            self.micro = max(1, min(self.micro, len(targets)) // 2)
-            self.task.micro[self._micro_key] = self.micro
+            if self.micro_batch_size == 1:
+                raise OutOfMemory("a single image does not fit in the device's memory")
+            self.micro_batch_size = max(1, min(self.micro_batch_size, len(targets)) // 2)
+            self.task.micro_batch_sizes[self._cost_key] = self.micro_batch_size
             self.model.zero_grad(set_to_none=True)
             if targets.device.type == "cuda":
                 torch.cuda.empty_cache()
 
     def loss(self, batch: Tensor, targets: Tensor) -> Tensor:
-        """The mean loss of a batch, a scalar: balanced cross-entropy and a strategy's penalties."""
-        with autocast(self.where):
-            features = self.cut.features(batch) if self.cut else self._extract(batch)
+        """Compute the mean loss of a batch: balanced cross-entropy and the strategy's penalties.
+
+        Args:
+            batch: Images or activations ``[B, ...]``.
+            targets: ``[B, C]``.
+
+        Returns:
+            A scalar, in nats.
+        """
+        with autocast(self.device):
+            split_point = self.split_point
+            extract = split_point.features if split_point else self._extract
+            features = extract(batch)
             logits = self.model.head(features)
-        logits = logits.float() if self.offsets is None else logits.float() + self.offsets
+        logits = logits.float()
+        if self._logit_offsets is not None:
+            logits = logits + self._logit_offsets
         smoothing = self.task.label_smoothing
-        loss = functional.cross_entropy(logits, targets, self.weights, label_smoothing=smoothing)
+        loss = functional.cross_entropy(
+            logits, targets, self._class_weights, label_smoothing=smoothing
+        )
         for penalty in self.model.penalties:
             loss = loss + penalty(features.float())
         return loss
 
-    def _rows(self, batches: Batches, view: int | None) -> Rows | None:
-        """The rows of ``batches``; without room for them, the model is fed pictures from now on."""
+    def _update_trainable(self) -> None:
+        """Update what depends on which parameters are trainable."""
+        # Nothing is trained after a frozen backbone if the head is fitted.
+        self.trainable = self.model.backbone_trainable or not hasattr(self.model.head, "fit")
+        self._cost_key = cost_key(self.model, self.config, self.device)
+        known_size = self.task.micro_batch_sizes.get(self._cost_key, self._max_batch_size)
+        self.micro_batch_size = min(self._max_batch_size, known_size)
+
+    def _make_frozen_inputs(self, images: Tensor, trained: set[int]) -> FrozenInputs | None:
+        """The activations at the split point; None without one, or without space for them."""
+        if (split_point := find_split_point(self.model, images)) is None:
+            return None
+        frozen = FrozenInputs(
+            self.model,
+            split_point,
+            self.config,
+            self.task,
+            self.augmentation,
+            self.device,
+            images,
+            temporary=self.task.data_id is None or bool(split_point.prefix_parameters & trained),
+        )
+        count = self.task.train.num_examples * self.views + self.task.num_validation_examples
+        return frozen if self.task.cache.has_space(frozen.row_bytes * count) else None
+
+    def _get_rows(self, batches: Batches, view: int | None) -> CachedRows | None:
+        """The rows of ``batches``; without space for them, the model is fed images from now on."""
         if self.frozen is None:
             return None
-        rows = self.frozen.rows(batches, view)
+        rows = self.frozen.get_rows(batches, view)
         if rows is None:
             self.close()
         return rows
 
+    def _backward_in_micro_batches(self, batch: Tensor, targets: Tensor) -> Tensor:
+        total = torch.zeros((), device=targets.device)
+        # Nearly equal parts: none has a single image, which breaks BatchNorm.
+        count = math.ceil(len(targets) / self.micro_batch_size)
+        micro_batches = zip(batch.tensor_split(count), targets.tensor_split(count), strict=True)
+        for micro_batch, micro_targets in micro_batches:
+            weight = len(micro_targets) / len(targets)
+            loss = self.loss(micro_batch, micro_targets) * weight
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
+        return total
 
-def _row(values: Sequence[float] | None, device: torch.device) -> Tensor | None:
+
+def _to_tensor(values: Sequence[float] | None, device: torch.device) -> Tensor | None:
     return None if values is None else torch.tensor(values, dtype=torch.float32, device=device)

@@ -1,4 +1,4 @@
-"""The training of one model, an epoch at a time."""
+"""The training of one model, epoch by epoch."""
 
 from __future__ import annotations
 
@@ -6,237 +6,217 @@ import copy
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from autotl.errors import Diverged, PluginError
 from autotl.models import Group, Model, merge_parametrizations, plan_groups
 from autotl.space.space import Config
 from autotl.training.inputs import Inputs
+from autotl.training.random_state import RandomState
 from autotl.training.task import Epoch, Task
+from autotl.training.weight_average import WeightAverage
 
 
 def fine_tune(model: Model, config: Config, task: Task) -> Iterator[Epoch]:
     """Train ``model`` as ``config`` says; yield after each epoch.
 
-    The caller prunes by not asking for the next epoch, and gets the trained model by asking for
-    all of them. The learning rates follow one schedule over all epochs; when a strategy changes
-    what learns, the optimizer is rebuilt and the state of what goes on learning is carried over.
+    A caller that stops iterating prunes the training; the model is fully trained when all epochs
+    have been consumed. The learning rates follow one schedule over all epochs. When a strategy
+    changes which parameters are trainable, the optimizer is rebuilt, and the state of the
+    parameters that remain trainable is carried over.
 
-    A head that has a ``fit`` is fitted before the first epoch. Where nothing but such a head would
-    learn, it is left as it is.
+    A head with a ``fit`` is fitted before the first epoch. If the backbone is frozen, it is not
+    trained any further.
+
+    The global random number generators and cuDNN's settings are left as the host process had them,
+    also between epochs.
+
+    Args:
+        model: Is trained in place.
+        config: The configuration that the model was built from.
+        task: The data and the settings.
+
+    Yields:
+        What each epoch measured.
 
     Raises:
         Diverged: The loss or a prediction is not finite.
-        OutOfMemory: A single picture does not fit on the device.
+        OutOfMemory: A single image does not fit on the device.
         OutOfTime: The deadline passed inside an epoch.
         Incompatible: A plugin cannot work with the others.
     """
-    torch.manual_seed(task.seed)
-    training = Training(model, config, task)
+    random = RandomState(task.device.torch_device, task.seed)
+    with random.active():
+        training = Training(model, config, task)
     try:
         for number in range(1, task.epochs + 1):
-            training.begin(number)
-            for batch, targets in training.inputs.training(number):
-                training.step(batch, targets)
-            yield training.end()
+            with random.active():
+                training.begin_epoch(number)
+                for batch, targets in training.inputs.training_batches(number):
+                    training.step(batch, targets)
+                epoch = training.end_epoch()
+            yield epoch
     finally:
         training.inputs.close()
-    training.finish()
+    with random.active():
+        training.finish()
 
 
 class Training:
-    """One model in training, driven from outside: ``begin``, a ``step`` for each batch, ``end``.
+    """One model in training, which its caller drives batch by batch.
+
+    In each epoch the caller calls ``begin_epoch``, ``step`` for each batch of
+    ``inputs.training_batches``, and ``end_epoch``; after the last one it calls ``finish``.
 
     Args:
-        model: What is trained.
-        config: How.
-        task: On what.
-        beside: The inputs of another training with the same backbone, wholly frozen, and the same
-            augmentation: what they keep serves this one too.
+        model: Is trained in place.
+        config: The configuration that the model was built from.
+        task: The data and the settings.
+        shared_inputs: The inputs of another training with the same backbone, frozen in all epochs,
+            and the same augmentation. Their cached activations are used.
     """
 
     def __init__(
-        self, model: Model, config: Config, task: Task, beside: Inputs | None = None
+        self, model: Model, config: Config, task: Task, shared_inputs: Inputs | None = None
     ) -> None:
-        self.model, self.config, self.task, self.beside = model, config, task, beside
+        self.model, self.config, self.task = model, config, task
+        self.shared_inputs = shared_inputs
         self.inputs = Inputs(model, config, task)
         self._plan = plan_groups(model, config["freeze"], task.epochs)
-        self._average = _Average(task.ema)
+        self._average = WeightAverage(task.ema)
         self._optimizer: torch.optim.Optimizer | None = None
         self._scheduler: Any = None
         self._signature: Any = None
-        self._learned: set[int] = set()
+        self._trained: set[int] = set()
         self._steps = 0
 
-    def begin(self, number: int) -> None:
-        """Begin an epoch, numbered from 1: let learn what the strategy says."""
-        self.number, self._began = number, time.monotonic()
+    def begin_epoch(self, number: int) -> None:
+        """Begin an epoch, numbered from 1: make trainable what the strategy says."""
+        self.number, self._start = number, time.monotonic()
         groups = next(self._plan)
         signature = [([id(p) for p in g["params"]], g["lr"]) for g in groups]
         if signature != self._signature:
             self._signature = signature
-            self._let_learn(groups)
-        self.model.train(self.inputs.learns)
-        self._total = torch.zeros((), device=self.task.where.device)
-
-    def _let_learn(self, groups: list[Group]) -> None:
-        set_trainable(self.model, groups)
-        if self.beside:
-            self.inputs.join(self.beside)
-        else:
-            self.inputs.recut(self._learned)
-        if self.number == 1:
-            self.inputs.fit_head()
-        if self.inputs.learns:
-            steps = self.task.epochs * len(self.task.train)
-            made = _optimizer(self.config, groups, steps, self._optimizer)
-            self._optimizer, self._scheduler = made
-        self._learned |= {id(p) for g in groups for p in g["params"]}
+            self._set_groups(groups)
+        self.model.train(self.inputs.trainable)
+        self._total_loss = torch.zeros((), device=self.task.device.torch_device)
 
     def step(self, batch: Tensor, targets: Tensor) -> None:
-        """Learn from a batch of ``inputs.training``; where nothing learns, only its loss counts."""
+        """Train on a batch of ``inputs.training_batches``; if nothing is trained, add its loss."""
         self.task.check_time()
         self._steps += 1
-        if not self.inputs.learns:
+        if not self.inputs.trainable:
             with torch.no_grad():
-                self._total += self.inputs.loss(batch, targets) * len(targets)
+                self._total_loss += self.inputs.loss(batch, targets) * len(targets)
             return
         assert self._optimizer is not None
         _set_step(self._scheduler, self._steps - 1)
         self._optimizer.zero_grad(set_to_none=True)
-        self._total += self.inputs.backward(batch, targets) * len(targets)
+        self._total_loss += self.inputs.backward(batch, targets) * len(targets)
         self._optimizer.step()
         self._average.update(self.model)
 
-    def end(self) -> Epoch:
-        """End the epoch: what it measured, with the score on validation."""
+    def end_epoch(self) -> Epoch:
+        """Validate; return what the epoch measured."""
         number, task = self.number, self.task
-        loss = (
-            float(self._total) / task.train.num_examples
-        )  # the only time that a GPU is waited for
+        # The only place where the CPU waits for the GPU.
+        loss = float(self._total_loss) / task.train.num_examples
         if not np.isfinite(loss):
             raise Diverged(f"the training loss is {loss} in epoch {number}")
-        score = float("nan")
+        score, probabilities = float("nan"), None
         if task.validation:
-            with self._average.in_place():
-                found = self.inputs.validation()
-            if not np.isfinite(found).all():
+            with self._average.applied():
+                probabilities = self.inputs.predict_validation()
+            if not np.isfinite(probabilities).all():
                 raise Diverged(f"the predictions are not finite after epoch {number}")
-            score = task.score(found)
-        count = sum(p.numel() for p in self.model.parameters() if id(p) in self._learned)
-        return Epoch(number, loss, score, time.monotonic() - self._began, count)
+            score = task.score(probabilities)
+        count = sum(p.numel() for p in self.model.parameters() if id(p) in self._trained)
+        seconds = time.monotonic() - self._start
+        return Epoch(number, loss, score, seconds, count, probabilities)
 
     def finish(self) -> None:
-        """After the last epoch: keep the averaged weights, merge what was reparametrised."""
-        self._average.keep()
+        """After the last epoch: apply the averaged weights and merge parametrizations."""
+        self._average.swap()
         self.model.penalties.clear()
         merge_parametrizations(self.model)
 
-
-class _Average:
-    """A running average of what learns and of its running statistics; ``decay`` 0 keeps none.
-
-    The first steps count for more, as in timm, so that the beginning is soon forgotten.
-    """
-
-    def __init__(self, decay: float) -> None:
-        self.decay = decay
-        self.steps = 0
-        self.pairs: dict[torch.Tensor, torch.Tensor] = {}  # what is averaged: the average
-
-    def update(self, model: Model) -> None:
-        """Take in the weights after a step."""
-        if not self.decay:
-            return
-        self.steps += 1
-        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
-        learning = (p for p in model.parameters() if p.requires_grad)
-        running = (b for b in model.buffers() if b.is_floating_point())
-        moving: list[torch.Tensor] = [*learning, *running]
-        known = [t for t in moving if t in self.pairs]
-        self.pairs |= {t: t.detach().clone() for t in moving if t not in self.pairs}
-        if known:
-            averages = [self.pairs[t] for t in known]
-            blend = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
-            blend(averages, [t.detach() for t in known], self.steps)
-
-    @contextmanager
-    def in_place(self) -> Iterator[None]:
-        """The model with the average as its weights."""
-        self.keep()
-        try:
-            yield
-        finally:
-            self.keep()
-
-    def keep(self) -> None:
-        """Swap the weights and their average."""
-        for tensor, average in self.pairs.items():
-            now = tensor.detach().clone()
-            tensor.data.copy_(average)
-            average.copy_(now)
+    def _set_groups(self, groups: list[Group]) -> None:
+        """Make the parameters of ``groups`` trainable; rebuild what depends on them."""
+        set_trainable(self.model, groups)
+        if self.shared_inputs:
+            self.inputs.share_frozen_inputs(self.shared_inputs)
+        else:
+            self.inputs.find_split_point(self._trained)
+        if self.number == 1:
+            self.inputs.fit_head()
+        if self.inputs.trainable:
+            steps = self.task.epochs * len(self.task.train)
+            self._optimizer, self._scheduler = _make_optimizer(
+                self.config, groups, steps, self._optimizer
+            )
+        self._trained |= {id(p) for g in groups for p in g["params"]}
 
 
 def set_trainable(model: Model, groups: list[Group]) -> None:
-    """Let exactly the parameters in ``groups`` learn."""
-    learning = {id(p) for g in groups for p in g["params"]}
+    """Make exactly the parameters in ``groups`` trainable, and drop all gradients."""
+    trainable = {id(p) for g in groups for p in g["params"]}
     for p in model.parameters():
-        p.requires_grad = id(p) in learning
+        p.requires_grad = id(p) in trainable
         p.grad = None
 
 
 def simulate_strategy(model: Model, config: Config, epochs: int) -> tuple[Model, list[bool]]:
-    """What a strategy will do, on a copy: as it learns in the end, and when its backbone learns.
+    """Run the freeze strategy over all epochs, on a copy of the model and without training.
 
     Args:
         model: Is left as it is.
-        config: Its strategy is asked.
-        epochs: How many.
+        config: Its freeze strategy is run.
+        epochs: Number of epochs.
 
     Returns:
-        The copy, with what the strategy adds to it (LoRA), and for each epoch whether any
-        parameter of the backbone learns in it.
+        The copy as it is in the last epoch, with what the strategy adds to it (LoRA), and for each
+        epoch whether a parameter of the backbone is trainable in it.
     """
-    trial = copy.deepcopy(model)
-    learns = []
-    for groups in plan_groups(trial, config["freeze"], epochs):
-        set_trainable(trial, groups)
-        learns.append(trial.backbone_trainable)
-    return trial, learns
+    simulated = copy.deepcopy(model)
+    backbone_trainable = []
+    for groups in plan_groups(simulated, config["freeze"], epochs):
+        set_trainable(simulated, groups)
+        backbone_trainable.append(simulated.backbone_trainable)
+    return simulated, backbone_trainable
 
 
-def _optimizer(
+def _make_optimizer(
     config: Config, groups: list[Group], steps: int, old: torch.optim.Optimizer | None
 ) -> tuple[torch.optim.Optimizer, Any]:
-    """A new optimizer and its scheduler, with the state of the parameters that went on learning."""
+    """Make an optimizer and its scheduler; copy the state of parameters that ``old`` trained."""
     choice = config["optimizer"]
-    # Optimizers write into the groups they are given; the plan's own must stay as they are.
-    given = [dict(g) for g in groups]
-    answer = choice.plugin.call({"groups": given, "steps": steps}, choice.params)
+    # Optimizers write into the groups that they are given; those of the plan must not change.
+    copies = [dict(g) for g in groups]
+    result = choice.plugin.call({"groups": copies, "steps": steps}, choice.params)
     try:
-        optimizer, scheduler = answer
+        optimizer, scheduler = result
     except TypeError:
         raise PluginError(
             f"optimizer plugin {choice.name!r} must return an optimizer and a scheduler"
         ) from None
     if old is not None:
-        learning = {p for g in groups for p in g["params"]}
-        optimizer.state.update({p: s for p, s in old.state.items() if p in learning})
+        trainable = {p for g in groups for p in g["params"]}
+        optimizer.state.update({p: s for p, s in old.state.items() if p in trainable})
     return optimizer, scheduler
 
 
 def _set_step(scheduler: Any, step: int) -> None:
-    """Set the learning rates of a step: timm's schedulers take its number, torch's count."""
+    """Set the learning rates of a step: timm's schedulers take its number, torch's count steps."""
     if hasattr(scheduler, "step_update"):
         scheduler.step_update(step)
         return
-    with warnings.catch_warnings():  # after a change of what learns, torch's catches up at once
+    # A torch scheduler that was rebuilt in a later epoch first catches up, before any step of its
+    # optimizer, about which torch warns.
+    with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
         while scheduler.last_epoch < step:
             scheduler.step()

@@ -1,4 +1,7 @@
-"""Many heads on one frozen backbone, trained side by side in one pass over what it computed."""
+"""Linear probes and other heads on one frozen backbone, trained side by side.
+
+The activations of the backbone are read once for all heads.
+"""
 
 from __future__ import annotations
 
@@ -8,25 +11,28 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from autotl.errors import OutOfTime
 from autotl.models import Model, replace_head
 from autotl.space.space import Config
 from autotl.training.inputs import Inputs
 from autotl.training.loop import Training, set_trainable, simulate_strategy
+from autotl.training.random_state import RandomState
 from autotl.training.task import Epoch, Task
 
-Done = TypeVar("Done")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class ProbeEpoch:
-    """An epoch of one of the heads, and its model; its ``last`` is the end of its training.
+    """An epoch of one of the heads.
 
-    A head that was solved for has one epoch.
+    Attributes:
+        model: The backbone with this head.
+        epoch: What the epoch measured.
+        last: Whether this was the last epoch of the head. A head that was fitted, and is not
+            trained any further, has one epoch.
     """
 
     model: Model
@@ -35,142 +41,152 @@ class ProbeEpoch:
 
 
 def keeps_backbone_frozen(model: Model, config: Config, epochs: int) -> bool:
-    """Whether a strategy trains the head alone, in every epoch; tried on a copy of the model."""
-    _, learns = simulate_strategy(model, config, epochs)
-    return not any(learns)
+    """Whether a strategy trains the head alone in every epoch; tried out on a copy of the model."""
+    with RandomState(model.mean.device, 0).active():
+        _, backbone_trainable = simulate_strategy(model, config, epochs)
+    return not any(backbone_trainable)
 
 
-def probe(
+def train_probes(
     model: Model, configs: Sequence[Config], task: Task
 ) -> Iterator[list[ProbeEpoch | Exception | None]]:
     """Train a head for each configuration on the backbone of ``model``; yield after each epoch.
 
-    Each is trained exactly as ``fine_tune`` would train it alone, with random numbers of its own,
-    but what the backbone made of the pictures is read once for all of them.
+    Each head is trained exactly as ``fine_tune`` would train it alone, with random numbers of its
+    own, but the activations of the backbone are read once for all heads. The state of the host
+    process is left alone as in ``fine_tune``.
 
     Args:
-        model: Built as the first configuration says.
-        configs: They differ in the values of a strategy that leaves the backbone frozen, in heads
-            that are fed the same, and in the optimizer; in nothing else.
-        task: What they are trained on.
+        model: Built from the first configuration.
+        configs: They differ only in the values of a strategy that keeps the backbone frozen, in
+            heads with the same input, and in the optimizer.
+        task: The data and the settings.
 
     Yields:
-        For each configuration what it did, or the error that ended it, or None after that.
+        For each configuration its epoch, or the error that ended it, or None after that.
 
     Raises:
         OutOfTime: The deadline passed inside an epoch.
-        Exception: Whatever ended the first configuration before its first step.
+        Exception: Any error of the first configuration before its first step.
     """
-    device = task.where.device
-    torch.manual_seed(task.seed)
-    first = _Run(Training(model, configs[0], task), device)
+    # ``host`` holds the states of NumPy and Python, which all runs share; torch's are per run.
+    host, random = (RandomState(task.device.torch_device, task.seed) for _ in range(2))
+    with host.active(), random.torch_active():
+        first = _Run(Training(model, configs[0], task), random)
     try:
-        first.training.begin(1)
-        first.random = _random(device)
-        runs = [first, *(_beside(first, config) for config in configs[1:])]
-        feeding = next((run for run in runs if run.training.inputs.learns), first)
+        with host.active():
+            with random.torch_active():
+                first.training.begin_epoch(1)
+            runs = [first, *(_start_run(first, config) for config in configs[1:])]
         for number in range(1, task.epochs + 1):
-            for run in runs:
-                if number > 1:
-                    run.do(Training.begin, number)
-            for batch, targets in feeding.training.inputs.training(number):
-                for run in runs:
-                    # Cloned, because layers may work in place.
-                    run.do(Training.step, batch.clone(), targets)
-            yield [run.end(last=number == task.epochs) for run in runs]
-            if not any(run.goes_on for run in runs):
+            with host.active():
+                results = _train_epoch(runs, number, last=number == task.epochs)
+            yield results
+            if not any(run.active for run in runs):
                 return
     finally:
         first.training.inputs.close()
 
 
-def features(model: Model, config: Config, task: Task) -> NDArray[np.float32]:
-    """What a frozen backbone makes of the training pictures as they are, ``[N, ...]``.
+def extract_backbone_features(model: Model, config: Config, task: Task) -> NDArray[np.float32]:
+    """Compute the features of a frozen backbone for the training images without augmentation.
 
     Args:
-        model: Its backbone is run, unless that has been done before.
-        config: What the model was built from.
-        task: Has the pictures.
+        model: Its backbone is run, unless the features are cached.
+        config: The configuration that the model was built from.
+        task: Has the images and the cache.
+
+    Returns:
+        Features ``[N, ...]``.
     """
-    inputs = Inputs(model, config, task)
-    set_trainable(model, [{"params": list(model.head.parameters())}])
-    try:
-        inputs.recut(set())
-        found: NDArray[np.float32] = inputs.plain().cpu().numpy()
-    finally:
-        inputs.close()
-    return found
+    with RandomState(task.device.torch_device, task.seed).active():
+        inputs = Inputs(model, config, task)
+        set_trainable(model, [{"params": list(model.head.parameters())}])
+        try:
+            inputs.find_split_point(set())
+            features: NDArray[np.float32] = inputs.extract_head_inputs().cpu().numpy()
+        finally:
+            inputs.close()
+    return features
 
 
 class _Run:
-    """One of the trainings as if it were alone: its own random numbers, its own end."""
+    """One of the trainings, with random numbers and errors of its own."""
 
-    def __init__(self, training: Training, device: torch.device) -> None:
-        self.training, self.device = training, device
-        self.random = _random(device)
+    def __init__(self, training: Training, random: RandomState) -> None:
+        self.training, self.random = training, random
         self.error: Exception | None = None
-        self.told = False  # whether the error was
-        self.over = False
-        self.seconds = 0.0
+        self._error_returned = False
+        self._completed = False
+        self.seconds = 0.0  # in this epoch
 
     @property
-    def goes_on(self) -> bool:
-        """Whether it has neither come to its end nor been ended by an error."""
-        return not (self.over or self.error)
+    def active(self) -> bool:
+        """Whether it is neither completed nor ended by an error."""
+        return not (self._completed or self.error)
 
-    def do(self, work: Callable[..., Done], *arguments: Any) -> Done | None:
-        """Do a step of this training; None once it has ended."""
-        if not self.goes_on:
+    def call(self, method: Callable[..., Result], *arguments: Any) -> Result | None:
+        """Call a method of the training; return None if the run is not active or fails."""
+        if not self.active:
             return None
-        began = time.monotonic()
-        _set_random(self.random, self.device)
+        start = time.monotonic()
         try:
-            return work(self.training, *arguments)
+            with self.random.torch_active():
+                return method(self.training, *arguments)
         except OutOfTime:
             raise
-        except Exception as error:  # of one head; the others go on
+        except Exception as error:  # of one head; the others continue
             self.error = error
             return None
         finally:
-            self.random = _random(self.device)
-            self.seconds += time.monotonic() - began
+            self.seconds += time.monotonic() - start
 
-    def end(self, last: bool) -> ProbeEpoch | Exception | None:
-        """What ``probe`` yields for this one."""
-        epoch = self.do(Training.end)
+    def end_epoch(self, last: bool) -> ProbeEpoch | Exception | None:
+        """End the epoch; return what ``train_probes`` yields for this run."""
+        epoch = self.call(Training.end_epoch)
         if epoch is None:
-            told, self.told = self.told, True
-            return None if told else self.error
-        if last or not self.training.inputs.learns:  # more epochs would change nothing
-            self.do(Training.finish)
-            self.over = True
+            returned, self._error_returned = self._error_returned, True
+            return None if returned else self.error
+        if last or not self.training.inputs.trainable:  # more epochs would change nothing
+            self.call(Training.finish)
+            self._completed = True
         seconds, self.seconds = self.seconds, 0.0
-        return ProbeEpoch(self.training.model, replace(epoch, seconds=seconds), self.over)
+        return ProbeEpoch(self.training.model, replace(epoch, seconds=seconds), self._completed)
 
 
-def _beside(first: _Run, config: Config) -> _Run:
-    """Another head on the backbone of the first."""
+def _start_run(first: _Run, config: Config) -> _Run:
+    """Start the training of another head on the backbone of the first run."""
     training = first.training
-    task, began = training.task, time.monotonic()
+    task, start = training.task, time.monotonic()
+    random = RandomState(task.device.torch_device, task.seed)
     try:
-        own = replace_head(training.model, config["head"], len(task.train.counts), task.seed)
-        torch.manual_seed(task.seed)
-        run = _Run(Training(own, config, task, beside=training.inputs), first.device)
+        classes = len(task.train.class_counts)
+        model = replace_head(training.model, config["head"], classes, task.seed)
+        with random.torch_active():
+            run = _Run(Training(model, config, task, shared_inputs=training.inputs), random)
     except Exception as error:
-        run = _Run(training, first.device)
+        run = _Run(training, random)
         run.error = error
-    run.seconds = time.monotonic() - began
-    run.do(Training.begin, 1)
+    run.seconds = time.monotonic() - start
+    run.call(Training.begin_epoch, 1)
     return run
 
 
-def _random(device: torch.device) -> list[Tensor]:
-    """The state of the random numbers, on the CPU and on the device."""
-    states = [torch.get_rng_state()]
-    return [*states, torch.cuda.get_rng_state(device)] if device.type == "cuda" else states
-
-
-def _set_random(states: list[Tensor], device: torch.device) -> None:
-    torch.set_rng_state(states[0])
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(states[1], device)
+def _train_epoch(
+    runs: Sequence[_Run], number: int, last: bool
+) -> list[ProbeEpoch | Exception | None]:
+    """Train all runs for an epoch, on the batches of the first of them that trains its head."""
+    if number > 1:
+        for run in runs:
+            run.call(Training.begin_epoch, number)
+    source = next((run for run in runs if run.training.inputs.trainable), runs[0])
+    batches = source.training.inputs.training_batches(number)
+    while True:
+        with source.random.torch_active():
+            batch = next(batches, None)
+        if batch is None:
+            return [run.end_epoch(last) for run in runs]
+        inputs, targets = batch
+        for run in runs:
+            # Cloned, because layers may work in place.
+            run.call(Training.step, inputs.clone(), targets)

@@ -1,4 +1,4 @@
-"""What a model is fine-tuned on, and what an epoch of it measured."""
+"""What a model is fine-tuned on, and what an epoch of fine-tuning measured."""
 
 from __future__ import annotations
 
@@ -19,58 +19,78 @@ from autotl.training.compute import ComputeSettings
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one epoch of fine-tuning measured."""
+    """What one epoch of fine-tuning measured.
 
-    number: int  # from 1
-    loss: float  # mean training cross-entropy with what a strategy adds to it, nats
-    score: float  # on validation, in the study's metric; NaN without a validation part
+    Attributes:
+        number: Number of the epoch, from 1.
+        loss: Mean training loss in nats: cross-entropy plus the penalties of the strategy.
+        score: Score on the validation split, in the study's metric; NaN without that split.
+        seconds: Wall time of the epoch, with validation.
+        trained_parameters: Parameters that have been trained so far, in this epoch or before.
+        probabilities: Predictions ``[N, C]`` for the validation split; None without that split.
+    """
+
+    number: int
+    loss: float
+    score: float
     seconds: float
-    trained_parameters: int  # parameters that have learned so far, in this epoch or before
+    trained_parameters: int
+    probabilities: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass
 class Task:
-    """What a model is fine-tuned on, and how far.
+    """What a model is fine-tuned on, for how long, and on which device.
 
-    ``score`` rates probabilities ``[N, C]`` of the validation part; ``deadline`` is a reading of
-    ``time.monotonic``; ``cache`` is the cache of what frozen backbones compute, which is shared if
-    ``data`` names the data (None shares nothing). A frozen part sees ``views`` views of a
-    picture, itself and augmented ones, which are kept; later epochs see them again, so that it runs
-    no more often than that.
-    ``label_smoothing`` is the share of a label that all classes get (Szegedy et al. 2015,
-    arXiv:1512.00567). ``ema`` is the share of the past in an average of the weights over the steps,
-    which takes their place when the model is asked (Polyak & Juditsky 1992, SIAM J. Control
-    Optim. 30); 0 for none.
-
-    ``compute`` is how to compute, from ``Cost.compute``. ``micro`` remembers how many pictures fit
-    at once, and ``measured`` what was measured, each by backbone, size, device and what learns. A
-    caller that keeps these two with its study hands them in again: they hold plain values.
+    Attributes:
+        train: Batches of the training split.
+        validation: Batches of the validation split; None trains without validation.
+        epochs: Number of epochs.
+        score: Rates probabilities ``[N, C]`` for the validation split.
+        device: The device, with the type that autocast uses there.
+        seed: Seed of everything that is random in the training.
+        deadline: The reading of ``time.monotonic()`` after which ``OutOfTime`` is raised.
+        cache: The cache of activations of frozen layers.
+        data_id: Identifies the data set in the cache. None shares no activations with other tasks.
+        views: Number of views of a training image whose activations are cached: the image itself
+            and augmented ones. Later epochs use the same views again, so that the frozen layers run
+            no more often than that.
+        label_smoothing: Fraction of a label that is spread over all classes (Szegedy et al. 2015,
+            arXiv:1512.00567).
+        ema: Decay of an exponential moving average of the weights over the steps. The average
+            replaces the weights for validation and after the training (Polyak & Juditsky 1992,
+            SIAM J. Control Optim. 30). 0 for no average.
+        compute: How to compute, from ``Cost.compute``.
+        micro_batch_sizes: Largest batch that fits in memory, by ``cost_key``. A caller that stores
+            these with its study passes them in again; they are plain values.
+        measured_costs: What ``measure_cost`` measured, by ``cost_key``; to be stored likewise.
+        on_step: Called before every step.
     """
 
     train: Batches
     validation: Batches | None
     epochs: int
     score: Callable[[NDArray[np.float32]], float]
-    where: Device
+    device: Device
     seed: int = 0
     deadline: float | None = None
     cache: FeatureCache = field(default_factory=FeatureCache)
-    data: Hashable = None
+    data_id: Hashable = None
     views: int = 4
     label_smoothing: float = 0.0
     ema: float = 0.0
     compute: ComputeSettings = field(default_factory=ComputeSettings)
-    micro: MutableMapping[str, int] = field(default_factory=dict)
-    measured: MutableMapping[str, Any] = field(default_factory=dict)
-    step: Callable[[], object] = lambda: None  # called at every step
+    micro_batch_sizes: MutableMapping[str, int] = field(default_factory=dict)
+    measured_costs: MutableMapping[str, Any] = field(default_factory=dict)
+    on_step: Callable[[], object] = lambda: None
 
     @property
     def num_validation_examples(self) -> int:
-        """How many pictures the validation part has."""
+        """Number of images in the validation split; 0 without one."""
         return self.validation.num_examples if self.validation else 0
 
     def check_time(self) -> None:
-        """Raise ``OutOfTime`` when the deadline has passed; called before every step."""
-        self.step()
+        """Call ``on_step``, then raise ``OutOfTime`` if the deadline has passed."""
+        self.on_step()
         if self.deadline is not None and time.monotonic() > self.deadline:
             raise OutOfTime("the time budget ended inside an epoch")

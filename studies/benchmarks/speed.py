@@ -50,9 +50,9 @@ OTHERS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("linear_probe", {"lr": 1e-3}),
     ("linear_probe", {"lr": 1e-2}),
     ("linear_probe", {"lr": 3e-2}),
-    ("last_blocks", {"share": 0.2, "lr": 1e-3}),
-    ("last_blocks", {"share": 0.5, "lr": 1e-3}),
-    ("lp_ft", {"probe": 0.6, "lr": 3e-4}),
+    ("last_blocks", {"fraction": 0.2, "lr": 1e-3}),
+    ("last_blocks", {"fraction": 0.5, "lr": 1e-3}),
+    ("lp_ft", {"probe_fraction": 0.6, "lr": 3e-4}),
 )
 """After each strategy with its defaults, as a search goes on with what is cheap."""
 
@@ -179,7 +179,7 @@ def trained_by_hand(
     def logits_of(images: Tensor) -> tuple[Tensor, Tensor]:
         scaled = ((images - network.mean) / network.std).contiguous(memory_format=layout)
         with torch.autocast("cpu", torch.bfloat16, enabled=tuned):
-            features = network.extract(scaled)
+            features = network.extract_features(scaled)
             return features.float(), network.head(features).float()
 
     for groups in models.plan(network, config["freeze"], bench.epochs):
@@ -213,16 +213,16 @@ def trained_by_hand(
 
 def ours(bench: Bench, configs: list[Config], folder: Path) -> list[Run]:
     """Train them all as a search with a budget does, from an empty cache."""
-    where = models.device("cpu")
-    kept, micro, measured = FeatureCache(folder=folder), dict[str, int](), dict[str, Any]()
+    where = models.select_device("cpu")
+    kept, micro, measured_costs = FeatureCache(folder=folder), dict[str, int](), dict[str, Any]()
     runs = []
     for config in configs:
         began = time.monotonic()
         network = bench.build(config, where)
-        packed = data.pack(bench.dataset, bench.size, network.expects.interpolation, folder)
+        packed = data.pack(bench.dataset, bench.size, network.input_spec.interpolation, folder)
         labels = bench.dataset.labels
         train, valid = (
-            data.Batches(packed, labels, some, bench.batch, where.device, shuffle_seed=seed)
+            data.Batches(packed, labels, some, bench.batch, where.torch_device, shuffle_seed=seed)
             for some, seed in ((bench.train, bench.seed), (bench.valid, None))
         )
         task = training.Task(
@@ -233,12 +233,12 @@ def ours(bench: Bench, configs: list[Config], folder: Path) -> list[Run]:
             where,
             bench.seed,
             cache=kept,
-            data=bench.dataset.fingerprint,
+            data_id=bench.dataset.fingerprint,
             label_smoothing=SMOOTHING,
-            micro=micro,
-            measured=measured,
+            micro_batch_sizes=micro,
+            measured_costs=measured,
         )
-        task.compute = training.measure(network, config, task).compute
+        task.compute = training.measure_cost(network, config, task).compute
         *_, last = training.fine_tune(network, config, task)
         runs.append(Run(time.monotonic() - began, last.score))
         print(f"  ours {named(config)}: {runs[-1]}", flush=True)
@@ -264,7 +264,7 @@ def share_inside(bench: Bench, folder: Path) -> float:
         setattr(owner, name, call)
         return lambda: setattr(owner, name, work)
 
-    places = (Inputs, "backward"), (Inputs, "validation"), (torch.optim.AdamW, "step")
+    places = (Inputs, "backward"), (Inputs, "predict_validation"), (torch.optim.AdamW, "step")
     undo = [timed(*place) for place in places]
     try:
         [run] = ours(bench, [bench.config("full", {})], folder)

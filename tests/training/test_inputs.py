@@ -20,7 +20,7 @@ from torch.nn.utils import parametrize
 from toy import COLOURS, CPU, batches, config, model, squares, task
 
 from autotl import Balance, augment, backbone, balance, freeze, head, optimizer
-from autotl.data import Batches, MappedRows, Packed, mapped
+from autotl.data import Batches, MappedArray, Packed, memory_map
 from autotl.errors import Incompatible, OutOfTime
 from autotl.frozen import FeatureCache, cache
 from autotl.models import Device, Group, Model, merge_parametrizations
@@ -28,7 +28,7 @@ from autotl.testing.toy import convolutions as complete
 from autotl.training import fine_tune, predict, set_trainable
 from autotl.training.inputs import Inputs
 
-TOP = ("last_blocks", {"share": 0.5})
+TOP = ("last_blocks", {"fraction": 0.5})
 
 
 @optimizer
@@ -43,7 +43,7 @@ def inputs(network: Model, **changes: Any) -> Inputs:
     chosen = {k: changes.pop(k) for k in ("augment", "balance", "head") if k in changes}
     made = Inputs(network, config(**chosen), task(**changes))
     set_trainable(network, [{"params": list(network.head.parameters())}])
-    made.recut(set())
+    made.find_split_point(set())
     return made
 
 
@@ -64,7 +64,7 @@ def half_and_half(size: int) -> Any:
 def whole(made: Inputs, view: int | None) -> Any:
     """Activations and targets of all training pictures, in their order."""
     assert made.frozen is not None
-    rows = made.frozen.rows(made.task.train, view)
+    rows = made.frozen.get_rows(made.task.train, view)
     assert rows is not None
     [found] = rows.batches([np.arange(made.task.train.num_examples)])
     return found
@@ -76,7 +76,7 @@ def test_mixed_pictures_are_charged_by_their_mixed_targets(frozen: bool) -> None
     made = inputs(network, augment=half_and_half)
     if not frozen:
         made.close()
-    [(batch, targets), *_] = made.training(2)
+    [(batch, targets), *_] = made.training_batches(2)
     assert targets.shape == (len(batch), 3)
     assert torch.equal(targets.sum(1), torch.ones(len(batch)))
     assert 0.5 in targets
@@ -91,9 +91,9 @@ def test_a_kept_view_keeps_the_targets_of_its_pictures() -> None:
     activations, targets = whole(made, 0)
     [first, *_] = made.task.train.shuffled_indices(0)
     [(images, labels)] = made.task.train.load([first])
-    mixed, truth = half_and_half(16)(images, made.targets(labels))
+    mixed, truth = half_and_half(16)(images, made.one_hot(labels))
     assert made.frozen is not None
-    torch.testing.assert_close(activations[first], made.frozen.run(mixed))
+    torch.testing.assert_close(activations[first], made.frozen.compute(mixed))
     assert torch.equal(targets[first], truth)
 
 
@@ -115,9 +115,9 @@ def test_plain_rows_have_no_targets_of_their_own() -> None:
 def part(indices: list[int], size: int = 12, **changes: Any) -> Batches:
     """Some of 36 pictures."""
     given = batches(squares(), size)
-    labels = given.classes.numpy()
+    labels = given.labels.numpy()
     chosen = np.array(indices)
-    return Batches(given.packed, labels, chosen, size, CPU.device, shuffle_seed=0, **changes)
+    return Batches(given.packed, labels, chosen, size, CPU.torch_device, shuffle_seed=0, **changes)
 
 
 class Kept:
@@ -130,11 +130,11 @@ class Kept:
         """Pictures that the stem saw, without those that look for the cut."""
         seen: list[int] = []
         kept = FeatureCache(1 << 20, self.folder)
-        made = inputs(network, cache=kept, **({"data": "squares"} | changes))
+        made = inputs(network, cache=kept, **({"data_id": "squares"} | changes))
         network.backbone.stem[0].register_forward_hook(lambda m, a, out: seen.append(len(out)))
-        list(made.training(2))  # of two views the second, which is augmented
+        list(made.training_batches(2))  # of two views the second, which is augmented
         if made.task.validation:
-            made.validation()
+            made.predict_validation()
         return sum(seen)
 
 
@@ -157,7 +157,7 @@ def test_a_view_is_the_same_whoever_computes_it(tmp_path: Path, name: str) -> No
     views = [whole(at_once, v)[0] for v in (0, 1)]
     assert not torch.allclose(*views)
     for indices in ([8, 30, 2], [30, 9, 8, 2, 1]):  # in two goes, with other random numbers
-        made = inputs(model(), augment=name, train=part(indices, 2), cache=kept, data="squares")
+        made = inputs(model(), augment=name, train=part(indices, 2), cache=kept, data_id="squares")
         torch.manual_seed(len(indices))
         before = torch.get_rng_state()
         for v in (0, 1):
@@ -189,13 +189,13 @@ def test_mixed_rows_that_were_interrupted_go_on_as_they_began(tmp_path: Path) ->
     every = part(list(range(36)))
     alone = whole(inputs(model(), augment="mixup", train=every), 0)
     kept = FeatureCache(1 << 20, tmp_path)
-    made = inputs(model(), augment="mixup", train=every, cache=kept, data="squares")
+    made = inputs(model(), augment="mixup", train=every, cache=kept, data_id="squares")
     made.task.deadline = 0.0
     steps = iter([math.inf, math.inf, 0.0])
-    made.task.step = lambda: setattr(made.task, "deadline", next(steps))  # after two batches
+    made.task.on_step = lambda: setattr(made.task, "deadline", next(steps))  # after two batches
     with pytest.raises(OutOfTime):
         whole(made, 0)
-    made.task.step, made.task.deadline = lambda: None, None
+    made.task.on_step, made.task.deadline = lambda: None, None
     found = whole(made, 0)
     assert torch.equal(found[1], alone[1])
     torch.testing.assert_close(found[0], alone[0])
@@ -217,9 +217,9 @@ def test_a_row_depends_on_the_weights_below_and_their_buffers(tmp_path: Path) ->
 @pytest.mark.parametrize(
     "changes",
     [
-        {"data": "other"},
+        {"data_id": "other"},
         {"train": part(list(range(36))), "validation": batches(squares(seed=2))},
-        {"where": Device(CPU.device, torch.bfloat16)},
+        {"device": Device(CPU.torch_device, torch.bfloat16)},
     ],
     ids=["name", "pictures", "type"],
 )
@@ -237,18 +237,18 @@ def test_a_part_above_the_cut_may_differ(tmp_path: Path) -> None:
         network = model()
         with torch.no_grad():
             network.backbone.get_submodule(changed).weight += 0.1
-        made = Inputs(network, config(), task(cache=kept, data="squares"))
+        made = Inputs(network, config(), task(cache=kept, data_id="squares"))
         top = [p for block in network.blocks[-1:] for p in block]
         set_trainable(network, [{"params": [*top, *network.head.parameters()]}])
-        made.recut(set())
+        made.find_split_point(set())
         assert made.frozen is not None
-        names.add(made.frozen._name(made.task.train, None))
+        names.add(made.frozen.name_entry(made.task.train, None))
         network = model()
-    made = Inputs(network, config(), task(cache=kept, data="squares"))
+    made = Inputs(network, config(), task(cache=kept, data_id="squares"))
     set_trainable(network, [{"params": [*network.blocks[-1], *network.head.parameters()]}])
-    made.recut(set())
+    made.find_split_point(set())
     assert made.frozen is not None
-    assert made.frozen._name(made.task.train, None) in names  # as with the changed top
+    assert made.frozen.name_entry(made.task.train, None) in names  # as with the changed top
     assert len(names) == 2
 
 
@@ -269,7 +269,7 @@ def test_what_only_one_training_has_use_for_leaves_nothing_behind(
 ) -> None:
     kept = FeatureCache(1 << 20, tmp_path)
     written = []
-    for _ in fine_tune(model(), config(freeze=chosen), task(4, cache=kept, data=data)):
+    for _ in fine_tune(model(), config(freeze=chosen), task(4, cache=kept, data_id=data)):
         written.append(kept.usage().entries)
     assert max(written) == 2  # train and validation are different packs
     assert kept.usage().entries == entries
@@ -290,7 +290,7 @@ def test_without_room_pictures_are_fed_from_then_on(monkeypatch: pytest.MonkeyPa
     )  # there was when it was looked at
     network = model()
     kept = FeatureCache(0, memory=0)
-    epochs = list(fine_tune(network, config(freeze=TOP), task(2, cache=kept, data="squares")))
+    epochs = list(fine_tune(network, config(freeze=TOP), task(2, cache=kept, data_id="squares")))
     alone = model()
     plain = list(fine_tune(alone, config(freeze=TOP), task(2, cache=FeatureCache(0, memory=0))))
     assert [e.loss for e in epochs] == pytest.approx([e.loss for e in plain], rel=1e-5)
@@ -322,17 +322,17 @@ def train_and_ask(folder: Path, count: int) -> tuple[int, int]:
     shape, path = (count, SIDE, SIDE, 3), folder / str(count)
     with path.open("wb") as file:
         file.truncate(math.prod(shape))
-    pictures = MappedRows(path, shape)
+    pictures = MappedArray(path, shape)
     packed, labels = Packed(pictures.array, path, pictures), np.arange(count) % 3
     kept = FeatureCache(1 << 30, folder, memory=0)
     train, rest = (
-        Batches(packed, labels, some, 64, CPU.device, shuffle_seed=seed)
+        Batches(packed, labels, some, 64, CPU.torch_device, shuffle_seed=seed)
         for some, seed in ((np.arange(count // 2), 0), (np.arange(count // 2, count), None))
     )
     chosen: dict[str, Any] = {"backbone": coarse}
     network = model(**chosen)
     parts = {"train": train, "validation": rest, "score": lambda p: float(len(p))}
-    run = task(2, **parts, cache=kept, data="large")
+    run = task(2, **parts, cache=kept, data_id="large")
     assert [e.score for e in fine_tune(network, config(**chosen), run)] == [rest.num_examples] * 2
     assert len(predict(network, rest, CPU)) == rest.num_examples
     return math.prod(shape), kept.usage().bytes
@@ -340,7 +340,7 @@ def train_and_ask(folder: Path, count: int) -> tuple[int, int]:
 
 def grow(folder: Path) -> tuple[int, int, int]:
     """Bytes of pictures, of what was kept, and by which memory grew."""
-    cache.CHUNK, mapped.STAYS = 2 * MIB, 8 * MIB
+    cache.CHUNK_BYTES, memory_map.MAX_RESIDENT_BYTES = 2 * MIB, 8 * MIB
     train_and_ask(folder, 1024)  # the code comes in and the allocator settles, which count too
     before = memory()
     return *train_and_ask(folder, PICTURES), memory() - before
@@ -368,11 +368,11 @@ def test_a_penalty_is_added_to_the_mean_loss(micro: int) -> None:
     for penalised in (False, True):
         network = model()
         made = inputs(network)
-        made.micro = micro
+        made.micro_batch_size = micro
         if penalised:
             weight = network.head[1].weight
             network.penalties.append(lambda features, w=weight: (w**2).sum())
-        [(batch, targets), *_] = made.training(1)
+        [(batch, targets), *_] = made.training_batches(1)
         loss = made.backward(batch, targets)
         gradients.append((loss, network.head[1].weight.grad, network.head[1].weight.detach()))
     (bare, g, w), (charged, h, _) = gradients
@@ -409,15 +409,15 @@ def test_weights_and_offsets_of_classes_enter_the_loss() -> None:
     made = inputs(network, balance=balanced(weights=weights, offsets=offsets))
     images, labels = next(iter(made.task.train))
     assert made.frozen is not None
-    batch, targets = made.frozen.run(images), made.targets(labels)
+    batch, targets = made.frozen.compute(images), made.one_hot(labels)
     logits = network.head(batch) + torch.tensor(offsets)
     each = functional.cross_entropy(logits, labels, reduction="none")
     expected = (each * torch.tensor(weights)[labels]).mean()
     torch.testing.assert_close(made.loss(batch, targets), expected)
-    probabilities = made.validation()  # neither enters what the model answers
+    probabilities = made.predict_validation()  # neither enters what the model answers
     part = made.task.validation
     assert part is not None
-    assert probabilities == pytest.approx(predict(network, part, made.task.where), abs=1e-6)
+    assert probabilities == pytest.approx(predict(network, part, made.task.device), abs=1e-6)
 
 
 def test_a_balance_is_told_the_pictures_of_each_class() -> None:
@@ -485,7 +485,7 @@ def test_a_fitted_head_above_a_frozen_backbone_is_left_as_it_is() -> None:
     assert epochs[0].trained_parameters == 24 * 3 + 3
 
 
-@pytest.mark.parametrize("chosen", ["full", TOP, ("lp_ft", {"probe": 0.5})])
+@pytest.mark.parametrize("chosen", ["full", TOP, ("lp_ft", {"probe_fraction": 0.5})])
 def test_a_fitted_head_learns_on_where_the_backbone_does(chosen: Any) -> None:
     network = model(head=means)
     before = copy.deepcopy(network.backbone.state_dict())

@@ -24,11 +24,11 @@ from autotl.errors import Diverged, OutOfMemory, OutOfTime, PluginError
 from autotl.frozen import FeatureCache
 from autotl.frozen.split_point import SplitPoint
 from autotl.models import Device, Group, Model
-from autotl.training import Epoch, Task, fine_tune, measure, predict
+from autotl.training import Epoch, Task, fine_tune, measure_cost, predict
 from autotl.training.inputs import Inputs
 
 State = dict[str, Tensor]
-TOP = ("last_blocks", {"share": 0.5})
+TOP = ("last_blocks", {"fraction": 0.5})
 """Trains the two highest of the toy's four blocks."""
 
 
@@ -209,7 +209,7 @@ def test_a_change_of_what_learns_keeps_the_state_and_the_schedule() -> None:
     plugin, made = watched()
     network = model()
     chosen = config(
-        freeze=("lp_ft", {"probe": 0.5, "probe_lr": 2e-3, "lr": 1e-3}), optimizer=plugin
+        freeze=("lp_ft", {"probe_fraction": 0.5, "probe_lr": 2e-3, "lr": 1e-3}), optimizer=plugin
     )
     running = fine_tune(network, chosen, task(4))
     for _ in range(2):
@@ -453,21 +453,29 @@ def test_the_next_trial_of_its_kind_begins_with_the_smaller_batch() -> None:
         return size > 6
 
     hungry, micro = greedy(more_than_6), dict[str, int]()
-    trained(epochs=1, head=hungry, micro=micro)
+    trained(epochs=1, head=hungry, micro_batch_sizes=micro)
     assert calls == [12, *[6] * 6]
     assert list(micro.values()) == [6]
     again = json.loads(json.dumps(micro))  # as a study keeps it
     calls.clear()
-    trained(seed=1, epochs=1, head=hungry, freeze=("linear_probe", {"lr": 0.01}), micro=again)
+    trained(
+        seed=1,
+        epochs=1,
+        head=hungry,
+        freeze=("linear_probe", {"lr": 0.01}),
+        micro_batch_sizes=again,
+    )
     assert calls == [6] * 6
     calls.clear()
-    trained(epochs=1, head=hungry, freeze="full", micro=again)  # more learns: it is found anew
+    trained(
+        epochs=1, head=hungry, freeze="full", micro_batch_sizes=again
+    )  # more learns: it is found anew
     assert calls[0] == 12
     assert len(again) == 2
 
 
 def test_one_picture_that_does_not_fit_ends_the_trial() -> None:
-    with pytest.raises(OutOfMemory, match="one picture alone"):
+    with pytest.raises(OutOfMemory, match="a single image"):
         trained(head=greedy(lambda size: True))
 
 
@@ -507,14 +515,14 @@ def test_a_frozen_backbone_runs_once_for_each_view() -> None:
     network, cache = model(), FeatureCache()
     seen = count_pictures(network)
     chosen = config(augment="flip_crop")
-    list(fine_tune(network, chosen, task(8, cache=cache, data="squares")))
+    list(fine_tune(network, chosen, task(8, cache=cache, data_id="squares")))
     assert sum(seen) == 4 * 36 + 36 + 4  # four views, the validation part, four to find the size
     again = model(1)
     seen = count_pictures(again)
-    list(fine_tune(again, chosen, task(8, cache=cache, data="squares")))
+    list(fine_tune(again, chosen, task(8, cache=cache, data_id="squares")))
     assert sum(seen) == 4
     seen.clear()
-    list(fine_tune(again, config(), task(8, cache=cache, data="squares")))
+    list(fine_tune(again, config(), task(8, cache=cache, data_id="squares")))
     assert sum(seen) == 4  # its one view, the picture itself, was among them
 
 
@@ -529,7 +537,7 @@ def test_views_can_be_chosen(views: int, passes: int) -> None:
 def whole(inputs: Inputs, view: int | None) -> Tensor:
     """A view of all training pictures, in their order."""
     assert inputs.frozen is not None
-    rows = inputs.frozen.rows(inputs.task.train, view)
+    rows = inputs.frozen.get_rows(inputs.task.train, view)
     assert rows is not None
     [(activations, _)] = rows.batches([np.arange(inputs.task.train.num_examples)])
     return activations
@@ -539,13 +547,13 @@ def test_views_differ_and_come_round_again() -> None:
     network = model()
     inputs = Inputs(network, config(augment="flip_crop"), task(6, views=2))
     training.set_trainable(network, [{"params": list(network.head.parameters())}])
-    inputs.recut(set())
-    assert inputs.cut is not None
+    inputs.find_split_point(set())
+    assert inputs.split_point is not None
     views = [whole(inputs, v) for v in (None, 1)]
     assert not torch.equal(*views)
     rows = [np.concatenate(inputs.task.train.epoch_indices(e)) for e in (1, 2, 3)]
     for epoch in (1, 2, 3):
-        fed = torch.cat([batch for batch, _ in inputs.training(epoch)])
+        fed = torch.cat([batch for batch, _ in inputs.training_batches(epoch)])
         assert torch.equal(fed, views[(epoch - 1) % 2][rows[epoch - 1]])
 
 
@@ -566,19 +574,19 @@ def test_other_data_and_other_backbones_have_their_own() -> None:
         return Backbone()
 
     cache = FeatureCache()
-    trained(cache=cache, data="a")
-    shared, _ = trained(cache=cache, data="a", backbone=other)
+    trained(cache=cache, data_id="a")
+    shared, _ = trained(cache=cache, data_id="a", backbone=other)
     alone, _ = trained(backbone=other)
     assert same(shared, alone)
     fewer = batches(squares(8, seed=2))
-    shared, _ = trained(cache=cache, data="b", train=fewer)
+    shared, _ = trained(cache=cache, data_id="b", train=fewer)
     alone, _ = trained(train=fewer)
     assert same(shared, alone)
 
 
 @pytest.mark.parametrize("chosen", [TOP, "linear_probe", "gradual", "lp_ft"])
 def test_keeping_changes_no_result(chosen: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(SplitPoint, "float16_agrees", lambda *_: False)
+    monkeypatch.setattr(SplitPoint, "tolerates_float16", lambda *_: False)
     one, cached = trained(epochs=4, freeze=chosen)
     other, uncut = trained(epochs=4, freeze=chosen, cache=FeatureCache(0, memory=0))
     torch.testing.assert_close(one.state_dict(), other.state_dict(), rtol=1e-3, atol=1e-5)
@@ -588,10 +596,10 @@ def test_keeping_changes_no_result(chosen: Any, monkeypatch: pytest.MonkeyPatch)
 
 def test_keeping_in_16_bits_changes_little(monkeypatch: pytest.MonkeyPatch) -> None:
     cache = FeatureCache()
-    _, halved = trained(epochs=4, freeze=TOP, cache=cache, data="squares")
+    _, halved = trained(epochs=4, freeze=TOP, cache=cache, data_id="squares")
     halves = cache.usage().bytes
-    monkeypatch.setattr(SplitPoint, "float16_agrees", lambda *_: False)
-    _, exact = trained(epochs=4, freeze=TOP, cache=cache, data="squares")
+    monkeypatch.setattr(SplitPoint, "tolerates_float16", lambda *_: False)
+    _, exact = trained(epochs=4, freeze=TOP, cache=cache, data_id="squares")
     assert cache.usage().bytes > 2.5 * halves  # both are there: the type is part of the name
     assert [e.loss for e in halved] == pytest.approx([e.loss for e in exact], rel=1e-2)
     assert [e.loss for e in halved] != [e.loss for e in exact]
@@ -609,8 +617,8 @@ def test_what_takes_more_than_half_of_the_room_is_not_kept(limit: float, cache: 
     )
     top = [p for block in network.blocks[-2:] for p in block]
     training.set_trainable(network, [{"params": [*top, *network.head.parameters()]}])
-    inputs.recut(set())
-    assert (inputs.cut is not None) == cache
+    inputs.find_split_point(set())
+    assert (inputs.split_point is not None) == cache
 
 
 @freeze
@@ -622,13 +630,15 @@ def up_and_down(model: Model, epochs: int) -> Iterator[list[Group]]:
 
 def test_a_backbone_that_has_learned_keeps_its_activations_to_itself() -> None:
     cache = FeatureCache()
-    trained(epochs=3, cache=cache, data="squares")  # a stranger's, which must not be taken for ours
-    ours, _ = trained(epochs=3, freeze=up_and_down, cache=cache, data="squares")
+    trained(
+        epochs=3, cache=cache, data_id="squares"
+    )  # a stranger's, which must not be taken for ours
+    ours, _ = trained(epochs=3, freeze=up_and_down, cache=cache, data_id="squares")
     alone, _ = trained(epochs=3, freeze=up_and_down, cache=FeatureCache(0, memory=0))
     torch.testing.assert_close(ours.state_dict(), alone.state_dict(), rtol=1e-3, atol=1e-5)
     cache = FeatureCache()
-    trained(epochs=3, freeze=up_and_down, cache=cache, data="squares")
-    after, _ = trained(epochs=3, cache=cache, data="squares")
+    trained(epochs=3, freeze=up_and_down, cache=cache, data_id="squares")
+    after, _ = trained(epochs=3, cache=cache, data_id="squares")
     fresh, _ = trained(epochs=3)
     assert same(after, fresh)
 
@@ -658,60 +668,62 @@ def test_a_head_that_works_in_place_spoils_nothing_that_is_kept() -> None:
 def test_measuring_leaves_the_model_alone(chosen: Any) -> None:
     network = model()
     before = state(network)
-    run = task(4, data="squares")
-    cost = measure(network, config(freeze=chosen), run)
+    run = task(4, data_id="squares")
+    cost = measure_cost(network, config(freeze=chosen), run)
     assert not changed(before, network)
     assert all(p.grad is None for p in network.parameters())
-    assert cost.epoch > 0
-    assert (cost.view > 0) == (chosen in ("linear_probe", TOP))
-    seconds = [cost.seconds(epochs) for epochs in (1, 2, 4, 8, 16)]
+    assert cost.epoch_seconds > 0
+    assert (cost.view_seconds > 0) == (chosen in ("linear_probe", TOP))
+    seconds = [cost.training_seconds(epochs) for epochs in (1, 2, 4, 8, 16)]
     assert seconds == sorted(set(seconds))
     assert run.cache.usage().entries == 0
 
 
 def test_what_was_measured_is_not_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
     def kind(chosen: Any, **changes: Any) -> training.Cost:
-        run = task(4, data="squares", measured=measured, **changes)
-        return measure(model(), config(freeze=chosen), run)
+        run = task(4, data_id="squares", measured_costs=measured, **changes)
+        return measure_cost(model(), config(freeze=chosen), run)
 
     measured: dict[str, Any] = {}
     first = kind(("full", {"lr": 1e-3}))
     known = json.loads(json.dumps(measured))
     timed: list[Any] = []
-    seconds = training.cost._seconds
-    monkeypatch.setattr(
-        training.cost, "_seconds", lambda *args: (timed.append(1), seconds(*args))[1]
-    )
+    seconds = training.cost._time
+    monkeypatch.setattr(training.cost, "_time", lambda *args: (timed.append(1), seconds(*args))[1])
     measured = known
     again = kind(("layer_decay", {"lr": 1e-4}))  # the same parameters learn
     assert len(timed) == 1  # the augmentation alone, which may be another
-    assert (again.forward, again.backward, again.predict) == (
-        first.forward, first.backward, first.predict
+    assert (again.forward_seconds, again.backward_seconds, again.prediction_seconds) == (
+        first.forward_seconds, first.backward_seconds, first.prediction_seconds
     )  # fmt: skip
-    assert kind("linear_probe").forward != first.forward
+    assert kind("linear_probe").forward_seconds != first.forward_seconds
     assert len(timed) > 2
 
 
 def test_the_faster_type_is_chosen_once(monkeypatch: pytest.MonkeyPatch) -> None:
     slow = True  # 16 bits
     steps: list[bool] = []
-    measured_steps = training.cost._steps
+    measured_steps = training.cost._time_steps
 
-    def steps_of(trial: Any, config: Any, task: Any, half: bool) -> Any:
-        steps.append(half)
-        return replace(measured_steps(trial, config, task, half), below=0.0, step=1.0 + half * slow)
+    def steps_of(trial: Any, config: Any, task: Any, autocast: bool) -> Any:
+        steps.append(autocast)
+        return replace(
+            measured_steps(trial, config, task, autocast), prefix=0.0, step=1.0 + autocast * slow
+        )
 
-    monkeypatch.setattr(training.cost, "_steps", steps_of)
-    where = Device(CPU.device, torch.bfloat16)
-    run = task(2, where=where)
-    settings = [measure(model(), config(freeze=f), run).compute for f in ("full", TOP)]
-    assert [s.half for s in settings] == [False, False]
+    monkeypatch.setattr(training.cost, "_time_steps", steps_of)
+    where = Device(CPU.torch_device, torch.bfloat16)
+    run = task(2, device=where)
+    settings = [measure_cost(model(), config(freeze=f), run).compute for f in ("full", TOP)]
+    assert [s.autocast for s in settings] == [False, False]
     assert steps == [True, False, False]
-    assert settings[0].where(where).autocast is None
+    assert settings[0].apply_to(where).autocast is None
     slow = False
-    assert not measure(model(), config(freeze="full"), run).compute.half  # as it was measured
-    assert measure(model(), config(freeze="full"), task(2, where=where)).compute.half
-    assert measure(model(), config(freeze="full"), task(2)).compute.where(CPU) == CPU
+    assert not measure_cost(
+        model(), config(freeze="full"), run
+    ).compute.autocast  # as it was measured
+    assert measure_cost(model(), config(freeze="full"), task(2, device=where)).compute.autocast
+    assert measure_cost(model(), config(freeze="full"), task(2)).compute.apply_to(CPU) == CPU
 
 
 @pytest.mark.parametrize(("reading", "keep"), [(0.0, True), (1e3, False)])
@@ -719,11 +731,11 @@ def test_what_is_slower_to_read_than_to_compute_is_not_kept(
     monkeypatch: pytest.MonkeyPatch, reading: float, keep: bool
 ) -> None:
     monkeypatch.setattr(FeatureCache, "seconds_to_read", lambda *_: reading)
-    run = task(4, data="squares")
-    cost = measure(model(), config(freeze=TOP), run)
-    assert cost.compute.keep == keep
-    assert (cost.view > 0) == (cost.once > 0) == keep
-    assert cost.epoch > 0
+    run = task(4, data_id="squares")
+    cost = measure_cost(model(), config(freeze=TOP), run)
+    assert cost.compute.cache_activations == keep
+    assert (cost.view_seconds > 0) == (cost.setup_seconds > 0) == keep
+    assert cost.epoch_seconds > 0
     run.compute = cost.compute
     network = model()
     seen = count_pictures(network)
@@ -733,18 +745,24 @@ def test_what_is_slower_to_read_than_to_compute_is_not_kept(
 
 
 def test_a_cost_is_filed_in_milliseconds_and_bytes() -> None:
-    facts = measure(model(), config(freeze=TOP), task(4)).facts()
+    facts = measure_cost(model(), config(freeze=TOP), task(4)).facts()
     assert facts["forward_ms"] > 0
     assert facts["backward_ms"] >= 0
     assert facts["activation_bytes"] == 16 * 4 * 4 * 2  # the first stage's, in 16 bits
     assert facts["peak_bytes"] is None  # the CPU does not tell
-    assert measure(model(), config(freeze="full"), task(4)).facts()["activation_bytes"] == 0
+    assert measure_cost(model(), config(freeze="full"), task(4)).facts()["activation_bytes"] == 0
 
 
 def test_as_many_views_are_kept_as_there_is_time_for() -> None:
-    cost = training.Cost(view=10.0, epoch=1.0, once=0.0, costly=1.0, predict=0.0)
-    assert [cost.views(4, seconds) for seconds in (0.0, 9.0, 25.0, 99.0)] == [1, 1, 2, 4]
-    assert replace(cost, view=0.0).views(4, 0.1) == 4
+    cost = training.Cost(
+        view_seconds=10.0,
+        epoch_seconds=1.0,
+        setup_seconds=0.0,
+        backbone_epoch_fraction=1.0,
+        prediction_seconds=0.0,
+    )
+    assert [cost.affordable_views(4, seconds) for seconds in (0.0, 9.0, 25.0, 99.0)] == [1, 1, 2, 4]
+    assert replace(cost, view_seconds=0.0).affordable_views(4, 0.1) == 4
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -765,7 +783,7 @@ def test_a_model_that_cannot_be_compiled_is_trained_as_it_is(
     monkeypatch.setattr(torch, "compile", compiled)
     plain, _ = trained(freeze="full")
     assert not calls
-    setting = training.ComputeSettings(keep=False, compiled=True)
+    setting = training.ComputeSettings(cache_activations=False, compile=True)
     other, _ = trained(freeze="full", compute=setting)
     assert len(calls) == (1 if fails else 6)
     assert same(plain, other)
@@ -783,30 +801,50 @@ def test_a_compiled_model_that_runs_out_of_memory_does_so(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(torch, "compile", compiled)
     micro: dict[str, int] = {}
-    setting = training.ComputeSettings(keep=False, compiled=True)
-    trained(epochs=1, freeze="full", compute=setting, micro=micro)
+    setting = training.ComputeSettings(cache_activations=False, compile=True)
+    trained(epochs=1, freeze="full", compute=setting, micro_batch_sizes=micro)
     assert list(micro.values()) == [3]
 
 
 def test_again_costs_less_for_what_was_kept() -> None:
-    cost = training.Cost(view=40.0, epoch=1.0, once=100.0, costly=0.5, predict=0.0)
-    assert cost.again(4, 4) == 30.0 + 2.0  # of three augmented views a quarter of the pictures
-    assert cost.again(4, 1) == 2.0
-    assert cost.again(2, 9) == 10.0 + 1.0
+    cost = training.Cost(
+        view_seconds=40.0,
+        epoch_seconds=1.0,
+        setup_seconds=100.0,
+        backbone_epoch_fraction=0.5,
+        prediction_seconds=0.0,
+    )
+    assert (
+        cost.repeat_seconds(4, 4) == 30.0 + 2.0
+    )  # of three augmented views a quarter of the pictures
+    assert cost.repeat_seconds(4, 1) == 2.0
+    assert cost.repeat_seconds(2, 9) == 10.0 + 1.0
 
 
 def test_the_cost_of_views_ends_with_the_last_of_them() -> None:
-    cost = training.Cost(view=10.0, epoch=1.0, once=100.0, costly=1.0, predict=0.0)
-    assert [cost.seconds(n, 2) for n in (1, 2, 3)] == [111.0, 122.0, 123.0]
-    half = training.Cost(view=0.0, epoch=1.0, once=0.0, costly=0.5, predict=0.0)
-    assert half.seconds(10) == 5.0
+    cost = training.Cost(
+        view_seconds=10.0,
+        epoch_seconds=1.0,
+        setup_seconds=100.0,
+        backbone_epoch_fraction=1.0,
+        prediction_seconds=0.0,
+    )
+    assert [cost.training_seconds(n, 2) for n in (1, 2, 3)] == [111.0, 122.0, 123.0]
+    half = training.Cost(
+        view_seconds=0.0,
+        epoch_seconds=1.0,
+        setup_seconds=0.0,
+        backbone_epoch_fraction=0.5,
+        prediction_seconds=0.0,
+    )
+    assert half.training_seconds(10) == 5.0
 
 
 def test_the_costly_share_is_that_in_which_the_backbone_trainable() -> None:
     def share(chosen: Any) -> float:
-        return measure(model(), config(freeze=chosen), task(10)).costly
+        return measure_cost(model(), config(freeze=chosen), task(10)).backbone_epoch_fraction
 
-    assert share(("lp_ft", {"probe": 0.3})) == 0.7
+    assert share(("lp_ft", {"probe_fraction": 0.3})) == 0.7
     assert share("full") == 1.0
     assert share("linear_probe") == 1.0  # of its own, cheap epochs
 
@@ -815,7 +853,7 @@ def test_without_a_validation_part_there_is_no_score() -> None:
     _, epochs = trained(validation=None)
     assert all(math.isnan(e.score) for e in epochs)
     assert all(math.isfinite(e.loss) for e in epochs)
-    assert measure(model(), config(), task(2, validation=None)).once == 0.0
+    assert measure_cost(model(), config(), task(2, validation=None)).setup_seconds == 0.0
 
 
 def test_predictions_are_in_order_and_sum_to_one() -> None:
@@ -863,7 +901,7 @@ def test_short_memory_does_not_change_predictions(
     torch.testing.assert_close(state(little), state(enough))
     assert [e.score for e in again] == [e.score for e in epochs]
     monkeypatch.setattr(Model, "features", lambda *_: short(enough, torch.zeros(4)))
-    with pytest.raises(OutOfMemory, match="one picture alone"):
+    with pytest.raises(OutOfMemory, match="a single image"):
         predict(enough, batches(squares()), CPU)
 
 
@@ -878,7 +916,7 @@ def test_torchs_schedulers_follow_the_steps() -> None:
         return chosen, torch.optim.lr_scheduler.ExponentialLR(chosen, 0.5)
 
     run = task(4)
-    chosen = config(freeze=("lp_ft", {"probe": 0.5, "probe_lr": 1e-2, "lr": 1e-2}))
+    chosen = config(freeze=("lp_ft", {"probe_fraction": 0.5, "probe_lr": 1e-2, "lr": 1e-2}))
     made = {**chosen, "optimizer": type(chosen["optimizer"])(halving, {})}
     list(fine_tune(model(), made, run))
     steps = 4 * len(run.train)

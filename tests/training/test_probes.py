@@ -14,7 +14,13 @@ from autotl import freeze, head
 from autotl.errors import Diverged, OutOfTime
 from autotl.models import Model
 from autotl.space.space import Config
-from autotl.training import ProbeEpoch, features, fine_tune, keeps_backbone_frozen, probe
+from autotl.training import (
+    ProbeEpoch,
+    extract_backbone_features,
+    fine_tune,
+    keeps_backbone_frozen,
+    train_probes,
+)
 
 HEADS: list[dict[str, Any]] = [
     {},
@@ -77,7 +83,7 @@ def thaws(model: Model, epochs: int, *, lr: float = 1e-3) -> Any:
 
 def run(configs: list[Config], **changes: Any) -> list[list[ProbeEpoch | Exception | None]]:
     network = toy.model(**HEADS[0])
-    return list(probe(network, configs, toy.task(3, **changes)))
+    return list(train_probes(network, configs, toy.task(3, **changes)))
 
 
 def states(model: Model) -> dict[str, torch.Tensor]:
@@ -146,7 +152,7 @@ def test_one_that_fails_leaves_the_others_as_they_are() -> None:
 def test_heads_that_are_solved_for_have_one_epoch() -> None:
     solved = toy.config(head="logistic_regression")
     network = toy.model(head="logistic_regression")
-    [[one, other]] = list(probe(network, [solved, toy.config(head="lda")], toy.task(3)))
+    [[one, other]] = list(train_probes(network, [solved, toy.config(head="lda")], toy.task(3)))
     assert isinstance(one, ProbeEpoch)
     assert isinstance(other, ProbeEpoch)
     assert one.last
@@ -155,7 +161,7 @@ def test_heads_that_are_solved_for_have_one_epoch() -> None:
     chosen = {"head": ("linear", {"dropout": 0.0}), "augment": "flip_crop"}
     network = toy.model(head="logistic_regression")
     configs = [toy.config(head="logistic_regression", augment="flip_crop"), toy.config(**chosen)]
-    beside = [epoch[1] for epoch in probe(network, configs, toy.task(3))]
+    beside = [epoch[1] for epoch in train_probes(network, configs, toy.task(3))]
     alone = list(fine_tune(toy.model(**chosen), configs[1], toy.task(3)))
     assert [e.epoch.loss for e in beside if isinstance(e, ProbeEpoch)] == [e.loss for e in alone]
 
@@ -178,7 +184,7 @@ def test_the_deadline_is_everybodys() -> None:
 def test_the_features_are_the_backbones() -> None:
     network, task = toy.model(), toy.task(1)
     images = torch.cat([images for images, _ in task.train])
-    found = features(network, toy.config(augment="flip_crop"), task)
+    found = extract_backbone_features(network, toy.config(augment="flip_crop"), task)
     assert found.shape == (36, network.backbone.num_features)
     with torch.no_grad():
         expected = network.eval().features(images)

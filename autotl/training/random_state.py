@@ -1,0 +1,117 @@
+"""Random numbers and cuDNN settings of a training, kept apart from those of the host process."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class RandomState:
+    """The random number generator states of one training.
+
+    Training code draws from the global generators of torch, NumPy and Python. While a state is
+    active, the global generators hold it; otherwise they hold what the host process left there.
+
+    Args:
+        device: Its generator is included, next to that of the CPU.
+        seed: Of torch's generators. Those of NumPy and Python begin as a copy of the host's.
+    """
+
+    def __init__(self, device: torch.device, seed: int) -> None:
+        self._device = device
+        self._python, self._numpy = random.getstate(), np.random.get_state()
+        with torch_seeded(device):
+            _manual_seed(device, seed)
+            self._torch = _get_torch_states(device)
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Put this state in place of the host's, with deterministic cuDNN kernels on CUDA."""
+        python, numpy = random.getstate(), np.random.get_state()
+        random.setstate(self._python)
+        np.random.set_state(self._numpy)
+        try:
+            with self.torch_active(), deterministic_cudnn(self._device):
+                yield
+        finally:
+            self._python, self._numpy = random.getstate(), np.random.get_state()
+            random.setstate(python)
+            np.random.set_state(numpy)
+
+    @contextmanager
+    def torch_active(self) -> Iterator[None]:
+        """Put only torch's generators in place, for single steps inside ``active``.
+
+        This takes microseconds; the states of NumPy take half a millisecond.
+        """
+        host = _get_torch_states(self._device)
+        _set_torch_states(self._device, self._torch)
+        try:
+            yield
+        finally:
+            self._torch = _get_torch_states(self._device)
+            _set_torch_states(self._device, host)
+
+
+@contextmanager
+def torch_seeded(device: torch.device, *numbers: int) -> Iterator[None]:
+    """Run with torch's generators seeded by ``numbers``, and restore them at the end."""
+    host = _get_torch_states(device)
+    try:
+        seed_torch(device, *numbers)
+        yield
+    finally:
+        _set_torch_states(device, host)
+
+
+def seed_torch(device: torch.device, *numbers: int) -> None:
+    """Seed torch's generators by several numbers, each of which changes the outcome."""
+    _manual_seed(device, int(np.random.SeedSequence(numbers).generate_state(1)[0]))
+
+
+@contextmanager
+def deterministic_cudnn(device: torch.device) -> Iterator[None]:
+    """Let cuDNN use deterministic kernels only, and choose them without timing."""
+    if device.type != "cuda":
+        yield
+        return
+    # torch.backends.cudnn.flags() would also set TF32 and precision, which stay as they are.
+    cudnn = torch.backends.cudnn
+    host = cudnn.benchmark, cudnn.deterministic
+    cudnn.benchmark, cudnn.deterministic = False, True
+    try:
+        yield
+    finally:
+        cudnn.benchmark, cudnn.deterministic = host
+
+
+def _manual_seed(device: torch.device, seed: int) -> None:
+    # torch.manual_seed() would seed every GPU, and takes 3 ms where there is no CUDA.
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
+    elif device.type == "mps":
+        torch.mps.manual_seed(seed)
+
+
+def _get_torch_states(device: torch.device) -> list[Tensor]:
+    states = [torch.get_rng_state()]
+    if device.type == "cuda":
+        states.append(torch.cuda.get_rng_state(device))
+    elif device.type == "mps":
+        states.append(torch.mps.get_rng_state())
+    return states
+
+
+def _set_torch_states(device: torch.device, states: list[Tensor]) -> None:
+    torch.set_rng_state(states[0])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(states[1], device)
+    elif device.type == "mps":
+        torch.mps.set_rng_state(states[1])
