@@ -1,6 +1,6 @@
-"""The built-in plugins: which there are, and how they are described.
+"""The built-in plugins: their names and descriptions.
 
-That each keeps the contract of its kind is in ``test_testing.py``.
+The contract of each kind is tested in ``tests/testing``.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import statistics
 import pytest
 
 from autotl.space import registry
-from autotl.space.plugin import SEARCHED_KINDS
+from autotl.space.kinds import SEARCHED_KINDS
 from autotl.space.registry import AnyPlugin
 
 PLUGINS = [plugin for plugin in registry.load() if plugin.kind in SEARCHED_KINDS]
@@ -35,11 +35,11 @@ BUILT_IN = {
 
 
 @pytest.mark.parametrize("kind", SEARCHED_KINDS)
-def test_the_plugins_that_are_described_are_there(kind: str) -> None:
+def test_the_built_in_plugins_are_registered(kind: str) -> None:
     assert {p.name for p in PLUGINS if p.kind == kind} >= BUILT_IN[kind]
 
 
-def test_nothing_that_is_installed_is_broken() -> None:
+def test_no_installed_module_is_broken() -> None:
     assert registry.load().broken == ()
 
 
