@@ -1,8 +1,9 @@
-"""What frozen parts made of pictures: kept on disk, shared by trials, later runs and processes.
+"""Features of frozen layers, computed once: the split point of a model, and the cache on disk.
 
-``features`` finds rows or has them computed, and keeps to its limits; ``segments`` are the files.
+``split_point`` divides a model into a frozen prefix and a trainable suffix, with the help of
+``tracing``; ``cache`` stores what the prefix computes; ``segments`` are the files of the cache.
 """
 
-from autotl.frozen.cache import FeatureCache, Rows, Usage, digest
+from autotl.frozen.cache import CachedRows, FeatureCache, Usage, entry_name
 
-__all__ = ["FeatureCache", "Rows", "Usage", "digest"]
+__all__ = ["CachedRows", "FeatureCache", "Usage", "entry_name"]

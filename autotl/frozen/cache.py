@@ -1,14 +1,15 @@
-"""What frozen parts made of pictures: kept on disk, shared by trials, later runs and processes.
+"""Cached features of frozen layers, shared by trials, later runs and processes.
 
-What one frozen part makes of one view of the pictures is an *entry*. Its name is a digest of all
-that decides a row, so an entry is never out of date. It holds rows by the places of the pictures in
-the data set, whatever part of a split they are asked for, and computes only those it lacks.
+The features that one frozen prefix computes from one view of the images are an *entry*. Its name is
+a digest of everything that determines a row, so an entry is never out of date. Its rows are stored
+by the indices of the examples in the data set, whichever split they are requested for, and only
+rows that are missing are computed.
 
-An entry is a folder of *segments* (see ``segments``). The least recently used entries make room for
-new ones, never one that is in use. Rows that memory has room for are gathered there, or on the GPU;
-others are read batch by batch.
+An entry is a folder of *segments* (see ``segments``). The least recently used entries are deleted
+to make room for new ones, but never one that is in use. Rows that fit in memory, or on the GPU, are
+gathered there; others are read batch by batch.
 
-Shapes: n rows, N pictures of the data set, C classes.
+Shapes: n rows, C classes.
 """
 
 from __future__ import annotations
@@ -32,259 +33,292 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from autotl.data import RESIDENT_FRACTION, prefetch
-from autotl.frozen.segments import SUFFIX, Entry, Form, Indices, discard, last_used, size, touch
+from autotl.data import RESIDENT_FRACTION, Indices, prefetch
+from autotl.frozen.segments import (
+    ENTRY_SUFFIX,
+    Entry,
+    RecordFormat,
+    count_bytes,
+    delete_unused,
+    last_used,
+    mark_used,
+)
 
-LIMIT = 10 << 30
-"""The most bytes on disk unless it is said; never more than a tenth of what is free there."""
+MAX_DISK_BYTES = 10 << 30
+"""Default limit of the bytes on disk; never more than a tenth of the free space there."""
 
-MEMORY = 2 << 30
-"""Bytes of memory for rows that are gathered there."""
+MAX_MEMORY_BYTES = 2 << 30
+"""Default limit of the bytes of rows in memory."""
 
-CHUNK = 64 << 20
+CHUNK_BYTES = 64 << 20
 """Bytes that are computed before they are written as a segment."""
 
-Computed = Iterator[tuple[Indices, Tensor, Tensor | None]]
-"""Some rows at a time: indices ``[n]``, activations ``[n, ...]``, targets ``[n, C]`` or None."""
+ComputedRows = tuple[Indices, Tensor, Tensor | None]
+"""Some rows: indices ``[n]``, activations ``[n, ...]``, and targets ``[n, C]`` or None."""
 
 
 class Usage(NamedTuple):
-    """What a cache takes on disk, for display; ``bytes`` and ``limit`` in bytes."""
+    """The space that a cache takes on disk.
+
+    Attributes:
+        entries: Number of entries.
+        bytes: Bytes of all entries.
+        limit: Bytes that they may take.
+    """
 
     entries: int
     bytes: int
     limit: int
 
 
-class Rows:
-    """The rows of some pictures in their order, in memory or on disk.
+class CachedRows:
+    """The rows of some examples in a given order, in memory or on disk.
+
+    Args:
+        entry: The entry that has the rows.
+        format: The format of the rows.
+        indices: Indices of the examples in the data set, ``[n]``.
+        device: The device that they are used on.
+        resident: Whether to gather the rows in memory, or on the device if it is a GPU.
 
     Attributes:
-        resident: Whether they are in memory, or on the GPU.
+        resident: Whether the rows are in memory or on the GPU.
     """
 
     def __init__(
-        self, entry: Entry, form: Form, indices: Indices, where: torch.device, resident: bool
+        self,
+        entry: Entry,
+        format: RecordFormat,
+        indices: Indices,
+        device: torch.device,
+        resident: bool,
     ) -> None:
-        self._form, self._indices, self._where = form, indices, where
+        self._format, self._indices, self._device = format, indices, device
         self._entry: Entry | None = entry
         self.resident = resident
         if not resident:
             return
-        home = where if where.type == "cuda" else torch.device("cpu")
-        self._records = torch.empty((len(indices), form.bytes), dtype=torch.uint8, device=home)
-        step = max(1, CHUNK // form.bytes)
+        home = device if device.type == "cuda" else torch.device("cpu")
+        self._records = torch.empty((len(indices), format.bytes), dtype=torch.uint8, device=home)
+        step = max(1, CHUNK_BYTES // format.bytes)
         for start in range(0, len(indices), step):
-            part = torch.from_numpy(entry.gather(indices[start : start + step]))
-            self._records[start : start + step] = part.to(home)
-        self._entry = None  # no longer in use
+            records = torch.from_numpy(entry.gather(indices[start : start + step]))
+            self._records[start : start + step] = records.to(home)
+        self._entry = None  # releases its lock
 
     @property
     def bytes(self) -> int:
-        """What all rows take."""
-        return len(self._indices) * self._form.bytes
+        """Bytes of all rows."""
+        return len(self._indices) * self._format.bytes
 
-    def batches(self, parts: Iterable[Indices]) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """Activations ``[n, ...]`` and kept targets ``[n, C]`` of the rows at each of ``parts``.
+    def batches(self, positions: Iterable[Indices]) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Yield the rows batch by batch, as copies that in-place layers may overwrite.
 
-        They are copies, which layers that work in place may spoil.
+        Args:
+            positions: Positions of each batch's rows in this object, ``[B]``.
+
+        Yields:
+            Activations ``[B, ...]``, and targets ``[B, C]`` or None.
         """
-        parts = list(parts)
+        positions = list(positions)
         gathered: Iterator[Tensor]
         if self.resident:
-            # One transfer for all of them: small ones in between would make the GPU wait.
-            places = torch.from_numpy(np.concatenate([*parts, self._indices[:0]]))
-            sizes = [len(part) for part in parts]
-            split = places.to(self._records.device).split(sizes)  # type: ignore[no-untyped-call]
-            gathered = (self._records.index_select(0, some) for some in split)
+            # One transfer for all positions: a small one for each batch would make the GPU wait.
+            joined = torch.from_numpy(np.concatenate([*positions, self._indices[:0]]))
+            sizes = [len(batch) for batch in positions]
+            split = joined.to(self._records.device).split(sizes)  # type: ignore[no-untyped-call]
+            gathered = (self._records.index_select(0, batch) for batch in split)
         else:
-            gathered = (self._read(part) for part in parts)
-            if self._where.type == "cuda":
+            gathered = (self._read(batch) for batch in positions)
+            if self._device.type == "cuda":
                 gathered = prefetch(gathered)
         for records in gathered:
-            yield self._form.unpack(records.to(self._where))
+            yield self._format.unpack(records.to(self._device))
 
-    def _read(self, part: Indices) -> Tensor:
+    def _read(self, positions: Indices) -> Tensor:
+        """Read the records at some positions from the disk."""
         assert self._entry is not None
-        records = torch.from_numpy(self._entry.gather(self._indices[part]))
-        if self._where.type == "cuda":  # from pinned memory the copy overlaps with computing
-            return records.pin_memory().to(self._where, non_blocking=True)
+        records = torch.from_numpy(self._entry.gather(self._indices[positions]))
+        if self._device.type == "cuda":  # copying from pinned memory overlaps with computing
+            return records.pin_memory().to(self._device, non_blocking=True)
         return records
 
 
 class FeatureCache:
-    """The cache of one process in a folder that it may share with others.
+    """The feature cache of one process, in a folder that it may share with other processes.
 
     Args:
-        limit: The most bytes on disk; 0 for nothing there.
-        folder: Where entries are kept; None for a place of its own that is removed in the end.
-        memory: The most bytes of rows in memory.
-        say: Is told, once, that the disk refuses.
+        limit: Maximum bytes on disk, 0 for none; by default ``MAX_DISK_BYTES``, but at most a tenth
+            of the free space.
+        folder: Folder of the entries; None for a temporary one that is removed with this object.
+        memory: Maximum bytes of rows in memory.
+        warn: Called once, with a message, if the disk cannot be written to.
     """
 
     def __init__(
         self,
         limit: int | None = None,
         folder: Path | None = None,
-        memory: int = MEMORY,
-        say: Callable[[str], object] = warnings.warn,
+        memory: int = MAX_MEMORY_BYTES,
+        warn: Callable[[str], object] = warnings.warn,
     ) -> None:
-        self._limit, self._folder, self.memory, self._say = limit, folder, memory, say
-        self._held: OrderedDict[tuple[str, str, str], Rows] = OrderedDict()
+        self._limit, self._folder, self.memory, self._warn = limit, folder, memory, warn
+        self._in_memory: OrderedDict[tuple[str, str, str], CachedRows] = OrderedDict()
         self._verified: set[Path] = set()
-        self._refused = False
+        self._warned = False
 
     @cached_property
     def folder(self) -> Path:
-        """Where entries are kept."""
+        """Folder of the entries."""
         if self._folder is not None:
             return self._folder
-        own = tempfile.mkdtemp(prefix="autotl-")
-        weakref.finalize(self, shutil.rmtree, own, ignore_errors=True)
-        return Path(own)
+        temporary = tempfile.mkdtemp(prefix="autotl-")
+        weakref.finalize(self, shutil.rmtree, temporary, ignore_errors=True)
+        return Path(temporary)
 
     @cached_property
     def limit(self) -> int:
-        """The most bytes on disk."""
+        """Maximum bytes on disk."""
         if self._limit is not None:
             return self._limit
-        there = next(p for p in (self.folder, *self.folder.absolute().parents) if p.exists())
-        return min(LIMIT, shutil.disk_usage(there).free // 10)
+        existing = next(p for p in (self.folder, *self.folder.absolute().parents) if p.exists())
+        return min(MAX_DISK_BYTES, shutil.disk_usage(existing).free // 10)
 
     def usage(self) -> Usage:
-        """What is on disk now."""
-        entries = self._entries()
-        return Usage(len(entries), sum(map(size, entries)), self.limit)
+        """Measure the space that the cache takes on disk now."""
+        entries = self._list_entries()
+        return Usage(len(entries), sum(map(count_bytes, entries)), self.limit)
 
     def has_space(self, bytes: int) -> bool:
-        """Whether rows of so many bytes may be kept, without all others having to go."""
+        """Whether rows of so many bytes can be cached without evicting all others."""
         return bytes <= max(self.limit, self.memory) // 2
 
-    def rows(
+    def get_or_compute(
         self,
         name: str,
         indices: Indices,
-        compute: Callable[[Indices], Computed],
-        where: torch.device,
-    ) -> Rows | None:
-        """The rows of some pictures; those that no segment has are computed and kept.
+        compute: Callable[[Indices], Iterator[ComputedRows]],
+        device: torch.device,
+    ) -> CachedRows | None:
+        """Get the rows of some examples; compute and cache those that are missing.
 
         Args:
-            name: Of the entry, from ``digest``.
-            indices: The places of the pictures in the data set, ``[n]``.
-            compute: Is given the indices that are missing, and yields their rows, in any order.
-            where: The device that they are used on.
+            name: Name of the entry, from ``entry_name``.
+            indices: Indices of the examples in the data set, ``[n]``.
+            compute: Takes the missing indices, and yields their rows in any order.
+            device: The device that the rows are used on.
 
         Returns:
-            None if there is no room for them on the disk nor in memory.
+            The rows in the order of ``indices``; None if neither the disk nor memory has room for
+            them, or if there are none.
         """
-        held = (name, hashlib.sha256(indices.tobytes()).hexdigest(), str(where))
-        if held in self._held:
-            self._held.move_to_end(held)
-            touch(self.folder / name)
-            return self._held[held]
-        entry = self._entry(name)
+        key = (name, hashlib.sha256(indices.tobytes()).hexdigest(), str(device))
+        if key in self._in_memory:
+            self._in_memory.move_to_end(key)
+            mark_used(self.folder / name)
+            return self._in_memory[key]
+        entry = Entry(self.folder / name, self._verified)
         if len(missing := entry.missing(indices)) and not self._add(entry, compute(missing)):
             return None
-        touch(self.folder / name)
-        if entry.form is None:  # no rows were asked for
+        mark_used(self.folder / name)
+        if entry.format is None:  # no rows were requested
             return None
-        bytes, room = len(indices) * entry.form.bytes, self._room_in_memory(where)
+        bytes, room = len(indices) * entry.format.bytes, self._room_in_memory(device)
         if bytes > room:
-            return Rows(entry, entry.form, indices, where, resident=False)
-        while self._held and sum(r.bytes for r in self._held.values()) + bytes > room:
-            self._held.popitem(last=False)
-        self._held[held] = found = Rows(entry, entry.form, indices, where, resident=True)
-        return found
+            return CachedRows(entry, entry.format, indices, device, resident=False)
+        while self._in_memory and sum(r.bytes for r in self._in_memory.values()) + bytes > room:
+            self._in_memory.popitem(last=False)
+        rows = CachedRows(entry, entry.format, indices, device, resident=True)
+        self._in_memory[key] = rows
+        return rows
 
-    def forget(self, names: Iterable[str]) -> None:
-        """Remove entries that nobody will ask for again."""
+    def remove(self, names: Iterable[str]) -> None:
+        """Remove entries by their names, from memory and from the disk."""
         for name in names:
-            for held in [h for h in self._held if h[0] == name]:
-                del self._held[held]
-            discard(self.folder / name)
+            for key in [key for key in self._in_memory if key[0] == name]:
+                del self._in_memory[key]
+            delete_unused(self.folder / name)
 
-    def seconds_to_read(self, row: int, count: int) -> float:
-        """What it takes to read a row of ``row`` bytes out of ``count``, as measured here."""
-        return row * (self._from_memory if row * count <= self.memory else self._from_disk)
+    def seconds_to_read(self, row_bytes: int, rows: int) -> float:
+        """The time it takes to read one row of ``row_bytes`` out of ``rows``, as measured here."""
+        fits = row_bytes * rows <= self.memory
+        return row_bytes * (self._memory_seconds_per_byte if fits else self._disk_seconds_per_byte)
 
-    def _entry(self, name: str) -> Entry:
-        return Entry(self.folder / name, self._verified)
-
-    def _room_in_memory(self, where: torch.device) -> int:
-        if where.type == "cuda":
-            return int(RESIDENT_FRACTION * torch.cuda.get_device_properties(where).total_memory)
+    def _room_in_memory(self, device: torch.device) -> int:
+        """Bytes that rows for this device may take in memory, or on the GPU."""
+        if device.type == "cuda":
+            return int(RESIDENT_FRACTION * torch.cuda.get_device_properties(device).total_memory)
         return self.memory
 
-    def _add(self, entry: Entry, computed: Computed) -> bool:
-        """Keep what is computed, a chunk at a time; whether there was room for all of it."""
-        chunk: list[tuple[Indices, Tensor, Tensor | None]] = []
-        waiting = 0
+    def _add(self, entry: Entry, computed: Iterator[ComputedRows]) -> bool:
+        """Store computed rows, a chunk at a time; return whether there was room for all."""
+        chunk: list[ComputedRows] = []
+        chunk_bytes = 0
         try:
-            for rows, activations, targets in computed:
-                chunk.append((rows, activations.detach().cpu(), targets))
-                waiting += activations.nbytes
-                if waiting >= CHUNK:
-                    chunk, waiting, full = [], 0, chunk
-                    if not self._keep(entry, full):
+            for indices, activations, targets in computed:
+                chunk.append((indices, activations.detach().cpu(), targets))
+                chunk_bytes += activations.nbytes
+                if chunk_bytes >= CHUNK_BYTES:
+                    chunk, chunk_bytes, full = [], 0, chunk
+                    if not self._store(entry, full):
                         return False
-        finally:  # when time runs out, what was computed is not lost for the next
-            kept = not chunk or self._keep(entry, chunk)
-        return kept
+        finally:  # also when the time limit interrupts computing, so that nothing is lost
+            stored = not chunk or self._store(entry, chunk)
+        return stored
 
-    def _keep(self, entry: Entry, chunk: Sequence[tuple[Indices, Tensor, Tensor | None]]) -> bool:
-        """Write a chunk as a segment, or leave it in memory where the disk has no room."""
-        rows = np.concatenate([indices for indices, _, _ in chunk])
-        activations = torch.cat([some for _, some, _ in chunk])
-        mixed = [some.cpu() for _, _, some in chunk if some is not None]
-        form = Form.of(activations, mixed[0].shape[1] if mixed else 0)
-        records = form.pack(activations, torch.cat(mixed) if mixed else None)
+    def _store(self, entry: Entry, chunk: Sequence[ComputedRows]) -> bool:
+        """Write a chunk as a segment, or leave it in memory if the disk has no room."""
+        indices = np.concatenate([rows for rows, _, _ in chunk])
+        activations = torch.cat([part for _, part, _ in chunk])
+        targets = [part.cpu() for _, _, part in chunk if part is not None]
+        format = RecordFormat.from_activations(activations, targets[0].shape[1] if targets else 0)
+        records = format.pack(activations, torch.cat(targets) if targets else None)
         try:
-            if self.limit and entry.write(form, rows, records, self._make_room):
+            if self.limit and entry.write(format, indices, records, self._make_room):
                 return True
         except OSError as error:
-            if not self._refused:
-                self._say(
-                    f"{self.folder}: what frozen parts compute cannot be kept "
-                    f"({error.strerror or error}); free some space, or searching takes longer"
+            if not self._warned:
+                self._warn(
+                    f"{self.folder}: features of frozen layers cannot be cached "
+                    f"({error.strerror or error}); free some space, or the search takes longer"
                 )
-            self._refused = True
-        if entry.unsaved + records.nbytes > self.memory:
+            self._warned = True
+        if entry.unsaved_bytes + records.nbytes > self.memory:
             return False
-        entry.hold(form, rows, records)
+        entry.add_in_memory(format, indices, records)
         return True
 
     def _make_room(self, bytes: int) -> bool:
-        """Whether there is room on the disk, once the least recently used entries are gone."""
+        """Delete the least recently used entries until ``bytes`` fit; return whether they do."""
         if bytes > self.limit:
             return False
-        sizes = {entry: size(entry) for entry in self._entries()}
+        sizes = {entry: count_bytes(entry) for entry in self._list_entries()}
         spare = self.limit - sum(sizes.values()) - bytes
         for entry in sorted(sizes, key=last_used):
             if spare >= 0:
                 break
-            if discard(entry):
+            if delete_unused(entry):
                 spare += sizes[entry]
         return spare >= 0
 
-    def _entries(self) -> list[Path]:
+    def _list_entries(self) -> list[Path]:
         with suppress(OSError):
-            return [path for path in self.folder.iterdir() if path.suffix == SUFFIX]
+            return [path for path in self.folder.iterdir() if path.suffix == ENTRY_SUFFIX]
         return []
 
     @cached_property
-    def _from_memory(self) -> float:
-        """Seconds for a byte of rows in memory, in random order."""
-        some = torch.zeros((2048, 4096), dtype=torch.uint8)
-        places = torch.from_numpy(np.random.default_rng(0).permutation(len(some)))
-        some.index_select(0, places)
+    def _memory_seconds_per_byte(self) -> float:
+        """Seconds to copy a byte of rows in memory, in random order."""
+        rows = torch.zeros((2048, 4096), dtype=torch.uint8)
+        order = torch.from_numpy(np.random.default_rng(0).permutation(len(rows)))
+        rows.index_select(0, order)
         began = time.perf_counter()
-        some.index_select(0, places)
-        return (time.perf_counter() - began) / some.nbytes
+        rows.index_select(0, order)
+        return (time.perf_counter() - began) / rows.nbytes
 
     @cached_property
-    def _from_disk(self) -> float:
-        """Seconds for a byte of a file that the system does not have in memory."""
+    def _disk_seconds_per_byte(self) -> float:
+        """Seconds to read a byte of a file that is not in the system's page cache."""
         content = np.random.default_rng(0).bytes(8 << 20)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -301,7 +335,7 @@ class FeatureCache:
             return float("inf")
 
 
-def digest(key: Mapping[str, object]) -> str:
-    """The name of an entry: of all that decides what its rows are."""
+def entry_name(key: Mapping[str, object]) -> str:
+    """The name of an entry: a digest of ``key``, everything that determines its rows."""
     text = json.dumps(key, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:32] + SUFFIX
+    return hashlib.sha256(text.encode()).hexdigest()[:32] + ENTRY_SUFFIX

@@ -1,10 +1,10 @@
-"""An entry of the cache on disk: a folder of segments, each the rows of some pictures.
+"""An entry of the cache on disk: a folder of segments, each with the rows of some examples.
 
-A segment is ``X.bin``, the rows one after the other, and ``X.json``: which rows, what a row is, and
-a checksum over all of it. The latter is written last and by a rename, so that what is torn is never
-seen. What is damaged is deleted when it is opened.
+A segment is ``X.bin``, the rows one after the other, and its header ``X.json``: the indices of the
+rows, their format, and a checksum over all of it. The header is written last and by a rename, so
+that an incomplete segment is never read. A damaged segment is deleted when it is opened.
 
-Shapes: n rows; a row is a record of bytes, its activations and then its targets.
+Shapes: n rows, C classes; a row is a record of bytes, its activations followed by its targets.
 """
 
 from __future__ import annotations
@@ -27,31 +27,35 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from autotl.data import MappedRows
+from autotl.data import Indices, MappedArray
 
 try:
     import fcntl
-except ImportError:  # Windows: a file that is open cannot be deleted there anyway
+except ImportError:  # Windows, where a file that is open cannot be deleted anyway
     fcntl = None  # type: ignore[assignment]
 
-Indices = NDArray[np.int64]
 Records = NDArray[np.uint8]
 
-SUFFIX = ".features"
-"""Of the folders of entries."""
+ENTRY_SUFFIX = ".features"
+"""Suffix of the folders of entries."""
 
-BLOCK = 16 << 20
-"""Bytes that are read at a time to check them."""
+CHECKSUM_BLOCK_BYTES = 16 << 20
+"""Bytes that are read at a time to compute a checksum."""
 
-ABANDONED = 3600.0
-"""Seconds after which a file without its other half was left by a process that was killed."""
+ABANDONED_AFTER_SECONDS = 3600.0
+"""Age from which a file of an incomplete segment is taken for one that a killed process left."""
 
 
 @dataclass(frozen=True)
-class Form:
-    """What a row is: activations of a type and shape, then ``targets`` float32 numbers.
+class RecordFormat:
+    """The format of a row: activations, then targets in float32.
 
-    The channels of a map come last where they did when it was computed, as its layers want them.
+    Attributes:
+        dtype: Type of the activations, without the ``torch.`` prefix.
+        shape: Shape of one row's activations as they are stored.
+        channels_last: Whether the activations were computed in channels_last; then they are stored
+            with their channels last, and are returned in that layout.
+        targets: Number of targets; 0 for none.
     """
 
     dtype: str
@@ -60,27 +64,31 @@ class Form:
     targets: int
 
     @classmethod
-    def of(cls, activations: Tensor, targets: int) -> Form:
-        """That of ``activations [n, ...]``."""
-        last = activations.ndim == 4 and activations.is_contiguous(
+    def from_activations(cls, activations: Tensor, targets: int) -> RecordFormat:
+        """The format of ``activations [n, ...]`` with a number of targets."""
+        channels_last = activations.ndim == 4 and activations.is_contiguous(
             memory_format=torch.channels_last
         )
-        shape = activations.permute(0, 2, 3, 1).shape if last else activations.shape
-        name = str(activations.dtype).removeprefix("torch.")
-        return cls(name, tuple(shape[1:]), last, targets)
+        shape = activations.permute(0, 2, 3, 1).shape if channels_last else activations.shape
+        dtype = str(activations.dtype).removeprefix("torch.")
+        return cls(dtype, tuple(shape[1:]), channels_last, targets)
 
     @property
     def bytes(self) -> int:
-        """Of a row."""
-        return self._activations + 4 * self.targets
+        """Bytes of a row."""
+        return self._activation_bytes + 4 * self.targets
 
     @property
-    def _activations(self) -> int:
+    def _activation_bytes(self) -> int:
         itemsize: int = getattr(torch, self.dtype).itemsize
         return itemsize * int(np.prod(self.shape))
 
     def pack(self, activations: Tensor, targets: Tensor | None) -> Records:
-        """Activations ``[n, ...]`` and targets ``[n, C]`` on the CPU to records ``[n, bytes]``."""
+        """Pack activations ``[n, ...]`` and targets ``[n, C]``, on the CPU, into records.
+
+        Returns:
+            ``uint8 [n, bytes]``.
+        """
         if self.channels_last:
             activations = activations.permute(0, 2, 3, 1)
         parts = [activations.contiguous()]
@@ -91,8 +99,12 @@ class Form:
         return records
 
     def unpack(self, records: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Records ``uint8 [n, bytes]`` to activations ``[n, ...]`` and targets ``[n, C]``."""
-        raw = records[:, : self._activations]
+        """Unpack records ``uint8 [n, bytes]``.
+
+        Returns:
+            Activations ``[n, ...]``, and targets ``float32 [n, C]`` or None.
+        """
+        raw = records[:, : self._activation_bytes]
         if self.targets:
             raw = raw.contiguous()
         activations = raw.view(getattr(torch, self.dtype)).view(-1, *self.shape)
@@ -100,154 +112,168 @@ class Form:
             activations = activations.permute(0, 3, 1, 2)
         if not self.targets:
             return activations, None
-        return activations, records[:, self._activations :].contiguous().view(torch.float32)
+        targets = records[:, self._activation_bytes :].contiguous().view(torch.float32)
+        return activations, targets
 
 
 @dataclass(frozen=True)
 class Segment:
-    """Some rows: those of the pictures ``rows [n]``, in a file or in memory ``[n, bytes]``."""
+    """The rows of some examples, in a file or in memory.
 
-    rows: Indices
-    records: MappedRows | Records
+    Attributes:
+        indices: Indices of the examples in the data set, ``[n]``.
+        records: Their records ``[n, bytes]``.
+    """
 
-    def take(self, places: Indices) -> Records:
-        """Copies of the records at some places, ``[n, bytes]``."""
-        if isinstance(self.records, MappedRows):
-            return self.records.take(places)
-        return self.records[places]
+    indices: Indices
+    records: MappedArray | Records
+
+    def take(self, positions: Indices) -> Records:
+        """Copy the records at some positions of the segment, ``[n, bytes]``."""
+        if isinstance(self.records, MappedArray):
+            return self.records.take(positions)
+        return self.records[positions]
 
 
 class Entry:
-    """The segments of one folder, which is in use as long as this lives.
+    """The segments of one folder, which is locked against deletion while this object lives.
 
     Args:
-        folder: Made when something is written.
-        verified: The files whose checksum this process has seen to be right.
+        folder: The folder; it is created when something is written.
+        verified: Headers of which this process has verified the checksum; extended here.
+
+    Attributes:
+        format: The format of the rows; None while there are none.
+        unsaved_bytes: Bytes of the rows that are in memory only.
     """
 
     def __init__(self, folder: Path, verified: set[Path]) -> None:
         self.folder, self._verified = folder, verified
-        self.form: Form | None = None
-        self.unsaved = 0  # bytes that are in memory alone
+        self.format: RecordFormat | None = None
+        self.unsaved_bytes = 0
         self._segments: list[Segment] = []
         self._locked = False
-        self._index: tuple[Indices, Indices, Indices] | None = None
+        self._lookup: tuple[Indices, Indices, Indices] | None = None
         with suppress(OSError):
             if folder.is_dir():
-                self._enter()
+                self._lock_folder()
                 for path in sorted(folder.glob("*.json")):
-                    self._open(path)
-                _tidy(folder)
+                    self._open_segment(path)
+                _delete_abandoned(folder)
 
     def missing(self, indices: Indices) -> Indices:
-        """Those of ``indices [n]`` that no segment has."""
-        return indices[~np.isin(indices, self._where()[0])]
+        """Those of the examples ``indices [n]`` that no segment has a row of."""
+        return indices[~np.isin(indices, self._build_lookup()[0])]
 
     def gather(self, indices: Indices) -> Records:
-        """The records of pictures that are there, ``[n, bytes]``, in the order of ``indices``."""
-        assert self.form is not None
-        rows, segments, places = self._where()
-        found = np.searchsorted(rows, indices)
-        records = np.empty((len(indices), self.form.bytes), np.uint8)
-        for segment in np.unique(segments[found]):
-            here = segments[found] == segment
-            records[here] = self._segments[segment].take(places[found[here]])
+        """Copy the rows of examples, none of which may be missing.
+
+        Args:
+            indices: Indices of the examples ``[n]``.
+
+        Returns:
+            Records ``[n, bytes]`` in the order of ``indices``.
+        """
+        assert self.format is not None
+        stored, segments, positions = self._build_lookup()
+        lookup = np.searchsorted(stored, indices)
+        records = np.empty((len(indices), self.format.bytes), np.uint8)
+        for segment in np.unique(segments[lookup]):
+            mask = segments[lookup] == segment
+            records[mask] = self._segments[segment].take(positions[lookup[mask]])
         return records
 
     def write(
-        self, form: Form, rows: Indices, records: Records, has_space: Callable[[int], bool]
+        self,
+        format: RecordFormat,
+        indices: Indices,
+        records: Records,
+        has_space: Callable[[int], bool],
     ) -> bool:
-        """Add a segment on the disk, if ``has_space`` for its bytes; whether it was added.
+        """Write a segment to the disk, if ``has_space`` for its bytes.
+
+        Returns:
+            Whether it was written.
 
         Raises:
             OSError: It cannot be written.
         """
-        header = {"form": asdict(form), "rows": rows.tolist()}
-        sidecar = json.dumps({**header, "checksum": _checksum(header, records)})
-        self._enter()  # an entry that makes room is not to be the one that is written to
-        if not has_space(records.nbytes + len(sidecar)):
+        header = {"format": asdict(format), "rows": indices.tolist()}
+        content = json.dumps({**header, "checksum": _checksum(header, records)})
+        self._lock_folder()  # so that this entry is not deleted to make room
+        if not has_space(records.nbytes + len(content)):
             return False
-        path = self.folder / uuid.uuid4().hex  # no other writer has this name
+        path = self.folder / uuid.uuid4().hex  # no other process writes to this name
         try:
             path.with_suffix(".bin").write_bytes(records.data)
-            path.with_suffix(".tmp").write_text(sidecar)
+            path.with_suffix(".tmp").write_text(content)
             path.with_suffix(".tmp").replace(path.with_suffix(".json"))
         except OSError:
-            _remove(path)
+            _delete_segment(path)
             raise
         self._verified.add(path.with_suffix(".json"))
-        self._open(path.with_suffix(".json"))
+        self._open_segment(path.with_suffix(".json"))
         return True
 
-    def hold(self, form: Form, rows: Indices, records: Records) -> None:
-        """Add a segment in memory."""
-        self.unsaved += records.nbytes
-        self._add(form, Segment(rows, records))
+    def add_in_memory(self, format: RecordFormat, indices: Indices, records: Records) -> None:
+        """Add a segment that is kept in memory only."""
+        self.unsaved_bytes += records.nbytes
+        self._add(format, Segment(indices, records))
 
-    def _add(self, form: Form, segment: Segment) -> None:
-        self.form = form
+    def _add(self, format: RecordFormat, segment: Segment) -> None:
+        self.format = format
         self._segments.append(segment)
-        self._index = None
+        self._lookup = None
 
-    def _where(self) -> tuple[Indices, Indices, Indices]:
-        """All rows, ascending, and for each its segment and its place in it."""
-        if self._index is None:
+    def _build_lookup(self) -> tuple[Indices, Indices, Indices]:
+        """All indices, ascending, and for each the number of its segment and its position in it."""
+        if self._lookup is None:
             empty = np.empty(0, np.int64)
-            rows = np.concatenate([empty, *(s.rows for s in self._segments)])
-            sizes = [len(s.rows) for s in self._segments]
+            indices = np.concatenate([empty, *(s.indices for s in self._segments)])
+            sizes = [len(s.indices) for s in self._segments]
             segments = np.repeat(np.arange(len(sizes)), sizes)
-            places = np.concatenate([empty, *(np.arange(n) for n in sizes)])
-            order = np.argsort(rows, kind="stable")
-            self._index = rows[order], segments[order], places[order]
-        return self._index
+            positions = np.concatenate([empty, *(np.arange(n) for n in sizes)])
+            order = np.argsort(indices, kind="stable")
+            self._lookup = indices[order], segments[order], positions[order]
+        return self._lookup
 
-    def _enter(self) -> None:
-        """Lock the folder against being discarded, until this is gone."""
+    def _lock_folder(self) -> None:
+        """Lock the folder against deletion while this object lives; create it if necessary."""
         while not self._locked:
             self.folder.mkdir(parents=True, exist_ok=True)
             try:
-                lock = _lock(self.folder, wait=True)
-            except FileNotFoundError:  # discarded in this moment
+                lock = _lock(self.folder, shared=True)
+            except FileNotFoundError:  # deleted since it was created
                 continue
             assert lock is not None
-            if _is_still(self.folder, lock):
+            if _is_same_folder(self.folder, lock):
                 self._locked = True
                 weakref.finalize(self, os.close, lock)
             else:
                 os.close(lock)
 
-    def _open(self, path: Path) -> None:
-        """Add the segment of a sidecar, or delete it if it is damaged."""
+    def _open_segment(self, path: Path) -> None:
+        """Add the segment of the header ``path``, or delete it if it is damaged."""
         try:
             header = json.loads(path.read_bytes())
-            check = header.pop("checksum")
-            form = Form(**{**header["form"], "shape": tuple(header["form"]["shape"])})
-            rows = np.array(header["rows"], np.int64)
-            mapped = MappedRows(path.with_suffix(".bin"), (len(rows), form.bytes))
-            if path not in self._verified and _checksum(header, mapped) != check:
-                raise ValueError("damaged")
+            checksum = header.pop("checksum")
+            values = header["format"]
+            format = RecordFormat(**{**values, "shape": tuple(values["shape"])})
+            indices = np.array(header["rows"], np.int64)
+            mapped = MappedArray(path.with_suffix(".bin"), (len(indices), format.bytes))
+            if path not in self._verified and _checksum(header, mapped) != checksum:
+                raise ValueError("the checksum does not match")
         except OSError:
-            return  # removed in this moment by another process, or not to be opened now
+            return  # deleted at this moment by another process, or not readable now
         except (ValueError, KeyError, TypeError, AttributeError):
-            _remove(path)
+            _delete_segment(path)
             return
         self._verified.add(path)
-        self._add(form, Segment(rows, mapped))
+        self._add(format, Segment(indices, mapped))
 
 
-def _checksum(header: dict[str, Any], records: MappedRows | Records) -> int:
-    check = zlib.crc32(json.dumps(header, sort_keys=True).encode())
-    count, width = (records.array if isinstance(records, MappedRows) else records).shape
-    step = max(1, BLOCK // width)
-    for start in range(0, count, step):
-        part = slice(start, start + step)
-        block = records.take(part) if isinstance(records, MappedRows) else records[part]
-        check = zlib.crc32(block.data, check)
-    return check
-
-
-def size(entry: Path) -> int:
-    """Bytes of an entry on the disk."""
+def count_bytes(entry: Path) -> int:
+    """Count the bytes of an entry on the disk."""
     total = 0
     with suppress(OSError):
         for path in entry.iterdir():
@@ -256,47 +282,64 @@ def size(entry: Path) -> int:
     return total
 
 
-def touch(entry: Path) -> None:
-    """Note that an entry was used now."""
+def mark_used(entry: Path) -> None:
+    """Record that an entry was used now."""
     with suppress(OSError):
         os.utime(entry)
 
 
 def last_used(entry: Path) -> float:
-    """When an entry was written or asked for, seconds since 1970."""
+    """The time when an entry was last used, in seconds since 1970; 0 if there is no such entry."""
     with suppress(OSError):
         return entry.stat().st_mtime
     return 0.0
 
 
-def discard(entry: Path) -> bool:
-    """Delete an entry unless it is in use, here or in another process; whether it is gone."""
+def delete_unused(entry: Path) -> bool:
+    """Delete an entry unless it is in use, in this process or another.
+
+    Returns:
+        Whether the entry no longer exists.
+    """
     with suppress(OSError):
-        if (lock := _lock(entry, wait=False)) is None:
+        if (lock := _lock(entry, shared=False)) is None:
             return False
-        if _is_still(entry, lock):
+        if _is_same_folder(entry, lock):
             shutil.rmtree(entry, ignore_errors=True)
         os.close(lock)
     return not entry.exists()
 
 
-def _tidy(folder: Path) -> None:
-    """Delete what processes left behind that were killed while they wrote."""
+def _checksum(header: dict[str, Any], records: MappedArray | Records) -> int:
+    """CRC-32 of a header and its records."""
+    checksum = zlib.crc32(json.dumps(header, sort_keys=True).encode())
+    count, width = (records.array if isinstance(records, MappedArray) else records).shape
+    step = max(1, CHECKSUM_BLOCK_BYTES // width)
+    for start in range(0, count, step):
+        rows = slice(start, start + step)
+        block = records.take(rows) if isinstance(records, MappedArray) else records[rows]
+        checksum = zlib.crc32(block.data, checksum)
+    return checksum
+
+
+def _delete_abandoned(folder: Path) -> None:
+    """Delete old files of incomplete segments, which processes left that were killed."""
     for path in folder.iterdir():
         with suppress(OSError):
-            half = path.suffix != ".json" and not path.with_suffix(".json").exists()
-            if half and time.time() - path.stat().st_mtime > ABANDONED:
+            incomplete = path.suffix != ".json" and not path.with_suffix(".json").exists()
+            if incomplete and time.time() - path.stat().st_mtime > ABANDONED_AFTER_SECONDS:
                 path.unlink()
 
 
-def _remove(path: Path) -> None:
+def _delete_segment(path: Path) -> None:
+    """Delete the files of a segment, the header first."""
     for suffix in (".json", ".tmp", ".bin"):
         with suppress(OSError):
             path.with_suffix(suffix).unlink()
 
 
-def _is_still(folder: Path, lock: int) -> bool:
-    """Whether the locked folder is the one of that path, and not one that was deleted."""
+def _is_same_folder(folder: Path, lock: int) -> bool:
+    """Whether the locked folder still is the one at this path, and was not deleted since."""
     if fcntl is None:
         return True
     with suppress(OSError):
@@ -304,16 +347,24 @@ def _is_still(folder: Path, lock: int) -> bool:
     return False
 
 
-def _lock(folder: Path, wait: bool) -> int | None:
-    """A lock that ends with its process: one of many that share it, or, without waiting, alone."""
+def _lock(folder: Path, shared: bool) -> int | None:
+    """Lock a folder until the returned file descriptor is closed or the process ends.
+
+    Args:
+        folder: The folder.
+        shared: Wait for a lock that others may share; otherwise try to get an exclusive one.
+
+    Returns:
+        The file descriptor; None if others hold the lock.
+    """
     if fcntl is None:
         return os.open(os.devnull, os.O_RDONLY)
     lock = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(lock, fcntl.LOCK_SH if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock, fcntl.LOCK_SH if shared else fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if isinstance(error, BlockingIOError):
             os.close(lock)
             return None
-        # A file system without locks: what is dropped while it is in use is computed again.
+        # The file system has no locks: an entry that is deleted while in use is computed again.
     return lock

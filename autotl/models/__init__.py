@@ -1,21 +1,16 @@
-"""Networks: a configuration becomes a model, several models become one."""
+"""Networks: a backbone with a head, built from a configuration, and ensembles of them."""
 
+from autotl.models.build import build_backbone, build_model, replace_head
+from autotl.models.device import Device, select_device
 from autotl.models.model import (
     STAGES,
-    Device,
-    Group,
     InputSpec,
     Model,
     Penalty,
-    build_backbone,
-    build_model,
-    device,
-    extract,
-    merge_parametrizations,
-    parameters,
-    plan_groups,
-    replace_head,
+    count_parameters,
+    extract_features,
 )
+from autotl.models.param_groups import Group, merge_parametrizations, plan_groups
 
 __all__ = [
     "STAGES",
@@ -24,12 +19,12 @@ __all__ = [
     "InputSpec",
     "Model",
     "Penalty",
-    "build_model",
     "build_backbone",
-    "device",
-    "extract",
+    "build_model",
+    "count_parameters",
+    "extract_features",
     "merge_parametrizations",
-    "parameters",
     "plan_groups",
     "replace_head",
+    "select_device",
 ]

@@ -1,4 +1,4 @@
-"""Kernels of the CPU that are broken or slow, and how layers get by without them.
+"""Workarounds for CPU kernels that are broken or slow.
 
 They were measured with torch 2.14 on a CPU that computes in bfloat16 (AMX).
 """
@@ -9,31 +9,31 @@ import torch
 from torch import Tensor, nn
 
 
-def avoid(model: nn.Module, *, half: bool) -> None:
-    """Have the layers of a network on the CPU compute by kernels that are sound and fast.
+def apply_workarounds(model: nn.Module, *, bfloat16: bool) -> None:
+    """Make the layers of a network on the CPU avoid kernels that are broken or slow.
 
     Args:
-        model: Its layers get other classes; their parameters and results stay.
-        half: Whether it computes in bfloat16.
+        model: The network. The classes of its layers change; parameters and results do not.
+        bfloat16: Whether it computes in bfloat16.
     """
     _keep_narrow_strided_contiguous(model)
-    if half:
+    if bfloat16:
         _keep_slow_depthwise_in_float32(model)
 
 
 class _InFloat32:
-    """Mixed into a convolution's class: learns in float32 where autocast would not.
+    """Mixed into a convolution's class: trains in float32 where autocast would use bfloat16.
 
-    Only the way back is slow in bfloat16. Where nothing is led back, it computes as autocast says.
+    Only the backward pass is slow in bfloat16. Without a backward pass, autocast decides.
     """
 
     weight: Tensor
 
     def forward(self, images: Tensor) -> Tensor:
-        learns = images.requires_grad or self.weight.requires_grad
-        if not (learns and torch.is_grad_enabled()):
-            ahead: Tensor = super().forward(images)  # type: ignore[misc]
-            return ahead
+        needs_gradient = images.requires_grad or self.weight.requires_grad
+        if not (needs_gradient and torch.is_grad_enabled()):
+            inferred: Tensor = super().forward(images)  # type: ignore[misc]
+            return inferred
         with torch.autocast(images.device.type, enabled=False):
             output: Tensor = super().forward(images.float())  # type: ignore[misc]
         return output
@@ -43,9 +43,9 @@ def _keep_slow_depthwise_in_float32(model: nn.Module) -> None:
     """Exempt depthwise convolutions of 5 x 5 and more, and strided ones, from bfloat16 on the CPU.
 
     Their backward pass has no fast kernel in bfloat16. The gradient of 5 x 5 weights, 480 channels
-    at 14 x 14, took 4.5 times as long as in float32, and what stride 2 makes of 96 channels at
-    112 x 112 was led back in 3.4 times as long. A training step of EfficientNet-Lite0 took 1.5
-    times as long without this.
+    at 14 x 14, took 4.5 times as long as in float32, and the backward pass of stride 2, 96 channels
+    at 112 x 112, 3.4 times as long. A training step of EfficientNet-Lite0 took 1.5 times as long
+    without this.
     """
     for module in model.modules():
         if isinstance(module, nn.Conv2d) and module.groups > 1:
@@ -55,7 +55,7 @@ def _keep_slow_depthwise_in_float32(model: nn.Module) -> None:
 
 
 class _Contiguous:
-    """Mixed into a convolution's class: takes its pictures as NCHW, not as channels_last."""
+    """Mixed into a convolution's class: takes its images as NCHW, not as channels_last."""
 
     def forward(self, images: Tensor) -> Tensor:
         output: Tensor = super().forward(images.contiguous())  # type: ignore[misc]
@@ -63,11 +63,12 @@ class _Contiguous:
 
 
 def _keep_narrow_strided_contiguous(model: nn.Module) -> None:
-    """Feed NCHW to strided convolutions of 1 x 1 with fewer than 16 channels, on the CPU.
+    """Pass NCHW to strided convolutions of 1 x 1 with fewer than 16 channels, on the CPU.
 
     On channels_last torch 2.14 corrupts memory in their backward pass and the process dies:
     ``Conv2d(3, 48, 1, stride=2)`` at 256 x 256, the stem of FastViT, in most runs. It was seen
-    with 2 to 15 channels and from 128 x 128 on; not with 16 or more, as many as AVX-512 holds.
+    with 2 to 15 channels and from 128 x 128 on; not with 16 or more, the width of an AVX-512
+    register.
     """
     for module in model.modules():
         if (
@@ -80,6 +81,7 @@ def _keep_narrow_strided_contiguous(model: nn.Module) -> None:
 
 
 def _mix_in(mixin: type, module: nn.Module) -> None:
-    # A class of its own rather than another forward: it survives a copy of the model.
-    kind = type(module)
-    module.__class__ = type(kind.__name__, (mixin, kind), {})
+    """Give a module a subclass of its class that has ``mixin`` in front."""
+    # A class rather than a replaced forward method, so that it survives a copy of the model.
+    original = type(module)
+    module.__class__ = type(original.__name__, (mixin, original), {})

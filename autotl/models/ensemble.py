@@ -1,6 +1,6 @@
-"""Several finalists as one: the mean of their probabilities, or of their weights.
+"""Combine several models: by the mean of their probabilities, or of their weights.
 
-Shapes: m members, N pictures, C classes.
+Shapes: m members, N examples, B images in a batch, S the side of an image in pixels, C classes.
 """
 
 from __future__ import annotations
@@ -15,82 +15,101 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from autotl.models import Model
-from autotl.scoring.calibration import TINY
+from autotl.scoring.calibration import SMALLEST_PROBABILITY
 from autotl.scoring.metrics import Labels, Metric, Probabilities
 
 ENSEMBLE, SOUP = "ensemble", "soup"
-"""What is made of several: the mean of their probabilities, the mean of their weights."""
+"""The kinds of combination: the mean of probabilities, and the mean of weights (a model soup)."""
 
-MOST = 3000
-"""Pictures by which members are chosen; more would take long and change little."""
+MAX_EXAMPLES = 3000
+"""Number of examples by which members are selected; more would take long and change little."""
 
 ROUNDS = 20
-"""Members chosen, each as often as it helps; weights are multiples of one in so many."""
+"""Number of selection rounds, each of which adds one member; weights are multiples of 1 / n for n
+members added."""
 
 
-def select(metric: Metric, labels: Labels, probabilities: Sequence[Probabilities]) -> list[float]:
-    """The weight of each member, chosen greedily with replacement (Caruana et al. 2004, ICML).
+def select_members(
+    metric: Metric, labels: Labels, probabilities: Sequence[Probabilities]
+) -> list[float]:
+    """Select members of an ensemble greedily, with replacement (Caruana et al. 2004, ICML).
 
-    It begins with the best member and adds, round after round, the one that helps the mean most;
-    the weights are those of the best round.
+    The first round takes the best member; each further round adds the member that improves the mean
+    most. The weights are those after the best round.
 
     Args:
-        metric: What is to be good.
-        labels: ``[N]``.
-        probabilities: ``[N, C]`` of each member, of pictures that none of them was trained on.
+        metric: The metric to optimise.
+        labels: Class indices ``[N]``.
+        probabilities: ``[N, C]`` of each member, for examples that no member was trained on.
+
+    Returns:
+        The weight of each member; their sum is 1, and a member that was not selected has 0.
     """
     sign = 1.0 if metric.higher_is_better else -1.0
-    if len(labels) > MOST:
-        some = np.random.default_rng(0).choice(len(labels), MOST, replace=False)
-        labels, probabilities = labels[some], [p[some] for p in probabilities]
+    if len(labels) > MAX_EXAMPLES:
+        subset = np.random.default_rng(0).choice(len(labels), MAX_EXAMPLES, replace=False)
+        labels, probabilities = labels[subset], [p[subset] for p in probabilities]
     counts = np.zeros(len(probabilities))
     total: Probabilities = np.zeros_like(probabilities[0])
-    best, best_score = counts, -np.inf
+    best_counts, best_score = counts, -np.inf
     for number in range(1, ROUNDS + 1):
-        share = np.float32(1 / number)
-        scores = [sign * metric.score(labels, (total + p) * share) for p in probabilities]
+        factor = np.float32(1 / number)
+        scores = [sign * metric.score(labels, (total + p) * factor) for p in probabilities]
         member = int(np.argmax(scores))
         total = total + probabilities[member]
         counts = counts + np.eye(len(counts))[member]
         if scores[member] > best_score:
-            best, best_score = counts, scores[member]
-    weights: list[float] = (best / best.sum()).tolist()
+            best_counts, best_score = counts, scores[member]
+    weights: list[float] = (best_counts / best_counts.sum()).tolist()
     return weights
 
 
-def mean(probabilities: Sequence[Probabilities], weights: Sequence[float]) -> Probabilities:
-    """``[N, C]``, the weighted mean of the members' ``[N, C]``."""
-    found: NDArray[np.float64] = np.tensordot(weights, np.stack(probabilities), axes=1)
-    return found.astype(np.float32)
+def average_probabilities(
+    probabilities: Sequence[Probabilities], weights: Sequence[float]
+) -> Probabilities:
+    """Compute the weighted mean of the members' probabilities.
+
+    Args:
+        probabilities: ``[N, C]`` of each member.
+        weights: Weight of each member; their sum is 1.
+
+    Returns:
+        ``float32 [N, C]``.
+    """
+    average: NDArray[np.float64] = np.tensordot(weights, np.stack(probabilities), axes=1)
+    return average.astype(np.float32)
 
 
 class Ensemble(Model):
-    """Several models as one, which answers with the weighted mean of their probabilities.
+    """An ensemble as one model: ``uint8 images [B, 3, S, S] -> log-probabilities [B, C]``.
 
-    ``uint8 images [B, 3, S, S] -> [B, classes]``, the logarithms of that mean, whose softmax it is:
-    they serve where logits do. The members stand in the place of the backbone.
+    The output is the logarithm of the weighted mean of the members' probabilities. Its softmax is
+    that mean, so it can be used where logits are expected. The members take the place of the
+    backbone.
 
     Args:
-        members: They are to see pictures of the same size and interpolation.
-        weights: Of each, above 0; their sum is 1.
+        members: Models with the same image size and interpolation.
+        weights: Weight of each member, above 0; their sum is 1.
     """
 
     def __init__(self, members: Sequence[Model], weights: Sequence[float]) -> None:
-        super().__init__(nn.ModuleList(members), _Mean(weights), members[0].expects)
+        super().__init__(
+            nn.ModuleList(members), _LogMeanProbability(weights), members[0].input_spec
+        )
 
     @property
     def members(self) -> list[Model]:
-        """The models."""
+        """The models of the ensemble."""
         return [cast(Model, member) for member in self.backbone.children()]
 
     def forward(self, images: Tensor) -> Tensor:
-        """Ask all members."""
-        mixed: Tensor = self.head(torch.stack([member(images) for member in self.members]))
-        return mixed
+        """``uint8 images [B, 3, S, S] -> log-probabilities [B, C]``."""
+        output: Tensor = self.head(torch.stack([member(images) for member in self.members]))
+        return output
 
 
-class _Mean(nn.Module):
-    """``logits [m, B, classes]`` to the logarithms of their mean probabilities."""
+class _LogMeanProbability(nn.Module):
+    """``logits [m, B, C]`` to the logarithms of their mean probabilities ``[B, C]``."""
 
     weights: Tensor
 
@@ -99,27 +118,36 @@ class _Mean(nn.Module):
         self.register_buffer("weights", torch.tensor(weights).view(-1, 1, 1))
 
     def forward(self, logits: Tensor) -> Tensor:
-        return (self.weights * logits.float().softmax(2)).sum(0).clamp(min=TINY).log()
+        average = (self.weights * logits.float().softmax(2)).sum(0)
+        return average.clamp(min=SMALLEST_PROBABILITY).log()
 
 
-def alike(a: Model, b: Model) -> bool:
-    """Whether two networks have the same tensors under the same names."""
-    one, other = a.state_dict(), b.state_dict()
-    return one.keys() == other.keys() and all(one[k].shape == other[k].shape for k in one)
+def have_same_shapes(a: Model, b: Model) -> bool:
+    """Whether two networks have tensors of the same names and shapes."""
+    first, second = a.state_dict(), b.state_dict()
+    return first.keys() == second.keys() and all(
+        first[name].shape == second[name].shape for name in first
+    )
 
 
-def soup(networks: Sequence[Model]) -> Model:
-    """A network whose weights are the mean of those of ``networks`` (Wortsman et al. 2022).
+def average_weights(networks: Sequence[Model]) -> Model:
+    """Build a model soup: a network whose weights are the mean of those of ``networks``.
 
-    arXiv:2203.05482. They are to be ``alike``, and fine-tuned from the same weights.
+    Source: Wortsman et al. 2022, arXiv:2203.05482.
+
+    Args:
+        networks: Networks that were fine-tuned from the same weights; see ``have_same_shapes``.
+
+    Returns:
+        A new network; ``networks`` are not changed.
     """
-    mixed = copy.deepcopy(networks[0])
+    soup = copy.deepcopy(networks[0])
     states = [network.state_dict() for network in networks]
-    averaged = {
+    average = {
         name: sum(state[name] for state in states) / len(states)
         if first.is_floating_point()
-        else first  # a count of batches has no mean
+        else first  # BatchNorm's count of batches is an integer, which has no mean
         for name, first in states[0].items()
     }
-    mixed.load_state_dict(averaged)
-    return mixed
+    soup.load_state_dict(average)
+    return soup

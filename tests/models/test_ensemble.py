@@ -1,4 +1,4 @@
-"""Several networks as one: weights that help, and a soup that is their mean."""
+"""Combining several networks: selected ensemble weights, and averaged weights (a model soup)."""
 
 from __future__ import annotations
 
@@ -13,67 +13,70 @@ from autotl.scoring.metrics import Labels, Probabilities
 
 
 def experts(n: int = 300, classes: int = 3) -> tuple[Labels, list[Probabilities]]:
-    """Two members that each know one half of the pictures well, and one that knows nothing."""
+    """Two members that each predict one half of the examples well, and one that guesses."""
     random = np.random.default_rng(0)
     labels = random.integers(0, classes, n)
-    sure = 0.1 + 0.7 * np.eye(classes)[labels]
-    none = random.dirichlet([2.0] * classes, n)
-    half = (np.arange(n) % 2 == 0)[:, None]
-    both = [np.where(half, sure, none), np.where(half, none, sure), none[::-1]]
-    return labels, [p.astype(np.float32) for p in both]
+    confident = 0.1 + 0.7 * np.eye(classes)[labels]
+    guessed = random.dirichlet([2.0] * classes, n)
+    even = (np.arange(n) % 2 == 0)[:, None]
+    members = [np.where(even, confident, guessed), np.where(even, guessed, confident)]
+    return labels, [p.astype(np.float32) for p in (*members, guessed[::-1])]
 
 
 @pytest.mark.parametrize("name", metrics.METRICS)
-def test_the_mean_of_experts_is_better_than_each(name: str) -> None:
+def test_the_mean_of_experts_is_better_than_each_of_them(name: str) -> None:
     metric = metrics.get(name)
     labels, members = experts()
-    weights = ensemble.select(metric, labels, members)
+    weights = ensemble.select_members(metric, labels, members)
     assert sum(weights) == pytest.approx(1)
     assert min(weights[:2]) > 0.2
-    mixed = metric.score(labels, ensemble.mean(members, weights))
-    assert all(metric.better(mixed, metric.score(labels, p)) for p in members)
+    average = metric.score(labels, ensemble.average_probabilities(members, weights))
+    assert all(metric.is_better(average, metric.score(labels, p)) for p in members)
 
 
-def test_one_that_cannot_be_helped_stays_alone() -> None:
-    labels, [_, _, nothing] = experts()
+def test_a_member_that_no_other_improves_is_selected_alone() -> None:
+    labels, [_, _, guessed] = experts()
     right = (0.05 + 0.85 * np.eye(3)[labels]).astype(np.float32)
-    assert ensemble.select(metrics.get("accuracy"), labels, [nothing, right]) == [0.0, 1.0]
+    accuracy = metrics.get("accuracy")
+    assert ensemble.select_members(accuracy, labels, [guessed, right]) == [0.0, 1.0]
 
 
-def test_the_mean_is_weighted() -> None:
+def test_the_mean_of_probabilities_is_weighted() -> None:
     a, b = np.array([[0.2, 0.8]], np.float32), np.array([[0.6, 0.4]], np.float32)
-    assert ensemble.mean([a, b], [0.75, 0.25]) == pytest.approx(np.array([[0.3, 0.7]]))
-    assert ensemble.mean([a, b], [0.75, 0.25]).dtype == np.float32
+    average = ensemble.average_probabilities([a, b], [0.75, 0.25])
+    assert average == pytest.approx(np.array([[0.3, 0.7]]))
+    assert average.dtype == np.float32
 
 
-def test_a_soup_is_the_mean_of_the_weights() -> None:
-    one, other = model(seed=1), model(seed=2)
-    assert ensemble.alike(one, other)
-    mixed = ensemble.soup([one, other])
-    pairs = zip(one.parameters(), other.parameters(), mixed.parameters(), strict=True)
-    for a, b, mean in pairs:
+def test_a_soup_has_the_mean_of_the_weights() -> None:
+    first, second = model(seed=1), model(seed=2)
+    assert ensemble.have_same_shapes(first, second)
+    soup = ensemble.average_weights([first, second])
+    parameters = zip(first.parameters(), second.parameters(), soup.parameters(), strict=True)
+    for a, b, mean in parameters:
         assert torch.allclose(mean, (a + b) / 2)
-    assert any(
-        not torch.equal(a, b) for a, b in zip(one.parameters(), mixed.parameters(), strict=True)
-    )
-    counted = one.state_dict()
-    assert all(mixed.state_dict()[k].dtype == counted[k].dtype for k in counted)
-    again = ensemble.soup([one, one, one])
-    assert all(torch.allclose(again.state_dict()[k], counted[k]) for k in counted)
+    pairs = zip(first.parameters(), soup.parameters(), strict=True)
+    assert any(not torch.equal(a, mean) for a, mean in pairs)
+    state = first.state_dict()
+    assert all(soup.state_dict()[k].dtype == state[k].dtype for k in state)
+    same = ensemble.average_weights([first, first, first])
+    assert all(torch.allclose(same.state_dict()[k], state[k]) for k in state)
 
 
-def test_networks_of_other_shapes_are_no_soup() -> None:
-    assert not ensemble.alike(model(), model(head="mlp"))
+def test_networks_with_different_heads_do_not_have_the_same_shapes() -> None:
+    assert not ensemble.have_same_shapes(model(), model(head="mlp"))
 
 
-def test_an_ensemble_answers_with_the_mean_probabilities() -> None:
+def test_an_ensemble_predicts_the_mean_probabilities() -> None:
     members = [model(seed=seed).eval() for seed in (1, 2)]
-    both = ensemble.Ensemble(members, [0.75, 0.25]).eval()
-    images = torch.randint(0, 256, (4, 3, members[0].expects.size, members[0].expects.size))
+    combined = ensemble.Ensemble(members, [0.75, 0.25]).eval()
+    side = members[0].input_spec.size
+    images = torch.randint(0, 256, (4, 3, side, side), dtype=torch.uint8)
     with torch.no_grad():
-        answers = [m(images.to(torch.uint8)).softmax(1).numpy() for m in members]
-        found = both(images.to(torch.uint8)).softmax(1).numpy()
-    assert found == pytest.approx(ensemble.mean(answers, [0.75, 0.25]), abs=1e-6)
-    assert both.expects == members[0].expects
-    assert len(both.state_dict()) == 1 + sum(len(m.state_dict()) for m in members)
-    assert both.state_dict()["head.weights"].flatten().tolist() == [0.75, 0.25]
+        probabilities = [m(images).softmax(1).numpy() for m in members]
+        predicted = combined(images).softmax(1).numpy()
+    expected = ensemble.average_probabilities(probabilities, [0.75, 0.25])
+    assert predicted == pytest.approx(expected, abs=1e-6)
+    assert combined.input_spec == members[0].input_spec
+    assert len(combined.state_dict()) == 1 + sum(len(m.state_dict()) for m in members)
+    assert combined.state_dict()["head.weights"].flatten().tolist() == [0.75, 0.25]
