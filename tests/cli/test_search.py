@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
+import pytest
 from click.testing import Result
 from command_line import FAST_OPTIONS, run
 from images import write_images, write_plugin
 
+from autotl.cli import progress_view
+from autotl.events import Event, TrialFinished
 from autotl.store import Store
 
 
@@ -44,29 +45,25 @@ def test_train_retrains_the_recipe(searched: Path) -> None:
     assert second["best"]["config"] == first["best"]["config"]
 
 
-def test_ctrl_c_saves_the_results_and_exits_with_130(tmp_path: Path) -> None:
+def test_ctrl_c_saves_the_results_and_exits_with_130(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_images(tmp_path / "photos")
-    command = [
-        sys.executable, "-m", "autotl", "search", "photos", "--trials", "500",
-        "--backbone", "tiny", "--plugin", str(write_plugin(tmp_path)), *FAST_OPTIONS,
-    ]  # fmt: skip
-    process = subprocess.Popen(
-        command,
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
-    )
-    assert process.stdout
-    for line in process.stdout:
-        if line.startswith("trial 3"):
-            break
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors
-    assert "Traceback" not in errors
-    assert "repeat the command to continue" in errors
+    show_event = progress_view._Lines.__call__
+
+    def interrupt_after_trial_3(view: progress_view._Lines, event: Event) -> None:
+        show_event(view, event)
+        if isinstance(event, TrialFinished) and event.number == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(progress_view._Lines, "__call__", interrupt_after_trial_3)
+    result = run(
+        "search", tmp_path / "photos", "--trials", "500", "--backbone", "tiny",
+        "--plugin", write_plugin(tmp_path), "--out", tmp_path / "runs", *FAST_OPTIONS,
+    )  # fmt: skip
+    assert result.exit_code == 130, result.output
+    assert "Traceback" not in result.output
+    assert "repeat the command to continue" in result.stderr
     summary = json.loads((tmp_path / "runs/photos/summary.json").read_text())
     assert summary["trials"]["complete"] >= 3
     assert summary["test"] is None
