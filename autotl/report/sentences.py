@@ -130,8 +130,8 @@ def _winner(summary: Mapping[str, Any], name: str) -> str:
 def _test_score(summary: Mapping[str, Any]) -> str:
     if test := summary["test"]:
         return (
-            f"Its {summary['metric']} on the test split is {format_interval(test['score'], test)}: "
-            f"{test['n']} images that the search did not use."
+            f"Its {summary['metric']} on the test split is {format_interval(test['score'], test)}, "
+            f"measured on {test['n']} images that the search did not use."
         )
     if summary["test_openings"]:
         return (

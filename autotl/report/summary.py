@@ -1,4 +1,4 @@
-"""What ``summary.json`` holds, for programs."""
+"""The summary of a study for programs: the contents of ``summary.json``."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from autotl.scoring import metrics
+from autotl.scoring import intervals
 
 if TYPE_CHECKING:
     from autotl.store import Store, TestRow, TrialRow
 
 FINALISTS = 5
-"""How many of the best configurations the summary names when there were no finals."""
+"""Configurations that the summary lists, the best, where there was no final selection."""
 
 
 def ranked(rows: Iterable[TrialRow], direction: str) -> list[TrialRow]:
@@ -56,70 +56,84 @@ def top(store: Store, study: str, n: int = 10) -> list[dict[str, Any]]:
 
 
 def pareto(rows: Iterable[TrialRow], direction: str) -> list[dict[str, Any]]:
-    """The complete trials than which no other is as good in everything and better in something.
+    """Find the Pareto front: the complete trials that no other trial dominates.
 
-    Everything is the score, ``ms_per_item`` (milliseconds to predict one picture), ``parameters``
-    and ``seconds`` of training; what a trial does not know counts as dear. Best score first.
+    The objectives are the score, ``ms_per_item`` (milliseconds of inference per image),
+    ``parameters`` and ``seconds`` of training. An unknown cost counts as infinite.
+
+    Args:
+        rows: The trials of a study.
+        direction: ``maximize`` or ``minimize``.
+
+    Returns:
+        The trials of the front with their objectives, the best score first.
     """
     sign = -1.0 if direction == "maximize" else 1.0
     points = []
     for row in ranked(rows, direction):
         costs = (row.facts.get("ms_per_item"), row.parameters, row.seconds)
         assert row.score is not None
-        known = [math.inf if c is None else float(c) for c in costs]
-        points.append((row, costs, (sign * row.score, *known)))
+        finite = [math.inf if c is None else float(c) for c in costs]
+        points.append((row, costs, (sign * row.score, *finite)))
     front = []
-    for row, costs, values in points:
-        if not any(_dominates(other, values) for _, _, other in points):
-            named = zip(("ms_per_item", "parameters", "seconds"), costs, strict=True)
-            front.append({"trial": row.number, "score": row.score, **dict(named)})
+    for row, costs, objectives in points:
+        if not any(_dominates(other, objectives) for _, _, other in points):
+            named_costs = zip(("ms_per_item", "parameters", "seconds"), costs, strict=True)
+            front.append({"trial": row.number, "score": row.score, **dict(named_costs)})
     return front
 
 
 COSTS = ("forward_ms", "backward_ms", "activation_bytes", "peak_bytes")
-"""What a trial measures of its cost: for a picture, and of memory at its peak."""
+"""Costs that a trial measures: time and memory per image, and peak memory."""
 
 
 def backbone_costs(rows: Iterable[TrialRow]) -> list[dict[str, Any]]:
-    """For each backbone that was measured what it costs here, the cheapest to predict with first.
+    """Summarise the measured costs of each backbone on this machine.
 
-    ``backbone``, the number of ``trials`` that measured it, ``COSTS`` and ``ms_per_item`` (medians
-    over these trials, the peak the highest of them) and ``parameters``; None where not known.
+    Args:
+        rows: The trials of a study.
+
+    Returns:
+        For each backbone that was measured, the one with the fastest inference first: ``backbone``,
+        the number of ``trials`` that measured it, ``COSTS``, ``ms_per_item`` and ``parameters``.
+        They are medians over these trials, ``peak_bytes`` is the maximum; None if unknown.
     """
-    by_name: dict[str, list[TrialRow]] = {}
+    trials_of: dict[str, list[TrialRow]] = {}
     for row in rows:
         if row.facts.get("costs") or row.facts.get("ms_per_item"):
             for name in row.config.get("backbone", {}):
-                by_name.setdefault(name, []).append(row)
-    found = []
-    for name, measured in by_name.items():
-        costs = [r.facts.get("costs") or {} for r in measured]
-        known = {key: [c[key] for c in costs if c.get(key) is not None] for key in COSTS}
-        known["ms_per_item"] = [m for r in measured if (m := r.facts.get("ms_per_item"))]
-        known["parameters"] = [r.parameters for r in measured if r.parameters]
-        entry = {key: statistics.median(values) if values else None
-                 for key, values in known.items()}  # fmt: skip
-        entry["peak_bytes"] = max(known["peak_bytes"], default=None)
-        found.append({"backbone": name, "trials": len(measured), **entry})
-    return sorted(found, key=lambda e: (e["ms_per_item"] or math.inf, e["backbone"]))
+                trials_of.setdefault(name, []).append(row)
+    entries = []
+    for name, trials in trials_of.items():
+        costs = [row.facts.get("costs") or {} for row in trials]
+        values = {key: [c[key] for c in costs if c.get(key) is not None] for key in COSTS}
+        values["ms_per_item"] = [ms for row in trials if (ms := row.facts.get("ms_per_item"))]
+        values["parameters"] = [row.parameters for row in trials if row.parameters]
+        entry = {key: statistics.median(v) if v else None for key, v in values.items()}
+        entry["peak_bytes"] = max(values["peak_bytes"], default=None)
+        entries.append({"backbone": name, "trials": len(trials), **entry})
+    return sorted(entries, key=lambda e: (e["ms_per_item"] or math.inf, e["backbone"]))
 
 
 def _dominates(a: Sequence[float], b: Sequence[float]) -> bool:
-    """Whether ``a`` is nowhere greater than ``b`` and somewhere less."""
+    """Whether ``a`` is nowhere greater than ``b``, and somewhere less."""
     return a != b and all(x <= y for x, y in zip(a, b, strict=True))
 
 
 def summarise(store: Store, study: str) -> dict[str, Any]:
-    """What ``summary.json`` holds; its keys are stable, other programs read them.
+    """Summarise a study, as ``summary.json`` holds it. Other programs read its keys.
 
-    Where there were finals, the winner, the finalists and the baselines are theirs: means over
-    ``seeds`` runs. Where there was no time for any they are those of the search, on one split with
-    one seed; a finalist is then tied with the best when its interval reaches the best's score.
-    That is cautious on purpose: it calls a tie what several seeds on the same pictures might yet
-    tell apart.
+    After a final selection the winner, the finalists and the baselines have its scores: means over
+    ``seeds`` repeats. Without one they have those of the search, on one split with one seed; a
+    finalist is then tied with the best if its interval contains the best score. That is cautious on
+    purpose: several seeds on the same images might tell them apart.
 
-    ``test`` is that of the winner. A test of an earlier winner says nothing about this one, so it
-    is left to the page. ``test_openings`` counts every time that the test part was looked at.
+    ``test`` is the test of this winner; the tests of earlier winners are on the page alone.
+    ``test_openings`` counts every use of the test split.
+
+    Args:
+        store: The database.
+        study: Name of the study.
 
     Raises:
         StudyError: There is no such study.
@@ -131,33 +145,20 @@ def summarise(store: Store, study: str) -> dict[str, Any]:
     if finals and _barred(finals, rows):
         finals = None
     if finals:
-        winner, finalists, baselines = _of_finals(finals)
+        winner, finalists, baselines = _final_standings(finals)
     else:
-        winner, finalists, baselines = _of_search(complete, facts)
+        winner, finalists, baselines = _search_standings(complete, facts)
     test = test_of(winner, tests)
-    ends, data = Counter(row.status for row in rows), facts.get("data") or {}
-    pruned = ends["pruned"] + ends["out_of_time"]
-    unfinished = ends["running"] + ends["interrupted"]
-    counts = ("train", "validation", "test", "skipped", "duplicates_across_splits")
     return {
         "schema": 1,
         "study": study,
         "seed": facts.get("seed", 0),
         "metric": facts.get("metric", "accuracy"),
-        "data": {
-            "source": data.get("source", ""),
-            "fingerprint": data.get("fingerprint", ""),
-            "classes": data.get("classes", []),
-            **{key: data.get(key, 0) for key in counts},
-        },
+        "data": _data(facts.get("data") or {}),
         "budget_seconds": facts.get("budget_seconds"),
         "seconds": facts.get("seconds", 0.0),
         "device": facts.get("device", ""),
-        "trials": {
-            "complete": ends["complete"],
-            "pruned": pruned,
-            "failed": len(rows) - ends["complete"] - pruned - unfinished,
-        },
+        "trials": _trial_counts(rows),
         "best": _best(winner, {row.number: row for row in rows}, test) if winner else None,
         "finalists": finalists,
         "baselines": baselines,
@@ -173,16 +174,36 @@ def summarise(store: Store, study: str) -> dict[str, Any]:
     }
 
 
-Found = tuple[dict[str, Any] | None, list[dict[str, Any]], dict[str, Any]]
+def _data(data: Mapping[str, Any]) -> dict[str, Any]:
+    counts = ("train", "validation", "test", "skipped", "duplicates_across_splits")
+    return {
+        "source": data.get("source", ""),
+        "fingerprint": data.get("fingerprint", ""),
+        "classes": data.get("classes", []),
+        **{key: data.get(key, 0) for key in counts},
+    }
+
+
+def _trial_counts(rows: Sequence[TrialRow]) -> dict[str, int]:
+    """Count trials by how they ended; those that did not end are left out."""
+    statuses = Counter(row.status for row in rows)
+    complete = statuses["complete"]
+    pruned = statuses["pruned"] + statuses["out_of_time"]
+    unfinished = statuses["running"] + statuses["interrupted"]
+    failed = len(rows) - complete - pruned - unfinished
+    return {"complete": complete, "pruned": pruned, "failed": failed}
+
+
+Standings = tuple[dict[str, Any] | None, list[dict[str, Any]], dict[str, Any]]
 """The winner, the finalists and the baselines."""
 
 
-def _of_finals(finals: Mapping[str, Any]) -> Found:
+def _final_standings(finals: Mapping[str, Any]) -> Standings:
     candidates = finals["candidates"]
     keys = ("trial", "config", "mean", "low", "high", "tied_with_best")
     finalists = [{key: c.get(key) for key in keys} for c in candidates]
     winner = next(c for c in candidates if c["name"] == finals["winner"])
-    if members := winner.get("members"):  # several as one: the heaviest stands for it
+    if members := winner.get("members"):  # an ensemble: its heaviest member represents it
         first = next(c for c in candidates if c["name"] == next(iter(members)))
         winner = {**winner, "trial": first["trial"], "config": first["config"]}
     baselines = {
@@ -211,13 +232,13 @@ def _finalists(complete: Sequence[TrialRow], facts: Mapping[str, Any]) -> list[d
 
 
 def _barred(finals: Mapping[str, Any], rows: Sequence[TrialRow]) -> bool:
-    """Whether the winner of finals is made of a trial that later limits leave out."""
+    """Whether the winner of the final selection uses a trial that later limits exclude."""
     [winner] = [c for c in finals["candidates"] if c["name"] == finals["winner"]]
     names = winner.get("members") or {winner["name"]: 1.0}
     return any(row.facts.get("barred") and f"trial {row.number}" in names for row in rows)
 
 
-def _of_search(complete: Sequence[TrialRow], facts: Mapping[str, Any]) -> Found:
+def _search_standings(complete: Sequence[TrialRow], facts: Mapping[str, Any]) -> Standings:
     scored = [_scored(row, facts) for row in complete]
     probes, default = set(facts.get("linear_probes") or ()), facts.get("default_trial")
     baselines = {
@@ -227,18 +248,20 @@ def _of_search(complete: Sequence[TrialRow], facts: Mapping[str, Any]) -> Found:
     finalists = _finalists(complete, facts)
     if not complete:
         return None, finalists, baselines
-    # A search that was cut short may have left the model of an earlier winner.
+    # An interrupted search may have left the model of an earlier winner.
     kept = [row for row in complete if row.number == facts.get("kept")]
     first = _scored(kept[0] if kept else leader(complete, facts), facts)
     return {**first, "name": f"trial {first['trial']}", "seeds": 1}, finalists, baselines
 
 
 def _scored(row: TrialRow, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """A complete trial with the 95 % interval of its score on the validation part."""
+    """A complete trial with the 95 % interval of its score on the validation split."""
     assert row.score is not None
-    low = high = row.score  # for other metrics than accuracy one split's score has no interval
+    low = high = (
+        row.score
+    )  # without an interval: one split gives none for metrics other than accuracy
     if facts.get("metric", "accuracy") == "accuracy" and facts.get("validation_n"):
-        low, high = metrics.wilson_interval(row.score, facts["validation_n"])
+        low, high = intervals.wilson_interval(row.score, facts["validation_n"])
     return {
         "trial": row.number,
         "config": row.config,
@@ -251,13 +274,13 @@ def _scored(row: TrialRow, facts: Mapping[str, Any]) -> dict[str, Any]:
 def _best(
     winner: Mapping[str, Any], rows: Mapping[int, TrialRow], test: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The winner; what the test measured of its cost comes first, then the finals, the trial."""
+    """The winner; its costs are those of the test, else the final selection, else the trial."""
     row = rows.get(winner["trial"])
-    searched = {} if row is None else {**row.facts, **vars(row)}
-    known = [test, winner, searched]
+    trial = {} if row is None else {**row.facts, **vars(row)}
+    sources = [test, winner, trial]
 
     def first(key: str) -> Any:
-        return next((k[key] for k in known if k.get(key) is not None), None)
+        return next((source[key] for source in sources if source.get(key) is not None), None)
 
     return {
         "trial": winner["trial"],
@@ -271,8 +294,8 @@ def _best(
 
 
 def test_of(winner: Mapping[str, Any] | None, tests: Sequence[TestRow]) -> dict[str, Any]:
-    """What the last finished test of the winner showed; empty without one."""
+    """The result of the last completed test of the winner; empty without one."""
     if winner is None:
         return {}
-    found = [t.facts for t in tests if t.done and t.is_of(winner["name"], winner.get("members"))]
-    return found[-1] if found else {}
+    results = [t.facts for t in tests if t.done and t.is_of(winner["name"], winner.get("members"))]
+    return results[-1] if results else {}

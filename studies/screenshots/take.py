@@ -1,8 +1,8 @@
-"""Take the pictures in this folder of a study that has been searched.
+"""Take the screenshots in this folder of a study.
 
     python studies/screenshots/take.py STUDY --out runs
 
-It needs Chromium and ``pip install -e '.[dev]'``. The report is written again before.
+It needs Chromium and ``pip install -e '.[dev]'``. The report of the study is rewritten first.
 """
 
 from __future__ import annotations
@@ -10,102 +10,97 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from wsgiref.simple_server import make_server
 
+import optuna_dashboard
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from autotl import report
+from autotl.report import dashboard
 from autotl.store import Store
 
-HERE = Path(__file__).parent
-PORT = 18087
+FOLDER = Path(__file__).parent
+MARGIN = 24
+"""Pixels around a section of the report."""
 
 
 def main() -> None:
-    """Take the pictures of the study that the command line names."""
-    asked = argparse.ArgumentParser(description=__doc__)
-    asked.add_argument("study")
-    asked.add_argument("--out", type=Path, default=Path("runs"))
-    given = asked.parse_args()
-    folder = given.out / given.study
-    store = Store(f"sqlite:///{given.out / 'autotl.db'}")
-    summary = report.write(store, given.study, folder)
+    """Take the screenshots of the study that the command line names."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("study")
+    parser.add_argument("--out", type=Path, default=Path("runs"))
+    arguments = parser.parse_args()
+    folder = arguments.out / arguments.study
+    store = Store(f"sqlite:///{arguments.out / 'autotl.db'}")
+    summary = report.write(store, arguments.study, folder)
+    dashboard.annotate(store, arguments.study, folder)
     chromium = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
-    root = ["--no-sandbox"] if os.geteuid() == 0 else []
+    options = ["--no-sandbox"] if os.geteuid() == 0 else []
     with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=chromium, args=root)
+        browser = driver.chromium.launch(executable_path=chromium, args=options)
         take_report(browser, folder / "report.html")
-        with served(given.study, given.out) as address:
-            page = browser.new_page(viewport={"width": 1280, "height": 1040})
+        with serve_dashboard(store) as address:
+            study = store.storage.get_study_id_from_name(arguments.study)
             best = summary["best"]["trial"]
-            number = store.storage.get_study_id_from_name(given.study)
-            page.goto(f"{address}/dashboard/studies/{number}/trials?numbers={best}")
-            page.wait_for_selector("img[alt='learning curve']")
-            page.wait_for_timeout(1500)  # it moves its parts into place
-            page.screenshot(path=HERE / "dashboard.png")
+            take_dashboard(browser, f"{address}/dashboard/studies/{study}/trials?numbers={best}")
         browser.close()
+    store.close()
 
 
 def take_report(browser: Browser, file: Path) -> None:
-    """The top of the report in both themes and on a phone, and its finalists."""
-    wide, phone = {"width": 1120, "height": 800}, {"width": 390, "height": 800}
+    """Take the top of the report in both themes and on a phone, and some of its sections."""
+    desktop, phone = {"width": 1120, "height": 800}, {"width": 390, "height": 800}
     for name, size, theme in (
-        ("report", wide, "light"),
-        ("report-dark", wide, "dark"),
+        ("report", desktop, "light"),
+        ("report-dark", desktop, "dark"),
         ("report-phone", phone, "light"),
     ):
         page = browser.new_page(viewport=size, color_scheme=theme)
         page.goto(file.absolute().as_uri())
         page.wait_for_selector(".main-svg")
-        page.screenshot(path=HERE / f"{name}.png")
-        if size == wide:
-            take_sections(page, theme)
+        page.screenshot(path=FOLDER / f"{name}.png")
+        if size == desktop:
+            take_sections(page, ["finalists"] if theme == "light" else ["cost", "curves"])
         page.close()
 
 
-def take_sections(page: Page, theme: str) -> None:
-    """The finalists in the light theme, the figures in the dark one."""
-    names = ["finalists"] if theme == "light" else ["cost", "curves"]
+def take_sections(page: Page, names: list[str]) -> None:
+    """Take sections of the report, each into a file of its name."""
     for name in names:
         section = page.locator(f"#{name}")
         if section.count() and (box := section.bounding_box()):
-            air = 24
             clip = {
-                "x": box["x"] - air,
-                "y": box["y"] - air,
-                "width": box["width"] + 2 * air,
-                "height": box["height"] + 2 * air,
+                "x": box["x"] - MARGIN,
+                "y": box["y"] - MARGIN,
+                "width": box["width"] + 2 * MARGIN,
+                "height": box["height"] + 2 * MARGIN,
             }
-            page.screenshot(path=HERE / f"{name}.png", clip=clip, full_page=True)
+            page.screenshot(path=FOLDER / f"{name}.png", clip=clip, full_page=True)
+
+
+def take_dashboard(browser: Browser, address: str) -> None:
+    """Take a trial with its note in Optuna Dashboard."""
+    page = browser.new_page(viewport={"width": 1280, "height": 1040})
+    page.goto(address)
+    page.wait_for_selector("text=the winner")
+    page.screenshot(path=FOLDER / "dashboard.png", animations="disabled")
 
 
 @contextmanager
-def served(study: str, out: Path) -> Iterator[str]:
-    """The dashboard with the study, while inside."""
-    command = [sys.executable, "-m", "autotl", "dashboard", study, "--out", str(out)]
-    with subprocess.Popen(
-        [*command, "--port", str(PORT)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as server:
+def serve_dashboard(store: Store) -> Iterator[str]:
+    """Serve Optuna Dashboard on this machine while the context is open; yields its address."""
+    with make_server("127.0.0.1", 0, optuna_dashboard.wsgi(store.storage)) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
         try:
-            address = f"http://127.0.0.1:{PORT}"
-            while True:
-                try:
-                    urllib.request.urlopen(f"{address}/api/studies").close()
-                    break
-                except urllib.error.URLError:
-                    if server.poll() is not None:
-                        raise
-                    time.sleep(0.2)
-            yield address
+            yield f"http://127.0.0.1:{server.server_port}"
         finally:
-            server.terminate()
+            server.shutdown()
+            thread.join()
 
 
 if __name__ == "__main__":

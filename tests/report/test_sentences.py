@@ -38,8 +38,8 @@ def test_the_test_score_names_its_images(store: Store) -> None:
     add_study(store, 0.9)
     add_test(store, 0, **opening())
     assert describe(store)[1] == (
-        "Its accuracy on the test split is 0.9222 (95 % interval 0.8737 to 0.9531): "
-        "180 images that the search did not use."
+        "Its accuracy on the test split is 0.9222 (95 % interval 0.8737 to 0.9531), "
+        "measured on 180 images that the search did not use."
     )
 
 
