@@ -1,4 +1,4 @@
-"""Backbones: which names there are, where weights come from, and that they arrive whole."""
+"""Backbones: names of models, sources of weights, and complete loading."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import timm
 import torch
 from autotl_plugins import backbones
 from autotl_plugins.backbone_sets import SETS
-from autotl_plugins.backbones import SHORT, locate, members, timm_model
+from autotl_plugins.backbones import SHORT_BUDGET, locate, members, timm_model
 from safetensors.torch import save_file
 from sklearn.datasets import load_sample_image
 from torch import nn
@@ -31,17 +31,17 @@ from autotl.space.plugin import Weights
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Nothing here may leave this machine, or find what its owner has downloaded before."""
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *a, **k: pytest.fail("asked the network"))
+    """Forbid network access, and hide earlier downloads of the user."""
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *a, **k: pytest.fail("used the network"))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hf"))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    backbones._answers.cache_clear()
+    backbones._responds.cache_clear()
 
 
 @pytest.fixture
 def offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backbones, "_reachable", lambda where: False)
+    monkeypatch.setattr(backbones, "_is_reachable", lambda where: False)
 
 
 def touch(path: Path) -> Path:
@@ -50,7 +50,7 @@ def touch(path: Path) -> Path:
     return path
 
 
-def saved(path: Path, name: str, **options: Any) -> dict[str, torch.Tensor]:
+def save_model(path: Path, name: str, **options: Any) -> dict[str, torch.Tensor]:
     state = timm.create_model(name, **options).state_dict()
     save_file(state, path)
     return state
@@ -67,11 +67,11 @@ def test_listing_plugins_imports_neither_torch_nor_timm() -> None:
 
 
 FREE = {"apache-2.0", "bsd-3-clause", "mit"}
-BUDGETS = [(d, s) for d in ("cpu", "cuda", "mps") for s in (None, SHORT, SHORT - 1)]
+BUDGETS = [(d, s) for d in ("cpu", "cuda", "mps") for s in (None, SHORT_BUDGET, SHORT_BUDGET - 1)]
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_every_set_is_of_pretrained_models_with_reason_and_source(name: str) -> None:
+def test_every_set_has_pretrained_models_with_reason_and_source(name: str) -> None:
     names = [entry.model for entry in SETS[name]]
     assert 3 <= len(names) <= 10
     assert len(set(names)) == len(names)
@@ -81,32 +81,34 @@ def test_every_set_is_of_pretrained_models_with_reason_and_source(name: str) -> 
         assert re.search(r"arXiv:\d{4}\.\d{5}$|timm's results", source)
 
 
-def test_no_model_stands_under_two_names() -> None:
-    """A search of two sets would try it twice, and a file of weights would fit one name only."""
+def test_no_model_is_listed_under_two_names() -> None:
+    """A search of two sets would try it twice, and a weights file would match only one name."""
     for entry in (e for entries in SETS.values() for e in entries):
         arch, _, tag = entry.model.partition(".")
         assert tag != timm.models.get_pretrained_cfg(arch).tag, f"write {arch!r}"
 
 
 @pytest.mark.parametrize(("device", "seconds"), BUDGETS)
-def test_defaults_exist_with_free_weights(device: str, seconds: float | None) -> None:
+def test_default_models_have_weights_with_a_free_licence(
+    device: str, seconds: float | None
+) -> None:
     names = members([], device, seconds)
-    assert names == members(names)  # timm knows them all, and none twice
+    assert names == members(names)  # all exist in timm, without duplicates
     for name in names:
         assert timm.models.is_model_pretrained(name)
         assert timm.models.get_pretrained_cfg(name).license in FREE
-    # Where the hub cannot be reached there is something left to try, and it comes first.
+    # Models that do not need the hub come first, in case it cannot be reached.
     assert names[: len(backbones.PACKAGES)] == list(backbones.PACKAGES)
 
 
-def test_the_default_set_is_the_devices() -> None:
-    assert members([]) == members(["@cpu"]) == members([], "cpu", 2 * SHORT)
+def test_the_default_set_depends_on_the_device() -> None:
+    assert members([]) == members(["@cpu"]) == members([], "cpu", 2 * SHORT_BUDGET)
     assert members([], "cuda") == members([], "mps") == members(["@offline", "@base"])
 
 
-def test_a_short_budget_gets_a_cheaper_set() -> None:
-    assert members([], "cpu", SHORT - 1) == members(["@quick"])
-    assert members([], "cuda", SHORT - 1) == members(["@offline", "@small"])
+def test_a_short_budget_selects_a_cheaper_set() -> None:
+    assert members([], "cpu", SHORT_BUDGET - 1) == members(["@quick"])
+    assert members([], "cuda", SHORT_BUDGET - 1) == members(["@offline", "@small"])
     quick, cpu = (sum(e.milliseconds for e in SETS[s]) for s in ("quick", "cpu"))
     assert quick < 0.4 * cpu
     assert set(members(["@quick"])) < set(members(["@cpu"]))
@@ -115,8 +117,8 @@ def test_a_short_budget_gets_a_cheaper_set() -> None:
 @pytest.mark.parametrize(
     ("name", "low", "high"), [("small", 15, 30), ("base", 80, 95), ("best", 190, 440)]
 )
-def test_sets_named_for_a_size_have_it(name: str, low: int, high: int) -> None:
-    assert all(low < backbones._parameters(e.model) / 1e6 < high for e in SETS[name])
+def test_the_models_of_a_set_have_its_size(name: str, low: int, high: int) -> None:
+    assert all(low < backbones._count_parameters(e.model) / 1e6 < high for e in SETS[name])
 
 
 @pytest.mark.parametrize(
@@ -130,12 +132,14 @@ def test_sets_named_for_a_size_have_it(name: str, low: int, high: int) -> None:
         (["resnet50", "@offline", "@quick"], ["resnet50", *(e.model for e in SETS["quick"])]),
     ],
 )
-def test_members_keep_their_order_without_doubles(patterns: list[str], names: list[str]) -> None:
+def test_members_keep_the_requested_order_without_duplicates(
+    patterns: list[str], names: list[str]
+) -> None:
     assert members(patterns) == names
 
 
 @pytest.mark.parametrize(
-    ("pattern", "says"),
+    ("pattern", "message"),
     [
         ("resnet_50", "did you mean 'resnet50'"),
         ("resnet18.tv_in1", "did you mean 'resnet18.tv_in1k'"),
@@ -144,17 +148,19 @@ def test_members_keep_their_order_without_doubles(patterns: list[str], names: li
         ("@nothing", "no set of backbones '@nothing'; there are @base, @best, "),
     ],
 )
-def test_unknown_names_are_refused_with_advice(pattern: str, says: str) -> None:
-    with pytest.raises(PluginError, match=says):
+def test_unknown_names_are_rejected_with_a_suggestion(pattern: str, message: str) -> None:
+    with pytest.raises(PluginError, match=message):
         members([pattern])
 
 
-def test_the_four_ways_in_their_order(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Each way is taken only while those before it lead nowhere; removed from the front here."""
+def test_sources_of_weights_are_tried_in_order(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A source is used only if the earlier ones have no weights; they are removed one by one."""
     name, folder = "tf_efficientnet_lite0", tmp_path / "weights"
     file, cached = touch(folder / f"{name}.pth"), tmp_path / "cached"
-    monkeypatch.setattr(backbones, "_cached", lambda cfg: cached)
-    monkeypatch.setattr(backbones, "_reachable", lambda where: True)
+    monkeypatch.setattr(backbones, "_find_in_cache", lambda cfg: cached)
+    monkeypatch.setattr(backbones, "_is_reachable", lambda where: True)
     size = 4652008 - 1281000  # EfficientNet-Lite0's, without its classifier of 1280 x 1000 + 1000
 
     assert locate(name, folder) == Weights(f"file {file}", "apache-2.0", file, size)
@@ -165,14 +171,14 @@ def test_the_four_ways_in_their_order(monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert packaged.file.name == "efficientnet-lite0-57934424.pth"
     assert packaged.parameters == size
 
-    monkeypatch.setattr(backbones, "_packaged", lambda package: None)
+    monkeypatch.setattr(backbones, "_find_in_package", lambda package: None)
     hub = "timm/tf_efficientnet_lite0.in1k"
     assert locate(name, folder) == Weights(f"cache {hub}", "apache-2.0", cached, size)
 
-    monkeypatch.setattr(backbones, "_cached", lambda cfg: None)
+    monkeypatch.setattr(backbones, "_find_in_cache", lambda cfg: None)
     assert locate(name, folder) == Weights(f"hub {hub}", "apache-2.0", None, size)
 
-    monkeypatch.setattr(backbones, "_reachable", lambda where: False)
+    monkeypatch.setattr(backbones, "_is_reachable", lambda where: False)
     with pytest.raises(WeightsError) as e:
         locate(name, folder)
     assert str(e.value) == (
@@ -182,7 +188,7 @@ def test_the_four_ways_in_their_order(monkeypatch: pytest.MonkeyPatch, tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("name", "path", "found"),
+    ("name", "path", "is_found"),
     [
         ("resnet18", "resnet18.safetensors", True),
         ("resnet18", "resnet18.a1_in1k.pt", True),
@@ -190,28 +196,32 @@ def test_the_four_ways_in_their_order(monkeypatch: pytest.MonkeyPatch, tmp_path:
         ("resnet18.a1_in1k", "resnet18.bin", True),
         ("resnet18.a1_in1k", "resnet18.a1_in1k/pytorch_model.bin", True),
         ("resnet18.tv_in1k", "resnet18.tv_in1k.pth", True),
-        ("resnet18.tv_in1k", "resnet18.pth", False),  # the plain name is another tag's
+        (
+            "resnet18.tv_in1k",
+            "resnet18.pth",
+            False,
+        ),  # the name without a tag is that of another tag
         ("resnet18", "resnet18.tv_in1k.pth", False),
         ("resnet18", "resnet18.txt", False),
     ],
 )
-def test_names_of_files_in_the_folder(
-    offline: None, tmp_path: Path, name: str, path: str, found: bool
+def test_names_of_weights_files_in_a_folder(
+    offline: None, tmp_path: Path, name: str, path: str, is_found: bool
 ) -> None:
     file = touch(tmp_path / path)
-    if found:
+    if is_found:
         assert locate(name, tmp_path).file == file
     else:
         with pytest.raises(WeightsError, match=r"no file in .*, no package, not in the"):
             locate(name, tmp_path)
 
 
-def test_a_folder_that_does_not_exist(tmp_path: Path) -> None:
+def test_a_missing_folder_is_reported(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"gone' does not exist"):
         locate("resnet18", tmp_path / "gone")
 
 
-def test_what_was_downloaded_before_is_found(offline: None, tmp_path: Path) -> None:
+def test_earlier_downloads_are_found(offline: None, tmp_path: Path) -> None:
     repo = tmp_path / "hf" / "models--timm--resnet18.a1_in1k"
     touch(repo / "refs/main").write_text("c0ffee")
     file = touch(repo / "snapshots/c0ffee/model.safetensors")
@@ -226,24 +236,24 @@ def test_what_was_downloaded_before_is_found(offline: None, tmp_path: Path) -> N
 def test_parameters_are_counted_without_memory_or_random_numbers(
     monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setattr(backbones, "_reachable", lambda where: True)
+    monkeypatch.setattr(backbones, "_is_reachable", lambda where: True)
     built, create = [], timm.create_model
     monkeypatch.setattr(
         timm, "create_model", lambda *a, **k: built.append(create(*a, **k)) or built[-1]
     )
-    backbones._parameters.cache_clear()
+    backbones._count_parameters.cache_clear()
     torch.manual_seed(0)
     after = torch.rand(1)
     torch.manual_seed(0)
-    found = locate(name, None).parameters
+    count = locate(name, None).parameters
     assert torch.equal(torch.rand(1), after)
-    assert locate(name, None).parameters == found
-    (model,) = built  # the second time it was remembered
+    assert locate(name, None).parameters == count
+    (model,) = built  # the second count is cached
     assert all(p.is_meta for p in model.parameters())
     if "large" in name:
-        assert round(found / 1e6) == 304  # as its authors say; too many to build here
+        assert round(count / 1e6) == 304  # according to its authors; too large to build here
     else:
-        assert found == sum(p.numel() for p in create(name, num_classes=0).parameters())
+        assert count == sum(p.numel() for p in create(name, num_classes=0).parameters())
 
 
 def test_a_model_that_needs_values_to_be_built_has_no_count(
@@ -252,14 +262,14 @@ def test_a_model_that_needs_values_to_be_built_has_no_count(
     def create(name: str, **options: Any) -> nn.Module:
         return nn.Linear(3, int(torch.ones(1).sum().item()))
 
-    monkeypatch.setattr(backbones, "_reachable", lambda where: True)
+    monkeypatch.setattr(backbones, "_is_reachable", lambda where: True)
     monkeypatch.setattr(timm, "create_model", create)
-    backbones._parameters.cache_clear()
+    backbones._count_parameters.cache_clear()
     assert locate("resnet18", None).parameters is None
-    backbones._parameters.cache_clear()  # what follows may have it counted
+    backbones._count_parameters.cache_clear()  # so that later tests count it
 
 
-def test_each_site_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_site_is_requested_once(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
     def refuse(request: Request, timeout: float) -> None:
@@ -273,15 +283,15 @@ def test_each_site_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert asked == ["https://huggingface.co", "https://github.com"]
 
 
-def test_offline_by_order_asks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_request_is_sent_in_offline_mode(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(backbones, "urlopen", lambda *a, **k: pytest.fail("asked the network"))
+    monkeypatch.setattr(backbones, "urlopen", lambda *a, **k: pytest.fail("used the network"))
     with pytest.raises(WeightsError, match="cannot be reached"):
         locate("resnet18", None)
 
 
 @pytest.mark.parametrize("name", backbones.PACKAGES)
-def test_packaged_weights_arrive_whole(name: str) -> None:
+def test_packaged_weights_are_loaded_completely(name: str) -> None:
     weights = locate(name, None)
     model = timm_model(name, weights, None)
     packaged = list(torch.load(weights.file, weights_only=True).values())
@@ -290,13 +300,13 @@ def test_packaged_weights_arrive_whole(name: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(own, packaged, strict=False))
 
 
-def test_packaged_weights_see_a_palace_and_a_daisy() -> None:
-    """The real thing: the weights, put under timm's names, with timm's mean and deviation."""
+def test_packaged_weights_classify_two_photographs() -> None:
+    """A palace (698) and a daisy (985), with timm's tensor names, mean and standard deviation."""
     name = "tf_efficientnet_lite0"
     weights = locate(name, None)
     model = timm_model(name, weights, None).eval()
     cfg = model.pretrained_cfg
-    pictures = torch.stack(
+    images = torch.stack(
         [
             nn.functional.interpolate(
                 torch.tensor(load_sample_image(f))[:, 107:533].permute(2, 0, 1)[None] / 255,
@@ -309,14 +319,14 @@ def test_packaged_weights_see_a_palace_and_a_daisy() -> None:
     )
     mean, std = (torch.tensor(cfg[k])[:, None, None] for k in ("mean", "std"))
     with torch.no_grad():
-        features = model((pictures - mean) / std)
+        features = model((images - mean) / std)
     assert features.shape == (2, 1280)
     *_, weight, bias = torch.load(weights.file, weights_only=True).values()
     assert (features @ weight.T + bias).argmax(1).tolist() == [698, 985]
 
 
-def test_a_file_with_a_classifier_gives_the_rest(tmp_path: Path) -> None:
-    state = saved(tmp_path / "test_resnet.safetensors", "test_resnet", num_classes=1000)
+def test_a_classifier_in_the_file_is_ignored(tmp_path: Path) -> None:
+    state = save_model(tmp_path / "test_resnet.safetensors", "test_resnet", num_classes=1000)
     weights = locate("test_resnet", tmp_path)
     model = timm_model.member("test_resnet", weights).call({"size": None}, {})
     assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
@@ -340,57 +350,63 @@ def test_without_weights_the_model_is_random() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "other", "says"),
+    ("name", "other", "message"),
     [
-        ("resnet18", "resnet34", "it has an unknown tensor 'layer1.2"),  # holds all of resnet18
+        (
+            "resnet18",
+            "resnet34",
+            "it has an unexpected tensor 'layer1.2",
+        ),  # contains all of resnet18
         ("test_resnet", "test_vit", "it has no tensor 'conv1"),
         ("test_resnet", "resnet18", "size mismatch|it has no tensor"),
         ("tf_efficientnet_lite0", "test_vit", "it has no tensor 'conv_stem.weight'"),
     ],
 )
-def test_the_file_of_another_model_is_refused(
-    tmp_path: Path, name: str, other: str, says: str
+def test_the_file_of_another_model_is_rejected(
+    tmp_path: Path, name: str, other: str, message: str
 ) -> None:
     file = tmp_path / "wrong.safetensors"
-    saved(file, other)
-    with pytest.raises(WeightsError, match=f"wrong.safetensors' .*{name}.*({says})"):
+    save_model(file, other)
+    with pytest.raises(WeightsError, match=f"wrong.safetensors' .*{name}.*({message})"):
         timm_model(name, Weights("", file=file), None)
 
 
-def test_packaged_weights_of_another_size_are_refused() -> None:
+def test_packaged_weights_of_another_model_are_rejected() -> None:
     with pytest.raises(WeightsError, match=r"efficientnet-lite2-.*it has no tensor"):
         timm_model("tf_efficientnet_lite1", locate("tf_efficientnet_lite2", None), None)
 
 
-class Trap:
-    def __init__(self, sprung: Path) -> None:
-        self.sprung = sprung
+class MakesFolder:
+    """An object whose pickle makes a folder when it is loaded."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (str(self.sprung),)
+        return os.mkdir, (str(self.folder),)
 
 
-@pytest.mark.parametrize("save", [torch.save, lambda trap, f: f.write_bytes(pickle.dumps(trap))])
-def test_a_pickle_with_code_is_refused_and_not_run(
+@pytest.mark.parametrize("save", [torch.save, lambda state, f: f.write_bytes(pickle.dumps(state))])
+def test_a_pickle_with_code_is_rejected_and_not_executed(
     tmp_path: Path, save: Callable[[Any, Path], Any]
 ) -> None:
-    file, sprung = tmp_path / "evil.pth", tmp_path / "sprung"
-    save({"conv1.weight": Trap(sprung)}, file)
-    with pytest.raises(WeightsError, match=r"evil\.pth' is no file of weights for test_resnet"):
+    file, folder = tmp_path / "evil.pth", tmp_path / "made"
+    save({"conv1.weight": MakesFolder(folder)}, file)
+    with pytest.raises(WeightsError, match=r"evil\.pth' is not a weights file for test_resnet"):
         timm_model("test_resnet", Weights("", file=file), None)
-    assert not sprung.exists()
+    assert not folder.exists()
 
 
 @pytest.mark.parametrize("name", ["junk.safetensors", "junk.pth", "gone.safetensors"])
-def test_files_that_cannot_be_read_are_named(tmp_path: Path, name: str) -> None:
+def test_unreadable_files_are_reported_by_name(tmp_path: Path, name: str) -> None:
     if name.startswith("junk"):
         (tmp_path / name).write_bytes(b"not weights at all")
     with pytest.raises(WeightsError, match=name):
         timm_model("test_resnet", Weights("", file=tmp_path / name), None)
 
 
-def test_from_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What timm fetches arrives, and the random numbers go on as if it came from a file."""
+def test_weights_are_downloaded_from_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The random state afterwards is the same as with weights from a file."""
     published, build_model = timm.create_model("test_resnet", num_classes=0), timm.create_model
     asked = []
 
@@ -409,7 +425,7 @@ def test_from_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(torch.equal(v, published.state_dict()[k]) for k, v in model.state_dict().items())
 
 
-def test_a_download_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_download_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     build_model = timm.create_model
 
     def create(name: str, *, pretrained: bool = False, **options: Any) -> nn.Module:
@@ -424,9 +440,11 @@ def test_a_download_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
 @pytest.mark.parametrize("size", [None, 64, 160])
-def test_pictures_of_another_size(tmp_path: Path, name: str, size: int | None) -> None:
-    """A vision transformer is built for it, its positions resized from the file's; a CNN is not."""
-    saved(tmp_path / f"{name}.safetensors", name)
+def test_models_are_built_for_another_image_size(
+    tmp_path: Path, name: str, size: int | None
+) -> None:
+    """A vision transformer is built for it, with resized position embeddings; a CNN is not."""
+    save_model(tmp_path / f"{name}.safetensors", name)
     model = timm_model(name, locate(name, tmp_path), size)
     assert model.pretrained_cfg["input_size"] == (3, size or 160, size or 160)
     assert model.default_cfg is model.pretrained_cfg
@@ -435,6 +453,6 @@ def test_pictures_of_another_size(tmp_path: Path, name: str, size: int | None) -
     assert timm.models.get_pretrained_cfg(name).input_size == (3, 160, 160)
 
 
-def test_a_size_that_only_the_first_picture_shows_to_be_wrong() -> None:
-    with pytest.raises(Incompatible, match="crossvit_tiny_240 refuses pictures of 128 x 128"):
+def test_a_size_that_fails_only_in_the_forward_pass_is_incompatible() -> None:
+    with pytest.raises(Incompatible, match="crossvit_tiny_240 does not accept images of 128 x 128"):
         timm_model("crossvit_tiny_240", None, 128)

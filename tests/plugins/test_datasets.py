@@ -1,4 +1,4 @@
-"""The four built-in sources: what each finds, ignores and refuses."""
+"""The four built-in data sources: what each reads, ignores and rejects."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from autotl.errors import DataError
 from autotl.space.plugin import Example
 
 
-def put(root: Path, *names: str) -> Path:
+def create_files(root: Path, *names: str) -> Path:
     for name in names:
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -26,18 +26,18 @@ def put(root: Path, *names: str) -> Path:
     return root
 
 
-def table(root: Path, text: str, name: str = "table.csv") -> list[Example]:
+def read_table(root: Path, text: str, name: str = "table.csv") -> list[Example]:
     (root / name).write_text(text, encoding="utf-8")
     return datasets.csv(str(root / name))
 
 
-def brief(examples: list[Example]) -> list[tuple[str, str, str]]:
+def summarise(examples: list[Example]) -> list[tuple[str, str, str]]:
     return [(e.name, e.label, e.split) for e in examples]
 
 
 def test_a_folder_of_classes(tmp_path: Path) -> None:
-    put(tmp_path, "cat/a.jpg", "cat/deep/er/b.PNG", "dog/c.jpeg")
-    assert brief(datasets.folder(f"{tmp_path}/")) == [
+    create_files(tmp_path, "cat/a.jpg", "cat/deep/er/b.PNG", "dog/c.jpeg")
+    assert summarise(datasets.folder(f"{tmp_path}/")) == [
         ("cat/a.jpg", "cat", ""),
         ("cat/deep/er/b.PNG", "cat", ""),
         ("dog/c.jpeg", "dog", ""),
@@ -46,41 +46,43 @@ def test_a_folder_of_classes(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_splits_in_any_spelling(tmp_path: Path) -> None:
-    put(tmp_path, "Training/cat/a.jpg", "VAL/cat/b.jpg", "test/cat/deep/c.jpg")
+    create_files(tmp_path, "Training/cat/a.jpg", "VAL/cat/b.jpg", "test/cat/deep/c.jpg")
     assert {e.split for e in datasets.folder(str(tmp_path))} == {"train", "validation", "test"}
     assert {e.label for e in datasets.folder(str(tmp_path))} == {"cat"}
 
 
-def test_what_systems_leave_behind_is_ignored(tmp_path: Path) -> None:
-    put(tmp_path, "cat/a.jpg", "dog/b.jpg")
-    put(tmp_path, ".DS_Store", "cat/.DS_Store", "cat/._a.jpg", "cat/Thumbs.db", "notes.txt")
-    put(tmp_path, "__MACOSX/cat/x.jpg", ".cache/cat/y.jpg")
+def test_hidden_and_system_files_are_ignored(tmp_path: Path) -> None:
+    create_files(tmp_path, "cat/a.jpg", "dog/b.jpg")
+    create_files(
+        tmp_path, ".DS_Store", "cat/.DS_Store", "cat/._a.jpg", "cat/Thumbs.db", "notes.txt"
+    )
+    create_files(tmp_path, "__MACOSX/cat/x.jpg", ".cache/cat/y.jpg")
     assert [e.name for e in datasets.folder(str(tmp_path))] == ["cat/a.jpg", "dog/b.jpg"]
 
 
 def test_a_class_may_be_called_train(tmp_path: Path) -> None:
-    put(tmp_path, "train/ice.jpg", "bus/red.jpg")
+    create_files(tmp_path, "train/ice.jpg", "bus/red.jpg")
     assert {(e.label, e.split) for e in datasets.folder(str(tmp_path))} == {
         ("train", ""),
         ("bus", ""),
     }
 
 
-def test_pictures_outside_a_class_have_no_label(tmp_path: Path) -> None:
-    put(tmp_path, "train/cat/a.jpg", "train/loose.jpg", "figure.png", "docs/readme.txt")
+def test_images_outside_a_class_folder_have_no_label(tmp_path: Path) -> None:
+    create_files(tmp_path, "train/cat/a.jpg", "train/loose.jpg", "figure.png", "docs/readme.txt")
     loose = [e.name for e in datasets.folder(str(tmp_path)) if not e.label]
     assert loose == ["figure.png", "train/loose.jpg"]
 
 
-def test_class_folders_beside_splits_are_refused(tmp_path: Path) -> None:
-    put(tmp_path, "train/cat/a.jpg", "dog/b.jpg")
-    with pytest.raises(DataError, match="'dog' is none; move it"):
+def test_class_folders_next_to_split_folders_are_rejected(tmp_path: Path) -> None:
+    create_files(tmp_path, "train/cat/a.jpg", "dog/b.jpg")
+    with pytest.raises(DataError, match="'dog' is not a split; move it"):
         datasets.folder(str(tmp_path))
 
 
-def test_a_folder_without_pictures_says_what_is_looked_for(tmp_path: Path) -> None:
-    put(tmp_path, "cat/a.heic")
-    with pytest.raises(DataError, match=r"no pictures in class folders.*\.jpg"):
+def test_a_folder_without_images_is_reported_with_the_file_types(tmp_path: Path) -> None:
+    create_files(tmp_path, "cat/a.heic")
+    with pytest.raises(DataError, match=r"no images in class folders.*\.jpg"):
         datasets.folder(str(tmp_path))
     with pytest.raises(DataError, match="no such folder"):
         datasets.folder(str(tmp_path / "nowhere"))
@@ -89,7 +91,7 @@ def test_a_folder_without_pictures_says_what_is_looked_for(tmp_path: Path) -> No
 @pytest.mark.parametrize("comma", [",", ";", "\t"])
 def test_a_table(tmp_path: Path, comma: str) -> None:
     text = "\ufeffFile, class ,split,group\na/1.jpg,cat,Valid,p1\n\nb\\2.jpg,dog,,\n"
-    first, second = table(tmp_path, text.replace(",", comma))
+    first, second = read_table(tmp_path, text.replace(",", comma))
     assert first == Example("a/1.jpg", tmp_path / "a/1.jpg", "cat", "validation", "p1")
     assert second == Example("b/2.jpg", tmp_path / "b/2.jpg", "dog")
 
@@ -98,7 +100,7 @@ def test_a_table(tmp_path: Path, comma: str) -> None:
     ("text", "message"),
     [
         ("path,lable\n", "unknown column 'lable'; did you mean 'label'"),
-        ("path,label,file\n", "two columns mean 'path'"),
+        ("path,label,file\n", "two columns are read as 'path'"),
         ("path\na.jpg\n", "no column label; the first line must read path,label"),
         ("", "no column path or label"),
         ("path,label,split\na,b,train\na,b,tset\n", "line 3: unknown split 'tset'; did you mean"),
@@ -106,12 +108,12 @@ def test_a_table(tmp_path: Path, comma: str) -> None:
         ("path,label\na,b.jpg,cat\n", "line 2: more cells than columns"),
     ],
 )
-def test_a_faulty_table_says_where(tmp_path: Path, text: str, message: str) -> None:
+def test_a_faulty_table_is_reported_with_the_line(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        table(tmp_path, text)
+        read_table(tmp_path, text)
 
 
-def test_a_table_that_is_no_text(tmp_path: Path) -> None:
+def test_a_table_that_is_not_text_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_bytes(b"path,label\n\xff.jpg,cat\n")
     with pytest.raises(DataError, match="UTF-8"):
         datasets.csv(str(tmp_path / "t.csv"))
@@ -119,26 +121,26 @@ def test_a_table_that_is_no_text(tmp_path: Path) -> None:
         datasets.csv(str(tmp_path / "nowhere.csv"))
 
 
-def arrays(tmp_path: Path, **given: Any) -> list[Example]:
-    np.savez(tmp_path / "set.npz", **given)
+def read_arrays(tmp_path: Path, **arrays: Any) -> list[Example]:
+    np.savez(tmp_path / "set.npz", **arrays)
     return datasets.npz(str(tmp_path / "set.npz"))
 
 
-def test_medmnist(tmp_path: Path) -> None:
+def test_arrays_are_read_with_the_keys_of_medmnist(tmp_path: Path) -> None:
     grey, colour = np.zeros((2, 8, 8), np.uint8), np.ones((1, 8, 8, 3), np.uint8)
-    found = arrays(
+    examples = read_arrays(
         tmp_path,
         train_images=grey,
         train_labels=np.array([[7], [10]]),
         val_images=colour,
         val_labels=np.array([7]),
     )
-    assert brief(found) == [
+    assert summarise(examples) == [
         ("train/0", "7", "train"),
         ("train/1", "10", "train"),
         ("val/0", "7", "validation"),
     ]
-    assert found[2].image.shape == (8, 8, 3)
+    assert examples[2].image.shape == (8, 8, 3)
 
 
 @pytest.mark.parametrize(
@@ -147,39 +149,39 @@ def test_medmnist(tmp_path: Path) -> None:
         ({"train_labels": np.zeros((2, 5))}, "several labels"),
         ({"train_labels": np.zeros(3)}, "one label for each of 2"),
         ({"train_images": np.zeros((2, 8, 8))}, "float64"),
-        ({"train_images": np.zeros((2, 8, 8, 8), np.uint8)}, "must be uint8"),
+        ({"train_images": np.zeros((2, 8, 8, 8), np.uint8)}, "expected uint8"),
         ({"val_images": np.zeros((2, 8, 8), np.uint8)}, "val_labels"),
     ],
 )
-def test_faulty_arrays(tmp_path: Path, given: dict[str, Any], message: str) -> None:
+def test_faulty_arrays_are_reported(tmp_path: Path, given: dict[str, Any], message: str) -> None:
     good = {"train_images": np.zeros((2, 8, 8), np.uint8), "train_labels": np.zeros(2)}
     with pytest.raises(DataError, match=message):
-        arrays(tmp_path, **{**good, **given})
+        read_arrays(tmp_path, **{**good, **given})
 
 
-def test_files_that_are_no_npz(tmp_path: Path) -> None:
+def test_files_that_are_not_npz_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no train_images; there are x"):
-        arrays(tmp_path, x=np.zeros(1))
+        read_arrays(tmp_path, x=np.zeros(1))
     pickled = np.array([{}], dtype=object)
     with pytest.raises(DataError, match="not a readable"):
-        arrays(tmp_path, train_images=pickled, train_labels=np.zeros(1))
+        read_arrays(tmp_path, train_images=pickled, train_labels=np.zeros(1))
     for content in (b"", b"PK\x03\x04", b"text"):
         (tmp_path / "bad.npz").write_bytes(content)
         with pytest.raises(DataError, match="not a readable"):
             datasets.npz(str(tmp_path / "bad.npz"))
 
 
-def test_digits() -> None:
-    found = datasets.sklearn("sklearn:digits")
-    assert len(found) == 1797
-    assert {e.label for e in found} == set("0123456789")
-    assert found[0].image.dtype == np.uint8
-    assert max(e.image.max() for e in found) == 255
+def test_the_digits_of_scikit_learn() -> None:
+    examples = datasets.sklearn("sklearn:digits")
+    assert len(examples) == 1797
+    assert {e.label for e in examples} == set("0123456789")
+    assert examples[0].image.dtype == np.uint8
+    assert max(e.image.max() for e in examples) == 255
     with pytest.raises(DataError, match="did you mean 'digits'"):
         datasets.sklearn("sklearn:digit")
 
 
-def test_each_reads_the_sources_it_says() -> None:
+def test_each_plugin_declares_the_sources_that_it_reads() -> None:
     matches = {p.name: p.matches for p in vars(datasets).values() if hasattr(p, "matches")}
     assert matches == {
         "folder": ("*/",),

@@ -1,0 +1,315 @@
+"""Heads in closed form: agreement with scikit-learn, special cases, saving and further training."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from head_helpers import FITTED, build_head, sample_clusters
+from safetensors.torch import load, save
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor, nn
+from torch.nn import functional
+from toy import config, model, task
+
+from autotl.training import fine_tune
+
+LINEAR = FITTED[:3]
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+def sample_features(classes: int, seed: int = 0, count: int = 120) -> tuple[Tensor, Tensor]:
+    """Overlapping clusters of features with very different units and means, and labels."""
+    torch.manual_seed(seed)
+    features, labels = sample_clusters(count, classes, 12, noise=1.5)
+    torch.manual_seed(5)
+    return torch.logspace(-2, 3, 12) * (features + 5 * torch.randn(12)), labels
+
+
+def fit_head(name: str, classes: int, **params: Any) -> Any:
+    made = build_head(name, 12, classes, **params)
+    made.fit(*sample_features(classes))
+    return made
+
+
+def predict(made: nn.Module, features: Tensor) -> Any:
+    with torch.no_grad():
+        return made.eval()(features).double().softmax(1).numpy()
+
+
+@pytest.mark.parametrize("classes", [2, 3, 7])
+@pytest.mark.parametrize("C", [1e-3, 0.1, 10.0])
+def test_logistic_regression_agrees_with_scikit_learn(classes: int, C: float) -> None:
+    features, labels = sample_features(classes)
+    made = fit_head("logistic_regression", classes, C=C)
+    reference = make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=300))
+    reference.fit(features.double().numpy(), labels.numpy())
+    new, _ = sample_features(classes, seed=1)
+    expected = reference.predict_proba(new.double().numpy())
+    np.testing.assert_allclose(predict(made, new), expected, atol=1e-4)
+    assert expected.std() > 0.005  # the predictions are not all the same
+
+
+@pytest.mark.parametrize("classes", [2, 3, 7])
+@pytest.mark.parametrize("shrinkage", [0.01, 0.3, 1.0])
+def test_lda_agrees_with_scikit_learn(classes: int, shrinkage: float) -> None:
+    features, labels = sample_features(classes)
+    labels = torch.where(torch.arange(120) < 40, 0, labels)  # classes of unequal size
+    made = build_head("lda", 12, classes, shrinkage=shrinkage)
+    made.fit(features, labels)
+    solver = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=shrinkage)
+    reference = make_pipeline(StandardScaler(), solver)
+    reference.fit(features.double().numpy(), labels.numpy())
+    new, _ = sample_features(classes, seed=1)
+    expected = reference.predict_proba(new.double().numpy())
+    np.testing.assert_allclose(predict(made, new), expected, atol=1e-4)
+    assert expected.std() > 0.05
+
+
+@pytest.mark.parametrize("classes", [2, 3, 7])
+@pytest.mark.parametrize("threshold", [0.0, 0.5, 2.0])
+def test_nearest_mean_agrees_with_scikit_learn(classes: int, threshold: float) -> None:
+    features, labels = sample_features(classes)
+    made = fit_head("nearest_mean", classes, threshold=threshold)
+    reference = make_pipeline(StandardScaler(), NearestCentroid(shrink_threshold=threshold or None))
+    reference.fit(features.double().numpy(), labels.numpy())
+    new, _ = sample_features(classes, seed=1)
+    scaled = torch.from_numpy(reference[0].transform(new.double().numpy()))
+    distances = torch.cdist(scaled, torch.from_numpy(reference[1].centroids_))
+    predicted = torch.from_numpy(predict(made, new)).argmax(1)
+    own = distances.gather(1, predicted[:, None])[:, 0]  # there may be several nearest means
+    torch.testing.assert_close(own, distances.amin(1), rtol=1e-5, atol=0)
+    assert threshold == 2.0 or len(predicted.unique()) == classes
+
+
+@pytest.mark.parametrize("classes", [2, 3, 7])
+@pytest.mark.parametrize(("k", "temperature"), [(1, 0.1), (10, 0.05), (25, 1.0)])
+def test_knn_agrees_with_scikit_learn(classes: int, k: int, temperature: float) -> None:
+    features, labels = sample_features(classes)
+    made = fit_head("knn", classes, k=k, temperature=temperature)
+
+    def weights(distances: Any) -> Any:
+        return np.exp((1 - distances) / temperature)
+
+    votes = KNeighborsClassifier(k, weights=weights, metric="cosine", algorithm="brute")
+    reference = make_pipeline(StandardScaler(), votes)
+    reference.fit(features.double().numpy(), labels.numpy())
+    new, _ = sample_features(classes, seed=1)
+    # One additional vote is shared equally by all classes.
+    expected = (k * reference.predict_proba(new.double().numpy()) + 1 / classes) / (k + 1)
+    np.testing.assert_allclose(predict(made, new), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("separation", [0.3, 1.0, 4.0])
+def test_nearest_mean_is_calibrated(separation: float) -> None:
+    """On new examples, no other temperature has a much lower loss."""
+    centres = separation * torch.randn(5, 1, 40) / 6
+    common = torch.randn(40, 40) / 6  # features are correlated
+
+    def sample(count: int) -> tuple[Tensor, Tensor]:
+        features = centres + torch.randn(5, count, 40) @ common
+        return features.flatten(0, 1), torch.arange(5).repeat_interleave(count)
+
+    made = build_head("nearest_mean", 40, 5, threshold=0.0)
+    made.fit(*sample(12))
+    features, labels = sample(400)
+    logits = made(features).detach()
+    losses = {
+        s: float(functional.cross_entropy(s * logits, labels))
+        for s in (0.01, 0.1, 0.5, 0.7, 1, 1.4, 2)
+    }
+    assert losses[1] < 1.15 * min(losses.values())
+
+
+def test_a_class_of_one_example_does_not_lower_the_confidence_of_nearest_mean() -> None:
+    features, labels = sample_clusters(61, 3, noise=0.2)
+    features[-1], labels[-1] = 3 * torch.randn(10), 3
+    made = build_head("nearest_mean")
+    made.fit(features, labels)
+    assert (made(features).softmax(1).amax(1)[:-1] > 0.9).all()
+
+
+@pytest.mark.parametrize("name", FITTED)
+@pytest.mark.parametrize("before", [True, False])
+def test_a_fitted_head_is_saved_and_loaded(name: str, before: bool) -> None:
+    """Into a new head, or one that was fitted to another number of images."""
+    made = nn.Sequential(nn.Identity(), fit_head(name, 3))
+    target = nn.Sequential(nn.Identity(), build_head(name, 12, 3))
+    if before:
+        target[1].fit(*sample_features(3, seed=2, count=30))
+    target.load_state_dict(load(save(made.state_dict())))
+    features, _ = sample_features(3, seed=1)
+    assert torch.equal(target(features), made(features))
+
+
+def test_loading_a_knn_reports_the_tensor_that_does_not_match() -> None:
+    state = fit_head("knn", 3).state_dict()
+    with pytest.raises(RuntimeError, match="size mismatch for mean"):
+        build_head("knn", 9, 3).load_state_dict(state)
+    del state["directions"]
+    with pytest.raises(RuntimeError, match=r"Missing key.*directions"):
+        build_head("knn", 12, 3).load_state_dict(state)
+
+
+@pytest.mark.parametrize("name", FITTED)
+def test_fitting_again_replaces_the_first_fit(name: str) -> None:
+    made, other = build_head(name, 12, 3), build_head(name, 12, 3)
+    made.fit(*sample_features(3, seed=2, count=30))
+    for head in (made, other):
+        head.fit(*sample_features(3))
+    features, _ = sample_features(3, seed=1)
+    assert torch.equal(made(features), other(features))
+
+
+@pytest.mark.parametrize("name", FITTED)
+def test_a_head_has_finite_logits_before_it_is_fitted(name: str) -> None:
+    logits = build_head(name, 12, 3)(torch.randn(5, 12))
+    assert logits.shape == (5, 3)
+    assert logits.isfinite().all()
+
+
+@pytest.mark.parametrize("name", FITTED)
+def test_fitting_does_not_change_the_features(name: str) -> None:
+    features, labels = sample_features(3)
+    before = features.clone()
+    build_head(name, 12, 3).fit(features, labels)
+    assert torch.equal(features, before)
+
+
+@pytest.mark.parametrize("name", FITTED)
+def test_constant_features_are_ignored(name: str) -> None:
+    features, labels = sample_features(3)
+    features[:, [2, 5]] = 7.0
+    made = build_head(name, 12, 3)
+    made.fit(features, labels)
+    logits = made(features)
+    assert logits.isfinite().all()
+    features[:, 2] += 1e-3  # new images may differ slightly
+    torch.testing.assert_close(made(features).softmax(1), logits.softmax(1), atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize("name", FITTED)
+def test_a_class_without_images_is_never_predicted(name: str) -> None:
+    features, labels = sample_clusters(120, 3, 12, noise=0.2)
+    labels = torch.where(labels == 1, 4, labels)  # of five classes there are 0, 2 and 4
+    made = build_head(name, 12, 5)
+    made.fit(features, labels)
+    predicted = predict(made, features)
+    assert set(predicted.argmax(1)) == {0, 2, 4}
+    assert predicted[:, [1, 3]].max() < 0.05
+    middle = features.mean(0, keepdim=True)  # no class is likely here
+    assert predict(made, middle)[:, [1, 3]].max() < 0.05
+    reference = build_head(name, 12, 3)
+    reference.fit(features, labels // 2)
+    np.testing.assert_allclose(
+        predicted[:, [0, 2, 4]] / predicted[:, [0, 2, 4]].sum(1, keepdims=True),
+        predict(reference, features),
+        atol=0.03 if name == "knn" else 1e-6,  # its additional vote is shared by more classes
+    )
+
+
+@pytest.mark.parametrize("name", FITTED)
+def test_one_image_of_each_class_is_enough(name: str) -> None:
+    features, labels = torch.randn(4, 10), torch.arange(4)
+    made = build_head(name)
+    made.fit(features, labels)
+    assert (made(features).argmax(1) == labels).all()
+    assert made(torch.randn(9, 10)).isfinite().all()
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_linear_heads_can_be_trained_further(name: str) -> None:
+    made = fit_head(name, 3)
+    assert {n for n, _ in made.named_parameters()} == {"weight", "bias"} == set(made.state_dict())
+    assert all(p.requires_grad for p in made.parameters())
+    features, labels = sample_features(3)
+    functional.cross_entropy(made(features), labels).backward()
+    assert all(p.grad is not None and p.grad.any() for p in made.parameters())
+
+
+def test_gradients_pass_through_a_knn() -> None:
+    made = fit_head("knn", 3)
+    features, labels = sample_features(3, seed=1)
+    features.requires_grad_()
+    loss = functional.cross_entropy(made(features), labels)
+    loss.backward()
+    assert features.grad is not None
+    assert features.grad.isfinite().all()
+    unit = features.detach().std(0)
+    moved = features.detach() - 0.1 * unit * (unit * features.grad).sign()
+    assert functional.cross_entropy(made(moved), labels) < loss
+
+
+def test_a_knn_uses_at_most_as_many_neighbours_as_there_are_images() -> None:
+    made = build_head("knn", 12, 3, k=100)
+    made.fit(*sample_features(3, count=6))
+    predicted = predict(made, torch.randn(5, 12))
+    assert predicted.sum(1) == pytest.approx(1)
+
+
+def test_a_regression_that_does_not_converge_is_used_without_a_warning(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class FewIterations(LogisticRegression):
+        def fit(self, features: Any, labels: Any) -> Any:
+            self.max_iter = 2
+            return super().fit(features, labels)
+
+    monkeypatch.setattr("sklearn.linear_model.LogisticRegression", FewIterations)
+    features, labels = sample_features(3)
+    with pytest.warns(ConvergenceWarning):
+        FewIterations().fit(
+            StandardScaler().fit_transform(features.double().numpy()), labels.numpy()
+        )
+    made = fit_head("logistic_regression", 3)  # warnings are errors here
+    assert (made(features).argmax(1) == labels).float().mean() > 0.6
+
+
+@pytest.mark.parametrize("name", FITTED)
+def test_a_linear_probe_of_a_fitted_head_is_its_closed_form(name: str) -> None:
+    network, run = model(head=name), task(3)
+    epochs = list(fine_tune(network, config(head=name), run))
+    assert len({e.score for e in epochs}) == 1
+    assert epochs[0].score > 0.6
+    reference = model(head=name)
+    with torch.no_grad():
+        features = torch.cat([reference.eval().features(images) for images, _ in run.train])
+    reference.head.fit(features, torch.cat([labels for _, labels in run.train]))
+    pairs = itertools.zip_longest(
+        network.head.state_dict().values(), reference.head.state_dict().values()
+    )
+    for actual, expected in pairs:
+        torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_a_fitted_head_is_trained_with_the_backbone(name: str) -> None:
+    probe, whole = model(head=name), model(head=name)
+    list(fine_tune(probe, config(head=name), task(2)))
+    for epoch in fine_tune(whole, config(head=name, freeze="full"), task(2)):
+        assert math.isfinite(epoch.loss)
+    moved = (whole.head.weight - probe.head.weight).abs().mean()
+    assert 0 < moved < probe.head.weight.abs().mean()  # starting from the closed form
+
+
+def test_importing_the_module_does_not_import_scikit_learn() -> None:
+    code = "import autotl_plugins.closed_form, sys; print('sklearn' in sys.modules)"
+    process = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert process.stdout.strip() == "False"
