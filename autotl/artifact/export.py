@@ -1,10 +1,10 @@
-"""A saved model as one file for other programs: ONNX, int8 ONNX, or torch.export's archive.
+"""Export a saved model to one file for other programs: ONNX, int8 ONNX or torch.export's archive.
 
-Each takes pictures and gives probabilities: normalisation, softmax and temperature are inside.
-Each is compared with the model itself on real pictures before it gets its name; one that
-answers otherwise is thrown away.
+Each file takes uint8 images and returns probabilities: normalisation, softmax and temperature are
+part of it. Each is compared with the model on real images before it gets its final name; a file
+whose probabilities differ from the model's is discarded.
 
-Shapes: N pictures, S their side in pixels, C classes.
+Shapes: N images, S their side in pixels, C classes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from itertools import pairwise
 from pathlib import Path
@@ -30,159 +29,186 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from autotl.artifact.model_folder import BATCH, Predictor
+from autotl.artifact.model_folder import BATCH_SIZE, Predictor
 from autotl.data import decode
 from autotl.errors import ArtifactError, DataError
 from autotl.models import Model
 from autotl.space.plugin import Example
 
 SUFFIXES = {"onnx": ".onnx", "onnx-int8": ".int8.onnx", "torch-export": ".pt2"}
-"""The formats, and how their files' names end."""
+"""The formats and the suffixes of their files."""
 
-NEEDS = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "torch-export": ()}
-NEEDS["onnx-int8"] = NEEDS["onnx"]
+REQUIREMENTS: dict[str, tuple[str, ...]] = {
+    "onnx": ("onnx", "onnxscript", "onnxruntime"),
+    "onnx-int8": ("onnx", "onnxscript", "onnxruntime"),
+    "torch-export": (),
+}
+"""The packages that each format needs beyond autotl's own."""
 
 TOLERANCE = 1e-3
-"""By how much a probability of an export in float32 may differ from the model's."""
+"""Largest allowed difference between a probability of a float32 export and the model's."""
 
-CALIBRATION = 128
-"""Pictures by which the ranges of an int8 model are set."""
+MAX_CALIBRATION_IMAGES = 128
+"""Largest number of images that determine the quantization ranges of an int8 model."""
 
-LARGEST = 2**31 - 2**20
-"""Bytes of an ONNX file, which is one protocol buffer, with room for the graph."""
+MAX_ONNX_BYTES = 2**31 - 2**20
+"""Largest size of the weights of an ONNX file: it is one protocol buffer, limited to 2 GiB."""
 
-Pictures = NDArray[np.uint8]
-"""``[N, S, S, 3]``, as ``data.decode`` gives them."""
+ImageArray = NDArray[np.uint8]
+"""``[N, S, S, 3]``, as ``data.decode`` returns them."""
 
-Answer = Callable[[Pictures], NDArray[np.float32]]
-"""Pictures to probabilities ``[N, C]``."""
+PredictFunction = Callable[[ImageArray], NDArray[np.float32]]
+"""Maps images ``[N, S, S, 3]`` to probabilities ``[N, C]``."""
 
 
-def pictures_of(
-    predictor: Predictor, examples: Sequence[Example], most: int, failed: Callable[[str], None]
-) -> tuple[Pictures, NDArray[np.int64]]:
-    """Pictures ``[N, S, S, 3]`` and labels ``[N]``, -1 where the model knows no such class.
+def decode_examples(
+    predictor: Predictor,
+    examples: Sequence[Example],
+    max_images: int,
+    on_unreadable: Callable[[str], None],
+) -> tuple[ImageArray, NDArray[np.int64]]:
+    """Decode a random subset of examples, always the same one.
 
     Args:
-        predictor: For it they are decoded.
-        examples: At most ``most`` of them are drawn, the same every time.
-        most: Pictures, at most.
-        failed: Is told why a picture cannot be read.
+        predictor: The model whose preprocessing is applied.
+        examples: The examples to draw from.
+        max_images: Largest number of images.
+        on_unreadable: Called with the reason why an image cannot be read.
+
+    Returns:
+        Images ``[N, S, S, 3]`` and labels ``[N]``, -1 where the model has no such class.
     """
-    expects = predictor.network.expects
-    number = {name: i for i, name in enumerate(predictor.classes)}
+    spec = predictor.network.input_spec
+    class_index = {name: i for i, name in enumerate(predictor.classes)}
     images, labels = [], []
-    for i in np.random.default_rng(0).permutation(len(examples))[:most]:
+    for i in np.random.default_rng(0).permutation(len(examples))[:max_images]:
         try:
-            images.append(decode(examples[i].image, expects.size, expects.interpolation))
-            labels.append(number.get(examples[i].label, -1))
+            images.append(decode(examples[i].image, spec.size, spec.interpolation))
+            labels.append(class_index.get(examples[i].label, -1))
         except DataError as error:
-            failed(str(error))
-    empty = np.empty((0, expects.size, expects.size, 3), dtype=np.uint8)
+            on_unreadable(str(error))
+    empty = np.empty((0, spec.size, spec.size, 3), dtype=np.uint8)
     return (np.stack(images) if images else empty), np.array(labels, dtype=np.int64)
 
 
-def noise(predictor: Predictor, count: int) -> Pictures:
-    """So many random pictures, coarse as pictures are: for when there are no real ones."""
-    size = predictor.network.expects.size
+def random_images(predictor: Predictor, count: int) -> ImageArray:
+    """Draw ``count`` random images of 8 x 8 pixel blocks, to compare on without real images."""
+    size = predictor.network.input_spec.size
     side = -(-size // 8)
     coarse = np.random.default_rng(0).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
     return coarse.repeat(8, 1).repeat(8, 2)[:, :size, :size]
 
 
 @dataclass(frozen=True)
-class Exported:
-    """An exported file and how its answers compare with the model's.
+class ExportResult:
+    """An exported file and the comparison of its predictions with the model's.
 
-    ``difference`` is the largest between two probabilities, ``agreement`` the share of ``pictures``
-    with the same answer. With labels there is the ``accuracy`` of the model and of the file.
-    ``loss`` is what it lost, with a 95 % interval over pictures (the same for both, so the error
-    of the difference, not of two accuracies).
+    Attributes:
+        file: The exported file.
+        num_bytes: Its size.
+        num_images: Number of images that were compared.
+        max_difference: Largest absolute difference between two probabilities.
+        agreement: Fraction of images for which model and file predict the same class.
+        accuracy: Accuracy of the model and of the file; None without labels.
+        accuracy_loss: Accuracy of the model minus that of the file, and its 95 % interval. The
+            interval is that of the paired difference, as both are measured on the same images.
+            None without labels.
+        num_calibration_images: Number of images that determined the ranges of an int8 file.
     """
 
     file: Path
-    bytes: int
-    pictures: int
-    difference: float
+    num_bytes: int
+    num_images: int
+    max_difference: float
     agreement: float
     accuracy: tuple[float, float] | None = None
-    loss: tuple[float, float, float] | None = None
-    calibrated: int = 0  # pictures that set the ranges of an int8 file
+    accuracy_loss: tuple[float, float, float] | None = None
+    num_calibration_images: int = 0
 
 
-def require(to: str) -> None:
-    """Check that what a format needs is installed.
+def check_requirements(to: str) -> None:
+    """Check that the packages which a format needs are installed.
 
     Raises:
-        ArtifactError: Something is missing; the message has the command that installs it.
+        ArtifactError: A package is missing; the message has the command that installs it.
     """
-    lacks = []
-    for name in NEEDS[to]:
+    missing = []
+    for name in REQUIREMENTS[to]:
         try:
             version(name)
         except PackageNotFoundError:
-            lacks.append(name)
-    if lacks:
-        raise ArtifactError(f'--to {to} needs {" and ".join(lacks)}: pip install "autotl[export]"')
+            missing.append(name)
+    if missing:
+        raise ArtifactError(
+            f'--to {to} needs {" and ".join(missing)}: pip install "autotl[export]"'
+        )
 
 
 def export(
     predictor: Predictor,
     file: Path,
     to: str,
-    pictures: Pictures,
+    images: ImageArray,
     labels: NDArray[np.int64] | None = None,
-) -> Exported:
-    """Write ``file`` and compare it with the model; it is there whole or not at all.
+) -> ExportResult:
+    """Write ``file`` and compare it with the model; on failure nothing is written.
 
     Args:
         predictor: A loaded model.
-        file: Where to.
+        file: Where to write.
         to: ``onnx``: input ``images`` uint8 ``[N, 3, S, S]``, output ``probabilities`` float32
-            ``[N, C]``; classes and preprocessing are among its metadata. ``onnx-int8``: the same,
-            with the backbone's weights and activations in 8 bits (static, QDQ, weights by
-            channel); the head stays in float32. ``torch-export``: a ``.pt2`` of the same input
-            and output. ``torch.export.load`` unpickles: load only files that you trust.
-        pictures: Real ones, to compare on. The first ``CALIBRATION`` of them, but not more than
-            half, set the ranges of an int8 model and are not compared on.
-        labels: The class of each picture ``[N]``; negative where it is not known.
+            ``[N, C]``, classes and preprocessing in its metadata. ``onnx-int8``: the same with
+            weights and activations of the backbone in 8 bits (static quantization, QDQ format,
+            weights per channel); the head stays in float32. ``torch-export``: a ``.pt2`` with the
+            same input and output. ``torch.export.load`` unpickles: load only files that you trust.
+        images: Real images to compare on, ``[N, S, S, 3]``. The first ``MAX_CALIBRATION_IMAGES`` of
+            them, but at most half, calibrate an int8 model and are not compared on.
+        labels: Class index of each image ``[N]``, negative where it is unknown.
 
     Raises:
-        ArtifactError: It cannot be exported or answers otherwise, beyond ``TOLERANCE`` for float32;
-            what was missing, or by how much.
+        ArtifactError: The model cannot be exported, a package is missing, or the probabilities of a
+            float32 file differ from the model's by more than ``TOLERANCE``.
     """
-    require(to)
-    if to == "onnx-int8" and len(pictures) < 2:
-        raise ArtifactError("an int8 model needs pictures to set its ranges by; give some")
-    whole = Whole(predictor.network, predictor.temperature)
+    check_requirements(to)
+    if to == "onnx-int8" and len(images) < 2:
+        raise ArtifactError("--to onnx-int8 needs at least 2 images for calibration: give --data")
+    model = ExportableModel(predictor.network, predictor.temperature)
+    num_calibration = min(MAX_CALIBRATION_IMAGES, len(images) // 2) if to == "onnx-int8" else 0
     try:
-        with tempfile.TemporaryDirectory(dir=file.parent, prefix=".export-") as folder, _calm():
-            part = Path(folder) / file.name
-            if to == "torch-export":
-                answer = _torch_export(whole, part, predictor)
-            else:
-                answer = _onnx(whole, part, predictor)
-            used = min(CALIBRATION, len(pictures) // 2) if to == "onnx-int8" else 0
-            if used:
-                answer = _kept(partial(_int8, part, pictures[:used]))
-                pictures, labels = pictures[used:], None if labels is None else labels[used:]
-            found = _compared(whole, answer, pictures, labels, file, part.stat().st_size)
-            found = replace(found, calibrated=used)
-            if to != "onnx-int8" and not found.difference <= TOLERANCE:
+        with tempfile.TemporaryDirectory(dir=file.parent, prefix=".export-") as folder, _silence():
+            unfinished = Path(folder) / file.name
+            write = _write_torch_export if to == "torch-export" else _write_onnx
+            predict = write(model, unfinished, predictor)
+            if num_calibration:
+                with _report_onnxruntime_errors():
+                    predict = _quantize(unfinished, images[:num_calibration])
+                images = images[num_calibration:]
+                labels = None if labels is None else labels[num_calibration:]
+            result = replace(
+                _compare(model, predict, images, labels, file, unfinished.stat().st_size),
+                num_calibration_images=num_calibration,
+            )
+            if to != "onnx-int8" and not result.max_difference <= TOLERANCE:
                 raise ArtifactError(
-                    f"the {to} file is not kept: its probabilities differ by up to "
-                    f"{found.difference:.2g} from the model's, and {TOLERANCE} is allowed"
+                    f"the {to} file was discarded: its probabilities differ by up to "
+                    f"{result.max_difference:.2g} from the model's, and at most {TOLERANCE} is "
+                    "allowed"
                 )
-            part.replace(file)
+            unfinished.replace(file)
     except OSError as error:
         raise ArtifactError(
             f"{file} cannot be written ({error.strerror or error}); choose another with --out"
         ) from None
-    return found
+    return result
 
 
-class Whole(nn.Module):
-    """``uint8 images [N, 3, S, S] -> probabilities [N, C]``, on the CPU in float32."""
+class ExportableModel(nn.Module):
+    """``uint8 images [N, 3, S, S] -> probabilities [N, C]``, on the CPU in float32.
+
+    Args:
+        network: The model; it is copied.
+        temperature: Divisor of its logits.
+    """
 
     def __init__(self, network: Model, temperature: float) -> None:
         super().__init__()
@@ -190,90 +216,96 @@ class Whole(nn.Module):
         self.temperature = temperature
 
     def forward(self, images: Tensor) -> Tensor:
-        """Prepare, compute, calibrate."""
+        """Normalise the images and compute their calibrated probabilities."""
         logits: Tensor = self.network(images)
         return (logits / self.temperature).softmax(1)
 
 
-def _example(predictor: Predictor) -> Tensor:
-    """Two pictures: one alone would be taken for a fixed number."""
-    size = predictor.network.expects.size
+def _example_input(predictor: Predictor) -> Tensor:
+    """Return a batch of two images: tracing would take a batch size of 1 for a constant."""
+    size = predictor.network.input_spec.size
     return torch.zeros(2, 3, size, size, dtype=torch.uint8)
 
 
-def _torch_export(whole: Whole, file: Path, predictor: Predictor) -> Answer:
+def _write_torch_export(
+    model: ExportableModel, file: Path, predictor: Predictor
+) -> PredictFunction:
     shapes = ({0: torch.export.Dim("batch")},)
     try:
-        program = torch.export.export(whole, (_example(predictor),), dynamic_shapes=shapes)
-    except Exception as error:  # a backbone or head does something that cannot be traced: anything
-        raise _refused("torch-export", error) from error
-    extra = {f"{name}.json": text for name, text in _metadata(predictor).items()}
-    torch.export.save(program, file, extra_files=extra)
-    # The program that was written answers, for to read the file again would be to unpickle it.
+        program = torch.export.export(model, (_example_input(predictor),), dynamic_shapes=shapes)
+    except Exception as error:  # a backbone or head that cannot be traced may raise anything
+        raise _export_error("torch-export", error) from error
+    extra_files = {f"{name}.json": text for name, text in _metadata(predictor).items()}
+    torch.export.save(program, file, extra_files=extra_files)
+    # The program in memory is compared, because reading the file would unpickle it.
     module = program.module()
-    return lambda pictures: module(_tensor(pictures)).numpy()
+    return lambda images: module(_to_tensor(images)).numpy()
 
 
-def _onnx(whole: Whole, file: Path, predictor: Predictor) -> Answer:
-    size = sum(t.numel() * t.element_size() for t in whole.state_dict().values())
-    if size > LARGEST:
+def _write_onnx(model: ExportableModel, file: Path, predictor: Predictor) -> PredictFunction:
+    size = sum(t.numel() * t.element_size() for t in model.state_dict().values())
+    if size > MAX_ONNX_BYTES:
         raise ArtifactError(
-            f"the model has {size / 2**30:.1f} GiB, and an ONNX file can have 2; "
+            f"the weights have {size / 2**30:.1f} GiB, and an ONNX file is limited to 2 GiB; "
             "use --to torch-export"
         )
     try:
         program: Any = torch.onnx.export(
-            whole,
-            (_example(predictor),),
+            model,
+            (_example_input(predictor),),
             dynamo=True,
             dynamic_shapes=({0: torch.export.Dim("batch")},),
             input_names=["images"],
             output_names=["probabilities"],
             verbose=False,
         )
-    except Exception as error:  # as above, and what ONNX has no operator for
-        raise _refused("onnx", error) from error
+    except Exception as error:  # as above, and operators that ONNX does not have
+        raise _export_error("onnx", error) from error
     program.model.metadata_props.update(_metadata(predictor))
     program.save(file, external_data=False)
-    return _kept(partial(_session, file))
+    with _report_onnxruntime_errors():
+        return _open_session(file)
 
 
-def _kept(made: Callable[[], Answer]) -> Answer:
-    """What ``made`` gives, or an ArtifactError: onnxruntime may know less than torch writes."""
+@contextmanager
+def _report_onnxruntime_errors() -> Iterator[None]:
+    """Turn any exception into an ArtifactError: onnxruntime may not support what torch writes."""
     try:
-        return made()
-    except Exception as error:  # of its own, several kinds
-        said = textwrap.shorten(str(error) or type(error).__name__, 300)
-        raise ArtifactError(f"the file is not kept: onnxruntime cannot use it; {said}") from error
+        yield
+    except Exception as error:  # onnxruntime raises several kinds of its own
+        message = textwrap.shorten(str(error) or type(error).__name__, 300)
+        raise ArtifactError(
+            f"the file was discarded: onnxruntime cannot run it: {message}"
+        ) from error
 
 
-def _refused(to: str, error: Exception) -> ArtifactError:
-    first: BaseException = error
-    while first.__cause__:
-        first = first.__cause__
+def _export_error(to: str, error: Exception) -> ArtifactError:
+    cause: BaseException = error
+    while cause.__cause__:
+        cause = cause.__cause__
     return ArtifactError(
         f"this model cannot be exported with --to {to}; torch says: "
-        + textwrap.shorten(str(first) or type(first).__name__, 300)
+        + textwrap.shorten(str(cause) or type(cause).__name__, 300)
     )
 
 
 def _metadata(predictor: Predictor) -> dict[str, str]:
-    """What a program must know to use the file."""
-    expects = predictor.network.expects
+    """Return the classes and the preprocessing, which a program needs to use the file."""
+    spec = predictor.network.input_spec
     return {
         "classes": json.dumps(predictor.classes),
         "input": json.dumps(
             {
-                "images": f"uint8 [batch, 3, {expects.size}, {expects.size}], RGB",
-                "resize": "the whole picture, without cropping",
-                "interpolation": expects.interpolation,
+                "images": f"uint8 [batch, 3, {spec.size}, {spec.size}], RGB",
+                "resize": "the whole image, without cropping",
+                "interpolation": spec.interpolation,
             }
         ),
         "autotl": version("autotl"),
     }
 
 
-def _session(file: Path) -> Answer:
+def _open_session(file: Path) -> PredictFunction:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -282,32 +314,30 @@ def _session(file: Path) -> Answer:
         file.read_bytes(), options, providers=["CPUExecutionProvider"]
     )
 
-    def answer(pictures: Pictures) -> NDArray[np.float32]:
-        images = np.ascontiguousarray(pictures.transpose(0, 3, 1, 2))
-        found: NDArray[np.float32] = session.run(["probabilities"], {"images": images})[0]
-        return found
+    def predict(images: ImageArray) -> NDArray[np.float32]:
+        probabilities: NDArray[np.float32]
+        (probabilities,) = session.run(["probabilities"], {"images": _to_channels_first(images)})
+        return probabilities
 
-    return answer
+    return predict
 
 
-def _int8(file: Path, pictures: Pictures) -> Answer:
-    """Quantise the ONNX ``file`` in place, by the range of what ``pictures`` cause in it."""
+def _quantize(file: Path, images: ImageArray) -> PredictFunction:
+    """Quantize the ONNX ``file`` in place, with the activation ranges that ``images`` produce."""
     import onnx
     from onnxruntime import quantization
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     prepared = file.with_suffix(".prepared")
-    # torch has optimised the graph, and onnxruntime's way to do it would rename the nodes.
+    # torch has optimised the graph already, and onnxruntime's optimisation would rename the nodes.
     quant_pre_process(str(file), str(prepared), skip_optimization=True, skip_symbolic_shape=True)
     nodes = onnx.load(str(prepared), load_external_data=False).graph.node
-    batches = iter(np.array_split(pictures, -(-len(pictures) // BATCH)))
+    batches = iter(np.array_split(images, -(-len(images) // BATCH_SIZE)))
 
     class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
         def get_next(self) -> dict[str, Any] | None:
-            images = next(batches, None)
-            if images is None:
-                return None
-            return {"images": np.ascontiguousarray(images.transpose(0, 3, 1, 2))}
+            batch = next(batches, None)
+            return None if batch is None else {"images": _to_channels_first(batch)}
 
     quantization.quantize_static(
         str(prepared),
@@ -317,71 +347,83 @@ def _int8(file: Path, pictures: Pictures) -> Answer:
         per_channel=True,
         activation_type=quantization.QuantType.QUInt8,
         weight_type=quantization.QuantType.QInt8,
-        nodes_to_exclude=[node.name for node in nodes if _in_head(node)],
+        nodes_to_exclude=[node.name for node in nodes if _belongs_to_head(node)],
     )
-    return _session(file)
+    return _open_session(file)
 
 
-def _in_head(node: Any) -> bool:
-    """Whether the head computes this. It costs next to nothing, and is the most easily harmed.
+def _belongs_to_head(node: Any) -> bool:
+    """Whether an ONNX node is part of the head, which is not quantized.
 
-    A head that was fitted to raw features takes large numbers from each other: in 8 bits it cost
-    8 points of accuracy on handwritten digits where the backbone cost less than one.
+    The head costs almost no time, and quantization harms it most. A head that was fitted to raw
+    features subtracts large numbers from each other: in 8 bits it cost 8 points of accuracy on
+    handwritten digits where the backbone cost less than one.
     """
     scopes = next((p.value for p in node.metadata_props if p.key.endswith("name_scopes")), "")
     return re.search(r"network(\.backbone\.\d+)?\.head\b", scopes) is not None
 
 
-def _compared(
-    whole: Whole,
-    answer: Answer,
-    pictures: Pictures,
+def _compare(
+    model: Callable[[Tensor], Tensor],
+    predict: PredictFunction,
+    images: ImageArray,
     labels: NDArray[np.int64] | None,
     file: Path,
-    size: int,
-) -> Exported:
+    num_bytes: int,
+) -> ExportResult:
+    """Compare the probabilities of the exported file with those of the model."""
     with torch.inference_mode():
-        expected = _in_batches(lambda images: whole(_tensor(images)).numpy(), pictures)
+        expected = _predict_in_batches(lambda batch: model(_to_tensor(batch)).numpy(), images)
         try:
-            found = _in_batches(answer, pictures)
+            exported = _predict_in_batches(predict, images)
         except Exception as error:
-            raise ArtifactError(
-                "the file is not kept: it cannot be run; " + textwrap.shorten(str(error), 300)
-            ) from error
-    difference = np.abs(expected - found).max(initial=0)
-    same = expected.argmax(1) == found.argmax(1)
-    known = labels >= 0 if labels is not None else np.zeros(len(pictures), dtype=bool)
-    accuracy = loss = None
-    if labels is not None and known.any():
-        right = [p[known].argmax(1) == labels[known] for p in (expected, found)]
-        accuracy = (float(right[0].mean()), float(right[1].mean()))
-        change = right[0].astype(float) - right[1]
-        mean, deviation = float(change.mean()), float(change.std() / np.sqrt(len(change)))
-        loss = (mean, mean - 1.96 * deviation, mean + 1.96 * deviation)
-    return Exported(
-        file, size, len(pictures), float(difference), float(same.mean()), accuracy, loss
+            message = textwrap.shorten(str(error) or type(error).__name__, 300)
+            raise ArtifactError(f"the file was discarded: it cannot be run: {message}") from error
+    result = ExportResult(
+        file,
+        num_bytes,
+        len(images),
+        max_difference=float(np.abs(expected - exported).max(initial=0)),
+        agreement=float((expected.argmax(1) == exported.argmax(1)).mean()),
+    )
+    if labels is None or not (labels >= 0).any():
+        return result
+    labelled = labels >= 0
+    correct = [p[labelled].argmax(1) == labels[labelled] for p in (expected, exported)]
+    loss = correct[0].astype(float) - correct[1]
+    mean, margin = float(loss.mean()), 1.96 * float(loss.std() / np.sqrt(len(loss)))
+    return replace(
+        result,
+        accuracy=(float(correct[0].mean()), float(correct[1].mean())),
+        accuracy_loss=(mean, mean - margin, mean + margin),
     )
 
 
-def _in_batches(answer: Answer, pictures: Pictures) -> NDArray[np.float32]:
-    """Answers for the first picture alone, then for many at once: both must be possible."""
-    cuts = [0, *range(1, len(pictures), BATCH), len(pictures)]
-    parts = [pictures[a:b] for a, b in pairwise(cuts) if a < b]
-    return np.concatenate([answer(part) for part in parts])
+def _predict_in_batches(predict: PredictFunction, images: ImageArray) -> NDArray[np.float32]:
+    """Predict the first image alone and the others in batches: a file must support both."""
+    bounds = [0, *range(1, len(images), BATCH_SIZE), len(images)]
+    batches = [images[start:end] for start, end in pairwise(bounds) if start < end]
+    return np.concatenate([predict(batch) for batch in batches])
 
 
-def _tensor(pictures: Pictures) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2)
+def _to_channels_first(images: ImageArray) -> NDArray[np.uint8]:
+    """Convert ``[N, S, S, 3]`` to a contiguous ``[N, 3, S, S]``."""
+    return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+
+
+def _to_tensor(images: ImageArray) -> Tensor:
+    """Convert ``[N, S, S, 3]`` to a tensor ``[N, 3, S, S]`` in channels-last memory format."""
+    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)
 
 
 @contextmanager
-def _calm() -> Iterator[None]:
-    """Exporters warn of their own insides; what matters is found out by comparing."""
-    before = logging.root.manager.disable
+def _silence() -> Iterator[None]:
+    """Suppress warnings of the exporters: the comparison shows what matters."""
+    previous = logging.root.manager.disable
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         logging.disable(logging.WARNING)
         try:
             yield
         finally:
-            logging.disable(before)
+            logging.disable(previous)

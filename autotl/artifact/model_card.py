@@ -1,4 +1,4 @@
-"""The model card: what a model was made from, how good it is, and how to use it, in Markdown."""
+"""The model card: how to use a model, how good it is and how it was trained, in Markdown."""
 
 from __future__ import annotations
 
@@ -12,53 +12,54 @@ from typing import Any
 from autotl.artifact import standalone
 from autotl.errors import StoreError
 
-FROM_PYTHON = """\
-from pathlib import Path
+USE_WITH_AUTOTL = """\
+import autotl
 
-from autotl.artifact import model_folder
-from autotl.space import registry
-
-model = model_folder.load(Path("."), registry.load([{files}]))
+model = autotl.load("."{plugin})
 print(model.predict(["photo.jpg"]))
 """
 
 
-def write(folder: Path, title: str, evidence: Mapping[str, Any]) -> None:
-    """Write ``README.md`` into a model folder; an older one is replaced.
+def write(folder: Path, title: str, results: Mapping[str, Any]) -> None:
+    """Write the model card, ``README.md``, into a model folder; an older one is replaced.
 
     Args:
-        folder: As ``artifact.save`` wrote it.
-        title: Of the card, such as the study's name.
-        evidence: What is known of its quality; see ``render``.
+        folder: A model folder that ``model_folder.save`` wrote.
+        title: Title of the card, such as the name of the study.
+        results: Measured quality of the model; see ``render``.
 
     Raises:
         StoreError: The card cannot be written.
     """
-    about = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     unfinished = folder / "README.md.unfinished"
     try:
-        unfinished.write_text(render(about, title, evidence), encoding="utf-8")
+        unfinished.write_text(render(config, title, results), encoding="utf-8")
         unfinished.replace(folder / "README.md")
     except OSError as error:
         raise StoreError(f"{folder / 'README.md'} cannot be written: {error.strerror}") from None
 
 
-def render(about: Mapping[str, Any], title: str, evidence: Mapping[str, Any] | None = None) -> str:
-    """The text of a model card.
+def render(config: Mapping[str, Any], title: str, results: Mapping[str, Any] | None = None) -> str:
+    """Render a model card.
 
     Args:
-        about: What ``config.json`` says.
-        title: Of the card.
-        evidence: All of it optional:
-            ``metric``: the name of the scores;
-            ``pictures``: how many there were, by part: ``{"train": 600, ...}``;
-            ``validation``: ``{"score", "low", "high", "n"}``, by which the model was chosen;
-            ``finals``: as the study's fact; ``winner`` names the candidate that this is;
-            ``optimism``: by how much the search overrated it;
+        config: Content of ``config.json``.
+        title: Title of the card.
+        results: Measured quality of the model; every entry is optional:
+            ``metric``: name of the metric of all scores;
+            ``images``: number of images by split, ``{"train": 600, ...}``;
+            ``validation``: ``{"score", "low", "high", "n"}``, by which the model was selected;
+            ``selection``: ``{"repeats", "mean", "low", "high"}`` of this model in the final
+            selection;
+            ``optimism``: by how much the validation score exceeds that of the final selection;
             ``calibration``: ``{"temperature", "ece_before", "ece_after", "n"}``;
             ``test``: ``{"score", "low", "high", "n"}`` and ``per_class``, a list of ``{"class",
             "n", "score"}``;
-            ``refitted``: whether it has learned from validation too.
+            ``refitted``: whether the model was trained on the validation split too.
+
+    Returns:
+        Markdown text.
     """
     import jinja2
 
@@ -66,79 +67,76 @@ def render(about: Mapping[str, Any], title: str, evidence: Mapping[str, Any] | N
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         trim_blocks=True,
         lstrip_blocks=True,
-        undefined=jinja2.ChainableUndefined,  # a model saved by hand lacks some of it
-        autoescape=False,  # it is Markdown: all that others wrote goes through `code`
+        undefined=jinja2.ChainableUndefined,  # entries are missing if a model was saved by hand
+        autoescape=False,  # the output is Markdown: all text from users goes through `code`
     )
-    environment.filters.update(code=literal, block=block, scored=_scored)
-    plain = about.get("plain", {"reason": "an older version of autotl saved it"})
-    found = evidence or {}
-    finals = found.get("finals") or {}
-    files = _files(about)
+    environment.filters.update(code=code_span, code_block=code_block, score_cells=_score_cells)
+    results = results or {}
+    parts = config.get("standalone_code", {"reason": "it was saved by an older version of autotl"})
+    files = _plugin_files(config)
     template = environment.get_template("model_card.md.j2")
     return template.render(
-        about=about,
+        config=config,
         title=title,
-        found=found,
-        final=next(
-            (c for c in finals.get("candidates", ()) if c["name"] == finals.get("winner")), None
-        ),
-        code=standalone.code(plain) + standalone.USE if "head" in plain else "",
-        from_python=FROM_PYTHON.format(files=", ".join(f"Path({json.dumps(f)})" for f in files)),
+        results=results,
+        standalone_code=standalone.render(parts) + standalone.EXAMPLE if "head" in parts else "",
+        reason=parts.get("reason", ""),
+        autotl_code=USE_WITH_AUTOTL.format(plugin=f", plugin={json.dumps(files)}" if files else ""),
         options="".join(f" --plugin {shlex.quote(f)}" for f in files),
-        reason=plain.get("reason", ""),
-        made_of=about.get("made_of", {}),
-        recipes=_recipes(about),
+        combination=config.get("combination", {}),
+        recipes=_recipes(config),
     )
 
 
-def _files(about: Mapping[str, Any]) -> list[str]:
-    """The plugin files that it needs beside autotl and installed packages."""
-    origins = [o for a in (about, *about.get("members", ())) for o in a.get("plugins", {}).values()]
-    found = (re.fullmatch("file (.+) sha256:.*", origin) for origin in origins)
-    return sorted({match[1] for match in found if match})
+def _plugin_files(config: Mapping[str, Any]) -> list[str]:
+    """List the plugin files that the model needs besides autotl and installed packages."""
+    descriptions = (config, *config.get("members", ()))
+    origins = [origin for d in descriptions for origin in d.get("plugins", {}).values()]
+    matches = (re.fullmatch("file (.+) sha256:.*", origin) for origin in origins)
+    return sorted({match[1] for match in matches if match})
 
 
-def _recipes(about: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
-    """What was trained, each with its recipe: the model, or what it is made of."""
-    if made := about.get("made_of"):
+def _recipes(config: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """List the name and the recipe of each trained model: of one, or of those it combines."""
+    if combination := config.get("combination"):
         return [
-            (f"{m['name']}, weight {_number(m['weight'])}", _recipe(m["training"]))
-            for m in made["members"]
+            (f"{m['name']}, weight {_format(m['weight'])}", _recipe_rows(m["training"]))
+            for m in combination["members"]
         ]
-    return [("", _recipe(about.get("training", {})))]
+    return [("", _recipe_rows(config.get("training", {})))]
 
 
-def _recipe(training: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What was chosen of each kind, then the settings: rows of name and value."""
+def _recipe_rows(training: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """List names and values: the plugins with their hyperparameters, then the other settings."""
     rows = []
     for key, value in training.items():
         if isinstance(value, Mapping):
             for name, params in value.items():
-                chosen = ", ".join(f"{k}={_number(v)}" for k, v in params.items())
-                rows.append((key, f"{name}({chosen})"))
+                arguments = ", ".join(f"{k}={_format(v)}" for k, v in params.items())
+                rows.append((key, f"{name}({arguments})"))
         elif value is not None:
-            rows.append((key.replace("_", " "), _number(value)))
+            rows.append((key.replace("_", " "), _format(value)))
     return rows
 
 
-def _scored(row: Mapping[str, Any]) -> str:
-    """A score and its interval, two cells of a table; empty where it is not known."""
-    score, low, high = (row.get(key) for key in ("score", "low", "high"))
+def _score_cells(result: Mapping[str, Any]) -> str:
+    """Format a score and its interval as two cells of a table, empty where they are unknown."""
+    score, low, high = (result.get(key) for key in ("score", "low", "high"))
     if score is None:
         return "| "
     return f"{score:.4f} | " + ("" if low is None or high is None else f"{low:.4f} to {high:.4f}")
 
 
-def _number(value: Any) -> str:
+def _format(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def literal(text: Any) -> str:
-    r"""Any text as a Markdown code span, which shows it as it is, in one line and in tables.
+def code_span(text: Any) -> str:
+    r"""Quote any text as a Markdown code span, which is literal, in one line and in tables.
 
-    >>> print(literal("<b>*a*|"))
+    >>> print(code_span("<b>*a*|"))
     `<b>*a*\|`
-    >>> print(literal("`"))
+    >>> print(code_span("`"))
     `` ` ``
     """
     line = re.sub(r"\s+", " ", "".join(c if c.isprintable() else " " for c in str(text))).strip()
@@ -147,12 +145,12 @@ def literal(text: Any) -> str:
     return f"{fence}{space}{line}{space}{fence}".replace("|", r"\|")
 
 
-def block(text: str) -> str:
-    """Python code as a Markdown block that its own text cannot end."""
+def code_block(text: str) -> str:
+    """Quote Python code as a Markdown code block that its own text cannot end."""
     fence = _fence(text, 3)
     return f"{fence}python\n{text.strip()}\n{fence}"
 
 
-def _fence(text: str, least: int) -> str:
+def _fence(text: str, min_length: int) -> str:
     longest = max((len(run) for run in re.findall("`+", text)), default=0)
-    return "`" * max(least, longest + 1)
+    return "`" * max(min_length, longest + 1)

@@ -1,13 +1,15 @@
-"""The model folder: weights, labels and preprocessing, that predict without the study.
+"""The model folder: weights, class names and preprocessing, enough to predict without the study.
 
 ::
 
-    model/models.safetensors   the network's tensors, backbone.* and head.*
-    model/config.json         what to build, how to prepare a picture, the classes, where from
+    model/model.safetensors   the network's tensors, backbone.* and head.*
+    model/config.json         backbone, head, preprocessing, classes and where the model comes from
     model/README.md           the model card
 
-``config.json`` may have a ``temperature`` T: probabilities are ``softmax(logits / T)``. That of an
-ensemble has ``members``, each with what to build and how to prepare a picture.
+``config.json`` may have a ``temperature`` T: probabilities are ``softmax(logits / T)``. For an
+ensemble it has ``members``, each with its own backbone, head and preprocessing.
+
+Shapes: B images in a batch, S their side in pixels, C classes.
 """
 
 from __future__ import annotations
@@ -45,8 +47,13 @@ from autotl.space.space import Config
 from autotl.training.predict import halve_when_out_of_memory
 
 SCHEMA = 1
-BATCH = 32
+"""Version of the layout of ``config.json``."""
+
+BATCH_SIZE = 32
+"""Number of images in a batch of predictions."""
+
 KINDS = ("backbone", "head")
+"""The kinds of plugins that a saved model is built from."""
 
 
 def save(
@@ -55,31 +62,33 @@ def save(
     config: Config,
     classes: Sequence[str],
     facts: Mapping[str, Any],
-    text: str = "",
-    others: Sequence[Config] = (),
+    readme: str = "",
+    other_configs: Sequence[Config] = (),
 ) -> None:
     """Write the model folder; an older one is replaced only when the new one is complete.
 
-    The code that loads it without autotl is tried on the new files before they take their place.
+    The code that loads the model without autotl is run on the new files before they are moved into
+    place.
 
     Args:
-        folder: Where to; its parent exists.
+        folder: Where to write; its parent exists.
         network: The trained model.
-        config: Its configuration; of an ensemble, its first member's.
-        classes: Their names, in the order of the logits.
-        facts: What else ``config.json`` shall say: data, versions, weights, how it was trained,
-            and the ``temperature`` of its logits if they were calibrated.
-        text: Of ``README.md``; without it a card that knows no scores, see ``card.write``.
-        others: The configurations of an ensemble's other members.
+        config: Its configuration; for an ensemble, that of its first member.
+        classes: Names of the classes, in the order of the logits.
+        facts: Further entries of ``config.json``: data, versions, weights, training recipe, and the
+            ``temperature`` of the logits if they were calibrated.
+        readme: Text of ``README.md``; if empty, a model card without scores, see
+            ``model_card.write``.
+        other_configs: Configurations of the other members of an ensemble.
 
     Raises:
         StoreError: The folder cannot be written.
     """
-    about = {"schema": SCHEMA, **_built(config, network), "classes": list(classes), **facts}
+    content = {"schema": SCHEMA, **_describe(config, network), "classes": list(classes), **facts}
     if isinstance(network, Ensemble):
-        pairs = zip((config, *others), network.members, strict=True)
-        about["members"] = [_built(*pair) for pair in pairs]
-    # Cloned, because safetensors refuses a tensor that stands under two names.
+        pairs = zip((config, *other_configs), network.members, strict=True)
+        content["members"] = [_describe(*pair) for pair in pairs]
+    # Cloned, because safetensors refuses a tensor that is stored under two names.
     tensors = {
         name: t.detach().cpu().contiguous().clone() for name, t in network.state_dict().items()
     }
@@ -88,14 +97,17 @@ def save(
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
         save_file(tensors, unfinished / "model.safetensors")
-        _write(unfinished / "config.json", json.dumps(about, indent=2) + "\n")
-        # safetensors makes files that nobody else may read.
+        _write(unfinished / "config.json", json.dumps(content, indent=2) + "\n")
+        # safetensors makes its files readable by their owner only.
         mode = (unfinished / "config.json").stat().st_mode
         (unfinished / "model.safetensors").chmod(mode)
-        several = {"reason": "it is an ensemble of several models"}
-        about["plain"] = several if others else standalone.plain(unfinished, network, config)
-        _write(unfinished / "config.json", json.dumps(about, indent=2) + "\n")
-        _write(unfinished / "README.md", text or model_card.render(about, folder.name))
+        content["standalone_code"] = (
+            {"reason": "it is an ensemble of several models"}
+            if other_configs
+            else standalone.find_parts(unfinished, network, config)
+        )
+        _write(unfinished / "config.json", json.dumps(content, indent=2) + "\n")
+        _write(unfinished / "README.md", readme or model_card.render(content, folder.name))
         shutil.rmtree(folder, ignore_errors=True)
         unfinished.rename(folder)
     except OSError as error:
@@ -105,13 +117,13 @@ def save(
         ) from None
 
 
-def _built(config: Config, network: Model) -> dict[str, Any]:
-    """What ``config.json`` says of how to build a network and prepare a picture for it."""
-    parts = {kind: config[kind] for kind in KINDS}
+def _describe(config: Config, network: Model) -> dict[str, Any]:
+    """Return the entries of ``config.json`` from which a network and its inputs are rebuilt."""
+    choices = {kind: config[kind] for kind in KINDS}
     return {
-        **space.to_json(parts),
-        "plugins": {kind: choice.plugin.origin for kind, choice in parts.items()},
-        "input": vars(network.expects),
+        **space.to_json(choices),
+        "plugins": {kind: choice.plugin.origin for kind, choice in choices.items()},
+        "input": vars(network.input_spec),
     }
 
 
@@ -120,183 +132,219 @@ def _write(file: Path, text: str) -> None:
 
 
 class Predictor:
-    """A loaded model. Probabilities are computed in float32, whatever it was trained in.
+    """A loaded model. It computes in float32, whatever precision it was trained in.
+
+    Args:
+        network: The model, on ``device``.
+        classes: Names of the classes, in the order of the logits.
+        device: Where the model runs.
+        temperature: Divisor of the logits.
+        config: Content of ``config.json``.
 
     Attributes:
-        network: In eval mode.
-        classes: Their names, in the order of the logits.
-        temperature: What logits are divided by (Guo et al. 2017, arXiv:1706.04599); 1 if the model
-            was not calibrated.
-        about: All that ``config.json`` says.
+        network: The model in eval mode.
+        classes: Names of the classes, in the order of the logits.
+        device: Where the model runs.
+        temperature: Divisor of the logits (Guo et al. 2017, arXiv:1706.04599); 1 if the model was
+            not calibrated.
+        config: Content of ``config.json``.
     """
 
     def __init__(
         self,
         network: Model,
         classes: Sequence[str],
-        where: Device,
+        device: Device,
         temperature: float = 1.0,
-        about: Mapping[str, Any] | None = None,
+        config: Mapping[str, Any] | None = None,
     ) -> None:
         self.network = network.eval()
         self.classes = tuple(classes)
-        self.where = where
+        self.device = device
         self.temperature = temperature
-        self.about = about or {}
+        self.config = config or {}
 
-    def made_from(self, source: str) -> bool:
-        """Whether the model was made from these data, so that it has learned from some of them."""
-        learned = self.about.get("data", {}).get("source", "")
-        return bool(learned) and Path(learned).resolve() == Path(source).resolve()
+    def was_trained_on(self, source: str) -> bool:
+        """Whether ``source`` is the data that the model was searched and trained on."""
+        trained_on = self.config.get("data", {}).get("source", "")
+        return bool(trained_on) and Path(trained_on).resolve() == Path(source).resolve()
 
-    def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """``uint8 [B, S, S, 3]``, as ``data.decode`` gives them, to ``float32 [B, classes]``."""
-        tensor = torch.from_numpy(images).to(self.where.device).permute(0, 3, 1, 2)
+    def predict_proba(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Predict the class probabilities of decoded images.
+
+        Args:
+            images: ``uint8 [B, S, S, 3]``, as ``data.decode`` returns them.
+
+        Returns:
+            ``float32 [B, C]``, each row with a sum of 1.
+
+        Raises:
+            ArtifactError: A single image does not fit into the memory of the device.
+        """
+        tensor = torch.from_numpy(images).to(self.device.torch_device).permute(0, 3, 1, 2)
         try:
             with torch.inference_mode():
                 logits = halve_when_out_of_memory(self.network, tensor).float()
         except OutOfMemory as error:
             raise ArtifactError(f"{error}; choose another with --device cpu") from None
-        return training.probabilities(logits / self.temperature)
+        return training.logits_to_probabilities(logits / self.temperature)
 
     def stream(
-        self, images: Sequence[Any], failed: Callable[[int, str], None]
+        self, images: Sequence[Any], on_unreadable: Callable[[int, str], None]
     ) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """``(place, probabilities [classes])`` of each picture that can be read, in order.
+        """Yield ``(index, probabilities [C])`` of each readable image, in order.
 
-        Threads decode the next pictures while the model looks at these.
+        The next batch of images is decoded in threads while the model computes the current one.
 
         Args:
-            images: Files, or ``uint8 [H, W]`` or ``[H, W, 3]``.
-            failed: Is told the place of a picture that cannot be read, and the reason.
+            images: Files, or arrays ``uint8 [H, W]`` or ``[H, W, 3]``.
+            on_unreadable: Called with the index of an image that cannot be read, and the reason.
         """
-        places = range(len(images))
-        chunks = [places[start : start + BATCH] for start in places[::BATCH]]
+
+        def decode_batches() -> Iterator[list[tuple[int, NDArray[np.uint8] | DataError]]]:
+            for start in range(0, len(images), BATCH_SIZE):
+                decoded = pool.map(self._decode, images[start : start + BATCH_SIZE])
+                yield list(enumerate(decoded, start))
+
         with ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool:
-            ahead = [pool.map(self._decode, [images[i] for i in chunk]) for chunk in chunks[:1]]
-            for number, chunk in enumerate(chunks):
-                found = list(ahead.pop())
-                ahead = [
-                    pool.map(self._decode, [images[i] for i in after])
-                    for after in chunks[number + 1 : number + 2]
-                ]
-                good = []
-                for place, picture in zip(chunk, found, strict=True):
-                    if isinstance(picture, DataError):
-                        failed(place, str(picture))
+            for batch in data.prefetch(decode_batches()):
+                indices, readable = [], []
+                for index, image in batch:
+                    if isinstance(image, DataError):
+                        on_unreadable(index, str(image))
                     else:
-                        good.append((place, picture))
-                if good:
-                    rows = self.probabilities(np.stack([picture for _, picture in good]))
-                    yield from zip((place for place, _ in good), rows, strict=True)
+                        indices.append(index)
+                        readable.append(image)
+                if readable:
+                    yield from zip(indices, self.predict_proba(np.stack(readable)), strict=True)
 
     def _decode(self, image: Any) -> NDArray[np.uint8] | DataError:
-        expects = self.network.expects
+        spec = self.network.input_spec
         try:
-            return data.decode(image, expects.size, expects.interpolation)
+            return data.decode(image, spec.size, spec.interpolation)
         except DataError as error:
             return error
 
     def predict(self, files: Sequence[str | Path]) -> list[dict[str, float]]:
-        """For each file its probabilities by class.
+        """Predict the class probabilities of image files.
+
+        Args:
+            files: Paths of the images.
+
+        Returns:
+            For each file the probability of each class by its name.
 
         Raises:
             DataError: A file cannot be read.
         """
 
-        def failed(place: int, reason: str) -> None:
+        def raise_error(index: int, reason: str) -> None:
             raise DataError(reason)
 
-        rows = self.stream([Path(file) for file in files], failed)
+        rows = self.stream([Path(file) for file in files], raise_error)
         return [dict(zip(self.classes, map(float, row), strict=True)) for _, row in rows]
 
 
-def load(folder: Path, plugins: Registry | None = None, where: Device | None = None) -> Predictor:
-    """The model in ``folder``, ready to predict.
+def load(folder: Path, plugins: Registry | None = None, device: Device | None = None) -> Predictor:
+    """Load the model in ``folder``.
 
     Args:
-        folder: As ``save`` wrote it.
-        plugins: Where its backbone and head come from; None for the installed ones.
-        where: None for the best device here. Always computes in float32.
+        folder: A model folder that ``save`` wrote.
+        plugins: The plugins to build backbone and head from; None for the installed ones.
+        device: Where the model runs; None for the best device of this machine. Its autocast type is
+            ignored: the model always computes in float32.
 
     Raises:
-        ArtifactError: The folder is incomplete, or made with a plugin that is not here.
+        ArtifactError: The folder is incomplete, or a plugin that the model needs is not available.
     """
-    about, tensors = _read(folder)
-    where = Device((where or models.device(precision="float32")).device, None)
+    content, tensors = _read(folder)
+    device = Device(
+        (device or models.select_device(precision="float32")).torch_device, autocast=None
+    )
     plugins = plugins or registry.load()
-    if members := about.get("members"):
-        built = [_network(folder, m, len(about["classes"]), plugins, where) for m in members]
-        network: Model = Ensemble(built, [1 / len(built)] * len(built))  # weights are tensors too
+    classes = content["classes"]
+    if members := content.get("members"):
+        built = [_build_network(folder, m, len(classes), plugins, device) for m in members]
+        # The weights of the members are among the tensors that are loaded below.
+        network: Model = Ensemble(built, [1 / len(built)] * len(built))
     else:
-        network = _network(folder, about, len(about["classes"]), plugins, where)
-    network = network.to(where.device)
+        network = _build_network(folder, content, len(classes), plugins, device)
+    network = network.to(device.torch_device)
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:
-        first = str(error).splitlines()[-1].strip()
-        raise ArtifactError(f"{folder} does not fit the plugins that are here: {first}") from None
-    return Predictor(network, about["classes"], where, about.get("temperature") or 1.0, about)
+        detail = str(error).splitlines()[-1].strip()
+        raise ArtifactError(
+            f"the weights in {folder} do not fit the model that the available plugins build: "
+            f"{detail}; use the plugins and versions that config.json names"
+        ) from None
+    return Predictor(network, classes, device, content.get("temperature") or 1.0, content)
 
 
-def _network(
-    folder: Path, about: Mapping[str, Any], classes: int, plugins: Registry, where: Device
+def _build_network(
+    folder: Path, description: Mapping[str, Any], classes: int, plugins: Registry, device: Device
 ) -> Model:
-    """The network that a part of ``config.json`` describes, without its weights.
+    """Build a network as ``_describe`` described it, without its trained weights.
 
     Raises:
-        ArtifactError: A plugin is not here.
+        ArtifactError: A plugin is not available.
     """
     try:
-        config = space.from_json(about, plugins, kinds=KINDS, pretrained=False)
+        config = space.from_json(description, plugins, kinds=KINDS, pretrained=False)
     except AutoTLError as error:
-        made = ", ".join(about.get("plugins", {}).values())
+        origins = ", ".join(description.get("plugins", {}).values())
         raise ArtifactError(
-            f"{folder} was made with plugins from {made}: {error}; a file of plugins is given "
-            "with --plugin"
+            f"{folder} was made with plugins from {origins}: {error}; give plugin files with "
+            "--plugin"
         ) from None
-    built = models.build_model(config, classes, about["input"]["size"], where)
-    expects: dict[str, Any] = {
+    network = models.build_model(config, classes, description["input"]["size"], device)
+    spec: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value
-        for key, value in about["input"].items()
+        for key, value in description["input"].items()
     }
-    return Model(built.backbone, built.head, models.InputSpec(**expects), built.takes)
+    return Model(network.backbone, network.head, models.InputSpec(**spec), network.head_input)
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """What ``config.json`` says, and the tensors.
+    """Read the content of ``config.json`` and the tensors.
 
     Raises:
-        ArtifactError: They are not there, damaged, or of another schema.
+        ArtifactError: They are missing, damaged, or of another schema.
     """
     if not folder.is_dir():
-        raise ArtifactError(f"there is no model folder {folder}; {_meant(folder)}")
+        raise ArtifactError(f"there is no model folder {folder}; {_suggest_folder(folder)}")
     try:
-        about = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         tensors = load_file(folder / "model.safetensors")
     except OSError as error:
         missing = Path(error.filename or folder / "model.safetensors").name
         raise ArtifactError(
-            f"{folder} is no model folder: {missing} cannot be read; {_meant(folder)}"
+            f"{folder} is not a model folder: {missing} cannot be read; {_suggest_folder(folder)}"
         ) from None
     except (ValueError, safetensors.SafetensorError) as error:
         raise ArtifactError(f"{folder} is damaged: {error}; copy it again") from None
-    if not isinstance(about, dict) or about.get("schema") != SCHEMA:
+    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         raise ArtifactError(f"{folder} was written by another version of autotl; upgrade autotl")
-    if lacks := [key for key in ("backbone", "head", "classes", "input") if not about.get(key)]:
-        raise ArtifactError(f"{folder} is damaged: config.json has no {lacks[0]!r}; copy it again")
-    needed = {field.name for field in fields(models.InputSpec)}
-    for part in about.get("members") or [about]:
-        if not isinstance(part.get("input"), dict) or part["input"].keys() != needed:
-            raise ArtifactError(f"{folder} is damaged: the 'input' of config.json; copy it again")
-    return about, tensors
+    required = ("backbone", "head", "classes", "input")
+    if missing_keys := [key for key in required if not content.get(key)]:
+        raise ArtifactError(
+            f"{folder} is damaged: config.json has no {missing_keys[0]!r}; copy it again"
+        )
+    spec_keys = {field.name for field in fields(models.InputSpec)}
+    for description in content.get("members") or [content]:
+        spec = description.get("input")
+        if not isinstance(spec, dict) or spec.keys() != spec_keys:
+            raise ArtifactError(
+                f"{folder} is damaged: config.json has an incomplete 'input'; copy it again"
+            )
+    return content, tensors
 
 
-def _meant(folder: Path) -> str:
-    """Which folder may have been meant."""
-    for near in (folder / "model", folder.parent):
-        if (near / "config.json").is_file():
-            return f"did you mean {near}?"
+def _suggest_folder(folder: Path) -> str:
+    """Return the end of an error message: the model folder that was probably meant."""
+    for candidate in (folder / "model", folder.parent):
+        if (candidate / "config.json").is_file():
+            return f"did you mean {candidate}?"
     parent = folder.parent
     if not folder.exists() and parent.is_dir():
         names = [p.name for p in parent.iterdir() if p.is_dir() and not p.name.startswith(".")]

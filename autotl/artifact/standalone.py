@@ -1,7 +1,10 @@
-"""A saved model as code that needs timm, torch and safetensors, not autotl: for its model card.
+"""Python code that loads a saved model with timm, torch and safetensors, without autotl.
 
-The code is run on the saved files before it is told to anybody. Where it cannot be had, because
-the backbone is not timm's or the head needs more than torch, there is a reason instead.
+The code is printed in the model card. It is run on the saved files first, and its probabilities are
+compared with the model's. If there is no such code, because the backbone is not timm's or the head
+needs more than torch, the reason is returned instead.
+
+Shapes: B images in a batch, C classes, F features.
 """
 
 from __future__ import annotations
@@ -27,9 +30,9 @@ from autotl.models import STAGES, Model
 from autotl.space.space import Choice, Config
 
 TOLERANCE = 1e-3
-"""By how much a probability may differ: other kernels, or the GPU's shorter mantissas."""
+"""Largest difference of a probability: kernels and the GPU's shorter mantissas may differ."""
 
-BUILD = Template("""\
+CODE = Template("""\
 import json
 from pathlib import Path
 
@@ -41,55 +44,58 @@ from safetensors.torch import load_file
 from torch import nn
 $imports
 folder = Path($folder)  # with config.json and model.safetensors
-about = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
 weights = load_file(folder / "model.safetensors")
 $definitions
 backbone = $backbone
 head = $head
-for name, part in (("backbone.", backbone), ("head.", head)):
-    own = {k.removeprefix(name): tensor for k, tensor in weights.items() if k.startswith(name)}
-    part.load_state_dict(own)
-    part.eval()
+for prefix, module in (("backbone.", backbone), ("head.", head)):
+    state = {k.removeprefix(prefix): t for k, t in weights.items() if k.startswith(prefix)}
+    module.load_state_dict(state)
+    module.eval()
 
 
 @torch.inference_mode()
 def probabilities(images):  # uint8 [B, 3, size, size] -> float32 [B, classes]
-    mean, std = (255 * torch.tensor(about["input"][k]).view(1, 3, 1, 1) for k in ("mean", "std"))
+    mean, std = (255 * torch.tensor(config["input"][k]).view(1, 3, 1, 1) for k in ("mean", "std"))
     x = (images - mean) / std
     $features
-    return (head(x) / (about.get("temperature") or 1)).softmax(1)
+    return (head(x) / (config.get("temperature") or 1)).softmax(1)
 """)
+"""The code that defines ``probabilities``."""
 
-USE = """
+EXAMPLE = """
 
-size = about["input"]["size"]
-picture = Image.open("photo.jpg")
-picture.draft(None, (2 * size, 2 * size))  # as in training: a large JPEG is decoded reduced
-picture = ImageOps.exif_transpose(picture).convert("RGB")
-how = getattr(Image.Resampling, about["input"]["interpolation"].upper(), Image.Resampling.BICUBIC)
-pixels = torch.from_numpy(np.array(picture.resize((size, size), how)))
-for name, p in zip(about["classes"], probabilities(pixels.permute(2, 0, 1)[None])[0].tolist()):
+size = config["input"]["size"]
+interpolation = config["input"]["interpolation"].upper()
+image = Image.open("photo.jpg")
+image.draft(None, (2 * size, 2 * size))  # as in training: decode a large JPEG at lower resolution
+image = ImageOps.exif_transpose(image).convert("RGB")
+resampling = getattr(Image.Resampling, interpolation, Image.Resampling.BICUBIC)
+pixels = torch.from_numpy(np.array(image.resize((size, size), resampling)))
+for name, p in zip(config["classes"], probabilities(pixels.permute(2, 0, 1)[None])[0].tolist()):
     print(f"{p:.6f} {name}")
 """
+"""Code that uses ``probabilities`` on a file."""
 
-PLAIN = {"torch", "timm", *sys.stdlib_module_names}
-"""What the code may import for a head."""
-
-
-class _NotPlain(Exception):
-    """Why a head cannot be written as code that stands alone."""
+ALLOWED_PACKAGES = {"torch", "timm", *sys.stdlib_module_names}
+"""What the code of a head may import."""
 
 
-def plain(folder: Path, network: Model, config: Config) -> dict[str, str]:
-    """The parts of the code that builds the model in ``folder``, or the reason why there is none.
+class _NotStandalone(Exception):
+    """The reason why a head cannot be written as standalone code."""
+
+
+def find_parts(folder: Path, network: Model, config: Config) -> dict[str, str]:
+    """Find the parts of the code that builds the model in ``folder``.
 
     Args:
-        folder: Has ``config.json`` and ``model.safetensors``.
+        folder: A folder with ``config.json`` and ``model.safetensors``.
         network: The model that was saved there.
-        config: Its backbone and head.
+        config: Its configuration, of which backbone and head are used.
 
     Returns:
-        What ``code`` takes, or ``{"reason": ...}``.
+        The arguments of ``render``, or ``{"reason": ...}`` if the model needs autotl.
     """
     import timm
 
@@ -99,69 +105,66 @@ def plain(folder: Path, network: Model, config: Config) -> dict[str, str]:
     training = network.training
     network.eval()
     try:
-        # Its first weights are random, but whoever saves a model shall draw no other numbers.
+        # The code draws random initial weights; the caller's random state must not change.
         with torch.no_grad(), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return _that_agrees(folder, network, config)
+            return _find_equivalent(folder, network, config)
     finally:
         network.train(training)
 
 
-def code(parts: Mapping[str, str], folder: str = ".") -> str:
-    """The code that ``plain`` found the parts of; it defines ``probabilities``."""
-    return BUILD.substitute(parts, folder=json.dumps(folder))
+def render(parts: Mapping[str, str], folder: str = ".") -> str:
+    """Return the code that defines ``probabilities``, from the result of ``find_parts``."""
+    return CODE.substitute(parts, folder=json.dumps(folder))
 
 
-def _that_agrees(folder: Path, network: Model, config: Config) -> dict[str, str]:
-    """The first way to write backbone and head that answers as ``network`` does."""
-    pictures = _pictures(network.expects.size)
-    fed = network.features(pictures.to(network.mean.device))
-    logits = network.head(fed).float().cpu()
+def _find_equivalent(folder: Path, network: Model, config: Config) -> dict[str, str]:
+    """Find code for backbone and head whose probabilities equal those of ``network``."""
+    size = network.input_spec.size
+    images = _smooth_images(size)
+    features = network.features(images.to(network.mean.device))
+    logits = network.head(features).float().cpu()
     try:
-        heads = list(_heads(network.head, config["head"], fed.shape[-1], logits.shape[1]))
-    except _NotPlain as error:
+        heads = list(_write_head(network.head, config["head"], features.shape[-1], logits.shape[1]))
+    except _NotStandalone as error:
         return {"reason": str(error)}
-    name, size = config["backbone"].name, network.expects.size
-    features = _features(network)
+    name, features_code = config["backbone"].name, _write_features(network)
     reason = ""
-    # Models of a fixed size must be told of another one; the others refuse to be.
+    # Models with a fixed input size need img_size for another one; the others do not accept it.
     for head, option in product(heads, ("", f", img_size={size}")):
         backbone = f"timm.create_model({json.dumps(name)}, num_classes=0{option})"
-        parts = {**head, "backbone": backbone, "features": features}
+        parts = {**head, "backbone": backbone, "features": features_code}
         try:
-            answer, temperature = _run(code(parts, folder.as_posix()), pictures)
-        except Exception as error:  # another architecture or a plugin's source: anything
-            reason = reason or f"timm's {name} cannot take its place: {_short(error)}"
+            actual, temperature = _run(render(parts, folder.as_posix()), images)
+        except Exception as error:  # another architecture or the source of a plugin: anything
+            message = textwrap.shorten(str(error) or type(error).__name__, 120)
+            reason = reason or f"timm's {name} is a different architecture: {message}"
             continue
-        if torch.allclose(answer, (logits / temperature).softmax(1), rtol=0, atol=TOLERANCE):
+        if torch.allclose(actual, (logits / temperature).softmax(1), rtol=0, atol=TOLERANCE):
             return parts
-        reason = f"timm's {name} answers otherwise with its weights"
+        reason = f"timm's {name} computes different probabilities with these weights"
     return {"reason": reason}
 
 
-def _run(text: str, pictures: Tensor) -> tuple[Tensor, float]:
-    """What the code answers, and the temperature by which it does."""
-    names: dict[str, Any] = {}
-    exec(compile(text, "model card", "exec"), names)
-    return names["probabilities"](pictures), names["about"].get("temperature") or 1.0
+def _run(code: str, images: Tensor) -> tuple[Tensor, float]:
+    """Run the code; return its probabilities ``[B, C]`` of the images and its temperature."""
+    namespace: dict[str, Any] = {}
+    exec(compile(code, "model card", "exec"), namespace)
+    return namespace["probabilities"](images), namespace["config"].get("temperature") or 1.0
 
 
-def _short(error: Exception) -> str:
-    return textwrap.shorten(str(error) or type(error).__name__, 120)
-
-
-def _pictures(size: int) -> Tensor:
-    """Four smooth pictures, ``uint8 [4, 3, size, size]``: noise would tell models less apart."""
+def _smooth_images(size: int) -> Tensor:
+    """Draw four smooth images, ``uint8 [4, 3, size, size]``: noise would separate models less."""
     coarse = 255 * torch.rand(4, 3, 5, 5, generator=torch.Generator().manual_seed(0))
     smooth = nn.functional.interpolate(coarse, (size, size), mode="bilinear")
     return smooth.to(torch.uint8)
 
 
-def _features(network: Model) -> str:
-    """The line that makes what the head is fed, as ``model.extract`` does."""
-    if network.takes == "features":
+def _write_features(network: Model) -> str:
+    """Write the line that computes the input of the head, as ``models.extract_features`` does."""
+    if network.head_input == "features":
         return "x = backbone(x)"
-    if network.takes == "stages":
+    if network.head_input == "stages":
         info: Any = network.backbone.feature_info
         count = min(STAGES, len(getattr(info, "info", info)))
         return (
@@ -169,129 +172,151 @@ def _features(network: Model) -> str:
             "    x = torch.cat([*(m.mean((2, 3)) for m in maps), backbone.forward_head(last)], 1)"
         )
     backbone: Any = network.backbone
-    size = network.expects.size
+    size = network.input_spec.size
     shape = backbone.forward_features(network.mean.new_zeros(1, 3, size, size)).shape
-    found = "x = backbone.forward_features(x)"
+    line = "x = backbone.forward_features(x)"
     if len(shape) == 3:
-        return f"{found}[:, {getattr(backbone, 'num_prefix_tokens', 0)}:]  # [B, positions, F]"
-    last = getattr(backbone, "output_fmt", "NCHW") == "NHWC" or shape[1] != backbone.num_features
-    flat = "flatten(1, 2)" if last else "flatten(2).transpose(1, 2)"
-    return f"{found}.{flat}  # [B, positions, F]"
+        return f"{line}[:, {getattr(backbone, 'num_prefix_tokens', 0)}:]  # [B, positions, F]"
+    channels_last = (
+        getattr(backbone, "output_fmt", "NCHW") == "NHWC" or shape[1] != backbone.num_features
+    )
+    flatten = "flatten(1, 2)" if channels_last else "flatten(2).transpose(1, 2)"
+    return f"{line}.{flatten}  # [B, positions, F]"
 
 
-def _heads(head: nn.Module, choice: Choice, width: int, classes: int) -> Iterator[dict[str, str]]:
-    """Ways to write a head: with torch's own layers, else by the source of its plugin.
+def _write_head(
+    head: nn.Module, choice: Choice, features: int, classes: int
+) -> Iterator[dict[str, str]]:
+    """Write a head as a call of torch's layers, and as the source of its plugin.
+
+    Yields:
+        The parts ``imports``, ``definitions`` and ``head`` of each possible code.
 
     Raises:
-        _NotPlain: There is none.
+        _NotStandalone: Neither is possible.
     """
-    built = _layers(head)
-    if built:
-        yield {"imports": "", "definitions": "", "head": built}
+    layers = _write_layers(head)
+    if layers:
+        yield {"imports": "", "definitions": "", "head": layers}
     function = choice.plugin.function
+    source = _PluginSource(function)
     try:
-        imports, definitions = _source(function)
-    except _NotPlain as error:
-        if built:
+        source.add(function)
+    except _NotStandalone as error:
+        if layers:
             return
-        raise _NotPlain(f"the head {choice.name} {error}") from None
-    given = {"features": width, "classes": classes}
-    words = [str(given[p]) for p in inspect.signature(function).parameters if p in given]
-    words += [f"{key}={value!r}" for key, value in choice.params.items()]
-    call = f"{function.__name__}({', '.join(words)})"
-    lines = "".join(f"{line}\n" for line in imports)
-    yield {"imports": lines, "definitions": f"\n\n{definitions}\n\n", "head": call}
+        raise _NotStandalone(f"the head {choice.name} {error}") from None
+    given = {"features": features, "classes": classes}
+    arguments = [str(given[p]) for p in inspect.signature(function).parameters if p in given]
+    arguments += [f"{key}={value!r}" for key, value in choice.params.items()]
+    imports = sorted(source.imports - set(CODE.template.splitlines()))
+    definitions = "\n\n\n".join(source.definitions.values())
+    yield {
+        "imports": "".join(f"{line}\n" for line in imports),
+        "definitions": f"\n\n{definitions}\n\n",
+        "head": f"{function.__name__}({', '.join(arguments)})",
+    }
 
 
-def _layers(module: nn.Module, indent: str = "") -> str:
-    """A module as a call of torch's own layers, which print what they are made with; or ``""``.
+def _write_layers(module: nn.Module, indent: str = "") -> str:
+    """Write a module as a call of torch's layers with the arguments in their repr, or ``""``.
 
-    A layer that a plugin derived from one of torch's is taken for that; whether it answers alike
-    is found out.
+    A layer that a plugin derived from one of torch's is written as torch's; whether it computes the
+    same is checked by ``_find_equivalent``.
     """
-    kind: Any = next(k for k in type(module).__mro__ if k.__module__.startswith("torch.nn."))
-    if kind is nn.Sequential:
-        inside = [_layers(child, indent + "    ") for child in module.children()]
-        lines = "".join(f"\n{indent}    {child}," for child in inside)
-        return f"nn.Sequential({lines}\n{indent})" if all(inside) else ""
-    if kind is nn.Module or next(module.children(), None) is not None:
+    layer: Any = next(k for k in type(module).__mro__ if k.__module__.startswith("torch.nn."))
+    if layer is nn.Sequential:
+        children = [_write_layers(child, indent + "    ") for child in module.children()]
+        lines = "".join(f"\n{indent}    {child}," for child in children)
+        return f"nn.Sequential({lines}\n{indent})" if all(children) else ""
+    if layer is nn.Module or next(module.children(), None) is not None:
         return ""
-    return f"nn.{kind.__name__}({kind.extra_repr(module)})"
+    return f"nn.{layer.__name__}({layer.extra_repr(module)})"
 
 
-def _source(function: Any) -> tuple[list[str], str]:
-    """The imports and definitions that a head plugin's function stands on, its own last.
+class _PluginSource:
+    """The imports and definitions that the function of a head plugin needs.
 
-    Raises:
-        _NotPlain: It needs more than torch and the standard library, or has no source.
+    Args:
+        function: The function of the plugin.
+
+    Attributes:
+        imports: Import statements.
+        definitions: Source code by name; each follows those that it uses.
     """
-    home = vars(sys.modules[function.__module__])
-    imports: set[str] = set()
-    definitions: dict[str, str] = {}
 
-    def add(thing: Any) -> None:
+    def __init__(self, function: Any) -> None:
+        self.function = function
+        self.imports: set[str] = set()
+        self.definitions: dict[str, str] = {}
+
+    def add(self, thing: Any) -> None:
+        """Add a function or class of the plugin's module, and everything that it uses.
+
+        Raises:
+            _NotStandalone: It needs more than torch and the standard library, or has no source.
+        """
         try:
             source = textwrap.dedent(inspect.getsource(thing))
         except (OSError, TypeError):
-            raise _NotPlain("has no source file") from None
-        tree = _Bare().visit(ast.parse(source))
-        if thing is function:
+            raise _NotStandalone("has no source file") from None
+        tree = _RemoveAnnotations().visit(ast.parse(source))
+        if thing is self.function:
             tree.body[0].decorator_list = []
-        text = ast.unparse(ast.fix_missing_locations(tree))
-        definitions[thing.__name__] = ""  # it may use itself
-        for name in sorted(_globals(text) & home.keys() - definitions.keys()):
-            use(name, home[name])
-        del definitions[thing.__name__]
-        definitions[thing.__name__] = text
+        code = ast.unparse(ast.fix_missing_locations(tree))
+        name = thing.__name__
+        self.definitions[name] = ""  # ends the recursion of code that uses itself
+        module = vars(sys.modules[self.function.__module__])
+        for used in sorted(_global_names(code) & module.keys() - self.definitions.keys()):
+            self._add_used(used, module[used])
+        del self.definitions[name]
+        self.definitions[name] = code
 
-    def use(name: str, value: Any) -> None:
+    def _add_used(self, name: str, value: Any) -> None:
+        """Add what the plugin's module knows as ``name``: an import, definition or constant."""
         if isinstance(value, ModuleType):
-            parent, _, leaf = value.__name__.rpartition(".")
-            line = f"from {parent} import {leaf}" if parent else f"import {leaf}"
+            package, _, attribute = value.__name__.rpartition(".")
+            statement = f"from {package} import {attribute}" if package else f"import {attribute}"
             origin = value.__name__
-        elif getattr(value, "__module__", None) == function.__module__:
-            return add(value)
+        elif getattr(value, "__module__", None) == self.function.__module__:
+            self.add(value)
+            return
         elif isinstance(value, int | float | str):
-            definitions[name] = f"{name} = {value!r}"
-            return None
+            self.definitions[name] = f"{name} = {value!r}"
+            return
         else:
             origin = getattr(value, "__module__", None) or type(value).__module__
-            leaf = getattr(value, "__name__", name)
-            line = f"from {origin} import {leaf}"
-        if origin.partition(".")[0] not in PLAIN:
-            raise _NotPlain(f"needs {name} from {origin}")
-        imports.add(line if leaf == name else f"{line} as {name}")
-        return None
-
-    add(function)
-    imports -= set(BUILD.template.splitlines())
-    return sorted(imports), "\n\n\n".join(definitions.values())
+            attribute = getattr(value, "__name__", name)
+            statement = f"from {origin} import {attribute}"
+        if origin.partition(".")[0] not in ALLOWED_PACKAGES:
+            raise _NotStandalone(f"needs {name} from {origin}")
+        self.imports.add(statement if attribute == name else f"{statement} as {name}")
 
 
-class _Bare(ast.NodeTransformer):
-    """Takes away docstrings and annotations, which may name what torch does not have."""
+class _RemoveAnnotations(ast.NodeTransformer):
+    """Remove docstrings and annotations, which may use names that torch does not have."""
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
-        """A function with its code alone."""
+        """Remove the docstring and the annotations of a function."""
         node.returns = None
-        return self._without_docstring(node)
+        return self._remove_docstring(node)
 
     def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
-        """A class with its code alone."""
-        return self._without_docstring(node)
+        """Remove the docstring of a class and the annotations in it."""
+        return self._remove_docstring(node)
 
     def visit_arg(self, node: ast.arg) -> ast.AST:
-        """An argument without its type."""
+        """Remove the annotation of an argument."""
         node.annotation = None
         return node
 
     def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST | None:
-        """An assignment without its type; a mere declaration goes."""
+        """Remove the annotation of an assignment, and a declaration without a value."""
         if node.value is None:
             return None
         return ast.Assign([node.target], node.value)
 
-    def _without_docstring(self, node: ast.FunctionDef | ast.ClassDef) -> ast.AST:
+    def _remove_docstring(self, node: ast.FunctionDef | ast.ClassDef) -> ast.AST:
         if ast.get_docstring(node) is not None:
             node.body = node.body[1:]
         self.generic_visit(node)
@@ -299,8 +324,8 @@ class _Bare(ast.NodeTransformer):
         return node
 
 
-def _globals(text: str) -> set[str]:
-    """The names that code takes from its module."""
+def _global_names(code: str) -> set[str]:
+    """Find the names that code takes from its module."""
 
     def walk(table: symtable.SymbolTable) -> Iterator[str]:
         for symbol in table.get_symbols():
@@ -310,4 +335,4 @@ def _globals(text: str) -> set[str]:
         for child in table.get_children():
             yield from walk(child)
 
-    return set(walk(symtable.symtable(text, "head", "exec")))
+    return set(walk(symtable.symtable(code, "head", "exec")))

@@ -1,1 +1,1 @@
-"""."""
+"""Evaluation of a model: scores, misclassified images, label issues and saliency maps."""

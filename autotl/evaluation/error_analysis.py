@@ -1,6 +1,6 @@
-"""Pictures that are worth a look: answers that were wrong, and labels that may be.
+"""Find the images worth looking at: misclassified images and probable label errors.
 
-Shapes: N pictures, C classes.
+Shapes: N images, C classes.
 """
 
 from __future__ import annotations
@@ -15,121 +15,156 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from autotl import data
-from autotl.data import Dataset, Rows
+from autotl.data import Dataset, Indices
 from autotl.errors import DataError
 from autotl.evaluation import saliency
 from autotl.models import Model
 from autotl.scoring.metrics import Probabilities
 
-MOST = 24
-"""Pictures shown."""
+MAX_IMAGES = 24
+"""Largest number of images in a list."""
 
-EXPLAINED = 8
-"""Of these, with what in them speaks for the guess."""
+MAX_SALIENCY_MAPS = 8
+"""Largest number of images that get a saliency map."""
 
-SIDE = 96
-"""Of a thumbnail, in pixels."""
+THUMBNAIL_SIZE = 96
+"""Side of a thumbnail, in pixels."""
 
-Shown = dict[str, Any]
-"""``name`` of the picture, ``truth`` and ``guess`` as classes, the guess's ``probability``, and a
-``thumbnail`` as a data URI."""
+ImageEntry = dict[str, Any]
+"""``name`` of the image, ``truth`` (its label) and ``guess`` (the predicted class) as class names,
+``probability`` of the guess, and ``thumbnail`` as a data URI."""
 
 
-def mistakes(dataset: Dataset, rows: Rows, probabilities: Probabilities) -> list[Shown]:
-    """The wrong answers, the most confident first, ``MOST`` at most.
+def find_mistakes(
+    dataset: Dataset, indices: Indices, probabilities: Probabilities
+) -> list[ImageEntry]:
+    """Find the misclassified images.
 
     Args:
-        dataset: What the pictures are of.
-        rows: Their places in it, ``[N]``.
-        probabilities: The answers, ``[N, C]``.
+        dataset: The data set.
+        indices: Indices of the images in it, ``[N]``.
+        probabilities: Predicted probabilities of these images, ``[N, C]``.
+
+    Returns:
+        The images with the most confident wrong predictions, at most ``MAX_IMAGES``, the most
+        confident first.
     """
     guesses = probabilities.argmax(1)
-    return _shown(dataset, rows, guesses, probabilities, guesses != dataset.labels[rows])
+    wrong = guesses != dataset.labels[indices]
+    return _list_most_confident(dataset, indices, guesses, probabilities, wrong)
 
 
-def doubtful(dataset: Dataset, rows: Rows, probabilities: Probabilities) -> list[Shown]:
-    """The labels that a model doubts with confidence, the most confident first, ``MOST`` at most.
+def find_label_issues(
+    dataset: Dataset, indices: Indices, probabilities: Probabilities
+) -> list[ImageEntry]:
+    """Find images whose label is probably wrong, by confident learning.
 
-    A picture counts as another class than its label says when that is the likeliest of those
-    classes that it belongs to with at least the mean probability of the pictures labelled so
-    (Northcutt et al. 2021, arXiv:1911.00068).
+    A class is a candidate for an image if its probability reaches the mean probability of that
+    class over the images labelled with it. The image has a label issue if its most probable
+    candidate is not its label (Northcutt et al. 2021, arXiv:1911.00068).
 
     Args:
-        dataset: What the pictures are of.
-        rows: Their places in it, ``[N]``; one may come several times.
-        probabilities: The answers of models that were not trained on the picture, ``[N, C]``.
+        dataset: The data set.
+        indices: Indices of the images in it, ``[N]``; an image may occur several times.
+        probabilities: Probabilities ``[N, C]`` from models that were not trained on the image. The
+            probabilities of an image that occurs several times are averaged.
+
+    Returns:
+        The images with the most confident label issues, at most ``MAX_IMAGES``, the most confident
+        first.
     """
-    rows, probabilities = _averaged(rows, probabilities)
-    labels = dataset.labels[rows]
-    usual = np.full(probabilities.shape[1], np.inf)
+    indices, probabilities = _average_repeated(indices, probabilities)
+    labels = dataset.labels[indices]
+    thresholds = np.full(probabilities.shape[1], np.inf)
     for label in np.unique(labels):
-        usual[label] = probabilities[labels == label, label].mean()
-    confident = np.where(probabilities >= usual, probabilities, 0.0)
-    guesses = confident.argmax(1)
-    doubted = (guesses != labels) & (confident.max(1) > 0)
-    return _shown(dataset, rows, guesses, probabilities, doubted)
+        thresholds[label] = probabilities[labels == label, label].mean()
+    candidates = np.where(probabilities >= thresholds, probabilities, 0.0)
+    guesses = candidates.argmax(1)
+    issues = (guesses != labels) & (candidates.max(1) > 0)
+    return _list_most_confident(dataset, indices, guesses, probabilities, issues)
 
 
-def _averaged(rows: Rows, probabilities: Probabilities) -> tuple[Rows, Probabilities]:
-    """Every picture once, with the mean of its answers."""
-    once, places, counts = np.unique(rows, return_inverse=True, return_counts=True)
-    mean: Probabilities = np.zeros((len(once), probabilities.shape[1]), dtype=np.float32)
-    np.add.at(mean, places, probabilities / counts[places, None].astype(np.float32))
-    return once, mean
+def _average_repeated(
+    indices: Indices, probabilities: Probabilities
+) -> tuple[Indices, Probabilities]:
+    """Average the probabilities of each image: ``[N]`` and ``[N, C]`` to one row per image."""
+    unique, inverse, counts = np.unique(indices, return_inverse=True, return_counts=True)
+    mean: Probabilities = np.zeros((len(unique), probabilities.shape[1]), dtype=np.float32)
+    np.add.at(mean, inverse, probabilities / counts[inverse, None].astype(np.float32))
+    return unique, mean
 
 
-def _shown(
+def _list_most_confident(
     dataset: Dataset,
-    rows: Rows,
+    indices: Indices,
     guesses: NDArray[np.int64],
     probabilities: Probabilities,
-    chosen: NDArray[np.bool_],
-) -> list[Shown]:
-    sure = probabilities[np.arange(len(rows)), guesses]
-    order = np.argsort(-sure, kind="stable")
+    selected: NDArray[np.bool_],
+) -> list[ImageEntry]:
+    """Describe the ``selected`` images ``[N]`` with the most probable guesses."""
+    confidence = probabilities[np.arange(len(indices)), guesses]
+    order = np.argsort(-confidence, kind="stable")
     return [
         {
-            "name": dataset.examples[rows[i]].name,
-            "truth": dataset.classes[dataset.labels[rows[i]]],
+            "name": dataset.examples[indices[i]].name,
+            "truth": dataset.classes[dataset.labels[indices[i]]],
             "guess": dataset.classes[guesses[i]],
-            "probability": float(sure[i]),
-            "thumbnail": thumbnail(dataset.examples[rows[i]].image),
+            "probability": float(confidence[i]),
+            "thumbnail": make_thumbnail(dataset.examples[indices[i]].image),
         }
-        for i in order[chosen[order]][:MOST]
+        for i in order[selected[order]][:MAX_IMAGES]
     ]
 
 
-def explained(shown: list[Shown], dataset: Dataset, network: Model, seconds: float) -> list[Shown]:
-    """The same with a ``saliency`` each, a data URI: what in the picture speaks for the guess.
+def add_saliency(
+    entries: list[ImageEntry], dataset: Dataset, network: Model, max_seconds: float
+) -> list[ImageEntry]:
+    """Add a ``saliency`` map to the first entries: the image regions that support the guess.
 
-    Needs captum; without it nothing is added. As many of them as ``seconds`` allow, the first
-    picture telling how long one takes, ``EXPLAINED`` at most.
+    Without captum the entries are returned unchanged.
+
+    Args:
+        entries: Entries of images in ``dataset``.
+        dataset: The data set.
+        network: The model that made the guesses.
+        max_seconds: Time limit. The time of the first map tells how many are possible, at most
+            ``MAX_SALIENCY_MAPS``.
+
+    Returns:
+        Copies of the entries, the first ones with ``saliency`` as a data URI.
     """
-    if not saliency.available():
-        return shown
-    examples = {example.name: example for example in dataset.examples}
-    numbers = {name: number for number, name in enumerate(dataset.classes)}
-    expects, began, found = network.expects, time.monotonic(), []
-    for done, entry in enumerate(shown[:EXPLAINED]):
-        if (time.monotonic() - began) * (done + 1) / max(1, done) > seconds:
+    if not saliency.is_available():
+        return entries
+    images = {example.name: example.image for example in dataset.examples}
+    class_index = {name: index for index, name in enumerate(dataset.classes)}
+    spec, start = network.input_spec, time.monotonic()
+    extended: list[ImageEntry] = []
+    for done, entry in enumerate(entries[:MAX_SALIENCY_MAPS]):
+        if (time.monotonic() - start) * (done + 1) / max(1, done) > max_seconds:
             break
-        image = examples[entry["name"]].image
         try:
-            picture = data.decode(image, expects.size, expects.interpolation)
-        except DataError:  # as in thumbnail
-            found.append(entry)
+            image = data.decode(images[entry["name"]], spec.size, spec.interpolation)
+        except DataError:  # the file was deleted since, as in make_thumbnail
+            extended.append(entry)
             continue
-        pixels = np.ascontiguousarray(picture.transpose(2, 0, 1))[None]
-        [heat] = saliency.saliency(network, pixels, [numbers[entry["guess"]]])
-        found.append({**entry, "saliency": saliency.overlay(picture, heat)})
-    return found + shown[len(found) :]
+        batch = np.ascontiguousarray(image.transpose(2, 0, 1))[None]
+        [saliency_map] = saliency.compute_saliency(network, batch, [class_index[entry["guess"]]])
+        extended.append({**entry, "saliency": saliency.draw_overlay(image, saliency_map)})
+    return extended + entries[len(extended) :]
 
 
-def thumbnail(image: Any) -> str:
-    """A picture as models see it, as a small JPEG in a data URI; empty if it cannot be read."""
+def make_thumbnail(image: Any) -> str:
+    """Encode an image, resized as for a model, as a small JPEG in a data URI.
+
+    Args:
+        image: A file, or ``uint8 [H, W]`` or ``[H, W, 3]``.
+
+    Returns:
+        The data URI; empty if the image cannot be read.
+    """
     try:
-        pixels = data.decode(image, SIDE, "bicubic")
-    except DataError:  # it was there when the search began; the rest can still be shown
+        pixels = data.decode(image, THUMBNAIL_SIZE, "bicubic")
+    except DataError:  # readable when the search began; the other images can still be shown
         return ""
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "JPEG", quality=80)

@@ -1,4 +1,7 @@
-"""How good a saved model is on labelled pictures: scores with intervals, and which classes fail."""
+"""Evaluate a saved model on labelled images: scores with intervals, and results for each class.
+
+Shapes: N images, C classes.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from numpy.typing import NDArray
 
 from autotl.artifact.model_folder import Predictor
 from autotl.errors import DataError, did_you_mean
-from autotl.scoring import calibration, metrics
+from autotl.scoring import calibration, intervals, metrics
 from autotl.scoring.metrics import Labels, Probabilities
 from autotl.space.plugin import Example
 
@@ -21,145 +24,175 @@ def evaluate(
     examples: Sequence[Example],
     source: str,
     split: str | None = None,
-    names: Sequence[str] = tuple(metrics.METRICS),
+    metric_names: Sequence[str] = tuple(metrics.METRICS),
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Ask a model about labelled pictures, and score its answers.
+    """Predict labelled images and score the predictions.
 
-    Pictures that cannot be read, and those of classes that the model does not know, are left out
-    and named.
+    Images that cannot be read, and those of classes that the model does not have, are left out and
+    named in the result.
 
     Args:
         predictor: A loaded model.
-        examples: What a dataset plugin returned.
-        source: What the user called the data, for messages.
-        split: Only the examples of that part: ``train``, ``validation`` or ``test``.
-        names: Of the metrics.
-        progress: Told how many pictures are done, of how many.
+        examples: The examples that a dataset plugin returned.
+        source: The data source as the user named it, for messages.
+        split: ``train``, ``validation`` or ``test``: only the examples of that split.
+        metric_names: Names of the metrics.
+        progress: Called with the number of processed images and the number of all images.
 
     Returns:
-        ``n`` pictures scored; ``metrics``, each ``{"score", "low", "high"}`` (95 % intervals; None
-        where it cannot be computed); ``ece``, the expected calibration error; ``per_class``, a
-        list of ``{"class", "n", "recall", "precision", "f1"}``; ``confusion_matrix``, rows the truth and
-        columns the answer; ``notes``, what the scores do not cover; and ``unreadable``, ``{"name",
-        "reason"}`` of each such picture.
+        ``n``, the number of scored images; the entries of ``compute_scores``; ``notes``, sentences
+        on what the scores do not cover; and ``unreadable``, ``{"name", "reason"}`` of each image
+        that cannot be read.
 
     Raises:
-        DataError: No picture is left.
-        StudyError: No metric has that name.
+        DataError: No image is left.
+        StudyError: There is no metric of that name.
     """
-    for name in names:
+    for name in metric_names:
         metrics.get(name)
-    chosen = [e for e in examples if split is None or e.split == split]
-    if not chosen:
-        has = sorted({e.split for e in examples if e.split})
-        raise DataError(
-            f"{source} has no part {split!r}; {did_you_mean(split, has)}"
-            if split
-            else f"{source}: no pictures found; check the path and how it is laid out"
-        )
-    number = {name: i for i, name in enumerate(predictor.classes)}
-    usable = [e for e in chosen if e.label in number]
-    unknown = Counter(e.label for e in chosen if e.label not in number)
-    if not usable:
-        raise DataError(
-            f"{source}: no picture has a label that the model knows: it knows "
-            f"{_some(predictor.classes)}, the data have {_some(list(unknown))}"
-        )
+    class_index = {name: i for i, name in enumerate(predictor.classes)}
+    usable, unknown = _select_usable(examples, source, split, predictor.classes)
     unreadable: list[dict[str, str]] = []
 
-    def failed(place: int, reason: str) -> None:
-        unreadable.append({"name": usable[place].name, "reason": reason})
+    def note_unreadable(index: int, reason: str) -> None:
+        unreadable.append({"name": usable[index].name, "reason": reason})
 
-    places, rows = [], []
-    for place, row in predictor.stream([e.image for e in usable], failed):
-        places.append(place)
+    indices, rows = [], []
+    for index, row in predictor.stream([e.image for e in usable], note_unreadable):
+        indices.append(index)
         rows.append(row)
         if progress:
-            progress(place + 1, len(usable))
+            progress(index + 1, len(usable))
     if not rows:
-        raise DataError(f"{source}: no picture can be read; the first: {unreadable[0]['reason']}")
-    labels = np.array([number[usable[i].label] for i in places], dtype=np.int64)
-    groups: dict[str, int] = {}
-    own = [usable[i].group or f"picture {i}" for i in places]
-    units = np.array([groups.setdefault(group, len(groups)) for group in own])
+        reason = unreadable[0]["reason"]
+        raise DataError(f"{source}: no image can be read; error of the first image: {reason}")
+    labels = np.array([class_index[usable[i].label] for i in indices], dtype=np.int64)
+    # An image without a group is a sampling unit of its own. Units are numbered as they occur.
+    groups = [usable[i].group or f"image {i}" for i in indices]
+    unit_of = {group: unit for unit, group in enumerate(dict.fromkeys(groups))}
+    units = np.array([unit_of[group] for group in groups])
     return {
         "n": len(rows),
-        **score(labels, np.stack(rows), predictor.classes, names, units),
-        "notes": [*_notes(predictor, source, labels, unknown)],
+        **compute_scores(labels, np.stack(rows), predictor.classes, metric_names, units),
+        "notes": _describe_limits(predictor, source, labels, unknown),
         "unreadable": unreadable,
     }
 
 
-def score(
+def _select_usable(
+    examples: Sequence[Example], source: str, split: str | None, classes: Sequence[str]
+) -> tuple[list[Example], Counter[str]]:
+    """Select the examples of a split whose class the model has.
+
+    Returns:
+        These examples, and the number of examples of each class that the model does not have.
+
+    Raises:
+        DataError: No example is left.
+    """
+    selected = [e for e in examples if split is None or e.split == split]
+    if not selected and split:
+        splits = sorted({e.split for e in examples if e.split})
+        raise DataError(f"{source} has no split {split!r}; {did_you_mean(split, splits)}")
+    if not selected:
+        raise DataError(f"{source}: no images found; check the path and the layout of the folder")
+    class_set = set(classes)
+    usable = [e for e in selected if e.label in class_set]
+    unknown = Counter(e.label for e in selected if e.label not in class_set)
+    if not usable:
+        raise DataError(
+            f"{source}: no image has a label that the model can predict: its classes are "
+            f"{_shorten(classes)}, the labels are {_shorten(list(unknown))}"
+        )
+    return usable, unknown
+
+
+def compute_scores(
     labels: Labels,
     probabilities: Probabilities,
     classes: Sequence[str],
-    names: Sequence[str] = tuple(metrics.METRICS),
+    metric_names: Sequence[str] = tuple(metrics.METRICS),
     units: NDArray[np.int64] | None = None,
 ) -> dict[str, Any]:
-    """The metrics with their intervals, the calibration error, and the table of classes.
+    """Compute the metrics with their intervals, the calibration error and scores of each class.
 
-    ``units`` is what each picture belongs to, see ``metrics.score_interval``.
+    Args:
+        labels: ``[N]``.
+        probabilities: ``[N, C]``.
+        classes: Names of the classes.
+        metric_names: Names of the metrics.
+        units: Sampling unit of each image, see ``intervals.score_interval``, ``[N]``.
+
+    Returns:
+        ``metrics``, by name ``{"score", "low", "high"}`` with a 95 % interval, None where the
+        metric is undefined; ``ece``, the expected calibration error; ``per_class``, a list of
+        ``{"class", "n", "recall", "precision", "f1"}``; and ``confusion``, the confusion matrix
+        with a row for each label and a column for each prediction.
     """
     from sklearn.metrics import precision_recall_fscore_support
 
-    every = np.arange(len(classes))
-    guesses = probabilities.argmax(1)
     precision, recall, f1, counts = precision_recall_fscore_support(
-        labels, guesses, labels=every, zero_division=np.nan
+        labels, probabilities.argmax(1), labels=np.arange(len(classes)), zero_division=np.nan
     )
-    table = [
+    per_class = [
         {
             "class": name,
             "n": int(counts[i]),
-            "recall": _number(recall[i]),
-            "precision": _number(precision[i]),
-            "f1": _number(f1[i]) if counts[i] else None,
+            "recall": _finite_or_none(recall[i]),
+            "precision": _finite_or_none(precision[i]),
+            "f1": _finite_or_none(f1[i]) if counts[i] else None,
         }
         for i, name in enumerate(classes)
     ]
     return {
-        "metrics": {name: _interval(name, labels, probabilities, units) for name in names},
+        "metrics": {
+            name: _score_with_interval(name, labels, probabilities, units) for name in metric_names
+        },
         "ece": calibration.expected_calibration_error(labels, probabilities),
-        "per_class": table,
+        "per_class": per_class,
         "confusion": metrics.confusion_matrix(labels, probabilities),
     }
 
 
-def _interval(
+def _score_with_interval(
     name: str, labels: Labels, probabilities: Probabilities, units: NDArray[np.int64] | None
 ) -> dict[str, float | None]:
     metric = metrics.get(name)
-    found = metric.score(labels, probabilities)
-    if not np.isfinite(found):
+    score = metric.score(labels, probabilities)
+    if not np.isfinite(score):
         return {"score": None, "low": None, "high": None}
-    low, high = metrics.score_interval(metric, labels, probabilities, units=units)
-    return {"score": found, "low": low, "high": high}
+    low, high = intervals.score_interval(metric, labels, probabilities, units=units)
+    return {"score": score, "low": low, "high": high}
 
 
-def _number(value: float) -> float | None:
+def _finite_or_none(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def _notes(predictor: Predictor, source: str, labels: Labels, unknown: Counter[str]) -> list[str]:
-    """What the scores do not cover, in sentences."""
+def _describe_limits(
+    predictor: Predictor, source: str, labels: Labels, unknown: Counter[str]
+) -> list[str]:
+    """Describe in sentences what the scores do not cover."""
     notes = []
-    if predictor.made_from(source):
+    if predictor.was_trained_on(source):
         notes.append(
-            "the model was made from these data; where it has learned from a picture, its answer "
-            "proves little"
+            "the model was trained on some of these images; its scores on new images will be lower"
         )
     for name, count in unknown.items():
-        what = f"{count} pictures of {name!r}, a class that the model does not know; "
-        hint = did_you_mean(name, predictor.classes)
-        notes.append(f"left out: {what}{hint}" if name else f"left out: {count} without a label")
-    missing = [name for i, name in enumerate(predictor.classes) if i not in set(labels.tolist())]
+        if name:
+            hint = did_you_mean(name, predictor.classes)
+            notes.append(f"left out: {count} images of {name!r}, not a class of the model; {hint}")
+        else:
+            notes.append(f"left out: {count} images without a label")
+    present = set(labels.tolist())
+    missing = [name for i, name in enumerate(predictor.classes) if i not in present]
     if missing:
-        notes.append(f"no picture of {_some(missing)}: the scores do not cover what it does there")
+        notes.append(f"no image of {_shorten(missing)}: the scores do not cover these classes")
     return notes
 
 
-def _some(names: Sequence[str]) -> str:
+def _shorten(names: Sequence[str]) -> str:
+    """Join the first 6 names, and say how many others there are."""
     more = f" and {len(names) - 6} more" if len(names) > 6 else ""
     return ", ".join(map(repr, names[:6])) + more

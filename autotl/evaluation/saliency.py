@@ -1,11 +1,11 @@
-"""Where a model looks: which parts of a picture speak for a class.
+"""Saliency maps: which regions of an image support a class.
 
-A window of the picture's mean colour is moved over it; where that makes the class less likely, it
-had its evidence (occlusion: Zeiler & Fergus 2014, arXiv:1311.2901). It asks nothing of an
-architecture, so it serves convolutions, transformers and heads of any kind alike. Integrated
-gradients were as good on pictures made up for it, but on photographs missed what is grey.
+A window of the image's mean colour is moved over the image. Where it makes the class less probable,
+the image supports the class (occlusion: Zeiler & Fergus 2014, arXiv:1311.2901). The method makes no
+assumption about the architecture, so it works alike for convolutions, transformers and any head.
+Integrated gradients were as good on synthetic images, but on photographs missed grey objects.
 
-Shapes: B pictures, S their side in pixels.
+Shapes: B images, S their side in pixels.
 """
 
 from __future__ import annotations
@@ -25,96 +25,102 @@ from autotl.errors import ArtifactError
 from autotl.models import Model
 
 WINDOW, STRIDE = 1 / 4, 1 / 8
-"""The window's side and its steps, as shares of the picture's: the model sees it some 50 times."""
+"""Side and step of the window, as fractions of the image's side: some 50 forward passes."""
 
-AT_ONCE = 32
-"""Pictures explained at once."""
+BATCH_SIZE = 32
+"""Number of images explained at once."""
 
 BLUR = 1 / 16
-"""The deviation of the blur, as a share of the side: the windows' edges mean nothing."""
+"""Standard deviation of the blur that hides the edges of the windows, as a fraction of the side."""
 
-HEAT = (255, 90, 0)
-QUALITY = 80
+HIGHLIGHT = (255, 90, 0)
+"""RGB colour of salient regions."""
+
+JPEG_QUALITY = 80
 
 
-def available() -> bool:
-    """Whether captum, which moves the window, is installed."""
+def is_available() -> bool:
+    """Whether captum, which computes the occlusions, is installed."""
     return find_spec("captum") is not None
 
 
-def saliency(
+def compute_saliency(
     network: Model, images: NDArray[np.uint8], classes: Sequence[int]
 ) -> NDArray[np.float32]:
-    """What in each picture speaks for a class.
+    """Compute for each image which regions support a class.
 
     Args:
-        network: A trained model, on any device. It is put into eval mode for the time.
+        network: A trained model, on any device. It is in eval mode during the call.
         images: ``uint8 [B, 3, S, S]``.
-        classes: Of each picture the class that is asked about, ``[B]``.
+        classes: For each image the index of the class to explain, ``[B]``.
 
     Returns:
-        ``float32 [B, S, S]``: 1 where a picture speaks most for its class, 0 where it says nothing
-        or speaks against it. All 0 if nothing in it speaks for the class.
+        ``float32 [B, S, S]``: 1 where an image supports its class most, 0 where it is neutral or
+        contradicts it; 0 everywhere if nothing in the image supports the class.
 
     Raises:
         ArtifactError: captum is not installed.
     """
-    if not available():
-        raise ArtifactError('explaining a model needs captum: pip install "autotl[explain]"')
+    if not is_available():
+        raise ArtifactError('saliency maps need captum: pip install "autotl[explain]"')
     from captum.attr import Occlusion
 
     device = network.mean.device
     side = images.shape[-1]
-    window, stride = (max(1, round(share * side)) for share in (WINDOW, STRIDE))
-    method = Occlusion(lambda pictures: network(pictures).float().log_softmax(1))
+    window, stride = (max(1, round(fraction * side)) for fraction in (WINDOW, STRIDE))
+    occlusion = Occlusion(lambda batch: network(batch).float().log_softmax(1))
     training = network.training
     network.eval()
-    found = []
+    maps = [torch.zeros(0, *images.shape[2:])]
     try:
         with torch.no_grad():
-            for start in range(0, len(images), AT_ONCE):
-                pictures = torch.from_numpy(images[start : start + AT_ONCE]).to(device).float()
-                asked = torch.tensor(classes[start : start + AT_ONCE], device=device)
-                lost = method.attribute(
-                    pictures,
+            for start in range(0, len(images), BATCH_SIZE):
+                batch = torch.from_numpy(images[start : start + BATCH_SIZE]).to(device).float()
+                attributions = occlusion.attribute(
+                    batch,
                     sliding_window_shapes=(3, window, window),
                     strides=(3, stride, stride),
-                    baselines=pictures.mean((2, 3), keepdim=True).expand_as(pictures),
-                    target=asked,
+                    baselines=batch.mean((2, 3), keepdim=True).expand_as(batch),
+                    target=torch.tensor(classes[start : start + BATCH_SIZE], device=device),
                 )
-                found.append(_smooth(lost.mean(1).float()).cpu())
+                maps.append(_blur(attributions.mean(1).float()).cpu())
     finally:
         network.train(training)
-    maps = torch.cat(found).clamp(min=0) if found else torch.zeros(0, *images.shape[2:])
-    result: NDArray[np.float32] = (maps / maps.amax((1, 2), keepdim=True).clamp(min=1e-12)).numpy()
-    return result
+    positive = torch.cat(maps).clamp(min=0)
+    normalized: NDArray[np.float32] = (
+        positive / positive.amax((1, 2), keepdim=True).clamp(min=1e-12)
+    ).numpy()
+    return normalized
 
 
-def _smooth(maps: Tensor) -> Tensor:
-    """``[B, S, S]`` blurred by a Gaussian."""
-    deviation = max(0.5, BLUR * maps.shape[-1])
-    reach = min(int(2 * deviation), maps.shape[-1] - 1)
-    at = torch.arange(-reach, reach + 1, device=maps.device)
-    weights = torch.exp(-(at**2) / (2 * deviation**2))
-    weights = (weights / weights.sum()).view(1, 1, 1, -1)
+def _blur(maps: Tensor) -> Tensor:
+    """Blur ``[B, S, S]`` with a Gaussian."""
+    std = max(0.5, BLUR * maps.shape[-1])
+    radius = min(int(2 * std), maps.shape[-1] - 1)
+    offsets = torch.arange(-radius, radius + 1, device=maps.device)
+    kernel = torch.exp(-(offsets**2) / (2 * std**2))
+    kernel = (kernel / kernel.sum()).view(1, 1, 1, -1)
     for _ in range(2):  # along each axis in turn
-        padded = functional.pad(maps[:, None], (reach, reach, 0, 0), mode="replicate")
-        maps = functional.conv2d(padded, weights)[:, 0].transpose(1, 2)
+        padded = functional.pad(maps[:, None], (radius, radius, 0, 0), mode="replicate")
+        maps = functional.conv2d(padded, kernel)[:, 0].transpose(1, 2)
     return maps
 
 
-def overlay(image: NDArray[np.uint8], saliency: NDArray[np.float32]) -> str:
-    """A picture with what matters in it shown in colour, as a JPEG ``data:`` URI.
+def draw_overlay(image: NDArray[np.uint8], saliency: NDArray[np.float32]) -> str:
+    """Draw a saliency map over the greyscale image.
 
     Args:
         image: ``uint8 [S, S, 3]``.
         saliency: ``[S, S]``, from 0 to 1.
+
+    Returns:
+        A JPEG as a data URI.
     """
     from PIL import Image
 
     grey = image.astype(np.float32).mean(2, keepdims=True)
-    heat = 0.75 * saliency[..., None]
-    mixed = (1 - heat) * grey + heat * np.array(HEAT, dtype=np.float32)
+    opacity = 0.75 * saliency[..., None]
+    mixed = (1 - opacity) * grey + opacity * np.array(HIGHLIGHT, dtype=np.float32)
     file = io.BytesIO()
-    Image.fromarray(mixed.round().astype(np.uint8)).save(file, "JPEG", quality=QUALITY)
+    Image.fromarray(mixed.round().astype(np.uint8)).save(file, "JPEG", quality=JPEG_QUALITY)
     return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()

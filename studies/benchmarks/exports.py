@@ -1,11 +1,11 @@
-"""Size and speed of a model's exports beside PyTorch, as a Markdown table.
+"""Compare size, speed and accuracy of a model's exports with PyTorch; prints a Markdown table.
 
 ::
 
     python studies/benchmarks/exports.py runs/digits/model --data sklearn:digits --threads 1
 
-Times are medians, of a picture, on the CPU. Differences and agreement are with PyTorch, on the
-pictures of the data; for int8, on those that did not set its ranges.
+Times are medians per image on the CPU. Difference, agreement and accuracy are relative to PyTorch,
+on the images of the data; for int8, on the images that did not calibrate it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -25,85 +24,91 @@ from numpy.typing import NDArray
 
 from autotl import models
 from autotl.artifact import export, model_folder
+from autotl.artifact.export import ExportResult
 from autotl.space import registry
 
-Answer = Callable[[NDArray[np.uint8]], object]
-BATCHES = (1, 32)
+RunFunction = Callable[[NDArray[np.uint8]], object]
+BATCH_SIZES = (1, 32)
+WARMUP_RUNS = 3
 
 
 def main() -> None:
     """Export, compare, time and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("model", type=Path, help="A model folder.")
-    parser.add_argument("--data", help="Labelled pictures; default those it was made from.")
-    parser.add_argument("--plugin", type=Path, action="append", default=[])
+    parser.add_argument("model", type=Path, help="Model folder.")
+    parser.add_argument("--data", help="Labelled images (default: the model's own data).")
+    parser.add_argument("--plugin", type=Path, action="append", default=[], help="Plugin file.")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--repeats", type=int, default=30)
-    asked = parser.parse_args()
-    torch.set_num_threads(asked.threads)
-    plugins = registry.load(asked.plugin)
-    predictor = model_folder.load(asked.model, plugins, models.device("cpu"))
-    source = asked.data or predictor.about["data"]["source"]
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    plugins = registry.load(options.plugin)
+    predictor = model_folder.load(options.model, plugins, models.select_device("cpu"))
+    source = options.data or predictor.config["data"]["source"]
     examples = plugins.dataset(source).call({"source": source}, {})
-    pictures, labels = export.pictures_of(predictor, examples, 2000, print)
+    images, labels = export.decode_examples(predictor, examples, 2000, print)
 
-    whole = export.Whole(predictor.network, predictor.temperature)
-    weights = (asked.model / "model.safetensors").stat().st_size
-    pytorch = timed(lambda p: whole(tensor(p)), pictures, asked.repeats)
-    rows: list[tuple[Any, ...]] = [("PyTorch", weights, pytorch, "", "", "")]
+    model = export.ExportableModel(predictor.network, predictor.temperature)
+    weight_bytes = (options.model / "model.safetensors").stat().st_size
+    times = measure_times(lambda batch: model(to_tensor(batch)), images, options.repeats)
+    rows = [("PyTorch", weight_bytes, times, ["", "", ""])]
     for to, suffix in export.SUFFIXES.items():
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / f"model{suffix}"
-            found = export.export(predictor, file, to, pictures, labels)
-            times = timed(answer(file, asked.threads), pictures, asked.repeats)
-        loss = found.loss or (float("nan"),) * 3
-        lost = f"{loss[0]:.4f} ({loss[1]:.4f} to {loss[2]:.4f})"
-        told = (f"{found.difference:.1g}", f"{found.agreement:.2%}", lost)
-        rows.append((to, found.bytes, times, *told))
+            result = export.export(predictor, file, to, images, labels)
+            times = measure_times(load(file, options.threads), images, options.repeats)
+        rows.append((to, result.num_bytes, times, comparison_cells(result)))
 
-    size = predictor.network.expects.size
-    print(f"{next(iter(predictor.about['backbone']))} at {size} px, ", end="")
-    print(f"{len(pictures)} pictures of {source}, {asked.threads} threads, ", end="")
+    size = predictor.network.input_spec.size
+    print(f"{next(iter(predictor.config['backbone']))} at {size} px, ", end="")
+    print(f"{len(images)} images of {source}, {options.threads} threads, ", end="")
     print(f"torch {torch.__version__}, onnxruntime {onnxruntime.__version__}\n")
-    print("| format | MB | ms, batch 1 | ms a picture, batch 32 ", end="")
-    print("| largest difference | same answer | accuracy lost, 95 % interval |")
+    print("| format | MB | ms, batch 1 | ms per image, batch 32 ", end="")
+    print("| largest difference | agreement | accuracy loss, 95 % interval |")
     print("|---|---|---|---|---|---|---|")
-    for name, taken, times, *compared in rows:
-        cells = [name, f"{taken / 1e6:.1f}", *(f"{t:.2f}" for t in times), *compared]
+    for name, num_bytes, times, comparison in rows:
+        cells = [name, f"{num_bytes / 1e6:.1f}", *(f"{t:.2f}" for t in times), *comparison]
         print(f"| {' | '.join(cells)} |")
 
 
-def answer(file: Path, threads: int) -> Answer:
-    """What runs an exported file."""
-    if file.suffix == ".pt2":  # our own, written just now: loading one unpickles it
+def comparison_cells(result: ExportResult) -> list[str]:
+    """Format largest difference, agreement and accuracy loss."""
+    loss, low, high = result.accuracy_loss or (float("nan"),) * 3
+    interval = f"{loss:.4f} ({low:.4f} to {high:.4f})"
+    return [f"{result.max_difference:.1g}", f"{result.agreement:.2%}", interval]
+
+
+def load(file: Path, threads: int) -> RunFunction:
+    """Load an exported file as a function of images ``[B, S, S, 3]``."""
+    if file.suffix == ".pt2":  # loading unpickles; this file was written by this process
         module = torch.export.load(file).module()
-        return lambda pictures: module(tensor(pictures))
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(file.read_bytes(), options)
-    return lambda pictures: session.run(
-        None, {"images": np.ascontiguousarray(pictures.transpose(0, 3, 1, 2))}
+        return lambda images: module(to_tensor(images))
+    session_options = onnxruntime.SessionOptions()
+    session_options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(file.read_bytes(), session_options)
+    return lambda images: session.run(
+        None, {"images": np.ascontiguousarray(images.transpose(0, 3, 1, 2))}
     )
 
 
-def tensor(pictures: NDArray[np.uint8]) -> torch.Tensor:
-    """``uint8 [B, S, S, 3]`` to ``[B, 3, S, S]``."""
-    return torch.from_numpy(pictures).permute(0, 3, 1, 2)
+def to_tensor(images: NDArray[np.uint8]) -> torch.Tensor:
+    """Convert ``uint8 [B, S, S, 3]`` to a tensor ``[B, 3, S, S]``."""
+    return torch.from_numpy(images).permute(0, 3, 1, 2)
 
 
-def timed(work: Answer, pictures: NDArray[np.uint8], repeats: int) -> list[float]:
-    """Milliseconds of a picture in batches of each of ``BATCHES``."""
-    found = []
-    for size in BATCHES:
-        batch = np.resize(pictures, (size, *pictures.shape[1:]))
+def measure_times(run: RunFunction, images: NDArray[np.uint8], repeats: int) -> list[float]:
+    """Measure the median milliseconds per image for each of ``BATCH_SIZES``."""
+    medians = []
+    for size in BATCH_SIZES:
+        batch = np.resize(images, (size, *images.shape[1:]))
         times = []
         with torch.inference_mode():
-            for _ in range(3 + repeats):
-                began = time.perf_counter()
-                work(batch)
-                times.append(time.perf_counter() - began)
-        found.append(1000 * median(times[3:]) / size)
-    return found
+            for _ in range(WARMUP_RUNS + repeats):
+                start = time.perf_counter()
+                run(batch)
+                times.append(time.perf_counter() - start)
+        medians.append(1000 * median(times[WARMUP_RUNS:]) / size)
+    return medians
 
 
 if __name__ == "__main__":

@@ -1,19 +1,21 @@
-"""The model folder: written whole, read safely, predicting what was trained."""
+"""The model folder: written completely or not at all, read safely, with the same predictions."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from images import TINY, photos
+from images import TINY, write_images
 
 from autotl import data, models
 from autotl.artifact import model_folder
-from autotl.errors import ArtifactError, StoreError
+from autotl.artifact.model_folder import Predictor
+from autotl.errors import ArtifactError, DataError, StoreError
 from autotl.models import Device, Model
 from autotl.space import registry, space
 from autotl.space.registry import Registry
@@ -22,196 +24,223 @@ from autotl.space.space import Config
 CPU = Device(torch.device("cpu"), None)
 
 
-@pytest.fixture
-def plugins(tmp_path: Path) -> Registry:
-    (tmp_path / "tiny.py").write_text(TINY)
-    return registry.load([tmp_path / "tiny.py"])
+@pytest.fixture(scope="module")
+def plugins(tmp_path_factory: pytest.TempPathFactory) -> Registry:
+    file = tmp_path_factory.mktemp("plugins") / "tiny.py"
+    file.write_text(TINY)
+    return registry.load([file])
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def config(plugins: Registry) -> Config:
-    heads = {"mlp": {"depth": 2, "width": 64, "second": 96, "dropout": 0.2}}
+    heads = {"mlp": {"depth": 2, "width": 64, "second_width": 96, "dropout": 0.2}}
     return space.from_json(
         {"backbone": {"tiny": {}}, "head": heads}, plugins, kinds=("backbone", "head")
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def network(config: Config) -> Model:
     return models.build_model(config, 3, 40, CPU, seed=5).eval()
 
 
-def save(folder: Path, network: Model, config: Config) -> None:
-    model_folder.save(folder, network, config, ["a", "b", "ü"], {"versions": {}}, "# Card\n")
+def save(folder: Path, network: Model, config: Config, **facts: Any) -> None:
+    facts = {"versions": {}, **facts}
+    model_folder.save(folder, network, config, ["a", "b", "ü"], facts, "# Card\n")
 
 
-def test_what_is_loaded_predicts_what_was_saved(
-    tmp_path: Path, plugins: Registry, config: Config, network: Model
-) -> None:
-    save(tmp_path / "model", network, config)
-    loaded = model_folder.load(tmp_path / "model", plugins, CPU)
-    pictures = np.random.default_rng(0).integers(0, 255, (5, 40, 40, 3), dtype=np.uint8)
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory, network: Model, config: Config) -> Path:
+    """A model folder that no test changes."""
+    folder = tmp_path_factory.mktemp("saved") / "model"
+    save(folder, network, config)
+    return folder
+
+
+@pytest.fixture
+def folder(saved: Path, tmp_path: Path) -> Path:
+    """A model folder for one test."""
+    return Path(shutil.copytree(saved, tmp_path / "model"))
+
+
+@pytest.fixture
+def loaded(saved: Path, plugins: Registry) -> Predictor:
+    return model_folder.load(saved, plugins, CPU)
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 255, (5, 40, 40, 3), dtype=np.uint8)
+
+
+def compute_logits(network: Model, images: np.ndarray) -> torch.Tensor:
     with torch.inference_mode():
-        expected = network(torch.from_numpy(pictures).permute(0, 3, 1, 2)).softmax(1).numpy()
+        return network(torch.from_numpy(images).permute(0, 3, 1, 2))
+
+
+def test_a_loaded_model_predicts_as_the_saved_one(
+    loaded: Predictor, network: Model, images: np.ndarray
+) -> None:
+    expected = compute_logits(network, images).softmax(1).numpy()
     assert loaded.classes == ("a", "b", "ü")
-    assert loaded.network.expects == network.expects
-    np.testing.assert_array_equal(loaded.probabilities(pictures), expected)
+    assert loaded.network.input_spec == network.input_spec
+    np.testing.assert_array_equal(loaded.predict_proba(images), expected)
 
 
-def test_pictures_are_prepared_as_in_training(
-    tmp_path: Path, plugins: Registry, config: Config, network: Model
-) -> None:
-    save(tmp_path / "model", network, config)
-    photos(tmp_path / "photos", count=2)
-    files = sorted((tmp_path / "photos").rglob("*.png"))
-    loaded = model_folder.load(tmp_path / "model", plugins, CPU)
+def test_files_are_preprocessed_as_in_training(loaded: Predictor, tmp_path: Path) -> None:
+    files = sorted(write_images(tmp_path / "photos", count=2).rglob("*.png"))
     images = np.stack([data.decode(f, 40, "bicubic") for f in files])
-    rows = [list(answer.values()) for answer in loaded.predict(files)]
-    np.testing.assert_allclose(rows, loaded.probabilities(images), rtol=1e-6)
+    rows = [list(prediction.values()) for prediction in loaded.predict(files)]
+    np.testing.assert_allclose(rows, loaded.predict_proba(images), rtol=1e-6)
+    with pytest.raises(DataError, match=r"missing\.png: the file is missing"):
+        loaded.predict([*files, tmp_path / "missing.png"])
 
 
-def test_a_temperature_cools_the_logits(
-    tmp_path: Path, plugins: Registry, config: Config, network: Model
+def test_logits_are_divided_by_the_temperature(
+    tmp_path: Path, plugins: Registry, config: Config, network: Model, images: np.ndarray
 ) -> None:
-    facts = {"temperature": 2.5}
-    model_folder.save(tmp_path / "model", network, config, ["a", "b", "c"], facts)
+    save(tmp_path / "model", network, config, temperature=2.5)
     loaded = model_folder.load(tmp_path / "model", plugins, CPU)
-    pictures = np.random.default_rng(0).integers(0, 255, (5, 40, 40, 3), dtype=np.uint8)
-    with torch.inference_mode():
-        logits = network(torch.from_numpy(pictures).permute(0, 3, 1, 2))
-    np.testing.assert_allclose(
-        loaded.probabilities(pictures), (logits / 2.5).softmax(1).numpy(), rtol=1e-5
-    )
+    expected = (compute_logits(network, images) / 2.5).softmax(1).numpy()
+    np.testing.assert_allclose(loaded.predict_proba(images), expected, rtol=1e-5)
 
 
-def test_many_pictures_come_in_order_without_the_broken_ones(
-    tmp_path: Path, plugins: Registry, config: Config, network: Model
-) -> None:
-    save(tmp_path / "model", network, config)
-    loaded = model_folder.load(tmp_path / "model", plugins, CPU)
+def test_a_model_folder_without_a_temperature_is_not_calibrated(loaded: Predictor) -> None:
+    assert "temperature" not in loaded.config
+    assert loaded.temperature == 1.0
+
+
+def test_a_stream_yields_the_readable_images_in_order(loaded: Predictor, tmp_path: Path) -> None:
     random = np.random.default_rng(0)
-    pictures: list[Any] = [random.integers(0, 255, (9, 7, 3), dtype=np.uint8) for _ in range(70)]
-    expected = loaded.probabilities(np.stack([data.decode(p, 40, "bicubic") for p in pictures]))
-    pictures[3] = tmp_path / "none.png"
-    pictures[40] = np.zeros((9, 7, 4), dtype=np.uint8)
-    broken: dict[int, str] = {}
-    rows = dict(loaded.stream(pictures, broken.__setitem__))
+    images: list[Any] = [random.integers(0, 255, (9, 7, 3), dtype=np.uint8) for _ in range(70)]
+    expected = loaded.predict_proba(np.stack([data.decode(i, 40, "bicubic") for i in images]))
+    images[3] = tmp_path / "none.png"
+    images[40] = np.zeros((9, 7, 4), dtype=np.uint8)
+    unreadable: dict[int, str] = {}
+    rows = dict(loaded.stream(images, unreadable.__setitem__))
     assert list(rows) == [i for i in range(70) if i not in (3, 40)]
     np.testing.assert_allclose(np.stack(list(rows.values())), expected[list(rows)], rtol=1e-4)
-    assert "none.png: the file is missing" in broken[3]
-    assert "[9, 7, 4]" in broken[40]
-    assert list(loaded.stream([], broken.__setitem__)) == []
+    assert list(unreadable) == [3, 40]
+    assert "none.png: the file is missing" in unreadable[3]
+    assert "[9, 7, 4]" in unreadable[40]
+    assert list(loaded.stream([], unreadable.__setitem__)) == []
 
 
-def test_a_picture_too_large_for_the_device_is_an_error_that_says_what_to_do(
-    tmp_path: Path,
-    plugins: Registry,
-    config: Config,
-    network: Model,
-    monkeypatch: pytest.MonkeyPatch,
+def test_an_image_that_does_not_fit_into_memory_is_an_error_with_a_solution(
+    loaded: Predictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save(tmp_path / "model", network, config)
-    loaded = model_folder.load(tmp_path / "model", plugins, CPU)
-
-    def full(images: torch.Tensor) -> torch.Tensor:
+    def run_out_of_memory(images: torch.Tensor) -> torch.Tensor:
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr(loaded.network, "forward", full)
+    monkeypatch.setattr(loaded.network, "forward", run_out_of_memory)
     with pytest.raises(ArtifactError, match="--device cpu"):
-        loaded.probabilities(np.zeros((2, 40, 40, 3), dtype=np.uint8))
+        loaded.predict_proba(np.zeros((2, 40, 40, 3), dtype=np.uint8))
 
 
-def test_others_may_read_the_weights(tmp_path: Path, config: Config, network: Model) -> None:
-    save(tmp_path / "model", network, config)
-    modes = {p.name: p.stat().st_mode for p in (tmp_path / "model").iterdir()}
+def test_a_model_knows_its_own_data_by_their_path(
+    network: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = {"data": {"source": str(tmp_path / "photos")}}
+    predictor = Predictor(network, ["a", "b", "c"], CPU, config=config)
+    assert predictor.was_trained_on("photos")
+    assert not predictor.was_trained_on("other")
+    assert not Predictor(network, ["a", "b", "c"], CPU).was_trained_on(".")
+
+
+def test_the_weights_have_the_same_permissions_as_the_other_files(saved: Path) -> None:
+    modes = {file.name: file.stat().st_mode for file in saved.iterdir()}
     assert modes["model.safetensors"] == modes["config.json"]
 
 
-def test_a_wrong_path_is_answered_with_the_near_one(
-    tmp_path: Path, plugins: Registry, config: Config, network: Model
-) -> None:
-    save(tmp_path / "model", network, config)
-    for given in (tmp_path, tmp_path / "model" / "model.safetensors"):
-        with pytest.raises(ArtifactError, match=f"did you mean {tmp_path / 'model'}\\?"):
-            model_folder.load(given, plugins)
+def test_a_wrong_path_is_an_error_that_names_a_near_one(folder: Path, plugins: Registry) -> None:
+    for wrong in (folder.parent, folder / "model.safetensors"):
+        with pytest.raises(ArtifactError, match=f"did you mean {folder}\\?"):
+            model_folder.load(wrong, plugins)
     with pytest.raises(ArtifactError, match=r"did you mean 'model'\?"):
-        model_folder.load(tmp_path / "modle", plugins)
+        model_folder.load(folder.parent / "modle", plugins)
 
 
-def test_a_folder_of_before_there_was_a_temperature_still_loads(
-    tmp_path: Path, plugins: Registry, config: Config, network: Model
-) -> None:
-    save(tmp_path / "model", network, config)
-    file = tmp_path / "model" / "config.json"
-    about = json.loads(file.read_text())
-    del about["plain"]
-    file.write_text(json.dumps(about))
-    assert model_folder.load(tmp_path / "model", plugins, CPU).temperature == 1.0
+def test_a_folder_without_standalone_code_can_be_loaded(folder: Path, plugins: Registry) -> None:
+    file = folder / "config.json"
+    content = json.loads(file.read_text())
+    del content["standalone_code"]
+    file.write_text(json.dumps(content))
+    assert model_folder.load(folder, plugins, CPU).temperature == 1.0
 
 
-def test_training_in_bfloat16_is_read_in_float32(
+def test_a_model_trained_in_bfloat16_predicts_in_float32(
     tmp_path: Path, plugins: Registry, config: Config
 ) -> None:
-    network = models.build_model(config, 3, 40, models.device("cpu", "bfloat16"))
+    network = models.build_model(config, 3, 40, models.select_device("cpu", "bfloat16"))
     save(tmp_path / "model", network, config)
-    assert model_folder.load(tmp_path / "model", plugins).where.autocast is None
+    assert model_folder.load(tmp_path / "model", plugins).device.autocast is None
 
 
-def test_an_older_model_is_replaced_whole(
-    tmp_path: Path, plugins: Registry, config: Config, network: Model
+def test_an_older_model_is_replaced_completely(
+    folder: Path, config: Config, network: Model
 ) -> None:
-    save(tmp_path / "model", network, config)
-    (tmp_path / "model" / "stray").write_text("")
-    save(tmp_path / "model", network, config)
-    assert sorted(p.name for p in (tmp_path / "model").iterdir()) == [
+    (folder / "stray").write_text("")
+    save(folder, network, config)
+    assert sorted(file.name for file in folder.iterdir()) == [
         "README.md", "config.json", "model.safetensors",
     ]  # fmt: skip
-    assert [p.name for p in tmp_path.iterdir() if "unfinished" in p.name] == []
+    assert [p.name for p in folder.parent.iterdir() if "unfinished" in p.name] == []
 
 
-def test_a_folder_that_cannot_be_written(tmp_path: Path, config: Config, network: Model) -> None:
+def test_a_folder_that_cannot_be_written_is_an_error_with_a_solution(
+    tmp_path: Path, config: Config, network: Model
+) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="--out"):
         save(tmp_path / "file" / "model", network, config)
 
 
-def test_damage_is_named(tmp_path: Path, plugins: Registry, config: Config, network: Model) -> None:
-    folder = tmp_path / "model"
+def test_missing_or_damaged_weights_are_named(
+    folder: Path, plugins: Registry, tmp_path: Path
+) -> None:
     with pytest.raises(ArtifactError, match="there is no model folder"):
-        model_folder.load(folder, plugins)
-    save(folder, network, config)
-    about = json.loads((folder / "config.json").read_text())
-    tensors = (folder / "model.safetensors").read_bytes()
-
-    (folder / "model.safetensors").write_bytes(tensors[: len(tensors) // 2])
+        model_folder.load(tmp_path / "missing", plugins)
+    weights = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(weights[: len(weights) // 2])
     with pytest.raises(ArtifactError, match="is damaged"):
         model_folder.load(folder, plugins)
     (folder / "model.safetensors").unlink()
     with pytest.raises(ArtifactError, match=r"model.safetensors cannot be read"):
         model_folder.load(folder, plugins)
-    (folder / "model.safetensors").write_bytes(tensors)
 
+
+def test_a_missing_plugin_file_is_named(saved: Path) -> None:
     with pytest.raises(ArtifactError, match=r"made with plugins from file tiny\.py"):
-        model_folder.load(folder, registry.load())
-    for change, says in (
+        model_folder.load(saved, registry.load())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
         ({"schema": 2}, "another version"),
         ({"input": None}, "config.json has no 'input'"),
-        ({"input": {"mean": [0, 0, 0]}}, "the 'input' of config.json"),
-        ({"classes": ["a", "b"]}, "does not fit"),
+        ({"input": {"mean": [0, 0, 0]}}, "an incomplete 'input'"),
+        ({"classes": ["a", "b"]}, "do not fit"),
         ({"head": {"mlp": {"depth": 3.5, "nothing": 1}}}, "no keyword 'nothing'"),
-    ):
-        (folder / "config.json").write_text(json.dumps({**about, **change}))
-        with pytest.raises(ArtifactError, match=says):
-            model_folder.load(folder, plugins)
+    ],
+)
+def test_a_damaged_config_is_named(
+    folder: Path, plugins: Registry, change: dict[str, Any], message: str
+) -> None:
+    content = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**content, **change}))
+    with pytest.raises(ArtifactError, match=message):
+        model_folder.load(folder, plugins)
+
+
+def test_a_config_that_is_not_json_is_damage(folder: Path, plugins: Registry) -> None:
     (folder / "config.json").write_text("{")
     with pytest.raises(ArtifactError, match="is damaged"):
         model_folder.load(folder, plugins)
 
 
-def test_no_pickle_is_read(
-    tmp_path: Path, plugins: Registry, config: Config, network: Model
-) -> None:
-    save(tmp_path / "model", network, config)
-    torch.save(network.state_dict(), tmp_path / "model" / "model.safetensors")
+def test_pickled_weights_are_not_read(folder: Path, plugins: Registry, network: Model) -> None:
+    torch.save(network.state_dict(), folder / "model.safetensors")
     with pytest.raises(ArtifactError, match="is damaged"):
-        model_folder.load(tmp_path / "model", plugins)
+        model_folder.load(folder, plugins)
