@@ -1,10 +1,11 @@
-"""Heads trained side by side: each exactly as it would be alone."""
+"""Heads that are trained side by side: each exactly as it would be alone."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import toy
@@ -12,6 +13,7 @@ from torch import nn
 
 from autotl import freeze, head
 from autotl.errors import Diverged, OutOfTime
+from autotl.frozen import FeatureCache
 from autotl.models import Model
 from autotl.space.space import Config
 from autotl.training import (
@@ -49,58 +51,60 @@ def explodes(features: int, classes: int) -> nn.Module:
 
 
 @head
-def spoils(features: int, classes: int) -> nn.Module:
-    """Works in place on what it is fed."""
+def works_in_place(features: int, classes: int) -> nn.Module:
+    """Works in place on its input."""
 
-    class Spoils(nn.Linear):
+    class InPlace(nn.Linear):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return super().forward(x.mul_(0.0))
 
-    return Spoils(features, classes)
+    return InPlace(features, classes)
 
 
 @head
 def unbuildable(features: int, classes: int) -> nn.Module:
-    """Fails to be made."""
+    """Fails when it is built."""
     raise ValueError("no such head")
 
 
 @head
 def diverges(features: int, classes: int) -> nn.Module:
-    """Loses its numbers."""
+    """Gives NaN."""
     layer = nn.Linear(features, classes)
     nn.init.constant_(layer.weight, math.nan)
     return layer
 
 
 @freeze
-def thaws(model: Model, epochs: int, *, lr: float = 1e-3) -> Any:
-    """All of the backbone in the last epoch."""
+def unfreezes_last(model: Model, epochs: int, *, lr: float = 1e-3) -> Any:
+    """Trains the backbone in the last epoch only."""
     for epoch in range(epochs):
-        learning = model if epoch == epochs - 1 else model.head
-        yield [{"params": list(learning.parameters()), "lr": lr}]
+        trained = model if epoch == epochs - 1 else model.head
+        yield [{"params": list(trained.parameters()), "lr": lr}]
 
 
-def run(configs: list[Config], **changes: Any) -> list[list[ProbeEpoch | Exception | None]]:
+def train_all(configs: list[Config], **changes: Any) -> list[list[ProbeEpoch | Exception | None]]:
     network = toy.model(**HEADS[0])
     return list(train_probes(network, configs, toy.task(3, **changes)))
 
 
-def states(model: Model) -> dict[str, torch.Tensor]:
+def head_state(model: Model) -> dict[str, torch.Tensor]:
     return dict(model.head.state_dict())
 
 
 @pytest.mark.parametrize("ema", [0.0, 0.9])
-def test_each_is_trained_as_if_it_were_alone(ema: float) -> None:
-    together = run(CONFIGS, ema=ema)
-    assert len(together) == 3
+def test_each_head_is_trained_as_if_it_were_alone(ema: float) -> None:
+    side_by_side = train_all(CONFIGS, ema=ema)
+    assert len(side_by_side) == 3
     for i, chosen in enumerate(HEADS):
         network = toy.model(**chosen)
         alone = list(fine_tune(network, CONFIGS[i], toy.task(3, ema=ema)))
-        solved = chosen.get("head") == "logistic_regression"
-        beside = [epoch[i] for epoch in together if not (solved and epoch is not together[0])]
-        assert solved == (together[1][i] is None)  # more epochs would change nothing
-        for one, other in zip(alone[: len(beside)], beside, strict=True):
+        fitted = chosen.get("head") == "logistic_regression"
+        result_epochs = [
+            epoch[i] for epoch in side_by_side if not (fitted and epoch is not side_by_side[0])
+        ]
+        assert fitted == (side_by_side[1][i] is None)  # more epochs would change nothing
+        for one, other in zip(alone[: len(result_epochs)], result_epochs, strict=True):
             assert isinstance(other, ProbeEpoch)
             assert (one.number, one.loss, one.score, one.trained_parameters) == (
                 other.epoch.number,
@@ -108,13 +112,14 @@ def test_each_is_trained_as_if_it_were_alone(ema: float) -> None:
                 other.epoch.score,
                 other.epoch.trained_parameters,
             )
-        assert isinstance(beside[-1], ProbeEpoch)
-        assert beside[-1].last
-        trained = states(beside[-1].model)
-        assert all(torch.equal(trained[k], v) for k, v in states(network).items())
+            assert np.array_equal(one.probabilities, other.epoch.probabilities)
+        assert isinstance(result_epochs[-1], ProbeEpoch)
+        assert result_epochs[-1].last
+        trained = head_state(result_epochs[-1].model)
+        assert all(torch.equal(trained[k], v) for k, v in head_state(network).items())
 
 
-def test_what_the_backbone_makes_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_activations_of_the_backbone_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     count = 0
     forward = toy.Backbone.forward
 
@@ -124,23 +129,36 @@ def test_what_the_backbone_makes_is_computed_once(monkeypatch: pytest.MonkeyPatc
         return forward(self, images)
 
     monkeypatch.setattr(toy.Backbone, "forward", counted)
-    run(CONFIGS[:1])
+    train_all(CONFIGS[:1])
     alone, count = count, 0
-    run(CONFIGS)
+    train_all(CONFIGS)
     assert count == alone
 
 
-def test_one_that_fails_leaves_the_others_as_they_are() -> None:
-    broken = [toy.config(head=h) for h in (explodes, unbuildable, diverges, spoils)]
-    found = run([CONFIGS[0], *broken, CONFIGS[2]])
-    clean = run([CONFIGS[0], CONFIGS[2]])
-    for epoch, expected in zip(found, clean, strict=True):
+def test_without_a_cache_a_head_is_trained_as_if_it_were_alone() -> None:
+    chosen = {"head": ("linear", {"dropout": 0.5}), "augment": "flip_crop"}
+    results = train_probes(
+        toy.model(**chosen), [toy.config(**chosen)], toy.task(3, cache=FeatureCache(0, memory=0))
+    )
+    alone = fine_tune(
+        toy.model(**chosen), toy.config(**chosen), toy.task(3, cache=FeatureCache(0, memory=0))
+    )
+    for [result], epoch in zip(results, alone, strict=True):
+        assert isinstance(result, ProbeEpoch)
+        assert (result.epoch.loss, result.epoch.score) == (epoch.loss, epoch.score)
+
+
+def test_a_head_that_fails_does_not_change_the_others() -> None:
+    broken = [toy.config(head=h) for h in (explodes, unbuildable, diverges, works_in_place)]
+    results = train_all([CONFIGS[0], *broken, CONFIGS[2]])
+    clean = train_all([CONFIGS[0], CONFIGS[2]])
+    for epoch, expected in zip(results, clean, strict=True):
         for i, j in ((0, 0), (5, 1)):
             one, other = epoch[i], expected[j]
             assert isinstance(one, ProbeEpoch)
             assert isinstance(other, ProbeEpoch)
             assert (one.epoch.loss, one.epoch.score) == (other.epoch.loss, other.epoch.score)
-    first, second, third = found
+    first, second, third = results
     assert isinstance(first[1], ProbeEpoch)
     assert str(second[1]) == "boom"
     assert third[1] is None
@@ -149,46 +167,48 @@ def test_one_that_fails_leaves_the_others_as_they_are() -> None:
     assert second[2] is second[3] is third[2] is None
 
 
-def test_heads_that_are_solved_for_have_one_epoch() -> None:
-    solved = toy.config(head="logistic_regression")
+def test_fitted_heads_have_one_epoch() -> None:
+    fitted = toy.config(head="logistic_regression")
     network = toy.model(head="logistic_regression")
-    [[one, other]] = list(train_probes(network, [solved, toy.config(head="lda")], toy.task(3)))
+    [[one, other]] = list(train_probes(network, [fitted, toy.config(head="lda")], toy.task(3)))
     assert isinstance(one, ProbeEpoch)
     assert isinstance(other, ProbeEpoch)
     assert one.last
     assert other.last
-    # one that is solved for does not keep another from seeing augmented pictures
+    # A fitted head first does not keep another from being trained on augmented images.
     chosen = {"head": ("linear", {"dropout": 0.0}), "augment": "flip_crop"}
     network = toy.model(head="logistic_regression")
     configs = [toy.config(head="logistic_regression", augment="flip_crop"), toy.config(**chosen)]
-    beside = [epoch[1] for epoch in train_probes(network, configs, toy.task(3))]
+    result_epochs = [epoch[1] for epoch in train_probes(network, configs, toy.task(3))]
     alone = list(fine_tune(toy.model(**chosen), configs[1], toy.task(3)))
-    assert [e.epoch.loss for e in beside if isinstance(e, ProbeEpoch)] == [e.loss for e in alone]
+    assert [e.epoch.loss for e in result_epochs if isinstance(e, ProbeEpoch)] == [
+        e.loss for e in alone
+    ]
 
 
-def test_an_error_of_the_first_before_its_first_step_is_everybodys() -> None:
+def test_an_error_of_the_first_configuration_before_its_first_step_is_raised() -> None:
     @freeze
     def refuses(model: Model) -> Any:
-        """Does not want to."""
+        """Refuses every model."""
         raise ValueError("no")
 
     with pytest.raises(ValueError, match="no"):
-        run([toy.config(freeze=refuses), CONFIGS[1]])
+        train_all([toy.config(freeze=refuses), CONFIGS[1]])
 
 
-def test_the_deadline_is_everybodys() -> None:
+def test_a_passed_deadline_ends_all_heads() -> None:
     with pytest.raises(OutOfTime):
-        run(CONFIGS, deadline=0.0)
+        train_all(CONFIGS, deadline=0.0)
 
 
-def test_the_features_are_the_backbones() -> None:
+def test_backbone_features_are_those_without_augmentation() -> None:
     network, task = toy.model(), toy.task(1)
     images = torch.cat([images for images, _ in task.train])
-    found = extract_backbone_features(network, toy.config(augment="flip_crop"), task)
-    assert found.shape == (36, network.backbone.num_features)
+    results = extract_backbone_features(network, toy.config(augment="flip_crop"), task)
+    assert results.shape == (36, network.backbone.num_features)
     with torch.no_grad():
         expected = network.eval().features(images)
-    assert torch.allclose(torch.from_numpy(found), expected, atol=1e-5)
+    assert torch.allclose(torch.from_numpy(results), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -197,12 +217,12 @@ def test_the_features_are_the_backbones() -> None:
         ("linear_probe", True),
         ("full", False),
         ("last_blocks", False),
-        (thaws, False),
-        ("lora", False),  # what it trains is not there before it is asked
+        (unfreezes_last, False),
+        ("lora", False),  # it adds what it trains when it runs
         ("lp_ft", False),
     ],
 )
-def test_what_stays_frozen(strategy: Any, frozen: bool) -> None:
+def test_whether_a_strategy_keeps_the_backbone_frozen(strategy: Any, frozen: bool) -> None:
     network = toy.model()
     before = {name: p.requires_grad for name, p in network.named_parameters()}
     assert keeps_backbone_frozen(network, toy.config(freeze=strategy), 3) == frozen

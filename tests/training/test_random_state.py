@@ -65,12 +65,12 @@ def draw(device: torch.device) -> tuple[float, ...]:
 
 def host_state() -> tuple[Any, ...]:
     """The states of all global generators, and the cuDNN flags, to be compared with ``==``."""
-    kind, keys, *rest = np.random.get_state()
+    numpy: Any = np.random.get_state()
     cudnn = torch.backends.cudnn
     return (
         torch.get_rng_state().tolist(),
         [state.tolist() for state in torch.cuda.get_rng_state_all()],
-        (kind, keys.tolist(), *rest),  # type: ignore[union-attr]
+        (numpy[1].tolist(), *numpy[2:]),
         random.getstate(),
         (cudnn.enabled, cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32),
     )

@@ -1,0 +1,148 @@
+"""Measured cost: what is measured, how often, and what follows from it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from toy import CPU, config, model, task
+from training_helpers import TOP, changed_names, copy_state, count_images
+
+from autotl import training
+from autotl.frozen import FeatureCache
+from autotl.models import Device
+from autotl.training import Cost, fine_tune, measure_cost
+
+
+def make_cost(view: float, epoch: float, setup: float = 0.0, fraction: float = 1.0) -> Cost:
+    return Cost(
+        view_seconds=view,
+        epoch_seconds=epoch,
+        setup_seconds=setup,
+        backbone_epoch_fraction=fraction,
+        prediction_seconds=0.0,
+    )
+
+
+@pytest.mark.parametrize("chosen", ["linear_probe", TOP, "full", "lp_ft"])
+def test_measuring_does_not_change_the_model(chosen: Any) -> None:
+    network = model()
+    before = copy_state(network)
+    run = task(4, data_id="squares")
+    cost = measure_cost(network, config(freeze=chosen), run)
+    assert not changed_names(before, network)
+    assert all(p.grad is None for p in network.parameters())
+    assert cost.epoch_seconds > 0
+    assert (cost.view_seconds > 0) == (chosen in ("linear_probe", TOP))
+    seconds = [cost.training_seconds(epochs) for epochs in (1, 2, 4, 8, 16)]
+    assert seconds == sorted(set(seconds))
+    assert run.cache.usage().entries == 0
+
+
+def test_each_kind_of_training_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def measure(chosen: Any) -> Cost:
+        run = task(4, data_id="squares", measured_costs=measured)
+        return measure_cost(model(), config(freeze=chosen), run)
+
+    measured: dict[str, Any] = {}
+    first = measure(("full", {"lr": 1e-3}))
+    measured = json.loads(json.dumps(measured))  # as a study stores them
+    timed: list[Any] = []
+    time = training.cost._time
+    monkeypatch.setattr(training.cost, "_time", lambda *args: (timed.append(1), time(*args))[1])
+    second = measure(("layer_decay", {"lr": 1e-4}))  # the same parameters are trainable
+    assert len(timed) == 1  # the augmentation alone, which may be another
+    assert (second.forward_seconds, second.backward_seconds, second.prediction_seconds) == (
+        first.forward_seconds,
+        first.backward_seconds,
+        first.prediction_seconds,
+    )
+    assert measure("linear_probe").forward_seconds != first.forward_seconds
+    assert len(timed) > 2
+
+
+def test_the_faster_type_is_chosen_once_for_a_backbone(monkeypatch: pytest.MonkeyPatch) -> None:
+    autocast_is_slow = True
+    timed: list[bool] = []
+    time_steps = training.cost._time_steps
+
+    def time_with_known_steps(trial: Any, config: Any, task: Any, autocast: bool) -> Any:
+        timed.append(autocast)
+        timing = time_steps(trial, config, task, autocast)
+        return replace(timing, prefix=0.0, step=1.0 + autocast * autocast_is_slow)
+
+    monkeypatch.setattr(training.cost, "_time_steps", time_with_known_steps)
+    device = Device(CPU.torch_device, torch.bfloat16)
+    run = task(2, device=device)
+    settings = [measure_cost(model(), config(freeze=f), run).compute for f in ("full", TOP)]
+    assert [s.autocast for s in settings] == [False, False]
+    assert timed == [True, False, False]
+    assert settings[0].apply_to(device).autocast is None
+    autocast_is_slow = False
+    full = config(freeze="full")
+    assert not measure_cost(model(), full, run).compute.autocast  # as it was measured
+    assert measure_cost(model(), full, task(2, device=device)).compute.autocast
+    assert measure_cost(model(), full, task(2)).compute.apply_to(CPU) == CPU
+
+
+@pytest.mark.parametrize(("seconds", "cached"), [(0.0, True), (1e3, False)])
+def test_activations_that_are_slower_to_read_than_to_compute_are_not_cached(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, cached: bool
+) -> None:
+    monkeypatch.setattr(FeatureCache, "seconds_to_read", lambda *_: seconds)
+    run = task(4, data_id="squares")
+    cost = measure_cost(model(), config(freeze=TOP), run)
+    assert cost.compute.cache_activations == cached
+    assert (cost.view_seconds > 0) == (cost.setup_seconds > 0) == cached
+    assert cost.epoch_seconds > 0
+    run.compute = cost.compute
+    network = model()
+    sizes = count_images(network)
+    list(fine_tune(network, config(freeze=TOP), run))
+    assert (sum(sizes) < 100) == cached
+    assert (run.cache.usage().entries > 0) == cached
+
+
+def test_the_facts_of_a_cost_are_milliseconds_and_bytes() -> None:
+    facts = measure_cost(model(), config(freeze=TOP), task(4)).facts()
+    assert facts["forward_ms"] > 0
+    assert facts["backward_ms"] >= 0
+    assert facts["activation_bytes"] == 16 * 4 * 4 * 2  # after the first stage, in 16 bits
+    assert facts["peak_bytes"] is None  # the CPU does not report it
+    assert measure_cost(model(), config(freeze="full"), task(4)).facts()["activation_bytes"] == 0
+
+
+def test_as_many_views_are_affordable_as_fit_the_seconds() -> None:
+    cost = make_cost(view=10.0, epoch=1.0)
+    assert [cost.affordable_views(4, s) for s in (0.0, 9.0, 25.0, 99.0)] == [1, 1, 2, 4]
+    assert replace(cost, view_seconds=0.0).affordable_views(4, 0.1) == 4
+
+
+def test_a_repetition_costs_less_because_most_activations_are_cached() -> None:
+    cost = make_cost(view=40.0, epoch=1.0, setup=100.0, fraction=0.5)
+    assert cost.repeat_seconds(4, 4) == 30.0 + 2.0  # a quarter of the images in 3 augmented views
+    assert cost.repeat_seconds(4, 1) == 2.0
+    assert cost.repeat_seconds(2, 9) == 10.0 + 1.0
+
+
+def test_views_cost_time_only_until_all_are_cached() -> None:
+    cost = make_cost(view=10.0, epoch=1.0, setup=100.0)
+    assert [cost.training_seconds(n, 2) for n in (1, 2, 3)] == [111.0, 122.0, 123.0]
+    half = make_cost(view=0.0, epoch=1.0, fraction=0.5)
+    assert half.training_seconds(10) == 5.0
+
+
+def test_the_backbone_epoch_fraction_is_that_of_epochs_with_a_trainable_backbone() -> None:
+    def fraction(chosen: Any) -> float:
+        return measure_cost(model(), config(freeze=chosen), task(10)).backbone_epoch_fraction
+
+    assert fraction(("lp_ft", {"probe_fraction": 0.3})) == 0.7
+    assert fraction("full") == 1.0
+    assert fraction("linear_probe") == 1.0  # its epochs are timed with the head alone
+
+
+def test_without_a_validation_split_there_is_no_setup() -> None:
+    assert measure_cost(model(), config(), task(2, validation=None)).setup_seconds == 0.0

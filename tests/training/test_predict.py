@@ -1,0 +1,98 @@
+"""Predictions: their order, their sums, and what happens when memory runs out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from toy import CPU, batches, squares
+from training_helpers import changed_names, copy_state, train
+
+from autotl.errors import OutOfMemory
+from autotl.models import Model
+from autotl.training import predict
+from autotl.training.predict import halve_when_out_of_memory, is_out_of_memory
+
+
+def test_predictions_are_in_order_and_sum_to_one() -> None:
+    network, _ = train(head=("linear", {"dropout": 0.5}))
+    validation = batches(squares(seed=1), 5, shuffle_seed=None)
+    probabilities = predict(network.train(), validation, CPU)
+    assert probabilities.shape == (36, 3)
+    assert probabilities.dtype == np.float32
+    np.testing.assert_allclose(probabilities.sum(1), 1, rtol=1e-5)
+    assert len(np.unique(probabilities, axis=0)) == 36
+    with torch.no_grad():
+        images = torch.stack([torch.from_numpy(e.image) for e in squares(seed=1)])
+        expected = network.eval()(images.permute(0, 3, 1, 2)).softmax(1)
+    np.testing.assert_allclose(probabilities, expected.numpy(), rtol=1e-4, atol=1e-6)
+    before = copy_state(network)
+    predict(network, validation, CPU)
+    assert not changed_names(before, network)
+
+
+@pytest.mark.parametrize("chosen", [("linear_probe", {}), ("full", {})])
+def test_short_memory_does_not_change_predictions(
+    monkeypatch: pytest.MonkeyPatch, chosen: tuple[str, dict[str, Any]]
+) -> None:
+    features = Model.features
+
+    def short(self: Model, images: Tensor) -> Tensor:
+        if len(images) > 3 and not torch.is_grad_enabled():
+            raise torch.OutOfMemoryError("no memory is left")
+        return features(self, images)
+
+    enough, epochs = train(freeze=chosen)
+    monkeypatch.setattr(Model, "features", short)
+    little, epochs_with_little = train(freeze=chosen)
+    torch.testing.assert_close(copy_state(little), copy_state(enough))
+    assert [e.score for e in epochs_with_little] == [e.score for e in epochs]
+    monkeypatch.setattr(Model, "features", lambda *_: short(enough, torch.zeros(4)))
+    with pytest.raises(OutOfMemory, match="a single image does not fit"):
+        predict(enough, batches(squares()), CPU)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (torch.OutOfMemoryError("anything"), True),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), True),
+        (RuntimeError("CUDA error: out of memory"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 5.4 GB)"), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to"), True),
+        (RuntimeError("DefaultCPUAllocator: not enough memory: you tried to"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), False),
+        (ValueError("no"), False),
+    ],
+    ids=str,
+)
+def test_errors_that_mean_that_memory_ran_out_are_recognised(
+    error: Exception, expected: bool
+) -> None:
+    assert is_out_of_memory(error) == expected
+
+
+def test_the_errors_of_torch_are_recognised() -> None:
+    with pytest.raises(RuntimeError) as raised:
+        torch.empty(1 << 60, dtype=torch.uint8)
+    assert is_out_of_memory(raised.value)
+
+
+def test_a_batch_is_halved_until_it_fits() -> None:
+    sizes: list[int] = []
+
+    def double(batch: Tensor) -> Tensor:
+        sizes.append(len(batch))
+        if len(batch) > 3:
+            raise torch.OutOfMemoryError("no memory is left")
+        return 2 * batch
+
+    batch = torch.arange(10)
+    assert torch.equal(halve_when_out_of_memory(double, batch), 2 * batch)
+    assert sizes == [10, 5, 3, 2, 5, 3, 2]
