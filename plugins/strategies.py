@@ -111,7 +111,7 @@ def surgical(
     lr: Rate = 1e-3,
     fraction: float = 0.25,
 ) -> list[Group]:
-    """Train the head and consecutive blocks anywhere (Lee et al. 2022, arXiv:2210.11466).
+    """Train the head and some consecutive blocks (Lee et al. 2022, arXiv:2210.11466).
 
     ``position`` 0 is the stem, 1 the last blocks. ``fraction`` is the fraction of the blocks that
     are trained; the default is about one stage of a convolutional network.

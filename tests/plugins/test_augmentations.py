@@ -36,8 +36,8 @@ def extremes(h: Hyperparameter) -> tuple[Any, ...]:
 
 def random_images(count: int, same: bool = False, side: int = SIDE) -> Tensor:
     random = torch.Generator().manual_seed(3)
-    made = torch.randint(0, 256, (count, 3, side, side), dtype=torch.uint8, generator=random)
-    return made[:1].expand(count, -1, -1, -1).clone() if same else made
+    augmented = torch.randint(0, 256, (count, 3, side, side), dtype=torch.uint8, generator=random)
+    return augmented[:1].expand(count, -1, -1, -1).clone() if same else augmented
 
 
 def uniform_images(count: int, side: int = SIDE) -> Tensor:
@@ -51,8 +51,8 @@ def mix(
 ) -> tuple[Tensor, Tensor]:
     transform: Any = plugin.call({"size": SIDE}, {**plugin.defaults, **params})
     torch.manual_seed(seed)
-    made: tuple[Tensor, Tensor] = transform(images, targets)
-    return made
+    augmented: tuple[Tensor, Tensor] = transform(images, targets)
+    return augmented
 
 
 def augment(plugin: AnyPlugin, params: dict[str, Any], images: Tensor, seed: int = 0) -> Tensor:
@@ -61,8 +61,8 @@ def augment(plugin: AnyPlugin, params: dict[str, Any], images: Tensor, seed: int
         return mix(plugin, params, images, torch.eye(len(images)), seed)[0]
     transform: Any = plugin.call({"size": SIDE}, {**plugin.defaults, **params})
     torch.manual_seed(seed)
-    made: Tensor = transform(images)
-    return made
+    augmented: Tensor = transform(images)
+    return augmented
 
 
 # All of them.
@@ -76,17 +76,17 @@ def test_shape_and_type_are_kept_and_the_input_is_not_changed(
 ) -> None:
     images = random_images(count).contiguous(memory_format=layout)
     before = images.clone()
-    made = augment(plugin, {}, images)
-    assert made.shape == images.shape
-    assert made.dtype == torch.uint8
+    augmented = augment(plugin, {}, images)
+    assert augmented.shape == images.shape
+    assert augmented.dtype == torch.uint8
     assert torch.equal(images, before)
-    assert torch.equal(made, augment(plugin, {}, images.contiguous()))
+    assert torch.equal(augmented, augment(plugin, {}, images.contiguous()))
 
 
 @pytest.mark.parametrize("plugin", RANDOM, ids=name_of)
 def test_each_image_is_changed_differently(plugin: AnyPlugin) -> None:
-    made = augment(plugin, {}, random_images(24, same=True))
-    assert len({image.numpy().tobytes() for image in made}) > 12
+    augmented = augment(plugin, {}, random_images(24, same=True))
+    assert len({image.numpy().tobytes() for image in augmented}) > 12
 
 
 @pytest.mark.parametrize("plugin", RANDOM, ids=name_of)
@@ -113,8 +113,8 @@ FLIPPING = [p for p in RANDOM if "flip" in p.defaults]
 def test_half_of_the_images_are_flipped_if_flip_is_on(plugin: AnyPlugin, flip: bool) -> None:
     """Measured by whether the brighter side is still on the right."""
     ramp = torch.linspace(0, 255, 32).to(torch.uint8).expand(300, 3, 32, 32)
-    made = augment(plugin, {"flip": flip}, ramp).float().mean((1, 2))
-    right = (made[:, 16:].sum(1) > made[:, :16].sum(1)).float().mean()
+    augmented = augment(plugin, {"flip": flip}, ramp).float().mean((1, 2))
+    right = (augmented[:, 16:].sum(1) > augmented[:, :16].sum(1)).float().mean()
     # Some operations invert the brightness, and an even mixture of both has no brighter side.
     assert abs(right - (0.5 if flip else 1)) < (0.1 if plugin is FLIP_CROP else 0.17)
 
@@ -137,9 +137,9 @@ def test_a_model_can_be_trained_with_each_augmentation(plugin: AnyPlugin) -> Non
 def test_without_cropping_half_of_the_images_are_flipped() -> None:
     images = random_images(200, same=True)
     assert (augment(FLIP_CROP, WHOLE, images).int() - images).abs().max() <= 1
-    made = augment(FLIP_CROP, {"min_scale": 1.0}, images).int()
-    unchanged = (made - images).abs().amax((1, 2, 3)) <= 1
-    mirrored = (made - images.flip(3)).abs().amax((1, 2, 3)) <= 1
+    augmented = augment(FLIP_CROP, {"min_scale": 1.0}, images).int()
+    unchanged = (augmented - images).abs().amax((1, 2, 3)) <= 1
+    mirrored = (augmented - images.flip(3)).abs().amax((1, 2, 3)) <= 1
     assert (unchanged ^ mirrored).all()
     assert 60 < int(mirrored.sum()) < 140
 
@@ -149,10 +149,12 @@ def test_the_area_of_a_crop_is_at_least_min_scale(min_scale: float) -> None:
     side = 64
     along = torch.arange(side, dtype=torch.uint8) * 2 + 60
     ramps = torch.stack([along.expand(side, side), along[:, None].expand(side, side)] * 2)[:3]
-    made = augment(
+    augmented = augment(
         FLIP_CROP, {"min_scale": min_scale, "flip": False}, ramps.expand(300, -1, -1, -1)
     )
-    inner = made.double()[:, :, 8:-8, 8:-8]  # the slope of the ramps measures the sides of the crop
+    inner = augmented.double()[
+        :, :, 8:-8, 8:-8
+    ]  # the slope of the ramps measures the sides of the crop
     wide = (inner[:, 0, :, -1] - inner[:, 0, :, 0]).mean(1) / 2 / 47
     high = (inner[:, 1, -1] - inner[:, 1, 0]).mean(1) / 2 / 47
     area, ratio = wide * high, wide / high
@@ -170,12 +172,12 @@ def test_others_crop_as_flip_crop_does(name: str) -> None:
     images = torch.arange(64, dtype=torch.uint8).expand(40, 3, 64, 64) * 3
     plugin = REGISTRY.get("augment", name)
     if name == "random_erasing":
-        made = augment(plugin, {"probability": 0.0, "min_scale": 0.3}, images)
-        assert torch.equal(made, augment(FLIP_CROP, {"min_scale": 0.3}, images))
+        augmented = augment(plugin, {"probability": 0.0, "min_scale": 0.3}, images)
+        assert torch.equal(augmented, augment(FLIP_CROP, {"min_scale": 0.3}, images))
     else:
-        made, _ = mix(plugin, {"min_scale": 0.3}, images, torch.eye(40))
+        augmented, _ = mix(plugin, {"min_scale": 0.3}, images, torch.eye(40))
         crops = augment(FLIP_CROP, {"min_scale": 0.3}, images)
-        unchanged = (made.int() - crops).abs().amax((1, 2, 3)) <= 1
+        unchanged = (augmented.int() - crops).abs().amax((1, 2, 3)) <= 1
         assert name == "cutmix" or unchanged.any()
         first = images.new_zeros(1, 3, 64, 64) + images[:1]
         one, _ = mix(plugin, {"min_scale": 0.3}, first, torch.eye(1))
@@ -189,22 +191,22 @@ def test_others_crop_as_flip_crop_does(name: str) -> None:
 def test_operations_are_of_many_kinds(name: str) -> None:
     """Some move the content and leave black areas, some change colours in place."""
     images = random_images(300, same=True).clamp(min=1)
-    made = augment(REGISTRY.get("augment", name), {"flip": False}, images)
-    black = (made == 0).all(1).flatten(1).float().mean(1)
+    augmented = augment(REGISTRY.get("augment", name), {"flip": False}, images)
+    black = (augmented == 0).all(1).flatten(1).float().mean(1)
     assert 0.1 < float((black > 0.05).float().mean()) < 0.8
-    here, there = images.flatten(1).float(), made.flatten(1).float()
+    here, there = images.flatten(1).float(), augmented.flatten(1).float()
     centred, other = here - here.mean(1, keepdim=True), there - there.mean(1, keepdim=True)
     alike = functional.cosine_similarity(centred, other)
     assert (alike > 0.99).any()
     assert (alike.abs() < 0.3).any()
-    assert len({image.numpy().tobytes() for image in made}) > 60
+    assert len({image.numpy().tobytes() for image in augmented}) > 60
 
 
 def test_trivial_augment_applies_one_operation() -> None:
     """So some images are not changed, which is rare with two operations."""
     images = random_images(300, same=True)
-    made = augment(REGISTRY.get("augment", "trivial_augment"), {"flip": False}, images)
-    assert 0.05 < float((made == images).flatten(1).all(1).float().mean()) < 0.3
+    augmented = augment(REGISTRY.get("augment", "trivial_augment"), {"flip": False}, images)
+    assert 0.05 < float((augmented == images).flatten(1).all(1).float().mean()) < 0.3
 
 
 def test_rand_augment_gets_stronger() -> None:
@@ -214,8 +216,8 @@ def test_rand_augment_gets_stronger() -> None:
     )  # so that a shift is visible
 
     def strength(**params: Any) -> float:
-        made = augment(plugin, {"flip": False, **params}, images)
-        return float((made.float() - images).abs().mean())
+        augmented = augment(plugin, {"flip": False, **params}, images)
+        return float((augmented.float() - images).abs().mean())
 
     assert strength(magnitude=1) < strength(magnitude=7) < strength(magnitude=20)
     assert strength(operations=1) < strength(operations=3)
@@ -228,8 +230,8 @@ def erase(count: int = 200, side: int = 32, **params: Any) -> tuple[Tensor, Tens
     """Images of noise below 100 after random_erasing, and masks of changed pixels ``[B, S, S]``."""
     images = random_images(count, side=side) % 100
     plugin = REGISTRY.get("augment", "random_erasing")
-    made = augment(plugin, {**WHOLE, **params}, images)
-    return made, ((made.int() - images).abs() > 1).any(1)
+    augmented = augment(plugin, {**WHOLE, **params}, images)
+    return augmented, ((augmented.int() - images).abs() > 1).any(1)
 
 
 def test_random_erasing_erases_one_rectangle() -> None:
@@ -276,16 +278,16 @@ def test_random_erasing_has_rectangles_of_all_aspect_ratios_everywhere() -> None
 
 
 def test_random_erasing_fills_with_noise_or_the_mean() -> None:
-    made, changed = erase(probability=1.0, fill="noise")
-    filled = made.permute(0, 2, 3, 1)[changed].float()
+    augmented, changed = erase(probability=1.0, fill="noise")
+    filled = augmented.permute(0, 2, 3, 1)[changed].float()
     assert filled.max() > 250
     assert abs(float(filled.mean()) - 127.5) < 5
     images = uniform_images(100) + torch.tensor([0, 50, 100], dtype=torch.uint8)[:, None, None]
     plugin = REGISTRY.get("augment", "random_erasing")
-    made = augment(plugin, {**WHOLE, "probability": 1.0, "fill": "mean"}, images)
-    assert (made.int() - images).abs().max() <= 1  # the mean of a uniform image is its colour
-    made, changed = erase(probability=1.0, fill="mean")
-    for image, box in zip(made, changed, strict=True):
+    augmented = augment(plugin, {**WHOLE, "probability": 1.0, "fill": "mean"}, images)
+    assert (augmented.int() - images).abs().max() <= 1  # the mean of a uniform image is its colour
+    augmented, changed = erase(probability=1.0, fill="mean")
+    for image, box in zip(augmented, changed, strict=True):
         colours = image[:, box]
         assert (colours == colours[:, :1]).all()
         assert (colours.float() - 49.5).abs().max() < 8
@@ -298,20 +300,20 @@ def mix_uniform(
     plugin: AnyPlugin, count: int = 200, **params: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Mixed uniform images of ``count`` classes, their targets, and the weight of the own class."""
-    made, targets = mix(plugin, {**WHOLE, **params}, uniform_images(count), torch.eye(count))
-    return made, targets, targets.diagonal()
+    augmented, targets = mix(plugin, {**WHOLE, **params}, uniform_images(count), torch.eye(count))
+    return augmented, targets, targets.diagonal()
 
 
 @pytest.mark.parametrize("plugin", MIXING, ids=name_of)
 def test_pixels_are_mixed_as_the_targets_say(plugin: AnyPlugin) -> None:
     """The mean of an image is the mean of its two grey values, weighted by the target."""
-    made, targets, own = mix_uniform(plugin)
+    augmented, targets, own = mix_uniform(plugin)
     assert targets.dtype == torch.float32
     torch.testing.assert_close(targets.sum(1), torch.ones(200))
     assert targets.min() >= 0
     expected = targets @ torch.arange(200.0)
     rounded = 0.51 if plugin.name == "mixup" else 1e-3
-    torch.testing.assert_close(made.float().mean((1, 2, 3)), expected, atol=rounded, rtol=0)
+    torch.testing.assert_close(augmented.float().mean((1, 2, 3)), expected, atol=rounded, rtol=0)
     assert (targets > 0).sum(1).max() == 2
     assert own.std() > 0.1
 
@@ -342,9 +344,9 @@ def test_weights_are_sampled_from_the_beta_distribution(plugin: AnyPlugin, alpha
 @pytest.mark.parametrize("plugin", MIXING, ids=name_of)
 def test_soft_targets_are_mixed_too(plugin: AnyPlugin) -> None:
     soft = torch.rand(32, 5).softmax(1)
-    made, targets = mix(plugin, WHOLE, random_images(32), soft)
+    augmented, targets = mix(plugin, WHOLE, random_images(32), soft)
     hard = mix(plugin, WHOLE, random_images(32), torch.eye(32))
-    assert torch.equal(made, hard[0])
+    assert torch.equal(augmented, hard[0])
     torch.testing.assert_close(targets, hard[1] @ soft)
 
 
@@ -352,8 +354,8 @@ def test_soft_targets_are_mixed_too(plugin: AnyPlugin) -> None:
 def test_a_single_image_is_not_mixed(plugin: AnyPlugin) -> None:
     images, targets = random_images(1), torch.tensor([[0.25, 0.75, 0.0]])
     for seed in range(10):
-        made, new_targets = mix(plugin, WHOLE, images, targets, seed)
-        assert (made.int() - images).abs().max() <= 1
+        augmented, new_targets = mix(plugin, WHOLE, images, targets, seed)
+        assert (augmented.int() - images).abs().max() <= 1
         assert torch.equal(new_targets, targets)
 
 
@@ -365,8 +367,8 @@ def test_the_given_targets_are_not_changed(plugin: AnyPlugin) -> None:
 
 
 def test_cutmix_pastes_one_rectangle() -> None:
-    made, _, own = mix_uniform(REGISTRY.get("augment", "cutmix"), alpha=1.0)
-    for grey, image in enumerate(made):
+    augmented, _, own = mix_uniform(REGISTRY.get("augment", "cutmix"), alpha=1.0)
+    for grey, image in enumerate(augmented):
         foreign = image[0] != grey
         rows, columns = foreign.any(1), foreign.any(0)
         assert torch.equal(foreign, rows[:, None] & columns[None])

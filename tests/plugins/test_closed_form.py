@@ -42,26 +42,26 @@ def sample_features(classes: int, seed: int = 0, count: int = 120) -> tuple[Tens
 
 
 def fit_head(name: str, classes: int, **params: Any) -> Any:
-    made = build_head(name, 12, classes, **params)
-    made.fit(*sample_features(classes))
-    return made
+    head = build_head(name, 12, classes, **params)
+    head.fit(*sample_features(classes))
+    return head
 
 
-def predict(made: nn.Module, features: Tensor) -> Any:
+def predict(head: nn.Module, features: Tensor) -> Any:
     with torch.no_grad():
-        return made.eval()(features).double().softmax(1).numpy()
+        return head.eval()(features).double().softmax(1).numpy()
 
 
 @pytest.mark.parametrize("classes", [2, 3, 7])
 @pytest.mark.parametrize("C", [1e-3, 0.1, 10.0])
 def test_logistic_regression_agrees_with_scikit_learn(classes: int, C: float) -> None:
     features, labels = sample_features(classes)
-    made = fit_head("logistic_regression", classes, C=C)
+    head = fit_head("logistic_regression", classes, C=C)
     reference = make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=300))
     reference.fit(features.double().numpy(), labels.numpy())
     new, _ = sample_features(classes, seed=1)
     expected = reference.predict_proba(new.double().numpy())
-    np.testing.assert_allclose(predict(made, new), expected, atol=1e-4)
+    np.testing.assert_allclose(predict(head, new), expected, atol=1e-4)
     assert expected.std() > 0.005  # the predictions are not all the same
 
 
@@ -70,14 +70,14 @@ def test_logistic_regression_agrees_with_scikit_learn(classes: int, C: float) ->
 def test_lda_agrees_with_scikit_learn(classes: int, shrinkage: float) -> None:
     features, labels = sample_features(classes)
     labels = torch.where(torch.arange(120) < 40, 0, labels)  # classes of unequal size
-    made = build_head("lda", 12, classes, shrinkage=shrinkage)
-    made.fit(features, labels)
+    head = build_head("lda", 12, classes, shrinkage=shrinkage)
+    head.fit(features, labels)
     solver = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=shrinkage)
     reference = make_pipeline(StandardScaler(), solver)
     reference.fit(features.double().numpy(), labels.numpy())
     new, _ = sample_features(classes, seed=1)
     expected = reference.predict_proba(new.double().numpy())
-    np.testing.assert_allclose(predict(made, new), expected, atol=1e-4)
+    np.testing.assert_allclose(predict(head, new), expected, atol=1e-4)
     assert expected.std() > 0.05
 
 
@@ -85,13 +85,13 @@ def test_lda_agrees_with_scikit_learn(classes: int, shrinkage: float) -> None:
 @pytest.mark.parametrize("threshold", [0.0, 0.5, 2.0])
 def test_nearest_mean_agrees_with_scikit_learn(classes: int, threshold: float) -> None:
     features, labels = sample_features(classes)
-    made = fit_head("nearest_mean", classes, threshold=threshold)
+    head = fit_head("nearest_mean", classes, threshold=threshold)
     reference = make_pipeline(StandardScaler(), NearestCentroid(shrink_threshold=threshold or None))
     reference.fit(features.double().numpy(), labels.numpy())
     new, _ = sample_features(classes, seed=1)
     scaled = torch.from_numpy(reference[0].transform(new.double().numpy()))
     distances = torch.cdist(scaled, torch.from_numpy(reference[1].centroids_))
-    predicted = torch.from_numpy(predict(made, new)).argmax(1)
+    predicted = torch.from_numpy(predict(head, new)).argmax(1)
     own = distances.gather(1, predicted[:, None])[:, 0]  # there may be several nearest means
     torch.testing.assert_close(own, distances.amin(1), rtol=1e-5, atol=0)
     assert threshold == 2.0 or len(predicted.unique()) == classes
@@ -101,7 +101,7 @@ def test_nearest_mean_agrees_with_scikit_learn(classes: int, threshold: float) -
 @pytest.mark.parametrize(("k", "temperature"), [(1, 0.1), (10, 0.05), (25, 1.0)])
 def test_knn_agrees_with_scikit_learn(classes: int, k: int, temperature: float) -> None:
     features, labels = sample_features(classes)
-    made = fit_head("knn", classes, k=k, temperature=temperature)
+    head = fit_head("knn", classes, k=k, temperature=temperature)
 
     def weights(distances: Any) -> Any:
         return np.exp((1 - distances) / temperature)
@@ -112,7 +112,7 @@ def test_knn_agrees_with_scikit_learn(classes: int, k: int, temperature: float) 
     new, _ = sample_features(classes, seed=1)
     # One additional vote is shared equally by all classes.
     expected = (k * reference.predict_proba(new.double().numpy()) + 1 / classes) / (k + 1)
-    np.testing.assert_allclose(predict(made, new), expected, atol=1e-4)
+    np.testing.assert_allclose(predict(head, new), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("separation", [0.3, 1.0, 4.0])
@@ -125,10 +125,10 @@ def test_nearest_mean_is_calibrated(separation: float) -> None:
         features = centres + torch.randn(5, count, 40) @ common
         return features.flatten(0, 1), torch.arange(5).repeat_interleave(count)
 
-    made = build_head("nearest_mean", 40, 5, threshold=0.0)
-    made.fit(*sample(12))
+    head = build_head("nearest_mean", 40, 5, threshold=0.0)
+    head.fit(*sample(12))
     features, labels = sample(400)
-    logits = made(features).detach()
+    logits = head(features).detach()
     losses = {
         s: float(functional.cross_entropy(s * logits, labels))
         for s in (0.01, 0.1, 0.5, 0.7, 1, 1.4, 2)
@@ -139,22 +139,22 @@ def test_nearest_mean_is_calibrated(separation: float) -> None:
 def test_a_class_of_one_example_does_not_lower_the_confidence_of_nearest_mean() -> None:
     features, labels = sample_clusters(61, 3, noise=0.2)
     features[-1], labels[-1] = 3 * torch.randn(10), 3
-    made = build_head("nearest_mean")
-    made.fit(features, labels)
-    assert (made(features).softmax(1).amax(1)[:-1] > 0.9).all()
+    head = build_head("nearest_mean")
+    head.fit(features, labels)
+    assert (head(features).softmax(1).amax(1)[:-1] > 0.9).all()
 
 
 @pytest.mark.parametrize("name", FITTED)
 @pytest.mark.parametrize("before", [True, False])
 def test_a_fitted_head_is_saved_and_loaded(name: str, before: bool) -> None:
     """Into a new head, or one that was fitted to another number of images."""
-    made = nn.Sequential(nn.Identity(), fit_head(name, 3))
+    head = nn.Sequential(nn.Identity(), fit_head(name, 3))
     target = nn.Sequential(nn.Identity(), build_head(name, 12, 3))
     if before:
         target[1].fit(*sample_features(3, seed=2, count=30))
-    target.load_state_dict(load(save(made.state_dict())))
+    target.load_state_dict(load(save(head.state_dict())))
     features, _ = sample_features(3, seed=1)
-    assert torch.equal(target(features), made(features))
+    assert torch.equal(target(features), head(features))
 
 
 def test_loading_a_knn_reports_the_tensor_that_does_not_match() -> None:
@@ -168,12 +168,12 @@ def test_loading_a_knn_reports_the_tensor_that_does_not_match() -> None:
 
 @pytest.mark.parametrize("name", FITTED)
 def test_fitting_again_replaces_the_first_fit(name: str) -> None:
-    made, other = build_head(name, 12, 3), build_head(name, 12, 3)
-    made.fit(*sample_features(3, seed=2, count=30))
-    for head in (made, other):
-        head.fit(*sample_features(3))
+    head, other = build_head(name, 12, 3), build_head(name, 12, 3)
+    head.fit(*sample_features(3, seed=2, count=30))
+    for each in (head, other):
+        each.fit(*sample_features(3))
     features, _ = sample_features(3, seed=1)
-    assert torch.equal(made(features), other(features))
+    assert torch.equal(head(features), other(features))
 
 
 @pytest.mark.parametrize("name", FITTED)
@@ -195,25 +195,25 @@ def test_fitting_does_not_change_the_features(name: str) -> None:
 def test_constant_features_are_ignored(name: str) -> None:
     features, labels = sample_features(3)
     features[:, [2, 5]] = 7.0
-    made = build_head(name, 12, 3)
-    made.fit(features, labels)
-    logits = made(features)
+    head = build_head(name, 12, 3)
+    head.fit(features, labels)
+    logits = head(features)
     assert logits.isfinite().all()
     features[:, 2] += 1e-3  # new images may differ slightly
-    torch.testing.assert_close(made(features).softmax(1), logits.softmax(1), atol=0.02, rtol=0)
+    torch.testing.assert_close(head(features).softmax(1), logits.softmax(1), atol=0.02, rtol=0)
 
 
 @pytest.mark.parametrize("name", FITTED)
 def test_a_class_without_images_is_never_predicted(name: str) -> None:
     features, labels = sample_clusters(120, 3, 12, noise=0.2)
     labels = torch.where(labels == 1, 4, labels)  # of five classes there are 0, 2 and 4
-    made = build_head(name, 12, 5)
-    made.fit(features, labels)
-    predicted = predict(made, features)
+    head = build_head(name, 12, 5)
+    head.fit(features, labels)
+    predicted = predict(head, features)
     assert set(predicted.argmax(1)) == {0, 2, 4}
     assert predicted[:, [1, 3]].max() < 0.05
     middle = features.mean(0, keepdim=True)  # no class is likely here
-    assert predict(made, middle)[:, [1, 3]].max() < 0.05
+    assert predict(head, middle)[:, [1, 3]].max() < 0.05
     reference = build_head(name, 12, 3)
     reference.fit(features, labels // 2)
     np.testing.assert_allclose(
@@ -226,39 +226,39 @@ def test_a_class_without_images_is_never_predicted(name: str) -> None:
 @pytest.mark.parametrize("name", FITTED)
 def test_one_image_of_each_class_is_enough(name: str) -> None:
     features, labels = torch.randn(4, 10), torch.arange(4)
-    made = build_head(name)
-    made.fit(features, labels)
-    assert (made(features).argmax(1) == labels).all()
-    assert made(torch.randn(9, 10)).isfinite().all()
+    head = build_head(name)
+    head.fit(features, labels)
+    assert (head(features).argmax(1) == labels).all()
+    assert head(torch.randn(9, 10)).isfinite().all()
 
 
 @pytest.mark.parametrize("name", LINEAR)
 def test_linear_heads_can_be_trained_further(name: str) -> None:
-    made = fit_head(name, 3)
-    assert {n for n, _ in made.named_parameters()} == {"weight", "bias"} == set(made.state_dict())
-    assert all(p.requires_grad for p in made.parameters())
+    head = fit_head(name, 3)
+    assert {n for n, _ in head.named_parameters()} == {"weight", "bias"} == set(head.state_dict())
+    assert all(p.requires_grad for p in head.parameters())
     features, labels = sample_features(3)
-    functional.cross_entropy(made(features), labels).backward()
-    assert all(p.grad is not None and p.grad.any() for p in made.parameters())
+    functional.cross_entropy(head(features), labels).backward()
+    assert all(p.grad is not None and p.grad.any() for p in head.parameters())
 
 
 def test_gradients_pass_through_a_knn() -> None:
-    made = fit_head("knn", 3)
+    head = fit_head("knn", 3)
     features, labels = sample_features(3, seed=1)
     features.requires_grad_()
-    loss = functional.cross_entropy(made(features), labels)
+    loss = functional.cross_entropy(head(features), labels)
     loss.backward()
     assert features.grad is not None
     assert features.grad.isfinite().all()
     unit = features.detach().std(0)
     moved = features.detach() - 0.1 * unit * (unit * features.grad).sign()
-    assert functional.cross_entropy(made(moved), labels) < loss
+    assert functional.cross_entropy(head(moved), labels) < loss
 
 
 def test_a_knn_uses_at_most_as_many_neighbours_as_there_are_images() -> None:
-    made = build_head("knn", 12, 3, k=100)
-    made.fit(*sample_features(3, count=6))
-    predicted = predict(made, torch.randn(5, 12))
+    head = build_head("knn", 12, 3, k=100)
+    head.fit(*sample_features(3, count=6))
+    predicted = predict(head, torch.randn(5, 12))
     assert predicted.sum(1) == pytest.approx(1)
 
 
@@ -276,8 +276,8 @@ def test_a_regression_that_does_not_converge_is_used_without_a_warning(
         FewIterations().fit(
             StandardScaler().fit_transform(features.double().numpy()), labels.numpy()
         )
-    made = fit_head("logistic_regression", 3)  # warnings are errors here
-    assert (made(features).argmax(1) == labels).float().mean() > 0.6
+    head = fit_head("logistic_regression", 3)  # warnings are errors here
+    assert (head(features).argmax(1) == labels).float().mean() > 0.6
 
 
 @pytest.mark.parametrize("name", FITTED)

@@ -28,20 +28,20 @@ def _seed() -> None:
 
 @pytest.mark.parametrize("plugin", HEADS, ids=name_of)
 def test_a_head_learns_to_separate_clusters(plugin: AnyPlugin) -> None:
-    made = build_head(plugin.name)
+    head = build_head(plugin.name)
     features, labels = sample_clusters(64)
     features = to_input(plugin, features)
-    if hasattr(made, "fit"):
-        made.fit(features, labels)
+    if hasattr(head, "fit"):
+        head.fit(features, labels)
     else:
-        steps = torch.optim.Adam(made.parameters(), lr=0.02)
+        steps = torch.optim.Adam(head.parameters(), lr=0.02)
         for _ in range(60):
-            logits = made(features)
+            logits = head(features)
             steps.zero_grad()
             functional.cross_entropy(logits, labels).backward()
             steps.step()
-        assert all(p.grad is not None for p in made.parameters())
-    logits = made.eval()(features)
+        assert all(p.grad is not None for p in head.parameters())
+    logits = head.eval()(features)
     assert logits.shape == (64, 4)
     assert (logits.argmax(1) == labels).float().mean() > 0.9
 
@@ -49,23 +49,23 @@ def test_a_head_learns_to_separate_clusters(plugin: AnyPlugin) -> None:
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("plugin", HEADS, ids=name_of)
 def test_a_batch_of_one_image_has_finite_logits(plugin: AnyPlugin, training: bool) -> None:
-    made = build_head(plugin.name).train(training)
-    logits = made(to_input(plugin, torch.randn(1, 10)))
+    head = build_head(plugin.name).train(training)
+    logits = head(to_input(plugin, torch.randn(1, 10)))
     assert logits.shape == (1, 4)
     assert logits.isfinite().all()
 
 
 @pytest.mark.parametrize("plugin", HEADS, ids=name_of)
 def test_bfloat16_makes_little_difference(plugin: AnyPlugin) -> None:
-    made = build_head(plugin.name).eval()
+    head = build_head(plugin.name).eval()
     features, labels = sample_clusters(64)
     features = to_input(plugin, features + 5)
-    if hasattr(made, "fit"):
-        made.fit(features, labels)
+    if hasattr(head, "fit"):
+        head.fit(features, labels)
     half = features.bfloat16().requires_grad_()
-    exact = made(half.float()).softmax(1)
+    exact = head(half.float()).softmax(1)
     with torch.autocast("cpu", torch.bfloat16):
-        logits = made(half)
+        logits = head(half)
     # Heads in closed form subtract large numbers, which they do in float32.
     tolerance = 1e-4 if plugin.name in FITTED else 0.05
     torch.testing.assert_close(logits.float().softmax(1), exact, atol=tolerance, rtol=0)
@@ -78,15 +78,15 @@ def test_bfloat16_makes_little_difference(plugin: AnyPlugin) -> None:
 @pytest.mark.parametrize("plugin", HEADS, ids=name_of)
 def test_a_head_can_be_exported(plugin: AnyPlugin) -> None:
     """The batch size is dynamic."""
-    made = build_head(plugin.name)
+    head = build_head(plugin.name)
     features, labels = sample_clusters(24)
     features = to_input(plugin, features)
-    if hasattr(made, "fit"):
-        made.fit(features, labels)
-    made.eval()
+    if hasattr(head, "fit"):
+        head.fit(features, labels)
+    head.eval()
     shapes = ({0: torch.export.Dim("B")},)
-    program = torch.export.export(made, (features[:2],), dynamic_shapes=shapes).module()
-    torch.testing.assert_close(program(features), made(features))
+    program = torch.export.export(head, (features[:2],), dynamic_shapes=shapes).module()
+    torch.testing.assert_close(program(features), head(features))
 
 
 def test_an_mlp_has_the_given_depth_and_widths() -> None:
@@ -101,23 +101,23 @@ def test_an_mlp_has_the_given_depth_and_widths() -> None:
 
 
 def test_a_cosine_head_ignores_the_length_of_features() -> None:
-    made, features = build_head("cosine", scale=20.0), torch.randn(6, 10)
-    torch.testing.assert_close(made(features), made(7 * features))
-    assert made(features).abs().max() <= 20
-    own = made(made.directions)  # each direction is most similar to itself
+    head, features = build_head("cosine", scale=20.0), torch.randn(6, 10)
+    torch.testing.assert_close(head(features), head(7 * features))
+    assert head(features).abs().max() <= 20
+    own = head(head.directions)  # each direction is most similar to itself
     torch.testing.assert_close(own.diagonal(), torch.full((4,), 20.0))
 
 
 def test_the_directions_of_a_cosine_head_rotate_fast_enough() -> None:
     """Steps of Adam have a fixed length: they would hardly rotate long directions."""
     wide, rate = 1280, 1e-3
-    made = build_head("cosine", features=wide)
-    before = functional.normalize(made.directions, dim=1).detach()
-    step = torch.optim.Adam(made.parameters(), lr=rate)
+    head = build_head("cosine", features=wide)
+    before = functional.normalize(head.directions, dim=1).detach()
+    step = torch.optim.Adam(head.parameters(), lr=rate)
     features, labels = sample_clusters(32, features=wide)
-    functional.cross_entropy(made(features), labels).backward()
+    functional.cross_entropy(head(features), labels).backward()
     step.step()
-    angle = (functional.normalize(made.directions, dim=1) * before).sum(1).acos()
+    angle = (functional.normalize(head.directions, dim=1) * before).sum(1).acos()
     assert angle.min() > 0.5 * rate * math.sqrt(wide)
 
 
@@ -168,11 +168,11 @@ def test_more_dropout_masks_reduce_the_variance() -> None:
     features = torch.randn(1, 10).expand(4000, -1)
     variances = {}
     for samples in (1, 2, 8):
-        made = build_head("multi_dropout", samples=samples, dropout=0.5)
-        made.load_state_dict({"weight": torch.ones(4, 10), "bias": torch.arange(4.0)})
+        head = build_head("multi_dropout", samples=samples, dropout=0.5)
+        head.load_state_dict({"weight": torch.ones(4, 10), "bias": torch.arange(4.0)})
         with torch.no_grad():
-            logits, plain = made(features), made.eval()(features)
-        torch.testing.assert_close(plain, functional.linear(features, made.weight, made.bias))
+            logits, plain = head(features), head.eval()(features)
+        torch.testing.assert_close(plain, functional.linear(features, head.weight, head.bias))
         torch.testing.assert_close(logits.mean(0), plain[0], atol=0.3, rtol=0)
         variances[samples] = float(logits.var(0).mean())
     assert variances[1] / variances[2] == pytest.approx(2, rel=0.2)
@@ -180,12 +180,12 @@ def test_more_dropout_masks_reduce_the_variance() -> None:
 
 
 def test_multi_dropout_is_the_mean_of_the_logits_of_its_masks() -> None:
-    made, features = build_head("multi_dropout", samples=3, dropout=0.4), torch.randn(5, 10)
+    head, features = build_head("multi_dropout", samples=3, dropout=0.4), torch.randn(5, 10)
     torch.manual_seed(1)
-    logits = made(features)
+    logits = head(features)
     torch.manual_seed(1)
     masks = functional.dropout(torch.ones(3, 5, 10), 0.4)
-    each = [functional.linear(mask * features, made.weight, made.bias) for mask in masks]
+    each = [functional.linear(mask * features, head.weight, head.bias) for mask in masks]
     torch.testing.assert_close(logits, torch.stack(each).mean(0))
 
 
@@ -234,16 +234,16 @@ def test_gem_stays_finite(dtype: torch.dtype, exponent: float) -> None:
 
 def test_gem_learns_a_larger_exponent_for_localised_features() -> None:
     """One of 49 positions indicates the class; it hardly changes the mean."""
-    made = build_head("gem", exponent=3.0, dropout=0.0)
-    before = made[0].exponent.item()
+    head = build_head("gem", exponent=3.0, dropout=0.0)
+    before = head[0].exponent.item()
     activations, labels = torch.rand(64, 49, 10), torch.arange(64) % 4
     activations[range(64), torch.randint(49, (64,)), labels] += 3
-    steps = torch.optim.Adam(made.parameters(), lr=0.05)
+    steps = torch.optim.Adam(head.parameters(), lr=0.05)
     for _ in range(100):
         steps.zero_grad()
-        functional.cross_entropy(made(activations), labels).backward()
+        functional.cross_entropy(head(activations), labels).backward()
         steps.step()
-    assert made[0].exponent.item() > before
+    assert head[0].exponent.item() > before
 
 
 @pytest.mark.parametrize(("features", "heads"), [(24, 8), (10, 4), (7, 8), (1280, 4)])
@@ -286,15 +286,15 @@ def test_attention_learns_which_position_indicates_the_class() -> None:
 
     scores = []
     for is_trained in (True, False):
-        made = build_head("attention", features=8, heads=1, dropout=0.0)
-        made[0].queries.requires_grad = is_trained
-        steps = torch.optim.Adam(made.parameters(), lr=0.05)
+        head = build_head("attention", features=8, heads=1, dropout=0.0)
+        head[0].queries.requires_grad = is_trained
+        steps = torch.optim.Adam(head.parameters(), lr=0.05)
         for _ in range(150):
             activations, labels = maps(64)
             steps.zero_grad()
-            functional.cross_entropy(made(activations), labels).backward()
+            functional.cross_entropy(head(activations), labels).backward()
             steps.step()
         activations, labels = maps(400)
-        scores.append(float((made(activations).argmax(1) == labels).float().mean()))
+        scores.append(float((head(activations).argmax(1) == labels).float().mean()))
     assert scores[0] > 0.95
     assert scores[1] < 0.8

@@ -14,52 +14,52 @@ from autotl.training import fine_tune, set_trainable
 
 
 def test_l2_sp_penalises_the_distance_to_the_pretrained_weights() -> None:
-    made = model()
-    before = [p.detach().clone() for p in made.backbone.parameters()]
-    [groups] = plan_epochs(made, "l2_sp", 1, alpha=0.3, lr=1e-4)
-    [penalty] = made.penalties
-    assert trained_blocks(made, groups) == {-1, 0, 1, 2, 3}
+    net = model()
+    before = [p.detach().clone() for p in net.backbone.parameters()]
+    [groups] = plan_epochs(net, "l2_sp", 1, alpha=0.3, lr=1e-4)
+    [penalty] = net.penalties
+    assert trained_blocks(net, groups) == {-1, 0, 1, 2, 3}
     assert {g["lr"] for g in groups} == {1e-4}
     decays = {id(p): g.get("weight_decay") for g in groups for p in g["params"]}
-    assert {decays[id(p)] for p in made.backbone.parameters()} == {0.0}
-    assert {decays[id(p)] for p in made.head.parameters()} == {None}
-    set_trainable(made, groups)
+    assert {decays[id(p)] for p in net.backbone.parameters()} == {0.0}
+    assert {decays[id(p)] for p in net.head.parameters()} == {None}
+    set_trainable(net, groups)
     assert penalty(torch.zeros(2, 24)) == 0
-    perturb(made)
+    perturb(net)
     penalty(torch.zeros(2, 24)).backward()
     total = 0.0
-    for p, q in zip(made.backbone.parameters(), before, strict=True):
+    for p, q in zip(net.backbone.parameters(), before, strict=True):
         total += (p - q).square().sum().item()
         torch.testing.assert_close(p.grad, 0.3 * (p.detach() - q))
     assert penalty(torch.zeros(2, 24)).item() == pytest.approx(0.15 * total, rel=1e-5)
-    assert all(p.grad is None for p in made.head.parameters())
+    assert all(p.grad is None for p in net.head.parameters())
 
 
 def test_a_copy_has_its_own_penalties() -> None:
-    made = model()
-    plan_epochs(made, "l2_sp", 1, alpha=1.0)
-    other = copy.deepcopy(made)
+    net = model()
+    plan_epochs(net, "l2_sp", 1, alpha=1.0)
+    other = copy.deepcopy(net)
     with torch.no_grad():
         next(other.backbone.parameters()).add_(1.0)
-    assert made.penalties[0](torch.zeros(2, 24)) == 0
+    assert net.penalties[0](torch.zeros(2, 24)) == 0
     assert other.penalties[0](torch.zeros(2, 24)) > 0
 
 
 def test_a_stronger_penalty_keeps_the_weights_closer() -> None:
     def distance(alpha: float) -> float:
-        made, before = model(), model()
+        net, before = model(), model()
         strategy = ("l2_sp", {"alpha": alpha, "lr": 3e-3})
-        list(fine_tune(made, config(freeze=strategy, optimizer="sgd"), task(4)))
-        pairs = zip(made.backbone.parameters(), before.backbone.parameters(), strict=True)
+        list(fine_tune(net, config(freeze=strategy, optimizer="sgd"), task(4)))
+        pairs = zip(net.backbone.parameters(), before.backbone.parameters(), strict=True)
         return sum((p - q).square().sum().item() for p, q in pairs)
 
     assert distance(1.0) < 0.9 * distance(1e-4)
 
 
 def bss_penalty(features: Tensor, eta: float = 1.0, count: int = 1) -> Tensor:
-    made = model()
-    plan_epochs(made, "bss", 1, eta=eta, count=count)
-    [penalty] = made.penalties
+    net = model()
+    plan_epochs(net, "bss", 1, eta=eta, count=count)
+    [penalty] = net.penalties
     value: Tensor = penalty(features)
     return value
 
@@ -124,6 +124,6 @@ def test_bss_is_finite_for_features_that_are_not() -> None:
 
 
 def test_bss_trains_everything() -> None:
-    made, steps = build_and_plan("bss", 2, lr=2e-4)
-    assert all(trained_blocks(made, groups) == {-1, 0, 1, 2, 3} for groups in steps)
+    net, steps = build_and_plan("bss", 2, lr=2e-4)
+    assert all(trained_blocks(net, groups) == {-1, 0, 1, 2, 3} for groups in steps)
     assert all(g["lr"] == 2e-4 for groups in steps for g in groups)

@@ -7,7 +7,15 @@ from typing import Any
 
 import pytest
 import torch
-from freezing import TIMM_MODELS, network, norm_names, perturb, random_images, single, train_as
+from freezing import (
+    TIMM_MODELS,
+    build_network,
+    norm_names,
+    perturb,
+    random_images,
+    single,
+    train_as,
+)
 from torch import nn
 from torch.nn.utils import parametrize
 from toy import config, model, task
@@ -24,12 +32,12 @@ CHANGES = pytest.mark.parametrize("strategy", [("lora", {"fraction": 1.0}), ("sc
 @EVERY
 @CHANGES
 def test_the_initial_change_is_zero(name: Any, strategy: Any) -> None:
-    made = network(name).eval()
-    images = random_images(made)
+    net = build_network(name).eval()
+    images = random_images(net)
     with torch.no_grad():
-        before = made(images)
-        assert train_as(made, strategy[0], **strategy[1])
-        assert torch.equal(made.eval()(images), before)
+        before = net(images)
+        assert train_as(net, strategy[0], **strategy[1])
+        assert torch.equal(net.eval()(images), before)
 
 
 @EVERY
@@ -37,93 +45,93 @@ def test_the_initial_change_is_zero(name: Any, strategy: Any) -> None:
 def test_merged_weights_give_the_same_output_and_have_the_original_names(
     name: Any, strategy: Any
 ) -> None:
-    made = network(name).eval()
-    names, images = list(made.state_dict()), random_images(made)
-    count = sum(p.numel() for p in made.parameters())
+    net = build_network(name).eval()
+    names, images = list(net.state_dict()), random_images(net)
+    count = sum(p.numel() for p in net.parameters())
     with torch.no_grad():
-        before = made(images)
-        train_as(made, strategy[0], **strategy[1])
-        perturb(made)
-        changed = made.eval()(images)
+        before = net(images)
+        train_as(net, strategy[0], **strategy[1])
+        perturb(net)
+        changed = net.eval()(images)
         assert (changed - before).abs().max() > 1e-4
-        merge_parametrizations(made)
-        torch.testing.assert_close(made(images), changed, rtol=1e-4, atol=1e-6)
+        merge_parametrizations(net)
+        torch.testing.assert_close(net(images), changed, rtol=1e-4, atol=1e-6)
     # torch moves a merged weight behind the other parameters of its layer.
-    assert sorted(made.state_dict()) == sorted(names)
-    assert sum(p.numel() for p in made.parameters()) == count
-    network(name).load_state_dict(made.state_dict(), strict=True)
+    assert sorted(net.state_dict()) == sorted(names)
+    assert sum(p.numel() for p in net.parameters()) == count
+    build_network(name).load_state_dict(net.state_dict(), strict=True)
 
 
 @CHANGES
 def test_the_original_weights_are_not_trained(strategy: Any) -> None:
-    made = model()
-    before = {n: p.clone() for n, p in made.backbone.named_parameters()}
-    trained = train_as(made, strategy[0], **strategy[1])
+    net = model()
+    before = {n: p.clone() for n, p in net.backbone.named_parameters()}
+    trained = train_as(net, strategy[0], **strategy[1])
     assert not any(n.endswith("original") for n in trained)
-    steps = torch.optim.SGD([p for p in made.parameters() if p.requires_grad], 0.1)
+    steps = torch.optim.SGD([p for p in net.parameters() if p.requires_grad], 0.1)
     for _ in range(2):
-        made.train()(random_images(made)).square().sum().backward()
+        net.train()(random_images(net)).square().sum().backward()
         steps.step()
-    for n, p in made.backbone.named_parameters():
+    for n, p in net.backbone.named_parameters():
         if n.endswith("original"):
             assert torch.equal(p, before[n.replace(".parametrizations", "")[: -len(".original")]])
-    assert all(p.grad is not None for p in made.parameters() if p.requires_grad)
+    assert all(p.grad is not None for p in net.parameters() if p.requires_grad)
 
 
 @CHANGES
 def test_a_copy_is_trained_independently(strategy: Any) -> None:
-    made = network("test_vit").eval()
-    images = random_images(made)
-    train_as(made, strategy[0], **strategy[1])
-    perturb(made)
+    net = build_network("test_vit").eval()
+    images = random_images(net)
+    train_as(net, strategy[0], **strategy[1])
+    perturb(net)
     with torch.no_grad():
-        before = made(images)
-        other = copy.deepcopy(made)
+        before = net(images)
+        other = copy.deepcopy(net)
         torch.testing.assert_close(other(images), before)
-        assert len(list(other.parameters())) == len(list(made.parameters()))  # sharing is kept
+        assert len(list(other.parameters())) == len(list(net.parameters()))  # sharing is kept
         perturb(other)
         assert not torch.equal(other(images), before)
-        assert torch.equal(made(images), before)
+        assert torch.equal(net(images), before)
         merge_parametrizations(other)
 
 
 @CHANGES
 @pytest.mark.parametrize("name", TIMM_MODELS)
 def test_a_change_is_computed_in_float32_under_autocast(name: str, strategy: Any) -> None:
-    made = network(name)
-    train_as(made, strategy[0], **strategy[1])
-    perturb(made)
-    changed = [m for m in made.modules() if parametrize.is_parametrized(m, "weight")]
+    net = build_network(name)
+    train_as(net, strategy[0], **strategy[1])
+    perturb(net)
+    changed = [m for m in net.modules() if parametrize.is_parametrized(m, "weight")]
     with torch.autocast("cpu", torch.bfloat16):
         weights = [m.weight for m in changed]
-        made.train()(random_images(made)).float().square().sum().backward()
+        net.train()(random_images(net)).float().square().sum().backward()
     assert all(torch.equal(w, m.weight) for w, m in zip(weights, changed, strict=True))
-    trained = [p for p in made.parameters() if p.requires_grad]
+    trained = [p for p in net.parameters() if p.requires_grad]
     assert all(p.grad is not None and p.grad.isfinite().all() for p in trained)
     assert all(p.dtype == torch.float32 for p in trained)
 
 
 def test_new_parameters_have_the_dtype_of_the_weights() -> None:
-    made = model().double()
-    train_as(made, "lora", fraction=1.0)
-    assert {p.dtype for p in made.parameters()} == {torch.float64}
-    made = model().double()
-    train_as(made, "scale_shift")
-    assert {p.dtype for p in made.parameters()} == {torch.float64}
+    net = model().double()
+    train_as(net, "lora", fraction=1.0)
+    assert {p.dtype for p in net.parameters()} == {torch.float64}
+    net = model().double()
+    train_as(net, "scale_shift")
+    assert {p.dtype for p in net.parameters()} == {torch.float64}
 
 
 @pytest.mark.parametrize("fraction", [0.1, 0.5, 1.0])
 @pytest.mark.parametrize("name", [None, *TIMM_MODELS])
 def test_lora_changes_the_ungrouped_layers_of_the_last_blocks(name: Any, fraction: float) -> None:
-    made = network(name)
-    blocks = made.blocks
+    net = build_network(name)
+    blocks = net.blocks
     count = -(-fraction * len(blocks) // 1)
     last = {id(p) for block in blocks[-int(count) :] for p in block}
-    layers = dict(made.backbone.named_modules())
+    layers = dict(net.backbone.named_modules())
     candidates = {n for n, m in layers.items() if isinstance(m, nn.Linear | nn.Conv2d)}
     ungrouped = {n for n in candidates if getattr(layers[n], "groups", 1) == 1}
     expected = {n for n in ungrouped if id(layers[n].weight) in last}
-    trained = train_as(made, "lora", fraction=fraction)
+    trained = train_as(net, "lora", fraction=fraction)
     assert trained == {
         f"{n}.parametrizations.weight.0.{p}" for n in expected for p in ("down", "up")
     }
@@ -134,10 +142,10 @@ def test_lora_changes_the_ungrouped_layers_of_the_last_blocks(name: Any, fractio
 @pytest.mark.parametrize("shape", [(6, 4), (6, 4, 1, 1), (6, 4, 3, 3)])
 def test_a_low_rank_change_is_the_product_of_two_matrices(shape: tuple[int, ...]) -> None:
     layer: Any = nn.Linear(4, 6) if len(shape) == 2 else nn.Conv2d(4, 6, shape[-1])
-    made = model()
-    made.backbone.stages[2] = layer
+    net = model()
+    net.backbone.stages[2] = layer
     weight = layer.weight.detach().clone()
-    train_as(made, "lora", fraction=0.1, rank=2, alpha=6.0)
+    train_as(net, "lora", fraction=0.1, rank=2, alpha=6.0)
     change = layer.parametrizations.weight[0]
     assert change.down.shape == (2, weight[0].numel())
     assert change.down.std() > 0
@@ -150,32 +158,30 @@ def test_a_low_rank_change_is_the_product_of_two_matrices(shape: tuple[int, ...]
 
 
 def test_lora_is_incompatible_without_a_layer_to_change() -> None:
-    made = model()
-    made.backbone.stages[2] = nn.Sequential(nn.Conv2d(24, 24, 3, groups=24), nn.BatchNorm2d(24))
+    net = model()
+    net.backbone.stages[2] = nn.Sequential(nn.Conv2d(24, 24, 3, groups=24), nn.BatchNorm2d(24))
     with pytest.raises(Incompatible, match="no ungrouped convolution"):
-        train_as(made, "lora", fraction=0.1)
+        train_as(net, "lora", fraction=0.1)
 
 
 def test_the_blocks_before_lora_can_be_cached() -> None:
-    made = model()
-    train_as(made, "lora", fraction=0.5)
-    point = split_point.find_split_point(made, random_images(made))
+    net = model()
+    train_as(net, "lora", fraction=0.5)
+    point = split_point.find_split_point(net, random_images(net))
     assert point is not None
     assert point.name == "stages.0"
     with torch.no_grad():
-        whole = made.eval()(random_images(made))
-        assert torch.equal(point.suffix(point.prefix(random_images(made)).clone()), whole)
+        whole = net.eval()(random_images(net))
+        assert torch.equal(point.suffix(point.prefix(random_images(net)).clone()), whole)
 
 
 @pytest.mark.parametrize("name", TIMM_MODELS)
 def test_scale_shift_has_a_scale_and_shift_for_each_channel(name: str) -> None:
-    made = network(name)
-    layers = {
-        n: m for n, m in made.backbone.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)
-    }
+    net = build_network(name)
+    layers = {n: m for n, m in net.backbone.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)}
     before = copy.deepcopy(layers)
-    norms = norm_names(made)
-    trained = train_as(made, "scale_shift")
+    norms = norm_names(net)
+    trained = train_as(net, "scale_shift")
     scales = {f"{n}.parametrizations.weight.0.scale" for n in layers}
     shifts = {f"{n}.parametrizations.bias.0.shift" for n, m in before.items() if m.bias is not None}
     assert trained - norms - scales == shifts  # the bias shares the scale of its weight
@@ -183,7 +189,7 @@ def test_scale_shift_has_a_scale_and_shift_for_each_channel(name: str) -> None:
     layer = next((m for m in layers.values() if "bias" in m.parametrizations), None)
     if layer is not None:
         assert layer.parametrizations.bias[0].scale is layer.parametrizations.weight[0].scale
-    perturb(made)
+    perturb(net)
     for n, layer in layers.items():
         inputs = torch.randn(2, 64, layer.in_features) if isinstance(layer, nn.Linear) else None
         if inputs is None:
@@ -204,14 +210,14 @@ def test_layers_are_scaled_also_without_norms() -> None:
 @CHANGES
 def test_training_ends_with_the_parameter_names_of_the_architecture(strategy: Any) -> None:
     names = sorted(model().state_dict())
-    made, run = model(), task(3)
+    net, run = model(), task(3)
     before = model().state_dict()
     chosen = config(freeze=strategy)
-    assert measure_cost(made, chosen, run).epoch_seconds > 0
-    assert sorted(made.state_dict()) == names  # costs are measured on a copy
-    epochs = list(fine_tune(made, chosen, run))
-    assert sorted(made.state_dict()) == names
-    changed = {n for n, t in made.state_dict().items() if not torch.equal(t, before[n])}
+    assert measure_cost(net, chosen, run).epoch_seconds > 0
+    assert sorted(net.state_dict()) == names  # costs are measured on a copy
+    epochs = list(fine_tune(net, chosen, run))
+    assert sorted(net.state_dict()) == names
+    changed = {n for n, t in net.state_dict().items() if not torch.equal(t, before[n])}
     assert changed >= {f"backbone.stages.{i}.0.weight" for i in range(3)}
     assert run.validation is not None
-    assert run.score(predict(made, run.validation, run.device)) == epochs[-1].score
+    assert run.score(predict(net, run.validation, run.device)) == epochs[-1].score
