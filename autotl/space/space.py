@@ -194,7 +194,7 @@ class Space:
 
     @property
     def hyperparameters(self) -> dict[str, Hyperparameter]:
-        """All parameters that a trial may be asked for, by name: plugins and their keywords."""
+        """All parameters of a trial by name: the plugin of each kind, and their keywords."""
         parameters: dict[str, Hyperparameter] = {}
         for kind, plugins in self.plugins.items():
             names = tuple(p.name for p in plugins)

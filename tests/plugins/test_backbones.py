@@ -217,8 +217,8 @@ def test_names_of_weights_files_in_a_folder(
 
 
 def test_a_missing_folder_is_reported(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match=r"gone' does not exist"):
-        locate("resnet18", tmp_path / "gone")
+    with pytest.raises(WeightsError, match=r"missing' does not exist"):
+        locate("resnet18", tmp_path / "missing")
 
 
 def test_earlier_downloads_are_found(offline: None, tmp_path: Path) -> None:
@@ -270,17 +270,17 @@ def test_a_model_that_needs_values_to_be_built_has_no_count(
 
 
 def test_each_site_is_requested_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
+    requests = []
 
     def refuse(request: Request, timeout: float) -> None:
-        asked.append(request.full_url)
+        requests.append(request.full_url)
         raise URLError("no route")
 
     monkeypatch.setattr(backbones, "urlopen", refuse)
     for name in ("resnet18", "resnet50", "legacy_seresnet18"):
         with pytest.raises(WeightsError, match="cannot be reached"):
             locate(name, None)
-    assert asked == ["https://huggingface.co", "https://github.com"]
+    assert requests == ["https://huggingface.co", "https://github.com"]
 
 
 def test_no_request_is_sent_in_offline_mode(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -397,7 +397,7 @@ def test_a_pickle_with_code_is_rejected_and_not_executed(
     assert not folder.exists()
 
 
-@pytest.mark.parametrize("name", ["junk.safetensors", "junk.pth", "gone.safetensors"])
+@pytest.mark.parametrize("name", ["junk.safetensors", "junk.pth", "missing.safetensors"])
 def test_unreadable_files_are_reported_by_name(tmp_path: Path, name: str) -> None:
     if name.startswith("junk"):
         (tmp_path / name).write_bytes(b"not weights at all")
@@ -408,10 +408,10 @@ def test_unreadable_files_are_reported_by_name(tmp_path: Path, name: str) -> Non
 def test_weights_are_downloaded_from_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     """The random state afterwards is the same as with weights from a file."""
     published, build_model = timm.create_model("test_resnet", num_classes=0), timm.create_model
-    asked = []
+    pretrained_flags = []
 
     def create(name: str, *, pretrained: bool = False, **options: Any) -> nn.Module:
-        asked.append(pretrained)
+        pretrained_flags.append(pretrained)
         return published if pretrained else build_model(name, **options)
 
     monkeypatch.setattr(timm, "create_model", create)
@@ -421,7 +421,7 @@ def test_weights_are_downloaded_from_the_hub(monkeypatch: pytest.MonkeyPatch) ->
     torch.manual_seed(0)
     model = timm_model("test_resnet", Weights("hub timm/test_resnet.r160_in1k"), None)
     assert torch.equal(torch.rand(1), after)
-    assert asked == [False, False, True]
+    assert pretrained_flags == [False, False, True]
     assert all(torch.equal(v, published.state_dict()[k]) for k, v in model.state_dict().items())
 
 
