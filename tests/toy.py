@@ -1,7 +1,4 @@
-"""What the tests share: a tiny backbone, a tiny data set and the configurations that use them.
-
-Shapes: B pictures in a batch, S the side of a picture in pixels.
-"""
+"""What the tests share: a tiny backbone, a tiny data set, and configurations that use them."""
 
 from __future__ import annotations
 
@@ -19,39 +16,40 @@ from autotl.space.kinds import SEARCHED_KINDS
 from autotl.space.registry import AnyPlugin
 from autotl.space.space import Choice, Config
 from autotl.testing import toy as toys
-from autotl.testing.toy import COLOURS, CPU, SIDE, batches
-from autotl.testing.toy import Blocks as Backbone
+from autotl.testing.toy import COLOURS, CPU, SIDE
+from autotl.testing.toy import ConvNet as Backbone
+from autotl.testing.toy import make_batches as batches
 from autotl.training import Task
 
 REGISTRY = registry.load()
 
 
 def squares(each: int = 12, seed: int = 0, side: int = SIDE) -> list[Example]:
-    """Noise with a square of the class's colour somewhere, ``each`` of every colour in turn."""
+    """Make ``each`` images of every colour in turn: noise with a square of the colour."""
     return toys.squares([each] * len(COLOURS), seed, side)
 
 
 @backbone
 def toy() -> nn.Module:
-    """Three convolutional blocks, always with the same weights, as if they were pretrained."""
+    """Four convolutional blocks, always with the same weights, as if they were pretrained."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(7)
         return Backbone()
 
 
 Chosen = str | AnyPlugin | tuple[str | AnyPlugin, dict[str, Any]]
-"""A plugin or the name of a built-in one, alone or with some of its values."""
+"""A plugin or the name of a built-in one, alone or with values of its keywords."""
 
 
 def config(**chosen: Chosen) -> Config:
-    """A configuration of ``toy`` with a linear probe, and of what is ``chosen`` by kind."""
-    plain: dict[str, Chosen] = {"backbone": toy, "freeze": "linear_probe", "augment": "none"}
-    plain |= {"head": ("linear", {"dropout": 0.0}), "optimizer": "adamw"}
-    both = plain | chosen
-    return {kind: _choice(kind, both[kind]) for kind in SEARCHED_KINDS if kind in both}
+    """Make a configuration of ``toy`` with a linear probe; ``chosen`` replaces plugins by kind."""
+    defaults: dict[str, Chosen] = {"backbone": toy, "freeze": "linear_probe", "augment": "none"}
+    defaults |= {"head": ("linear", {"dropout": 0.0}), "optimizer": "adamw"}
+    every = defaults | chosen
+    return {kind: _make_choice(kind, every[kind]) for kind in SEARCHED_KINDS if kind in every}
 
 
-def _choice(kind: str, chosen: Chosen) -> Choice:
+def _make_choice(kind: str, chosen: Chosen) -> Choice:
     plugin, values = chosen if isinstance(chosen, tuple) else (chosen, {})
     if isinstance(plugin, str):
         plugin = REGISTRY.get_untrained(kind, plugin)
@@ -59,18 +57,18 @@ def _choice(kind: str, chosen: Chosen) -> Choice:
 
 
 def model(seed: int = 0, size: int | None = None, **chosen: Chosen) -> Model:
-    """The network of ``config(**chosen)`` for the three colours, on the CPU in float32."""
+    """Build the model of ``config(**chosen)`` for the three colours, on the CPU in float32."""
     return build_model(config(**chosen), len(COLOURS), size, CPU, seed)
 
 
 def task(epochs: int = 2, **changes: Any) -> Task:
-    """To tell the colours apart: 36 pictures to learn from in 3 steps, 36 others to score."""
+    """Make a task of three colours: 36 training images in 3 steps, and 36 for validation."""
     truth = np.array([e.label for e in squares(seed=1)])
 
     def accuracy(probabilities: np.ndarray) -> float:
         return float((np.array(sorted(COLOURS))[probabilities.argmax(1)] == truth).mean())
 
-    standard: dict[str, Any] = {
+    defaults: dict[str, Any] = {
         "train": batches(squares()),
         "validation": batches(squares(seed=1), shuffle_seed=None),
         "epochs": epochs,
@@ -78,4 +76,4 @@ def task(epochs: int = 2, **changes: Any) -> Task:
         "device": CPU,
         "cache": FeatureCache(),
     }
-    return Task(**(standard | changes))
+    return Task(**(defaults | changes))

@@ -1,4 +1,4 @@
-"""What every plugin keeps, whatever its kind."""
+"""The checks that hold for every kind of plugin."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from torch.overrides import TorchFunctionMode
 from autotl.errors import Incompatible
 from autotl.models import Model
 from autotl.space import registry
-from autotl.space.plugin import Hyperparameter
+from autotl.space.hyperparameter import Hyperparameter
 from autotl.space.registry import AnyPlugin
 from autotl.space.space import Choice
 from autotl.testing import kinds, network, toy
-from autotl.testing.bench import (
-    Bench,
-    Findings,
-    Params,
-    apart,
-    configurations,
-    ends,
-    with_value,
-)
+from autotl.testing.configurations import Params, configurations, extreme_values, with_value
+from autotl.testing.datasets import check_dataset
+from autotl.testing.harness import PluginHarness, isolated
+from autotl.testing.violations import Violations
 
-LONG = 8
-"""Epochs of training after which a keyword is said to have no effect."""
+LONG_EPOCHS = 8
+"""Epochs of training after which a keyword without effect is reported."""
 
-FEW = 3
-"""The most pictures that fit into the memory that is made to run out."""
+MEMORY_IMAGES = 3
+"""Number of images that fit into memory where it is made to run out."""
 
 
 @dataclass(frozen=True)
 class Examination:
-    """How many configurations of a plugin were tried, and in sentences what broke."""
+    """The result of examining a plugin.
+
+    Attributes:
+        configurations: Number of configurations that were tried.
+        broken: A sentence for each violation of the contract.
+    """
 
     configurations: int
     broken: tuple[str, ...]
@@ -47,178 +47,198 @@ class Examination:
 def examine(
     plugin: AnyPlugin, *, backbone: AnyPlugin | None = None, source: str = ""
 ) -> Examination:
-    """Try a plugin. The arguments are those of ``check``; nothing that it does is raised."""
-    findings = Findings(plugin)
-    if lacks := registry.missing_requirements(plugin):
-        wanted = " ".join(map(repr, lacks))
-        findings.add(f"needs what is not installed: pip install {wanted}")
-        return Examination(0, findings.sentences)
+    """Try a plugin as ``check`` does, without raising what it raises.
+
+    Args:
+        plugin: See ``check``.
+        backbone: See ``check``.
+        source: See ``check``.
+
+    Returns:
+        How many configurations were tried, and what is wrong.
+    """
+    violations = Violations(plugin)
+    if missing := registry.missing_requirements(plugin):
+        requirements = " ".join(map(repr, missing))
+        violations.add(f"needs packages that are not installed: pip install {requirements}")
+        return Examination(0, violations.sentences)
     if not plugin.summary:
-        findings.add(
-            "has no docstring; its first line is what the lists of plugins show: say what it is "
-            "and which paper it comes from"
+        violations.add(
+            "has no docstring; lists of plugins show its first line: say what it is and which "
+            "paper it comes from"
         )
     tried = 0
-    with apart(), findings.watch():
+    with isolated(), violations.catch():
         if plugin.kind == "dataset":
-            kinds.dataset(plugin, source, findings)
+            check_dataset(plugin, source, violations)
             tried = 1
         else:
-            tried = _on_some_backbone(kinds.member(findings), backbone, findings)
-    return Examination(tried, findings.sentences)
+            tried = _try_on_backbones(kinds.select_member(violations), backbone, violations)
+    return Examination(tried, violations.sentences)
 
 
-def _on_some_backbone(plugin: AnyPlugin, backbone: AnyPlugin | None, findings: Findings) -> int:
-    """Try a plugin on the first backbone that it does not refuse, its defaults on the other too."""
-    toys = (Choice(toy.convolutions, {"batchnorm": True}), Choice(toy.tokens, {}))
+def _try_on_backbones(plugin: AnyPlugin, backbone: AnyPlugin | None, violations: Violations) -> int:
+    """Try a plugin on the first compatible backbone, and its defaults on the other one."""
+    toys = (Choice(toy.convnet, {"batchnorm": True}), Choice(toy.transformer, {}))
     tried = 0
     for choice in (Choice(backbone, backbone.defaults),) if backbone else toys:
         if not tried:
-            tried = _on(choice, plugin, findings)
-        elif plugin.kind in ("freeze", "head") and not findings.sentences:
-            findings.where = "on a transformer"
-            _one(Bench(plugin, choice, findings), plugin.defaults)
-    if tried:
-        return tried
-    if not findings.sentences:
-        reasons = "; ".join(dict.fromkeys(findings.refused))
-        findings.add(
-            f"refuses the backbones that it was tried on ({reasons}); name one that it works with: "
-            "check(plugin, backbone=...)"
+            tried = _try_on(choice, plugin, violations)
+        elif plugin.kind in ("freeze", "head") and not violations.sentences:
+            violations.setting = "on a transformer"
+            _try_configuration(PluginHarness(plugin, choice, violations), plugin.defaults)
+    if not tried and not violations.sentences:
+        reasons = "; ".join(dict.fromkeys(violations.refusals))
+        violations.add(
+            f"is incompatible with the backbones that it was tried on ({reasons}); name one that "
+            "it works with: check(plugin, backbone=...)"
         )
-    return 0
-
-
-def _on(backbone: Choice, plugin: AnyPlugin, findings: Findings) -> int:
-    """Try a plugin on one backbone; returns how many configurations were not refused."""
-    bench = Bench(plugin, backbone, findings)
-    results: list[tuple[Params, NDArray[np.float32]]] = []
-    tried = 0
-    for params in configurations(plugin):
-        refused = len(findings.refused)
-        found = _one(bench, params)
-        tried += len(findings.refused) == refused
-        if found is None and params == plugin.defaults:
-            return tried  # the rest would only say it again
-        if found is not None:
-            results.append((params, found))
-    with findings.watch():
-        _repeats(bench, results[0][1])
-    with findings.watch():
-        _lets_memory_run_out(bench)
-    for h in plugin.hyperparameters:
-        with findings.watch():
-            _has_effect(bench, h, results)
     return tried
 
 
-def _one(bench: Bench, params: Params) -> NDArray[np.float32] | None:
-    """Look at one configuration, train, save and load it; returns what it says of new pictures."""
-    with bench.findings.watch(params):
-        if bench.plugin.kind == "backbone":
-            bench.find_size(params)
-        if not kinds.LOOKS[bench.plugin.kind](bench, params):
+def _try_on(backbone: Choice, plugin: AnyPlugin, violations: Violations) -> int:
+    """Try a plugin on one backbone; return the number of compatible configurations."""
+    harness = PluginHarness(plugin, backbone, violations)
+    results: list[tuple[Params, NDArray[np.float32]]] = []
+    tried = 0
+    for params in configurations(plugin):
+        refusals = len(violations.refusals)
+        probabilities = _try_configuration(harness, params)
+        tried += len(violations.refusals) == refusals
+        if probabilities is not None:
+            results.append((params, probabilities))
+        elif params == plugin.defaults:
+            return tried  # the other configurations would break in the same way
+    with violations.catch():
+        _check_reproducibility(harness, results[0][1])
+    with violations.catch():
+        _check_short_memory(harness)
+    for h in plugin.hyperparameters:
+        with violations.catch():
+            _check_effect(harness, h, results)
+    return tried
+
+
+def _try_configuration(harness: PluginHarness, params: Params) -> NDArray[np.float32] | None:
+    """Check one configuration, and train, save and load a model of it.
+
+    Returns:
+        Probabilities ``[N, C]`` of the trained model; None if it cannot be trained.
+    """
+    with harness.violations.catch(params):
+        if harness.plugin.kind == "backbone":
+            harness.find_size(params)
+        if not kinds.CHECKS[harness.plugin.kind](harness, params):
             return None
-        model, probabilities = bench.train(params)
-        network.learnt(bench, model, params)
-        if bench.plugin.kind in ("backbone", "freeze", "head"):
-            bench.saved(model, params)
-            network.asked_alone(bench, model, params)
+        model, probabilities = harness.train(params)
+        network.check_trained_head(harness, model, params)
+        if harness.plugin.kind in ("backbone", "freeze", "head"):
+            harness.check_saving(model, params)
+            network.check_single_image(harness, model, params)
         return probabilities
     return None
 
 
-def _repeats(bench: Bench, before: NDArray[np.float32]) -> None:
-    _, again = bench.train(bench.plugin.defaults)
-    if not np.array_equal(before, again):
-        bench.findings.add(
-            "gives another result when it is trained again with the same seed; draw random numbers "
-            "from torch's global generator, which is seeded, and not from random or numpy"
+def _check_reproducibility(harness: PluginHarness, before: NDArray[np.float32]) -> None:
+    _, repeated = harness.train(harness.plugin.defaults)
+    if not np.array_equal(before, repeated):
+        harness.violations.add(
+            "gives a different result when it is trained twice with the same seed; draw random "
+            "numbers from torch's global generator, which is seeded, and not from random or numpy"
         )
 
 
-def _has_effect(
-    bench: Bench, h: Hyperparameter, results: list[tuple[Params, NDArray[np.float32]]]
+def _check_effect(
+    harness: PluginHarness, h: Hyperparameter, results: list[tuple[Params, NDArray[np.float32]]]
 ) -> None:
-    """Note neighbouring values of a keyword that train the same model."""
-    plugin = bench.plugin
-    known = []
-    for value in ends(h):
+    """Report a keyword if two neighbouring values of it train the same model."""
+    plugin = harness.plugin
+    tried = []
+    for value in extreme_values(h):
         params = with_value(plugin, h, value)
-        known += [(value, params, found) for p, found in results if p == params]
-    for (one, params, found), (other, changed, after) in itertools.pairwise(known):
-        if not np.array_equal(found, after):
+        tried += [(value, params, result) for p, result in results if p == params]
+    for (one, params, result), (other, other_params, other_result) in itertools.pairwise(tried):
+        if not np.array_equal(result, other_result):
             continue
-        # A few steps may be too few to tell, of a warm-up for example.
-        _, found = bench.train(params, LONG)
-        _, after = bench.train(changed, LONG)
-        if np.array_equal(found, after):
-            bench.findings.add(
-                f"has a keyword {h.name!r} that changes nothing: {one!r} and {other!r} train the "
-                "same model; use it, or do not let it be searched"
+        # A few steps may be too few to show an effect, for example of a warm-up.
+        _, result = harness.train(params, LONG_EPOCHS)
+        _, other_result = harness.train(other_params, LONG_EPOCHS)
+        if np.array_equal(result, other_result):
+            harness.violations.add(
+                f"has a keyword {h.name!r} without effect: {one!r} and {other!r} train the same "
+                "model; use it, or do not declare it for the search"
             )
             return
 
 
-class _Memory(TorchFunctionMode):
-    """Runs out in the first operation on a batch of more than a few pictures."""
+class _OutOfMemoryOnce(TorchFunctionMode):
+    """Raises ``OutOfMemoryError`` in the first operation."""
 
     def __init__(self) -> None:
-        self.ran_out = False
+        self.raised = False
         super().__init__()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if not self.ran_out:
-            self.ran_out = True
-            raise torch.OutOfMemoryError("out of memory, made so by autotl.testing")
+        if not self.raised:
+            self.raised = True
+            raise torch.OutOfMemoryError("out of memory, simulated by autotl.testing")
         return func(*args, **(kwargs or {}))
 
 
-class _Short:
-    """Lets memory run out in a part of a model; ``hidden`` if that part went on regardless."""
+class _ShortMemory:
+    """Lets memory run out in a part of a model, in training on more than a few images.
+
+    Args:
+        part: ``backbone`` or ``head``.
+
+    Attributes:
+        error_hidden: Whether the part returned although memory had run out.
+    """
 
     def __init__(self, part: str) -> None:
         self.part = part
-        self.hidden = False
+        self.error_hidden = False
 
     def __call__(self, model: Model) -> None:
         module: Any = getattr(model, self.part)
         forward = module.forward
 
         def limited(batch: Tensor) -> Tensor:
-            if len(batch) <= FEW or not torch.is_grad_enabled():
+            if len(batch) <= MEMORY_IMAGES or not torch.is_grad_enabled():
                 return forward(batch)  # type: ignore[no-any-return]
-            with _Memory() as memory:
-                answer: Tensor = forward(batch)
-            self.hidden |= memory.ran_out
-            return answer
+            with _OutOfMemoryOnce() as memory:
+                output: Tensor = forward(batch)
+            self.error_hidden |= memory.raised
+            return output
 
         module.forward = limited
 
 
-def _lets_memory_run_out(bench: Bench) -> None:
-    """Note whether halved batches give another result, or an error is kept from the loop."""
-    plugin = bench.plugin
+def _check_short_memory(harness: PluginHarness) -> None:
+    """Report a different result with halved batches, and an error that is caught."""
+    plugin = harness.plugin
     others: dict[str, Any] = {}
     part = "head"
     if plugin.kind == "backbone":
-        others["freeze"] = toy.everything
+        others["freeze"] = toy.full
         part = "backbone"
-    elif bench.backbone.plugin is toy.convolutions:  # BatchNorm tells halves from the whole
-        others["backbone"] = Choice(toy.convolutions, {"batchnorm": False})
-    short = _Short(part)
+    elif harness.backbone.plugin is toy.convnet:  # with BatchNorm halves give other results
+        others["backbone"] = Choice(toy.convnet, {"batchnorm": False})
+    short_memory = _ShortMemory(part)
     try:
-        _, found = bench.train(plugin.defaults, prepare=short, **others)
-        _, whole = bench.train(plugin.defaults, **others)
+        _, with_halves = harness.train(plugin.defaults, prepare=short_memory, **others)
+        _, expected = harness.train(plugin.defaults, **others)
     except Incompatible:
-        return  # needs the BatchNorm
-    if short.hidden:
-        bench.findings.add(
-            "catches torch.OutOfMemoryError, which is a RuntimeError; let it through: the batch is "
-            "then done again in halves"
+        return  # it needs BatchNorm
+    if short_memory.error_hidden:
+        harness.violations.add(
+            "catches torch.OutOfMemoryError, which is a RuntimeError; let it pass, so that the "
+            "batch is computed in halves"
         )
-    elif not np.allclose(whole, found, atol=1e-3) and network.by_picture(bench, others):
-        bench.findings.add(
-            "trains another model when memory runs out and a batch is done in parts; let a step "
-            "depend on nothing but the gradients"
+    elif not np.allclose(expected, with_halves, atol=1e-3) and network.is_per_image(
+        harness, others
+    ):
+        harness.violations.add(
+            "trains a different model when memory runs out and a batch is computed in halves; let "
+            "a step depend only on the gradients"
         )

@@ -1,7 +1,4 @@
-"""What holds for the networks that plugins make: what they answer, and that they learn.
-
-Shapes: B pictures in a batch, C classes, F features.
-"""
+"""The checks of models with a plugin's backbone or head: their outputs and their training."""
 
 from __future__ import annotations
 
@@ -15,152 +12,175 @@ from torch.nn import functional
 from autotl.models import Model, plan_groups
 from autotl.space.space import Choice
 from autotl.testing import toy
-from autotl.testing.bench import Bench, Params, close, described
+from autotl.testing.configurations import Params
+from autotl.testing.harness import PluginHarness, are_close
+from autotl.testing.violations import describe, first_line
 
-ENOUGH = 0.8
-"""The share of the points of four separate clouds that a head must learn to name."""
+MIN_ACCURACY = 0.8
+"""Accuracy that a head must reach on the points of four separate clusters."""
+
+UNTRAINED_HEAD = {
+    "head": "is not trained: its parameter {!r} does not change, its gradient is 0 or None; use it "
+    "in forward without detach, or make it a buffer",
+    "freeze": "does not train {!r} of the head; put the head's parameters into a group",
+    "optimizer": "does not change {!r} of the head; step on every parameter of the groups",
+}
+"""What is reported of a head's parameter that stays the same, by the kind of the plugin."""
 
 
-def answers(
-    bench: Bench, work: Callable[[Tensor], Any], batch: Tensor, width: int, params: Params
+def check_output(
+    harness: PluginHarness,
+    function: Callable[[Tensor], Any],
+    batch: Tensor,
+    width: int,
+    params: Params,
 ) -> bool:
-    """Whether ``work``, in eval mode, makes numbers ``[B, width]`` of a batch.
+    """Check that ``function`` returns finite numbers ``[B, width]`` for a batch in eval mode.
 
-    What else is wrong with them is noted as well.
+    Returns:
+        Whether the output can be used.
     """
-    findings, what = bench.findings, "logits" if bench.plugin.kind == "head" else "features"
+    violations = harness.violations
+    what = "logits" if harness.plugin.kind == "head" else "features"
     with torch.no_grad():
-        found = work(batch)
-        if not isinstance(found, Tensor) or found.shape != (len(batch), width):
-            findings.add(
-                f"returns {what} {described(found)} for {len(batch)} pictures; return "
+        output = function(batch)
+        if not isinstance(output, Tensor) or output.shape != (len(batch), width):
+            violations.add(
+                f"returns {what} {describe(output)} for {len(batch)} images; return "
                 f"{[len(batch), width]}",
                 params,
             )
             return False
-        if not found.is_floating_point():
-            kind = str(found.dtype).removeprefix("torch.")
-            findings.add(f"returns {what} of {kind}; return floating-point numbers", params)
+        if not output.is_floating_point():
+            dtype = str(output.dtype).removeprefix("torch.")
+            violations.add(f"returns {what} of {dtype}; return floating-point numbers", params)
             return False
-        if not found.isfinite().all():
-            findings.add(f"returns {what} that are not finite; look for log(0) and x / 0", params)
+        if not output.isfinite().all():
+            violations.add(f"returns {what} that are not finite; look for log(0) and x / 0", params)
             return False
-        if not torch.equal(found, work(batch)):
-            findings.add(
-                f"gives other {what} each time it is asked; be random in training only, where "
-                "self.training is true",
+        if not torch.equal(output, function(batch)):
+            violations.add(
+                f"gives different {what} each time in eval mode; use random numbers in training "
+                "only, where self.training is true",
                 params,
             )
     return True
 
 
-def asked_alone(bench: Bench, network: Model, params: Params) -> None:
-    """Note whether a picture on its own is answered otherwise than among others."""
-    images = bench.images()
+def check_single_image(harness: PluginHarness, network: Model, params: Params) -> None:
+    """Report a model that predicts an image alone differently from the same image in a batch."""
+    images = harness.make_images()
     with torch.no_grad():
-        found = network.eval()(images)
+        logits = network.eval()(images)
         try:
             alone = network(images[:1])
-        except Exception as error:  # a stranger's code may raise anything; it is told
-            text = str(error).strip().partition("\n")[0]
+        except Exception as error:  # a plugin may raise anything
             alone = None
-            reason = f"{type(error).__name__}: {text}"
+            reason = f"{type(error).__name__}: {first_line(error)}"
         else:
-            reason = f"it returns {described(alone)}"
-    if alone is None or alone.shape != (1, found.shape[1]):
-        bench.findings.add(
-            f"cannot answer for a single picture ({reason}); keep the batch when it is one, and "
-            "need no statistics of it",
+            reason = f"it returns {describe(alone)}"
+    if alone is None or alone.shape != (1, logits.shape[1]):
+        harness.violations.add(
+            f"cannot predict a single image ({reason}); keep the batch dimension when it is 1, and "
+            "do not use statistics of the batch",
             params,
         )
-    elif not close(found[:1], alone, 1e-3):
-        bench.findings.add(
-            "answers otherwise for a picture alone than among others; in eval mode compute each "
-            "picture for itself",
+    elif not are_close(logits[:1], alone, 1e-3):
+        harness.violations.add(
+            "predicts an image alone differently from the same image in a batch; in eval mode "
+            "compute each image by itself",
             params,
         )
 
 
-def learns_clouds(bench: Bench, params: Params) -> bool:
-    """Note whether a head cannot learn to tell four clouds of points apart."""
+def check_learning(harness: PluginHarness, params: Params) -> bool:
+    """Report a head that does not learn to separate four clusters of points.
+
+    Returns:
+        Whether its logits have a gradient.
+    """
     torch.manual_seed(0)
     labels = torch.arange(4).repeat(16)
-    positions = [9] if bench.plugin.takes == "map" else []
+    positions = [9] if harness.plugin.takes == "map" else []
     centres = torch.randn(4, *[1 for _ in positions], 10)
     features = centres[labels] + 0.3 * torch.randn(64, *positions, 10)
-    share = 0.0
+    accuracy = 0.0
     for rate in (0.02, 0.002, 0.2):
-        made: nn.Module = bench.plugin.call({"features": 10, "classes": 4}, params)
-        if not fit(made, features, labels):
-            steps = torch.optim.Adam(made.parameters(), lr=rate)
-            for _ in range(60):
-                steps.zero_grad()
-                loss = functional.cross_entropy(made.train()(features), labels)
-                if not loss.requires_grad:
-                    bench.findings.add(
-                        "does not learn: its logits carry no gradient; let them depend on its "
-                        "parameters without detach or no_grad, or give it a fit(features, labels)",
-                        params,
-                    )
-                    return False
-                loss.backward()  # type: ignore[no-untyped-call]
-                steps.step()
+        head: nn.Module = harness.plugin.call({"features": 10, "classes": 4}, params)
+        if not fit_head(head, features, labels) and not _train_head(head, features, labels, rate):
+            harness.violations.add(
+                "does not learn: its logits have no gradient; let them depend on its parameters "
+                "without detach or no_grad, or give it a fit(features, labels)",
+                params,
+            )
+            return False
         with torch.no_grad():
-            share = max(share, float((made.eval()(features).argmax(1) == labels).float().mean()))
-        if share > ENOUGH:
+            correct = head.eval()(features).argmax(1) == labels
+        accuracy = max(accuracy, float(correct.float().mean()))
+        if accuracy > MIN_ACCURACY:
             return True
-    bench.findings.add(
-        f"does not learn: after 60 steps of Adam it names {share:.0%} of the points of four "
-        "separate clouds; is the order of the classes kept, and does every layer get a gradient?",
+    harness.violations.add(
+        f"does not learn: after 60 steps of Adam it classifies {accuracy:.0%} of the points of "
+        "four separate clusters; does it keep the order of the classes, and does every layer have "
+        "a gradient?",
         params,
     )
     return True
 
 
-def fit(module: nn.Module, features: Tensor, labels: Tensor) -> bool:
-    """Fit a head in closed form, if it can be; whether it could."""
-    fitting: Any = getattr(module, "fit", None)
-    if fitting is None:
-        return False
-    with torch.no_grad():
-        fitting(features.float(), labels)
+def _train_head(head: nn.Module, features: Tensor, labels: Tensor, rate: float) -> bool:
+    """Train a head for 60 steps; return whether its logits have a gradient."""
+    optimizer = torch.optim.Adam(head.parameters(), lr=rate)
+    for _ in range(60):
+        optimizer.zero_grad()
+        loss = functional.cross_entropy(head.train()(features), labels)
+        if not loss.requires_grad:
+            return False
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
     return True
 
 
-def learnt(bench: Bench, network: Model, params: Params) -> None:
-    """Note what of the head should have moved in training and did not."""
-    remedies = {
-        "head": "does not learn: its parameter {!r} did not move, its gradient is 0 or none; use "
-        "it in forward without detach, or make it a buffer",
-        "freeze": "leaves {!r} of the head as it was; put the head's parameters into a group",
-        "optimizer": "does not move {!r} of the head; step on every parameter it is given",
-    }
-    if bench.plugin.kind not in remedies:
+def fit_head(head: nn.Module, features: Tensor, labels: Tensor) -> bool:
+    """Fit a head that has a ``fit``; return whether it has one."""
+    fit: Any = getattr(head, "fit", None)
+    if fit is None:
+        return False
+    with torch.no_grad():
+        fit(features.float(), labels)
+    return True
+
+
+def check_trained_head(harness: PluginHarness, network: Model, params: Params) -> None:
+    """Report a parameter of the head that the training did not change."""
+    if harness.plugin.kind not in UNTRAINED_HEAD:
         return
-    before = bench.build(bench.config(params))
-    old = dict(before.head.named_parameters())
-    if still := [n for n, p in network.head.named_parameters() if torch.equal(p, old[n])]:
-        bench.findings.add(remedies[bench.plugin.kind].format(still[0]), params)
+    initial = dict(harness.build(harness.make_config(params)).head.named_parameters())
+    for name, parameter in network.head.named_parameters():
+        if torch.equal(parameter, initial[name]):
+            text = UNTRAINED_HEAD[harness.plugin.kind].format(name)
+            harness.violations.add(text, params)
+            return
 
 
-def by_picture(bench: Bench, others: Mapping[str, Any]) -> bool:
-    """Whether training computes each picture for itself: no batch statistics, nothing random."""
-    plugin = bench.plugin
-    network = bench.build(bench.config(plugin.defaults, **others))
+def is_per_image(harness: PluginHarness, others: Mapping[str, Any]) -> bool:
+    """Whether training computes each image by itself: no batch statistics, nothing random."""
+    plugin = harness.plugin
+    network = harness.build(harness.make_config(plugin.defaults, **others))
     if plugin.kind == "freeze":
         list(plan_groups(network, Choice(plugin, plugin.defaults), 2))
         return not network.penalties
     if plugin.kind not in ("backbone", "head"):
         return True
-    images = bench.images()
-    work: Callable[[Tensor], Tensor] = network.features
+    batch = harness.make_images()
+    function: Callable[[Tensor], Tensor] = network.features
     with torch.no_grad():
         if plugin.kind == "head":
-            images, work = network.eval().features(images), network.head
-            fit(network.head, images, torch.arange(len(images)) % len(toy.COLOURS))
+            batch, function = network.eval().features(batch), network.head
+            fit_head(network.head, batch, toy.cycle_labels(len(batch)))
         network.train()
         torch.manual_seed(0)
-        whole = work(images)
+        together = function(batch)
         torch.manual_seed(0)
-        parts = torch.cat([work(part) for part in images.tensor_split(2)])
-    return close(whole, parts, 1e-4)
+        in_halves = torch.cat([function(half) for half in batch.tensor_split(2)])
+    return are_close(together, in_halves, 1e-4)

@@ -1,6 +1,6 @@
-"""What plugins are tried on: two tiny backbones, pictures made in memory, plain companions.
+"""What plugins are tried on: two tiny backbones, images made in memory, and simple companions.
 
-Shapes: B pictures in a batch, S the side of a picture in pixels, T tokens, F features.
+Shapes: B images in a batch, S their side in pixels, T tokens, F features.
 """
 
 from __future__ import annotations
@@ -19,110 +19,120 @@ from autotl.models import Device, Group, Model
 from autotl.space.plugin import Example, augment, backbone, freeze, head, optimizer
 
 SIDE = 16
-"""The side of the toy backbones' pictures, in pixels."""
+"""Height and width of the images of the toy backbones, in pixels."""
 
 WIDTH = 24
-"""The features of the toy backbones."""
+"""Number of features of the toy backbones."""
 
 CPU = Device(torch.device("cpu"), None)
 COLOURS = {"blue": (60, 90, 200), "green": (60, 160, 90), "red": (190, 80, 70)}
-COUNTS = (15, 12, 9)
-"""Training pictures of each colour: unequal, so that balancing has something to do."""
+CLASS_COUNTS = (15, 12, 9)
+"""Training images of each colour: unequal, so that balancing has an effect."""
 
 
 def squares(counts: Sequence[int], seed: int = 0, side: int = SIDE) -> list[Example]:
-    """Noise with a square of the class's colour somewhere, of every colour in turn.
+    """Make images of noise with a square of their class's colour, of every colour in turn.
 
     Args:
-        counts: How many pictures of each colour.
-        seed: Of the noise and the places.
-        side: Of a picture, in pixels.
+        counts: Number of images of each colour.
+        seed: Seed of the noise and of the squares' positions.
+        side: Height and width of an image in pixels.
+
+    Returns:
+        The examples.
     """
     random = np.random.default_rng(seed)
-    found = []
+    examples = []
     for i in range(max(counts)):
         for (label, colour), count in zip(COLOURS.items(), counts, strict=True):
             if i >= count:
                 continue
-            picture = random.integers(40, 200, (side, side, 3))
+            image = random.integers(40, 200, (side, side, 3))
             y, x = random.integers(0, side // 2 + 1, 2)
-            square = picture[y : y + side // 2, x : x + side // 2]
+            square = image[y : y + side // 2, x : x + side // 2]
             square[:] = np.array(colour) + random.integers(-30, 31, square.shape)
-            found.append(Example(f"{label}/{i}", picture.astype(np.uint8), label))
-    return found
+            examples.append(Example(f"{label}/{i}", image.astype(np.uint8), label))
+    return examples
 
 
-def batches(examples: Sequence[Example], size: int = 12, shuffle_seed: int | None = 0) -> Batches:
-    """Batches of at most ``size`` examples, on the CPU; classes are numbered by their names."""
+def make_batches(
+    examples: Sequence[Example], size: int = 12, shuffle_seed: int | None = 0
+) -> Batches:
+    """Make batches of at most ``size`` examples, on the CPU; classes are sorted by their names."""
     classes = sorted({e.label for e in examples})
     array = np.stack([e.image for e in examples])
     labels = np.array([classes.index(e.label) for e in examples])
     packed = Packed(array, Path("in memory"))
-    every = np.arange(len(examples))
-    return Batches(packed, labels, every, size, CPU.device, shuffle_seed=shuffle_seed)
+    indices = np.arange(len(examples))
+    return Batches(packed, labels, indices, size, CPU.torch_device, shuffle_seed=shuffle_seed)
 
 
-class Blocks(nn.Module):
-    """``images [B, 3, S, S] -> features [B, 24]``: four convolutional blocks, timm's protocol.
+def cycle_labels(count: int) -> Tensor:
+    """Labels ``int64 [count]`` of all classes in turn."""
+    return torch.arange(count) % len(COLOURS)
+
+
+class ConvNet(nn.Module):
+    """``images [B, 3, S, S] -> features [B, 24]``: four convolutional blocks, timm's interface.
 
     Args:
-        batchnorm: Whether the blocks have BatchNorm; without, GroupNorm, by which what becomes of
-            a picture does not depend on its batch.
+        batchnorm: Use BatchNorm; otherwise GroupNorm, with which the features of an image do not
+            depend on its batch.
     """
 
     def __init__(self, batchnorm: bool = True) -> None:
         super().__init__()
         self.num_features = WIDTH
         self.pretrained_cfg = {"input_size": (3, SIDE, SIDE), "mean": (0.5,) * 3, "std": (0.2,) * 3}
-        places = (("stem", 8, 2), ("stages.0", 16, 4), ("stages.1", 24, 4), ("stages.2", 24, 4))
-        self.feature_info = [{"module": m, "num_chs": c, "reduction": r} for m, c, r in places]
+        stages = (("stem", 8, 2), ("stages.0", 16, 4), ("stages.1", 24, 4), ("stages.2", 24, 4))
+        self.feature_info = [{"module": m, "num_chs": c, "reduction": r} for m, c, r in stages]
         sizes = ((8, 16, 2), (16, 24, 1), (24, 24, 1))
-        self.stem = _block(3, 8, 2, batchnorm)
-        self.stages = nn.Sequential(*(_block(*size, batchnorm) for size in sizes))
+        self.stem = _make_block(3, 8, 2, batchnorm)
+        self.stages = nn.Sequential(*(_make_block(*size, batchnorm) for size in sizes))
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """How parameters' names become blocks, as timm reads it."""
+        """The patterns by which timm groups parameters into blocks."""
         return {"stem": r"^stem", "blocks": r"^stages\.(\d+)"}
 
     def forward_features(self, images: Tensor) -> Tensor:
         """``images [B, 3, S, S]`` to the map ``[B, 24, S / 4, S / 4]``."""
-        found: Tensor = self.stages(self.stem(images))
-        return found
+        features: Tensor = self.stages(self.stem(images))
+        return features
 
     def forward_head(self, features: Tensor) -> Tensor:
-        """The map's mean, ``[B, 24]``."""
+        """The mean of the map, ``[B, 24]``."""
         return features.mean((2, 3))
 
     def forward_intermediates(
         self, images: Tensor, indices: int | list[int] | None = None, norm: bool = False
     ) -> tuple[Tensor, list[Tensor]]:
         """The map, and the maps ``[B, F, H, W]`` of all or the last ``indices`` stages."""
-        found = self.stem(images)
-        maps = [found]
+        features = self.stem(images)
+        maps = [features]
         for stage in self.stages:
-            maps.append(found := stage(found))
-        return found, _taken(maps, indices)
+            maps.append(features := stage(features))
+        return features, _select(maps, indices)
 
     def forward(self, images: Tensor) -> Tensor:
         """``images [B, 3, S, S]`` to features ``[B, 24]``."""
         return self.forward_head(self.forward_features(images))
 
 
-def _block(wide: int, narrow: int, stride: int, batchnorm: bool) -> nn.Sequential:
-    convolution = nn.Conv2d(wide, narrow, 3, stride, 1, bias=False)
+def _make_block(in_channels: int, channels: int, stride: int, batchnorm: bool) -> nn.Sequential:
+    convolution = nn.Conv2d(in_channels, channels, 3, stride, 1, bias=False)
     nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
-    norm = nn.BatchNorm2d(narrow) if batchnorm else nn.GroupNorm(4, narrow)
+    norm = nn.BatchNorm2d(channels) if batchnorm else nn.GroupNorm(4, channels)
     return nn.Sequential(convolution, norm, nn.ReLU(inplace=True))
 
 
-def _taken(maps: list[Tensor], indices: int | list[int] | None) -> list[Tensor]:
+def _select(maps: list[Tensor], indices: int | list[int] | None) -> list[Tensor]:
     if indices is None:
         return maps
     return maps[-indices:] if isinstance(indices, int) else [maps[i] for i in indices]
 
 
-class Tokens(nn.Module):
-    """``images [B, 3, 16, 16] -> features [B, 24]``: a transformer of three blocks as timm's."""
+class Transformer(nn.Module):
+    """``images [B, 3, 16, 16] -> features [B, 24]``: three transformer blocks, timm's interface."""
 
     num_prefix_tokens = 1
 
@@ -134,16 +144,16 @@ class Tokens(nn.Module):
         self.patch_embed = nn.Conv2d(3, WIDTH, 4, 4)
         self.cls_token = nn.Parameter(torch.randn(1, 1, WIDTH))
         self.pos_embed = nn.Parameter(torch.randn(1, (SIDE // 4) ** 2 + 1, WIDTH) / 5)
-        self.blocks = nn.ModuleList(_Layer() for _ in range(3))
+        self.blocks = nn.ModuleList(_TransformerBlock() for _ in range(3))
         self.norm = nn.LayerNorm(WIDTH)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """How parameters' names become blocks, as timm reads it."""
+        """The patterns by which timm groups parameters into blocks."""
         blocks = [(r"^blocks\.(\d+)", None), (r"^norm", (99999,))]
         return {"stem": r"^cls_token|^pos_embed|^patch_embed", "blocks": blocks}
 
     def forward_features(self, images: Tensor) -> Tensor:
-        """``images [B, 3, S, S]`` to tokens ``[B, T, 24]``, the first of which is the class's."""
+        """``images [B, 3, S, S]`` to tokens ``[B, T, 24]``; the first one is the class token."""
         return self.forward_intermediates(images)[0]
 
     def forward_head(self, features: Tensor) -> Tensor:
@@ -155,25 +165,23 @@ class Tokens(nn.Module):
     ) -> tuple[Tensor, list[Tensor]]:
         """The tokens, and the maps ``[B, 24, H, W]`` of all or the last ``indices`` blocks."""
         patches = self.patch_embed(images)
-        tokens = torch.cat([self.cls_token.expand(len(images), 1, -1), _in_rows(patches)], 1)
+        tokens = torch.cat(
+            [self.cls_token.expand(len(images), 1, -1), patches.flatten(2).transpose(1, 2)], 1
+        )
         tokens = tokens + self.pos_embed
         maps = []
         for block in self.blocks:
             tokens = block(tokens)
             maps.append(tokens[:, 1:].transpose(1, 2).reshape(patches.shape))
-        return self.norm(tokens), _taken(maps, indices)
+        return self.norm(tokens), _select(maps, indices)
 
     def forward(self, images: Tensor) -> Tensor:
         """``images [B, 3, S, S]`` to features ``[B, 24]``."""
         return self.forward_head(self.forward_features(images))
 
 
-def _in_rows(found: Tensor) -> Tensor:
-    return found.flatten(2).transpose(1, 2)
-
-
-class _Layer(nn.Module):
-    """``tokens [B, T, F]`` to the same: attention, then two linear layers."""
+class _TransformerBlock(nn.Module):
+    """``tokens [B, T, F]`` to the same shape: attention, then two linear layers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -192,38 +200,38 @@ class _Layer(nn.Module):
         return tokens + added
 
 
-def _same_weights(make: Any, *args: Any) -> nn.Module:
-    """Always with the same weights, as if they were pretrained."""
+def _make_pretrained(make: Any, *args: Any) -> nn.Module:
+    """Make a network, always with the same weights, as if it were pretrained."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(7)
-        made: nn.Module = make(*args)
-        return made
+        network: nn.Module = make(*args)
+        return network
 
 
 @backbone
-def convolutions(*, batchnorm: bool = True) -> nn.Module:
+def convnet(*, batchnorm: bool = True) -> nn.Module:
     """Four convolutional blocks with BatchNorm or GroupNorm."""
-    return _same_weights(Blocks, batchnorm)
+    return _make_pretrained(ConvNet, batchnorm)
 
 
 @backbone
-def tokens() -> nn.Module:
+def transformer() -> nn.Module:
     """A transformer of three blocks."""
-    return _same_weights(Tokens)
+    return _make_pretrained(Transformer)
 
 
-# Companions: what the other kinds are while a plugin is tried. None of them is random.
+# Companions: plugins of the other kinds while a plugin is tried. None of them is random.
 
 
 @head
-def plain(features: int, classes: int) -> nn.Module:
+def linear(features: int, classes: int) -> nn.Module:
     """One linear layer."""
     return nn.Linear(features, classes)
 
 
 @freeze
-def thaw(model: Model, epochs: int) -> Iterator[list[Group]]:
-    """The head alone for one epoch, then the upper half of the blocks as well."""
+def unfreeze_upper_half(model: Model, epochs: int) -> Iterator[list[Group]]:
+    """Train the head alone for one epoch, then the upper half of the blocks as well."""
     blocks = model.blocks
     upper = [p for block in blocks[len(blocks) // 2 :] for p in block]
     yield [{"params": model.head.parameters(), "lr": 1e-2}]
@@ -231,25 +239,19 @@ def thaw(model: Model, epochs: int) -> Iterator[list[Group]]:
 
 
 @freeze
-def probe(model: Model) -> list[Group]:
-    """The head alone."""
-    return [{"params": model.head.parameters(), "lr": 1e-2}]
-
-
-@freeze
-def everything(model: Model) -> list[Group]:
-    """Everything."""
+def full(model: Model) -> list[Group]:
+    """Train all parameters."""
     return [{"params": model.parameters(), "lr": 1e-3}]
 
 
 @augment
-def still(size: int) -> Any:
-    """Pictures as they are."""
+def identity(size: int) -> Any:
+    """Leave images as they are."""
     return lambda images: images
 
 
 @optimizer
 def adam(groups: list[Group], steps: int) -> tuple[Any, Any]:
-    """Adam at the rates it is given."""
+    """Adam at constant learning rates."""
     chosen = torch.optim.Adam(groups)
     return chosen, torch.optim.lr_scheduler.LambdaLR(chosen, lambda step: 1.0)

@@ -18,7 +18,7 @@ from training_helpers import TOP, recording_optimizer, refusing_head, train
 from autotl import Balance, augment, backbone, balance, freeze, head, optimizer
 from autotl.errors import Incompatible, OutOfMemory
 from autotl.models import Group, Model
-from autotl.testing.toy import convolutions
+from autotl.testing.toy import convnet
 from autotl.training import fine_tune, predict, set_trainable
 from autotl.training.inputs import Inputs
 
@@ -213,7 +213,7 @@ def test_heads_can_take_maps_and_stages(takes: Any, strategy: Any) -> None:
     plugin = head(name="recording", takes=takes)(
         lambda features, classes: Recording(features, classes)
     )
-    chosen: dict[str, Any] = {"backbone": convolutions, "head": plugin, "freeze": strategy}
+    chosen: dict[str, Any] = {"backbone": convnet, "head": plugin, "freeze": strategy}
     network = model(**chosen)
     epochs = list(fine_tune(network, config(**chosen), task(2)))
     assert len(epochs) == 2

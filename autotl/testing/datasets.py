@@ -1,0 +1,79 @@
+"""The checks of dataset plugins."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from autotl.space.plugin import Example
+from autotl.space.registry import AnyPlugin
+from autotl.testing.violations import Violations, describe
+
+SPLITS = ("", "train", "validation", "test")
+"""Values that ``Example.split`` may have; empty leaves the choice to AutoTL."""
+
+
+def check_dataset(plugin: AnyPlugin, source: str, violations: Violations) -> None:
+    """Check that a plugin declares what it reads, and the examples that it returns.
+
+    Args:
+        plugin: The plugin.
+        source: A source to read; empty checks the declaration alone.
+        violations: Where violations are added.
+    """
+    if not plugin.matches:
+        violations.add(
+            "does not declare which sources it reads; write @dataset(matches=['*.tar']); the "
+            "pattern of a folder ends in '/'"
+        )
+    if not source:
+        return
+    path = f"{source.rstrip('/')}/" if Path(source).is_dir() else source
+    if not any(fnmatchcase(path.lower(), pattern.lower()) for pattern in plugin.matches):
+        violations.add(
+            f"matches {list(plugin.matches)}, but none of these patterns matches {path!r}; "
+            "correct matches"
+        )
+    examples: Any = plugin.call({"source": source}, plugin.defaults)
+    if not isinstance(examples, list) or not all(isinstance(e, Example) for e in examples):
+        violations.add(f"returns {describe(examples)}; return a list of autotl.Example")
+        return
+    if not _check_examples(examples, violations):
+        return
+    repeated = plugin.call({"source": source}, plugin.defaults)
+    if [e.name for e in examples] != [e.name for e in repeated]:
+        violations.add("returns different examples the second time; sort what you list")
+
+
+def _check_examples(examples: list[Example], violations: Violations) -> bool:
+    """Check examples; return whether all have a valid split and image."""
+    names = [e.name for e in examples]
+    if len(set(names)) < len(names):
+        duplicate = max(names, key=names.count)
+        violations.add(f"names several examples {duplicate!r}; a name is unique in its source")
+    for example in examples:
+        if example.split not in SPLITS:
+            violations.add(
+                f"gives {example.name!r} the split {example.split!r}; a split is one of {SPLITS}"
+            )
+            return False
+        if not _is_image(example.image):
+            violations.add(
+                f"gives {example.name!r} the image {describe(example.image)}; give a file that "
+                "exists, or uint8 [H, W] or [H, W, 3]"
+            )
+            return False
+    if len({e.label for e in examples} - {""}) < 2:
+        violations.add("returns examples of fewer than two classes; return at least two")
+    return True
+
+
+def _is_image(image: Any) -> bool:
+    if isinstance(image, str | Path):
+        return Path(image).is_file()
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
+        return False
+    return image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)

@@ -1,0 +1,236 @@
+"""Builds and trains small models with the plugin under test."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import random
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import safetensors
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from autotl import models, training
+from autotl.errors import Incompatible
+from autotl.models import Model
+from autotl.space.registry import AnyPlugin
+from autotl.space.space import Choice, Config
+from autotl.testing import toy
+from autotl.testing.configurations import Params
+from autotl.testing.violations import Violations, first_line
+
+SIZES = (32, 64, 96, 128, None)
+"""Image sizes in pixels that are tried with a backbone; None for the size that it chooses."""
+
+
+class PluginHarness:
+    """Builds and trains models with the plugin under test and simple companions.
+
+    Args:
+        plugin: The plugin under test.
+        backbone: The backbone that it is tried on.
+        violations: Where violations of the contract are added.
+
+    Attributes:
+        size: Height and width of the images in pixels; None for the backbone's own.
+    """
+
+    def __init__(self, plugin: AnyPlugin, backbone: Choice, violations: Violations) -> None:
+        self.plugin = plugin
+        self.backbone = backbone
+        self.violations = violations
+        self.size: int | None = toy.SIDE
+        self._is_backbone = plugin.kind == "backbone"  # real ones are large: fewer images suffice
+        self._default_side = toy.SIDE
+        self._trainings = 0
+
+    def make_config(self, params: Params, **others: AnyPlugin | Choice) -> Config:
+        """Make a configuration of the plugin under test, simple companions and ``others``."""
+        chosen: dict[str, Any] = {
+            "backbone": self.backbone,
+            "freeze": toy.unfreeze_upper_half,
+            "head": toy.linear,
+            "augment": toy.identity,
+            "optimizer": toy.adam,
+            **others,
+            self.plugin.kind: Choice(self.plugin, params),
+        }
+        return {k: c if isinstance(c, Choice) else Choice(c, {}) for k, c in chosen.items()}
+
+    def build(self, config: Config, seed: int = 0) -> Model:
+        """Build the model of a configuration, on the CPU in float32."""
+        return models.build_model(config, len(toy.COLOURS), self.size, toy.CPU, seed)
+
+    def make_images(self, count: int = 8) -> Tensor:
+        """Make images ``uint8 [B, 3, S, S]``."""
+        examples = toy.squares((count, 0, 0), 5, self.side)
+        array = np.stack([e.image for e in examples])
+        return torch.from_numpy(array).permute(0, 3, 1, 2)
+
+    @property
+    def side(self) -> int:
+        """Height and width of the images in pixels."""
+        return self.size or self._default_side
+
+    def find_size(self, params: Params) -> None:
+        """Set the size to the smallest one that the backbone accepts.
+
+        Raises:
+            Exception: The backbone accepts none; the error is that of its own size.
+        """
+        errors = []
+        for size in SIZES:
+            self.size = size
+            try:
+                network = self.build(self.make_config(params)).eval()
+                self._default_side = network.input_spec.size
+                with torch.no_grad():
+                    network.features(self.make_images(2))
+                return
+            except (Incompatible, RuntimeError, ValueError, AssertionError, TypeError) as error:
+                errors.append(error)
+        raise errors[-1]
+
+    def make_task(self, epochs: int, seed: int = 0) -> training.Task:
+        """Make a task of three colours: 36 training images in 3 steps, and 18 for validation."""
+        counts, batch_size, validation_counts = toy.CLASS_COUNTS, 12, (6, 6, 6)
+        if self._is_backbone:
+            counts, batch_size, validation_counts = (5, 4, 3), 6, (1, 1, 1)
+        validation = toy.squares(validation_counts, 1, self.side)
+        return training.Task(
+            train=toy.make_batches(toy.squares(counts, 0, self.side), batch_size),
+            validation=toy.make_batches(validation, 32, shuffle_seed=None),
+            epochs=epochs,
+            score=lambda probabilities: 0.0,
+            device=toy.CPU,
+            seed=seed,
+        )
+
+    def train(
+        self,
+        params: Params,
+        epochs: int = 2,
+        prepare: Callable[[Model], object] = lambda network: None,
+        **others: AnyPlugin | Choice,
+    ) -> tuple[Model, NDArray[np.float32]]:
+        """Train; report frozen parameters and running statistics that change.
+
+        Args:
+            params: Values of the plugin under test.
+            epochs: Number of epochs.
+            prepare: Called with the model before it is trained.
+            others: Companions in place of the simple ones.
+
+        Returns:
+            The trained model, and its probabilities ``[N, C]`` for the validation split.
+        """
+        # Python and NumPy are seeded differently each time; only torch is seeded by the training.
+        self._trainings += 1
+        random.seed(self._trainings)
+        np.random.seed(self._trainings)
+        config = self.make_config(params, **others)
+        network = self.build(config)
+        prepare(network)
+        task = self.make_task(epochs)
+        before = _copy_tensors(network)
+        for _ in training.fine_tune(network, config, task):
+            self._check_frozen_tensors(network, before, params)
+            before = _copy_tensors(network)
+        assert task.validation is not None
+        torch.manual_seed(0)  # randomness in eval mode is reported by another check
+        return network, training.predict(network, task.validation, task.device)
+
+    def _check_frozen_tensors(
+        self, network: Model, before: dict[Tensor, Tensor], params: Params
+    ) -> None:
+        def changed(tensor: Tensor) -> bool:
+            return tensor in before and not torch.equal(before[tensor], tensor)
+
+        named = network.named_parameters()
+        if names := [n for n, p in named if not p.requires_grad and changed(p)]:
+            self.violations.add(
+                f"changes {names[0]!r}, which is in no group and therefore frozen; change only "
+                "what is in the groups",
+                params,
+            )
+        for path, module in network.backbone.named_modules():
+            own = list(module.parameters())
+            if not own or any(p.requires_grad for p in own):
+                continue
+            if names := [n for n, b in module.named_buffers() if changed(b)]:
+                name = ".".join(part for part in (path, names[0]) if part)
+                self.violations.add(
+                    f"changes {name!r}, running statistics of a frozen layer; leave frozen layers "
+                    "in eval mode, which the model sets",
+                    params,
+                )
+                return
+
+    def check_saving(self, network: Model, params: Params) -> None:
+        """Report a model that differs after it was saved and loaded."""
+        images = self.make_images()
+        tensors = {name: t.detach().contiguous() for name, t in network.state_dict().items()}
+        advice = "keep everything that is learned in parameters or buffers of fixed shapes"
+        other = self.build(self.make_config(params), seed=1)  # another seed: nothing random is lost
+        try:
+            other.load_state_dict(load(save(tensors)))
+        except (RuntimeError, ValueError, safetensors.SafetensorError) as error:
+            text = str(error).strip().splitlines()[-1].strip()
+            self.violations.add(f"cannot be saved and loaded again: {text}; {advice}", params)
+            return
+        if not are_close(eval_logits(network, images), eval_logits(other, images), 1e-5):
+            self.violations.add(
+                f"gives different logits after it is saved and loaded; {advice}, and nothing "
+                "random outside of them",
+                params,
+            )
+
+    def check_copying(self, network: Model, params: Params) -> None:
+        """Report a model whose copy differs: costs are measured on copies."""
+        images = self.make_images()
+        try:
+            copied = copy.deepcopy(network)
+        except (RuntimeError, TypeError, AttributeError) as error:
+            self.violations.add(
+                f"cannot be copied ({first_line(error)}); costs are measured on a copy: hold "
+                "parameters, buffers and plain values only",
+                params,
+            )
+            return
+        if not are_close(eval_logits(network, images), eval_logits(copied, images), 1e-5):
+            self.violations.add("gives different logits as a copy; do not share state", params)
+
+
+def eval_logits(network: nn.Module, images: Tensor) -> Tensor:
+    """Compute the logits of images in eval mode."""
+    with torch.no_grad():
+        logits: Tensor = network.eval()(images)
+    return logits
+
+
+def are_close(one: Tensor, other: Tensor, tolerance: float) -> bool:
+    """Whether two tensors have the same shape and, within a tolerance, the same values."""
+    return one.shape == other.shape and torch.allclose(one, other, tolerance, tolerance)
+
+
+@contextlib.contextmanager
+def isolated() -> Iterator[None]:
+    """Run on one thread, and leave the caller's random number generators as they were."""
+    threads, python, numpy = torch.get_num_threads(), random.getstate(), np.random.get_state()
+    torch.set_num_threads(1)  # the models are tiny: more threads only wait for each other
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        torch.set_num_threads(threads)
+        random.setstate(python)
+        np.random.set_state(numpy)
+
+
+def _copy_tensors(network: Model) -> dict[Tensor, Tensor]:
+    return {t: t.detach().clone() for t in (*network.parameters(), *network.buffers())}

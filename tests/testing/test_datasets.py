@@ -1,0 +1,73 @@
+"""Dataset plugins."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from autotl import (
+    Example,
+    dataset,
+)
+from autotl.errors import PluginError
+from autotl.space import registry
+from autotl.space.registry import AnyPlugin
+from autotl.testing import check
+
+
+def reading(make: Callable[[], Any], matches: tuple[str, ...] = ("made:*",)) -> AnyPlugin:
+    @dataset(name="read", matches=list(matches))
+    def read(source: str) -> Any:
+        """Two images, with a fault."""
+        return make()
+
+    return read
+
+
+def two(**changes: Any) -> list[Example]:
+    values: dict[str, Any] = {"image": np.zeros((4, 4, 3), np.uint8), **changes}
+    return [Example("a", label="x", **values), Example("b", label="y", **values)]
+
+
+def test_a_valid_dataset_plugin_passes() -> None:
+    assert check(reading(two), source="made:up") == 1
+    assert check(reading(two)) == 1
+
+
+@pytest.mark.parametrize(
+    ("plugin", "words"),
+    [
+        (reading(two, ()), "does not declare which sources it reads"),
+        (reading(two, ("other:*",)), "none of these patterns matches 'made:up'"),
+        (reading(lambda: [("a", 1)]), "return a list of autotl.Example"),
+        (reading(lambda: iter(two())), "return a list of autotl.Example"),
+        (reading(lambda: [*two(), *two()]), "names several examples 'a'"),
+        (reading(lambda: two(split="valid")), "gives 'a' the split 'valid'"),
+        (reading(lambda: two(image="no/such.png")), "a file that exists"),
+        (reading(lambda: two(image=np.zeros((4, 4)))), "the image float64 [4, 4]"),
+        (reading(lambda: two()[:1]), "fewer than two classes"),
+        (
+            reading(
+                lambda: random.sample(
+                    [*two(), Example(str(random.random()), two()[0].image, "x")], 3
+                )
+            ),
+            "the second time",
+        ),
+    ],
+)
+def test_a_violation_of_a_dataset_plugin_is_reported_in_words(
+    plugin: AnyPlugin, words: str
+) -> None:
+    with pytest.raises(PluginError) as caught:
+        check(plugin, source="made:up")
+    assert words in str(caught.value)
+
+
+def test_the_built_in_dataset_plugin_that_needs_no_file_passes() -> None:
+    sklearn = registry.load().dataset("sklearn:digits")
+    assert check(sklearn, source="sklearn:digits") == 1
