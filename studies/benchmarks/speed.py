@@ -1,18 +1,18 @@
-"""How much faster a list of trainings is than a user's own loop, measured side by side.
+"""The time of a list of trainings, compared with a user's own training loop.
 
-Run by hand, on a machine that has nothing else to do:
+To be run by hand, on an otherwise idle machine:
 
     python studies/benchmarks/speed.py path/to/photos
 
 The same fixed list of 20 configurations, over all freeze strategies, is trained three times:
 
-- *naive*: Optuna, timm and a DataLoader, as in their tutorials. Float32; every picture is decoded
-  in every epoch, and all of the backbone runs whatever is frozen;
-- *tuned*: the same with decoded pictures in memory, channels last and bfloat16;
-- *ours*: ``finetune`` as a search uses it, with an empty cache to begin with.
+- *naive*: Optuna, timm and a DataLoader, as in their tutorials. Float32; every image is decoded
+  in every epoch, and the whole backbone runs whatever is frozen;
+- *tuned*: the same with decoded images in memory, channels last and bfloat16;
+- *autotl*: ``fine_tune`` as a search uses it, with a cache that begins empty.
 
-What learns, at which rates, is said by the same plugins in all three. Sizes, batches, epochs,
-augmentation and split are the same, so the accuracies should be too; they are shown side by side.
+The same plugins decide in all three which parameters are trained at which rates. Sizes, batches,
+epochs, augmentation and split are the same, so the accuracies should be too; they are printed.
 """
 
 from __future__ import annotations
@@ -54,21 +54,21 @@ OTHERS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("last_blocks", {"fraction": 0.5, "lr": 1e-3}),
     ("lp_ft", {"probe_fraction": 0.6, "lr": 3e-4}),
 )
-"""After each strategy with its defaults, as a search goes on with what is cheap."""
+"""Trained after each strategy with its defaults, as a search continues with cheap strategies."""
 
 SMOOTHING, DECAY, WARMUP = 0.1, 0.02, 0.1
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training: how long it took, in seconds, and its accuracy on the validation part."""
+    """One training: its wall time in seconds and its accuracy on the validation split."""
 
     seconds: float
     accuracy: float
 
 
 @dataclass
-class Bench:
+class Benchmark:
     """What all trainings have in common."""
 
     dataset: data.Dataset
@@ -77,84 +77,91 @@ class Bench:
     batch: int
     epochs: int
     train: np.ndarray
-    valid: np.ndarray
+    validation: np.ndarray
     seed: int = 0
 
-    def config(self, freeze: str, values: dict[str, Any]) -> Config:
-        """A configuration of the list."""
-        plain = {"head": "linear", "augment": "flip_crop", "optimizer": "adamw"}
-        names = {"backbone": self.backbone, "freeze": freeze, **plain}
+    def make_config(self, freeze: str, values: dict[str, Any]) -> Config:
+        """Make a configuration of the list."""
+        others = {"head": "linear", "augment": "flip_crop", "optimizer": "adamw"}
+        names = {"backbone": self.backbone, "freeze": freeze, **others}
         chosen = {kind: PLUGINS.get(kind, name) for kind, name in names.items()}
         values = {"freeze": values, "optimizer": {"weight_decay": DECAY, "warmup": WARMUP}}
         return {k: Choice(p, {**p.defaults, **values.get(k, {})}) for k, p in chosen.items()}
 
-    def build_model(self, config: Config, where: models.Device) -> models.Model:
-        """The network of a configuration."""
-        return models.build(config, len(self.dataset.classes), self.size, where, self.seed)
+    def build(self, config: Config, device: models.Device) -> models.Model:
+        """Build the model of a configuration."""
+        classes = len(self.dataset.classes)
+        return models.build_model(config, classes, self.size, device, self.seed)
 
     def accuracy(self, probabilities: np.ndarray) -> float:
-        """Of the validation part."""
-        return float((probabilities.argmax(1) == self.dataset.labels[self.valid]).mean())
+        """The accuracy on the validation split."""
+        return float((probabilities.argmax(1) == self.dataset.labels[self.validation]).mean())
 
 
 # A user's own loop.
 
 
 class Photos(Dataset):
-    """Pictures of some places in the data set, read from their files each time."""
+    """Some images of the data set, read from their files each time."""
 
-    def __init__(self, bench: Bench, indices: np.ndarray, change: Callable[[Any], Any]) -> None:
-        self.bench, self.indices, self.change = bench, indices, change
+    def __init__(
+        self, bench: Benchmark, indices: np.ndarray, transform: Callable[[Any], Any]
+    ) -> None:
+        self.bench, self.indices, self.transform = bench, indices, transform
 
     def __len__(self) -> int:
         return len(self.indices)
 
-    def picture(self, place: int) -> Any:
-        """What is changed: an open picture."""
-        return Image.open(self.bench.dataset.examples[self.indices[place]].image).convert("RGB")
+    def load(self, position: int) -> Any:
+        """Load an image before it is transformed."""
+        example = self.bench.dataset.examples[self.indices[position]]
+        return Image.open(example.image).convert("RGB")
 
-    def __getitem__(self, place: int) -> tuple[Tensor, int]:
-        image = self.change(self.picture(place))
-        return image, int(self.bench.dataset.labels[self.indices[place]])
+    def __getitem__(self, position: int) -> tuple[Tensor, int]:
+        image = self.transform(self.load(position))
+        return image, int(self.bench.dataset.labels[self.indices[position]])
 
 
 class Decoded(Photos):
-    """The same pictures, decoded and resized once, then kept in memory."""
+    """The same images, decoded and resized once, and held in memory."""
 
-    def __init__(self, bench: Bench, indices: np.ndarray, change: Callable[[Any], Any]) -> None:
-        super().__init__(bench, indices, change)
+    def __init__(
+        self, bench: Benchmark, indices: np.ndarray, transform: Callable[[Any], Any]
+    ) -> None:
+        super().__init__(bench, indices, transform)
         resize = v2.Compose([v2.Resize((bench.size, bench.size)), v2.PILToTensor()])
-        self.cache = [resize(super(Decoded, self).picture(i)) for i in range(len(indices))]
+        self.images = [resize(super(Decoded, self).load(i)) for i in range(len(indices))]
 
-    def picture(self, place: int) -> Tensor:
-        """A picture from memory."""
-        return self.cache[place]
+    def load(self, position: int) -> Tensor:
+        """An image from memory."""
+        return self.images[position]
 
 
-def loaders(bench: Bench, tuned: bool) -> tuple[DataLoader, DataLoader]:
-    """Batches of the training pictures, augmented, and of those for validation."""
+def make_loaders(bench: Benchmark, tuned: bool) -> tuple[DataLoader, DataLoader]:
+    """Make loaders of the training images, augmented, and of the validation images."""
     end = [] if tuned else [v2.PILToTensor()]
     size = (bench.size, bench.size)
     augment = [v2.RandomResizedCrop(size, scale=(0.5, 1.0)), v2.RandomHorizontalFlip()]
     kind = Decoded if tuned else Photos
     train = kind(bench, bench.train, v2.Compose([*augment, *end]))
-    valid = kind(bench, bench.valid, v2.Compose([v2.Resize(size), *end]))
+    validation = kind(bench, bench.validation, v2.Compose([v2.Resize(size), *end]))
     workers = 0 if tuned else torch.get_num_threads()
     options: dict[str, Any] = {"batch_size": bench.batch, "num_workers": workers}
-    return DataLoader(train, shuffle=True, drop_last=True, **options), DataLoader(valid, **options)
+    train_loader = DataLoader(train, shuffle=True, drop_last=True, **options)
+    return train_loader, DataLoader(validation, **options)
 
 
-def own_loop(bench: Bench, configs: list[Config], tuned: bool) -> list[Run]:
-    """Train them all as a user would, in an Optuna study."""
-    train, valid = loaders(bench, tuned)
+def train_with_own_loop(bench: Benchmark, configs: list[Config], tuned: bool) -> list[Run]:
+    """Train all configurations as a user would, in an Optuna study."""
+    train, validation = make_loaders(bench, tuned)
     runs: list[Run] = []
 
     def objective(trial: optuna.Trial) -> float:
         config = configs[trial.suggest_int("config", 0, len(configs) - 1)]
-        began = time.monotonic()
-        accuracy = trained_by_hand(bench, config, train, valid, tuned)
-        runs.append(Run(time.monotonic() - began, accuracy))
-        print(f"  {'tuned' if tuned else 'naive'} {named(config)}: {runs[-1]}", flush=True)
+        start = time.monotonic()
+        accuracy = train_by_hand(bench, config, train, validation, tuned)
+        runs.append(Run(time.monotonic() - start, accuracy))
+        print(f"  {'tuned' if tuned else 'naive'} {describe(config)}: {runs[-1]}", flush=True)
         return accuracy
 
     study = optuna.create_study(direction="maximize")
@@ -164,29 +171,29 @@ def own_loop(bench: Bench, configs: list[Config], tuned: bool) -> list[Run]:
     return runs
 
 
-def trained_by_hand(
-    bench: Bench, config: Config, train: DataLoader, valid: DataLoader, tuned: bool
+def train_by_hand(
+    bench: Benchmark, config: Config, train: DataLoader, validation: DataLoader, tuned: bool
 ) -> float:
-    """A plain training of one configuration; its accuracy."""
+    """Train one configuration in a simple loop; return its accuracy."""
     torch.manual_seed(bench.seed)
     network = bench.build(config, models.Device(torch.device("cpu"), None))
-    layout = torch.channels_last if tuned else torch.contiguous_format
+    memory_format = torch.channels_last if tuned else torch.contiguous_format
     for p in network.parameters():
         if p.ndim == 4:
-            p.data = p.data.contiguous(memory_format=layout)
+            p.data = p.data.contiguous(memory_format=memory_format)
     steps, step, optimizer, before = bench.epochs * len(train), 0, None, None
 
-    def logits_of(images: Tensor) -> tuple[Tensor, Tensor]:
-        scaled = ((images - network.mean) / network.std).contiguous(memory_format=layout)
+    def compute_logits(images: Tensor) -> tuple[Tensor, Tensor]:
+        scaled = ((images - network.mean) / network.std).contiguous(memory_format=memory_format)
         with torch.autocast("cpu", torch.bfloat16, enabled=tuned):
             features = network.extract_features(scaled)
             return features.float(), network.head(features).float()
 
-    for groups in models.plan(network, config["freeze"], bench.epochs):
-        learning = {p for group in groups for p in group["params"]}
+    for groups in models.plan_groups(network, config["freeze"], bench.epochs):
+        trainable = {p for group in groups for p in group["params"]}
         if before != (before := [(group["lr"], len(group["params"])) for group in groups]):
             for p in network.parameters():
-                p.requires_grad = p in learning
+                p.requires_grad = p in trainable
             optimizer = torch.optim.AdamW([dict(group) for group in groups], weight_decay=DECAY)
         network.train()
         for images, labels in train:
@@ -194,7 +201,7 @@ def trained_by_hand(
             rate = min(rate, step / max(1.0, WARMUP * steps))
             for chosen, group in zip(optimizer.param_groups, groups, strict=True):
                 chosen["lr"] = rate * group["lr"]
-            features, logits = logits_of(images)
+            features, logits = compute_logits(images)
             loss = nn.functional.cross_entropy(logits, labels, label_smoothing=SMOOTHING)
             for penalty in network.penalties:
                 loss = loss + penalty(features)
@@ -204,144 +211,149 @@ def trained_by_hand(
             step += 1
         network.eval()
         with torch.no_grad():
-            found = torch.cat([logits_of(images)[1] for images, _ in valid])
-    return bench.accuracy(found.numpy())
+            logits = torch.cat([compute_logits(images)[1] for images, _ in validation])
+    return bench.accuracy(logits.numpy())
 
 
-# Ours.
+# AutoTL.
 
 
-def ours(bench: Bench, configs: list[Config], folder: Path) -> list[Run]:
-    """Train them all as a search with a budget does, from an empty cache."""
-    where = models.select_device("cpu")
-    kept, micro, measured_costs = FeatureCache(folder=folder), dict[str, int](), dict[str, Any]()
+def train_with_autotl(bench: Benchmark, configs: list[Config], folder: Path) -> list[Run]:
+    """Train all configurations as a search with a budget does, with a cache that begins empty."""
+    device = models.select_device("cpu")
+    cache = FeatureCache(folder=folder)
+    micro_batch_sizes, measured_costs = dict[str, int](), dict[str, Any]()
     runs = []
     for config in configs:
-        began = time.monotonic()
-        network = bench.build(config, where)
+        start = time.monotonic()
+        network = bench.build(config, device)
         packed = data.pack(bench.dataset, bench.size, network.input_spec.interpolation, folder)
-        labels = bench.dataset.labels
-        train, valid = (
-            data.Batches(packed, labels, some, bench.batch, where.torch_device, shuffle_seed=seed)
-            for some, seed in ((bench.train, bench.seed), (bench.valid, None))
+        labels, torch_device = bench.dataset.labels, device.torch_device
+        train, validation = (
+            data.Batches(packed, labels, indices, bench.batch, torch_device, shuffle_seed=seed)
+            for indices, seed in ((bench.train, bench.seed), (bench.validation, None))
         )
         task = training.Task(
             train,
-            valid,
+            validation,
             bench.epochs,
             bench.accuracy,
-            where,
+            device,
             bench.seed,
-            cache=kept,
+            cache=cache,
             data_id=bench.dataset.fingerprint,
             label_smoothing=SMOOTHING,
-            micro_batch_sizes=micro,
-            measured_costs=measured,
+            micro_batch_sizes=micro_batch_sizes,
+            measured_costs=measured_costs,
         )
         task.compute = training.measure_cost(network, config, task).compute
         *_, last = training.fine_tune(network, config, task)
-        runs.append(Run(time.monotonic() - began, last.score))
-        print(f"  ours {named(config)}: {runs[-1]}", flush=True)
-    print(f"  ours: {kept.usage().bytes / 2**20:.0f} MiB in the cache", flush=True)
+        runs.append(Run(time.monotonic() - start, last.score))
+        print(f"  autotl {describe(config)}: {runs[-1]}", flush=True)
+    print(f"  autotl: {cache.usage().bytes / 2**20:.0f} MiB in the cache", flush=True)
     return runs
 
 
-def share_inside(bench: Bench, folder: Path) -> float:
-    """The share of a full fine-tuning's wall time inside forward, backward and step."""
+def compute_fraction(bench: Benchmark, folder: Path) -> float:
+    """The fraction of a full fine-tuning's wall time in forward, backward and optimizer steps."""
     inside = 0.0
 
-    def timed(owner: Any, name: str) -> Callable[[], None]:
-        work = getattr(owner, name)
+    def add_timer(owner: Any, name: str) -> Callable[[], None]:
+        function = getattr(owner, name)
 
         def call(*args: Any, **kwargs: Any) -> Any:
             nonlocal inside
-            began = time.monotonic()
+            start = time.monotonic()
             try:
-                return work(*args, **kwargs)
+                return function(*args, **kwargs)
             finally:
-                inside += time.monotonic() - began
+                inside += time.monotonic() - start
 
         setattr(owner, name, call)
-        return lambda: setattr(owner, name, work)
+        return lambda: setattr(owner, name, function)
 
-    places = (Inputs, "backward"), (Inputs, "predict_validation"), (torch.optim.AdamW, "step")
-    undo = [timed(*place) for place in places]
+    methods = (Inputs, "backward"), (Inputs, "predict_validation"), (torch.optim.AdamW, "step")
+    undo = [add_timer(*method) for method in methods]
     try:
-        [run] = ours(bench, [bench.config("full", {})], folder)
+        [run] = train_with_autotl(bench, [bench.make_config("full", {})], folder)
     finally:
-        for each in undo:
-            each()
+        for restore in undo:
+            restore()
     return inside / run.seconds
 
 
-# What is shown.
+# Results.
 
 
-def named(config: Config) -> str:
-    """A configuration in short."""
+def describe(config: Config) -> str:
+    """A short description of a configuration."""
     values = " ".join(f"{k}={v:g}" for k, v in config["freeze"].params.items())
     return f"{config['freeze'].name} {values}"
 
 
-def chosen(bench: Bench, quick: bool) -> Iterator[Config]:
-    """The list: each strategy with its defaults, then some again."""
+def make_configs(bench: Benchmark, quick: bool) -> Iterator[Config]:
+    """Make the list: each strategy with its defaults, then some strategies with other values."""
     for name in STRATEGIES if not quick else ("linear_probe", "last_blocks", "full"):
-        yield bench.config(name, {})
+        yield bench.make_config(name, {})
     for name, values in OTHERS if not quick else OTHERS[:2]:
-        yield bench.config(name, values)
+        yield bench.make_config(name, values)
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("data", help="a folder of labelled pictures")
-    parser.add_argument("--backbone", default="tf_efficientnet_lite0")
-    parser.add_argument("--size", type=int, default=128)
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--epochs", type=int, default=5)
-    parser.add_argument("--pictures", type=int, help="of the training part; all unless given")
-    parser.add_argument("--seeds", type=int, default=2, help="how many")
-    parser.add_argument("--quick", action="store_true", help="a list of 5 instead of 20")
-    given = parser.parse_args()
+    parser.add_argument("data", help="Folder of labelled images.")
+    parser.add_argument("--backbone", default="tf_efficientnet_lite0", help="Name of a backbone.")
+    parser.add_argument("--size", type=int, default=128, help="Image size in pixels.")
+    parser.add_argument("--batch", type=int, default=32, help="Batch size.")
+    parser.add_argument("--epochs", type=int, default=5, help="Number of epochs.")
+    parser.add_argument("--images", type=int, help="Number of training images; all by default.")
+    parser.add_argument("--seeds", type=int, default=2, help="Number of seeds.")
+    parser.add_argument(
+        "--quick", action="store_true", help="Train 5 instead of 20 configurations."
+    )
+    options = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    dataset = data.check(PLUGINS.dataset(given.data).call({"source": given.data}, {}), given.data)
+    source = options.data
+    dataset = data.check(PLUGINS.dataset(source).call({"source": source}, {}), source)
     random = np.random.default_rng(0)
-    train, valid = (random.permutation(dataset.indices(p)) for p in ("train", "validation"))
-    count = given.num_examples or len(train)
-    common = (dataset, given.backbone, given.size, given.batch, given.epochs)
-    runs: dict[str, list[list[Run]]] = {"naive": [], "tuned": [], "ours": []}
-    for seed in range(given.seeds):
-        bench = Bench(*common, np.sort(train[:count]), np.sort(valid[: max(1, count // 3)]), seed)
-        configs = list(chosen(bench, given.quick))
-        with tempfile.TemporaryDirectory() as folder:  # nothing is kept from seed to seed
-            runs["ours"].append(ours(bench, configs, Path(folder)))
-        runs["tuned"].append(own_loop(bench, configs, tuned=True))
-        runs["naive"].append(own_loop(bench, configs, tuned=False))
+    train, validation = (random.permutation(dataset.indices(p)) for p in ("train", "validation"))
+    count = options.images or len(train)
+    train, validation = np.sort(train[:count]), np.sort(validation[: max(1, count // 3)])
+    common = (dataset, options.backbone, options.size, options.batch, options.epochs)
+    runs: dict[str, list[list[Run]]] = {"naive": [], "tuned": [], "autotl": []}
+    for seed in range(options.seeds):
+        bench = Benchmark(*common, train, validation, seed)
+        configs = list(make_configs(bench, options.quick))
+        with tempfile.TemporaryDirectory() as folder:  # the cache begins empty for every seed
+            runs["autotl"].append(train_with_autotl(bench, configs, Path(folder)))
+        runs["tuned"].append(train_with_own_loop(bench, configs, tuned=True))
+        runs["naive"].append(train_with_own_loop(bench, configs, tuned=False))
     with tempfile.TemporaryDirectory() as folder:
-        inside = share_inside(bench, Path(folder))
-    show(configs, runs)
+        inside = compute_fraction(bench, Path(folder))
+    print_results(configs, runs)
     print(f"full fine-tuning: {inside:.0%} of the wall time is inside forward, backward and step")
 
 
-def show(configs: list[Config], runs: dict[str, list[list[Run]]]) -> None:
-    """Print seconds and accuracies of each configuration, means over the seeds, and ratios."""
+def print_results(configs: list[Config], runs: dict[str, list[list[Run]]]) -> None:
+    """Print mean seconds and accuracies of each configuration over the seeds, and ratios."""
     seconds = {k: np.array([[r.seconds for r in seed] for seed in v]) for k, v in runs.items()}
-    right = {k: np.array([[r.accuracy for r in seed] for seed in v]) for k, v in runs.items()}
+    accuracy = {k: np.array([[r.accuracy for r in seed] for seed in v]) for k, v in runs.items()}
     print(f"\n{'seconds (accuracy)':44s}" + "".join(f"{kind:>18s}" for kind in runs))
     for i, config in enumerate(configs):
-        cells = (f"{seconds[k][:, i].mean():8.1f} ({right[k][:, i].mean():.3f})" for k in runs)
-        print(f"{named(config):44s}" + "".join(f"{cell:>18s}" for cell in cells))
+        cells = (f"{seconds[k][:, i].mean():8.1f} ({accuracy[k][:, i].mean():.3f})" for k in runs)
+        print(f"{describe(config):44s}" + "".join(f"{cell:>18s}" for cell in cells))
     frozen = [i for i, c in enumerate(configs) if c["freeze"].name == "linear_probe"]
     rest = [i for i in range(len(configs)) if i not in frozen]
-    parts = {"the list": range(len(configs)), "frozen, after the first": frozen[1:], "rest": rest}
-    for name, some in parts.items():
-        took = {k: float(seconds[k][:, list(some)].sum(1).mean()) for k in runs}
-        ratios = (f"{took[k] / took['ours']:.1f} x over {k}" for k in ("naive", "tuned"))
-        print(f"{name}: {took['ours']:.1f} s, {', '.join(ratios)}")
+    groups = {"all": list(range(len(configs))), "frozen, after the first": frozen[1:], "rest": rest}
+    for name, indices in groups.items():
+        total = {k: float(seconds[k][:, indices].sum(1).mean()) for k in runs}
+        ratios = (f"{total[k] / total['autotl']:.1f} x over {k}" for k in ("naive", "tuned"))
+        print(f"{name}: {total['autotl']:.1f} s, {', '.join(ratios)}")
     for kind in ("naive", "tuned"):
-        gap = (right["ours"] - right[kind]).mean(1)
+        gap = (accuracy["autotl"] - accuracy[kind]).mean(1)
         spread = f" +- {statistics.stdev(gap):.4f} over the seeds" if len(gap) > 1 else ""
-        print(f"accuracy, ours minus {kind}: {gap.mean():+.4f}{spread}")
+        print(f"accuracy, autotl minus {kind}: {gap.mean():+.4f}{spread}")
 
 
 if __name__ == "__main__":
