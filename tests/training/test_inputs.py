@@ -312,20 +312,20 @@ def test_the_next_training_of_the_same_kind_begins_with_the_smaller_batch() -> N
         sizes.append(size)
         return size > 6
 
-    plugin, known = refusing_head(more_than_6), dict[str, int]()
-    train(epochs=1, head=plugin, micro_batch_sizes=known)
+    plugin, sizes_by_key = refusing_head(more_than_6), dict[str, int]()
+    train(epochs=1, head=plugin, micro_batch_sizes=sizes_by_key)
     assert sizes == [12, *[6] * 6]
-    assert list(known.values()) == [6]
-    known = json.loads(json.dumps(known))  # as a study stores them
+    assert list(sizes_by_key.values()) == [6]
+    sizes_by_key = json.loads(json.dumps(sizes_by_key))  # as a study stores them
     sizes.clear()
     probe = ("linear_probe", {"lr": 0.01})
-    train(seed=1, epochs=1, head=plugin, freeze=probe, micro_batch_sizes=known)
+    train(seed=1, epochs=1, head=plugin, freeze=probe, micro_batch_sizes=sizes_by_key)
     assert sizes == [6] * 6
     sizes.clear()
     # More parameters are trainable: the size is found anew.
-    train(epochs=1, head=plugin, freeze="full", micro_batch_sizes=known)
+    train(epochs=1, head=plugin, freeze="full", micro_batch_sizes=sizes_by_key)
     assert sizes[0] == 12
-    assert len(known) == 2
+    assert len(sizes_by_key) == 2
 
 
 def test_a_single_image_that_does_not_fit_ends_the_training() -> None:
