@@ -1,27 +1,68 @@
-"""One database: Optuna's storage and, beside it, our tables for what Optuna does not keep.
+"""One database: Optuna's storage and, beside it, our tables for what Optuna does not store.
 
-Optuna keeps parameters and values. Ours keep what a study was asked to do, how each trial ended
-and why, every epoch, and each time that the sealed test part was opened. The names of our tables
-begin with ``autotl_``, and ``autotl.migrations`` alone makes and changes them.
+Optuna stores parameters and values. Our tables store what a study was asked to do, the status of
+each trial and why, every epoch, the repeats of the final selection, and each use of the test split.
+Their names begin with ``autotl_``, and ``autotl.store.migrations`` alone creates and changes them.
 
 Several processes may write at once. A float that is not finite, such as the loss of a trial that
 diverged, is stored as None; times are UTC.
 
-``database`` is the store, ``rows`` what it gives, ``opening`` how a database is found and opened.
+``database`` is the store, ``facts`` and ``contender`` are the records that it stores, ``rows`` the
+values that it returns, ``opening`` finds and opens a database.
 """
 
+from autotl.store.contender import Contender, Interval, Kind, Member, Role, Standing, single
 from autotl.store.database import Store
+from autotl.store.facts import (
+    Calibration,
+    DataFacts,
+    ExcludedPlugin,
+    PretrainedWeights,
+    RepeatFacts,
+    SavedModel,
+    Selection,
+    StudyFacts,
+    TestResult,
+    TrialFacts,
+)
 from autotl.store.opening import default_url, existing_url, without_passwords
-from autotl.store.rows import STATUSES, EpochRow, FinalRow, TestRow, TrialRow
+from autotl.store.rows import (
+    STATUSES,
+    DataIssueRow,
+    EpochRow,
+    ImageRow,
+    RepeatRow,
+    TestRow,
+    TrialRow,
+)
 
 __all__ = [
     "STATUSES",
+    "Calibration",
+    "Contender",
+    "DataFacts",
+    "DataIssueRow",
     "EpochRow",
-    "FinalRow",
+    "ExcludedPlugin",
+    "ImageRow",
+    "Interval",
+    "Kind",
+    "Member",
+    "PretrainedWeights",
+    "RepeatFacts",
+    "RepeatRow",
+    "Role",
+    "SavedModel",
+    "Selection",
+    "Standing",
     "Store",
+    "StudyFacts",
+    "TestResult",
     "TestRow",
+    "TrialFacts",
     "TrialRow",
     "default_url",
     "existing_url",
+    "single",
     "without_passwords",
 ]

@@ -1,11 +1,12 @@
-"""What is kept of studies, trials, finals and tests, beside what Optuna keeps."""
+"""The store: what is kept of studies, trials, repeats and tests, beside what Optuna keeps."""
 
 from __future__ import annotations
 
+import hashlib
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import fields, replace
+from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,26 +17,55 @@ from optuna.storages import RDBStorage
 from sqlalchemy import exc
 
 from autotl.errors import StudyError, did_you_mean
+from autotl.store.contender import Contender, Facts
+from autotl.store.facts import RepeatFacts, StudyFacts, TestResult, TrialFacts
 from autotl.store.migrations import tables
-from autotl.store.migrations.tables import EPOCH, FINAL, STUDY, TEST, TRIAL
-from autotl.store.opening import explained, open_database
-from autotl.store.rows import STATUSES, EpochRow, FinalRow, TestRow, TrialRow
+from autotl.store.migrations.tables import (
+    DATA_ISSUE,
+    EPOCH,
+    IMAGE,
+    LATENCY,
+    OF_A_STUDY,
+    REPEAT,
+    STUDY,
+    STUDY_FACT,
+    TEST,
+    TRIAL,
+)
+from autotl.store.opening import explained, merge_log, open_database
+from autotl.store.rows import (
+    STATUSES,
+    DataIssueRow,
+    EpochRow,
+    ImageRow,
+    RepeatRow,
+    TestRow,
+    TrialRow,
+)
 
-_Row = TypeVar("_Row", TrialRow, EpochRow, FinalRow, TestRow)
+_Row = TypeVar("_Row", TrialRow, EpochRow, RepeatRow, TestRow, DataIssueRow, ImageRow)
+
+RECORDS: Mapping[type[Any], Mapping[str, type[Facts]]] = {
+    TrialRow: {"facts": TrialFacts},
+    RepeatRow: {"facts": RepeatFacts},
+    TestRow: {"contender": Contender, "result": TestResult},
+}
+"""The columns of rows that hold records."""
 
 
 class Store:
-    """An open database: ``storage`` is Optuna's part, ``url`` where it is, without the password.
+    """An open database: ``storage`` is Optuna's part, ``url`` its address without the password.
 
-    Any method raises ``StoreError`` when the database can no longer be used: locked for a minute,
-    read-only, on a full disk, or its server gone.
+    Facts are read and written as the records of ``store.facts``, and in no other way. Any method
+    raises ``StoreError`` when the database can no longer be used: locked for a minute, read-only,
+    on a full disk, or its server gone.
     """
 
     storage: RDBStorage
     url: str
 
     def __init__(self, url: str) -> None:
-        """Open the database, made if missing, and bring our tables to this program's schema.
+        """Open the database, made if missing, and migrate our tables to this program's schema.
 
         Raises:
             StoreError: It cannot be opened, or a newer autotl made it.
@@ -44,61 +74,79 @@ class Store:
         self.storage, self.url, self._place = opened.storage, opened.url, opened.place
 
     def options(self, out: Path) -> str:
-        """What a command is to be given to find this database and the run folders in ``out``."""
+        """The options with which a command finds this database and the run folders in ``out``."""
         parts = [] if out == Path("runs") else ["--out", str(out)]
         if self._place != str(out / "autotl.db"):
             parts += ["--storage", self.url]
         return "".join(f" {shlex.quote(part)}" for part in parts)
 
+    def lock_file(self, study: str, folder: Path) -> Path:
+        """The file whose lock a process holds while it runs the study.
+
+        It is beside a SQLite database, which several folders may share, else in the run ``folder``.
+        """
+        database = self.storage.engine.url.database
+        if self.storage.engine.dialect.name != "sqlite" or not database:
+            return folder / ".lock"
+        file = Path(database)
+        digest = hashlib.sha256(study.encode()).hexdigest()[:12]  # names may be long
+        return file.with_name(f".{file.name}.{digest}.lock")
+
     def close(self) -> None:
-        """Let go of the connections; the next use makes new ones."""
+        """Close the connections; the next use opens new ones."""
         self.storage.remove_session()
         self.storage.engine.dispose()
+        merge_log(self.storage.engine)
 
     # studies
 
-    def begin(self, study: str, facts: Mapping[str, Any]) -> None:
-        """Write what the study is; facts that it had before are replaced."""
+    def begin_study(self, study: str, **facts: Any) -> None:
+        """Add the study if it is not there, and update its facts, see ``update_study``."""
         now = datetime.now(UTC)
-        values = {"facts": facts, "updated": now}
-        try:
-            with self._write() as connection:
-                connection.execute(STUDY.insert().values(name=study, created=now, **values))
-        except exc.IntegrityError:  # it is there, perhaps since another worker began it just now
-            with self._write() as connection:
-                connection.execute(STUDY.update().where(STUDY.c.name == study).values(**values))
+        # Another worker may have begun it just now.
+        with suppress(exc.IntegrityError), self._write() as connection:
+            connection.execute(STUDY.insert().values(name=study, created=now, updated=now))
+        self.update_study(study, **facts)
 
-    def update(self, study: str, **facts: Any) -> None:
-        """Add to the study's facts, replacing those of the same names.
+    def update_study(self, study: str, **facts: Any) -> None:
+        """Replace some facts of the study, by the names of the fields of ``StudyFacts``.
 
         Raises:
             StudyError: There is no such study.
+            pydantic.ValidationError: A value does not have the type of its field.
+            TypeError: There is no such field.
         """
-        here = STUDY.c.name == study
+        values = _dumped(StudyFacts, facts)
         with self._write() as connection:
-            # FOR UPDATE: nobody else shall merge into the same old facts at the same time.
-            old = connection.scalar(sa.select(STUDY.c.facts).where(here).with_for_update())
-            if old is not None:
-                values = {"facts": {**old, **facts}, "updated": datetime.now(UTC)}
-                connection.execute(STUDY.update().where(here).values(**values))
-        if old is None:
+            change = STUDY.update().where(STUDY.c.name == study)
+            count = connection.execute(change.values(updated=datetime.now(UTC))).rowcount
+            if count and values:
+                names = STUDY_FACT.c.study == study, STUDY_FACT.c.name.in_(values)
+                connection.execute(STUDY_FACT.delete().where(*names))
+                rows = [{"study": study, "name": k, "value": v} for k, v in values.items()]
+                connection.execute(STUDY_FACT.insert(), rows)
+        if not count:
             raise self._no_study(study)
 
-    def facts(self, study: str) -> dict[str, Any] | None:
-        """The study's facts, or None if there is no such study."""
+    def find_study(self, study: str) -> StudyFacts | None:
+        """The facts of the study, or None if there is no such study."""
+        columns = STUDY_FACT.c.name, STUDY_FACT.c.value
         with self._read() as connection:
-            found = connection.scalar(sa.select(STUDY.c.facts).where(STUDY.c.name == study))
-        return None if found is None else dict(found)
+            exists = connection.scalar(sa.select(STUDY.c.name).where(STUDY.c.name == study))
+            query = sa.select(*columns).where(STUDY_FACT.c.study == study)
+            facts = {name: value for name, value in connection.execute(query)}
+        given = {name: value for name, value in facts.items() if value is not None}
+        return StudyFacts.model_validate(given) if exists else None
 
-    def require(self, study: str) -> dict[str, Any]:
-        """The study's facts.
+    def study(self, study: str) -> StudyFacts:
+        """The facts of the study.
 
         Raises:
             StudyError: There is no such study.
         """
-        if (found := self.facts(study)) is None:
+        if (facts := self.find_study(study)) is None:
             raise self._no_study(study)
-        return found
+        return facts
 
     def studies(self) -> list[str]:
         """The names of all studies, sorted."""
@@ -106,60 +154,108 @@ class Store:
             return sorted(connection.scalars(sa.select(STUDY.c.name)))
 
     def delete(self, study: str) -> None:
-        """Delete all that is known of the study, and Optuna's study of that name.
+        """Delete everything that is stored of the study, and Optuna's study of that name.
 
         Raises:
             StudyError: There is no such study; one that only Optuna knows is not ours to delete.
         """
-        self.require(study)
-        # Optuna's first: if this is cut off half-way, the study is still listed and can be deleted.
+        self.study(study)
+        # Optuna's first: if this is interrupted, the study is still listed and can be deleted.
         with explained(self._place), suppress(KeyError):
             optuna.delete_study(study_name=study, storage=self.storage)
         with self._write() as connection:
-            for table in (EPOCH, TRIAL, FINAL, TEST):
+            for table in OF_A_STUDY:
                 connection.execute(table.delete().where(table.c.study == study))
             connection.execute(STUDY.delete().where(STUDY.c.name == study))
 
+    # the data of a study
+
+    def set_data_issues(self, study: str, issues: Sequence[DataIssueRow]) -> None:
+        """Replace the problems that were found in the data."""
+        self._replace(DATA_ISSUE, study, issues)
+
+    def data_issues(self, study: str) -> list[DataIssueRow]:
+        """The problems that were found in the data."""
+        return self._list(DataIssueRow, DATA_ISSUE, study, order="position")
+
+    def set_images(self, study: str, images: Sequence[ImageRow], opening: int = 0) -> None:
+        """Replace the possible label issues, or with ``opening`` the errors of that test."""
+        self._replace(IMAGE, study, images, opening=opening)
+
+    def images(self, study: str, opening: int = 0) -> list[ImageRow]:
+        """The possible label issues, or the errors of a test, the most confident first."""
+        return self._list(ImageRow, IMAGE, study, order="position", opening=opening)
+
+    def add_latencies(self, study: str, milliseconds: Mapping[str, float]) -> None:
+        """Store the latency of some backbones for one image; one that is known is replaced."""
+        rows = [
+            {"study": study, "backbone": name, "milliseconds": value}
+            for name, value in milliseconds.items()
+        ]
+        if not rows:
+            return
+        names = LATENCY.c.study == study, LATENCY.c.backbone.in_(milliseconds)
+        with self._write() as connection:
+            connection.execute(LATENCY.delete().where(*names))
+            connection.execute(LATENCY.insert(), rows)
+
+    def latencies(self, study: str) -> dict[str, float]:
+        """The latency of each backbone that was measured, in milliseconds for one image."""
+        query = sa.select(LATENCY.c.backbone, LATENCY.c.milliseconds)
+        with self._read() as connection:
+            return {k: v for k, v in connection.execute(query.where(LATENCY.c.study == study))}
+
     # trials
 
-    def begin_trial(self, study: str, number: int, config: Mapping[str, Any], epochs: int) -> None:
-        """Write that a trial of so many ``epochs`` begins; what its number had before goes."""
-        chosen = {"study": study, "number": number, "config": config, "epochs": epochs}
-        now = datetime.now(UTC)
-        state = {"status": "running", "reason": "", "seconds": 0.0, "started": now, "facts": {}}
+    def begin_trial(
+        self,
+        study: str,
+        number: int,
+        config: Mapping[str, Any],
+        epochs: int,
+        facts: TrialFacts | None = None,
+    ) -> None:
+        """Add a running trial of so many ``epochs``; what its number had before is deleted."""
+        values = {
+            "config": config,
+            "epochs": epochs,
+            "status": "running",
+            "reason": "",
+            "seconds": 0.0,
+            "started": datetime.now(UTC),
+            "facts": _changes(facts),
+        }
         with self._write() as connection:
             for table in (EPOCH, TRIAL):
                 connection.execute(table.delete().where(*_at(table, study, number)))
-            connection.execute(TRIAL.insert().values(**chosen, **state))
+            connection.execute(TRIAL.insert().values(study=study, number=number, **values))
 
-    def update_trial(self, study: str, number: int, **columns: Any) -> None:
-        """Fill in columns that were not known when the trial began, such as ``parameters``.
+    def update_trial(
+        self, study: str, number: int, columns: Mapping[str, Any] | None = None, **facts: Any
+    ) -> None:
+        """Fill in columns that were not known when the trial began, and replace some facts.
 
-        Raises:
-            StudyError: There is no such trial.
-        """
-        change = TRIAL.update().where(*_at(TRIAL, study, number)).values(**columns)
-        with self._write() as connection:
-            found = connection.execute(change).rowcount
-        if not found:
-            raise self._no_trial(study, number)
-
-    def note_trial(self, study: str, number: int, **facts: Any) -> None:
-        """Add to what a trial measured, replacing facts of the same names.
+        Args:
+            study: Its study.
+            number: Its number.
+            columns: Such as ``{"parameters": 5_288_548}``.
+            facts: By the names of the fields of ``TrialFacts``.
 
         Raises:
             StudyError: There is no such trial.
         """
-        here = _at(TRIAL, study, number)
+        here, values, new = (
+            _at(TRIAL, study, number),
+            dict(columns or {}),
+            _dumped(TrialFacts, facts),
+        )
         with self._write() as connection:
-            query = sa.select(TRIAL.c.facts).where(*here).with_for_update()
-            if found := connection.execute(query).first():
-                new = {**(found.facts or {}), **facts}
-                connection.execute(TRIAL.update().where(*here).values(facts=new))
-        if not found:
+            values |= _merged_facts(connection, here, new)
+            count = connection.execute(TRIAL.update().where(*here).values(**values)).rowcount
+        if not count:
             raise self._no_trial(study, number)
 
-    def end_trial(
+    def finish_trial(
         self,
         study: str,
         number: int,
@@ -168,116 +264,117 @@ class Store:
         reason: str = "",
         score: float | None = None,
         seconds: float = 0.0,
+        trained_parameters: int | None = None,
+        epochs: Sequence[EpochRow] = (),
+        **facts: Any,
     ) -> None:
-        """Write how the trial ended, one of ``STATUSES``, and why.
+        """Write the status with which the trial ended, its result and its epochs.
+
+        Args:
+            study: Its study.
+            number: Its number.
+            status: One of ``STATUSES``.
+            reason: Why it has this status; empty for ``complete``.
+            score: In the metric of the study; None unless it is complete.
+            seconds: Wall-clock time that it took.
+            trained_parameters: How many parameters were trained.
+            epochs: What its epochs measured.
+            facts: By the names of the fields of ``TrialFacts``.
 
         Raises:
             StudyError: There is no such trial.
-            ValueError: ``status`` is none of ``STATUSES``.
+            ValueError: ``status`` is not one of ``STATUSES``.
         """
         if status not in STATUSES:
-            raise ValueError(f"a trial cannot end as {status!r}; {did_you_mean(status, STATUSES)}")
-        why = _legible(reason)
-        self.update_trial(study, number, status=status, reason=why, score=score, seconds=seconds)
-
-    def add_epoch(
-        self,
-        study: str,
-        number: int,
-        *,
-        epoch: int,
-        loss: float,
-        score: float,
-        seconds: float,
-        trained_parameters: int | None = None,
-    ) -> None:
-        """Write an epoch of a trial; an epoch that is run again takes the place of the first.
-
-        ``trained_parameters`` is how many parameters have learned so far, which the trial is told.
-        """
-        row = {"epoch": epoch, "loss": loss, "score": score, "seconds": seconds}
-        same = (*_at(EPOCH, study, number), EPOCH.c.epoch == epoch)
+            raise ValueError(f"{status!r} is not a status; {did_you_mean(status, STATUSES)}")
+        here, new = _at(TRIAL, study, number), _dumped(TrialFacts, facts)
+        result: dict[str, Any] = {
+            "status": status,
+            "reason": reason,
+            "score": score,
+            "seconds": seconds,
+        }
+        if trained_parameters is not None:
+            result["trained_parameters"] = trained_parameters
         with self._write() as connection:
-            connection.execute(EPOCH.delete().where(*same))
-            connection.execute(EPOCH.insert().values(study=study, number=number, **row))
-            if trained_parameters is not None:
-                told = TRIAL.update().where(*_at(TRIAL, study, number))
-                connection.execute(told.values(trained_parameters=trained_parameters))
+            result |= _merged_facts(connection, here, new)
+            count = connection.execute(TRIAL.update().where(*here).values(**result)).rowcount
+            if count and epochs:
+                connection.execute(EPOCH.delete().where(*_at(EPOCH, study, number)))
+                rows = [{"study": study, "number": number, **asdict(row)} for row in epochs]
+                connection.execute(EPOCH.insert(), rows)
+        if not count:
+            raise self._no_trial(study, number)
 
-    def trials(self, study: str) -> list[TrialRow]:
-        """The study's trials, by number."""
-        rows = self._rows(TrialRow, TRIAL, TRIAL.c.study == study)
-        return [row if row.facts is not None else replace(row, facts={}) for row in rows]
+    def trials(self, study: str, after: int = -1, numbers: Collection[int] = ()) -> list[TrialRow]:
+        """The trials of the study, by number.
+
+        Args:
+            study: Its name.
+            after: Only the trials with larger numbers than this.
+            numbers: And these.
+        """
+        wanted = TRIAL.c.number > after
+        if numbers:
+            wanted |= TRIAL.c.number.in_(numbers)
+        return self._list(TrialRow, TRIAL, study, wanted, order="number")
 
     def epochs(self, study: str, number: int) -> list[EpochRow]:
         """The epochs of a trial, in order."""
-        return self._rows(EpochRow, EPOCH, *_at(EPOCH, study, number))
+        return self._list(EpochRow, EPOCH, study, order="epoch", number=number)
 
-    # the finals
+    # the final selection
 
-    def add_final(
-        self,
-        study: str,
-        candidate: str,
-        run: int,
-        *,
-        trial: int | None = None,
-        score: float,
-        seconds: float = 0.0,
-        facts: Mapping[str, Any] | None = None,
-    ) -> None:
-        """Write a run of the finals; one that is run again takes the place of the first."""
-        row = {"trial": trial, "score": score, "seconds": seconds, "facts": facts or {}}
-        keys = {"study": study, "candidate": candidate, "run": run}
-        same = [FINAL.c[key] == value for key, value in keys.items()]
+    def add_repeat(self, study: str, row: RepeatRow) -> None:
+        """Add a repeat of a contender; retraining replaces an earlier one."""
+        keys = {"study": study, "kind": row.kind, "trial": row.trial, "repeat": row.repeat}
+        values = {"score": row.score, "seconds": row.seconds, "facts": _changes(row.facts)}
         with self._write() as connection:
-            connection.execute(FINAL.delete().where(*same))
-            connection.execute(FINAL.insert().values(**keys, **row))
+            same = [REPEAT.c[key] == value for key, value in keys.items()]
+            connection.execute(REPEAT.delete().where(*same))
+            connection.execute(REPEAT.insert().values(**keys, **values))
 
-    def finals(self, study: str) -> list[FinalRow]:
-        """All runs of the study's finals, by candidate and run."""
-        return self._rows(FinalRow, FINAL, FINAL.c.study == study)
+    def repeats(self, study: str) -> list[RepeatRow]:
+        """All repeats of the final selection of the study."""
+        return self._list(RepeatRow, REPEAT, study, order="repeat")
 
-    # the sealed test part
+    # the test split
 
-    def open_test(self, study: str, trial: int, config: Mapping[str, Any], **facts: Any) -> int:
-        """Write that the test part is about to be looked at; returns what ``close_test`` asks for.
+    def open_test(self, study: str, contender: Contender, config: Mapping[str, Any]) -> int:
+        """Write that the test split is about to be used; returns what ``close_test`` needs.
 
         When this returns the database has it, so that no crash can hide that it was opened.
 
         Args:
-            study: Whose test part.
-            trial: Whose model is tested, or the heaviest of several as one.
-            config: Of the trial.
-            facts: Who is tested, ``candidate`` and ``members``.
+            study: Whose test split.
+            contender: Which is tested.
+            config: Of its trial with the largest weight.
         """
-        row = {"study": study, "trial": trial, "config": config, "facts": facts}
+        row = {"study": study, "contender": contender.reference(), "config": config, "result": {}}
         with self._write() as connection:
             result = connection.execute(TEST.insert().values(opened=datetime.now(UTC), **row))
             key = result.inserted_primary_key
         assert key is not None  # only an insert of several rows has none
         return int(key[0])
 
-    def close_test(self, opening: int, **facts: Any) -> None:
-        """Write what the test part showed: ``score``, and such as ``low``, ``high`` and ``n``.
-
-        They take the place of the facts that it was opened with.
+    def close_test(self, opening: int, result: TestResult) -> None:
+        """Write the result on the test split.
 
         Raises:
             StudyError: There is no such opening.
         """
         with self._write() as connection:
-            change = TEST.update().where(TEST.c.id == opening).values(facts=facts)
-            found = connection.execute(change).rowcount
-        if not found:
-            raise StudyError(f"no test part was opened as {opening}; was the study deleted?")
+            change = TEST.update().where(TEST.c.id == opening)
+            count = connection.execute(change.values(result=_changes(result))).rowcount
+        if not count:
+            raise StudyError(f"there is no test {opening}; was the study deleted?")
 
     def tests(self, study: str) -> list[TestRow]:
-        """Each opening of the study's test part, oldest first."""
-        return self._rows(TestRow, TEST, TEST.c.study == study)
+        """Each opening of the study's test split, oldest first."""
+        return self._list(TestRow, TEST, study, order="id")
 
     def faults(self) -> AbstractContextManager[None]:
-        """Within it, what Optuna says of a database that fails becomes a StoreError too."""
+        """A context in which faults of the database that Optuna raises become StoreErrors."""
         return explained(self._place)
 
     @contextmanager
@@ -290,30 +387,78 @@ class Store:
         with explained(self._place), tables.write(self.storage.engine) as connection:
             yield connection
 
-    def _rows(
-        self, kind: type[_Row], table: sa.Table, *where: sa.ColumnElement[bool]
+    def _list(
+        self,
+        kind: type[_Row],
+        table: sa.Table,
+        study: str,
+        *where: sa.ColumnElement[bool],
+        order: str,
+        **equal: Any,
     ) -> list[_Row]:
-        columns = [table.c[field.name] for field in fields(kind)]
-        query = sa.select(*columns).where(*where).order_by(*columns[:2])
+        """Rows of a study as values of ``kind``; columns of facts become records."""
+        names = [field.name for field in fields(kind)]
+        columns = [table.c[name] for name in names]
+        same = [table.c[name] == value for name, value in equal.items()]
+        keys = [column for column in table.primary_key if column.name != order]
+        query = sa.select(*columns).where(table.c.study == study, *same, *where)
         with self._read() as connection:
-            return [kind(*row) for row in connection.execute(query)]
+            rows = connection.execute(query.order_by(table.c[order], *keys)).all()
+        records = RECORDS.get(kind, {})
+
+        def value(name: str, stored: Any) -> Any:
+            return records[name].model_validate(stored or {}) if name in records else stored
+
+        return [kind(*map(value, names, row)) for row in rows]
+
+    def _replace(self, table: sa.Table, study: str, rows: Sequence[Any], **equal: Any) -> None:
+        """Replace the rows of a study that equal the given columns; the order is kept."""
+        values = [
+            {"study": study, "position": position, **equal, **asdict(row)}
+            for position, row in enumerate(rows)
+        ]
+        same = [table.c[name] == value for name, value in equal.items()]
+        with self._write() as connection:
+            connection.execute(table.delete().where(table.c.study == study, *same))
+            if values:
+                connection.execute(table.insert(), values)
 
     def _no_study(self, study: str) -> StudyError:
         hint = did_you_mean(study, self.studies())
-        return StudyError(f"no study is called {study!r} in {self._place}; {hint}")
+        return StudyError(f"there is no study {study!r} in {self._place}; {hint}")
 
     @staticmethod
     def _no_trial(study: str, number: int) -> StudyError:
         return StudyError(
-            f"study {study!r} has no trial {number}; if somebody deleted it while it ran, "
-            "start the search again"
+            f"study {study!r} has no trial {number}; if it was deleted while it ran, start the "
+            "search again"
         )
+
+
+def _merged_facts(
+    connection: sa.Connection, here: tuple[sa.ColumnElement[bool], ...], new: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The column ``facts`` of a trial with ``new`` facts; empty without any."""
+    if not new:
+        return {}
+    # FOR UPDATE: nobody else may merge into the same old facts at the same time.
+    query = sa.select(TRIAL.c.facts).where(*here).with_for_update()
+    return {"facts": {**(connection.scalar(query) or {}), **new}}
+
+
+def _dumped(record: type[Facts], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Some fields of a record as JSON, checked against its types."""
+    if unknown := sorted(set(changes) - set(record.model_fields)):
+        hint = did_you_mean(unknown[0], record.model_fields)
+        raise TypeError(f"{record.__name__} has no field {unknown[0]!r}; {hint}")
+    checked = record.model_validate(dict(changes))
+    return checked.model_dump(mode="json", include=set(changes))
+
+
+def _changes(record: Facts | None) -> dict[str, Any]:
+    """The fields of a record that were given, as JSON."""
+    return {} if record is None else record.model_dump(mode="json", exclude_unset=True)
 
 
 def _at(table: sa.Table, study: str, number: int) -> tuple[sa.ColumnElement[bool], ...]:
     return table.c.study == study, table.c.number == number
-
-
-def _legible(text: str) -> str:
-    """``text`` as every database takes it: a message may quote a file name that is no Unicode."""
-    return text.replace("\0", "").encode(errors="backslashreplace").decode()

@@ -1,10 +1,13 @@
-"""What the tables give: one row of each as a value."""
+"""Rows of the tables as values."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
+
+from autotl.store.contender import Contender, Kind
+from autotl.store.facts import RepeatFacts, TestResult, TrialFacts
 
 STATUSES = (
     "running",
@@ -21,19 +24,23 @@ STATUSES = (
 
 @dataclass(frozen=True)
 class TrialRow:
-    """One trial: what was tried and how it ended."""
+    """One trial: its configuration, its status and its results.
+
+    ``epochs`` is the planned number of epochs, ``seconds`` the wall-clock time, ``reason`` why it
+    ended with its status; empty for ``complete``.
+    """
 
     number: int
-    status: str  # one of ENDS
-    reason: str  # why it ended so; empty for complete
+    status: str  # one of STATUSES
+    reason: str
     config: dict[str, Any]
     score: float | None
-    epochs: int  # how many were planned
+    epochs: int
     parameters: int | None
     trained_parameters: int | None
     seconds: float
     started: datetime
-    facts: dict[str, Any] = field(default_factory=dict)  # what it measured beside the score
+    facts: TrialFacts = field(default_factory=TrialFacts)
 
 
 @dataclass(frozen=True)
@@ -47,39 +54,51 @@ class EpochRow:
 
 
 @dataclass(frozen=True)
-class FinalRow:
-    """One run of a candidate in the finals; runs of one number share their split and seed."""
+class RepeatRow:
+    """One repeat of a contender in the final selection; equal numbers share resample and seed."""
 
-    candidate: str  # a trial's number, or what is made of several, such as "ensemble"
-    run: int
-    trial: int | None
+    kind: Kind
+    trial: int  # of several, that with the largest weight
+    repeat: int
     score: float | None
     seconds: float
-    facts: dict[str, Any]
+    facts: RepeatFacts
 
 
 @dataclass(frozen=True)
 class TestRow:
-    """One opening of the sealed test part; ``facts`` has who is tested, and then the result."""
+    """One opening of the test split, for one contender, and its result."""
 
     __test__ = False  # by its name pytest would take it for a class of tests
 
     id: int
-    trial: int
     opened: datetime
+    contender: Contender
     config: dict[str, Any]
-    facts: dict[str, Any]
+    result: TestResult
 
     @property
     def done(self) -> bool:
-        """Whether its result is known; not where the test was cut off."""
-        return "score" in self.facts
+        """Whether the result is known; False if the test was interrupted."""
+        return self.result.score is not None
 
-    @property
-    def candidate(self) -> str:
-        """The name of the winner that was tested."""
-        return str(self.facts.get("candidate") or f"trial {self.trial}")
 
-    def is_of(self, name: str, members: dict[str, float] | None) -> bool:
-        """Whether it is of the winner of that name, made of ``members`` if it is of several."""
-        return (self.candidate, self.facts.get("members")) == (name, members)
+@dataclass(frozen=True)
+class DataIssueRow:
+    """A problem of the data: which example, class or group, what is wrong, what was done."""
+
+    name: str
+    problem: str
+    action: str
+
+
+@dataclass(frozen=True)
+class ImageRow:
+    """An image that a model misclassified or whose label may be wrong; previews are data URIs."""
+
+    name: str
+    truth: str
+    guess: str
+    probability: float
+    thumbnail: str = ""
+    saliency: str = ""

@@ -40,6 +40,19 @@ class Number(sa.TypeDecorator[float]):
         return value if value is not None and math.isfinite(value) else None
 
 
+class Text(sa.TypeDecorator[str]):
+    """Text that may quote a file name that is not valid Unicode; such bytes become escapes."""
+
+    impl = sa.Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: sa.Dialect) -> str | None:
+        """``value`` without null characters, which PostgreSQL refuses, and without surrogates."""
+        if value is None:
+            return None
+        return value.replace("\0", "").encode(errors="backslashreplace").decode()
+
+
 class Json(sa.TypeDecorator[Any]):
     """JSON, which knows neither NaN nor infinity: null stands for both."""
 
@@ -63,21 +76,63 @@ def _finite(value: Any) -> Any:
 
 # No foreign keys: SQLite heeds them only where a connection asks for it, and the connections are
 # Optuna's. A rule that holds in one database and not in another would hide faults.
+NAME = sa.String(512)  # of a study, as long as Optuna's
+
+
+def _study_key() -> sa.Column[str]:
+    return sa.Column("study", NAME, primary_key=True)
+
+
 STUDY = sa.Table(
     PREFIX + "study",
     METADATA,
-    sa.Column("name", sa.String(512), primary_key=True),  # as long as Optuna's
-    sa.Column("facts", Json, nullable=False),
+    sa.Column("name", NAME, primary_key=True),
     sa.Column("created", Utc, nullable=False),
     sa.Column("updated", Utc, nullable=False),
+)
+STUDY_FACT = sa.Table(  # one row for each field of store.StudyFacts
+    PREFIX + "study_fact",
+    METADATA,
+    _study_key(),
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("value", Json),
+)
+DATA_ISSUE = sa.Table(
+    PREFIX + "data_issue",
+    METADATA,
+    _study_key(),
+    sa.Column("position", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("name", Text, nullable=False),
+    sa.Column("problem", Text, nullable=False),
+    sa.Column("action", Text, nullable=False),
+)
+LATENCY = sa.Table(
+    PREFIX + "latency",
+    METADATA,
+    _study_key(),
+    sa.Column("backbone", sa.String(256), primary_key=True),
+    sa.Column("milliseconds", Number, nullable=False),  # for one image
+)
+IMAGE = sa.Table(  # label issues (opening 0), and the errors of a test
+    PREFIX + "image",
+    METADATA,
+    _study_key(),
+    sa.Column("opening", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("position", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("name", Text, nullable=False),
+    sa.Column("truth", Text, nullable=False),
+    sa.Column("guess", Text, nullable=False),
+    sa.Column("probability", Number, nullable=False),
+    sa.Column("thumbnail", Text, nullable=False),  # data URIs
+    sa.Column("saliency", Text, nullable=False),
 )
 TRIAL = sa.Table(
     PREFIX + "trial",
     METADATA,
-    sa.Column("study", sa.String(512), primary_key=True),
+    _study_key(),
     sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),  # Optuna's
     sa.Column("status", sa.String(32), nullable=False),  # one of store.STATUSES
-    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("reason", Text, nullable=False),
     sa.Column("config", Json, nullable=False),
     sa.Column("score", Number),
     sa.Column("epochs", sa.Integer, nullable=False),
@@ -90,20 +145,20 @@ TRIAL = sa.Table(
 EPOCH = sa.Table(
     PREFIX + "epoch",
     METADATA,
-    sa.Column("study", sa.String(512), primary_key=True),
+    _study_key(),
     sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),  # of the trial
     sa.Column("epoch", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("loss", Number),
     sa.Column("score", Number),
     sa.Column("seconds", Number, nullable=False),
 )
-FINAL = sa.Table(
-    PREFIX + "final",
+REPEAT = sa.Table(  # of the final selection
+    PREFIX + "repeat",
     METADATA,
-    sa.Column("study", sa.String(512), primary_key=True),
-    sa.Column("candidate", sa.String(64), primary_key=True),  # a trial's number, or "ensemble"
-    sa.Column("run", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column("trial", sa.Integer),
+    _study_key(),
+    sa.Column("kind", sa.String(16), primary_key=True),  # of the contender
+    sa.Column("trial", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("repeat", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("score", Number),
     sa.Column("seconds", Number, nullable=False),
     sa.Column("facts", Json, nullable=False),
@@ -112,12 +167,14 @@ TEST = sa.Table(
     PREFIX + "test",
     METADATA,
     sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("study", sa.String(512), nullable=False, index=True),
-    sa.Column("trial", sa.Integer, nullable=False),
+    sa.Column("study", NAME, nullable=False, index=True),
     sa.Column("opened", Utc, nullable=False),
+    sa.Column("contender", Json, nullable=False),
     sa.Column("config", Json, nullable=False),
-    sa.Column("facts", Json, nullable=False),
+    sa.Column("result", Json, nullable=False),
 )
+OF_A_STUDY = (STUDY_FACT, DATA_ISSUE, LATENCY, IMAGE, TRIAL, EPOCH, REPEAT, TEST)
+"""The tables whose rows belong to a study, by their column ``study``."""
 
 
 @contextmanager

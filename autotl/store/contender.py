@@ -1,0 +1,127 @@
+"""What may become the model that a search hands over, from the leaderboard to the report."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+Kind = Literal["trial", "ensemble", "soup"]
+Role = Literal["finalist", "default_recipe", "linear_probe", "ensemble", "soup"]
+
+
+Number = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
+"""A float; the database has null for one that is not finite."""
+
+
+class Facts(BaseModel):
+    """A record that is stored as JSON; keys that this version does not know are ignored."""
+
+    model_config = ConfigDict(
+        extra="ignore", frozen=True, ser_json_inf_nan="null", arbitrary_types_allowed=True
+    )
+
+
+class Interval(Facts):
+    """A mean with its 95 % interval."""
+
+    mean: Number
+    low: Number
+    high: Number
+
+
+class Standing(Facts):
+    """How a contender compares with the best one.
+
+    ``score`` is its mean score with a 95 % interval, ``difference`` the score minus that of the
+    best contender, with an interval that holds for all contenders simultaneously. ``tied`` says
+    that the two are statistically indistinguishable.
+    """
+
+    score: Interval
+    difference: Interval
+    tied: bool
+
+
+class Member(Facts):
+    """A trial and its weight in a contender; the weights of a contender sum to 1."""
+
+    trial: int
+    weight: float = 1.0
+
+
+class Contender(Facts):
+    """One configuration, or several combined, that may become the model handed over.
+
+    Attributes:
+        kind: ``trial`` for a single configuration, ``ensemble`` for the weighted mean of the
+            members' probabilities, ``soup`` for the mean of their weights.
+        members: The trials that it consists of, the largest weight first.
+        role: Why it takes part.
+        config: The configuration of a single trial, as ``config_to_json`` writes it.
+        parameters: Number of parameters, of all members; None if unknown.
+        ms_per_item: Milliseconds to predict one example in a batch; None if unknown.
+        seconds: Training time of all repeats.
+        scores: One for each repeat of the final selection, or that of the trial.
+        standing: How it compares with the others; None before the comparison.
+        predictions: Probabilities ``[N, C]`` on the validation split of each repeat; not stored.
+    """
+
+    kind: Kind = "trial"
+    members: tuple[Member, ...] = Field(min_length=1)
+    role: Role = "finalist"
+    config: dict[str, Any] | None = None
+    parameters: int | None = None
+    ms_per_item: float | None = None
+    seconds: Number = 0.0
+    scores: tuple[Number, ...] = ()
+    standing: Standing | None = None
+    predictions: tuple[NDArray[np.float32], ...] = Field(default=(), exclude=True, repr=False)
+
+    @property
+    def id(self) -> tuple[Kind, tuple[tuple[int, float], ...]]:
+        """What identifies it: an ensemble of other members or weights is another contender."""
+        return self.kind, tuple(sorted((member.trial, member.weight) for member in self.members))
+
+    @property
+    def name(self) -> str:
+        """Its name for people: ``trial 7``, ``ensemble`` or ``soup``."""
+        return f"trial {self.lead}" if self.kind == "trial" else self.kind
+
+    @property
+    def lead(self) -> int:
+        """The number of the trial with the largest weight."""
+        return self.members[0].trial
+
+    @property
+    def trials(self) -> tuple[int, ...]:
+        """The numbers of its trials."""
+        return tuple(member.trial for member in self.members)
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """The weights of its members."""
+        return tuple(member.weight for member in self.members)
+
+    @property
+    def mean(self) -> float:
+        """The mean of its scores."""
+        return float(np.mean(self.scores))
+
+    def reference(self) -> dict[str, Any]:
+        """Its identity alone, as JSON."""
+        return self.model_dump(mode="json", include={"kind", "members"})
+
+
+def single(trial: int, **changes: Any) -> Contender:
+    """The contender that consists of one trial."""
+    return Contender(members=(Member(trial=trial),), **changes)
+
+
+def parse(reference: Mapping[str, Any]) -> Contender:
+    """The contender that ``Contender.reference`` wrote."""
+    return Contender.model_validate(reference)

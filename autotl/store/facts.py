@@ -1,0 +1,189 @@
+"""What is stored of a study, a trial, a repeat and a test, as typed records.
+
+Each field of ``StudyFacts`` is a row of its own in the database, so that changing one does not
+rewrite the others. All fields have defaults: a study that an older version began, or that was
+interrupted, lacks some of them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from autotl.store.contender import Contender, Facts, Number
+
+State = Literal["", "running", "done", "interrupted", "failed"]
+
+
+class DataFacts(Facts):
+    """The data set of a study.
+
+    ``independent_validation`` counts the sampling units of the validation split: images of one
+    group, or copies of one image, count once. ``imbalance`` is the size of the largest class over
+    that of the smallest in the training split.
+    """
+
+    source: str = ""
+    fingerprint: str = ""
+    classes: list[str] = []
+    train: int = 0
+    validation: int = 0
+    test: int = 0
+    skipped: int = 0
+    duplicates_across_splits: int = 0
+    independent_validation: int = 0
+    imbalance: Number = 1.0
+
+
+class ExcludedPlugin(Facts):
+    """A plugin that is not searched, with the reason."""
+
+    kind: str
+    name: str
+    reason: str
+
+
+class Calibration(Facts):
+    """A temperature and the expected calibration error without and with it, on ``n`` examples."""
+
+    temperature: Number
+    ece_before: Number
+    ece_after: Number
+    n: int
+    bins: int = 15
+
+
+class PretrainedWeights(Facts):
+    """Which backbones the model was fine-tuned from, and where their weights come from."""
+
+    backbone: str = "unknown"
+    origin: str = "unknown"
+    licence: str = "unknown"
+
+
+class Selection(Facts):
+    """The result of the final selection: contenders retrained on the same resamples and seeds.
+
+    ``contenders`` are sorted by their mean score, best first. ``cheapest`` is the cheapest of
+    those that are statistically indistinguishable from the best. ``optimism`` is by how much the
+    search overrated its best trial ``optimism_of``, and ``nested_score`` the score without the
+    bias of selecting the maximum (see ``comparison.nested_selection_score``).
+    """
+
+    repeats: int
+    contenders: list[Contender]
+    winner: Contender
+    cheapest: Contender
+    optimism: Number
+    optimism_of: int
+    nested_score: float | None = None
+    prefer: Literal["accuracy", "cheap"] = "accuracy"
+
+
+class SavedModel(Facts):
+    """The model in the run folder, and whether it was refitted on train + validation."""
+
+    contender: Contender
+    refitted: bool = False
+
+
+class StudyFacts(Facts):
+    """Everything that is stored of a study beside its trials.
+
+    ``identity`` has the settings that a later run of the study must share. ``stages`` has the
+    seconds spent in each stage. ``selection`` and ``calibration`` describe ``model``.
+    """
+
+    # what it was asked to do
+    seed: int = 0
+    metric: str = "accuracy"
+    direction: Literal["maximize", "minimize"] = "maximize"
+    prefer: Literal["accuracy", "cheap"] = "accuracy"
+    identity: dict[str, Any] | None = None
+    data: DataFacts = DataFacts()
+    space: dict[str, Any] = {}
+    excluded: list[ExcludedPlugin] = []
+    sampler: str = ""
+    pruner: str = ""
+    device: str = ""
+    versions: dict[str, str] = {}
+    command: str = ""
+    budget_seconds: float | None = None
+    first_budget_seconds: float | None = None
+    # how far it is
+    state: State = ""
+    seconds: float = 0.0
+    stages: dict[str, Number] = {}
+    # what its trainings measured
+    micro_batch_sizes: dict[str, int] = {}
+    measured_costs: dict[str, Any] = {}
+    warm_start: dict[str, dict[str, Any]] | None = None
+    dashboard_notes: dict[str, str] = {}
+    # what it found
+    model: SavedModel | None = None
+    selection: Selection | None = None
+    calibration: Calibration | None = None
+    weights: PretrainedWeights = PretrainedWeights()
+
+
+class TrialFacts(Facts):
+    """What a trial measured beside its score.
+
+    Attributes:
+        recipe: The names of the recipe of the portfolio that it is; empty if sampled.
+        is_default: Whether that recipe is a well-known one, not one of an earlier study.
+        is_probe: Whether it is the linear probe of its backbone.
+        logme: LogME of the frozen features, in nats; see ``scoring.logme``.
+        views: Augmented views of each image that the frozen prefix computed.
+        compute: How it was computed, see ``training.ComputeSettings``.
+        costs: Milliseconds and bytes per image, see ``training.Cost``.
+        ms_per_item: Milliseconds to predict one image.
+        seconds_needed: Predicted training time.
+        seconds_repeat: Time to retrain it on another resample.
+        seconds_test: Time to predict the test split.
+        excluded: Why the limits of the last run exclude it; empty if they do not.
+    """
+
+    recipe: list[str] = []
+    is_default: bool = False
+    is_probe: bool = False
+    logme: float | None = None
+    views: int = 1
+    compute: dict[str, Any] = {}
+    costs: dict[str, float | None] = {}
+    ms_per_item: float | None = None
+    seconds_needed: float | None = None
+    seconds_repeat: float | None = None
+    seconds_test: float = 0.0
+    excluded: str = ""
+
+
+class RepeatFacts(Facts):
+    """What a repeat of a contender measured beside its score.
+
+    ``input`` is the image side in pixels and the interpolation of its members, which must be equal
+    in an ensemble. ``members`` are the trials of a soup.
+    """
+
+    ms_per_item: float | None = None
+    input: tuple[int, str] | None = None
+    confusion_matrix: list[list[int]] | None = None
+    members: list[int] = []
+
+
+class TestResult(Facts):
+    """The result on the test split; ``score`` is None where the test was interrupted."""
+
+    __test__ = False  # by its name pytest would take it for a class of tests
+
+    score: float | None = None
+    low: float | None = None
+    high: float | None = None
+    n: int = 0
+    ece: float | None = None
+    ms_per_item: float | None = None
+    parameters: int | None = None
+    trained_parameters: int | None = None
+    refit_seconds: float | None = None
+    refitted: bool = False
+    per_class: list[dict[str, Any]] = []
+    confusion_matrix: list[list[int]] = []
