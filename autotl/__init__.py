@@ -1,4 +1,4 @@
-"""AutoTL: the search for the best transfer of a pretrained model to your data."""
+"""AutoTL: searches for the best way to fine-tune a pretrained model on your data."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import autotl.search  # noqa: F401  the package is loaded first, so that the function keeps its name
 from autotl.errors import AutoTLError, Incompatible
+from autotl.space.hyperparameter import Range, When
 from autotl.space.plugin import (
     Balance,
     Example,
-    Range,
     Weights,
-    When,
     augment,
     backbone,
     balance,
@@ -36,15 +35,15 @@ def search(data: str | Path, listener: Listener | None = None, **options: Any) -
     """Search for the best transfer configuration: ``search("photos/", budget="10m")``.
 
     Args:
-        data: A folder, a file or another source of labelled pictures, or a study file.
-        watch: Is told what happens, see ``autotl.progress``.
-        options: The command line's, with the same names: ``backbone=["resnet*"], trials=20``.
+        data: A folder, a file or another source of labelled images, or a study file.
+        listener: Is called with events of the progress, see ``autotl.events``.
+        options: Those of the command line by their names: ``backbone=["resnet*"], trials=20``.
 
     Returns:
         The result, with ``best``, ``predict(files)`` and ``summary``.
 
     Raises:
-        AutoTLError: Something that can be mended; the message says what and how.
+        AutoTLError: Something that the user can correct; the message says what and how.
     """
     from autotl import engine, events, study  # torch is loaded only when needed
 

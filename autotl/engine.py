@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -21,28 +22,45 @@ from autotl.frozen import FeatureCache
 from autotl.models import Device
 from autotl.report import dashboard
 from autotl.scoring import metrics
-from autotl.search import resume
+from autotl.search import pruner, resume, sampler
 from autotl.search.budget import Budget
-from autotl.search.trials import Trials
-from autotl.selection import finals
+from autotl.search.context import TrainingContext
+from autotl.search.leaderboard import UNFINISHED, Leaderboard
+from autotl.search.trials import TrialLoop, quiet_optuna
+from autotl.selection.finish import Finish
 from autotl.space import registry, space
 from autotl.space.registry import BackboneCriteria, Registry
 from autotl.space.space import Choice, Space
-from autotl.store import Store, default_url, existing_url, without_passwords
+from autotl.store import (
+    DataFacts,
+    DataIssueRow,
+    ExcludedPlugin,
+    Store,
+    default_url,
+    existing_url,
+    without_passwords,
+)
 from autotl.study import DEFAULT_BUDGET, StudyConfig
 
-UNEQUAL = 1.5
-"""Classes are unequal when the largest has more than so many times the pictures of the smallest."""
+IMBALANCED = 1.5
+"""Classes are imbalanced if the largest has more than this many times the smallest one's images."""
 
-ANNOTATING = 5.0
-"""Seconds for the notes in Optuna Dashboard; ``autotl dashboard`` writes what is missing."""
+DASHBOARD_SECONDS = 5.0
+"""Time for the notes in Optuna Dashboard; ``autotl dashboard`` writes those that are missing."""
 
 LIBRARIES = ("autotl", "torch", "torchvision", "timm", "optuna", "scikit-learn")
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a search has found; ``summary`` is ``summary.json``, ``folder`` the run folder."""
+    """The result of a search.
+
+    Attributes:
+        summary: The content of ``summary.json``.
+        folder: The run folder.
+        plugins: The plugins of the search.
+        interrupted: Whether the user interrupted it.
+    """
 
     summary: Mapping[str, Any]
     folder: Path
@@ -51,12 +69,12 @@ class Result:
 
     @property
     def best(self) -> Mapping[str, Any] | None:
-        """The winner: trial, config, validation score with its interval, cost; None without one."""
-        found: Mapping[str, Any] | None = self.summary["best"]
-        return found
+        """The winner: its configuration, validation score with interval, cost; None without one."""
+        best: Mapping[str, Any] | None = self.summary["best"]
+        return best
 
     def predict(self, files: Sequence[str | Path]) -> list[dict[str, float]]:
-        """For each file its probabilities by class, from the model in the run folder.
+        """Predict the class probabilities of image files with the model in the run folder.
 
         Raises:
             ArtifactError: There is no model.
@@ -76,119 +94,99 @@ def run(
 
     Args:
         settings: What to do.
-        watch: Is told what happens.
+        listener: Is notified of progress.
         plugins: None for the installed ones and those of ``settings.plugin``.
-        command: How to do this again, for the report.
+        command: The command line, for the report.
         began: When the budget began to run, a reading of ``time.monotonic``; None for now.
 
     Returns:
-        What was found; after Ctrl-C what is known so far, with ``interrupted`` set.
+        The result; after Ctrl-C the best so far, with ``interrupted`` set.
 
     Raises:
-        AutoTLError: Something that the user can mend; the message says what and how.
+        AutoTLError: Something that the user can correct; the message says what and how.
     """
-    limited = settings.budget is not None or settings.trials is not None
-    budget = Budget(settings.budget if limited else DEFAULT_BUDGET, began=began)
-    metrics.get(settings.metric)  # names that are wrong are found before anything is made
+    budget = start_budget(settings, began)
     plugins = plugins or registry.load(settings.plugin)
-    plugins.dataset(settings.data)
-    if settings.learn_from:
-        existing_url(settings.learn_from, "--learn-from")
-    where = models.device(settings.device, settings.precision)
+    check_names(settings, plugins)
+    device = models.select_device(settings.device, settings.precision)
     store = Store(settings.storage or default_url(settings.out))
-    resume.refuse_running(store, settings.name)
-    _announce(settings, store, budget, str(where), listener)
-    interrupted = False
-    with budget.stage("check"):
-        first = (store.facts(settings.name) or {}).get("first_budget", budget.seconds)
-        chosen = _space(settings, plugins, where, first)  # names come before any picture
-        dataset = _dataset(settings, plugins, listener)
-        if not _asked(settings, "balance"):
-            plain = chosen.without("balance")
-            needless = _is_recipe(settings, plain) or _imbalance(dataset) <= UNEQUAL
-            chosen = plain if needless else chosen
-    with budget.stage("time"):
-        chosen = _fast_enough(chosen, settings, store, where)
-    _tell_left_out(chosen, settings, listener)
-    _scorable(settings, dataset)
-    parts = {name: len(dataset.indices(name)) for name in ("train", "validation", "test")}
-    budget.refit = (parts["train"] + parts["validation"]) / parts["train"]
-    _begin(settings, store, dataset, chosen, where, budget)
-    _write_data(settings, dataset, listener)
-    kept = FeatureCache(
-        settings.cache_size,
-        settings.out / "cache",
-        say=lambda text: listener(Note(text, warning=True)),
-    )
-    with store.faults():
-        trials = Trials(settings, dataset, chosen, store, where, budget, listener, plugins, kept)
-    try:
-        with store.faults():
-            _search(trials, budget)
-            finals.finish(trials, versions())
-    except KeyboardInterrupt:
-        interrupted = True
-    except StoreError:
-        raise  # nothing can be written down
-    except AutoTLError:
-        _conclude(trials, "failed", command)
-        raise
-    summary = _conclude(trials, "interrupted" if interrupted else "done", command)
+    with closing(store), resume.exclusive(store, settings), quiet_optuna(), store.faults():
+        announce(settings, store, budget, device, listener)
+        with budget.stage("check"):  # names are checked before any image is opened
+            search_space = choose_space(settings, plugins, store, device, budget)
+            dataset = load_dataset(settings, plugins, listener)
+        search_space = adapt_to_data(search_space, settings, dataset)
+        with budget.stage("time"):
+            search_space = exclude_slow_backbones(search_space, settings, store, device)
+        notify_excluded(search_space, settings, listener)
+        budget.refit = refit_cost(dataset)
+        begin_study(settings, store, dataset, search_space, device, budget)
+        write_data(settings, dataset, listener)
+        context = training_context(settings, store, dataset, device, budget, plugins, listener)
+        interrupted = search_and_finish(store, search_space, context, budget, listener, command)
+        summary = conclude(store, settings, budget, interrupted, command)
     return Result(summary, settings.folder, plugins, interrupted)
 
 
-def _search(trials: Trials, budget: Budget) -> None:
-    try:
-        with budget.stage("search"):
-            trials.listener(Stage("searching"))
-            trials.run()
-    except StoreError:
-        raise
-    except (KeyboardInterrupt, AutoTLError):
-        finals.keep(trials, versions())
-        raise
+def start_budget(settings: StudyConfig, began: float | None) -> Budget:
+    """The wall clock of the search; ``DEFAULT_BUDGET`` where the user gave no limit of any kind."""
+    limited = settings.budget is not None or settings.trials is not None
+    return Budget(settings.budget if limited else DEFAULT_BUDGET, began=began)
 
 
-def _conclude(trials: Trials, state: str, command: str) -> dict[str, Any]:
-    """Write down how a search ended, the summary and the report; returns the summary."""
-    store, settings, budget = trials.store, trials.settings, trials.budget
-    before = store.require(settings.name).get("seconds", 0.0)
-    store.update(
-        settings.name,
-        state=state,
-        seconds=before + budget.spent,
-        stages=budget.stages,
-        command=without_passwords(command),
-        **trials.leaderboard.baselines(),
-    )
-    summary = report.write(store, settings.name, settings.folder)
-    dashboard.annotate(store, settings.name, settings.folder, within=ANNOTATING)
-    return summary
+def check_names(settings: StudyConfig, plugins: Registry) -> None:
+    """Raise an AutoTLError for a metric, a data source or a database that does not exist."""
+    metrics.get(settings.metric)
+    plugins.dataset(settings.data)
+    if settings.learn_from:
+        existing_url(settings.learn_from, "--learn-from")
 
 
-def versions() -> dict[str, str]:
-    """The versions of Python and of the libraries that decide a result."""
-    return {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
-
-
-def _announce(
-    settings: StudyConfig, store: Store, budget: Budget, device: str, listener: Listener
+def announce(
+    settings: StudyConfig, store: Store, budget: Budget, device: Device, listener: Listener
 ) -> None:
-    done = [t for t in store.trials(settings.name) if t.status not in ("running", "interrupted")]
+    """Tell the listener what begins."""
+    done = [row for row in store.trials(settings.name) if row.status not in UNFINISHED]
     listener(
         events.SearchStarted(
             study=settings.name,
             metric=settings.metric,
-            device=device,
+            device=str(device),
             budget=budget.seconds,
             deadline=budget.deadline,
-            trials=settings.trials,
-            done=len(done),
+            max_trials=settings.trials,
+            earlier_trials=len(done),
         )
     )
 
 
-def _dataset(settings: StudyConfig, plugins: Registry, listener: Listener) -> Dataset:
+def choose_space(
+    settings: StudyConfig, plugins: Registry, store: Store, device: Device, budget: Budget
+) -> Space:
+    """The space to search on this device.
+
+    A study that continues with another budget keeps the backbones that fit its first one.
+    """
+    earlier = store.find_study(settings.name)
+    criteria = BackboneCriteria(
+        weights=settings.weights,
+        device=device.torch_device.type,
+        seconds=earlier.first_budget_seconds if earlier and earlier.identity else budget.seconds,
+        licences=settings.licence,
+        max_parameters=settings.max_parameters,
+    )
+    return space.build_space(
+        plugins, settings.requested, settings.space, criteria, sizes=settings.image_size
+    )
+
+
+def load_dataset(settings: StudyConfig, plugins: Registry, listener: Listener) -> Dataset:
+    """Read, check and split the data.
+
+    Raises:
+        DataError: The data cannot be used.
+        StudyError: The metric has no value on the validation or on the test split.
+    """
     examples = plugins.dataset(settings.data).call({"source": settings.data}, {})
     dataset = data.check(
         examples,
@@ -198,166 +196,147 @@ def _dataset(settings: StudyConfig, plugins: Registry, listener: Listener) -> Da
         test=settings.test,
         progress=lambda what, done, total: listener(Stage(what, done, total)),
     )
+    for split, purpose in (("validation", "validate on"), ("test", "test on")):
+        _check_metric(settings.metric, dataset, split, purpose)
     return dataset
 
 
-def _write_data(settings: StudyConfig, dataset: Dataset, listener: Listener) -> None:
-    """Write which picture went where, and what is wrong with which."""
-    data.write_splits(dataset, settings.folder / "splits.csv")
-    data.write_issues(dataset, settings.folder / "issues.csv")
-    if dataset.issues:
-        first = dataset.issues[0]
-        text = f"{len(dataset.issues)} problems in the data are in {settings.folder}/issues.csv"
-        listener(Note(f"{text}; the first: {first.name}: {first.problem}", warning=True))
+def _check_metric(metric: str, dataset: Dataset, split: str, purpose: str) -> None:
+    labels = dataset.labels[dataset.indices(split)]
+    uniform = np.full((len(labels), len(dataset.classes)), 1 / len(dataset.classes), np.float32)
+    if len(labels) and not np.isfinite(metrics.get(metric).score(labels, uniform)):
+        [only] = {dataset.classes[label] for label in labels}
+        raise StudyError(
+            f"{metric} needs images of two classes to {purpose}, and these {len(labels)} are all "
+            f"of {only!r}; give more of the others, or another --metric"
+        )
 
 
-def _scorable(settings: StudyConfig, dataset: Dataset) -> None:
-    """Raise unless the metric has a value on the validation part and on the test part."""
-    for part, purpose in (("validation", "validate on"), ("test", "test on")):
-        labels = dataset.labels[dataset.indices(part)]
-        even = np.full((len(labels), len(dataset.classes)), 1 / len(dataset.classes), np.float32)
-        if len(labels) and not np.isfinite(metrics.get(settings.metric).score(labels, even)):
-            [only] = {dataset.classes[label] for label in labels}
-            raise StudyError(
-                f"{settings.metric} needs pictures of two classes to {purpose}, and these "
-                f"{len(labels)} are all of {only!r}; give more of the others, or another --metric"
-            )
+def adapt_to_data(search_space: Space, settings: StudyConfig, dataset: Dataset) -> Space:
+    """The space without ways to balance classes where they are balanced, unless asked for."""
+    if settings.requested.get("balance") or settings.space.get("balance"):
+        return search_space
+    plain = search_space.without_kind("balance")
+    needless = _is_recipe(settings, plain) or imbalance(dataset) <= IMBALANCED
+    return plain if needless else search_space
 
 
-def _space(settings: StudyConfig, plugins: Registry, where: Device, first: float | None) -> Space:
-    """What is searched on this device.
-
-    ``first`` is the budget in seconds that the study was begun with: one that goes on with
-    another keeps its backbones.
-    """
-    terms = BackboneCriteria(
-        weights=settings.weights,
-        device=where.device.type,
-        seconds=first,
-        licences=settings.licence,
-        max_parameters=settings.max_parameters,
-    )
-    return space.build_space(
-        plugins,
-        settings.requested,
-        settings.space,
-        terms,
-        sizes=settings.image_size,
-    )
-
-
-def _is_recipe(settings: StudyConfig, chosen: Space) -> bool:
-    """Whether one configuration is trained once, as ``autotl train`` asks."""
-    return chosen.is_single and settings.trials == 1
-
-
-def _asked(settings: StudyConfig, kind: str) -> bool:
-    """Whether plugins of a kind are wanted by name, or narrowed."""
-    return bool(settings.requested.get(kind) or settings.space.get(kind))
-
-
-def _imbalance(dataset: Dataset) -> float:
-    """The pictures of the largest class over those of the smallest, in the training part."""
+def imbalance(dataset: Dataset) -> float:
+    """The images of the largest class over those of the smallest, in the training split."""
     counts = np.bincount(dataset.labels[dataset.indices("train")])
     return float(counts.max() / max(1, counts.min()))
 
 
-def _fast_enough(chosen: Space, settings: StudyConfig, store: Store, where: Device) -> Space:
-    """The space without the backbones that are slower than allowed, as measured here once.
+def _is_recipe(settings: StudyConfig, search_space: Space) -> bool:
+    """Whether one configuration is trained once, as for ``autotl train``."""
+    return search_space.is_single and settings.trials == 1
 
-    What was measured is kept with the study, so that it goes on with the same backbones.
+
+def exclude_slow_backbones(
+    search_space: Space, settings: StudyConfig, store: Store, device: Device
+) -> Space:
+    """The space without backbones that are slower than allowed, as measured here once.
+
+    What was measured is stored, so that the study continues with the same backbones.
     """
     if settings.max_latency is None:
-        return chosen
-    known = (store.facts(settings.name) or {}).get("latency", {})
-    times: dict[str, float] = {}
+        return search_space
+    stored = store.latencies(settings.name)
+    latencies: dict[str, float] = {}
     slow: dict[str, str] = {}
-    for plugin in chosen.plugins["backbone"]:
-        took = known.get(plugin.name)
+    for plugin in search_space.plugins["backbone"]:
+        latency = stored.get(plugin.name)
         try:
-            if took is None:
-                took = training.latency(Choice(plugin, plugin.defaults), settings.size, where)
+            if latency is None:
+                choice = Choice(plugin, plugin.defaults)
+                latency = training.measure_latency(choice, settings.size, device)
         except Incompatible as reason:
             slow[plugin.name] = str(reason)
             continue
-        times[plugin.name] = took
-        if took > settings.max_latency:
-            slow[plugin.name] = f"{took:.1f} ms for a picture, more than {settings.max_latency:g}"
-    return replace(chosen.exclude("backbone", slow), latency=times)
+        latencies[plugin.name] = latency
+        if latency > settings.max_latency:
+            slow[plugin.name] = f"{latency:.1f} ms per image, more than {settings.max_latency:g}"
+    return replace(search_space.exclude("backbone", slow), latency=latencies)
 
 
-def _tell_left_out(chosen: Space, settings: StudyConfig, listener: Listener) -> None:
-    """One line for each reason; a warning for what was asked for by name."""
+def notify_excluded(search_space: Space, settings: StudyConfig, listener: Listener) -> None:
+    """One note for each reason; a warning for plugins that the user asked for by name."""
     reasons: dict[tuple[str, str], list[str]] = {}
-    for left in chosen.excluded:
-        reasons.setdefault((left.kind, left.reason), []).append(left.name)
+    for plugin in search_space.excluded:
+        reasons.setdefault((plugin.kind, plugin.reason), []).append(plugin.name)
     for (kind, reason), names in reasons.items():
-        named = kind == "module" or bool(set(names) & set(settings.requested.get(kind, ())))
-        listener(Note(f"left out: {kind} {', '.join(names)} ({reason})", warning=named))
+        requested = set(names) & set(settings.requested.get(kind, ()))
+        warning = kind == "module" or bool(requested)
+        listener(Note(f"excluded: {kind} {', '.join(names)} ({reason})", warning=warning))
 
 
-def _begin(
+def refit_cost(dataset: Dataset) -> float:
+    """The cost of training on train + validation, relative to that on train."""
+    train, validation = (len(dataset.indices(split)) for split in ("train", "validation"))
+    return (train + validation) / train
+
+
+def begin_study(
     settings: StudyConfig,
     store: Store,
     dataset: Dataset,
-    chosen: Space,
-    where: Device,
+    search_space: Space,
+    device: Device,
     budget: Budget,
 ) -> None:
-    """Write down what the study is, or that it goes on.
+    """Write down what the study is, or that it continues.
 
     Raises:
-        StudyError: The study of this name was something else.
+        StudyError: A study of this name was begun with other data or settings.
     """
-    same = ("metric", "seed", "epochs", "batch_size", "label_smoothing", "ema")
+    identity = _identity(settings, dataset, search_space, device)
+    earlier = store.find_study(settings.name)
+    first_budget = budget.seconds
+    if earlier and earlier.identity is not None:
+        delete = f"autotl studies delete {shlex.quote(settings.name)}{store.options(settings.out)}"
+        _refuse_other(settings.name, earlier.identity, identity, delete)
+        first_budget = earlier.first_budget_seconds
+    store.begin_study(
+        settings.name,
+        seed=settings.seed,
+        metric=settings.metric,
+        direction=metrics.get(settings.metric).direction,
+        prefer=settings.prefer,
+        identity=identity,
+        data=_data_facts(dataset),
+        space=search_space.describe(),
+        excluded=[ExcludedPlugin(**vars(plugin)) for plugin in search_space.excluded],
+        sampler=sampler.DESCRIPTION,
+        pruner=pruner.DESCRIPTION,
+        device=str(device),
+        versions=versions(),
+        budget_seconds=budget.seconds,
+        first_budget_seconds=first_budget,
+        state="running",
+    )
+    store.add_latencies(settings.name, search_space.latency)
+    issues = [DataIssueRow(**vars(issue)) for issue in dataset.issues]
+    store.set_data_issues(settings.name, issues)
+
+
+def _identity(
+    settings: StudyConfig, dataset: Dataset, search_space: Space, device: Device
+) -> dict[str, Any]:
+    """The settings that all runs of a study share."""
+    shared = ("metric", "seed", "epochs", "batch_size", "label_smoothing", "ema")
     identity = {
         "data": dataset.fingerprint,
-        **{key: getattr(settings, key) for key in (*same, "validation", "test")},
+        **{key: getattr(settings, key) for key in (*shared, "validation", "test")},
         "image_size": list(settings.image_size),
-        "precision": str(where.autocast),
+        "precision": str(device.autocast),
     }
-    if _is_recipe(settings, chosen):  # with another it is another study
-        identity["recipe"] = chosen.fingerprint
-    old = store.facts(settings.name) or {}
-    if "identity" in old:
-        delete = f"autotl studies delete {shlex.quote(settings.name)}{store.options(settings.out)}"
-        _refuse_other(settings.name, old["identity"], identity, delete)
-    facts = {
-        "study": settings.name,
-        "seed": settings.seed,
-        "metric": settings.metric,
-        "prefer": settings.prefer,
-        "direction": metrics.get(settings.metric).direction,
-        "data": {
-            "source": dataset.source,
-            "fingerprint": dataset.fingerprint,
-            "classes": list(dataset.classes),
-            **{part: len(dataset.indices(part)) for part in ("train", "validation", "test")},
-            "skipped": dataset.skipped,
-            "duplicates_across_splits": dataset.duplicates_across_splits,
-        },
-        "validation_n": dataset.count_independent("validation"),
-        "budget_seconds": budget.seconds,
-        "first_budget": old.get("first_budget", budget.seconds),
-        "device": str(where),
-        "versions": versions(),
-        "issues": [vars(issue) for issue in dataset.issues],
-        "left_out": [vars(left) for left in chosen.excluded],
-        "latency": chosen.latency,
-        "sampler": "TPESampler(multivariate=True, group=True, gamma=0.25, prior_weight=8)",
-        "pruner": "WorstTenthPruner(kind='freeze', worst=0.1, fewest=3)",
-        "space": chosen.describe(),
-        "imbalance": _imbalance(dataset),
-        "state": "running",
-        "process": resume.process(),
-        "kept": None,
-        "identity": identity,
-    }
-    store.begin(settings.name, {**old, **facts})
+    if _is_recipe(settings, search_space):  # another recipe is another study
+        identity["recipe"] = search_space.fingerprint
+    return identity
 
 
 def _refuse_other(name: str, old: Mapping[str, Any], new: Mapping[str, Any], delete: str) -> None:
-    """Raise unless the study of this name asks the same as the one that is there."""
+    """Raise StudyError unless the study of this name was begun with the same settings."""
     other = f"choose another name with --study, or delete it with: {delete}"
     for key in sorted(set(old) | set(new)):
         was, now = old.get(key), new.get(key)
@@ -366,5 +345,133 @@ def _refuse_other(name: str, old: Mapping[str, Any], new: Mapping[str, Any], del
         if key == "recipe":
             raise StudyError(f"study {name!r} was begun with another recipe, or none; {other}")
         if key == "data":
-            raise StudyError(f"study {name!r} was begun with other pictures or labels; {other}")
+            raise StudyError(f"study {name!r} was begun with other images or labels; {other}")
         raise StudyError(f"study {name!r} was begun with {key}={was}, not {now}; {other}")
+
+
+def _data_facts(dataset: Dataset) -> DataFacts:
+    train, validation, test = (
+        len(dataset.indices(split)) for split in ("train", "validation", "test")
+    )
+    return DataFacts(
+        source=dataset.source,
+        fingerprint=dataset.fingerprint,
+        classes=list(dataset.classes),
+        train=train,
+        validation=validation,
+        test=test,
+        skipped=dataset.skipped,
+        duplicates_across_splits=dataset.duplicates_across_splits,
+        independent_validation=dataset.count_units("validation"),
+        imbalance=imbalance(dataset),
+    )
+
+
+def write_data(settings: StudyConfig, dataset: Dataset, listener: Listener) -> None:
+    """Write the split of every image, and the problems of the data, into the run folder."""
+    data.write_splits(dataset, settings.folder / "splits.csv")
+    data.write_issues(dataset, settings.folder / "issues.csv")
+    if dataset.issues:
+        first = dataset.issues[0]
+        text = f"{len(dataset.issues)} problems in the data are in {settings.folder}/issues.csv"
+        listener(Note(f"{text}; the first: {first.name}: {first.problem}", warning=True))
+
+
+def training_context(
+    settings: StudyConfig,
+    store: Store,
+    dataset: Dataset,
+    device: Device,
+    budget: Budget,
+    plugins: Registry,
+    listener: Listener,
+) -> TrainingContext:
+    """What all trainings of the study share, with what earlier runs measured."""
+    facts = store.study(settings.name)
+    cache = FeatureCache(
+        settings.cache_size,
+        settings.out / "cache",
+        warn=lambda text: listener(Note(text, warning=True)),
+    )
+    return TrainingContext(
+        settings,
+        dataset,
+        device,
+        budget,
+        listener,
+        plugins,
+        cache,
+        micro_batch_sizes=dict(facts.micro_batch_sizes),
+        measured_costs=dict(facts.measured_costs),
+    )
+
+
+def search_and_finish(
+    store: Store,
+    search_space: Space,
+    context: TrainingContext,
+    budget: Budget,
+    listener: Listener,
+    command: str,
+) -> bool:
+    """Run the trials, then choose, refit and test the winner; whether the user interrupted.
+
+    Raises:
+        AutoTLError: No trial completed, or the refit failed; the study is filed as failed.
+    """
+    settings = context.settings
+    study = resume.resume(store, settings, search_space, context.registry, listener)
+    leaderboard = Leaderboard(store, settings.name, metrics.get(settings.metric))
+    loop = TrialLoop(store, study, search_space, context, leaderboard, budget, listener)
+
+    def finish() -> Finish:
+        return Finish(store, context, leaderboard, budget, listener, loop.best, versions())
+
+    try:
+        try:
+            with budget.stage("search"):
+                listener(Stage("searching"))
+                loop.run()
+        except StoreError:
+            raise  # nothing can be written down
+        except (KeyboardInterrupt, AutoTLError):
+            finish().keep()
+            raise
+        finish().run()
+    except KeyboardInterrupt:
+        return True
+    except StoreError:
+        raise
+    except AutoTLError:
+        _file_state(store, settings, budget, "failed", command)
+        report.write(store, settings.name, settings.folder)
+        raise
+    return False
+
+
+def conclude(
+    store: Store, settings: StudyConfig, budget: Budget, interrupted: bool, command: str
+) -> dict[str, Any]:
+    """Write down how the search ended, the summary and the report; returns the summary."""
+    _file_state(store, settings, budget, "interrupted" if interrupted else "done", command)
+    summary = report.write(store, settings.name, settings.folder)
+    dashboard.annotate(store, settings.name, settings.folder, within=DASHBOARD_SECONDS)
+    return summary
+
+
+def _file_state(
+    store: Store, settings: StudyConfig, budget: Budget, state: str, command: str
+) -> None:
+    before = store.study(settings.name).seconds
+    store.update_study(
+        settings.name,
+        state=state,
+        seconds=before + budget.spent,
+        stages=budget.stages,
+        command=without_passwords(command),
+    )
+
+
+def versions() -> dict[str, str]:
+    """The versions of Python and of the libraries that decide a result."""
+    return {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}

@@ -1,4 +1,4 @@
-"""The wall-clock budget: what is left of it, and what a trial may take of it. All in seconds."""
+"""The wall-clock budget: what is left of it, and how much of it a trial may use. In seconds."""
 
 from __future__ import annotations
 
@@ -7,31 +7,36 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 LONGEST_TRIAL = 0.3
-"""The share of the budget that a trial may plan for; longer ones get fewer epochs."""
+"""The fraction of the budget that a trial may plan for; longer ones get fewer epochs."""
 
-FINALS_SHARE = 0.3
-"""The share of the budget that the runs of the finals may take."""
+SELECTION_FRACTION = 0.3
+"""The fraction of the budget that the repeats of the final selection may use."""
 
 SLACK = 1.1
-"""What is kept for the runs of the finals and the refit over what they are thought to take."""
+"""Factor on the predicted time of the repeats and of the refit."""
 
 REPEATS = 2.7
-"""How often a trial is to fit into it: for two runs, with a linear probe and a fifth of slack."""
+"""How often a trial must fit into ``SELECTION_FRACTION``: two repeats, with a linear probe and a
+fifth of slack."""
 
 
 class Budget:
-    """A number of seconds that begins to run when it is made, or None for no end.
+    """A number of seconds that starts to run when it is created, or None for no limit.
 
-    It covers everything from the first look at the data to the report. A trial may take only so
-    long that it can still be refitted if it wins, so a search ends early enough by itself. What the
-    runs of the finals are to have, ``runs``, and what the refit and the test of the best so far
-    take, ``leader``, it leaves alone too.
+    It covers everything from the first look at the data to the report. A trial may use only so
+    much that it can still be refitted if it wins. What is reserved for the repeats of the final
+    selection and for the refit and test of the best trial so far is not available to trials.
 
     Args:
         seconds: The budget, or None.
-        refit: How many times the cost of a trial its refit takes.
-        fixed: What the end takes whatever the winner: saving and the report.
+        refit: Cost of a refit relative to that of a trial: it has train + validation.
+        fixed: Seconds that the end takes whatever the winner: saving and the report.
         began: When it began, a reading of ``time.monotonic``; None for now.
+
+    Attributes:
+        reserved_repeats: Seconds reserved for the repeats of the final selection.
+        reserved_refit: Seconds reserved for the refit and the test of the best trial so far.
+        stages: Seconds spent in each stage so far.
     """
 
     def __init__(
@@ -43,9 +48,9 @@ class Budget:
     ) -> None:
         self.seconds, self.refit, self.fixed = seconds, refit, fixed
         self.began = time.monotonic() if began is None else began
-        self.runs = self.leader = 0.0
+        self.reserved_repeats = self.reserved_refit = 0.0
         self.stages: dict[str, float] = {}
-        self._inner = [0.0]
+        self._nested = [0.0]
 
     @property
     def deadline(self) -> float | None:
@@ -54,54 +59,55 @@ class Budget:
 
     @property
     def spent(self) -> float:
-        """Since the beginning."""
+        """Seconds since the start."""
         return time.monotonic() - self.began
 
     @property
     def left(self) -> float:
-        """Until the deadline; infinite without a budget."""
+        """Seconds until the deadline; infinite without a budget."""
         return float("inf") if self.seconds is None else self.seconds - self.spent
 
-    def finals(self, again: float, test: float = 0.0) -> float:
-        """What the end takes for a trial that takes ``again`` to be done again, and its test."""
-        return self.runs + max(self.leader, self.refitting(again, test)) + self.fixed
+    @property
+    def longest_repeat(self) -> float:
+        """How long a retraining may take so that a final selection can still include it."""
+        return float("inf") if self.seconds is None else SELECTION_FRACTION * self.seconds / REPEATS
 
-    def refitting(self, again: float, test: float = 0.0) -> float:
-        """To refit and test what takes ``again`` to be done again."""
-        return SLACK * self.refit * again + test
+    def refit_seconds(self, repeat: float, test: float = 0.0) -> float:
+        """Seconds to refit and test a model whose retraining takes ``repeat`` seconds."""
+        return SLACK * self.refit * repeat + test
 
-    def longest_trial(self, again: float, test: float = 0.0) -> float:
-        """What a trial may take from now on, if there is to be time for the end should it win.
+    def finish_seconds(self, repeat: float, test: float = 0.0) -> float:
+        """Seconds from the end of the search to the report, if such a model may win.
 
         Args:
-            again: What it takes to do it again, when what could be kept of it was.
-            test: What it takes to test its model.
+            repeat: Seconds to retrain it.
+            test: Seconds to test it.
         """
-        return self.left - self.finals(again, test)
+        refit = max(self.reserved_refit, self.refit_seconds(repeat, test))
+        return self.reserved_repeats + refit + self.fixed
 
-    def fair_share(self, again: float, test: float = 0.0) -> float:
-        """What a trial may plan for, so that one does not take the time of all others."""
+    def available(self, repeat: float, test: float = 0.0) -> float:
+        """Seconds that a trial may use now and still be refitted and tested if it wins."""
+        return self.left - self.finish_seconds(repeat, test)
+
+    def fair_share(self, repeat: float, test: float = 0.0) -> float:
+        """Seconds that a trial may plan for, so that it does not use the time of all others."""
         if self.seconds is None:
             return float("inf")
-        return min(self.longest_trial(again, test), LONGEST_TRIAL * self.seconds)
+        return min(self.available(repeat, test), LONGEST_TRIAL * self.seconds)
 
-    @property
-    def repeatable(self) -> float:
-        """What a trial should take to be done again, if finals are to be held with it."""
-        return float("inf") if self.seconds is None else FINALS_SHARE * self.seconds / REPEATS
-
-    def grace(self, test: float = 0.0) -> float | None:
-        """A reading of ``time.monotonic`` by which the refit must be over at the latest."""
+    def refit_deadline(self, test: float = 0.0) -> float | None:
+        """The latest end of the refit, a reading of ``time.monotonic``; None without a budget."""
         return None if self.deadline is None else self.deadline - test - self.fixed / 2
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Add up the time that is spent inside under ``name``, without that of stages within."""
+        """Add the time spent inside to the stage ``name``, without that of nested stages."""
         began = time.monotonic()
-        self._inner.append(0.0)
+        self._nested.append(0.0)
         try:
             yield
         finally:
             took = time.monotonic() - began
-            self.stages[name] = self.stages.get(name, 0.0) + took - self._inner.pop()
-            self._inner[-1] += took
+            self.stages[name] = self.stages.get(name, 0.0) + took - self._nested.pop()
+            self._nested[-1] += took

@@ -1,4 +1,4 @@
-"""What all trainings of a study share: pictures, device, seeds, and what was computed before."""
+"""What all trainings of a study share: images, device, seeds, and cached features."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from autotl import data, events, models
-from autotl.data import Batches, Dataset, Resample, Rows
+from autotl.data import Batches, Dataset, Indices, Resample
 from autotl.events import Listener
 from autotl.frozen import FeatureCache
 from autotl.models import Device, Model
@@ -20,7 +20,7 @@ from autotl.store import TrialRow
 from autotl.study import StudyConfig
 from autotl.training import ComputeSettings, Task
 
-DECISIVE = (
+DECISIVE_SETTINGS = (
     "metric",
     "seed",
     "batch_size",
@@ -35,123 +35,125 @@ DECISIVE = (
 
 @dataclass(frozen=True)
 class TrainingContext:
-    """Makes models, and the tasks to train them on.
+    """Builds models, and the tasks to train them on.
 
     Attributes:
-        cache: The cache of what frozen parts compute.
-        micro: How many pictures fit at once, see ``finetune.Task``.
-        measured: What trainings were found to take, see ``finetune.Task``.
+        settings: What the study was asked to do.
+        dataset: Checked and split.
+        device: Where models are trained.
+        budget: The wall clock.
+        listener: Is notified of progress.
+        registry: The plugins of this run.
+        cache: The cache of what frozen prefixes compute.
+        micro_batch_sizes: How many images fit into memory at once, see ``training.Task``.
+        measured_costs: How long training steps took, see ``training.Task``.
     """
 
     settings: StudyConfig
     dataset: Dataset
-    where: Device
+    device: Device
     budget: Budget
     listener: Listener
     registry: Registry
     cache: FeatureCache
-    micro: MutableMapping[str, int]
-    measured: MutableMapping[str, Any]
+    micro_batch_sizes: MutableMapping[str, int]
+    measured_costs: MutableMapping[str, Any]
     _batches: dict[tuple[Any, ...], Batches] = field(default_factory=dict)
 
-    def decisive(self) -> dict[str, Any]:
-        """What decides the result of a training besides the configuration."""
-        return {key: getattr(self.settings, key) for key in DECISIVE}
+    def decisive_settings(self) -> dict[str, Any]:
+        """The settings that decide the result of a training besides its configuration."""
+        return {key: getattr(self.settings, key) for key in DECISIVE_SETTINGS}
 
     def config(self, row: TrialRow) -> Config:
-        """The configuration of a trial that has been, were it in another space."""
+        """The configuration of an earlier trial, even of another search space."""
         return space.from_json(row.config, self.registry, weights=self.settings.weights)
 
-    def again(
-        self, row: TrialRow, network: Model, *parts: str, resample: Resample | None = None
+    def build(self, config: Config, resample: Resample | None = None) -> Model:
+        """The model of a configuration; what starts random is seeded."""
+        classes, size = len(self.dataset.classes), self.settings.size
+        return models.build_model(config, classes, size, self.device, self.seed(resample))
+
+    def seed(self, resample: Resample | None = None) -> int:
+        """The seed of the study, or that of a repeat of the final selection."""
+        return self.settings.seed + (resample.number + 1 if resample else 0)
+
+    def retraining(
+        self, row: TrialRow, model: Model, *splits: str, resample: Resample | None = None
     ) -> Task:
-        """The training of a trial that has been, on other parts of the data."""
-        known = row.facts
-        compute = ComputeSettings(**known.get("setting", {}))
+        """The task to train a model as an earlier trial was, on other splits or a resample."""
         return self.task(
-            network,
-            *parts,
+            model,
+            *splits,
             epochs=row.epochs,
-            views=known["views"],
+            views=row.facts.views,
             resample=resample,
-            compute=compute,
+            compute=ComputeSettings(**row.facts.compute),
         )
 
     def task(
         self,
-        network: Model,
-        *parts: str,
+        model: Model,
+        *splits: str,
         epochs: int,
         views: int,
         resample: Resample | None = None,
         compute: ComputeSettings | None = None,
     ) -> Task:
-        """The training of ``network`` on some parts of the data, or as a ``resample`` divides them.
+        """The task to train ``model`` on some splits of the data, or on a resample of them.
 
-        On the part ``train`` alone it is scored on the validation part. What frozen parts compute
-        of a picture is shared by all of them.
+        On the split ``train`` alone it is scored on the validation split. Cached features are
+        shared by all tasks.
         """
-        alone = parts == ("train",)
-        held: Batches | None = None
+        validation: Batches | None = None
         if resample:
-            train = self.batches_of(network, resample.train)
-            held = self.batches_of(network, resample.validation)
+            train = self.batches_of(model, resample.train)
+            validation = self.batches_of(model, resample.validation)
         else:
-            train = self.batches(network, *parts)
-            held = self.batches(network, "validation") if alone else None
+            train = self.batches(model, *splits)
+            validation = self.batches(model, "validation") if splits == ("train",) else None
         metric = metrics.get(self.settings.metric)
-        truth = self.dataset.labels[held.indices if held else train.indices]
+        labels = self.dataset.labels[(validation or train).indices]
         return Task(
             train=train,
-            validation=held,
+            validation=validation,
             epochs=epochs,
-            score=lambda probabilities: metric.score(truth, probabilities),
-            where=self.where,
+            score=lambda probabilities: metric.score(labels, probabilities),
+            device=self.device,
             seed=self.seed(resample),
             cache=self.cache,
-            data=self.dataset.fingerprint,
+            data_id=self.dataset.fingerprint,
             views=views,
             label_smoothing=self.settings.label_smoothing,
             ema=self.settings.ema,
             compute=compute or ComputeSettings(),
-            micro=self.micro,
-            measured=self.measured,
-            step=lambda: self.listener(events.StepCompleted()),
+            micro_batch_sizes=self.micro_batch_sizes,
+            measured_costs=self.measured_costs,
+            on_step=lambda: self.listener(events.StepCompleted()),
         )
 
-    def batches(self, network: Model, *parts: str) -> Batches:
-        """Batches of some parts of the data, packed at the size that ``network`` expects."""
-        key = (network.expects.size, network.expects.interpolation, parts)
+    def batches(self, model: Model, *splits: str) -> Batches:
+        """Batches of some splits of the data, packed at the input size of ``model``."""
+        key = (model.input_spec.size, model.input_spec.interpolation, splits)
         if key not in self._batches:
-            self._batches[key] = self.batches_of(network, self.dataset.indices(*parts))
+            self._batches[key] = self.batches_of(model, self.dataset.indices(*splits))
         return self._batches[key]
 
-    def batches_of(self, network: Model, rows: Rows) -> Batches:
-        """Batches of the pictures in these places of the data set."""
-        expects = network.expects
+    def batches_of(self, model: Model, indices: Indices) -> Batches:
+        """Batches of the images at these indices of the data set."""
+        spec = model.input_spec
         with self.budget.stage("pack"):
             packed = data.pack(
                 self.dataset,
-                expects.size,
-                expects.interpolation,
+                spec.size,
+                spec.interpolation,
                 self.settings.out / "cache",
                 lambda what, done, total: self.listener(events.Stage(what, done, total)),
             )
         return Batches(
             packed,
             self.dataset.labels,
-            rows,
+            indices,
             self.settings.batch_size,
-            self.where.device,
+            self.device.torch_device,
             shuffle_seed=self.settings.seed,
         )
-
-    def seed(self, resample: Resample | None = None) -> int:
-        """The study's seed, or that of a run of the finals."""
-        return self.settings.seed + (resample.number + 1 if resample else 0)
-
-    def build(self, config: Config, resample: Resample | None = None) -> Model:
-        """The network of a configuration, its random part seeded."""
-        classes = len(self.dataset.classes)
-        size, seed = self.settings.size, self.seed(resample)
-        return models.build_model(config, classes, size, self.where, seed)

@@ -1,114 +1,208 @@
-"""How the trials of a study stand, what each would take again, and who is in the finals."""
+"""The trials of a study, ranked; only what is new is read from the database."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+import bisect
+import math
+from collections.abc import Iterable, Sequence
+from itertools import islice
 
-from autotl import report
+from autotl.scoring.intervals import wilson_interval
 from autotl.scoring.metrics import Metric
-from autotl.search.budget import FINALS_SHARE, SLACK, Budget
-from autotl.store import Store, TrialRow
+from autotl.store import (
+    Contender,
+    Interval,
+    Role,
+    Standing,
+    Store,
+    StudyFacts,
+    TrialRow,
+    single,
+)
 
-FINALISTS, FINALISTS_UNHURRIED = 5, 3
-"""How many of the best take part in the finals: with a budget, which says when to end, or none."""
+UNFINISHED = ("running", "interrupted")
+"""The statuses of trials that do not count as done."""
 
-FEWEST_RUNS, MOST_RUNS = 2, 10
-"""Of the finals. From one run nothing is known of its noise; after ten more of them say little."""
+FINALISTS = 5
+"""How many of the best distinct trials are compared on the validation split."""
+
+Key = tuple[float, float, float, int]
 
 
-@dataclass(frozen=True)
+def rank_key(row: TrialRow, direction: str) -> Key:
+    """Sorts the better score first; of equals the smaller model, then the fewer it trained."""
+    assert row.score is not None
+    sign = -1.0 if direction == "maximize" else 1.0
+    return sign * row.score, *model_cost(row), row.number
+
+
+def model_cost(row: TrialRow) -> tuple[float, float]:
+    """Parameters and trained parameters; infinite where they are unknown."""
+    sizes = row.parameters, row.trained_parameters
+    parameters, trained = (math.inf if n is None else n for n in sizes)
+    return parameters, trained
+
+
+def is_ranked(row: TrialRow) -> bool:
+    """Whether a trial is complete and not excluded by the limits of the last run."""
+    return row.status == "complete" and row.score is not None and not row.facts.excluded
+
+
+def rank(rows: Iterable[TrialRow], direction: str) -> list[TrialRow]:
+    """The ranked trials, best first."""
+    return sorted(filter(is_ranked, rows), key=lambda row: rank_key(row, direction))
+
+
+def distinct(rows: Iterable[TrialRow], count: int | None = None) -> list[TrialRow]:
+    """The first ``count`` rows with different configurations; None for all."""
+
+    def unseen() -> Iterable[TrialRow]:
+        configs: list[object] = []
+        for row in rows:
+            if row.config not in configs:
+                configs.append(row.config)
+                yield row
+
+    return list(islice(unseen(), count))
+
+
+def contender(row: TrialRow, role: Role = "finalist") -> Contender:
+    """A complete trial as a contender, with its score on the validation split."""
+    return single(
+        row.number,
+        role=role,
+        config=row.config,
+        parameters=row.parameters,
+        ms_per_item=row.facts.ms_per_item,
+        seconds=row.seconds,
+        scores=() if row.score is None else (row.score,),
+    )
+
+
+def baselines(ranked: Sequence[TrialRow]) -> dict[int, Role]:
+    """The roles of the best linear probe and of the best default recipe, by trial number."""
+    default = next((r for r in ranked if r.facts.is_default and not r.facts.is_probe), None)
+    probe = next((r for r in ranked if r.facts.is_probe), None)
+    roles: dict[int, Role] = {}
+    if default:
+        roles[default.number] = "default_recipe"
+    if probe:
+        roles[probe.number] = "linear_probe"
+    return roles
+
+
+def finalists(ranked: Sequence[TrialRow], count: int, *, default: bool = True) -> list[Contender]:
+    """The best distinct configurations, then the baselines that are not among them.
+
+    Args:
+        ranked: Complete trials, best first.
+        count: How many of the best.
+        default: Whether the default recipe takes part.
+    """
+    roles = baselines(ranked)
+    best = distinct(ranked, count)
+    configs = [row.config for row in best]
+    wanted = [n for n, role in roles.items() if default or role != "default_recipe"]
+    others = [r for r in ranked if r.number in wanted and r.config not in configs]
+    return [
+        contender(row, "linear_probe" if row.facts.is_probe else roles.get(row.number, "finalist"))
+        for row in (*best, *others)
+    ]
+
+
+def compare_on_validation(
+    ranked: Sequence[TrialRow], facts: StudyFacts, count: int = FINALISTS
+) -> list[Contender]:
+    """The best distinct trials with their standings on the one validation split.
+
+    A trial counts as tied when the 95 % interval of its accuracy contains the accuracy of the best;
+    that is cautious, because paired scores could tell more apart. Other metrics have no interval on
+    one split.
+
+    Args:
+        ranked: Complete trials, best first.
+        facts: Of the study.
+        count: How many of the best.
+    """
+    rows = distinct(ranked, count)
+    contenders = []
+    for row in rows:
+        score = validation_interval(row, facts)
+        best = rows[0].score or 0.0
+        away = Interval(mean=score.mean - best, low=score.low - best, high=score.high - best)
+        standing = Standing(score=score, difference=away, tied=score.low <= best <= score.high)
+        contenders.append(contender(row).model_copy(update={"standing": standing}))
+    return contenders
+
+
+def validation_interval(row: TrialRow, facts: StudyFacts) -> Interval:
+    """The score of a complete trial with its 95 % interval; without width for other metrics."""
+    assert row.score is not None
+    low = high = row.score
+    if facts.metric == "accuracy" and facts.data.independent_validation:
+        low, high = wilson_interval(row.score, facts.data.independent_validation)
+    return Interval(mean=row.score, low=low, high=high)
+
+
+def search_winner(ranked: Sequence[TrialRow], facts: StudyFacts) -> TrialRow:
+    """The winner of a search without a final selection, of at least one ranked trial.
+
+    It is the best trial, or if the study prefers cheap models the smallest of those tied with it.
+    """
+    if facts.prefer != "cheap":
+        return ranked[0]
+    tied = {c.lead for c in compare_on_validation(ranked, facts) if c.standing and c.standing.tied}
+    return min((row for row in ranked if row.number in tied), key=model_cost)
+
+
 class Leaderboard:
-    """The trials of one study as the database has them."""
+    """The trials of one study, kept in step with the database.
 
-    store: Store
-    study: str
-    metric: Metric
-    budget: Budget
+    ``refresh`` reads the trials that began since the last time and those that were unfinished
+    then; a finished trial does not change while the study runs.
 
-    def ranked(self) -> list[TrialRow]:
-        """The complete trials of the study, best first."""
-        return report.ranked(self.store.trials(self.study), self.metric.direction)
+    Attributes:
+        rows: All trials by number.
+        ranked: The ranked trials, best first.
+        recipes: The latest trial of each recipe of the portfolio that was tried, by its names.
+    """
+
+    def __init__(self, store: Store, study: str, metric: Metric) -> None:
+        self.store, self.study, self.metric = store, study, metric
+        self.rows: dict[int, TrialRow] = {}
+        self.ranked: list[TrialRow] = []
+        self.recipes: dict[tuple[str, ...], TrialRow] = {}
+        self.finished = self.interrupted = 0
+        self._unfinished: set[int] = set()
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Read what is new."""
+        after = max(self.rows, default=-1)
+        for row in self.store.trials(self.study, after, self._unfinished):
+            self._add(row)
+
+    def _add(self, row: TrialRow) -> None:
+        self.rows[row.number] = row
+        if row.facts.recipe:
+            recipe = tuple(row.facts.recipe)
+            if self.recipes.get(recipe, row).number <= row.number:
+                self.recipes[recipe] = row
+        if row.status == "running":
+            self._unfinished.add(row.number)
+            return
+        self._unfinished.discard(row.number)
+        self.interrupted += row.status == "interrupted"
+        self.finished += row.status not in UNFINISHED
+        if is_ranked(row):
+            direction = self.metric.direction
+            bisect.insort(self.ranked, row, key=lambda r: rank_key(r, direction))
 
     @property
-    def leader(self) -> TrialRow | None:
-        """The winner if there were no finals; None without a complete trial."""
-        ranked = self.ranked()
-        return report.leader(ranked, self.store.require(self.study)) if ranked else None
+    def best(self) -> TrialRow | None:
+        """The best trial; None while none is complete."""
+        return self.ranked[0] if self.ranked else None
 
-    def baselines(self) -> dict[str, Any]:
-        """Which trials are what everybody would try first, best first."""
-        return _baselines(self.ranked())
-
-    # what a trial would take again, in seconds
-
-    def again(self, row: TrialRow) -> float:
-        """To train as the trial did on another part of the data, what was kept being there."""
-        known = row.facts.get("seconds_again")
-        return row.seconds if known is None else float(known)  # None: nothing was measured
-
-    def test_seconds(self, row: TrialRow) -> float:
-        """To test its model."""
-        return float(row.facts.get("seconds_test", 0.0))
-
-    def finals_seconds(self, row: TrialRow) -> float:
-        """For the finals, should the trial win them: the runs, its refit and its test."""
-        return self.budget.finals(self.again(row), self.test_seconds(row))
-
-    # the finals
-
-    def finalists(self, count: int) -> list[TrialRow]:
-        """The best distinct configurations, then the baselines that are not among them."""
-        return _finalists(self.ranked(), count)
-
-    def contest(self, seconds: float) -> tuple[list[TrialRow], int]:
-        """Who takes part in finals that may take so long, and in how many runs at least.
-
-        Rather fewer than ``FINALISTS`` in three runs than all of them in two, and rather the best
-        and the linear probe without the default recipe than nobody; nobody where there is no time
-        for two candidates in two runs.
-        """
-        rows = self.ranked()
-        most = FINALISTS if self.budget.seconds is not None else FINALISTS_UNHURRIED
-        fields = [_finalists(rows, count) for count in range(most, 0, -1)]
-        without = [_finalists(rows, 1, default=False)]
-        for runs, some in ((3, fields), (FEWEST_RUNS, fields), (FEWEST_RUNS, without)):
-            for field in some:
-                needed = runs * sum(self.again(row) for row in field)
-                if len(field) >= 2 and needed <= seconds:
-                    return field, runs
-        return [], 0
-
-    def for_finals(self, left: float) -> float:
-        """Seconds for the runs of the finals, of ``left``; none where they cannot be held.
-
-        What cannot be had for them any more is the search's.
-        """
-        if self.budget.seconds is None:
-            return 0.0
-        field, runs = self.contest(min(FINALS_SHARE * self.budget.seconds, left))
-        # What else is left they take too.
-        return SLACK * runs * sum(self.again(row) for row in field)
-
-    def reserve(self) -> None:
-        """Keep of the budget what the end will take, as the trials stand now."""
-        best, budget = self.ranked()[:1], self.budget
-        budget.leader = sum(
-            budget.refitting(self.again(row), self.test_seconds(row)) for row in best
-        )
-        budget.runs = self.for_finals(budget.left - budget.leader - budget.fixed)
-
-
-def _baselines(ranked: Sequence[TrialRow]) -> dict[str, Any]:
-    probes = [row.number for row in ranked if row.facts.get("probe")]
-    known = [row.number for row in ranked if row.facts.get("default")]
-    defaults = [number for number in known if number not in probes]
-    return {"linear_probes": probes, "default_trial": defaults[0] if defaults else None}
-
-
-def _finalists(ranked: Sequence[TrialRow], count: int, *, default: bool = True) -> list[TrialRow]:
-    known, best = _baselines(ranked), report.distinct(ranked)[:count]
-    wanted = {*known["linear_probes"][:1], known["default_trial"] if default else None}
-    configs = [row.config for row in best]
-    return best + [r for r in ranked if r.number in wanted and r.config not in configs]
+    def finalists(self, count: int, *, default: bool = True) -> list[Contender]:
+        """See the function of that name."""
+        return finalists(self.ranked, count, default=default)

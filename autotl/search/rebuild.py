@@ -1,11 +1,11 @@
-"""A study whose space has changed goes on with all the trials it has.
+"""Carries the trials of a study over to another search space.
 
-Optuna refuses a parameter whose choices have changed, even in their order. So its study is made
-again, every trial with its number, state, values and attributes; what a trial had drawn and the
-new space does not know is kept in its attributes alone, where it misleads no sampler.
+Optuna refuses a parameter whose choices have changed, even in their order. So its study is created
+anew, every trial with its number, state, values and attributes; parameters that a trial has and the
+new space does not know are moved to its attributes, where they do not mislead the sampler.
 
-A copy stands beside the study while that happens. A run that was killed half-way is found by it,
-and the next one carries on from the copy.
+A copy exists beside the study while that happens. A run that was killed half-way is recognised by
+it, and the next one continues from the copy.
 """
 
 from __future__ import annotations
@@ -23,88 +23,86 @@ from optuna.distributions import (
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 
-from autotl.space.plugin import Hyperparameter
+from autotl.space.hyperparameter import Hyperparameter
 from autotl.space.space import Space
 
 COPY = "{} (while its space changes)"
-WHOLE = "autotl:whole"  # the copy has all trials; the numbers that the storage gave them
-DRAWN = "drawn"  # what a trial had drawn in the space it was made in
-QUEUED = "fixed_params"  # where Optuna keeps what a trial in the queue shall draw
+COMPLETE_COPY = "autotl:complete_copy"  # set once the copy has all trials: their ids in storage
+ORIGINAL_PARAMS = "original_params"  # the parameters of a trial in the space it was drawn in
+FIXED_PARAMS = "fixed_params"  # where Optuna stores the parameters of an enqueued trial
 
 
-def carry(storage: BaseStorage, name: str, space: Space) -> int:
-    """Make Optuna's study ``name`` again for ``space``.
+def rebuild(storage: BaseStorage, name: str, space: Space) -> int:
+    """Create Optuna's study ``name`` anew for ``space``.
 
     Returns:
-        How many trials were carried over.
+        The number of trials that were carried over.
     """
-    mend(storage, name, space)
+    finish(storage, name, space)
     copy = COPY.format(name)
     optuna.copy_study(
         from_study_name=name, from_storage=storage, to_storage=storage, to_study_name=copy
     )
-    known = optuna.load_study(study_name=name, storage=storage).get_trials(deepcopy=False)
-    whole = [trial._trial_id for trial in known]
-    optuna.load_study(study_name=copy, storage=storage).set_user_attr(WHOLE, whole)
-    return mend(storage, name, space)
+    trials = optuna.load_study(study_name=name, storage=storage).get_trials(deepcopy=False)
+    ids = [trial._trial_id for trial in trials]
+    optuna.load_study(study_name=copy, storage=storage).set_user_attr(COMPLETE_COPY, ids)
+    return finish(storage, name, space)
 
 
-def mend(storage: BaseStorage, name: str, space: Space) -> int:
-    """Finish what a run that was killed had begun; returns how many trials that carried over."""
+def finish(storage: BaseStorage, name: str, space: Space) -> int:
+    """Finish the rebuild that a killed run left unfinished; return the number of its trials."""
     copy, names = COPY.format(name), optuna.get_all_study_names(storage)
     if copy not in names:
         return 0
     old = optuna.load_study(study_name=copy, storage=storage)
     trials = old.get_trials(deepcopy=False)
-    if (given := old.user_attrs.get(WHOLE)) is not None:
+    if (ids := old.user_attrs.get(COMPLETE_COPY)) is not None:
         if name in names:
             optuna.delete_study(study_name=name, storage=storage)
         new = optuna.create_study(study_name=name, storage=storage, direction=old.direction)
         for key, value in old.user_attrs.items():
-            if key != WHOLE:
+            if key != COMPLETE_COPY:
                 new.set_user_attr(key, value)
-        new.add_trials([_fitted(trial, space.hyperparameters) for trial in trials])
-        _annotate(storage, new, storage.get_study_system_attrs(old._study_id), given)
+        new.add_trials([_adapted(trial, space.hyperparameters) for trial in trials])
+        _annotate(storage, new, storage.get_study_system_attrs(old._study_id), ids)
     optuna.delete_study(study_name=copy, storage=storage)
     return len(trials)
 
 
 def _annotate(
-    storage: BaseStorage, new: optuna.Study, attributes: Mapping[str, Any], given: Sequence[int]
+    storage: BaseStorage, new: optuna.Study, attributes: Mapping[str, Any], ids: Sequence[int]
 ) -> None:
-    """Carry the notes of Optuna Dashboard over, which may be somebody's own.
+    """Carry the notes of Optuna Dashboard over; the user may have written some.
 
     Args:
         storage: Where the study is.
         new: The study.
-        attributes: Where the dashboard keeps them, those of trials by the storage's numbers.
-        given: The numbers that the storage had given to the trials.
+        attributes: Where the dashboard stores them, those of trials by their ids in storage.
+        ids: The old ids of the trials.
     """
-    now = [trial._trial_id for trial in new.get_trials(deepcopy=False)]
+    new_ids = [trial._trial_id for trial in new.get_trials(deepcopy=False)]
     places = {"dashboard": "dashboard"}
-    places |= {f"dashboard:{a}": f"dashboard:{b}" for a, b in zip(given, now, strict=True)}
+    places |= {f"dashboard:{a}": f"dashboard:{b}" for a, b in zip(ids, new_ids, strict=True)}
     for key, value in attributes.items():
         place, _, note = key.rpartition(":note_")
         if place in places:
             storage.set_study_system_attr(new._study_id, f"{places[place]}:note_{note}", value)
 
 
-def _fitted(trial: FrozenTrial, hyperparameters: Mapping[str, Hyperparameter]) -> FrozenTrial:
-    """The trial as the new space would have made it, all that it had drawn in its attributes."""
-    drawn = {**trial.params, **trial.user_attrs.get(DRAWN, {})}
-    known = {name: hyperparameters[name] for name in drawn if name in hyperparameters}
-    params = {
-        name: drawn[name] for name, question in known.items() if question.can_draw(drawn[name])
-    }
+def _adapted(trial: FrozenTrial, hyperparameters: Mapping[str, Hyperparameter]) -> FrozenTrial:
+    """The trial with the parameters that the new space knows; all of them are in its attributes."""
+    drawn = {**trial.params, **trial.user_attrs.get(ORIGINAL_PARAMS, {})}
+    common = {name: hyperparameters[name] for name in drawn if name in hyperparameters}
+    params = {name: drawn[name] for name, h in common.items() if h.can_draw(drawn[name])}
     attributes, system = dict(trial.user_attrs), dict(trial.system_attrs)
-    attributes.pop(DRAWN, None)
+    attributes.pop(ORIGINAL_PARAMS, None)
     if params != drawn:
-        attributes[DRAWN] = drawn
-    if QUEUED in system:
-        asked: Mapping[str, Any] = system[QUEUED]
-        system[QUEUED] = {
+        attributes[ORIGINAL_PARAMS] = drawn
+    if FIXED_PARAMS in system:
+        fixed: Mapping[str, Any] = system[FIXED_PARAMS]
+        system[FIXED_PARAMS] = {
             name: value
-            for name, value in asked.items()
+            for name, value in fixed.items()
             if name in hyperparameters and hyperparameters[name].can_draw(value)
         }
     return FrozenTrial(
@@ -114,7 +112,7 @@ def _fitted(trial: FrozenTrial, hyperparameters: Mapping[str, Hyperparameter]) -
         datetime_start=trial.datetime_start,
         datetime_complete=trial.datetime_complete,
         params=params,
-        distributions={name: distribution(known[name]) for name in params},
+        distributions={name: distribution(common[name]) for name in params},
         user_attrs=attributes,
         system_attrs=system,
         intermediate_values=trial.intermediate_values,
@@ -122,12 +120,12 @@ def _fitted(trial: FrozenTrial, hyperparameters: Mapping[str, Hyperparameter]) -
     )
 
 
-def distribution(question: Hyperparameter) -> BaseDistribution:
-    """What Optuna draws for a hyperparameter from."""
-    if question.range is None:
-        return CategoricalDistribution(question.choices or ())
-    asked = question.range
-    if question.type is int:
-        step = int(asked.step or 1)
-        return IntDistribution(int(asked.low), int(asked.high), log=asked.log, step=step)
-    return FloatDistribution(asked.low, asked.high, log=asked.log, step=asked.step)
+def distribution(hyperparameter: Hyperparameter) -> BaseDistribution:
+    """Optuna's distribution of a hyperparameter."""
+    if hyperparameter.range is None:
+        return CategoricalDistribution(hyperparameter.choices or ())
+    domain = hyperparameter.range
+    if hyperparameter.type is int:
+        step = int(domain.step or 1)
+        return IntDistribution(int(domain.low), int(domain.high), log=domain.log, step=step)
+    return FloatDistribution(domain.low, domain.high, log=domain.log, step=domain.step)

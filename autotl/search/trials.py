@@ -1,366 +1,423 @@
-"""The loop: ask, build, fine-tune, report, prune. Knows Optuna; has never heard of torch."""
+"""The loop: ask for a trial, build, fine-tune, report, prune. Knows Optuna, but not torch."""
 
 from __future__ import annotations
 
 import copy
 import time
 import traceback
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 import optuna
 from optuna.trial import TrialState
 
 from autotl import events, models, training
-from autotl.data import Dataset
 from autotl.errors import AutoTLError, Incompatible, OutOfTime, StudyError, TrialStopped
 from autotl.events import Listener
-from autotl.frozen import FeatureCache
-from autotl.models import Device, Model
-from autotl.scoring import metrics
+from autotl.models import Model
 from autotl.scoring.logme import logme
-from autotl.search import resume, sampler, trial_budget, warm_start
+from autotl.search import resume, sampler, warm_start
 from autotl.search.budget import Budget
 from autotl.search.context import TrainingContext
-from autotl.search.leaderboard import Leaderboard
-from autotl.search.portfolio import PAST, RECIPE, Portfolio
-from autotl.search.trial_budget import Plan
+from autotl.search.leaderboard import Leaderboard, search_winner
+from autotl.search.portfolio import WARM_START, Portfolio
+from autotl.search.resume import PROBED_WITH, RECIPE
+from autotl.search.selection_budget import SelectionBudget
+from autotl.search.trial_budget import TrialPlan, plan_trial
 from autotl.space import space
-from autotl.space.registry import Registry
 from autotl.space.space import Config, Space
-from autotl.store import Store, existing_url
-from autotl.study import StudyConfig
-
-optuna.logging.set_verbosity(optuna.logging.WARNING)  # what it would say, the listener is told
+from autotl.store import EpochRow, Store, TrialFacts
+from autotl.training import Epoch
 
 PROBES = 8
-"""Heads that are tried on a frozen backbone in one pass."""
+"""Heads that are trained on a frozen backbone in one pass."""
 
 GIVE_UP = 8
-"""Trials in a row that fail, or that the time does not suffice for, before the search ends.
+"""Consecutive trials that fail, or that do not fit into the budget, before the search ends.
 
-Cheap ones between those that the time does not suffice for do not count, unless they lead."""
+Cheap trials between those that do not fit do not reset the count, unless they are the best."""
 
 
 @dataclass(frozen=True)
-class Best:
-    """The best trial with its trained model, in case there is no time to refit it."""
+class TrialModel:
+    """The trained model of the best trial, for when there is no time to refit it."""
 
     number: int
-    network: Model
+    model: Model
 
 
 @dataclass(frozen=True)
-class Ended:
-    """How a training ended: with a model and its score, or with an error."""
+class Outcome:
+    """How a training ended: with a model and its epochs, or with an error."""
 
-    network: Model | None = None
+    model: Model | None = None
     error: BaseException | None = None
-    epochs: tuple[training.Epoch, ...] = ()
+    epochs: tuple[Epoch, ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)  # by the names of store.TrialFacts
 
     @property
     def score(self) -> float | None:
-        """That of the last epoch, if it came to its end."""
-        return self.epochs[-1].score if self.network else None
+        """The score of the last epoch; None if the training did not complete."""
+        return self.epochs[-1].score if self.model else None
 
 
 @dataclass
-class Trials:
-    """The trials of one study, and what they share."""
+class _Running:
+    """A trial that has begun: Optuna's, and its configuration."""
 
-    settings: StudyConfig
-    dataset: Dataset
-    space: Space
-    store: Store
-    where: Device
-    budget: Budget
-    listener: Listener
-    registry: Registry
-    cache: FeatureCache
-    best: Best | None = None
+    trial: optuna.Trial
+    config: Config
+    outcome: Outcome = field(default_factory=Outcome)
 
-    def __post_init__(self) -> None:
-        self.name = self.settings.name
-        self.metric = metrics.get(self.settings.metric)
-        self.leaderboard = Leaderboard(self.store, self.name, self.metric, self.budget)
-        facts = self.store.require(self.name)
-        self.context = TrainingContext(
-            self.settings,
-            self.dataset,
-            self.where,
-            self.budget,
-            self.listener,
-            self.registry,
-            self.cache,
-            micro=facts.get("micro", {}),
-            measured=facts.get("measured", {}),
+    @property
+    def number(self) -> int:
+        return self.trial.number
+
+
+@contextmanager
+def quiet_optuna() -> Iterator[None]:
+    """Silence Optuna's log, whose content the listener is told; the verbosity is put back."""
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(before)
+
+
+class TrialLoop:
+    """Runs the trials of one study.
+
+    Args:
+        store: The database.
+        study: Optuna's study.
+        space: What is searched.
+        context: What all trainings share.
+        leaderboard: The trials so far.
+        budget: The wall clock.
+        listener: Is notified of progress.
+
+    Attributes:
+        best: The model of the best trial, if this run trained it.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        study: optuna.Study,
+        space: Space,
+        context: TrainingContext,
+        leaderboard: Leaderboard,
+        budget: Budget,
+        listener: Listener,
+    ) -> None:
+        self.store, self.study, self.space, self.context = store, study, space, context
+        self.leaderboard, self.budget, self.listener = leaderboard, budget, listener
+        self.settings, self.name = context.settings, context.settings.name
+        self.selection = SelectionBudget(leaderboard, budget)
+        self.best: TrialModel | None = None
+        self._facts = store.study(self.name)
+        self._stored: dict[str, Any] = {}
+        self.portfolio = Portfolio(
+            space,
+            self._facts.data.independent_validation,
+            cache(lambda: warm_start.recall(store, self.settings, space)),
+            max(leaderboard.rows, default=-1) + 1,
         )
-        self.study = resume.resume(
-            self.store, self.settings, self.space, self.metric, self.registry, self.listener
-        )
-        self._written: dict[str, Any] = {}
-        pictures = self.dataset.count_independent("validation")
-        earlier = len(self.study.get_trials(deepcopy=False))
-        self.portfolio = Portfolio(self.study, self.space, pictures, self.past, earlier)
 
     def run(self) -> None:
-        """Run trials until their number, the budget or the patience ends.
+        """Run trials until their number, the budget or the patience is exhausted.
 
         Raises:
-            StudyError: No trial came to its end.
+            StudyError: No trial completed.
         """
-        in_vain, late, end, reason = 0, 0, "", ""
-        while max(in_vain, late) < GIVE_UP and not self._enough():
-            self.portfolio.enqueue(self.leaderboard.ranked())
+        failed = late = 0
+        status = reason = ""
+        while max(failed, late) < GIVE_UP and not self._is_done():
+            self._enqueue_recipe()
             trial = self._ask()
-            end, reason = self._trial(trial)
-            if end in ("complete", "pruned"):
-                in_vain = 0
-                if not self.portfolio.is_cheap(trial) or self._leads(trial):
+            status, reason = self._run_trial(trial)
+            if status in ("complete", "pruned"):
+                failed = 0
+                row = self.leaderboard.rows[trial.number]
+                if not self.portfolio.is_cheap(row.config) or self.leaderboard.best == row:
                     late = 0
             else:
-                in_vain += 1
-                late += end == OutOfTime.status
-            if end == OutOfTime.status:
-                self.portfolio.enqueue_cheap(self.leaderboard.ranked())
-        if self.leaderboard.ranked():
-            return
-        if not end and any(row.facts.get("barred") for row in self.store.trials(self.name)):
-            raise StudyError("the limits leave out every trial so far; give more --trials or time")
-        if end in ("", OutOfTime.status):
+                failed += 1
+                late += status == OutOfTime.status
+            if status == OutOfTime.status and not self._has_waiting():
+                params = self.portfolio.cheapest_parameters(self.leaderboard.ranked)
+                self.study.enqueue_trial(params)
+        if not self.leaderboard.ranked:
+            raise self._nothing_completed(status, reason)
+
+    def _nothing_completed(self, status: str, reason: str) -> StudyError:
+        if not status and any(row.facts.excluded for row in self.leaderboard.rows.values()):
+            return StudyError(
+                "the limits exclude every trial so far; give more --trials or a larger --budget"
+            )
+        if status in ("", OutOfTime.status):
             why = reason or "it ended before the first one"
-            raise StudyError(f"the budget is too short for any trial ({why}): give more time")
-        raise StudyError(f"no trial has come to its end; the last one {end}: {reason}")
+            return StudyError(f"the budget is too short for any trial ({why}); give more time")
+        return StudyError(f"no trial completed; the last one {status}: {reason}")
 
-    def _leads(self, trial: optuna.Trial) -> bool:
-        """Whether a trial is the best so far."""
-        best = self.leaderboard.ranked()[:1]
-        return bool(best) and best[0].number == trial.number
+    # ---------------------------------------------------------------- which trial is next
 
-    def past(self) -> dict[str, Any]:
-        """What did best on similar data, as it was when the study first asked."""
-        facts = self.store.require(self.name)
-        if not self.settings.history:
-            return {}
-        if "past" not in facts:
-            here = warm_start.profile(self.store, self.name)
-            place = self.settings.learn_from
-            library = Store(existing_url(place)) if place else self.store
-            found = warm_start.learn(library, here, self.metric.name, self.space, self.name)
-            if place:
-                library.close()
-            self.store.update(self.name, past=found)
-            return found
-        return {name: params for name, params in facts["past"].items() if self._drawable(params)}
+    def _is_done(self) -> bool:
+        most = self.settings.trials
+        if most is not None and self.leaderboard.finished >= most:
+            return True
+        return self.selection.is_over()
 
-    def _drawable(self, params: dict[str, Any]) -> bool:
-        """Whether the space can still draw what was learned."""
-        hyperparameters = self.space.hyperparameters
-        return all(
-            n in hyperparameters and hyperparameters[n].can_draw(v) for n, v in params.items()
-        )
+    def _enqueue_recipe(self) -> None:
+        """Enqueue the next recipe, unless a trial is waiting or all recipes were tried."""
+        if self._has_waiting():
+            return
+        board = self.leaderboard
+        if recipe := self.portfolio.next_recipe(board.ranked, board.recipes):
+            names, params = recipe
+            self.study.enqueue_trial(params, user_attrs={RECIPE: list(names)})
+
+    def _has_waiting(self) -> bool:
+        return bool(self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
+
+    def _ask(self) -> optuna.Trial:
+        """The next trial. What it draws depends on the seed and on the trials before it alone.
+
+        So a study that was interrupted continues as if it had not been.
+        """
+        self.leaderboard.refresh()
+        number = len(self.leaderboard.rows) - self.leaderboard.interrupted
+        self.study.sampler = sampler.make_sampler((self.settings.seed * 10_007 + number) % 2**32)
+        return self.study.ask()
 
     # ---------------------------------------------------------------- one trial
 
-    def _trial(self, trial: optuna.Trial) -> tuple[str, str]:
-        """Run a trial and file it as what it was; return its end and the reason for it.
+    def _run_trial(self, trial: optuna.Trial) -> tuple[str, str]:
+        """Run a trial and file it; return its status and the reason for it.
 
-        A probe takes others on the same backbone along, each filed as a trial of its own.
+        A probe is trained together with others on the same backbone, each a trial of its own.
         """
-        began, config = time.monotonic(), self._begin(trial)
-        group = [(trial, config)]
+        began = time.monotonic()
+        running = [_Running(trial, self._begin(trial))]
         try:
-            plan = self._prepare(trial, config)
-            if plan.frozen and self.portfolio.is_probe(trial):
-                group += self._beside(trial, config, plan)
-                ended = self._probe(group, plan)
-            else:
-                ended = [self._fine_tune(trial, config, plan)]
-        except (Exception, KeyboardInterrupt) as raised:
-            ended = [Ended(error=raised)] * len(group)
-        seconds = (time.monotonic() - began) / len(group)
-        filed = [self._file(t, e, seconds) for (t, _), e in zip(group, ended, strict=True)]
-        for (other, shown), e, (end, reason) in zip(group, ended, filed, strict=True):
-            if other is not trial:
-                self._show(other.number, shown, e.epochs)
-            self.listener(events.TrialFinished(other.number, end, reason, e.score, seconds))
-        if isinstance(ended[0].error, KeyboardInterrupt):
-            raise ended[0].error
+            self._train(running)
+        except (Exception, KeyboardInterrupt) as error:
+            for each in running:
+                each.outcome = replace(each.outcome, model=None, error=error)
+        seconds = (time.monotonic() - began) / len(running)
+        filed = [self._file(each, seconds) for each in running]
+        self._store_measurements()
+        self.leaderboard.refresh()
+        self._keep_best(running)
+        self._notify_finished(running, filed, seconds)
+        first = running[0].outcome.error
+        if isinstance(first, KeyboardInterrupt):
+            raise first
         return filed[0]
 
     def _begin(self, trial: optuna.Trial) -> Config:
         """Draw the configuration of a trial and write down that it runs."""
         config = self.space.suggest(trial)
-        shown = space.to_json(config)
-        trial.set_user_attr("config", shown)
-        self.store.begin_trial(self.name, trial.number, shown, self.settings.epochs)
+        recipe = trial.user_attrs.get(RECIPE, [])
+        facts = TrialFacts(recipe=recipe, is_default=bool(recipe) and recipe[0] != WARM_START)
+        plain = space.to_json(config)
+        trial.set_user_attr("config", plain)
+        self.store.begin_trial(self.name, trial.number, plain, self.settings.epochs, facts)
         return config
 
-    def _file(self, trial: optuna.Trial, ended: Ended, seconds: float) -> tuple[str, str]:
-        """File a trial as what it was."""
-        error, score = ended.error, ended.score
-        state, end, reason = _ending(error)
-        if isinstance(error, OutOfTime) or any(limit > 0 for limit in trial.constraints.values()):
-            state = TrialState.PRUNED  # so that the sampler learns from it; it forgets failures
-        if end == "failed" and not isinstance(error, AutoTLError):
-            trial.set_user_attr("traceback", "".join(traceback.format_exception(error)))
-        trial.set_user_attr("status", end)
-        trial.set_user_attr("reason", reason)
-        self.study.tell(trial, score if error is None else None, state=state)
-        self.store.end_trial(
-            self.name, trial.number, end, reason=reason, score=score, seconds=seconds
-        )
-        memory = {"micro": self.context.micro, "measured": self.context.measured}
-        if memory != self._written:
-            self.store.update(self.name, **memory)
-            self._written = copy.deepcopy(memory)
-        if ended.network and (leader := self.leaderboard.leader) and leader.number == trial.number:
-            self.best = Best(trial.number, ended.network.cpu())
-        if end == "interrupted":
-            resume.requeue(self.study, trial.params, trial.user_attrs)
-        return end, reason
+    def _train(self, running: list[_Running]) -> None:
+        """Train a trial, or as a probe with others, which are added to ``running``."""
+        first = running[0]
+        plan = self._plan(first)
+        if plan.backbone_frozen and self._is_probe(first.trial):
+            running += self._probes_beside(first, plan)
+            self._train_probes(running, plan)
+        else:
+            first.outcome = self._fine_tune(first, plan)
 
-    def _prepare(self, trial: optuna.Trial, config: Config) -> Plan:
+    def _is_probe(self, trial: optuna.Trial) -> bool:
+        return self.portfolio.is_probe(trial.user_attrs.get(RECIPE, ()))
+
+    def _plan(self, running: _Running) -> TrialPlan:
         """Build a configuration and plan its training within the limits and the budget."""
-        network = self.context.build(config)
-        count, most = models.parameters(network), self.settings.max_parameters
+        trial, config = running.trial, running.config
+        model = self.context.build(config)
+        count, most = models.count_parameters(model), self.settings.max_parameters
         if most is not None:
             trial.set_constraint("parameters", count - most)
             if count > most:
-                raise Incompatible(resume.too_many(count, most))
-        # A short budget shall find something rather than nothing.
-        modest, several = not self.leaderboard.ranked(), len(self.space.plugins["head"]) > 1
-        together = several and self.portfolio.is_probe(trial)
-        plan = trial_budget.plan(network, config, self.context, modest=modest, together=together)
-        self._planned(trial, plan)
-        self._show(trial.number, config, (), plan.task.epochs)
+                raise Incompatible(resume.too_many_parameters(count, most))
+        several = len(self.space.plugins["head"]) > 1 and self._is_probe(trial)
+        # With a short budget a single epoch is better than nothing.
+        first = not self.leaderboard.ranked
+        plan = plan_trial(
+            model, config, self.context, self.budget, first=first, several_heads=several
+        )
+        self._write_plan(trial, plan)
+        self._notify_started(running, plan.task.epochs)
         return plan
 
-    def _planned(self, trial: optuna.Trial, plan: Plan) -> None:
-        """Write down what a trial will be."""
-        facts = {"views": plan.task.views, **plan.known}
-        if recipe := trial.user_attrs.get(RECIPE):
-            facts |= {"recipe": " · ".join(recipe), "default": recipe[0] != PAST}
-        self.store.note_trial(self.name, trial.number, **facts)
-        numbers = {"epochs": plan.task.epochs, "parameters": models.parameters(plan.network)}
-        self.store.update_trial(self.name, trial.number, **numbers)
-        for key, value in numbers.items():  # columns in Optuna Dashboard
+    def _write_plan(self, trial: optuna.Trial, plan: TrialPlan) -> None:
+        columns = {
+            "epochs": plan.task.epochs,
+            "parameters": models.count_parameters(plan.model),
+        }
+        self.store.update_trial(self.name, trial.number, columns, **plan.facts)
+        for key, value in columns.items():  # columns in Optuna Dashboard
             trial.set_user_attr(key, value)
 
-    def _show(
-        self, number: int, config: Config, done: Sequence[training.Epoch], epochs: int = 0
-    ) -> None:
-        """Show that a trial begins, and the epochs that it has done."""
-        epochs = epochs or len(done)
-        self.listener(events.TrialStarted(number, space.to_json(config), epochs))
-        for epoch in done:
-            self.listener(_event(number, epoch, epochs))
-
-    def _fine_tune(self, trial: optuna.Trial, config: Config, plan: Plan) -> Ended:
-        """Train a model, reporting every epoch. What everybody would try first is not pruned."""
-        done, epochs = [], plan.task.epochs
-        for epoch in training.fine_tune(plan.network, config, plan.task):
+    def _fine_tune(self, running: _Running, plan: TrialPlan) -> Outcome:
+        """Train a model, reporting every epoch. Recipes are baselines and are not pruned."""
+        trial, done, epochs = running.trial, [], plan.task.epochs
+        for epoch in training.fine_tune(plan.model, running.config, plan.task):
             done.append(epoch)
-            self._report(trial, epoch)
+            running.outcome = Outcome(epochs=tuple(done))
+            trial.report(epoch.score, epoch.number)
             self.listener(_event(trial.number, epoch, epochs))
-            known = RECIPE in trial.user_attrs
-            if epoch.number < epochs and not known and trial.should_prune():
-                text = f"among the worst tenth after epoch {epoch.number} of {epochs}"
-                raise optuna.TrialPruned(text)
-        trial.set_user_attr("trained_parameters", epoch.trained_parameters)
-        self.store.note_trial(self.name, trial.number, seconds_again=plan.again(done))
-        return Ended(plan.network, epochs=tuple(done))
+            can_be_pruned = epoch.number < epochs and RECIPE not in trial.user_attrs
+            if can_be_pruned and trial.should_prune():
+                raise optuna.TrialPruned(f"pruned after epoch {epoch.number} of {epochs}")
+        return Outcome(
+            plan.model,
+            epochs=tuple(done),
+            facts={"seconds_repeat": plan.repeat_seconds(done)},
+        )
 
-    def _beside(
-        self, first: optuna.Trial, config: Config, plan: Plan
-    ) -> list[tuple[optuna.Trial, Config]]:
-        """Trials that differ from a probe in the head and what is tuned, to be run with it."""
+    # ---------------------------------------------------------------- probes
+
+    def _probes_beside(self, first: _Running, plan: TrialPlan) -> list[_Running]:
+        """Trials that differ from a probe in the head and what is tuned, to be trained with it."""
         count = PROBES
-        if self.settings.trials is not None:  # some of them shall be left to the sampler
-            count = min(count, self.settings.trials // (4 * len(self.space.plugins["backbone"])))
+        if self.settings.trials is not None:  # leave some of them to the sampler
+            backbones = len(self.space.plugins["backbone"])
+            count = min(count, self.settings.trials // (4 * backbones))
         same = ("backbone", "augment", "balance", "freeze")
-        shared = {n: v for n, v in first.params.items() if n in same or n.split(".")[0] in same[:3]}
-        fed = config["head"].plugin.takes
-        heads = [p.name for p in self.space.plugins["head"] if p.takes == fed]
+        drawn = first.trial.params.items()
+        shared = {n: v for n, v in drawn if n in same or n.split(".")[0] in same[:3]}
+        takes = first.config["head"].plugin.takes
+        heads = [p.name for p in self.space.plugins["head"] if p.takes == takes]
         group = []
         for i in range(count - 1):
             params = {**shared, "head": heads[i % len(heads)]}
-            self.study.enqueue_trial(params, user_attrs={resume.BESIDE: first.number})
+            self.study.enqueue_trial(params, user_attrs={PROBED_WITH: first.number})
             trial = self._ask()
-            group.append((trial, self._begin(trial)))
-            self._planned(trial, plan)
+            group.append(_Running(trial, self._begin(trial)))
+            self._write_plan(trial, plan)
         return group
 
-    def _probe(self, group: Sequence[tuple[optuna.Trial, Config]], plan: Plan) -> list[Ended]:
-        """Train the heads of a group in one pass; how each ended, in their order."""
-        first, config = group[0]
-        ended = [Ended() for _ in group]
-        for found in training.probe(plan.network, [config for _, config in group], plan.task):
-            for i, ((trial, _), one) in enumerate(zip(group, found, strict=True)):
-                if isinstance(one, Exception):
-                    ended[i] = replace(ended[i], network=None, error=one)
-                elif one:
-                    self._report(trial, one.epoch)
-                    ended[i] = Ended(one.model, epochs=(*ended[i].epochs, one.epoch))
-                    if trial is first:
-                        self.listener(_event(trial.number, one.epoch, plan.task.epochs))
-                    if one.last:
-                        trial.set_user_attr("trained_parameters", one.epoch.trained_parameters)
-                        trial.set_user_attr("epochs", one.epoch.number)
-                        self.store.update_trial(self.name, trial.number, epochs=one.epoch.number)
-        known = self._estimate(plan, config) if config["head"].plugin.takes == "features" else None
-        self.store.note_trial(self.name, first.number, probe=True, logme=known)
-        return ended
+    def _train_probes(self, running: Sequence[_Running], plan: TrialPlan) -> None:
+        """Train the heads of a group in one pass over the cached features."""
+        first = running[0]
+        configs = [each.config for each in running]
+        for results in training.train_probes(plan.model, configs, plan.task):
+            for each, result in zip(running, results, strict=True):
+                if isinstance(result, Exception):
+                    each.outcome = replace(each.outcome, model=None, error=result)
+                elif result:
+                    self._add_probe_epoch(each, result, plan.task.epochs, notify=each is first)
+        features = first.config["head"].plugin.takes == "features"
+        estimate = self._estimate_transferability(plan, first.config) if features else None
+        facts = {"is_probe": True, "logme": estimate}
+        first.outcome = replace(first.outcome, facts=facts)
 
-    def _report(self, trial: optuna.Trial, epoch: training.Epoch) -> None:
-        """Report an epoch to Optuna, and keep it in the database."""
+    def _add_probe_epoch(
+        self, running: _Running, result: training.ProbeEpoch, epochs: int, *, notify: bool
+    ) -> None:
+        trial, epoch = running.trial, result.epoch
         trial.report(epoch.score, epoch.number)
-        self.store.add_epoch(
-            self.name,
-            trial.number,
-            epoch=epoch.number,
-            loss=epoch.loss,
-            score=epoch.score,
-            seconds=epoch.seconds,
-            trained_parameters=epoch.trained_parameters,
-        )
+        running.outcome = Outcome(result.model, epochs=(*running.outcome.epochs, epoch))
+        if notify:
+            self.listener(_event(trial.number, epoch, epochs))
+        if result.last:
+            trial.set_user_attr("epochs", epoch.number)
+            self.store.update_trial(self.name, trial.number, {"epochs": epoch.number})
 
-    def _estimate(self, plan: Plan, config: Config) -> float | None:
-        """How much of the labels the backbone knows already, LogME; None if it cannot be told."""
+    def _estimate_transferability(self, plan: TrialPlan, config: Config) -> float | None:
+        """LogME of the frozen features on the training labels; None if it cannot be computed."""
+        dataset = self.context.dataset
         try:
-            features = training.features(plan.network, config, plan.task)
-            return logme(features, self.dataset.labels[self.dataset.indices("train")])
+            features = training.extract_backbone_features(plan.model, config, plan.task)
+            return logme(features, dataset.labels[dataset.indices("train")])
         except (OutOfTime, ValueError):
             return None
 
-    # ---------------------------------------------------------------- which trial is next
+    # ---------------------------------------------------------------- results
 
-    def _enough(self) -> bool:
-        rows = self.store.trials(self.name)
-        done = sum(row.status not in ("running", "interrupted") for row in rows)
-        if self.settings.trials is not None and done >= self.settings.trials:
-            return True
-        if self.budget.seconds is None:
-            return False
-        self.leaderboard.reserve()
-        best = self.leaderboard.ranked()[:1]
-        return self.budget.left <= (self.leaderboard.finals_seconds(best[0]) if best else 0.0) + 1.0
+    def _file(self, running: _Running, seconds: float) -> tuple[str, str]:
+        """Write the result of a trial to Optuna and to the store."""
+        trial, outcome = running.trial, running.outcome
+        error, score = outcome.error, outcome.score
+        state, status, reason = _classify(error)
+        if isinstance(error, OutOfTime) or any(limit > 0 for limit in trial.constraints.values()):
+            state = TrialState.PRUNED  # the sampler learns from pruned trials, not from failed ones
+        if status == "failed" and not isinstance(error, AutoTLError) and error:
+            trial.set_user_attr("traceback", "".join(traceback.format_exception(error)))
+        trial.set_user_attr("status", status)
+        if reason:
+            trial.set_user_attr("reason", reason)
+        rows = [EpochRow(e.number, e.loss, e.score, e.seconds) for e in outcome.epochs]
+        trained = outcome.epochs[-1].trained_parameters if outcome.epochs else None
+        if trained is not None:
+            trial.set_user_attr("trained_parameters", trained)
+        self.study.tell(trial, score if error is None else None, state=state)
+        self.store.finish_trial(
+            self.name,
+            trial.number,
+            status,
+            reason=reason,
+            score=score,
+            seconds=seconds,
+            trained_parameters=trained,
+            epochs=rows,
+            **outcome.facts,
+        )
+        if status == "interrupted":
+            resume.requeue(self.study, trial.params, trial.user_attrs)
+        return status, reason
 
-    def _ask(self) -> optuna.Trial:
-        """The next trial. What it draws depends on the seed and the trials before it alone.
+    def _store_measurements(self) -> None:
+        """Store what trainings measured, if anything is new."""
+        measured = {
+            "micro_batch_sizes": dict(self.context.micro_batch_sizes),
+            "measured_costs": dict(self.context.measured_costs),
+        }
+        if measured != self._stored:
+            self.store.update_study(self.name, **measured)
+            self._stored = copy.deepcopy(measured)
 
-        So a study that was interrupted goes on as if it had not been.
-        """
-        number = sum(row.status != "interrupted" for row in self.store.trials(self.name))
-        self.study.sampler = sampler.tpe((self.settings.seed * 10_007 + number) % 2**32)
-        trial = self.study.ask()
-        trial.set_user_attr(resume.PROCESS, resume.process())
-        return trial
+    def _keep_best(self, running: Sequence[_Running]) -> None:
+        """Keep the model of the winner so far in memory."""
+        if not self.leaderboard.ranked:
+            return
+        winner = search_winner(self.leaderboard.ranked, self._facts)
+        for each in running:
+            if each.number == winner.number and each.outcome.model:
+                self.best = TrialModel(each.number, each.outcome.model.cpu())
+
+    # ---------------------------------------------------------------- progress
+
+    def _notify_started(self, running: _Running, epochs: int) -> None:
+        config = space.to_json(running.config)
+        self.listener(events.TrialStarted(running.number, config, epochs))
+
+    def _notify_finished(
+        self, running: Sequence[_Running], filed: Sequence[tuple[str, str]], seconds: float
+    ) -> None:
+        for each, (status, reason) in zip(running, filed, strict=True):
+            outcome = each.outcome
+            if each is not running[0]:  # it was trained in the shadow of the first
+                self._notify_started(each, len(outcome.epochs))
+                for epoch in outcome.epochs:
+                    self.listener(_event(each.number, epoch, len(outcome.epochs)))
+            self.listener(events.TrialFinished(each.number, status, reason, outcome.score, seconds))
 
 
-def _ending(error: BaseException | None) -> tuple[TrialState, str, str]:
-    """How a trial is filed that ended with ``error``: for Optuna, for us, and the reason."""
+def _classify(error: BaseException | None) -> tuple[TrialState, str, str]:
+    """Optuna's state, our status and the reason of a trial that ended with ``error``."""
     match error:
         case None:
             return TrialState.COMPLETE, "complete", ""
@@ -376,7 +433,7 @@ def _ending(error: BaseException | None) -> tuple[TrialState, str, str]:
             return TrialState.FAIL, "failed", f"{type(error).__name__}: {error}"
 
 
-def _event(number: int, epoch: training.Epoch, epochs: int) -> events.EpochCompleted:
+def _event(number: int, epoch: Epoch, epochs: int) -> events.EpochCompleted:
     return events.EpochCompleted(
         number, epoch.number, epochs, epoch.loss, epoch.score, epoch.seconds
     )

@@ -1,317 +1,370 @@
-"""The paired runs of the finals: the same seeds and divisions of the data for all candidates.
+"""The repeats of the final selection: contenders retrained on the same resamples and seeds.
 
-Each run is written down when it is over, and its answers are kept in the cache folder, so that
-finals which were cut short go on where they were.
+Each repeat is written down when it is over, and its predictions are stored in the cache folder, so
+that a final selection that was interrupted continues where it was.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from autotl import data, events, training
-from autotl.data import Resample, Rows
+from autotl.data import Indices, Resample
 from autotl.errors import DataError, Diverged, OutOfTime, StoreError
+from autotl.events import Listener
 from autotl.models import Model, ensemble
-from autotl.models.ensemble import SOUP
 from autotl.scoring import metrics
 from autotl.scoring.metrics import Probabilities
-from autotl.search.budget import SLACK
-from autotl.search.leaderboard import FEWEST_RUNS, MOST_RUNS
-from autotl.search.trials import Trials
-from autotl.store import FinalRow, TrialRow
+from autotl.search.budget import SLACK, Budget
+from autotl.search.context import TrainingContext
+from autotl.search.selection_budget import (
+    FEWEST_REPEATS,
+    MOST_REPEATS,
+    Field,
+    SelectionBudget,
+)
+from autotl.store import Contender, Kind, Member, RepeatFacts, RepeatRow, Store
+
+Input = tuple[int, str]
+"""The image side in pixels and the interpolation of a model."""
+
+Stored = Mapping[tuple[Kind, int, int], RepeatRow]
+"""Repeats in the database by kind, trial and number."""
 
 
-@dataclass
-class Candidate:
-    """A trial in the finals, and what its runs gave, by their numbers."""
+@dataclass(frozen=True)
+class Result:
+    """One repeat of a contender: its score, its time, and its probabilities ``[N, C]``."""
 
-    trial: TrialRow
-    role: str  # finalist, default_recipe or linear_probe
-    ms_per_item: float | None
-    scores: dict[int, float] = field(default_factory=dict)
-    seconds: dict[int, float] = field(default_factory=dict)
-    answers: dict[int, Probabilities] = field(default_factory=dict)
-    network: Model | None = None  # of its last run, on the CPU
-    sees: list[Any] | None = None  # the side of its pictures and how they are resized
-
-    @property
-    def key(self) -> str:
-        """What the database calls it."""
-        return str(self.trial.number)
-
-    @property
-    def name(self) -> str:
-        """What people call it."""
-        return f"trial {self.trial.number}"
+    score: float
+    seconds: float
+    probabilities: Probabilities
 
 
-class Runs:
-    """The runs of one study's finals.
+class Repeats:
+    """The repeats of one final selection.
+
+    Args:
+        store: The database.
+        context: What all trainings of the study share.
+        selection: Plans the end of the search.
+        budget: The wall clock.
+        listener: Is notified of progress.
 
     Attributes:
-        candidates: Who takes part, and has not left.
-        count: Runs that all of them have.
-        soups: The scores of the soup by run, see ``ensemble.soup``, and ``poured`` its answers.
-        members: Of the soup.
+        contenders: The trials that take part and have not dropped out.
+        count: Repeats that all of them have completed.
+        models: The model of the last repeat by trial, on the CPU.
+        inputs: The input of the model by trial.
     """
 
-    def __init__(self, trials: Trials) -> None:
-        self.trials = trials
-        self.candidates: list[Candidate] = []
+    def __init__(
+        self,
+        store: Store,
+        context: TrainingContext,
+        selection: SelectionBudget,
+        budget: Budget,
+        listener: Listener,
+    ) -> None:
+        self.store, self.context, self.selection = store, context, selection
+        self.budget, self.listener = budget, listener
+        self.settings, self.dataset = context.settings, context.dataset
+        self.metric = metrics.get(self.settings.metric)
+        self.contenders: list[Contender] = []
         self.count = 0
-        self.soups: dict[int, float] = {}
-        self.poured: dict[int, Probabilities] = {}
-        self.members: list[Candidate] = []
-        self._folder = trials.settings.out / "cache" / "finals"
+        self.models: dict[int, Model] = {}
+        self.inputs: dict[int, Input] = {}
+        self._results: dict[int, dict[int, Result]] = defaultdict(dict)  # by trial and repeat
+        self._soup_members: list[int] = []
+        self._soup_results: dict[int, Result] = {}
+        self._folder = self.settings.out / "cache" / "repeats"
 
-    def hold(self) -> Iterator[int]:
-        """Run after run for all candidates, as long as there is time; yield how many all have.
+    # ---------------------------------------------------------------- what the repeats gave
 
-        A run that some candidates did not get counts for none, but of the first two: those who did
-        not get them leave. Where there is no time for two candidates in two runs nothing is run.
+    def completed(self) -> list[Contender]:
+        """The contenders with their scores and predictions in the repeats that all have."""
+        return [
+            self._with_results(contender, self._results[contender.lead])
+            for contender in self.contenders
+        ]
+
+    def soup(self) -> Contender | None:
+        """The mean of the weights of several contenders, if it was scored in all repeats."""
+        numbers = self._soup_members
+        if len(numbers) < 2 or any(n not in self._soup_results for n in range(self.count)):
+            return None
+        if not {c.lead for c in self.contenders}.issuperset(numbers):
+            return None  # a member dropped out in a repeat that does not count
+        members = tuple(Member(trial=n, weight=1 / len(numbers)) for n in numbers)
+        soup = Contender(kind="soup", members=members, role="soup")
+        return self._with_results(soup, self._soup_results)
+
+    def validation_indices(self, number: int) -> Indices:
+        """The examples that score a repeat."""
+        return data.resample(self.dataset, number, self.settings.seed).validation
+
+    def trained_in_same_repeat(self, trials: Sequence[int]) -> bool:
+        """Whether the last models of these trials are of the same repeat and can be averaged."""
+        return len({max(self._results[trial]) for trial in trials}) == 1
+
+    def _with_results(self, contender: Contender, results: Mapping[int, Result]) -> Contender:
+        done = [results[number] for number in range(self.count)]
+        own = self._results if contender.kind == "soup" else {contender.lead: results}
+        seconds = sum(
+            result.seconds for trial in contender.trials for result in own[trial].values()
+        )
+        return contender.model_copy(
+            update={
+                "scores": tuple(result.score for result in done),
+                "predictions": tuple(result.probabilities for result in done),
+                "seconds": seconds,
+            }
+        )
+
+    # ---------------------------------------------------------------- running them
+
+    def run(self) -> Iterator[int]:
+        """Repeat after repeat for all contenders while there is time; yield how many all have.
+
+        A repeat that some contenders did not complete does not count, except the first two: those
+        who did not complete these drop out. Where there is no time for two contenders in two
+        repeats nothing is trained.
         """
-        trials, budget = self.trials, self.trials.budget
-        budget.runs = 0.0
-        ending = self._ending(trials.leaderboard.finalists(1))
-        entrants, fewest = self._entrants(budget.left - ending)
-        if self._ending(entrants) > ending:  # another may win that takes longer to refit
-            ending = self._ending(entrants)
-            entrants, fewest = self._entrants(budget.left - ending)
-        self.candidates = [self._candidate(row) for row in entrants]
-        # Should the time end early, the best and the baselines have had their runs.
-        self.candidates[1:] = sorted(self.candidates[1:], key=lambda c: c.role == "finalist")
-        kept = {(row.candidate, row.run): row for row in trials.store.finals(trials.name)}
-        deadline = time.monotonic() + budget.left - ending
-        for number in range(fewest if budget.seconds is None else MOST_RUNS):
-            late = time.monotonic() + self._next(kept, number) > deadline
-            if len(self.candidates) < 2 or (late and number >= fewest):
+        field, deadline = self._choose_field()
+        # Should the time end early, the best and the baselines have been repeated.
+        others = sorted(field.contenders[1:], key=lambda c: c.role == "finalist")
+        self.contenders = [*field.contenders[:1], *others]
+        stored = {(r.kind, r.trial, r.repeat): r for r in self.store.repeats(self.settings.name)}
+        most = field.repeats if self.budget.seconds is None else MOST_REPEATS
+        for number in range(most):
+            late = time.monotonic() + self._predicted_seconds(stored, number) > deadline
+            if len(self.contenders) < 2 or (late and number >= field.repeats):
                 return
-            before, over = list(self.candidates), False
-            try:
-                self._run(number, kept, deadline)
-                if number == 0 and self._invite(entrants, deadline):
-                    self._run(number, kept, deadline)
-            except OutOfTime:
-                over = True
-                if self.count < FEWEST_RUNS:
-                    over = not self._reduce(number)
-            except DataError as error:
-                over = True
-                text = f"the finals ended after {number} runs: {error}"
-                trials.listener(events.Note(text, warning=True))
-            if len(self.candidates) < 2 and self.count >= FEWEST_RUNS:
-                self.candidates, over = before, True  # what the runs before it found holds
-            if over:
+            before = list(self.contenders)
+            goes_on = self._repeat(number, stored, field, deadline)
+            if len(self.contenders) < 2 and self.count >= FEWEST_REPEATS:
+                self.contenders, goes_on = before, False  # the result of the repeats before holds
+            if not goes_on:
                 return
             self.count = number + 1
             yield self.count
 
-    def _reduce(self, number: int) -> bool:
-        """Go on without those who did not get a run that is needed; whether enough are left."""
-        reached = [c for c in self.candidates if number in c.scores]
-        enough = len(reached) >= 2
-        text = f"there was no time for {FEWEST_RUNS} runs of the finals"
-        if enough:
-            left = ", ".join(c.name for c in self.candidates if c not in reached)
-            text += f" with {left}"
-            self.candidates = reached
-        self.trials.listener(events.Note(text, warning=True))
+    def _choose_field(self) -> tuple[Field, float]:
+        """The contenders, and a reading of ``time.monotonic`` when the repeats must be over."""
+        self.budget.reserved_repeats = 0.0
+        finish = self._finish_seconds(self.selection.leaderboard.finalists(1))
+        field = self._field_within(self.budget.left - finish)
+        later = self._finish_seconds(field.contenders)
+        if later > finish:  # another contender may win that takes longer to refit
+            finish = later
+            field = self._field_within(self.budget.left - finish)
+        return field, time.monotonic() + self.budget.left - finish
+
+    def _field_within(self, seconds: float) -> Field:
+        """The contenders that fit into some time; with slack if that is possible."""
+        field = self.selection.choose_field(seconds / SLACK)
+        return field if field.contenders else self.selection.choose_field(seconds)
+
+    def _finish_seconds(self, contenders: Sequence[Contender]) -> float:
+        """Seconds to refit and test whichever wins; if late, its model of a repeat is used."""
+        return max(map(self.selection.finish_seconds, contenders), default=0.0)
+
+    def _repeat(self, number: int, stored: Stored, field: Field, deadline: float) -> bool:
+        """Train all contenders once; whether the repeat counts and more may follow."""
+        try:
+            self._train_all(number, stored, deadline)
+            if number == 0 and self._invite(field, deadline):
+                self._train_all(number, stored, deadline)
+        except OutOfTime:
+            return self.count < FEWEST_REPEATS and self._drop_unfinished(number)
+        except DataError as error:
+            text = f"the final selection ended after {number} repeats: {error}"
+            self.listener(events.Note(text, warning=True))
+            return False
+        return True
+
+    def _drop_unfinished(self, number: int) -> bool:
+        """Drop those that did not complete a repeat that is needed; whether two are left."""
+        done = [c for c in self.contenders if number in self._results[c.lead]]
+        text = f"there was no time for {FEWEST_REPEATS} repeats of the final selection"
+        if enough := len(done) >= 2:
+            dropped = ", ".join(c.name for c in self.contenders if c not in done)
+            text += f" with {dropped}"
+            self.contenders = done
+        self.listener(events.Note(text, warning=True))
         return enough
 
-    def held(self, number: int) -> Rows:
-        """The pictures that score a run."""
-        return data.resample(self.trials.dataset, number, self.trials.settings.seed).validation
+    def _invite(self, field: Field, deadline: float) -> bool:
+        """Add contenders if the first repeat was faster than predicted; whether there are more.
 
-    def _candidate(self, row: TrialRow) -> Candidate:
-        known = self.trials.leaderboard.baselines()
-        role = "finalist"
-        if row.number in known["linear_probes"]:
-            role = "linear_probe"
-        elif row.number == known["default_trial"]:
-            role = "default_recipe"
-        return Candidate(row, role, row.facts.get("ms_per_item"))
-
-    def _entrants(self, seconds: float) -> tuple[list[TrialRow], int]:
-        """Who takes part and in how many runs at least; with some time to spare if that can be."""
-        leaderboard = self.trials.leaderboard
-        found = leaderboard.contest(seconds / SLACK)
-        return found if found[0] else leaderboard.contest(seconds)
-
-    def _ending(self, rows: list[TrialRow]) -> float:
-        """Seconds to refit and test whichever wins; if late, a model of its runs is taken."""
-        return max(map(self.trials.leaderboard.finals_seconds, rows), default=0.0)
-
-    def _invite(self, entrants: list[TrialRow], deadline: float) -> bool:
-        """Let more take part if the first run was quicker than its trials; whether there are more.
-
-        What frozen parts made of the pictures is known by then.
+        The features of frozen prefixes are cached by then.
         """
-        trials = self.trials
-        planned = sum(trials.leaderboard.again(row) for row in entrants)
-        took = sum(c.seconds[0] for c in self.candidates)
-        if not 0 < took < planned or trials.budget.seconds is None:
+        if self.budget.seconds is None:
+            return False
+        planned = sum(map(self.selection.seconds, field.contenders))
+        took = sum(self._results[c.lead][0].seconds for c in self.contenders)
+        if not 0 < took < planned:
             return False
         left = (deadline - time.monotonic()) * planned / took
-        more = [row for row in trials.leaderboard.contest(planned + left)[0] if row not in entrants]
-        self.candidates += [self._candidate(row) for row in more]
+        trials = [c.lead for c in field.contenders]
+        larger = self.selection.choose_field(planned + left).contenders
+        more = [c for c in larger if c.lead not in trials]
+        self.contenders += more
         return bool(more)
 
-    def _next(self, kept: dict[tuple[str, int], FinalRow], number: int) -> float:
-        """Seconds that run ``number`` will take: what the runs before it took."""
-        todo = [c for c in self.candidates if (c.key, number) not in kept]
-        return SLACK * sum(max(c.seconds.values(), default=0.0) for c in todo)
+    def _predicted_seconds(self, stored: Stored, number: int) -> float:
+        """Seconds that the repeat ``number`` will take: what the repeats before it took."""
+        return SLACK * sum(
+            max((result.seconds for result in self._results[c.lead].values()), default=0.0)
+            for c in self.contenders
+            if ("trial", c.lead, number) not in stored
+        )
 
-    def _run(self, number: int, kept: dict[tuple[str, int], FinalRow], deadline: float) -> None:
-        """One run of all candidates; one that fails in it leaves the finals.
+    def _train_all(self, number: int, stored: Stored, deadline: float) -> None:
+        """One repeat of all contenders; one that fails in it drops out.
 
         Raises:
             OutOfTime: The deadline passed.
         """
-        trials = self.trials
-        resample = data.resample(trials.dataset, number, trials.settings.seed)
-        for place, candidate in enumerate(list(self.candidates)):
-            name = f"finals, run {number + 1}"
-            trials.listener(events.Stage(name, place, len(self.candidates)))
-            row = kept.get((candidate.key, number))
-            if number in candidate.scores or (row and self._recall(candidate, row, resample)):
+        resample = data.resample(self.dataset, number, self.settings.seed)
+        for done, contender in enumerate(list(self.contenders)):
+            name = f"final selection, repeat {number + 1}"
+            self.listener(events.Stage(name, done, len(self.contenders)))
+            row = stored.get(("trial", contender.lead, number))
+            if number in self._results[contender.lead]:
+                continue
+            if row and self._load(contender, row, resample):
                 continue
             try:
-                self._train(candidate, resample, deadline)
+                self._train(contender, resample, deadline)
             except (OutOfTime, StoreError):
                 raise
-            except Exception as error:  # one candidate must not end the finals
-                text = f"{candidate.name} left the finals: {error or type(error).__name__}"
-                trials.listener(events.Note(text, warning=True))
-                self.candidates.remove(candidate)
-        self._mix(resample, kept)
+            except Exception as error:  # one contender must not end the selection
+                text = f"{contender.name} dropped out: {error or type(error).__name__}"
+                self.listener(events.Note(text, warning=True))
+                self.contenders = [c for c in self.contenders if c.lead != contender.lead]
+        self._score_soup(resample, stored)
 
-    def _train(self, candidate: Candidate, resample: Resample, deadline: float) -> None:
-        """Train a candidate as its trial was, score it, and write that down at once."""
-        trials, row, number = self.trials, candidate.trial, resample.number
+    def _train(self, contender: Contender, resample: Resample, deadline: float) -> None:
+        """Retrain a contender as its trial was, score it, and write that down at once."""
+        number, row = resample.number, self.selection.leaderboard.rows[contender.lead]
         began = time.monotonic()
-        config = trials.context.config(row)
-        network = trials.context.build(config, resample)
-        task = trials.context.again(row, network, resample=resample)
+        config = self.context.config(row)
+        model = self.context.build(config, resample)
+        task = self.context.retraining(row, model, resample=resample)
         task.deadline = deadline
-        answers: list[Probabilities] = []
-        rate = task.score
-
-        def rated(probabilities: Probabilities) -> float:
-            answers[:] = [probabilities]  # those of the last epoch stay
-            return rate(probabilities)
-
-        task.score = rated
-        for epoch in training.fine_tune(network, config, task):
-            score = epoch.score
-        if not np.isfinite(score):  # such as the AUROC of a part that has one class
-            raise Diverged(f"its score is {score} in run {number + 1}")
-        if candidate.ms_per_item is None:
+        for epoch in training.fine_tune(model, config, task):
+            last = epoch
+        if not np.isfinite(last.score):  # such as the AUROC of a split with one class
+            raise Diverged(f"its score is {last.score} in repeat {number + 1}")
+        assert last.probabilities is not None  # a resample has a validation split
+        latency = contender.ms_per_item
+        if latency is None:
             images, _ = next(iter(task.validation or task.train))
-            candidate.ms_per_item = training.milliseconds_per_image(
-                network, images[:32], trials.where
-            )
-        candidate.network = network.cpu()
-        candidate.sees = [network.expects.size, network.expects.interpolation]
-        candidate.scores[number] = score
-        candidate.answers[number] = answers[0]
-        candidate.seconds[number] = time.monotonic() - began
-        self._keep(candidate.key, number, answers[0])
-        trials.store.add_final(
-            trials.name,
-            candidate.key,
-            number,
-            trial=row.number,
-            score=score,
-            seconds=candidate.seconds[number],
-            facts={
-                "ms_per_item": candidate.ms_per_item,
-                "sees": candidate.sees,
-                "confusion": metrics.confusion_matrix(
-                    trials.dataset.labels[resample.validation], answers[0]
-                ),
-            },
+            latency = training.milliseconds_per_image(model, images[:32], self.context.device)
+        self.models[contender.lead] = model.cpu()
+        self.inputs[contender.lead] = (model.input_spec.size, model.input_spec.interpolation)
+        result = Result(last.score, time.monotonic() - began, last.probabilities)
+        self._add(contender, number, result, latency)
+        labels = self.dataset.labels[resample.validation]
+        facts = RepeatFacts(
+            ms_per_item=latency,
+            input=self.inputs[contender.lead],
+            confusion_matrix=metrics.confusion_matrix(labels, last.probabilities),
         )
+        self._write("trial", contender.lead, number, result, facts)
 
-    def _recall(self, candidate: Candidate, row: FinalRow, resample: Resample) -> bool:
-        """Whether a run that was written down can be taken as it is: its answers are there too."""
-        answers = self._answers(row, resample)
-        if row.score is None or answers is None:
+    def _add(
+        self, contender: Contender, number: int, result: Result, latency: float | None
+    ) -> None:
+        self._results[contender.lead][number] = result
+        self.contenders = [
+            c.model_copy(update={"ms_per_item": c.ms_per_item or latency})
+            if c.lead == contender.lead
+            else c
+            for c in self.contenders
+        ]
+
+    def _load(self, contender: Contender, row: RepeatRow, resample: Resample) -> bool:
+        """Whether a repeat in the database can be used: its predictions are there too."""
+        probabilities = self._predictions("trial", row.trial, resample)
+        if row.score is None or probabilities is None or row.facts.input is None:
             return False
-        candidate.network = None  # of another run than the others'
-        candidate.scores[row.run], candidate.seconds[row.run] = row.score, row.seconds
-        candidate.answers[row.run] = answers
-        candidate.ms_per_item = candidate.ms_per_item or row.facts.get("ms_per_item")
-        candidate.sees = row.facts.get("sees")
+        self.models.pop(contender.lead, None)  # it is of another repeat than the others'
+        self.inputs[contender.lead] = row.facts.input
+        result = Result(row.score, row.seconds, probabilities)
+        self._add(contender, row.repeat, result, row.facts.ms_per_item)
         return True
 
-    def _answers(self, row: FinalRow, resample: Resample) -> Probabilities | None:
-        """What was answered in a run that was written down; None where it is lost."""
-        try:
-            answers: Probabilities = np.load(self._file(row.candidate, row.run))
-        except (OSError, ValueError):
-            return None
-        return answers if len(answers) == len(resample.validation) else None
+    # ---------------------------------------------------------------- the soup
 
-    def _keep(self, key: str, number: int, answers: Probabilities) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        np.save(self._file(key, number), answers)
+    def _score_soup(self, resample: Resample, stored: Stored) -> None:
+        """Score the mean of the weights of the contenders that are built alike, if there are two.
 
-    def _file(self, key: str, number: int) -> Path:
-        """Where the answers of a run are kept, ``float32 [n, C]``."""
-        return self._folder / f"{self.trials.name}-{key}-{number}.npy"
-
-    def _mix(self, resample: Resample, kept: dict[tuple[str, int], FinalRow]) -> None:
-        """Score the mean of the weights of the finalists that are built alike, if there are two.
-
-        Who is in it is settled before the first score is known, so nothing flatters it.
+        Its members are fixed before the first score is known, so it is not selected by it.
         """
-        trials, number = self.trials, resample.number
-        members = [c for c in self.candidates if c.key in self._alike()]
-        if [c.key for c in members] != [c.key for c in self.members]:  # it would be another soup's
-            self.soups.clear()
-            self.poured.clear()
-        self.members = members
-        row = kept.get((SOUP, number))
-        if row and row.score is not None and row.facts.get("members") == self._alike():
-            answers = self._answers(row, resample)
-            if answers is not None:
-                self.soups[number], self.poured[number] = row.score, answers
+        number, members = resample.number, self._alike()
+        if members != self._soup_members:  # another soup
+            self._soup_results.clear()
+        self._soup_members = members
+        lead = members[0] if members else -1
+        row = stored.get(("soup", lead, number))
+        if row and row.score is not None and row.facts.members == members:
+            probabilities = self._predictions("soup", lead, resample)
+            if probabilities is not None:
+                self._soup_results[number] = Result(row.score, row.seconds, probabilities)
                 return
-        networks = [c.network for c in self.members if c.network and number in c.scores]
-        if len(networks) < 2 or len(networks) < len(self.members):
+        trained = [
+            self.models[n] for n in members if n in self.models and number in self._results[n]
+        ]
+        if len(trained) < 2 or len(trained) < len(members):
             return
-        if not all(ensemble.alike(networks[0], other) for other in networks):
+        if not all(ensemble.have_same_shapes(trained[0], other) for other in trained):
             return
         began = time.monotonic()
-        mixed = ensemble.soup(networks).to(trials.where.device)
-        batches = trials.context.batches_of(mixed, resample.validation)
-        answers = training.predict(mixed, batches, trials.where)
-        score = trials.metric.score(trials.dataset.labels[resample.validation], answers)
-        self.soups[number], self.poured[number] = score, answers
-        self._keep(SOUP, number, answers)
-        trials.store.add_final(
-            trials.name,
-            SOUP,
-            number,
-            score=score,
-            seconds=time.monotonic() - began,
-            facts={"members": self._alike()},
-        )
+        model = ensemble.average_weights(trained).to(self.context.device.torch_device)
+        batches = self.context.batches_of(model, resample.validation)
+        probabilities = training.predict(model, batches, self.context.device)
+        labels = self.dataset.labels[resample.validation]
+        score = self.metric.score(labels, probabilities)
+        result = Result(score, time.monotonic() - began, probabilities)
+        self._soup_results[number] = result
+        self._write("soup", lead, number, result, RepeatFacts(members=members))
 
-    def _alike(self) -> list[str]:
-        """The best finalist and those with its backbone and kind of head, by their keys."""
-        finalists = [c for c in self.candidates if c.role != "linear_probe"]
-        if not finalists:
-            return []
+    def _alike(self) -> list[int]:
+        """The best finalist and those with its backbone and kind of head, by trial number."""
+        finalists = [c for c in self.contenders if c.role != "linear_probe"]
 
-        def built(candidate: Candidate) -> tuple[Any, list[str]]:
-            config = candidate.trial.config
+        def architecture(contender: Contender) -> tuple[object, list[str]]:
+            config = contender.config or {}
             return config["backbone"], list(config["head"])
 
-        return [c.key for c in finalists if built(c) == built(finalists[0])]
+        return [c.lead for c in finalists if architecture(c) == architecture(finalists[0])]
+
+    # ---------------------------------------------------------------- storage
+
+    def _write(
+        self, kind: Kind, trial: int, number: int, result: Result, facts: RepeatFacts
+    ) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        np.save(self._file(kind, trial, number), result.probabilities)
+        row = RepeatRow(kind, trial, number, result.score, result.seconds, facts)
+        self.store.add_repeat(self.settings.name, row)
+
+    def _predictions(self, kind: str, trial: int, resample: Resample) -> Probabilities | None:
+        """The stored predictions of a repeat; None if they are lost."""
+        try:
+            stored: Probabilities = np.load(self._file(kind, trial, resample.number))
+        except (OSError, ValueError):
+            return None
+        return stored if len(stored) == len(resample.validation) else None
+
+    def _file(self, kind: str, trial: int, number: int) -> Path:
+        """Where the predictions of a repeat are stored, ``float32 [N, C]``."""
+        return self._folder / f"{self.settings.name}-{kind}-{trial}-{number}.npy"

@@ -1,10 +1,11 @@
-"""Whole searches over several seeds, as a table: what is found, and how much of it is luck.
+"""Whole searches over several seeds, as a table: their results, and the optimism of the search.
 
     python studies/benchmarks/searches.py photos/ flowers/ --seeds 3 --budget 10m
 
-Each search has a folder of its own under ``--out``, named after the data and the seed, and so a
-cache and a database of its own: no seed profits from the one before it. One that is there already
-is read, not run again. The table is Markdown.
+Each search has a folder of its own under ``--out``, named after the data and the seed, and so
+its own cache and database: no seed profits from the one before it. A finished search is read, not
+repeated.
+The table is Markdown.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from typing import Any
 import autotl
 
 COLUMNS = (
-    "data", "seed", "winner", "test", "finals, or validation", "default recipe", "linear probe",
-    "optimism",
+    "data", "seed", "winner", "test", "final selection, or validation", "default recipe",
+    "linear probe", "optimism",
 )  # fmt: skip
 
 
@@ -41,24 +42,23 @@ def main() -> None:
 
 
 def row(summary: dict[str, Any], source: str) -> list[str]:
-    """A search in one line; the scores of the finals with their intervals."""
-    best, test, finals = summary["best"], summary["test"], summary["finals"]
+    """A search in one line; scores with their 95 % intervals."""
+    best, test, selection = summary["best"], summary["test"], summary["selection"]
     recipe = " · ".join(next(iter(best["config"][k])) for k in ("backbone", "freeze", "head"))
-    known = summary["baselines"]
-    optimism = summary["optimism"]
+    baselines, repeats = summary["baselines"], f", {best['validation']['repeats']} repeats"
     return [
         Path(source).name,
         str(summary["seed"]),
         recipe,
         f"{test['score']:.3f} ({test['low']:.3f} to {test['high']:.3f})",
-        shown(best["validation"]) + (f", {finals['runs']} runs" if finals else ""),
-        shown(known["default_recipe"]),
-        shown(known["linear_probe"]),
-        "" if optimism is None else f"{optimism:+.3f}",
+        format_score(best["validation"]) + (repeats if selection else ""),
+        format_score(baselines["default_recipe"]),
+        format_score(baselines["linear_probe"]),
+        f"{selection['optimism']:+.3f}" if selection else "",
     ]
 
 
-def shown(score: dict[str, Any]) -> str:
+def format_score(score: dict[str, Any]) -> str:
     """A mean with its interval; empty where there is none."""
     return f"{score['mean']:.3f} ({score['low']:.3f} to {score['high']:.3f})" if score else ""
 

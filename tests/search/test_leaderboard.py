@@ -1,135 +1,279 @@
-"""How trials stand: baselines, what they would take again, who is in the finals."""
+"""How trials are ranked and compared, and that the leaderboard reads each of them once."""
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
+from autotl.scoring.intervals import wilson_interval
 from autotl.scoring.metrics import METRICS
-from autotl.search.budget import FINALS_SHARE, Budget
-from autotl.search.leaderboard import FINALISTS, FINALISTS_UNHURRIED, SLACK, Leaderboard
-from autotl.store import Store, TrialRow
+from autotl.search import leaderboard
+from autotl.search.leaderboard import (
+    Leaderboard,
+    baselines,
+    compare_on_validation,
+    contender,
+    distinct,
+    finalists,
+    rank,
+    search_winner,
+    validation_interval,
+)
+from autotl.store import (
+    STATUSES,
+    DataFacts,
+    Store,
+    StudyFacts,
+    TrialFacts,
+    TrialRow,
+)
+
+NOW = datetime(2025, 3, 1, 12, 0, tzinfo=UTC)
 
 
-class Stub(Leaderboard):
-    """Trials that only know how long they took and who they are."""
-
-    def __init__(self, seconds: list[float], budget: Budget, probe: int = 0) -> None:
-        super().__init__(Store("sqlite://"), "s", METRICS["accuracy"], budget)
-        row = TrialRow(0, "complete", "", {}, 0.5, 3, 1, 1, 0.0, datetime.now(UTC))
-        rows = [
-            replace(
-                row, number=i, seconds=s, config={"head": {str(i): {}}}, facts={"probe": i == probe}
-            )
-            for i, s in enumerate(seconds)
-        ]
-        self.__dict__.update(rows=rows)
-
-    def ranked(self) -> list[TrialRow]:
-        return self.rows
-
-    def again(self, row: TrialRow) -> float:
-        return row.seconds
+def trial(number: int, score: float | None = 0.5, **changes: Any) -> TrialRow:
+    """A complete trial with a configuration of its own; ``facts`` are those of ``TrialFacts``."""
+    facts = TrialFacts(**changes.pop("facts", {}))
+    row = TrialRow(
+        number, "complete", "", {"head": {str(number): {}}}, score, 3, 100, 10, 7.5, NOW, facts
+    )
+    return replace(row, **changes)
 
 
-def test_the_field_fits_the_time() -> None:
-    def field(seconds: float, *took: float, probe: int = 0) -> tuple[list[int], int]:
-        stub = Stub(list(took), Budget(1000.0), probe)
-        entrants, runs = stub.contest(seconds)
-        return [row.number for row in entrants], runs
-
-    assert field(300, *[1.0] * 9) == ([0, 1, 2, 3, 4], 3)
-    assert field(11, *[1.0] * 9) == ([0, 1, 2], 3)  # rather fewer than fewer runs
-    assert field(5, *[1.0] * 9) == ([0, 1], 2)
-    assert field(3, *[1.0] * 9) == ([], 0)
-    assert field(300, 1.0) == ([], 0)
-    assert field(300, *[1.0] * 9, probe=8) == ([0, 1, 2, 3, 4, 8], 3)
-    assert field(50, 10.0, 20.0, 1.0, probe=2) == ([0, 2], 3)  # the best and the linear probe
+def numbers(rows: list[TrialRow]) -> list[int]:
+    return [row.number for row in rows]
 
 
-def test_the_default_recipe_is_left_out_rather_than_the_finals() -> None:
-    stub = Stub([20.0, 20.0, 1.0], Budget(1000.0), probe=2)
-    stub.rows[1] = replace(stub.rows[1], facts={"default": True})
-
-    def field(seconds: float) -> tuple[list[int], int]:
-        entrants, runs = stub.contest(seconds)
-        return [row.number for row in entrants], runs
-
-    assert field(85) == ([0, 1, 2], 2)
-    assert field(50) == ([0, 2], 2)
-    assert field(41) == ([], 0)
+# ---------------------------------------------------------------- ranking
 
 
-def test_without_a_budget_three_are_enough() -> None:
-    entrants, runs = Stub([1.0] * 9, Budget(None)).contest(float("inf"))
-    assert (len(entrants), runs) == (FINALISTS_UNHURRIED, 3)
+def test_the_best_trial_comes_first() -> None:
+    rows = [trial(n, score) for n, score in enumerate((0.5, 0.6, 0.7, 0.9))]
+    assert numbers(rank(rows, "maximize")) == [3, 2, 1, 0]
+    assert numbers(rank(rows, "minimize")) == [0, 1, 2, 3]
 
 
-def test_configurations_that_are_equal_take_part_once() -> None:
-    stub = Stub([1.0] * 4, Budget(1000.0), probe=1)
-    stub.rows[1] = replace(stub.rows[1], config=stub.rows[0].config)
-    assert [row.number for row in stub.finalists(FINALISTS)] == [0, 2, 3]
+def test_of_equal_scores_the_smaller_model_comes_first() -> None:
+    rows = [
+        trial(0, parameters=None, trained_parameters=None),
+        trial(1, parameters=200, trained_parameters=5),
+        trial(2, parameters=100, trained_parameters=20),
+        trial(3, parameters=100, trained_parameters=10),
+        trial(4, parameters=100, trained_parameters=10),
+        trial(5, parameters=100, trained_parameters=None),
+    ]
+    for direction in ("maximize", "minimize"):
+        for _ in range(5):
+            assert numbers(rank(rows, direction)) == [3, 4, 2, 5, 1, 0]
+            random.Random(0).shuffle(rows)
 
 
-def test_the_search_leaves_the_finals_their_share() -> None:
-    budget = Budget(1000.0)
-    assert Stub([], budget).for_finals(1000.0) == 0.0
-    need = pytest.approx(SLACK * 5 * 3)
-    assert Stub([1.0] * 9, budget).for_finals(1000.0) == need  # and no more than they need
-    assert 0.8 < Stub([20.0] * 9, budget).for_finals(1000.0) / (FINALS_SHARE * 1000) <= SLACK
-    assert Stub([200.0] * 9, budget).for_finals(1000.0) == 0.0  # they cannot be held anyway
-    # what is left decides who takes part, and at last that the search may have it all
-    assert Stub([1.0] * 9, budget).for_finals(7.0) == pytest.approx(SLACK * 2 * 3)
-    assert Stub([1.0] * 9, budget).for_finals(3.0) == 0.0
-    budget.runs = 100.0
-    assert budget.finals(0.0) == 100.0 + budget.fixed
+def test_only_complete_trials_within_the_limits_are_ranked() -> None:
+    rows = [trial(n, None, status=status) for n, status in enumerate(STATUSES) if n != 1]
+    rows += [trial(20, facts={"excluded": "too large"}), trial(21)]
+    assert numbers(rank(rows, "maximize")) == [21]
 
 
-def test_the_search_leaves_the_best_so_far_its_refit(leaderboard: Leaderboard) -> None:
-    """A trial that is refitted faster must not take the time for it."""
-    budget = leaderboard.budget
-    leaderboard.store.note_trial("s", 3, seconds_again=80.0, seconds_test=2.0)
-    leaderboard.reserve()
-    assert budget.runs == leaderboard.for_finals(500.0) > 0
-    assert budget.leader == pytest.approx(1.1 * budget.refit * 80 + 2)
-    assert budget.finals(1.0) == budget.runs + budget.leader + budget.fixed
-    assert budget.finals(100.0) > budget.finals(1.0)
+def test_configurations_that_are_equal_count_once() -> None:
+    rows = [trial(0), trial(1), trial(2, config=trial(0).config), trial(3)]
+    assert numbers(distinct(rows)) == [0, 1, 3]
+    assert numbers(distinct(rows, 2)) == [0, 1]
+    assert distinct([]) == []
+
+
+def test_a_trial_as_a_contender() -> None:
+    row = trial(7, 0.9, facts={"ms_per_item": 1.5})
+    one = contender(row, "default_recipe")
+    assert (one.name, one.trials, one.role) == ("trial 7", (7,), "default_recipe")
+    assert (one.config, one.parameters, one.ms_per_item) == (row.config, 100, 1.5)
+    assert (one.scores, one.seconds, one.standing) == ((0.9,), 7.5, None)
+    assert contender(trial(7, None)).scores == ()
+
+
+# ---------------------------------------------------------------- baselines and finalists
+
+BASELINES = [
+    trial(3, 0.9),
+    trial(2, 0.7, facts={"is_default": True}),
+    trial(4, 0.65, facts={"is_default": True}),
+    trial(1, 0.6, facts={"is_probe": True}),
+    trial(0, 0.5, facts={"is_probe": True, "is_default": True}),
+]
+
+
+def test_the_baselines_are_the_best_of_their_kind() -> None:
+    assert baselines(BASELINES) == {2: "default_recipe", 1: "linear_probe"}
+    assert baselines(BASELINES[:1]) == {}
+    # A probe is not the default recipe, though its recipe is a well-known one.
+    assert baselines([BASELINES[-1]]) == {0: "linear_probe"}
+
+
+def test_the_finalists_are_the_best_trials_and_the_baselines() -> None:
+    def roles(count: int, **options: bool) -> dict[int, str]:
+        return {c.lead: c.role for c in finalists(BASELINES, count, **options)}
+
+    default, probe = {2: "default_recipe"}, {1: "linear_probe"}
+    assert roles(1) == {3: "finalist", **default, **probe}
+    assert list(roles(1)) == [3, 2, 1]
+    assert roles(3) == {3: "finalist", **default, 4: "finalist", **probe}
+    assert roles(1, default=False) == {3: "finalist", **probe}
+    assert roles(2, default=False) == {3: "finalist", **default, **probe}
+    assert roles(9) == {**roles(3), 0: "linear_probe"}
+    assert finalists([], 3) == []
+
+
+def test_a_baseline_whose_configuration_is_a_finalists_takes_part_once() -> None:
+    rows = [trial(0), trial(1, config=trial(0).config, facts={"is_probe": True}), trial(2)]
+    assert [c.lead for c in finalists(rows, 1)] == [0]
+    assert [c.lead for c in finalists(rows, 5)] == [0, 2]
+
+
+# ---------------------------------------------------------------- comparison on one split
+
+FACTS = StudyFacts(data=DataFacts(independent_validation=100))
+
+
+def test_the_interval_of_an_accuracy_is_wilsons() -> None:
+    interval = validation_interval(trial(0, 0.9), FACTS)
+    assert (interval.low, interval.high) == wilson_interval(0.9, 100)
+    assert interval.low < interval.mean == 0.9 < interval.high
+
+
+@pytest.mark.parametrize("facts", [StudyFacts(), StudyFacts(metric="log_loss", data=FACTS.data)])
+def test_other_scores_have_an_interval_without_width(facts: StudyFacts) -> None:
+    interval = validation_interval(trial(0, 0.9), facts)
+    assert (interval.low, interval.mean, interval.high) == (0.9, 0.9, 0.9)
+
+
+def test_trials_are_tied_when_their_interval_contains_the_best_score() -> None:
+    rows = [trial(0, 0.90), trial(1, 0.88), trial(2, 0.88, config=trial(1).config), trial(3, 0.7)]
+    compared = compare_on_validation(rows, FACTS)
+    standings = [c.standing for c in compared if c.standing]
+    assert [c.lead for c in compared] == [0, 1, 3]
+    assert [s.tied for s in standings] == [True, True, False]
+    scores = [validation_interval(rows[number], FACTS) for number in (0, 1, 3)]
+    assert [s.score for s in standings] == scores
+    difference, score = standings[2].difference, standings[2].score
+    assert difference.mean == pytest.approx(-0.2)
+    assert difference.low == pytest.approx(score.low - 0.9)
+    assert difference.high == pytest.approx(score.high - 0.9)
+    assert [c.lead for c in compare_on_validation(rows, FACTS, 2)] == [0, 1]
+    assert compare_on_validation([], FACTS) == []
+    many = [trial(n) for n in range(leaderboard.FINALISTS + 2)]
+    assert len(compare_on_validation(many, FACTS)) == leaderboard.FINALISTS
+
+
+def test_the_winner_of_a_search_is_the_best_or_the_smallest_that_is_tied() -> None:
+    rows = [
+        trial(0, 0.90, parameters=500),
+        trial(1, 0.88, parameters=200, trained_parameters=50),
+        trial(2, 0.87, parameters=200, trained_parameters=5),
+        trial(3, 0.70, parameters=10),
+    ]
+    assert search_winner(rows, FACTS).number == 0
+    cheap = FACTS.model_copy(update={"prefer": "cheap"})
+    assert search_winner(rows, cheap).number == 2
+    assert search_winner(rows[:1], cheap).number == 0
+    # Without an interval nothing is tied with the best but itself.
+    assert search_winner(rows, StudyFacts(prefer="cheap")).number == 0
+
+
+# ---------------------------------------------------------------- the leaderboard of a study
 
 
 @pytest.fixture
-def leaderboard() -> Leaderboard:
-    """Four complete trials: two linear probes, the second better, and two others."""
+def store() -> Store:
     store = Store("sqlite://")
-    store.begin("s", {})
-    facts: list[dict[str, Any]] = [
-        {"probe": True, "default": True},
-        {"probe": True},
-        {"default": True, "seconds_again": 3.0, "seconds_test": 2.0},
-        {},
-    ]
-    for number, (score, known) in enumerate(zip((0.5, 0.6, 0.7, 0.9), facts, strict=True)):
-        store.begin_trial("s", number, {"head": {str(number): {}}}, 3)
-        store.note_trial("s", number, **known)
-        store.end_trial("s", number, "complete", score=score, seconds=10.0)
-    return Leaderboard(store, "s", METRICS["accuracy"], Budget(1000.0))
+    store.begin_study("s")
+    return store
 
 
-def test_the_best_comes_first(leaderboard: Leaderboard) -> None:
-    assert [row.number for row in leaderboard.ranked()] == [3, 2, 1, 0]
-    lower = Leaderboard(leaderboard.store, "s", METRICS["log_loss"], leaderboard.budget)
-    assert [row.number for row in lower.ranked()] == [0, 1, 2, 3]
+def state(board: Leaderboard) -> tuple[Any, ...]:
+    counts = board.finished, board.interrupted
+    return board.rows, board.ranked, board.best, board.recipes, counts
 
 
-def test_the_baselines_are_the_best_of_their_kind(leaderboard: Leaderboard) -> None:
-    assert leaderboard.baselines() == {"linear_probes": [1, 0], "default_trial": 2}
-    assert [row.number for row in leaderboard.finalists(1)] == [3, 2, 1]
+def finish(store: Store, number: int, status: str, score: float | None) -> None:
+    store.finish_trial("s", number, status, score=score if status == "complete" else None)
 
 
-def test_what_a_trial_would_take_again(leaderboard: Leaderboard) -> None:
-    known, unknown = (leaderboard.ranked()[i] for i in (1, 0))
-    assert (leaderboard.again(known), leaderboard.again(unknown)) == (3.0, 10.0)
-    assert (leaderboard.test_seconds(known), leaderboard.test_seconds(unknown)) == (2.0, 0.0)
-    assert leaderboard.finals_seconds(known) == leaderboard.budget.finals(3.0, 2.0)
+@pytest.mark.parametrize("metric", ["accuracy", "log_loss"])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_leaderboard_in_step_equals_a_new_one(store: Store, metric: str, seed: int) -> None:
+    dice, running = random.Random(seed), list[int]()
+    board = Leaderboard(store, "s", METRICS[metric])
+    number = 0
+    for _ in range(40):
+        if dice.random() < 0.6 or not running:
+            recipe = dice.choice([["a", "b"], ["a", "c"], []])
+            facts = TrialFacts(recipe=recipe)
+            store.begin_trial("s", number, {"head": {str(number % 7): {}}}, 3, facts)
+            running.append(number)
+            number += 1
+        else:
+            one = running.pop(dice.randrange(len(running)))
+            parameters = {"parameters": dice.choice([100, 200])}
+            store.update_trial("s", one, parameters, is_probe=dice.random() < 0.3)
+            status = dice.choice(["complete"] * 5 + ["pruned", "interrupted", "failed"])
+            finish(store, one, status, dice.choice([0.5, 0.6, 0.7]))
+        board.refresh()
+        fresh = Leaderboard(store, "s", METRICS[metric])
+        assert state(board) == state(fresh)
+        assert board.finalists(3) == fresh.finalists(3)
+        assert board.ranked == rank(store.trials("s"), METRICS[metric].direction)
+
+
+def test_the_leaderboard_counts_trials(store: Store) -> None:
+    for number, status in enumerate(STATUSES):
+        store.begin_trial("s", number, {}, 3)
+        if status != "running":
+            finish(store, number, status, 0.5)
+    board = Leaderboard(store, "s", METRICS["accuracy"])
+    assert (board.finished, board.interrupted) == (len(STATUSES) - 2, 1)
+    assert board.best == board.rows[STATUSES.index("complete")]
+
+
+def test_an_empty_leaderboard(store: Store) -> None:
+    board = Leaderboard(store, "s", METRICS["accuracy"])
+    assert state(board) == ({}, [], None, {}, (0, 0))
+    assert board.finalists(3) == []
+
+
+def test_a_refresh_reads_new_and_unfinished_trials_only(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(20):
+        store.begin_trial("s", number, {}, 3)
+        if number != 4:
+            finish(store, number, "complete", 0.5)
+    board = Leaderboard(store, "s", METRICS["accuracy"])
+    statements: list[str] = []
+    engine = store.storage.engine
+    sa.event.listen(engine, "before_cursor_execute", lambda *a: statements.append(a[2]))
+    read: list[int] = []
+    real = store.trials
+
+    def trials(*arguments: Any) -> list[TrialRow]:
+        rows = real(*arguments)
+        read.extend(numbers(rows))
+        return rows
+
+    monkeypatch.setattr(store, "trials", trials)
+    board.refresh()
+    assert (read, len(statements)) == ([4], 1)
+    store.begin_trial("s", 20, {}, 3)
+    store.begin_trial("s", 21, {}, 3)
+    finish(store, 4, "failed", None)
+    finish(store, 20, "complete", 0.9)
+    read.clear()
+    board.refresh()
+    assert read == [4, 20, 21]
+    read.clear()
+    board.refresh()
+    assert read == [21]
+    assert board.best == board.rows[20]

@@ -1,4 +1,4 @@
-"""Which recipes come before the sampler, on which backbone."""
+"""Which recipes are tried before the sampler chooses, and on which backbones."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-import optuna
 import pytest
 
 from autotl import Range, backbone, freeze, head
-from autotl.search.portfolio import PAST, RECIPE, Portfolio
-from autotl.space.space import Space, to_json
-from autotl.store import TrialRow
+from autotl.search.leaderboard import rank
+from autotl.search.portfolio import WARM_START, Names, Portfolio
+from autotl.space.space import Space
+from autotl.store import TrialFacts, TrialRow
 
 
 @backbone
@@ -54,40 +54,50 @@ SPACE = Space(
 PARAMETERS = {"large": 100, "small": 10}
 
 
+WarmStart = Mapping[str, Mapping[str, Any]]
+
+
 class Search:
-    """A search without training: trials end as they are told."""
+    """A search without training: trials end as the test says."""
 
-    def __init__(self, past: Mapping[str, Mapping[str, Any]] | None = None) -> None:
-        self.study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-        self.portfolio = Portfolio(self.study, SPACE, 100, lambda: past or {})
+    def __init__(self, warm_start: WarmStart | None = None) -> None:
+        self.portfolio = Portfolio(SPACE, 100, lambda: warm_start or {})
         self.rows: list[TrialRow] = []
+        self.tried: dict[Names, TrialRow] = {}
+        self.params: list[dict[str, Any]] = []
 
-    def next(self, score: float = 0.5, status: str = "complete", **facts: Any) -> tuple[str, ...]:
-        """Run the next trial; returns the names of its recipe, () if the sampler chose."""
-        ranked = sorted(
-            (r for r in self.rows if r.status == "complete"), key=lambda r: -(r.score or 0)
-        )
-        self.portfolio.enqueue(ranked)
-        trial = self.study.ask()
-        config = to_json(SPACE.suggest(trial))
-        trial.set_user_attr("status", status)
-        self.study.tell(trial, score)
-        [name] = config["backbone"]
+    @property
+    def ranked(self) -> list[TrialRow]:
+        return rank(self.rows, "maximize")
+
+    def next(self, score: float = 0.5, status: str = "complete", **facts: Any) -> Names:
+        """Run the next recipe; returns its names, () if the sampler would choose."""
+        recipe = self.portfolio.next_recipe(self.ranked, self.tried)
+        assert recipe == self.portfolio.next_recipe(
+            self.ranked, self.tried
+        )  # asking changes nothing
+        if recipe is None:
+            return ()
+        names, params = recipe
+        config = {kind: {params.get(kind, "?"): {}} for kind in SPACE.plugins}
+        parameters = PARAMETERS[params.get("backbone", "large")]
         row = TrialRow(
-            trial.number,
+            len(self.rows),
             status,
             "",
             config,
-            score,
+            score if status == "complete" else None,
             1,
-            PARAMETERS[name],
+            parameters,
             1,
             1.0,
             datetime.now(UTC),
-            facts,
+            TrialFacts(recipe=list(names), **facts),
         )
         self.rows.append(row)
-        return tuple(trial.user_attrs.get(RECIPE, ()))
+        self.tried[names] = row
+        self.params.append(params)
+        return names
 
 
 def test_probes_come_first_then_the_recipes_on_the_best_backbone() -> None:
@@ -98,8 +108,7 @@ def test_probes_come_first_then_the_recipes_on_the_best_backbone() -> None:
     assert search.next() == ("large", "full", "linear")
     assert search.next() == ("small", "full", "linear")
     assert search.next() == ()
-    values = search.study.trials[3].params
-    assert values == {
+    assert search.params[3] == {
         "backbone": "large",
         "freeze": "full",
         "freeze.full.lr": 1e-4,
@@ -110,7 +119,7 @@ def test_probes_come_first_then_the_recipes_on_the_best_backbone() -> None:
 def test_of_backbones_within_a_standard_error_the_smaller_is_promising() -> None:
     search = Search()
     search.next(0.90)
-    search.next(0.88)  # a standard error of 0.90 on 100 pictures is 0.03
+    search.next(0.88)  # a standard error of 0.90 on 100 images is 0.03
     assert search.next() == ("small", "probe", "solved")
     search = Search()
     search.next(0.90)
@@ -145,7 +154,7 @@ def test_where_there_is_no_time_a_slower_backbone_is_not_tried() -> None:
     assert search.next() == ()
 
 
-def test_what_there_was_no_time_for_is_tried_again_when_the_study_goes_on() -> None:
+def test_recipes_that_were_out_of_time_are_tried_again_when_the_study_continues() -> None:
     search = Search()
     search.next(0.9)
     search.next(0.5)
@@ -153,7 +162,7 @@ def test_what_there_was_no_time_for_is_tried_again_when_the_study_goes_on() -> N
     for _ in range(2):
         search.next(status="out_of_time")
     assert search.next() == ()
-    search.portfolio = replace(search.portfolio, earlier=len(search.study.trials))
+    search.portfolio = replace(search.portfolio, first_trial=len(search.rows))
     assert search.next(status="out_of_time") == ("large", "full", "linear")
     assert search.next() == ("small", "full", "linear")
     assert search.next() == ()
@@ -169,58 +178,64 @@ def test_a_recipe_that_failed_does_not_end_the_others() -> None:
     assert search.next() == ()
 
 
-def test_what_did_best_before_comes_after_the_probes() -> None:
-    past = {"flowers": {"freeze": "full", "freeze.full.lr": 3e-4, "backbone": "small"}}
-    search = Search(past)
+def test_a_recipe_that_was_interrupted_is_tried_again() -> None:
+    search = Search()
+    assert search.next(status="interrupted") == ("large", "probe", "linear")
+    assert search.next(0.9) == ("large", "probe", "linear")
+    assert search.next(0.5) == ("small", "probe", "linear")
+
+
+def test_a_recipe_that_runs_is_not_tried_twice() -> None:
+    search = Search()
+    assert search.next(status="running") == ("large", "probe", "linear")
+    assert search.next() == ("small", "probe", "linear")
+
+
+def test_what_did_best_in_earlier_studies_comes_after_the_probes() -> None:
+    earlier = {"flowers": {"freeze": "full", "freeze.full.lr": 3e-4, "backbone": "small"}}
+    search = Search(earlier)
     search.next()
     search.next()
-    assert search.next() == (PAST, "flowers")
-    assert search.study.trials[2].params.items() >= past["flowers"].items()
+    assert search.next() == (WARM_START, "flowers")
+    assert search.params[2] == earlier["flowers"]
     assert search.next()[1:] == ("probe", "solved")
 
 
-def test_the_past_is_asked_only_when_the_backbones_are_probed() -> None:
-    def asked() -> Mapping[str, Any]:
+def test_earlier_studies_are_read_only_when_the_backbones_are_probed() -> None:
+    def warm_start() -> WarmStart:
         raise AssertionError("too early")
 
     search = Search()
-    search.portfolio = Portfolio(search.study, SPACE, 100, asked)
+    search.portfolio = Portfolio(SPACE, 100, warm_start)
     search.next()
     search.next()
     with pytest.raises(AssertionError, match="too early"):
         search.next()
 
 
-def test_a_cheap_trial_is_queued_once() -> None:
-    search = Search()
-    search.portfolio.enqueue_cheap([])
-    search.portfolio.enqueue_cheap([])
-    assert search.portfolio.waiting()
-    search.next()
-    assert search.study.trials[0].params["freeze"] == "probe"
-    assert search.portfolio.is_cheap(search.study.trials[0])
-    assert not search.portfolio.waiting()
-
-
-def test_what_is_a_probe() -> None:
+def test_which_recipes_are_probes() -> None:
     search = Search()
     for expected in (True, True, False, False, False):
-        search.next()
-        assert search.portfolio.is_probe(search.study.trials[-1]) == expected
+        assert search.portfolio.is_probe(search.next()) == expected
+    assert not search.portfolio.is_probe(())
 
 
-def test_a_cheap_trial_is_of_what_was_computed_before() -> None:
+def test_the_first_strategy_is_cheap() -> None:
+    portfolio = Search().portfolio
+    assert portfolio.is_cheap({"backbone": {"large": {}}, "freeze": {"probe": {"lr": 0.1}}})
+    assert not portfolio.is_cheap({"freeze": {"full": {}}})
+
+
+def test_a_cheap_trial_uses_what_was_computed_before() -> None:
     search = Search()
+    assert search.portfolio.cheapest_parameters([])["freeze"] == "probe"
     search.next(0.5)
     search.next(0.9)
-    for _ in range(6):
-        search.portfolio.enqueue_cheap(search.rows[1::-1])
-        search.study.ask()
-        queued = search.study.trials[-1].system_attrs["fixed_params"]
-        assert queued == {"freeze": "probe", "backbone": "small"}
+    cheap = {"freeze": "probe", "backbone": "small"}
+    assert search.portfolio.cheapest_parameters(search.ranked) == cheap
 
 
-def test_a_backbone_that_was_left_out_later_is_no_promising_one() -> None:
+def test_a_backbone_that_was_excluded_later_is_not_promising() -> None:
     search = Search()
     search.next(0.9)
     search.next(0.5)

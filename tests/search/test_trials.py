@@ -1,26 +1,29 @@
-"""The loop: what is drawn, filed as what it was, pruned, and gone on with."""
+"""The loop of trials: what is drawn, how trials are filed, pruned and repeated."""
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable
-from dataclasses import replace
+from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
-from images import FAST, rows
+from filelock import FileLock
+from images import FAST, read_trials
 from optuna.exceptions import StorageInternalError
 
-from autotl import engine, study, training
+from autotl import engine, report, study, training
 from autotl.errors import StoreError, StudyError
 from autotl.events import EpochCompleted, Event, TrialFinished, TrialStarted
-from autotl.search.trials import GIVE_UP
-from autotl.store import Store
+from autotl.search.leaderboard import rank
+from autotl.search.resume import PROBED_WITH, RECIPE
+from autotl.search.trials import GIVE_UP, quiet_optuna
+from autotl.store import EpochRow, Store, TrialRow
 
 Make = Callable[..., study.StudyConfig]
-
+Run = Callable[..., engine.Result]
 
 BROKEN = """
 from torch import nn
@@ -38,14 +41,14 @@ def refuses(features: int, classes: int):
 
 @head
 def diverges(features: int, classes: int):
-    '''Loses its numbers.'''
+    '''Has weights that are not numbers.'''
     layer = nn.Linear(features, classes)
     nn.init.constant_(layer.weight, float("nan"))
     return layer
 
 @head
 def greedy(features: int, classes: int):
-    '''Never fits.'''
+    '''Needs more memory than there is.'''
     import torch
     class Greedy(nn.Module):
         def __init__(self):
@@ -59,25 +62,85 @@ def greedy(features: int, classes: int):
 """
 
 
-def test_two_runs_with_one_seed_give_the_same_trials(settings: Make, tmp_path: Path) -> None:
-    first = engine.run(settings(out=tmp_path / "a", trials=7))
-    second = engine.run(settings(out=tmp_path / "b", trials=7))
-    other = engine.run(settings(out=tmp_path / "c", trials=7, seed=1))
-
-    def trials(result: engine.Result) -> list[Any]:
-        store = Store(f"sqlite:///{result.folder.parent}/autotl.db")
-        return [(r.config, r.score, r.status) for r in store.trials("photos")]
-
-    assert trials(first) == trials(second)
-    assert first.summary["test"] == second.summary["test"]
-    assert trials(first) != trials(other)
+@pytest.fixture
+def broken(images: Path, tmp_path: Path) -> list[Path]:
+    """Plugin files with heads that fail."""
+    (tmp_path / "broken.py").write_text(BROKEN)
+    return [images / "tiny_plugin.py", tmp_path / "broken.py"]
 
 
-def test_ctrl_c_keeps_what_is_known_and_the_trial_is_done_again(
-    settings: Make, tmp_path: Path
+def store_of(settings: study.StudyConfig) -> closing[Store]:
+    return closing(Store(f"sqlite:///{settings.out}/autotl.db"))
+
+
+def optuna_study(settings: study.StudyConfig) -> optuna.Study:
+    url = f"sqlite:///{settings.out}/autotl.db"
+    return optuna.load_study(study_name=settings.name, storage=url)
+
+
+def optuna_trials(settings: study.StudyConfig) -> list[optuna.trial.FrozenTrial]:
+    return optuna_study(settings).trials
+
+
+def best(settings: study.StudyConfig) -> TrialRow:
+    return rank(read_trials(settings), "maximize")[0]
+
+
+def results(rows: list[TrialRow]) -> list[tuple[Any, ...]]:
+    return [(row.config, row.score, row.status) for row in rows]
+
+
+# ---------------------------------------------------------------- what is drawn
+
+
+@pytest.fixture(scope="module")
+def plain_trials(
+    configure: Make, run_trials: Run, tmp_path_factory: pytest.TempPathFactory
+) -> list[TrialRow]:
+    """The seven trials of an ordinary search."""
+    chosen = configure(tmp_path_factory.mktemp("plain"), trials=7)
+    run_trials(chosen)
+    return read_trials(chosen)
+
+
+def test_two_runs_with_one_seed_give_the_same_trials(
+    settings: Make, run_trials: Run, plain_trials: list[TrialRow]
+) -> None:
+    run_trials(settings(trials=7))
+    assert results(read_trials(settings())) == results(plain_trials)
+
+
+def test_another_seed_gives_other_trials(
+    settings: Make, run_trials: Run, plain_trials: list[TrialRow]
+) -> None:
+    run_trials(settings(trials=7, seed=2**31 - 1))
+    other = read_trials(settings())
+    assert len(other) == 7
+    assert results(other) != results(plain_trials)
+
+
+def test_an_interrupted_trial_is_run_again_and_the_search_continues_as_planned(
+    settings: Make, run_trials: Run, plain_trials: list[TrialRow]
 ) -> None:
     def interrupt(event: Event) -> None:
         if isinstance(event, EpochCompleted) and event.number == 2 and event.epoch == 2:
+            raise KeyboardInterrupt
+
+    assert run_trials(settings(trials=7), interrupt).interrupted
+    rows = read_trials(settings())
+    assert [row.status for row in rows] == ["complete", "complete", "interrupted"]
+    assert (rows[2].score, rows[2].reason) == (None, "Ctrl-C")
+    assert not run_trials(settings(trials=7)).interrupted
+    rows = read_trials(settings())
+    assert rows[3].config == rows[2].config
+    done = [row for row in rows if row.status not in ("interrupted", "running")]
+    assert len(done) == 7
+    assert results(done) == results(plain_trials)
+
+
+def test_an_interrupted_search_keeps_its_best_model(settings: Make) -> None:
+    def interrupt(event: Event) -> None:
+        if isinstance(event, EpochCompleted) and event.number == 2:
             raise KeyboardInterrupt
 
     result = engine.run(settings(), interrupt)
@@ -85,87 +148,44 @@ def test_ctrl_c_keeps_what_is_known_and_the_trial_is_done_again(
     assert result.summary["test"] is None
     assert result.summary["best"]["trial"] in (0, 1)
     assert (result.folder / "model" / "model.safetensors").exists()
-    made = rows(settings())
-    assert [r.status for r in made] == ["complete", "complete", "interrupted"]
-    assert made[2].score is None
-    after = engine.run(settings())
-    assert not after.interrupted
-    made = rows(settings())
-    assert made[3].config == made[2].config
-    done = [r for r in made if r.status not in ("interrupted", "running")]
-    assert len(done) == 6
-    assert after.summary["test"] is not None
-    # it goes on as if it had not been interrupted
-    engine.run(settings(study="straight"))
-    assert [r.config for r in rows(settings(study="straight"))] == [r.config for r in done]
 
 
-def test_a_killed_run_is_cleared_away(settings: Make) -> None:
-    engine.run(settings(trials=2))
-    url = f"sqlite:///{settings().out}/autotl.db"
-    loaded = optuna.load_study(study_name="photos", storage=url)
-    zombie = loaded.ask()
-    zombie.set_user_attr("process", ["elsewhere", 1])
-    Store(url).begin_trial("photos", zombie.number, {}, 3)
-    engine.run(settings(trials=3))
-    made = rows(settings())
-    assert [r.status for r in made][:3] == ["complete", "complete", "interrupted"]
-    assert made[2].reason == "its process ended"
+def test_a_killed_run_is_recovered(settings: Make, run_trials: Run) -> None:
+    run_trials(settings(trials=2))
+    killed = optuna_study(settings()).ask()
+    with store_of(settings()) as store:
+        store.begin_trial("photos", killed.number, {}, 3)
+    run_trials(settings(trials=3))
+    rows = read_trials(settings())
+    assert [row.status for row in rows][:3] == ["complete", "complete", "interrupted"]
+    assert rows[2].reason == "its process ended"
 
 
-def test_a_trial_killed_before_it_drew_keeps_its_recipe(settings: Make) -> None:
-    """It is in Optuna's tables alone, and what it was to draw in its attributes."""
-    few = {"freeze": ["linear_probe", "last_blocks"], "head": ["linear"]}
-    engine.run(settings(**few, trials=2))
-    url = f"sqlite:///{settings().out}/autotl.db"
-    loaded = optuna.load_study(study_name="photos", storage=url)
-    recipe = next(t for t in loaded.trials if t.params["freeze"] == "last_blocks")
-    loaded.enqueue_trial(recipe.params, user_attrs={"recipe": ["tiny", "last_blocks", "other"]})
-    loaded.ask().set_user_attr("process", ["elsewhere", 1])
-    engine.run(settings(**few, trials=3))
-    again = optuna.load_study(study_name="photos", storage=url).trials
-    assert again[3].params == recipe.params
-    assert again[3].user_attrs["recipe"] == ["tiny", "last_blocks", "other"]
-
-
-def test_heads_beside_one_that_is_solved_for_have_all_their_epochs(settings: Make) -> None:
-    engine.run(settings(freeze=["linear_probe"], head=["logistic_regression", "mlp"], trials=12))
-    epochs: dict[str, set[int]] = {}
-    url = f"sqlite:///{settings().out}/autotl.db"
-    trials = optuna.load_study(study_name="photos", storage=url).trials
-    for row in rows(settings()):
-        epochs.setdefault(next(iter(row.config["head"])), set()).add(row.epochs)
-        assert trials[row.number].user_attrs["epochs"] == row.epochs  # for the pruner
-    assert epochs == {"logistic_regression": {1}, "mlp": {FAST["epochs"]}}
-
-
-def test_a_metric_that_needs_two_classes_says_so_at_once(settings: Make, tmp_path: Path) -> None:
-    made = settings(metric="auroc", trials=1)
-    for name, kept in (("red", 20), ("green", 2), ("blue", 0)):
-        for i in range(kept, 20):
-            (tmp_path / "photos" / name / f"{i}.png").unlink()
-    (tmp_path / "photos" / "blue").rmdir()
-    with pytest.raises(StudyError, match="auroc needs pictures of two classes to validate on"):
-        engine.run(made)
-    assert rows(made) == []
-
-
-def test_a_metric_that_needs_two_classes_to_test_on_says_so_at_once(
-    settings: Make, tmp_path: Path
+def test_a_study_that_another_process_runs_is_not_disturbed(
+    settings: Make, run_trials: Run
 ) -> None:
-    made = settings(metric="auroc", trials=1)
-    lines = ["path,label,split"]
-    for number, part in enumerate(["train"] * 10 + ["val"] * 5 + ["test"] * 5):
-        for label in ("red",) if part == "test" else ("red", "green"):
-            lines.append(f"photos/{label}/{number}.png,{label},{part}")
-    (tmp_path / "table.csv").write_text("\n".join(lines))
-    with pytest.raises(StudyError, match="auroc needs pictures of two classes to test on"):
-        engine.run(made.model_copy(update={"data": str(tmp_path / "table.csv")}))
+    chosen = settings(trials=1, prefer="accuracy")
+    run_trials(chosen)
+    running = optuna_study(chosen).ask()
+    with store_of(chosen) as store:
+        store.update_study("photos", state="running")
+        before = store.study("photos")
+        with FileLock(store.lock_file("photos", chosen.folder), timeout=0):
+            with pytest.raises(StudyError, match="is being run by another process"):
+                engine.run(settings(trials=2, prefer="cheap"))
+        assert store.study("photos") == before
+    state = optuna_trials(chosen)[running.number].state
+    assert state == optuna.trial.TrialState.RUNNING
 
 
-def test_a_seed_may_be_any(settings: Make) -> None:
-    assert engine.run(settings(trials=1, seed=2**31 - 1)).best
+def test_optuna_is_quiet_only_while_a_search_runs() -> None:
+    before = optuna.logging.get_verbosity()
+    with quiet_optuna():
+        assert optuna.logging.get_verbosity() == optuna.logging.WARNING
+    assert optuna.logging.get_verbosity() == before
 
+
+# ---------------------------------------------------------------- limits
 
 WIDE = """
 from autotl import backbone
@@ -181,58 +201,88 @@ def wide():
 """
 
 
-def test_limits_bind_the_trials_of_earlier_runs_too(
-    settings: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_limits_apply_to_the_trials_of_earlier_runs(
+    settings: Make,
+    run_trials: Run,
+    images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    made = settings(freeze=["linear_probe"], head=["linear"], trials=3)
-    monkeypatch.syspath_prepend(tmp_path)  # where the plugin of the fixture is
+    monkeypatch.syspath_prepend(images)  # where tiny_plugin.py is
     (tmp_path / "wide_plugin.py").write_text(WIDE)
-    plugins = (*made.plugin, tmp_path / "wide_plugin.py")
-    both = made.model_copy(update={"backbone": ("tiny", "wide"), "plugin": plugins})
-    first = engine.run(both)
-    names = {row.number: next(iter(row.config["backbone"])) for row in rows(made)}
+    plugins = [images / "tiny_plugin.py", tmp_path / "wide_plugin.py"]
+    options = {"plugin": plugins, "freeze": ["linear_probe"], "head": ["linear"], "trials": 3}
+
+    def both(**limits: Any) -> study.StudyConfig:
+        return settings(**{**options, "backbone": ["tiny", "wide"], **limits})
+
+    def summary() -> dict[str, Any]:
+        with store_of(both()) as store:
+            return report.write(store, "photos", tmp_path / "report")
+
+    run_trials(both())
+    names = {row.number: next(iter(row.config["backbone"])) for row in read_trials(both())}
     assert set(names.values()) == {"tiny", "wide"}
-    result = engine.run(both.model_copy(update={"max_parameters": 3000}))
-    assert result.best
-    assert "tiny" in result.best["config"]["backbone"]
-    assert {names[point["trial"]] for point in result.summary["pareto"]} == {"tiny"}
-    barred = {row.number for row in rows(made) if row.facts.get("barred")}
-    assert barred == {number for number, name in names.items() if name == "wide"}
-    assert "0.01 M parameters, more than 0.00 M" in (result.folder / "report.html").read_text()
-    with pytest.raises(StudyError, match="limits leave out every trial"):
-        engine.run(both.model_copy(update={"max_parameters": 10, "backbone": ("tiny",)}))
-    again = engine.run(both)  # without the limit they are back
-    assert again.summary["pareto"] == first.summary["pareto"]
-    assert not any(row.facts.get("barred") for row in rows(made))
+    first = summary()
+    run_trials(both(max_parameters=3000))
+    limited = summary()
+    assert "tiny" in limited["best"]["config"]["backbone"]
+    assert {names[point["trial"]] for point in limited["pareto"]} == {"tiny"}
+    excluded = {row.number for row in read_trials(both()) if row.facts.excluded}
+    assert excluded == {number for number, name in names.items() if name == "wide"}
+    assert "0.01 M parameters, more than 0.00 M" in (tmp_path / "report/report.html").read_text()
+    with pytest.raises(StudyError, match="limits exclude every trial"):
+        run_trials(both(max_parameters=10, backbone=["tiny"]))
+    run_trials(both())  # without the limit they count again
+    assert summary()["pareto"] == first["pareto"]
+    assert not any(row.facts.excluded for row in read_trials(both()))
 
 
-def test_a_living_run_is_not_disturbed(settings: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine.run(settings(trials=1))
-    url = f"sqlite:///{settings().out}/autotl.db"
-    running = optuna.load_study(study_name="photos", storage=url).ask()
-    running.set_user_attr("process", [platform.node(), 1])
-    monkeypatch.setattr("os.kill", lambda *_: None)  # process 1 is alive
-    with pytest.raises(StudyError, match="is being run by process 1"):
-        engine.run(settings(trials=2))
-
-
-def test_a_run_that_is_in_its_finals_is_not_disturbed(
-    settings: Make, monkeypatch: pytest.MonkeyPatch
+def test_a_limit_is_a_constraint_that_the_sampler_learns_from(
+    settings: Make, run_trials: Run
 ) -> None:
-    engine.run(settings(trials=1, prefer="accuracy"))
-    known = Store(f"sqlite:///{settings().out}/autotl.db")
-    known.update("photos", state="running", process=[platform.node(), 1])
-
-    def someone_elses(*_: object) -> None:
-        raise PermissionError
-
-    monkeypatch.setattr("os.kill", someone_elses)
-    with pytest.raises(StudyError, match="is being run by process 1"):
-        engine.run(settings(trials=2, prefer="cheap"))
-    assert known.require("photos")["prefer"] == "accuracy"
+    with pytest.raises(StudyError, match="more than 0"):
+        run_trials(settings(max_parameters=10, trials=2))
+    first = optuna_trials(settings())[0]
+    assert first.constraints["parameters"] > 0
+    assert first.state == optuna.trial.TrialState.PRUNED
+    assert read_trials(settings())[0].status == "incompatible"
+    chosen = settings(study="b", max_parameters=10**6, trials=1)
+    run_trials(chosen)
+    assert optuna_trials(chosen)[0].constraints["parameters"] < 0
 
 
-def test_a_database_that_fails_in_a_trial_is_one_line(
+OWN = """
+from torch import nn
+from autotl import head
+
+@head
+def own(features: int, classes: int):
+    '''Whose file is not loaded in the next run.'''
+    return nn.Linear(features, classes)
+"""
+
+
+def test_a_trial_whose_plugin_is_not_loaded_does_not_win(
+    settings: Make, run_trials: Run, images: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "own.py").write_text(OWN)
+    files = [images / "tiny_plugin.py", tmp_path / "own.py"]
+    run_trials(settings(head=["own"], plugin=files, trials=1))
+    assert best(settings()).config["head"] == {"own": {}}
+    run_trials(settings(head=["linear"], trials=2))
+    assert "linear" in best(settings()).config["head"]
+    excluded = [row.facts.excluded for row in read_trials(settings())]
+    assert excluded == ["the head plugin 'own' is not loaded in this run", ""]
+    run_trials(settings(head=["own"], plugin=files, trials=3))
+    assert not any(row.facts.excluded for row in read_trials(settings()))
+    assert best(settings())
+
+
+# ---------------------------------------------------------------- failures
+
+
+def test_a_database_that_fails_in_a_trial_is_explained_in_one_line(
     settings: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object, **__: object) -> None:
@@ -245,171 +295,201 @@ def test_a_database_that_fails_in_a_trial_is_one_line(
 
 
 @pytest.mark.parametrize(
-    ("head", "end", "reason"),
+    ("head", "status", "reason"),
     [
         ("explodes", "failed", "RuntimeError: boom"),
         ("refuses", "incompatible", "needs more features"),
         ("diverges", "diverged", "nan in epoch 1"),
-        ("greedy", "out_of_memory", "one picture alone"),
+        ("greedy", "out_of_memory", "a single image"),
     ],
 )
-def test_trials_are_filed_as_what_they_are(
-    settings: Make, tmp_path: Path, head: str, end: str, reason: str
+def test_trials_are_filed_with_their_status_and_reason(
+    settings: Make, run_trials: Run, broken: list[Path], head: str, status: str, reason: str
 ) -> None:
-    (tmp_path / "broken.py").write_text(BROKEN)
-    files = [tmp_path / "tiny_plugin.py", tmp_path / "broken.py"]
-    with pytest.raises(StudyError, match="no trial has come to its end") as error:
-        engine.run(settings(head=[head], plugin=files))
+    with pytest.raises(StudyError, match="no trial completed") as error:
+        run_trials(settings(head=[head], plugin=broken))
     assert reason in str(error.value)
-    first = rows(settings())[0]
-    assert first.status == end
+    first = read_trials(settings())[0]
+    assert first.status == status
     assert reason in first.reason
-    url = f"sqlite:///{settings().out}/autotl.db"
-    trial = optuna.load_study(study_name="photos", storage=url).trials[0]
+    trial = optuna_trials(settings())[0]
     assert trial.state == optuna.trial.TrialState.FAIL
-    assert trial.user_attrs["status"] == end
+    assert (trial.user_attrs["status"], trial.user_attrs["reason"]) == (status, first.reason)
 
 
-def test_one_broken_candidate_does_not_end_the_search(settings: Make, tmp_path: Path) -> None:
-    (tmp_path / "broken.py").write_text(BROKEN)
-    files = [tmp_path / "tiny_plugin.py", tmp_path / "broken.py"]
-    result = engine.run(settings(head=["linear", "explodes"], plugin=files, trials=12))
-    assert result.summary["trials"]["failed"] >= 1
-    assert "linear" in result.summary["best"]["config"]["head"]
+def test_one_broken_candidate_does_not_end_the_search(
+    settings: Make, run_trials: Run, broken: list[Path]
+) -> None:
+    run_trials(settings(head=["linear", "explodes"], plugin=broken, trials=12))
+    rows = read_trials(settings())
+    assert len([row for row in rows if row.status == "failed"]) >= 1
+    assert "linear" in best(settings()).config["head"]
 
 
-OWN = """
-from torch import nn
-from autotl import head
-
-@head
-def own(features: int, classes: int):
-    '''Whose file is not there in the next run.'''
-    return nn.Linear(features, classes)
-"""
+# ---------------------------------------------------------------- probes
 
 
-def test_whose_plugin_is_no_longer_loaded_does_not_win(settings: Make, tmp_path: Path) -> None:
-    (tmp_path / "own.py").write_text(OWN)
-    files = [tmp_path / "tiny_plugin.py", tmp_path / "own.py"]
-    first = engine.run(settings(head=["own"], plugin=files, trials=1))
-    assert first.summary["best"]["config"]["head"] == {"own": {}}
-    other = engine.run(settings(head=["linear"], trials=2))
-    assert "linear" in other.summary["best"]["config"]["head"]
-    barred = [row.facts.get("barred", "") for row in rows(settings())]
-    assert barred == ["the head plugin 'own' is not loaded in this run", ""]
-    again = engine.run(settings(head=["own"], plugin=files, trials=3))
-    assert not any(row.facts.get("barred") for row in rows(settings()))
-    assert again.best
+@dataclass(frozen=True)
+class Probes:
+    """A search whose first six trials are probes, ended at the seventh."""
+
+    settings: Make
+    events: list[Event]
+
+    @property
+    def rows(self) -> list[TrialRow]:
+        return read_trials(self.settings())
 
 
-def optuna_trials(made: study.StudyConfig) -> list[optuna.trial.FrozenTrial]:
-    url = f"sqlite:///{made.out}/autotl.db"
-    return optuna.load_study(study_name=made.name, storage=url).trials
+@pytest.fixture(scope="module")
+def probes(configure: Make, run_trials: Run, tmp_path_factory: pytest.TempPathFactory) -> Probes:
+    """Of 24 trials, of which a quarter is trained in one pass."""
+    out = tmp_path_factory.mktemp("probes")
+    options = {
+        "trials": 24,
+        "head": ["linear", "mlp", "cosine"],
+        "freeze": ["linear_probe", "full"],
+    }
+    events: list[Event] = []
+
+    def listener(event: Event) -> None:
+        events.append(event)
+        if isinstance(event, TrialStarted) and event.number == 6:
+            raise KeyboardInterrupt
+
+    assert run_trials(configure(out, **options), listener).interrupted
+    return Probes(lambda **more: configure(out, **{**options, **more}), events)
 
 
-def test_a_probe_takes_other_heads_along(settings: Make) -> None:
-    chosen = settings(trials=24, head=["linear", "mlp", "cosine"], freeze=["linear_probe", "full"])
-    shown: list[Event] = []
-    engine.run(chosen, shown.append)
-    filed = rows(chosen)[:6]  # a quarter of the trials
-    heads = [next(iter(r.config["head"])) for r in filed]
+def test_a_probe_is_trained_together_with_others(probes: Probes) -> None:
+    rows = probes.rows[:6]  # a quarter of the trials
+    heads = [next(iter(row.config["head"])) for row in rows]
     assert heads == ["linear", "cosine", "linear", "mlp", "cosine", "linear"]
-    assert {next(iter(r.config["freeze"])) for r in filed} == {"linear_probe"}
-    assert len({r.config["freeze"]["linear_probe"]["lr"] for r in filed}) == 6
-    assert all((r.status, r.epochs) == ("complete", 3) for r in filed)
-    assert all(len(store_of(chosen).epochs("photos", r.number)) == 3 for r in filed)
-    for row, trial in zip(filed, optuna_trials(chosen), strict=False):
-        assert trial.value == row.score == trial.intermediate_values[3]
+    assert {next(iter(row.config["freeze"])) for row in rows} == {"linear_probe"}
+    assert len({row.config["freeze"]["linear_probe"]["lr"] for row in rows}) == 6
+    assert all((row.status, row.epochs) == ("complete", 3) for row in rows)
+    with store_of(probes.settings()) as store:
+        epochs = [store.epochs("photos", row.number) for row in rows]
+    assert all([row.epoch for row in one] == [1, 2, 3] for one in epochs)
+    for row, trial, one in zip(rows, optuna_trials(probes.settings())[:6], epochs, strict=True):
+        assert trial.value == row.score == trial.intermediate_values[3] == one[-1].score
+        assert isinstance(one[-1], EpochRow)
         assert row.trained_parameters
-        assert trial.user_attrs.get("beside") == (0 if row.number else None)
-    assert isinstance(filed[0].facts["logme"], float)
-    assert "full" in rows(chosen)[6].config["freeze"]
-    # each began, had its epochs and ended
+        assert trial.user_attrs.get(PROBED_WITH) == (0 if row.number else None)
+    assert isinstance(rows[0].facts.logme, float)
+    assert [row.facts.is_probe for row in rows] == [True] + [False] * 5
+    assert [row.facts.recipe for row in rows] == [["tiny", "linear_probe", "linear"]] + [[]] * 5
+    assert "full" in probes.rows[6].config["freeze"]
+
+
+def test_every_probe_is_shown_to_start_to_train_and_to_finish(probes: Probes) -> None:
     for number in range(6):
-        mine = [type(e) for e in shown if getattr(e, "number", None) == number]
+        mine = [type(e) for e in probes.events if getattr(e, "number", None) == number]
         assert mine == [TrialStarted, EpochCompleted, EpochCompleted, EpochCompleted, TrialFinished]
 
 
-def test_what_rides_along_scores_what_it_would_alone(settings: Make) -> None:
-    chosen = settings(trials=24, head=["linear", "mlp"], freeze=["linear_probe", "full"])
-    engine.run(chosen)
-    row = next(r for r in rows(chosen)[1:6] if "mlp" in r.config["head"])
-    again = settings(
-        study="again",
+def test_a_probe_scores_what_it_would_alone(
+    probes: Probes, settings: Make, run_trials: Run
+) -> None:
+    row = next(row for row in probes.rows[1:6] if "mlp" in row.config["head"])
+    alone = settings(
         trials=1,
         head=list(row.config["head"]),
         space=row.config,
         freeze=list(row.config["freeze"]),
     )
-    engine.run(again)
-    assert rows(again)[0].score == row.score
+    run_trials(alone)
+    assert read_trials(alone)[0].score == row.score
 
 
-def test_an_interrupted_probe_is_done_again_with_its_company(settings: Make) -> None:
+def test_an_interrupted_probe_is_run_again_with_the_others(settings: Make, run_trials: Run) -> None:
     def interrupt(event: Event) -> None:
         if isinstance(event, EpochCompleted) and event.number == 0 and event.epoch == 2:
             raise KeyboardInterrupt
 
+    def stop(event: Event) -> None:
+        if isinstance(event, TrialStarted) and event.number == 6:
+            raise KeyboardInterrupt
+
     options = {"trials": 12, "head": ["linear", "mlp"]}
-    assert engine.run(settings(**options), interrupt).interrupted
-    assert [r.status for r in rows(settings())] == ["interrupted"] * 3
-    engine.run(settings(**options))
-    made = rows(settings())
-    assert [r.status for r in made[3:6]] == ["complete"] * 3
-    assert made[3].config == made[0].config
-    assert [t.user_attrs.get("beside") for t in optuna_trials(settings())[3:6]] == [None, 3, 3]
+    assert run_trials(settings(**options), interrupt).interrupted
+    assert [row.status for row in read_trials(settings())] == ["interrupted"] * 3
+    run_trials(settings(**options), stop)
+    rows = read_trials(settings())
+    assert [row.status for row in rows[3:6]] == ["complete"] * 3
+    assert rows[3].config == rows[0].config
+    beside = [trial.user_attrs.get(PROBED_WITH) for trial in optuna_trials(settings())[3:6]]
+    assert beside == [None, 3, 3]
 
 
-def test_a_broken_head_beside_a_probe_fails_alone(settings: Make, tmp_path: Path) -> None:
-    (tmp_path / "broken.py").write_text(BROKEN)
-    files = [tmp_path / "tiny_plugin.py", tmp_path / "broken.py"]
-    chosen = settings(head=["explodes", "linear", "diverges"], plugin=files, trials=16)
-    engine.run(chosen)
-    filed = rows(chosen)[:4]
-    assert [r.status for r in filed] == ["complete", "diverged", "failed", "complete"]
-    assert "boom" in filed[2].reason
+def test_a_broken_head_beside_a_probe_fails_alone(
+    settings: Make, run_trials: Run, broken: list[Path]
+) -> None:
+    def stop(event: Event) -> None:
+        if isinstance(event, TrialStarted) and event.number == 4:
+            raise KeyboardInterrupt
+
+    chosen = settings(head=["explodes", "linear", "diverges"], plugin=broken, trials=16)
+    run_trials(chosen, stop)
+    rows = read_trials(chosen)[:4]
+    assert [row.status for row in rows] == ["complete", "diverged", "failed", "complete"]
+    assert "boom" in rows[2].reason
     assert "boom" in optuna_trials(chosen)[2].user_attrs["traceback"]
 
 
-def test_a_limit_is_a_constraint_that_the_sampler_learns_from(settings: Make) -> None:
-    with pytest.raises(StudyError, match="more than 0"):
-        engine.run(settings(max_parameters=10, trials=2))
-    first = optuna_trials(settings())[0]
-    assert first.constraints["parameters"] > 0
-    assert first.state == optuna.trial.TrialState.PRUNED
-    assert rows(settings())[0].status == "incompatible"
-    chosen = settings(study="b", max_parameters=10**6, trials=2)
-    engine.run(chosen)
-    assert optuna_trials(chosen)[0].constraints["parameters"] < 0
+def test_heads_beside_a_closed_form_head_have_all_their_epochs(
+    settings: Make, run_trials: Run
+) -> None:
+    heads = ["logistic_regression", "mlp"]
+    run_trials(settings(freeze=["linear_probe"], head=heads, trials=12))
+    epochs: dict[str, set[int]] = {}
+    trials = optuna_trials(settings())
+    for row in read_trials(settings()):
+        epochs.setdefault(next(iter(row.config["head"])), set()).add(row.epochs)
+        assert trials[row.number].user_attrs["epochs"] == row.epochs
+    assert epochs == {"logistic_regression": {1}, "mlp": {FAST["epochs"]}}
 
 
-def test_a_study_learns_from_its_predecessors(settings: Make, tmp_path: Path) -> None:
-    past = settings(study="past", trials=5)
-    best = engine.run(past).best
-    assert best
+# ---------------------------------------------------------------- earlier studies
+
+
+@pytest.fixture
+def earlier(settings: Make, run_trials: Run) -> study.StudyConfig:
+    """A study of the same data."""
+    chosen = settings(study="past", trials=5)
+    run_trials(chosen)
+    return chosen
+
+
+def test_a_study_learns_from_earlier_ones(
+    settings: Make, run_trials: Run, earlier: study.StudyConfig, tmp_path: Path
+) -> None:
     chosen = settings(history=True, trials=3)
-    engine.run(chosen)
-    second = rows(chosen)[1]
-    assert second.config == best["config"]
-    assert optuna_trials(chosen)[1].user_attrs["recipe"] == ["learned from", "past"]
-    # what was learned stands, whatever other studies do meanwhile
-    engine.run(settings(study="other", trials=5, seed=1))
-    engine.run(chosen.model_copy(update={"trials": 5}))
-    learned = [t.user_attrs.get("recipe", [""])[0] for t in optuna_trials(chosen)]
+    run_trials(chosen)
+    assert read_trials(chosen)[1].config == best(earlier).config
+    assert optuna_trials(chosen)[1].user_attrs[RECIPE] == ["learned from", "past"]
+    # What was learned stays, whatever other studies do meanwhile.
+    run_trials(settings(study="other", trials=5, seed=1))
+    run_trials(chosen.model_copy(update={"trials": 5}))
+    learned = [trial.user_attrs.get(RECIPE, [""])[0] for trial in optuna_trials(chosen)]
     assert learned.count("learned from") == 1
-    # from another database, and not at all
-    there = settings(
-        out=tmp_path / "else", history=True, learn_from=f"{past.out}/autotl.db", trials=2
-    )
-    engine.run(there)
-    assert optuna_trials(there)[1].user_attrs["recipe"][0] == "learned from"
+    # From another database:
+    place = f"{earlier.out}/autotl.db"
+    elsewhere = settings(out=tmp_path / "else", history=True, learn_from=place, trials=2)
+    run_trials(elsewhere)
+    assert optuna_trials(elsewhere)[1].user_attrs[RECIPE][0] == "learned from"
+
+
+def test_a_study_without_history_learns_from_none(
+    settings: Make, run_trials: Run, earlier: study.StudyConfig
+) -> None:
     without = settings(study="without", trials=3)
-    engine.run(without)
-    assert "learned from" not in str([t.user_attrs.get("recipe") for t in optuna_trials(without)])
+    run_trials(without)
+    recipes = [trial.user_attrs.get(RECIPE) for trial in optuna_trials(without)]
+    assert "learned from" not in str(recipes)
 
 
-def test_a_database_to_learn_from_must_be_there(settings: Make, tmp_path: Path) -> None:
+def test_a_database_to_learn_from_must_exist(settings: Make, tmp_path: Path) -> None:
     (tmp_path / "past.db").touch()
     for place in (f"{tmp_path}/pst.db", f"sqlite:///{tmp_path}/pst.db"):
         with pytest.raises(StoreError, match=r"no database .*pst.db; did you mean 'past.db'\?"):
@@ -417,54 +497,60 @@ def test_a_database_to_learn_from_must_be_there(settings: Make, tmp_path: Path) 
     assert [file.name for file in tmp_path.glob("*.db")] == ["past.db"]
 
 
-def store_of(made: study.StudyConfig) -> Store:
-    return Store(f"sqlite:///{made.out}/autotl.db")
+# ---------------------------------------------------------------- pruning
 
 
-def test_pruning_is_fed_and_filed(settings: Make) -> None:
+def test_pruned_trials_are_filed(settings: Make, run_trials: Run) -> None:
     strong = {"freeze": {"linear_probe": {"lr": [3e-4, 3e-2]}}}
     options = {"space": strong, "freeze": ["linear_probe"], "trials": 25, "epochs": 6}
-    engine.run(settings(**options))
-    url = f"sqlite:///{settings().out}/autotl.db"
-    trials = optuna.load_study(study_name="photos", storage=url).trials
-    pruned = [t for t in trials if t.state == optuna.trial.TrialState.PRUNED]
+    run_trials(settings(**options))
+    pruned = [t for t in optuna_trials(settings()) if t.state == optuna.trial.TrialState.PRUNED]
     assert pruned
-    assert all(0 < len(t.intermediate_values) < 6 for t in pruned)
-    filed = {r.number: r for r in rows(settings())}
-    assert all(filed[t.number].status == "pruned" for t in pruned)
-    assert all("worst tenth" in filed[t.number].reason for t in pruned)
+    assert all(0 < len(trial.intermediate_values) < 6 for trial in pruned)
+    rows = {row.number: row for row in read_trials(settings())}
+    for trial in pruned:
+        row, epochs = rows[trial.number], len(trial.intermediate_values)
+        assert (row.status, row.reason) == ("pruned", f"pruned after epoch {epochs} of 6")
+        assert RECIPE not in trial.user_attrs
 
+
+# ---------------------------------------------------------------- out of time
 
 SLOW = {"freeze": ["linear_probe", "last_blocks", "full"], "head": ["linear", "mlp"]}
 
 
 @pytest.fixture
 def slow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All but linear probes take forever."""
-    measure = training.measure
+    """All strategies but linear probes take too long."""
+    measure = training.measure_cost
 
-    def measured(network: Any, config: Any, task: Any) -> Any:
-        cost = measure(network, config, task)
+    def measured(model: Any, config: Any, task: Any) -> Any:
+        cost = measure(model, config, task)
         long = config["freeze"].name != "linear_probe"
-        return replace(cost, epoch=1e9, costly=1.0) if long else cost
+        return replace(cost, epoch_seconds=1e9, backbone_epoch_fraction=1.0) if long else cost
 
-    monkeypatch.setattr(training, "measure", measured)
+    monkeypatch.setattr(training, "measure_cost", measured)
 
 
 @pytest.mark.usefixtures("slow")
-def test_what_there_is_no_time_for_gives_way_to_what_is_cheapest(settings: Make) -> None:
-    engine.run(settings(budget=300.0, trials=9, **SLOW))
-    ends = [(r.status, next(iter(r.config["freeze"]))) for r in rows(settings())]
-    late = [i for i, (end, _) in enumerate(ends[:-1]) if end == "out_of_time"]
+def test_a_trial_that_does_not_fit_is_followed_by_the_cheapest(
+    settings: Make, run_trials: Run
+) -> None:
+    run_trials(settings(budget=300.0, trials=9, **SLOW))
+    rows = read_trials(settings())
+    ends = [(row.status, next(iter(row.config["freeze"]))) for row in rows]
+    late = [i for i, (status, _) in enumerate(ends[:-1]) if status == "out_of_time"]
     assert late
     assert all(ends[i + 1][1] == "linear_probe" for i in late)
-    assert all((end == "out_of_time") == (name != "linear_probe") for end, name in ends)
+    assert all((status == "out_of_time") == (name != "linear_probe") for status, name in ends)
 
 
 @pytest.mark.usefixtures("slow")
-def test_the_search_ends_where_there_is_time_for_cheap_trials_only(settings: Make) -> None:
-    """It would go on for hours with trials that nobody asked for."""
-    engine.run(settings(budget=9999.0, trials=None, **SLOW))
-    ends = [r.status for r in rows(settings())]
+def test_the_search_ends_where_there_is_time_for_cheap_trials_only(
+    settings: Make, run_trials: Run
+) -> None:
+    """It would continue for hours with trials that are not what was asked for."""
+    run_trials(settings(budget=9999.0, trials=None, **SLOW))
+    ends = [row.status for row in read_trials(settings())]
     assert ends[-1] == "out_of_time"
-    assert GIVE_UP <= ends.count("out_of_time") <= 4 * GIVE_UP  # the first few cheap ones may lead
+    assert GIVE_UP <= ends.count("out_of_time") <= 4 * GIVE_UP  # the first cheap ones may lead

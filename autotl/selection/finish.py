@@ -1,0 +1,192 @@
+"""The end of a search: choose the winner, refit it, save its model, test it once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+from autotl import events
+from autotl.errors import AutoTLError, StoreError, StudyError, TrialStopped
+from autotl.evaluation import error_analysis
+from autotl.events import Listener
+from autotl.models import Model
+from autotl.search.budget import Budget
+from autotl.search.context import TrainingContext
+from autotl.search.leaderboard import Leaderboard, contender, search_winner
+from autotl.search.selection_budget import SelectionBudget
+from autotl.search.trials import TrialModel
+from autotl.selection.final_selection import FinalSelection
+from autotl.selection.refit import refit
+from autotl.selection.repeats import Repeats
+from autotl.selection.run_folder import Evidence, RunFolder
+from autotl.selection.sealed_test import SealedTest
+from autotl.store import Contender, ImageRow, Store
+
+
+class Finish:
+    """Hands over the model of a study.
+
+    Args:
+        store: The database.
+        context: What all trainings of the study share.
+        leaderboard: The trials.
+        budget: The wall clock.
+        listener: Is notified of progress.
+        best: The model of the best trial, if this run trained it.
+        versions: Of Python and of the libraries that decide a result.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        context: TrainingContext,
+        leaderboard: Leaderboard,
+        budget: Budget,
+        listener: Listener,
+        best: TrialModel | None,
+        versions: Mapping[str, str],
+    ) -> None:
+        self.store, self.context, self.leaderboard = store, context, leaderboard
+        self.budget, self.listener, self.best = budget, listener, best
+        self.plan = SelectionBudget(leaderboard, budget)
+        repeats = Repeats(store, context, self.plan, budget, listener)
+        self.selection = FinalSelection(repeats, context, self.plan, budget, listener, best)
+        self.folder = RunFolder(store, context, leaderboard.rows, versions)
+        self.test = SealedTest(store, context, budget, listener)
+
+    def run(self) -> None:
+        """Hold the final selection, refit the winner, save its model, open the test split once.
+
+        A winner that was refitted and tested in an earlier run keeps its model.
+
+        Raises:
+            StudyError: The refit failed, and there is no other model of the winner.
+        """
+        try:
+            with self.budget.stage("selection"):
+                self.selection.run()
+            if self.selection.result is None and self._earlier_stands():
+                text = (
+                    "there was no time for a final selection; the result of the earlier one stands"
+                )
+                self.listener(events.Note(text, warning=True))
+                return
+            winner = self._winner()
+            saved = self.folder.saved()
+            tested = self.test.result(winner, refitted=True) is not None
+            if saved and saved.contender.id == winner.id and tested:
+                self._update_evidence(winner)
+                self.listener(events.Note(f"{winner.name} is still the best; its model stands"))
+                return
+            with self.budget.stage("selection"):
+                evidence = self._evidence(winner)
+            self._hand_over(winner, evidence)
+        except StoreError:
+            raise  # nothing can be written down
+        except (KeyboardInterrupt, AutoTLError):
+            self.keep()
+            raise
+
+    def keep(self) -> None:
+        """Leave a model, and facts that belong to it, for a search that was interrupted.
+
+        What an earlier run refitted stays. Else it is a model of the best so far, without a refit
+        or a test.
+        """
+        ranked, saved = self.leaderboard.ranked, self.folder.saved()
+        if not ranked:
+            return
+        winner = self._winner()
+        available = {row.number for row in ranked}
+        if saved and available.issuperset(saved.contender.trials[:1]):
+            if self.selection.result and saved.contender.id == winner.id:
+                self._update_evidence(winner)
+            return
+        model = self.selection.model_of(winner) if self.selection.result else None
+        if model:
+            self.folder.save(winner, model, Evidence(self.selection.result))
+        elif self.best and self.best.number in available:
+            row = self.leaderboard.rows[self.best.number]
+            self.folder.save(contender(row), self.best.model, Evidence())
+
+    def _winner(self) -> Contender:
+        """The winner of the final selection, or of the search where there was none."""
+        facts = self.store.study(self.context.settings.name)
+        row = search_winner(self.leaderboard.ranked, facts)
+        return self.selection.winner(otherwise=contender(row))
+
+    def _earlier_stands(self) -> bool:
+        """Whether an earlier run's final selection, its model and its test still hold."""
+        saved = self.folder.saved()
+        facts = self.store.study(self.context.settings.name)
+        if not saved or not facts.selection:
+            return False
+        ranked = {row.number for row in self.leaderboard.ranked}
+        tested = self.test.was_tested(saved.contender) or not self.test.exists
+        return saved.contender.lead in ranked and tested
+
+    def _update_evidence(self, winner: Contender) -> None:
+        """Store the new comparison with the model that stands; its calibration stands too."""
+        facts = self.store.study(self.context.settings.name)
+        images = tuple(self.store.images(self.context.settings.name))
+        evidence = Evidence(self.selection.result, facts.calibration, images)
+        self.folder.store_evidence(winner, evidence, refitted=True)
+
+    def _evidence(self, winner: Contender) -> Evidence:
+        """The comparison, the calibration and possible label issues of a new winner."""
+        predictions = self.selection.out_of_sample(winner)
+        if predictions is None:
+            return Evidence(self.selection.result)
+        dataset = self.context.dataset
+        issues = error_analysis.find_label_issues(
+            dataset, predictions.indices, predictions.probabilities
+        )
+        return Evidence(
+            self.selection.result,
+            self.selection.calibrate(predictions),
+            tuple(ImageRow(**issue) for issue in issues),
+        )
+
+    def _hand_over(self, winner: Contender, evidence: Evidence) -> None:
+        """Refit the winner on train + validation, save the model, open the test split once."""
+        began = time.monotonic()
+        model, refitted = self._refit(winner)
+        seconds = time.monotonic() - began
+        self.folder.save(winner, model, evidence, refitted=refitted)
+        result = self.test.result(winner, refitted=refitted)  # if it was the winner before
+        if result is None and self.test.may_open(winner):
+            rows = [self.leaderboard.rows[trial] for trial in winner.trials]
+            trained = max(row.trained_parameters or 0 for row in rows) or None
+            with self.budget.stage("test"):
+                result = self.test.run(
+                    winner, rows[0], trained=trained, refit_seconds=seconds, refitted=refitted
+                )
+        if result:
+            self.folder.write_card(winner, result, refitted=refitted)
+
+    def _refit(self, winner: Contender) -> tuple[Model, bool]:
+        """The refitted model, or one trained on a part of the data; whether it is refitted.
+
+        Raises:
+            StudyError: The refit failed, and there is no other model.
+        """
+        fallback = self.selection.model_of(winner)
+        try:
+            model = refit(
+                winner,
+                self.leaderboard.rows,
+                self.context,
+                self.plan,
+                self.budget,
+                self.listener,
+                has_fallback=fallback is not None,
+            )
+        except TrialStopped as stop:
+            if fallback is None:
+                raise StudyError(f"the refit of {winner.name} stopped early: {stop}") from None
+            text = (
+                f"the winner was not refitted ({stop}); its model was trained on a part of the data"
+            )
+            self.listener(events.Note(text, warning=True))
+            return fallback, False
+        return model, True

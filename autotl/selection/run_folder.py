@@ -1,0 +1,221 @@
+"""Writes the model folder, its model card and the recipes into the run folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from autotl import study
+from autotl.artifact import model_card, model_folder
+from autotl.models import Model
+from autotl.scoring import metrics
+from autotl.search.context import TrainingContext
+from autotl.search.leaderboard import validation_interval
+from autotl.space import space
+from autotl.space.space import Config
+from autotl.store import (
+    Calibration,
+    Contender,
+    ImageRow,
+    PretrainedWeights,
+    SavedModel,
+    Selection,
+    Store,
+    StudyFacts,
+    TestResult,
+    TrialRow,
+)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known of a winner: its final selection, its calibration and possible label issues."""
+
+    selection: Selection | None = None
+    calibration: Calibration | None = None
+    label_issues: tuple[ImageRow, ...] = ()
+
+
+class RunFolder:
+    """The model and the recipes in the run folder, and the facts of the study about them.
+
+    Args:
+        store: The database.
+        context: What all trainings of the study share.
+        rows: The trials by number.
+        versions: Of Python and of the libraries that decide a result.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        context: TrainingContext,
+        rows: Mapping[int, TrialRow],
+        versions: Mapping[str, str],
+    ) -> None:
+        self.store, self.context, self.rows, self.versions = store, context, rows, versions
+        self.settings, self.dataset = context.settings, context.dataset
+        self.name, self.folder = context.settings.name, context.settings.folder
+
+    def saved(self) -> SavedModel | None:
+        """The model in the run folder; None if there is none, or it was not refitted."""
+        model = self.store.study(self.name).model
+        there = (self.folder / "model").is_dir()
+        return model if model and model.refitted and there else None
+
+    def save(
+        self, winner: Contender, model: Model, evidence: Evidence, *, refitted: bool = False
+    ) -> None:
+        """Write ``model/`` and ``recipe.toml``, and store what is known of the winner.
+
+        Of a combination, the member with the largest weight has ``recipe.toml`` and the others
+        ``recipe-2.toml``, ...
+
+        Raises:
+            StoreError: The folder cannot be written.
+        """
+        configs = [self.context.config(self.rows[trial]) for trial in winner.trials]
+        weights = _pretrained_weights(configs)
+        self.store.set_images(self.name, [])  # nothing is known until the new model is there
+        self.store.update_study(
+            self.name, weights=weights, model=None, selection=None, calibration=None
+        )
+        recipes = self._write_recipes(winner, configs, model.input_spec.size)
+        facts: dict[str, Any] = {
+            "data": {"source": self.dataset.source, "fingerprint": self.dataset.fingerprint},
+            "weights": weights.model_dump(),
+            "training": recipes[0],
+            "versions": dict(self.versions),
+        }
+        if len(configs) > 1:
+            facts["combination"] = {
+                "kind": winner.kind,
+                "members": [
+                    {"name": f"trial {member.trial}", "weight": member.weight, "training": recipe}
+                    for member, recipe in zip(winner.members, recipes, strict=True)
+                ],
+            }
+        if evidence.calibration:
+            facts["temperature"] = evidence.calibration.temperature
+        others = configs[1:] if winner.kind == "ensemble" else []
+        model_folder.save(
+            self.folder / "model",
+            model,
+            configs[0],
+            self.dataset.classes,
+            facts,
+            other_configs=others,
+        )
+        self.store_evidence(winner, evidence, refitted=refitted)
+        self.write_card(winner, refitted=refitted)
+
+    def store_evidence(self, winner: Contender, evidence: Evidence, *, refitted: bool) -> None:
+        """Store whose model is in the folder and what is known of it."""
+        self.store.set_images(self.name, evidence.label_issues)
+        self.store.update_study(
+            self.name,
+            model=SavedModel(contender=winner, refitted=refitted),
+            selection=evidence.selection,
+            calibration=evidence.calibration,
+        )
+
+    def write_card(
+        self, winner: Contender, test: TestResult | None = None, *, refitted: bool
+    ) -> None:
+        """Write the model card, with everything that is known of the model's quality.
+
+        Raises:
+            StoreError: The model card cannot be written.
+        """
+        facts = self.store.study(self.name)
+        splits = ("train", "validation", "test")
+        results = {
+            "metric": self.settings.metric,
+            "images": {split: len(self.dataset.indices(split)) for split in splits},
+            "validation": self._validation_result(winner, facts),
+            "selection": _selection_result(winner, facts.selection),
+            "optimism": self._optimism(winner, facts.selection),
+            "calibration": facts.calibration.model_dump() if facts.calibration else None,
+            "refitted": refitted,
+        }
+        if test:
+            results["test"] = test.model_dump()
+        model_card.write(self.folder / "model", self.name, results)
+
+    def _write_recipes(
+        self, winner: Contender, configs: Sequence[Config], size: int
+    ) -> list[dict[str, Any]]:
+        """Write a recipe for each member; return what they say."""
+        for old in self.folder.glob("recipe-[2-9].toml"):
+            old.unlink()
+        recipes, sources = [], self._sources()
+        pairs = zip(winner.trials, configs, strict=True)
+        for number, (trial, config) in enumerate(pairs, start=1):
+            training = {
+                **self.context.decisive_settings(),
+                "epochs": self.rows[trial].epochs,
+                "views": self.rows[trial].facts.views,
+                "image_size": size,
+            }
+            file = self.folder / ("recipe.toml" if number == 1 else f"recipe-{number}.toml")
+            settings = {**sources, **training, "versions": dict(self.versions)}
+            study.write_recipe(file, space.to_json(config), settings, of=len(configs))
+            recipes.append({**space.to_json(config), **training})
+        return recipes
+
+    def _sources(self) -> dict[str, Any]:
+        """The data, the plugin files and the folder of weights, as absolute paths."""
+        source: str = self.dataset.source
+        if Path(source).exists():
+            source = str(Path(source).resolve())
+        sources: dict[str, Any] = {"data": source}
+        if self.settings.plugin:
+            sources["plugin"] = [str(file.resolve()) for file in self.settings.plugin]
+        if self.settings.weights:
+            sources["weights"] = str(self.settings.weights.resolve())
+        return sources
+
+    def _validation_result(self, winner: Contender, facts: StudyFacts) -> dict[str, Any] | None:
+        """The score of a single trial on the validation split; a combination has none."""
+        row = self.rows[winner.lead]
+        if winner.kind != "trial" or row.score is None:
+            return None
+        interval = validation_interval(row, facts)
+        has_interval = interval.low < interval.high  # one split has no interval for other metrics
+        return {
+            "score": row.score,
+            "low": interval.low if has_interval else None,
+            "high": interval.high if has_interval else None,
+            "n": len(self.dataset.indices("validation")),
+        }
+
+    def _optimism(self, winner: Contender, selection: Selection | None) -> float | None:
+        """By how much the search overrated the winner; None if it was not repeated."""
+        contenders = selection.contenders if selection else []
+        repeated = next((c for c in contenders if c.id == winner.id), None)
+        score = self.rows[winner.lead].score
+        if winner.kind != "trial" or repeated is None or score is None:
+            return None
+        return metrics.get(self.settings.metric).gain(score, repeated.mean)
+
+
+def _selection_result(winner: Contender, selection: Selection | None) -> dict[str, Any] | None:
+    contenders = selection.contenders if selection else []
+    standing = next((c.standing for c in contenders if c.id == winner.id), None)
+    if selection is None or standing is None:
+        return None
+    return {"repeats": selection.repeats, **standing.score.model_dump()}
+
+
+def _pretrained_weights(configs: Sequence[Config]) -> PretrainedWeights:
+    """The names of backbones, the origins of their weights, and their licences."""
+    backbones = [config["backbone"] for config in configs]
+    pairs = [(b, b.plugin.given.get("weights")) for b in backbones]
+    columns = {
+        "backbone": [b.name for b, _ in pairs],
+        "origin": [w.origin if w else b.plugin.origin for b, w in pairs],
+        "licence": [w.licence if w else "unknown" for _, w in pairs],
+    }
+    return PretrainedWeights(**{k: ", ".join(dict.fromkeys(v)) for k, v in columns.items()})

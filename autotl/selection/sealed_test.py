@@ -1,0 +1,138 @@
+"""Scores the model in the run folder on the test split, once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from autotl import events, models, training
+from autotl.artifact import model_folder
+from autotl.evaluation import error_analysis
+from autotl.events import Listener
+from autotl.scoring import calibration, intervals, metrics
+from autotl.search.budget import Budget
+from autotl.search.context import TrainingContext
+from autotl.store import Contender, ImageRow, Store, TestResult, TrialRow
+
+MAX_SALIENCY_SECONDS = 10.0
+"""Time for saliency maps of misclassified images."""
+
+
+class SealedTest:
+    """The test split of a study; each opening is written down before it happens.
+
+    Args:
+        store: The database.
+        context: What all trainings of the study share.
+        budget: The wall clock.
+        listener: Is notified of progress.
+    """
+
+    def __init__(
+        self, store: Store, context: TrainingContext, budget: Budget, listener: Listener
+    ) -> None:
+        self.store, self.context = store, context
+        self.budget, self.listener = budget, listener
+        self.settings, self.dataset = context.settings, context.dataset
+        self.name = context.settings.name
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is a test split."""
+        return len(self.dataset.indices("test")) > 0
+
+    def result(self, contender: Contender, *, refitted: bool) -> TestResult | None:
+        """The last result of a contender, with or without a refit; None without one."""
+        results = [
+            row.result
+            for row in self.store.tests(self.name)
+            if row.done and row.contender.id == contender.id and row.result.refitted == refitted
+        ]
+        return results[-1] if results else None
+
+    def was_tested(self, contender: Contender) -> bool:
+        """Whether a contender has a result."""
+        tests = self.store.tests(self.name)
+        return any(row.done and row.contender.id == contender.id for row in tests)
+
+    def may_open(self, winner: Contender) -> bool:
+        """Whether the test split may be used for this winner: not after it was for another.
+
+        Who tests winner after winner and keeps the one that tests best has selected by the test.
+        """
+        tests = self.store.tests(self.name)
+        others = [row.contender for row in tests if row.contender.id != winner.id]
+        if not others or self.settings.retest:
+            return self.exists
+        names = sorted({c.name for c in others} - {winner.name}) or [f"another {winner.name}"]
+        text = (
+            f"{winner.name} was not tested: the test split was opened before, for "
+            f"{', '.join(names)}; use --retest to open it once more, and the report will say so"
+        )
+        self.listener(events.Note(text, warning=True))
+        return False
+
+    def run(
+        self, winner: Contender, row: TrialRow, *, trained: int | None, refit_seconds: float,
+        refitted: bool,
+    ) -> TestResult:  # fmt: skip
+        """Score the model in the run folder, calibrated as ``autotl predict`` does.
+
+        Args:
+            winner: Whose model it is.
+            row: Its trial with the largest weight.
+            trained: Number of trained parameters.
+            refit_seconds: Time of the refit.
+            refitted: Whether it was refitted.
+
+        Raises:
+            ArtifactError: The model cannot be loaded.
+        """
+        indices = self.dataset.indices("test")
+        self.listener(events.Stage("opening the test split"))
+        opening = self.store.open_test(self.name, winner, row.config)
+        folder = self.settings.folder / "model"
+        predictor = model_folder.load(folder, self.context.registry, self.context.device)
+        batches = self.context.batches(predictor.network, "test")
+        raw = training.predict(predictor.network, batches, predictor.device)
+        probabilities = calibration.apply_temperature(raw, predictor.temperature)
+        labels = self.dataset.labels[indices]
+        images, _ = next(iter(batches))
+        latency = training.milliseconds_per_image(predictor.network, images[:32], predictor.device)
+        result = TestResult(
+            **self._scores(labels, probabilities, np.array(self.dataset.units)[indices]),
+            ms_per_item=latency,
+            parameters=models.count_parameters(predictor.network),
+            trained_parameters=trained,
+            refit_seconds=refit_seconds,
+            refitted=refitted,
+        )
+        mistakes = error_analysis.find_mistakes(self.dataset, indices, probabilities)
+        seconds = min(MAX_SALIENCY_SECONDS, self.budget.left - self.budget.fixed / 2)
+        mistakes = error_analysis.add_saliency(mistakes, self.dataset, predictor.network, seconds)
+        self.store.set_images(self.name, [ImageRow(**m) for m in mistakes], opening)
+        self.store.close_test(opening, result)
+        return result
+
+    def _scores(
+        self, labels: metrics.Labels, probabilities: metrics.Probabilities, units: metrics.Labels
+    ) -> dict[str, Any]:
+        metric = metrics.get(self.settings.metric)
+        low, high = intervals.score_interval(
+            metric, labels, probabilities, self.settings.seed, units=units
+        )
+        confusion = metrics.confusion_matrix(labels, probabilities)
+        per_class = [
+            {"class": name, "n": sum(row), "score": row[i] / sum(row) if sum(row) else None}
+            for i, (name, row) in enumerate(zip(self.dataset.classes, confusion, strict=True))
+        ]
+        return {
+            "score": metric.score(labels, probabilities),
+            "low": low,
+            "high": high,
+            "n": len(labels),
+            "ece": calibration.expected_calibration_error(labels, probabilities),
+            "per_class": per_class,
+            "confusion_matrix": confusion,
+        }

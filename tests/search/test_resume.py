@@ -1,0 +1,305 @@
+"""What a study keeps from earlier runs, and that only one process runs it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import optuna
+import pytest
+from filelock import FileLock
+from optuna.trial import TrialState
+
+from autotl import Range, backbone, freeze, head
+from autotl.errors import StoreError, StudyError
+from autotl.events import Event, Note, ignore
+from autotl.search import resume
+from autotl.search.resume import PROBED_WITH, RECIPE, exclusive
+from autotl.space.registry import Excluded, Registry
+from autotl.space.space import Space, to_json
+from autotl.store import Store, default_url
+from autotl.study import StudyConfig, configure
+
+
+@backbone
+def large() -> Any: ...
+
+
+@backbone
+def small() -> Any: ...
+
+
+@freeze
+def full(model: Any, *, lr: Annotated[float, Range(1e-5, 1e-2, log=True)] = 1e-4) -> Any: ...
+
+
+@head
+def linear(features: int, classes: int) -> Any: ...
+
+
+PLUGINS = Registry([large, small, full, linear])
+SPACE = Space({"backbone": (large, small), "freeze": (full,), "head": (linear,)})
+SMALL = replace(SPACE, plugins={**SPACE.plugins, "backbone": (small,)})
+LARGE = {"backbone": "large", "freeze": "full", "freeze.full.lr": 1e-3, "head": "linear"}
+
+Settings = Callable[..., StudyConfig]
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    def make(**options: Any) -> StudyConfig:
+        return configure("photos", {"study": "s", "out": tmp_path / "runs", **options})
+
+    return make
+
+
+@pytest.fixture
+def store() -> Store:
+    store = Store("sqlite://")
+    store.begin_study("s")
+    return store
+
+
+def open_study(
+    store: Store, settings: StudyConfig, space: Space = SPACE, plugins: Registry = PLUGINS
+) -> optuna.Study:
+    return resume.resume(store, settings, space, plugins, ignore)
+
+
+def run_trial(
+    store: Store,
+    study: optuna.Study,
+    params: dict[str, Any],
+    status: str = "complete",
+    parameters: int = 1000,
+    **attributes: Any,
+) -> optuna.Trial:
+    """A trial as the search writes it down; one that is ``running`` was killed."""
+    study.enqueue_trial(params, user_attrs=attributes)
+    trial = study.ask()
+    store.begin_trial("s", trial.number, to_json(SPACE.suggest(trial)), 3)
+    store.update_trial("s", trial.number, {"parameters": parameters})
+    if status == "complete":
+        study.tell(trial, 0.5)
+        store.finish_trial("s", trial.number, status, score=0.5)
+    return trial
+
+
+# ---------------------------------------------------------------- one process
+
+
+def test_a_second_lock_is_refused_and_does_not_disturb_the_first(settings: Settings) -> None:
+    chosen = settings()
+    store = Store(default_url(chosen.out))
+    message = "'s' is being run by another process.*--study"
+    with exclusive(store, chosen):
+        for _ in range(2):
+            with pytest.raises(StudyError, match=message), exclusive(store, chosen):
+                pass
+        elsewhere = chosen.model_copy(update={"out": chosen.out / "other"})
+        with pytest.raises(StudyError, match="another process"), exclusive(store, elsewhere):
+            pass
+        with exclusive(store, chosen.model_copy(update={"study": "another"})):
+            pass
+    with exclusive(store, chosen):
+        pass
+    store.close()
+
+
+HOLDER = """
+import sys
+from autotl.search.resume import exclusive
+from autotl.store import Store
+from autotl.study import configure
+store = Store(sys.argv[1])
+with exclusive(store, configure("photos", {"study": "s", "out": sys.argv[2]})):
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_the_lock_of_another_process_ends_with_it(settings: Settings) -> None:
+    chosen = settings()
+    url = default_url(chosen.out)
+    store = Store(url)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, url, str(chosen.out)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with holder:
+        assert holder.stdout
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(StudyError, match="another process"), exclusive(store, chosen):
+            pass
+        assert holder.poll() is None
+        holder.kill()  # it cannot release anything
+    with exclusive(store, chosen):
+        pass
+    store.close()
+
+
+def test_the_lock_is_released_when_the_search_fails(store: Store, settings: Settings) -> None:
+    chosen = settings()
+    with pytest.raises(KeyboardInterrupt), exclusive(store, chosen):
+        raise KeyboardInterrupt
+    with FileLock(store.lock_file("s", chosen.folder), timeout=0):
+        pass
+
+
+def test_a_lock_that_cannot_be_written_is_explained(store: Store, settings: Settings) -> None:
+    chosen = settings()
+    chosen.folder.parent.mkdir()
+    chosen.folder.touch()
+    message = "cannot write .*choose another --out"
+    with pytest.raises(StoreError, match=message), exclusive(store, chosen):
+        pass
+
+
+# ---------------------------------------------------------------- killed runs
+
+
+def test_a_new_study_is_made_once(store: Store, settings: Settings) -> None:
+    first = open_study(store, settings(metric="log_loss"))
+    assert (first.direction.name, first.metric_names) == ("MINIMIZE", ["log_loss"])
+    assert first.user_attrs["space"] == SPACE.fingerprint
+    run_trial(store, first, LARGE)
+    again = open_study(store, settings(metric="log_loss"))
+    assert [trial.value for trial in again.trials] == [0.5]
+
+
+def test_the_trials_of_a_killed_run_are_enqueued_again(store: Store, settings: Settings) -> None:
+    study = open_study(store, settings())
+    run_trial(store, study, LARGE)
+    killed = run_trial(store, study, LARGE, "running", recipe=["large", "full", "linear"])
+    beside = run_trial(store, study, LARGE, "running", **{PROBED_WITH: killed.number})
+    study = open_study(store, settings())
+    rows = store.trials("s")
+    assert [row.status for row in rows] == ["complete", "interrupted", "interrupted"]
+    assert rows[1].reason == "its process ended"
+    states = [trial.state for trial in study.trials]
+    assert states[1] == states[2] == TrialState.FAIL
+    # The probe will be trained with others again, so the second is not enqueued by itself.
+    assert [trial.number for trial in study.trials if trial.state == TrialState.WAITING] == [3]
+    trial = study.ask()
+    SPACE.suggest(trial)
+    assert (trial.params, trial.user_attrs[RECIPE]) == (LARGE, ["large", "full", "linear"])
+    assert beside.number == 2
+
+
+def test_a_trial_killed_before_it_was_drawn_keeps_its_parameters(
+    store: Store, settings: Settings
+) -> None:
+    """It is in Optuna's tables alone, with what it was to draw in its attributes."""
+    study = open_study(store, settings())
+    study.enqueue_trial(LARGE, user_attrs={RECIPE: ["a", "b", "c"]})
+    study.ask()
+    study = open_study(store, settings())
+    assert store.trials("s") == []
+    trial = study.ask()
+    SPACE.suggest(trial)
+    assert (trial.number, trial.params, trial.user_attrs[RECIPE]) == (1, LARGE, ["a", "b", "c"])
+
+
+def test_a_rebuild_that_was_killed_is_finished(
+    store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = open_study(store, settings())
+    run_trial(store, study, LARGE)
+    real = optuna.create_study
+
+    def killed(*arguments: Any, **options: Any) -> Any:
+        if options.get("load_if_exists"):
+            return real(*arguments, **options)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(optuna, "create_study", killed)
+        with pytest.raises(KeyboardInterrupt):
+            open_study(store, settings(), SMALL)
+    study = open_study(store, settings(), SMALL)
+    assert [trial.value for trial in study.trials] == [0.5]
+    assert optuna.get_all_study_names(store.storage) == ["s"]
+
+
+def test_a_study_continues_in_another_space(store: Store, settings: Settings) -> None:
+    study = open_study(store, settings())
+    run_trial(store, study, LARGE)
+    run_trial(store, study, {**LARGE, "backbone": "small"})
+    events: list[Event] = []
+    study = resume.resume(store, settings(), SMALL, PLUGINS, events.append)
+    [note] = events
+    assert isinstance(note, Note)
+    assert "the search space has changed; 2 trials were carried over" in note.text
+    assert "backbone" not in study.trials[0].params
+    assert study.trials[1].params["backbone"] == "small"
+    assert study.user_attrs["space"] == SMALL.fingerprint
+    resume.resume(store, settings(), SMALL, PLUGINS, events.append)
+    assert len(events) == 1
+
+
+# ---------------------------------------------------------------- limits
+
+
+@pytest.mark.parametrize(
+    ("options", "space", "reason"),
+    [
+        ({"max_parameters": 999}, SPACE, "0.00 M parameters, more than 0.00 M"),
+        ({"max_parameters": 1000}, SPACE, ""),
+        ({}, SMALL, ""),
+        ({"licence": ["MIT"]}, SMALL, "its licence was not checked"),
+        ({"max_latency": 5.0}, SMALL, "its latency was not measured"),
+        (
+            {"max_latency": 5.0},
+            replace(SMALL, excluded=(Excluded("backbone", "large", "9.0 ms per image"),)),
+            "9.0 ms per image",
+        ),
+        (
+            {},
+            replace(SPACE, excluded=(Excluded("head", "large", "another kind"),)),
+            "",
+        ),
+    ],
+)
+def test_trials_that_the_limits_exclude_are_marked(
+    store: Store, settings: Settings, options: dict[str, Any], space: Space, reason: str
+) -> None:
+    run_trial(store, open_study(store, settings()), LARGE)
+    open_study(store, settings(**options), space)
+    [row] = store.trials("s")
+    assert reason in row.facts.excluded
+    assert bool(row.facts.excluded) == bool(reason)
+    open_study(store, settings())  # without the limits it counts again
+    assert store.trials("s")[0].facts.excluded == ""
+
+
+def test_trials_whose_plugin_is_not_loaded_are_marked(store: Store, settings: Settings) -> None:
+    run_trial(store, open_study(store, settings()), LARGE)
+    fewer = Registry([small, full, linear])
+    open_study(store, settings(), SMALL, fewer)
+    [row] = store.trials("s")
+    assert row.facts.excluded == "the backbone plugin 'large' is not loaded in this run"
+
+
+def test_only_marks_that_change_are_written(
+    store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = open_study(store, settings())
+    run_trial(store, study, LARGE)
+    run_trial(store, study, {**LARGE, "backbone": "small"}, parameters=10)
+    written: list[int] = []
+    real = store.update_trial
+
+    def update(study: str, number: int, **facts: Any) -> None:
+        written.append(number)
+        real(study, number, **facts)
+
+    monkeypatch.setattr(store, "update_trial", update)
+    open_study(store, settings(max_parameters=100))
+    open_study(store, settings(max_parameters=100))
+    assert written == [0]

@@ -1,0 +1,129 @@
+"""The refit on train + validation, and what is handed over where it does not complete."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import torch
+from selection_helpers import (
+    SMALL,
+    Make,
+    Spy,
+    favour,
+    read_facts,
+    score_combination,
+    texts,
+)
+from toy import model
+
+from autotl import engine
+from autotl.errors import Diverged
+from autotl.events import Event, Stage
+from autotl.models import ensemble
+from autotl.search.budget import Budget
+from autotl.search.selection_budget import Field, SelectionBudget
+from autotl.selection import repeats
+from autotl.selection.finish import Finish
+from autotl.selection.refit import combine
+from autotl.store import Contender, Member, single
+from autotl.testing.toy import SIDE
+
+
+def test_the_model_of_a_contender_is_made_of_those_of_its_members() -> None:
+    members = (Member(trial=3, weight=0.75), Member(trial=1, weight=0.25))
+    models = [model(0).eval(), model(1).eval()]
+    images = torch.randint(0, 256, (2, 3, SIDE, SIDE), dtype=torch.uint8)
+    first, second = (network(images).softmax(1) for network in models)
+    mixed = combine(Contender(kind="ensemble", members=members), models)
+    assert torch.allclose(mixed.eval()(images).softmax(1), 0.75 * first + 0.25 * second, atol=1e-6)
+    soup = combine(Contender(kind="soup", members=members), models).state_dict()
+    for name, value in ensemble.average_weights(models).state_dict().items():
+        assert torch.equal(soup[name], value)
+    assert combine(single(3), models[:1]) is models[0]
+
+
+def test_several_trainings_are_not_begun_in_the_time_for_one(
+    alike: Make, monkeypatch: pytest.MonkeyPatch, spy: Spy
+) -> None:
+    favour(monkeypatch, "last_blocks")
+    score_combination(monkeypatch, "soup", 0.99)
+    seconds = [0.0]
+    monkeypatch.setattr(SelectionBudget, "seconds", lambda *_: seconds[0])
+    evidence = Finish._evidence
+
+    def then_late(self: Finish, winner: Contender) -> Any:
+        seconds[0] = 1e4
+        return evidence(self, winner)
+
+    monkeypatch.setattr(Finish, "_evidence", then_late)
+    monkeypatch.setattr(repeats, "MOST_REPEATS", 2)
+    events: list[Event] = []
+    result = engine.run(alike(budget=1000.0), events.append)
+    assert not [task for task in spy.tasks if task.validation is None]
+    warnings = texts(events, warnings=True)
+    assert any("was not refitted (it would take" in text for text in warnings)
+    assert result.summary["test"]["n"] == 12
+
+
+def test_without_time_to_refit_the_model_of_a_repeat_is_handed_over(
+    small: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Budget, "refit_deadline", lambda *_: 0.0)
+    monkeypatch.setattr(repeats, "MOST_REPEATS", 2)
+    events: list[Event] = []
+    result = engine.run(small(budget=60.0), events.append)
+    warnings = texts(events, warnings=True)
+    assert any("the winner was not refitted (the time budget ended" in text for text in warnings)
+    assert result.summary["selection"]
+    assert result.summary["test"]["n"] == 12
+    saved = read_facts(small()).model
+    assert saved
+    assert not saved.refitted
+
+
+def test_without_repeats_the_model_of_the_trial_is_handed_over(
+    settings: Make, monkeypatch: pytest.MonkeyPatch, spy: Spy
+) -> None:
+    """It is calibrated on the validation split, which it was not trained on."""
+    monkeypatch.setattr(SelectionBudget, "choose_field", lambda *_: Field())
+    spy.fails = lambda task: Diverged("nan") if task.validation is None else None
+    result = engine.run(settings(**SMALL))
+    facts = read_facts(settings())
+    assert facts.model
+    assert not facts.model.refitted
+    assert facts.selection is None
+    assert facts.calibration
+    assert facts.calibration.n == facts.data.validation
+    config = json.loads((result.folder / "model" / "config.json").read_text())
+    assert config["temperature"] == facts.calibration.temperature
+    assert result.best
+    assert config["training"]["freeze"] == result.best["config"]["freeze"]
+    assert result.summary["test"]["n"] == 12
+
+
+def test_ctrl_c_in_the_refit_leaves_a_model_of_a_repeat(small: Make) -> None:
+    def interrupt(event: Event) -> None:
+        if isinstance(event, Stage) and event.name.startswith("refitting") and event.completed == 1:
+            raise KeyboardInterrupt
+
+    result = engine.run(small(), interrupt)
+    assert result.interrupted
+    assert result.summary["test"] is None
+    card = (result.folder / "model" / "README.md").read_text()
+    assert "not used by the search" not in card
+    assert "final selection: mean of 3 train/validation resamples" in card
+    resumed = engine.run(small())
+    assert resumed.summary["test"]["n"] == 12
+    card = (result.folder / "model" / "README.md").read_text()
+    assert "test split, not used by the search | 12 |" in card
+
+
+def test_a_refit_that_fails_is_reported_and_costs_nothing_else(small: Make, spy: Spy) -> None:
+    diverged = Diverged("the training loss is nan in epoch 1")
+    spy.fails = lambda task: diverged if task.validation is None else None
+    events: list[Event] = []
+    result = engine.run(small(), events.append)
+    assert any("nan in epoch 1" in text for text in texts(events, warnings=True))
+    assert result.summary["test"]["n"] == 12
