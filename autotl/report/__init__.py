@@ -10,17 +10,14 @@ writes notes for Optuna Dashboard.
 
 from autotl.report.page import write
 from autotl.report.sentences import describe_config, describe_result, plugin_choices, winner_name
-from autotl.report.summary import backbone_costs, distinct, leader, pareto, ranked, summarise, top
+from autotl.report.summary import backbone_costs, pareto, summarise, top
 
 __all__ = [
     "backbone_costs",
     "describe_config",
     "describe_result",
-    "distinct",
-    "leader",
     "pareto",
     "plugin_choices",
-    "ranked",
     "summarise",
     "top",
     "winner_name",

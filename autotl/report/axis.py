@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from autotl.report.figures import score_range
 from autotl.report.sentences import BASELINES
-from autotl.report.summary import ranked
+from autotl.search.leaderboard import rank
 from autotl.space.kinds import SEARCHED_KINDS
 
 if TYPE_CHECKING:
@@ -56,11 +56,9 @@ def score_intervals(summary: Mapping[str, Any]) -> dict[str, Any]:
     Returns:
         ``rows`` and ``ticks`` for the template; empty without a complete trial.
     """
-    finals = summary["finals"]
-    if finals:
-        rows = [_final_candidate(c, finals["winner"]) for c in finals["candidates"]]
-    else:
-        rows = _search_candidates(summary)
+    rows = [_labelled(contender) for contender in summary["contenders"]]
+    if not summary["selection"]:
+        rows = _with_baselines(rows, summary)
     if not rows:
         return {}
     if test := summary["test"]:
@@ -74,21 +72,21 @@ def score_intervals(summary: Mapping[str, Any]) -> dict[str, Any]:
     return {"rows": rows, "ticks": axis.ticks}
 
 
-def _final_candidate(candidate: Mapping[str, Any], winner: str) -> dict[str, Any]:
+def _labelled(contender: Mapping[str, Any]) -> dict[str, Any]:
     notes = []
-    if candidate["name"] == winner:
+    if contender["is_winner"]:
         notes.append("winner")
-    elif candidate["tied_with_best"]:
+    elif contender["tied_with_best"]:
         notes.append("tied")
-    if candidate["role"] in BASELINES:
-        notes.append(BASELINES[candidate["role"]])
-    role = "best" if candidate["name"] == winner else "finalist"
-    return {**candidate, "label": ", ".join([candidate["name"], *notes]), "role": role}
+    if contender["role"] in BASELINES:
+        notes.append(BASELINES[contender["role"]])
+    role = "best" if contender["is_winner"] else "finalist"
+    return {**contender, "label": ", ".join([contender["name"], *notes]), "role": role}
 
 
-def _search_candidates(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The finalists and baselines of a search without a final selection."""
-    rows = [{**f, "label": f"trial {f['trial']}", "role": "finalist"} for f in summary["finalists"]]
+def _with_baselines(rows: list[dict[str, Any]], summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The contenders and the baselines of a search without a final selection."""
+    rows = [{**row, "label": row["name"], "role": "finalist", "scores": ()} for row in rows]
     for role, baseline in summary["baselines"].items():
         if baseline:
             label = f"{BASELINES[role]}, trial {baseline['trial']}"
@@ -112,7 +110,7 @@ def plugin_effects(
     Returns:
         For each ``kind`` its ``rows`` and ``ticks``; the plugin with the best trial comes first.
     """
-    complete = ranked(rows, direction)
+    complete = rank(rows, direction)
     if len(complete) < 2:
         return []
     scores = [row.score for row in complete if row.score is not None]

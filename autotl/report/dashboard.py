@@ -19,7 +19,8 @@ import optuna
 
 from autotl.errors import StoreError, StudyError
 from autotl.report.dashboard_notes import Confusion, study_attributes, study_note, trial_note
-from autotl.report.summary import ranked, summarise
+from autotl.report.summary import summarise
+from autotl.search.leaderboard import rank
 
 if TYPE_CHECKING:
     from autotl.store import Store
@@ -49,7 +50,7 @@ def annotate(store: Store, study: str, folder: Path, within: float | None = None
     if not installed():
         return
     deadline = None if within is None else time.monotonic() + within
-    facts, rows = store.require(study), store.trials(study)
+    facts, rows = store.study(study), store.trials(study)
     try:
         optuna_study = optuna.load_study(study_name=study, storage=store.storage)
     except KeyError:  # deleted by another program, and its notes with it
@@ -57,13 +58,13 @@ def annotate(store: Store, study: str, folder: Path, within: float | None = None
     summary = summarise(store, study)
     ids = {trial.number: trial._trial_id for trial in optuna_study.get_trials(deepcopy=False)}
     confusions = _confusions(store, study)
-    digests: dict[str, str] = dict(facts.get("annotated") or {})
+    digests: dict[str, str] = dict(facts.dashboard_notes)
     notes = _Notes(optuna_study, digests)
     notes.save("study", None, study_note(summary, folder))
     for key, value in study_attributes(summary, folder).items():
         if optuna_study.user_attrs.get(key) != value:
             optuna_study.set_user_attr(key, value)
-    best_first = ranked(rows, facts.get("direction", "maximize"))
+    best_first = rank(rows, facts.direction)
     complete = {row.number for row in best_first}
     others = [row for row in rows if row.status != "running" and row.number not in complete]
     for row in [*best_first, *others]:
@@ -72,8 +73,8 @@ def annotate(store: Store, study: str, folder: Path, within: float | None = None
         if row.number in ids:
             text = trial_note(row, summary, folder, confusions.get(row.number))
             notes.save(str(row.number), ids[row.number], text)
-    if digests != facts.get("annotated"):
-        store.update(study, annotated=digests)
+    if digests != facts.dashboard_notes:
+        store.update_study(study, dashboard_notes=digests)
 
 
 def serve(
@@ -92,7 +93,7 @@ def serve(
         StudyError: There is no such study, or the extra ``dashboard`` is not installed.
         StoreError: The port is in use.
     """
-    store.require(study)
+    store.study(study)
     if not installed():
         raise StudyError(
             "Optuna Dashboard is not installed; install it with pip install 'autotl[dashboard]'"
@@ -139,19 +140,18 @@ def _digest(text: str) -> str:
 
 def _confusions(store: Store, study: str) -> dict[int, Confusion]:
     """The confusion matrix of each finalist: of its last test, or else the sum of its repeats."""
-    classes = (store.require(study).get("data") or {}).get("classes") or []
+    classes = store.study(study).data.classes
     repeats: dict[int, list[Any]] = {}
-    for final in store.finals(study):
-        if final.candidate == f"{final.trial}" and final.facts.get("confusion"):
-            matrices = repeats.setdefault(int(final.candidate), [])
-            matrices.append(np.array(final.facts["confusion"]))
+    for row in store.repeats(study):
+        if row.kind == "trial" and row.facts.confusion_matrix:
+            repeats.setdefault(row.trial, []).append(np.array(row.facts.confusion_matrix))
     confusions = {
         number: (sum(matrices).tolist(), "the validation splits of the final selection")
         for number, matrices in repeats.items()
     }
     for test in store.tests(study):
-        if test.facts.get("confusion") and test.candidate == f"trial {test.trial}":
-            confusions[test.trial] = test.facts["confusion"], "the test split"
+        if test.result.confusion_matrix and test.contender.kind == "trial":
+            confusions[test.contender.lead] = test.result.confusion_matrix, "the test split"
     return {
         number: Confusion(counts, classes, source)
         for number, (counts, source) in confusions.items()

@@ -60,9 +60,9 @@ def study_note(summary: Mapping[str, Any], folder: Path) -> str:
     """
     paragraphs = [f"## {escape_markdown(summary['study'])}"]
     paragraphs += [escape_markdown(sentence) for sentence in describe_result(summary)]
-    if summary["finalists"]:
-        paragraphs += ["### Finalists", _finalists(summary)]
-    if summary["finals"]:
+    if summary["contenders"]:
+        paragraphs += ["### Contenders", _contenders(summary)]
+    if summary["selection"]:
         paragraphs.append(
             "*Best Trial* in this dashboard has the best score of the search, on one split. The "
             "winner is that of the final selection, which compares several repeats."
@@ -71,23 +71,21 @@ def study_note(summary: Mapping[str, Any], folder: Path) -> str:
     return "\n\n".join(paragraphs)
 
 
-def _finalists(summary: Mapping[str, Any]) -> str:
-    finals = summary["finals"]
+def _contenders(summary: Mapping[str, Any]) -> str:
     rows = []
-    for candidate in finals["candidates"] if finals else summary["finalists"]:
-        name = candidate["name"] if finals else f"trial {candidate['trial']}"
-        tied = "tied" if candidate["tied_with_best"] else ""
-        low, high = candidate["low"], candidate["high"]
+    for contender in summary["contenders"]:
+        tied = "tied" if contender["tied_with_best"] else ""
+        low, high = contender["low"], contender["high"]
         rows.append(
             [
-                escape_markdown(name),
-                f"{candidate['mean']:.4f}",
+                escape_markdown(contender["name"]),
+                f"{contender['mean']:.4f}",
                 "" if low == high else f"{low:.4f} to {high:.4f}",
-                "winner" if name == winner_name(summary) else tied,
-                escape_markdown(describe_config(candidate["config"] or {}, values=False)),
+                "winner" if contender["is_winner"] else tied,
+                escape_markdown(describe_config(contender["config"] or {}, values=False)),
             ]
         )
-    head = ["candidate", escape_markdown(summary["metric"]), "95 % interval", "", "configuration"]
+    head = ["contender", escape_markdown(summary["metric"]), "95 % interval", "", "configuration"]
     return _table(head, rows)
 
 
@@ -138,10 +136,10 @@ def trial_note(
     if choices:
         paragraphs.append(_table(["kind", "plugin", "hyperparameters"], choices))
     paragraphs.append(escape_markdown("; ".join(_costs(row))) + ".")
-    for candidate in (summary["finals"] or {"candidates": []})["candidates"]:
-        if candidate["trial"] == row.number:
-            mean = format_interval(candidate["mean"], candidate)
-            scores = ", ".join(f"{score:.4f}" for score in candidate["scores"])
+    for contender in summary["contenders"] if summary["selection"] else ():
+        if contender["trial"] == row.number:
+            mean = format_interval(contender["mean"], contender)
+            scores = ", ".join(f"{score:.4f}" for score in contender["scores"])
             paragraphs.append(
                 f"Final selection: {escape_markdown(f'mean {mean}; repeats {scores}')}."
             )
@@ -178,9 +176,8 @@ def _confusion_table(confusion: Confusion) -> str:
 
 def _costs(row: TrialRow) -> list[str]:
     """The costs of a trial that were measured."""
-    costs = row.facts.get("costs") or {}
-    inference, peak = row.facts.get("ms_per_item") or 0, costs.get("peak_bytes") or 0
-    views = row.facts.get("views") or 1
+    inference, peak = row.facts.ms_per_item or 0, row.facts.costs.get("peak_bytes") or 0
+    views = row.facts.views
     parts = [
         (row.epochs, f"{row.epochs} epochs planned"),
         (row.seconds, f"{row.seconds:.1f} s"),

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from autotl.report.sentences import plugin_choices
-from autotl.report.summary import ranked
+from autotl.search.leaderboard import rank
 
 if TYPE_CHECKING:
     from autotl.store import EpochRow, TrialRow
@@ -97,7 +97,7 @@ def score_by_cost(
     Returns:
         A view for each cost that differs between trials; None without any.
     """
-    complete = ranked(rows, direction)
+    complete = rank(rows, direction)
     views = []
     for key, title in COSTS.items():
         points = [(c, row) for row in complete if (c := _cost(row, key)) is not None and c > 0]
@@ -125,7 +125,7 @@ def score_by_cost(
 
 
 def _cost(row: TrialRow, key: str) -> float | None:
-    return row.facts.get(key) if key == "ms_per_item" else getattr(row, key)
+    return row.facts.ms_per_item if key == "ms_per_item" else getattr(row, key)
 
 
 def _pareto_front(points: Sequence[tuple[float, TrialRow]]) -> list[tuple[float, TrialRow]]:
@@ -248,7 +248,7 @@ def learning_curves(
         The figure; None if no trial has two epochs.
     """
     rows = list(rows)
-    ranks = {row.number: rank for rank, row in enumerate(ranked(rows, direction))}
+    ranks = {row.number: i for i, row in enumerate(rank(rows, direction))}
     curves = []
     for row in rows:
         points = [(e.epoch, e.score) for e in epochs.get(row.number, ()) if e.score is not None]

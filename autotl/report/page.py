@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import math
 import shlex
 import warnings
@@ -12,20 +11,24 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ConfigDict, TypeAdapter
+
 from autotl.errors import StoreError
 from autotl.report import axis, figures
 from autotl.report.sentences import (
     describe_config,
     describe_result,
+    format_members,
     plugin_choices,
     winner_name,
     with_article,
 )
-from autotl.report.summary import backbone_costs, cost, summarise, test_of
+from autotl.report.summary import backbone_costs, find_winner, summarise
 from autotl.scoring import intervals
+from autotl.search.leaderboard import model_cost
 
 if TYPE_CHECKING:
-    from autotl.store import Store, TrialRow
+    from autotl.store import ImageRow, Store, StudyFacts, TrialRow
 
 MAX_ISSUES = 200
 """Problems of the data that the page lists at most; ``issues.csv`` has all."""
@@ -47,7 +50,7 @@ STAGES = {
     "time": "backbone timing",
     "pack": "image packing",
     "search": "search",
-    "finals": "final selection",
+    "selection": "final selection",
     "refit": "refit",
     "test": "test",
 }
@@ -73,9 +76,12 @@ def write(store: Store, study: str, folder: Path) -> dict[str, Any]:
     """
     summary = summarise(store, study)
     page = _render(_page(store, study, summary, folder))
+    # Standard JSON has neither NaN nor infinity.
+    adapter = TypeAdapter(Any, config=ConfigDict(ser_json_inf_nan="null"))
+    text = adapter.dump_json(summary, indent=2).decode()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+        (folder / "summary.json").write_text(text + "\n", encoding="utf-8")
         # A file name that is not valid Unicode must not prevent the report.
         (folder / "report.html").write_text(page, encoding="utf-8", errors="replace")
     except OSError as e:
@@ -113,31 +119,31 @@ def _hash(script: str) -> str:
 
 def _page(store: Store, study: str, summary: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Collect everything that the template shows; the template computes nothing itself."""
-    facts, rows, tests = store.require(study), store.trials(study), store.tests(study)
-    metric, direction = summary["metric"], facts.get("direction", "maximize")
+    facts, rows, tests = store.study(study), store.trials(study), store.tests(study)
+    metric, direction = summary["metric"], facts.direction
     winner = summary["best"]
     best = winner["trial"] if winner else None
     name = winner_name(summary) if winner else ""
-    test = test_of(winner and {**winner, "name": name}, tests)
+    test, mistakes = _test(store, study, facts, rows)
     confusion = _confusion(test, summary["data"]["classes"])
     epochs = {row.number: store.epochs(study, row.number) for row in rows}
-    issues = facts.get("issues") or []
+    issues = store.data_issues(study)
     return {
         "summary": summary,
-        "facts": facts,
         "higher": direction == "maximize",
-        "state": facts.get("state", ""),
+        "state": facts.state,
         "result": describe_result(summary),
         "cheapest": _smallest_tied(summary, {row.number: row for row in rows}),
         "winner": name,
         "recipe": plugin_choices(winner["config"] or {}) if winner else {},
         "describe_config": describe_config,
         "with_article": with_article,
+        "format_members": format_members,
         "openings": tests,
         "test": test,
         "per_class": _per_class(test),
         "confusion": confusion,
-        "calibration": facts.get("calibration") or {},
+        "calibration": summary["calibration"] or {},
         "intervals": axis.score_intervals(summary),
         "rows": rows,
         "figures": {
@@ -150,28 +156,39 @@ def _page(store: Store, study: str, summary: Mapping[str, Any], folder: Path) ->
         "backbones": backbone_costs(rows),
         "importances": _importances(store, study, rows),
         "effects": axis.plugin_effects(rows, direction, best),
-        "mistakes": _images(test.get("mistakes")),
-        "doubtful": _images(facts.get("doubtful")),
+        "mistakes": _images(mistakes),
+        "label_issues": _images(store.images(study)),
         "issues": issues[:MAX_ISSUES],
         "more_issues": max(0, len(issues) - MAX_ISSUES),
-        "left_out": facts.get("left_out") or [],
-        "stages": _stages(facts.get("stages") or {}),
-        "weights": facts.get("weights") or {},
-        "commands": _commands(study, facts, winner, folder, store.options(folder.parent)),
+        "excluded": facts.excluded,
+        "stages": _stages(facts.stages),
+        "weights": facts.weights,
+        "commands": _commands(study, facts.command, winner, folder, store.options(folder.parent)),
     }
+
+
+def _test(
+    store: Store, study: str, facts: StudyFacts, rows: Sequence[TrialRow]
+) -> tuple[dict[str, Any], list[ImageRow]]:
+    """The last test of the winner and its misclassified images; empty without one."""
+    winner = find_winner(facts, rows)
+    tests = [t for t in store.tests(study) if t.done and winner and t.contender.id == winner.id]
+    if not tests:
+        return {}, []
+    return tests[-1].result.model_dump(), store.images(study, tests[-1].id)
 
 
 def _smallest_tied(summary: Mapping[str, Any], rows: Mapping[int, TrialRow]) -> TrialRow | None:
     """The smallest of several tied trials of a search without a final selection."""
-    tied = [f["trial"] for f in summary["finalists"] if f["tied_with_best"]]
-    if summary["finals"] or len(tied) < 2:
+    tied = [c["trial"] for c in summary["contenders"] if c["tied_with_best"]]
+    if summary["selection"] or len(tied) < 2:
         return None  # after a final selection the result names the cheapest
-    return min((rows[number] for number in tied), key=cost)
+    return min((rows[number] for number in tied), key=model_cost)
 
 
 def _per_class(test: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The recall of each class with its Wilson interval, and its precision; the worst first."""
-    matrix = test.get("confusion") or []
+    matrix = test.get("confusion_matrix") or []
     classes = []
     for i, entry in enumerate(test.get("per_class") or []):
         recall = entry["score"]  # None for a class without test images
@@ -186,7 +203,7 @@ def _per_class(test: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _confusion(test: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:
     """The confusion matrix, with the fraction of its row for each cell, and its largest errors."""
-    matrix: list[list[int]] = test.get("confusion") or []
+    matrix: list[list[int]] = test.get("confusion_matrix") or []
     names = [c["class"] for c in test.get("per_class") or []] or list(classes)
     if not matrix or len(names) != len(matrix):
         return {}
@@ -226,14 +243,14 @@ def _importances(store: Store, study: str, rows: Sequence[TrialRow]) -> list[tup
     return sorted(visible, key=lambda item: -item[1])
 
 
-def _images(examples: Sequence[Mapping[str, Any]] | None) -> dict[str, Any]:
+def _images(examples: Sequence[ImageRow]) -> dict[str, Any]:
     """The first of some images, and how many there are; an address is never loaded."""
     visible = []
-    for example in (examples or [])[:MAX_IMAGES]:
-        sources = [example.get(key) or "" for key in ("thumbnail", "saliency")]
-        sources = [source for source in sources if source.startswith("data:image/")]
-        visible.append({**example, "sources": sources})
-    return {"visible": visible, "count": len(examples or [])}
+    for example in examples[:MAX_IMAGES]:
+        previews = (example.thumbnail, example.saliency)
+        sources = [source for source in previews if source.startswith("data:image/")]
+        visible.append({**vars(example), "sources": sources})
+    return {"visible": visible, "count": len(examples)}
 
 
 def _stages(stages: Mapping[str, float]) -> list[tuple[str, float, float]]:
@@ -246,13 +263,13 @@ def _stages(stages: Mapping[str, float]) -> list[tuple[str, float, float]]:
 
 def _commands(
     study: str,
-    facts: Mapping[str, Any],
+    command: str,
     winner: Mapping[str, Any] | None,
     folder: Path,
     options: str,
 ) -> dict[str, str]:
     """Commands that reproduce the study, and what each does; ``options`` locate the study."""
-    commands = {facts["command"]: "continues the search"} if facts.get("command") else {}
+    commands = {command: "continues the search"} if command else {}
     if winner and winner["config"]:
         recipe = shlex.quote(str(folder / "recipe.toml"))
         model = "its heaviest member" if winner.get("members") else "the winner"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from autotl.space.kinds import SEARCHED_KINDS
@@ -64,14 +64,18 @@ def format_interval(score: float, bounds: Mapping[str, float]) -> str:
     return f"{score:.4f} (95 % interval {bounds['low']:.4f} to {bounds['high']:.4f})"
 
 
+def format_members(members: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Format the members of a combination with their weights: ``trial 7 (0.60)``."""
+    return [f"trial {member['trial']} ({member['weight']:.2f})" for member in members]
+
+
 def winner_name(summary: Mapping[str, Any]) -> str:
     """Name of the winner: ``trial 12``, ``ensemble`` or ``soup``; the study must have one."""
-    finals = summary["finals"]
-    return str(finals["winner"]) if finals else f"trial {summary['best']['trial']}"
+    return str(summary["best"]["name"])
 
 
 def with_article(name: str) -> str:
-    """Put an article before the name of a candidate where a sentence needs one.
+    """Put an article before the name of a contender where a sentence needs one.
 
     >>> with_article("trial 12"), with_article("ensemble")
     ('trial 12', 'the ensemble')
@@ -96,9 +100,9 @@ def describe_result(summary: Mapping[str, Any]) -> list[str]:
     sentences = [
         _winner(summary, winner),
         _test_score(summary),
-        *_ties(summary, winner),
+        *_ties(summary),
         *_better_ensemble(summary),
-        *_baselines(summary, winner),
+        *_baselines(summary),
     ]
     if (openings := summary["test_openings"]) > 1:
         sentences.append(
@@ -111,14 +115,14 @@ def describe_result(summary: Mapping[str, Any]) -> list[str]:
 def _winner(summary: Mapping[str, Any], name: str) -> str:
     best = summary["best"]
     if members := best.get("members"):
-        weights = [f"{member} ({weight:.2f})" for member, weight in members.items()]
+        weights = format_members(members)
         name, details = f"{name} of {_enumerate(weights)}", ""
     else:
         details = describe_config(best["config"] or {}, values=False)
     score = best["validation"]
     measured = (
-        f"the mean of {score['seeds']} repeats, each with its own seed and validation split"
-        if score["seeds"] > 1
+        f"the mean of {score['repeats']} repeats, each with its own seed and validation split"
+        if score["repeats"] > 1
         else "on the validation split, which it was selected on"
     )
     return (
@@ -143,49 +147,47 @@ def _test_score(summary: Mapping[str, Any]) -> str:
     return "There is no test score: the search ended before the test."
 
 
-def _ties(summary: Mapping[str, Any], winner: str) -> list[str]:
-    finals, cheap = summary["finals"], summary["prefer"] == "cheap"
-    if finals:
-        tied = [c["name"] for c in finals["candidates"] if c["tied_with_best"]]
-        sample = f"Over {finals['runs']} repeats"
-    else:
-        tied = [f"trial {f['trial']}" for f in summary["finalists"] if f["tied_with_best"]]
-        if winner not in tied:  # the model of an earlier winner; the ties are with a later best
-            return []
-        sample = "On this validation split"
-    others = [with_article(name) for name in tied if name != winner]
+def _ties(summary: Mapping[str, Any]) -> list[str]:
+    selection, cheap = summary["selection"], summary["prefer"] == "cheap"
+    tied = [c for c in summary["contenders"] if c["tied_with_best"]]
+    sample = "On this validation split"
+    if selection:
+        sample = f"Over {selection['repeats']} repeats"
+    elif not any(c["is_winner"] for c in tied):
+        return []  # the model of an earlier winner; the ties are with a later best
+    others = [with_article(c["name"]) for c in tied if not c["is_winner"]]
     if not others:
         return []
     sentence = f"{sample} the winner is statistically indistinguishable from {_enumerate(others)}"
-    if not finals:
+    if not selection:
         reason = "; it was preferred for being the smallest of them" if cheap else ""
         return [f"{sentence}{reason}."]
-    cheapest = finals.get("cheapest_tied")
-    if not cheapest:
+    cheapest = next((c for c in summary["contenders"] if c["is_cheapest"]), None)
+    if cheapest is None:
         return [f"{sentence}."]
-    if cheapest != winner:
-        return [f"{sentence}; the cheapest of them is {with_article(cheapest)}."]
-    if finals.get("prefer") == "cheap":
+    if not cheapest["is_winner"]:
+        return [f"{sentence}; the cheapest of them is {with_article(cheapest['name'])}."]
+    if selection["prefer"] == "cheap":
         return [f"{sentence}; it was preferred for being the cheapest of them."]
     return [f"{sentence}; it is the cheapest of them."]
 
 
 def _better_ensemble(summary: Mapping[str, Any]) -> list[str]:
     """An ensemble or a soup that beats every trial but could not be built in the time left."""
-    finals = summary["finals"] or {"candidates": [], "winner": ""}
     return [
         f"{with_article(c['name']).capitalize()} of several trials is better, "
         f"{format_interval(c['mean'], c)}, but there was no time to build it."
-        for c in finals["candidates"][:1]
-        if c["trial"] is None and not c["tied_with_best"] and c["name"] != finals["winner"]
+        for c in summary["contenders"][:1]
+        if c["kind"] != "trial" and not c["tied_with_best"] and not c["is_winner"]
     ]
 
 
-def _baselines(summary: Mapping[str, Any], winner: str) -> list[str]:
+def _baselines(summary: Mapping[str, Any]) -> list[str]:
     scores = []
     for role, name in BASELINES.items():
         baseline = summary["baselines"][role]
-        if baseline and f"trial {baseline['trial']}" == winner:
+        best = summary["best"]
+        if baseline and best["kind"] == "trial" and baseline["trial"] == best["trial"]:
             return [f"The winner is the {name} itself."]
         if baseline:
             scores.append(f"{name} {baseline['mean']:.4f}")

@@ -2,55 +2,43 @@
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from autotl.scoring import intervals
+from autotl.search.leaderboard import (
+    baselines,
+    compare_on_validation,
+    contender,
+    is_ranked,
+    rank,
+    search_winner,
+    validation_interval,
+)
 
 if TYPE_CHECKING:
-    from autotl.store import Store, TestRow, TrialRow
+    from autotl.store import (
+        Contender,
+        Selection,
+        Store,
+        StudyFacts,
+        TestResult,
+        TestRow,
+        TrialRow,
+    )
 
-FINALISTS = 5
-"""Configurations that the summary lists, the best, where there was no final selection."""
+COSTS = ("forward_ms", "backward_ms", "activation_bytes", "peak_bytes")
+"""Costs that a trial measures: time and memory per image, and peak memory."""
 
-
-def ranked(rows: Iterable[TrialRow], direction: str) -> list[TrialRow]:
-    """The complete trials, best first; of equals the smaller, then the one that learns less.
-
-    Those are left out that the limits of the study's last run bar.
-    """
-    sign = -1.0 if direction == "maximize" else 1.0
-
-    def key(row: TrialRow) -> tuple[float, float, float, int]:
-        assert row.score is not None
-        return sign * row.score, *cost(row), row.number
-
-    complete = (r for r in rows if r.status == "complete" and r.score is not None)
-    return sorted((r for r in complete if not r.facts.get("barred")), key=key)
-
-
-def distinct(rows: Iterable[TrialRow]) -> list[TrialRow]:
-    """The rows without those whose configuration came before."""
-    found: dict[str, TrialRow] = {}
-    for row in rows:
-        found.setdefault(json.dumps(row.config, sort_keys=True), row)
-    return list(found.values())
-
-
-def cost(row: TrialRow) -> tuple[float, float]:
-    """Parameters, and those that learned; a trial that does not know them is not a cheap one."""
-    sizes = row.parameters, row.trained_parameters
-    whole, learned = (math.inf if n is None else n for n in sizes)
-    return whole, learned
+INTERVAL = ("mean", "low", "high")
+"""The keys of a mean score with its 95 % interval."""
 
 
 def top(store: Store, study: str, n: int = 10) -> list[dict[str, Any]]:
     """The ``n`` best complete trials: number, score, epochs, seconds, config."""
-    rows = ranked(store.trials(study), store.require(study).get("direction", "maximize"))
+    rows = rank(store.trials(study), store.study(study).direction)
     keys = ("number", "score", "epochs", "seconds", "config")
     return [{key: getattr(row, key) for key in keys} for row in rows[:n]]
 
@@ -70,8 +58,8 @@ def pareto(rows: Iterable[TrialRow], direction: str) -> list[dict[str, Any]]:
     """
     sign = -1.0 if direction == "maximize" else 1.0
     points = []
-    for row in ranked(rows, direction):
-        costs = (row.facts.get("ms_per_item"), row.parameters, row.seconds)
+    for row in rank(rows, direction):
+        costs = (row.facts.ms_per_item, row.parameters, row.seconds)
         assert row.score is not None
         finite = [math.inf if c is None else float(c) for c in costs]
         points.append((row, costs, (sign * row.score, *finite)))
@@ -83,8 +71,9 @@ def pareto(rows: Iterable[TrialRow], direction: str) -> list[dict[str, Any]]:
     return front
 
 
-COSTS = ("forward_ms", "backward_ms", "activation_bytes", "peak_bytes")
-"""Costs that a trial measures: time and memory per image, and peak memory."""
+def _dominates(a: Sequence[float], b: Sequence[float]) -> bool:
+    """Whether ``a`` is nowhere greater than ``b``, and somewhere less."""
+    return a != b and all(x <= y for x, y in zip(a, b, strict=True))
 
 
 def backbone_costs(rows: Iterable[TrialRow]) -> list[dict[str, Any]]:
@@ -100,14 +89,14 @@ def backbone_costs(rows: Iterable[TrialRow]) -> list[dict[str, Any]]:
     """
     trials_of: dict[str, list[TrialRow]] = {}
     for row in rows:
-        if row.facts.get("costs") or row.facts.get("ms_per_item"):
+        if row.facts.costs or row.facts.ms_per_item:
             for name in row.config.get("backbone", {}):
                 trials_of.setdefault(name, []).append(row)
     entries = []
     for name, trials in trials_of.items():
-        costs = [row.facts.get("costs") or {} for row in trials]
-        values = {key: [c[key] for c in costs if c.get(key) is not None] for key in COSTS}
-        values["ms_per_item"] = [ms for row in trials if (ms := row.facts.get("ms_per_item"))]
+        costs = [row.facts.costs for row in trials]
+        values = {key: [v for c in costs if (v := c.get(key)) is not None] for key in COSTS}
+        values["ms_per_item"] = [ms for row in trials if (ms := row.facts.ms_per_item)]
         values["parameters"] = [row.parameters for row in trials if row.parameters]
         entry = {key: statistics.median(v) if v else None for key, v in values.items()}
         entry["peak_bytes"] = max(values["peak_bytes"], default=None)
@@ -115,20 +104,15 @@ def backbone_costs(rows: Iterable[TrialRow]) -> list[dict[str, Any]]:
     return sorted(entries, key=lambda e: (e["ms_per_item"] or math.inf, e["backbone"]))
 
 
-def _dominates(a: Sequence[float], b: Sequence[float]) -> bool:
-    """Whether ``a`` is nowhere greater than ``b``, and somewhere less."""
-    return a != b and all(x <= y for x, y in zip(a, b, strict=True))
-
-
 def summarise(store: Store, study: str) -> dict[str, Any]:
     """Summarise a study, as ``summary.json`` holds it. Other programs read its keys.
 
-    After a final selection the winner, the finalists and the baselines have its scores: means over
-    ``seeds`` repeats. Without one they have those of the search, on one split with one seed; a
-    finalist is then tied with the best if its interval contains the best score. That is cautious on
-    purpose: several seeds on the same images might tell them apart.
+    ``contenders`` are those of the final selection, with means over its repeats. Without a final
+    selection they are the best distinct trials, with their scores on one split with one seed; see
+    ``leaderboard.compare_on_validation`` for which of them are tied.
 
-    ``test`` is the test of this winner; the tests of earlier winners are on the page alone.
+    ``best`` is the contender whose model is in the run folder, or where there is none yet the
+    leader of the search. ``test`` is its test; the tests of earlier winners are on the page alone.
     ``test_openings`` counts every use of the test split.
 
     Args:
@@ -138,164 +122,152 @@ def summarise(store: Store, study: str) -> dict[str, Any]:
     Raises:
         StudyError: There is no such study.
     """
-    facts, rows, tests = store.require(study), store.trials(study), store.tests(study)
-    direction = facts.get("direction", "maximize")
-    complete = ranked(rows, direction)
-    finals = facts.get("finals")
-    if finals and _barred(finals, rows):
-        finals = None
-    if finals:
-        winner, finalists, baselines = _final_standings(finals)
-    else:
-        winner, finalists, baselines = _search_standings(complete, facts)
+    facts, rows, tests = store.study(study), store.trials(study), store.tests(study)
+    ranked = rank(rows, facts.direction)
+    winner = find_winner(facts, rows)
+    selection = facts.selection if winner and _selected(facts, winner) else None
+    contenders = selection.contenders if selection else compare_on_validation(ranked, facts)
     test = test_of(winner, tests)
     return {
-        "schema": 1,
+        "schema": 2,
         "study": study,
-        "seed": facts.get("seed", 0),
-        "metric": facts.get("metric", "accuracy"),
-        "data": _data(facts.get("data") or {}),
-        "budget_seconds": facts.get("budget_seconds"),
-        "seconds": facts.get("seconds", 0.0),
-        "device": facts.get("device", ""),
-        "trials": _trial_counts(rows),
-        "best": _best(winner, {row.number: row for row in rows}, test) if winner else None,
-        "finalists": finalists,
-        "baselines": baselines,
-        "finals": finals,
-        "prefer": facts.get("prefer", "accuracy"),
-        "optimism": finals.get("optimism") if finals else None,
-        "calibration": facts.get("calibration"),
-        "pareto": pareto(rows, direction),
-        "test": {key: test[key] for key in ("score", "low", "high", "n")} if test else None,
+        "seed": facts.seed,
+        "metric": facts.metric,
+        "data": facts.data.model_dump(exclude={"independent_validation", "imbalance"}),
+        "budget_seconds": facts.budget_seconds,
+        "seconds": facts.seconds,
+        "device": facts.device,
+        "trials": _count(rows),
+        "best": _best(winner, selection, facts, rows, test) if winner else None,
+        "contenders": [_entry(c, winner, selection) for c in contenders],
+        "baselines": _baselines(selection, ranked, facts),
+        "selection": selection.model_dump(
+            mode="json", include={"repeats", "optimism", "optimism_of", "nested_score", "prefer"}
+        )
+        if selection
+        else None,
+        "prefer": facts.prefer,
+        "calibration": facts.calibration.model_dump() if facts.calibration else None,
+        "pareto": pareto(rows, facts.direction),
+        "test": {key: getattr(test, key) for key in ("score", "low", "high", "n")}
+        if test
+        else None,
         "test_openings": len(tests),
         "artifact": "model",
-        "versions": facts.get("versions", {}),
+        "versions": facts.versions,
     }
 
 
-def _data(data: Mapping[str, Any]) -> dict[str, Any]:
-    counts = ("train", "validation", "test", "skipped", "duplicates_across_splits")
-    return {
-        "source": data.get("source", ""),
-        "fingerprint": data.get("fingerprint", ""),
-        "classes": data.get("classes", []),
-        **{key: data.get(key, 0) for key in counts},
-    }
+def find_winner(facts: StudyFacts, rows: Sequence[TrialRow]) -> Contender | None:
+    """The contender whose model is in the run folder, else the leader of the search.
 
-
-def _trial_counts(rows: Sequence[TrialRow]) -> dict[str, int]:
-    """Count trials by how they ended; those that did not end are left out."""
-    statuses = Counter(row.status for row in rows)
-    complete = statuses["complete"]
-    pruned = statuses["pruned"] + statuses["out_of_time"]
-    unfinished = statuses["running"] + statuses["interrupted"]
-    failed = len(rows) - complete - pruned - unfinished
-    return {"complete": complete, "pruned": pruned, "failed": failed}
-
-
-Standings = tuple[dict[str, Any] | None, list[dict[str, Any]], dict[str, Any]]
-"""The winner, the finalists and the baselines."""
-
-
-def _final_standings(finals: Mapping[str, Any]) -> Standings:
-    candidates = finals["candidates"]
-    keys = ("trial", "config", "mean", "low", "high", "tied_with_best")
-    finalists = [{key: c.get(key) for key in keys} for c in candidates]
-    winner = next(c for c in candidates if c["name"] == finals["winner"])
-    if members := winner.get("members"):  # an ensemble: its heaviest member represents it
-        first = next(c for c in candidates if c["name"] == next(iter(members)))
-        winner = {**winner, "trial": first["trial"], "config": first["config"]}
-    baselines = {
-        role: next(({k: c[k] for k in keys[:-1]} for c in candidates if c["role"] == role), {})
-        for role in ("linear_probe", "default_recipe")
-    }
-    return {**winner, "seeds": finals["runs"]}, finalists, baselines
-
-
-def leader(complete: Sequence[TrialRow], facts: Mapping[str, Any]) -> TrialRow:
-    """The winner of a search without finals: the best, or the cheapest of those tied with it.
-
-    Args:
-        complete: As ``ranked`` gives them, at least one.
-        facts: The study's; ``prefer`` says which.
+    A contender is passed over that consists of trials which later limits exclude.
     """
-    if facts.get("prefer") != "cheap":
-        return complete[0]
-    tied = {f["trial"] for f in _finalists(complete, facts) if f["tied_with_best"]}
-    return min((row for row in complete if row.number in tied), key=cost)
+    available = {row.number: row for row in rows if is_ranked(row)}
+    if facts.model and available.keys() >= set(facts.model.contender.trials):
+        return facts.model.contender
+    ranked = rank(rows, facts.direction)
+    return contender(search_winner(ranked, facts)) if ranked else None
 
 
-def _finalists(complete: Sequence[TrialRow], facts: Mapping[str, Any]) -> list[dict[str, Any]]:
-    best = [_scored(row, facts) for row in distinct(complete)[:FINALISTS]]
-    return [{**f, "tied_with_best": f["low"] <= best[0]["mean"] <= f["high"]} for f in best]
+def test_of(winner: Contender | None, tests: Sequence[TestRow]) -> TestResult | None:
+    """The result of the last completed test of a contender; None without one."""
+    results = [row.result for row in tests if row.done and winner and row.contender.id == winner.id]
+    return results[-1] if results else None
 
 
-def _barred(finals: Mapping[str, Any], rows: Sequence[TrialRow]) -> bool:
-    """Whether the winner of the final selection uses a trial that later limits exclude."""
-    [winner] = [c for c in finals["candidates"] if c["name"] == finals["winner"]]
-    names = winner.get("members") or {winner["name"]: 1.0}
-    return any(row.facts.get("barred") and f"trial {row.number}" in names for row in rows)
+def _selected(facts: StudyFacts, winner: Contender) -> bool:
+    """Whether a contender took part in the final selection."""
+    contenders = facts.selection.contenders if facts.selection else []
+    return any(contender.id == winner.id for contender in contenders)
 
 
-def _search_standings(complete: Sequence[TrialRow], facts: Mapping[str, Any]) -> Standings:
-    scored = [_scored(row, facts) for row in complete]
-    probes, default = set(facts.get("linear_probes") or ()), facts.get("default_trial")
-    baselines = {
-        "linear_probe": next((s for s in scored if s["trial"] in probes), {}),
-        "default_recipe": next((s for s in scored if s["trial"] == default), {}),
-    }
-    finalists = _finalists(complete, facts)
-    if not complete:
-        return None, finalists, baselines
-    # An interrupted search may have left the model of an earlier winner.
-    kept = [row for row in complete if row.number == facts.get("kept")]
-    first = _scored(kept[0] if kept else leader(complete, facts), facts)
-    return {**first, "name": f"trial {first['trial']}", "seeds": 1}, finalists, baselines
+def _count(rows: Iterable[TrialRow]) -> dict[str, int]:
+    """How many trials are complete, were stopped early, and failed."""
+    counts = Counter(row.status for row in rows)
+    pruned = counts["pruned"] + counts["out_of_time"]
+    unfinished = counts["running"] + counts["interrupted"]
+    failed = counts.total() - counts["complete"] - pruned - unfinished
+    return {"complete": counts["complete"], "pruned": pruned, "failed": failed}
 
 
-def _scored(row: TrialRow, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """A complete trial with the 95 % interval of its score on the validation split."""
-    assert row.score is not None
-    low = high = (
-        row.score
-    )  # without an interval: one split gives none for metrics other than accuracy
-    if facts.get("metric", "accuracy") == "accuracy" and facts.get("validation_n"):
-        low, high = intervals.wilson_interval(row.score, facts["validation_n"])
+def _members(contender: Contender) -> list[dict[str, Any]] | None:
+    """The trials of a combination with their weights; None for a single trial."""
+    if contender.kind == "trial":
+        return None
+    return [member.model_dump() for member in contender.members]
+
+
+def _entry(
+    contender: Contender, winner: Contender | None, selection: Selection | None
+) -> dict[str, Any]:
+    """A contender with its standing, and whether it is the winner or the cheapest of the tied."""
+    assert contender.standing is not None  # they were compared
+    standing = contender.standing
+    keys = ("kind", "role", "config", "scores", "seconds", "parameters", "ms_per_item")
     return {
-        "trial": row.number,
-        "config": row.config,
-        "mean": row.score,
-        "low": low,
-        "high": high,
+        "name": contender.name,
+        "trial": contender.lead if contender.kind == "trial" else None,
+        "members": _members(contender),
+        **contender.model_dump(mode="json", include=set(keys)),
+        **standing.score.model_dump(),
+        "difference": standing.difference.model_dump(),
+        "tied_with_best": standing.tied,
+        "is_winner": winner is not None and contender.id == winner.id,
+        "is_cheapest": selection is not None and contender.id == selection.cheapest.id,
     }
+
+
+def _baselines(
+    selection: Selection | None, ranked: Sequence[TrialRow], facts: StudyFacts
+) -> dict[str, dict[str, Any]]:
+    """The linear probe and the default recipe, each ``{}`` if there is none."""
+    entries: dict[str, dict[str, Any]] = {"linear_probe": {}, "default_recipe": {}}
+    if selection:
+        for contender in selection.contenders:
+            if contender.role in entries and not entries[contender.role] and contender.standing:
+                score = contender.standing.score.model_dump()
+                entries[contender.role] = {
+                    "trial": contender.lead,
+                    "config": contender.config,
+                    **score,
+                }
+        return entries
+    by_number = {row.number: row for row in ranked}
+    for number, role in baselines(ranked).items():
+        row = by_number[number]
+        score = validation_interval(row, facts).model_dump()
+        entries[role] = {"trial": number, "config": row.config, **score}
+    return entries
 
 
 def _best(
-    winner: Mapping[str, Any], rows: Mapping[int, TrialRow], test: Mapping[str, Any]
+    winner: Contender,
+    selection: Selection | None,
+    facts: StudyFacts,
+    rows: Sequence[TrialRow],
+    test: TestResult | None,
 ) -> dict[str, Any]:
     """The winner; its costs are those of the test, else the final selection, else the trial."""
-    row = rows.get(winner["trial"])
-    trial = {} if row is None else {**row.facts, **vars(row)}
-    sources = [test, winner, trial]
+    row = next(row for row in rows if row.number == winner.lead)
+    compared = selection.contenders if selection else []
+    repeated = next((c for c in compared if c.id == winner.id), winner)
+    interval = repeated.standing.score if repeated.standing else validation_interval(row, facts)
+    repeats = selection.repeats if selection else 1
+    sources: list[Any] = [test, repeated, row, row.facts]
 
     def first(key: str) -> Any:
-        return next((source[key] for source in sources if source.get(key) is not None), None)
+        values = (getattr(source, key, None) for source in sources)
+        return next((value for value in values if value is not None), None)
 
     return {
-        "trial": winner["trial"],
-        "config": winner["config"],
-        "members": winner.get("members"),
-        "validation": {key: winner[key] for key in ("mean", "low", "high", "seeds")},
+        "name": winner.name,
+        "kind": winner.kind,
+        "trial": winner.lead,
+        "config": row.config,
+        "members": _members(winner),
+        "validation": {**interval.model_dump(), "repeats": repeats},
         "parameters": first("parameters"),
         "trained_parameters": first("trained_parameters"),
         "ms_per_item": first("ms_per_item") or 0.0,
     }
-
-
-def test_of(winner: Mapping[str, Any] | None, tests: Sequence[TestRow]) -> dict[str, Any]:
-    """The result of the last completed test of the winner; empty without one."""
-    if winner is None:
-        return {}
-    results = [t.facts for t in tests if t.done and t.is_of(winner["name"], winner.get("members"))]
-    return results[-1] if results else {}

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from autotl.cli import console as terminal
 from autotl.report import summarise, top
-from autotl.store import Store
+from autotl.store import DataFacts, Store
 
 ESCAPE = "\x1b[31mred.jpg"
 """A file name with a control sequence."""
@@ -56,7 +56,7 @@ def test_the_summary_has_tables_the_result_and_next_steps(
     columns = "rank trial accuracy epochs seconds backbone freeze head augment optimizer"
     assert next(line for line in lines if line.strip()).split() == columns.split()
     assert sum("flip_crop  adamw" in line for line in lines) == 10
-    best = summarise(birds, "birds")["finals"]["candidates"][0]
+    best = summarise(birds, "birds")["contenders"][0]
     assert f"{best['low']:.4f} to {best['high']:.4f}" in text
     assert sum(line.rstrip().endswith(" winner") for line in lines) == 1
     assert "trial 1, default recipe" in text
@@ -72,7 +72,7 @@ def test_the_summary_has_tables_the_result_and_next_steps(
     [
         ({}, [], "no winner"),
         (facts(), [0.5], "the search ended before the test"),
-        (facts(data={}), [0.5], "no images were set aside"),
+        (facts(data=DataFacts()), [0.5], "no images were set aside"),
     ],
 )
 def test_the_summary_explains_what_is_missing(
@@ -83,7 +83,7 @@ def test_the_summary_explains_what_is_missing(
     scores: list[float],
     message: str,
 ) -> None:
-    store.begin("birds", study_facts)
+    store.begin_study("birds", **study_facts)
     for number, score in enumerate(scores):
         add_trial(store, number, score)
     text = "\n".join(summary_lines(store, tmp_path, capsys))
@@ -121,7 +121,7 @@ def test_on_80_columns_the_table_shows_whole_names(
 def test_trials_are_shown_with_status_reason_and_costs(
     store: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store.begin("birds", facts())
+    store.begin_study("birds", **facts())
     costs = {"forward_ms": 1.25, "backward_ms": 3.5, "activation_bytes": 3 << 20}
     measured = {"costs": {**costs, "peak_bytes": None}, "ms_per_item": 2.0}
     add_trial(store, 0, 0.9, measured=measured)

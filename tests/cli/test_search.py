@@ -71,7 +71,7 @@ def test_ctrl_c_saves_the_results_and_exits_with_130(
     # A later study of this name without a result does not present that model as its own.
     store = Store(f"sqlite:///{tmp_path}/runs/autotl.db")
     store.delete("photos")
-    store.begin("photos", {})
+    store.begin_study("photos")
     output = run("report", "photos", "--out", tmp_path / "runs").stdout
     assert "report.html" in output
     assert "model" not in output

@@ -30,7 +30,7 @@ def test_studies_are_listed_shown_and_deleted(searched: Path, tmp_path: Path) ->
 
 def test_delete_asks_first_and_leaves_the_files(tmp_path: Path) -> None:
     store = Store(f"sqlite:///{tmp_path}/autotl.db")
-    store.begin("photos", {})
+    store.begin_study("photos")
     store.close()
     (tmp_path / "photos").mkdir()
     run("studies", "delete", "photos", "--out", tmp_path, stdin="n\n")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from report_examples import add_study
+from report_examples import add_study, data_facts
 
 from autotl import report
 from autotl.report import axis
 from autotl.report.axis import Axis
-from autotl.store import Store
+from autotl.store import SavedModel, Store, single
 
 
 @pytest.mark.parametrize("values", [[0.5], [0.0, 1.0], [0.81, 0.83], [-3.0, 4.0], [1e-6, 3e-6]])
@@ -21,8 +21,9 @@ def test_an_axis_has_a_few_round_ticks_within_it(values: list[float]) -> None:
 
 
 def test_the_winner_of_an_earlier_search_is_marked_among_the_finalists(store: Store) -> None:
-    add_study(store, 0.9, 0.85, 0.5, validation_n=100)
-    store.update("birds", kept=2)  # a later search was interrupted: the model is still of trial 2
+    add_study(store, 0.9, 0.85, 0.5, data=data_facts(independent_validation=100))
+    # A later search was interrupted: the model is still that of trial 2.
+    store.update_study("birds", model=SavedModel(contender=single(2)))
     rows = axis.score_intervals(report.summarise(store, "birds"))["rows"]
     assert [row["label"] for row in rows if row["role"] == "best"] == ["trial 2, winner"]
 

@@ -25,10 +25,13 @@ CHROMIUM = next(
 playwright = pytest.importorskip(
     "playwright.sync_api", reason="needs playwright: pip install -e '.[dev]'"
 )
-pytestmark = pytest.mark.skipif(not CHROMIUM, reason="needs Chromium: apt-get install chromium")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not CHROMIUM, reason="needs Chromium: apt-get install chromium"),
+]
 
 SECTIONS = (
-    "recipe test finalists cost progress curves importance trials mistakes data time reproduce "
+    "recipe test contenders cost progress curves importance trials mistakes data time reproduce "
     "versions"
 )
 PHONE = {"width": 390, "height": 844}
@@ -200,7 +203,7 @@ def test_the_dashboard_shows_the_note_and_the_confusion_matrix_of_a_trial(
 
 def test_the_dashboard_shows_the_result(page: Any, address: str, runs: Path) -> None:
     page.goto(f"{address}/dashboard/studies/1/note")
-    page.wait_for_selector("h3:has-text('Finalists')")
+    page.wait_for_selector("h3:has-text('Contenders')")
     text = page.inner_text("body")
     assert re.search(r"Its accuracy on the test split is .* 180 images", text)
     assert str(runs / "birds" / "report.html") in text

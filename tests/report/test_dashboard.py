@@ -16,7 +16,7 @@ from autotl import report
 from autotl.errors import StudyError
 from autotl.report import dashboard
 from autotl.report.dashboard_notes import escape_markdown
-from autotl.store import Store
+from autotl.store import Contender, Member, RepeatFacts, RepeatRow, Store, TestResult
 
 
 def fetch_study(store: Store) -> Any:
@@ -65,14 +65,15 @@ def test_finalists_have_the_confusion_matrix_of_their_test_or_their_repeats(
     number = complete_store.trials("birds")[0].number
     for repeat in range(2):
         counts = [[(repeat + 1) * int(i == j) for j in range(6)] for i in range(6)]
-        complete_store.add_final(
-            "birds", f"{number}", repeat, trial=number, score=0.5, facts={"confusion": counts}
-        )
-    ensemble = complete_store.open_test("birds", number, {}, candidate="ensemble")
-    complete_store.close_test(ensemble, candidate="ensemble", score=0.7, confusion=counts)
+        measured = RepeatFacts(confusion_matrix=counts)
+        complete_store.add_repeat("birds", RepeatRow("trial", number, repeat, 0.5, 1.0, measured))
+    members = Member(trial=number, weight=0.6), Member(trial=number + 1, weight=0.4)
+    ensemble = Contender(kind="ensemble", role="ensemble", members=members)
+    opening = complete_store.open_test("birds", ensemble, {})
+    complete_store.close_test(opening, TestResult(score=0.7, confusion_matrix=counts))
     dashboard.annotate(complete_store, "birds", tmp_path / "birds")
     notes = fetch_notes(complete_store)
-    tested = {test.trial for test in complete_store.tests("birds")} - {number}
+    tested = {test.contender.lead for test in complete_store.tests("birds")} - {number}
     with_matrix = {n for n, note in notes.items() if "Confusion matrix on" in note}
     assert with_matrix == tested | {number}
     assert all("Confusion matrix on the test split" in notes[n] for n in tested)
@@ -91,10 +92,11 @@ def test_the_study_has_its_result_and_the_path_of_the_report(
     for sentence in report.describe_result(summary):
         assert escape_markdown(sentence) in study["note"]["body"]
     assert f"`{tmp_path / 'birds' / 'report.html'}`" in study["note"]["body"]
-    for candidate in summary["finals"]["candidates"]:
-        assert f"| {candidate['name']} | {candidate['mean']:.4f} |" in study["note"]["body"]
+    assert summary["selection"]
+    for contender in summary["contenders"]:
+        assert f"| {contender['name']} | {contender['mean']:.4f} |" in study["note"]["body"]
     attributes = {a["key"]: a["value"] for a in study["user_attrs"]}
-    assert attributes["winner"] == summary["finals"]["winner"]
+    assert attributes["winner"] == summary["best"]["name"]
     assert attributes["winner's accuracy on test"] == "0.9222"
 
 
@@ -108,18 +110,18 @@ def test_a_second_call_writes_nothing(
 
     monkeypatch.setattr(complete_store.storage, "set_study_system_attr", refuse)
     monkeypatch.setattr(complete_store.storage, "set_study_user_attr", refuse)
-    monkeypatch.setattr(complete_store, "update", refuse)
+    monkeypatch.setattr(complete_store, "update_study", refuse)
     dashboard.annotate(complete_store, "birds", tmp_path / "birds")
 
 
 def test_a_note_is_updated_unless_somebody_edited_it(complete_store: Store, tmp_path: Path) -> None:
     study = optuna.load_study(study_name="birds", storage=complete_store.storage)
     dashboard.annotate(complete_store, "birds", tmp_path / "birds")
-    complete_store.update("birds", finals=None)
+    complete_store.update_study("birds", selection=None)
     dashboard.annotate(complete_store, "birds", tmp_path / "birds")
     assert "ensemble" not in get_note(study)
     save_note(study, "Do not use before Friday.")
-    complete_store.update("birds", metric="f1")
+    complete_store.update_study("birds", metric="f1")
     for _ in range(2):
         dashboard.annotate(complete_store, "birds", tmp_path / "birds")
         assert get_note(study) == "Do not use before Friday."
@@ -152,7 +154,7 @@ def test_a_study_that_optuna_does_not_have_is_skipped(
 ) -> None:
     optuna.delete_study(study_name="birds", storage=complete_store.storage)
     dashboard.annotate(complete_store, "birds", tmp_path / "birds")
-    with pytest.raises(StudyError, match="no study is called 'fish'"):
+    with pytest.raises(StudyError, match="there is no study 'fish'"):
         dashboard.annotate(complete_store, "fish", tmp_path / "fish")
 
 

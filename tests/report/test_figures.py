@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 import example_study
-from example_study import HOSTILE, add_trial, facts
+from example_study import HOSTILE, add_trial
 from plotly import graph_objects
 
 from autotl.report import figures
@@ -36,7 +36,7 @@ def test_plotly_accepts_every_figure(complete_store: Store) -> None:
 
 
 def test_the_pareto_front_has_trials_that_are_cheaper_than_all_better_ones(store: Store) -> None:
-    store.begin("birds", facts())
+    example_study.begin(store)
     for number, (score, ms) in enumerate(((0.9, 5.0), (0.8, 6.0), (0.7, 2.0), (0.6, 2.0))):
         add_trial(store, number, score, measured={"ms_per_item": ms})
     views = draw(store)["cost"]["views"]
@@ -46,7 +46,7 @@ def test_the_pareto_front_has_trials_that_are_cheaper_than_all_better_ones(store
 
 
 def test_the_best_so_far_never_falls_and_pauses_do_not_count(store: Store) -> None:
-    store.begin("birds", facts())
+    example_study.begin(store)
     for number, score in enumerate((0.7, 0.6, 0.9)):
         pause = 3600 if number == 2 else 0  # the search was continued an hour later
         started = example_study.NOW + example_study.timedelta(seconds=10 * number + pause)

@@ -12,13 +12,13 @@ from typing import Any
 
 import example_study
 import pytest
-from example_study import HOSTILE, add_trial, facts, opening
-from report_examples import add_study, add_test
+from example_study import HOSTILE, add_test, add_trial, facts, result
+from report_examples import add_selection, add_study, data_facts, trial_contender
 
 from autotl import report
 from autotl.errors import StoreError
 from autotl.scoring import intervals
-from autotl.store import Store
+from autotl.store import DataIssueRow, PretrainedWeights, Store
 
 
 class _Page(HTMLParser):
@@ -82,7 +82,7 @@ def read(file: Path) -> _Page:
 def test_an_interrupted_study_can_be_reported(
     store: Store, tmp_path: Path, known: dict[str, Any], scores: list[float | None]
 ) -> None:
-    store.begin("birds", known)
+    store.begin_study("birds", **known)
     for number, score in enumerate(scores):
         status = "failed" if score is None else "complete"
         add_trial(store, number, score, status, epochs=1)
@@ -95,13 +95,28 @@ def test_an_interrupted_study_can_be_reported(
     assert "script-src" not in page.policy
 
 
+def test_a_number_that_is_not_finite_is_null_in_the_summary(store: Store, tmp_path: Path) -> None:
+    add_study(store, 0.9)
+    contender = trial_contender(0, 0.9, True)
+    add_selection(store, [contender], winner=contender, optimism=float("nan"))
+    report.write(store, "birds", tmp_path)
+    assert '"optimism": null' in (tmp_path / "summary.json").read_text()
+
+
 def test_the_page_escapes_user_text_and_loads_nothing(
     complete_store: Store, tmp_path: Path
 ) -> None:
-    facts = {**complete_store.require("birds"), "study": HOSTILE}
-    first = facts["finals"]["candidates"][0]
-    first["config"] = {**first["config"], "head": {HOSTILE: {HOSTILE: HOSTILE}}}
-    complete_store.begin("birds", {**facts, "weights": {"licence": HOSTILE}, "device": HOSTILE})
+    selection = complete_store.study("birds").selection
+    assert selection
+    first, *others = selection.contenders
+    plugins = {**(first.config or {}), "head": {HOSTILE: {HOSTILE: HOSTILE}}}
+    contenders = [first.model_copy(update={"config": plugins}), *others]
+    complete_store.update_study(
+        "birds",
+        selection=selection.model_copy(update={"contenders": contenders}),
+        weights=PretrainedWeights(licence=HOSTILE),
+        device=HOSTILE,
+    )
     add_trial(complete_store, 99, 0.9, chosen={"freeze": {HOSTILE: {}}, "head": {"</script>": {}}})
     report.write(complete_store, "birds", tmp_path)
     source = (tmp_path / "report.html").read_text(encoding="utf-8")
@@ -117,6 +132,13 @@ def test_the_page_escapes_user_text_and_loads_nothing(
     traces = figures["curves"]["views"][0]["data"]
     assert "&lt;img src=x" in next(t["name"] for t in traces if "img" in t.get("name", ""))
     assert "<img" not in "".join(page.data)
+
+
+def test_the_page_escapes_the_name_of_the_study(store: Store, tmp_path: Path) -> None:
+    store.begin_study(HOSTILE)
+    report.write(store, HOSTILE, tmp_path)
+    assert HOSTILE not in (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert read(tmp_path / "report.html").text.count(HOSTILE) > 1, "title and heading"
 
 
 def test_only_the_two_scripts_of_the_page_may_run(complete_store: Store, tmp_path: Path) -> None:
@@ -146,7 +168,7 @@ def test_the_page_has_its_sections_in_order(complete_store: Store, tmp_path: Pat
         "Test split by class",
         "Confusion matrix Rows: true class; columns: predicted class",
         "Recall and precision",
-        "Finalists and baselines",
+        "Contenders and baselines",
         "Score against cost",
         "Cost of each backbone",
         "Search progress",
@@ -169,11 +191,11 @@ def test_the_page_has_its_sections_in_order(complete_store: Store, tmp_path: Pat
 def test_the_page_shows_the_final_selection(complete_store: Store, tmp_path: Path) -> None:
     summary = report.write(complete_store, "birds", tmp_path)
     text = read(tmp_path / "report.html").text
-    first, second = summary["finals"]["candidates"][:2]
+    first, second = summary["contenders"][:2]
     assert f"{first['name']} winner" in text
     assert f"{second['difference']['mean']:+.4f}" in text
-    assert "each candidate was trained 3 times" in text
-    assert f"better by {summary['optimism']:+.4f}" in text
+    assert "each contender was trained 3 times" in text
+    assert f"better by {summary['selection']['optimism']:+.4f}" in text
     assert (
         "temperature of 1.31, which changed their expected calibration error from 0.048 to 0.021"
     ) in text
@@ -188,7 +210,7 @@ def test_recall_has_a_wilson_interval_and_precision_is_of_the_predicted_class(
 ) -> None:
     add_study(store, 0.9)
     classes = [{"class": "wren", "n": 10, "score": 0.6}, {"class": "none", "n": 0, "score": None}]
-    add_test(store, 0, **opening(per_class=classes, confusion=[[6, 4], [0, 0]]))
+    add_test(store, 0, result(per_class=classes, confusion_matrix=[[6, 4], [0, 0]]))
     report.write(store, "birds", tmp_path)
     low, high = intervals.wilson_interval(0.6, 10)
     text = read(tmp_path / "report.html").text
@@ -196,12 +218,14 @@ def test_recall_has_a_wilson_interval_and_precision_is_of_the_predicted_class(
 
 
 def test_long_lists_are_truncated_with_a_note(store: Store, tmp_path: Path) -> None:
-    issues = [{"name": f"{i}.jpg", "problem": "broken", "action": "skipped"} for i in range(1234)]
+    issues = [DataIssueRow(f"{i}.jpg", "broken", "skipped") for i in range(1234)]
     classes = [{"class": f"c{i}", "n": 1, "score": 0.0} for i in range(40)]
     confusion = [[int(j == i + 1) for j in range(40)] for i in range(40)]
-    mistakes = example_study.pictures(3) * 10
-    add_study(store, 0.5, issues=issues)
-    add_test(store, 0, **opening(per_class=classes, confusion=confusion, mistakes=mistakes))
+    mistakes = example_study.images(3) * 10
+    add_study(store, 0.5)
+    store.set_data_issues("birds", issues)
+    test = result(per_class=classes, confusion_matrix=confusion)
+    add_test(store, 0, test, mistakes=mistakes)
     report.write(store, "birds", tmp_path)
     page = read(tmp_path / "report.html")
     assert "199.jpg" in page.text
@@ -214,8 +238,9 @@ def test_long_lists_are_truncated_with_a_note(store: Store, tmp_path: Path) -> N
 
 
 def test_an_image_is_never_loaded_from_an_address(store: Store, tmp_path: Path) -> None:
-    doubtful = example_study.pictures(2, thumbnail="https://example.org/a.png")
-    add_study(store, 0.5, doubtful=doubtful)
+    add_study(store, 0.5)
+    address = "https://example.org/a.png"
+    store.set_images("birds", example_study.images(2, thumbnail=address, saliency=address))
     report.write(store, "birds", tmp_path)
     page = read(tmp_path / "report.html")
     assert page.images == []
@@ -225,10 +250,12 @@ def test_an_image_is_never_loaded_from_an_address(store: Store, tmp_path: Path) 
 def test_a_name_that_is_not_valid_unicode_does_not_prevent_the_page(
     store: Store, tmp_path: Path
 ) -> None:
-    issue = {"name": "caf\udce9.jpg", "problem": "broken", "action": "skipped"}
-    add_study(store, issues=[issue])
+    add_study(store, data=data_facts(source="caf\udce9"))
+    store.set_data_issues("birds", [DataIssueRow("caf\udce9.jpg", "broken", "skipped")])
     report.write(store, "birds", tmp_path)
-    assert "caf?.jpg" in read(tmp_path / "report.html").text
+    text = read(tmp_path / "report.html").text
+    assert "caf?: " in text
+    assert r"caf\udce9.jpg" in text
 
 
 def test_a_folder_that_cannot_be_written_is_reported_in_one_line(

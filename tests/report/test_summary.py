@@ -6,12 +6,19 @@ import json
 from typing import Any
 
 import pytest
-from example_study import add_trial, config, facts, opening
-from report_examples import add_finals, add_study, add_test, final_candidate
+from example_study import add_test, add_trial, begin, config, facts, result
+from report_examples import (
+    add_selection,
+    add_study,
+    data_facts,
+    ensemble_contender,
+    trial_contender,
+)
 
 from autotl import report
 from autotl.scoring import intervals
-from autotl.store import Store
+from autotl.search.leaderboard import rank
+from autotl.store import Store, single
 
 SHAPE = {
     "schema": {},
@@ -33,19 +40,20 @@ SHAPE = {
     "device": {},
     "trials": {"complete": {}, "pruned": {}, "failed": {}},
     "best": {
+        "name": {},
+        "kind": {},
         "trial": {},
         "config": {},
         "members": {},
-        "validation": {"mean": {}, "low": {}, "high": {}, "seeds": {}},
+        "validation": {"mean": {}, "low": {}, "high": {}, "repeats": {}},
         "parameters": {},
         "trained_parameters": {},
         "ms_per_item": {},
     },
-    "finalists": {},
+    "contenders": {},
     "baselines": {"linear_probe": {}, "default_recipe": {}},
-    "finals": {},
+    "selection": {},
     "prefer": {},
-    "optimism": {},
     "calibration": {},
     "pareto": {},
     "test": {"score": {}, "low": {}, "high": {}, "n": {}},
@@ -55,6 +63,15 @@ SHAPE = {
 }
 """The keys of ``summary.json``, in its order."""
 
+CONTENDER = (
+    "name trial members kind role config parameters ms_per_item seconds scores mean low high "
+    "difference tied_with_best is_winner is_cheapest"
+)
+"""The keys of a contender, in its order."""
+
+SELECTION = "repeats optimism optimism_of nested_score prefer"
+"""The keys of the final selection, in its order; None without one."""
+
 
 def assert_same_keys(shape: dict[str, Any], summary: dict[str, Any]) -> None:
     assert list(summary) == list(shape)
@@ -63,19 +80,20 @@ def assert_same_keys(shape: dict[str, Any], summary: dict[str, Any]) -> None:
             assert_same_keys(inner, summary[key])
 
 
-@pytest.mark.parametrize("finals", [True, False])
+@pytest.mark.parametrize("selection", [True, False])
 def test_the_summary_has_exactly_the_keys_that_other_programs_read(
-    complete_store: Store, finals: bool
+    complete_store: Store, selection: bool
 ) -> None:
-    if not finals:
-        complete_store.update("birds", finals=None)
+    if not selection:
+        complete_store.update_study("birds", selection=None, model=None)
         best = report.summarise(complete_store, "birds")["best"]["trial"]
-        add_test(complete_store, best, **opening())
+        add_test(complete_store, best)
     summary = report.summarise(complete_store, "birds")
     assert_same_keys(SHAPE, summary)
+    assert {tuple(c) for c in summary["contenders"]} == {tuple(CONTENDER.split())}
     scored = ["trial", "config", "mean", "low", "high"]
-    assert {tuple(f) for f in summary["finalists"]} == {(*scored, "tied_with_best")}
     assert [list(b) for b in summary["baselines"].values()] == [scored, scored]
+    assert list(summary["selection"] or ()) == (SELECTION.split() if selection else [])
     assert json.loads(json.dumps(summary)) == summary
 
 
@@ -84,7 +102,7 @@ def test_the_summary_has_exactly_the_keys_that_other_programs_read(
 def test_an_interrupted_study_has_all_keys(
     store: Store, known: dict[str, Any], scores: list[float | None]
 ) -> None:
-    store.begin("birds", known)
+    store.begin_study("birds", **known)
     for number, score in enumerate(scores):
         add_trial(store, number, score, "failed" if score is None else "complete", epochs=1)
     summary = report.summarise(store, "birds")
@@ -95,8 +113,8 @@ def test_an_interrupted_study_has_all_keys(
 
 def test_costs_and_score_come_from_the_last_test_of_the_best_trial(store: Store) -> None:
     add_study(store, 0.8, 0.9)
-    add_test(store, 1, **opening(0.7))
-    add_test(store, 1, **opening(0.8))
+    add_test(store, 1, result(0.7))
+    add_test(store, 1, result(0.8))
     summary = report.summarise(store, "birds")
     low, high = intervals.wilson_interval(0.8, 180)
     assert summary["test"] == {"score": 0.8, "low": low, "high": high, "n": 180}
@@ -107,35 +125,47 @@ def test_costs_and_score_come_from_the_last_test_of_the_best_trial(store: Store)
 
 def test_an_unfinished_test_or_one_of_another_trial_is_not_reported(store: Store) -> None:
     add_study(store, 0.8, 0.9)
-    store.open_test("birds", 1, {})
-    add_test(store, 0, **opening())
+    store.open_test("birds", single(1), {})
+    add_test(store, 0)
     summary = report.summarise(store, "birds")
     assert summary["test"] is None
     assert summary["best"]["parameters"] == 3_400_000
 
 
-def test_a_test_of_a_named_candidate_belongs_to_that_candidate(store: Store) -> None:
-    add_study(store, 0.9)
-    candidates = (
-        final_candidate("ensemble", 0.95, True, "ensemble"),
-        final_candidate("trial 0", 0.9, True),
-    )
-    add_test(store, 0, **opening(0.7), candidate="trial 0")
-    assert add_finals(store, *candidates, winner="ensemble")["test"] is None
-    add_test(store, 0, **opening(0.8), candidate="ensemble")
-    assert add_finals(store, *candidates, winner="ensemble")["test"]["score"] == 0.8
-    assert add_finals(store, *candidates, winner="trial 0")["test"]["score"] == 0.7
+def test_a_test_belongs_to_the_contender_that_was_tested(store: Store) -> None:
+    add_study(store, 0.9, 0.8)
+    ensemble = ensemble_contender({0: 0.6, 1: 0.4}, 0.95, True)
+    reweighted = ensemble_contender({0: 0.7, 1: 0.3}, 0.9, True)
+    trial = trial_contender(0, 0.9, True)
+    contenders = ensemble, trial, reweighted
+    add_test(store, trial, result(0.7))
+    assert add_selection(store, contenders, winner=ensemble)["test"] is None
+    add_test(store, ensemble, result(0.8))
+    assert add_selection(store, contenders, winner=ensemble)["test"]["score"] == 0.8
+    assert add_selection(store, contenders, winner=trial)["test"]["score"] == 0.7
+    assert add_selection(store, contenders, winner=reweighted)["test"] is None
+
+
+def test_the_saved_model_is_the_winner_unless_later_limits_exclude_it(store: Store) -> None:
+    add_study(store, 0.9, 0.8, 0.7)
+    ensemble = ensemble_contender({1: 0.6, 2: 0.4}, 0.9, True)
+    best = add_selection(store, [ensemble], winner=ensemble)["best"]
+    assert (best["name"], best["kind"], best["trial"]) == ("ensemble", "ensemble", 1)
+    assert best["members"] == [{"trial": 1, "weight": 0.6}, {"trial": 2, "weight": 0.4}]
+    store.update_trial("birds", 2, excluded="slower than 1 ms per image")
+    summary = report.summarise(store, "birds")
+    assert (summary["best"]["name"], summary["selection"]) == ("trial 0", None)
 
 
 def test_of_equal_trials_the_one_that_trains_fewer_parameters_wins_and_then_the_earlier(
     store: Store,
 ) -> None:
-    store.begin("birds", facts())
+    begin(store)
     for number, trained in enumerate((None, 50, 10, 10)):
         add_trial(store, number, 0.9, trained_parameters=trained)
     add_trial(store, 4, 0.99, "pruned")
     rows = store.trials("birds")
-    assert [r.number for r in report.ranked(rows, "maximize")] == [2, 3, 1, 0]
+    assert [r.number for r in rank(rows, "maximize")] == [2, 3, 1, 0]
     assert [t["number"] for t in report.top(store, "birds", 2)] == [2, 3]
 
 
@@ -144,16 +174,16 @@ def test_a_metric_that_is_better_when_lower_is_ranked_in_reverse_and_has_no_inte
 ) -> None:
     add_study(store, 0.5, 0.4, None, metric="log_loss", direction="minimize")
     summary = report.summarise(store, "birds")
-    expected = {"mean": 0.4, "low": 0.4, "high": 0.4, "seeds": 1}
+    expected = {"mean": 0.4, "low": 0.4, "high": 0.4, "repeats": 1}
     assert (summary["best"]["trial"], summary["best"]["validation"]) == (1, expected)
-    assert [f["tied_with_best"] for f in summary["finalists"]] == [True, False]
+    assert [c["tied_with_best"] for c in summary["contenders"]] == [True, False]
 
 
 def test_without_finals_a_tie_is_an_interval_that_contains_the_best_score(store: Store) -> None:
-    add_study(store, 0.9, 0.85, 0.5, validation_n=100)
+    add_study(store, 0.9, 0.85, 0.5, data=data_facts(independent_validation=100))
     add_trial(store, 3, 0.88, chosen=config(lr=0.001))
     summary = report.summarise(store, "birds")
-    tied = {f["trial"]: f["tied_with_best"] for f in summary["finalists"]}
+    tied = {c["trial"]: c["tied_with_best"] for c in summary["contenders"]}
     assert tied == {0: True, 1: True, 2: False}, "trial 3 has the configuration of trial 0"
     validation = summary["best"]["validation"]
     assert (validation["low"], validation["high"]) == pytest.approx((0.8256, 0.9448), abs=1e-4)
@@ -161,7 +191,7 @@ def test_without_finals_a_tie_is_an_interval_that_contains_the_best_score(store:
 
 def test_trials_are_counted_by_status(store: Store) -> None:
     statuses = "complete pruned out_of_time failed diverged incompatible out_of_memory running"
-    store.begin("birds", facts())
+    begin(store)
     for number, status in enumerate([*statuses.split(), "interrupted"]):
         add_trial(store, number, 0.5, status)
     summary = report.summarise(store, "birds")
@@ -169,7 +199,7 @@ def test_trials_are_counted_by_status(store: Store) -> None:
 
 
 def test_the_pareto_front_has_the_trials_that_no_other_dominates(store: Store) -> None:
-    store.begin("birds", facts())
+    begin(store)
     trials = [  # score, ms, parameters, seconds
         (0.9, 9.0, 100, 9.0),  # the best
         (0.8, 1.0, 100, 9.0),  # the fastest inference
@@ -195,7 +225,7 @@ def test_the_pareto_front_of_a_loss_has_the_lowest(store: Store) -> None:
 
 
 def test_each_backbone_has_the_median_of_its_measured_costs(store: Store) -> None:
-    store.begin("birds", facts())
+    begin(store)
     for number, (ms, peak) in enumerate(((2.0, None), (4.0, 100), (3.0, 300))):
         costs = {"forward_ms": 2 * ms, "peak_bytes": peak}
         add_trial(store, number, 0.5, measured={"costs": costs, "ms_per_item": ms})
@@ -210,18 +240,17 @@ def test_each_backbone_has_the_median_of_its_measured_costs(store: Store) -> Non
 
 def test_winner_and_baselines_are_those_of_the_final_selection(store: Store) -> None:
     add_study(store, 0.99, 0.95, 0.9)
-    summary = add_finals(
-        store,
-        final_candidate("trial 1", 0.9, True),
-        final_candidate("trial 0", 0.88, False, "default_recipe"),
-        final_candidate("trial 2", 0.8, False, "linear_probe"),
-        winner="trial 1",
+    contenders = (
+        trial_contender(1, 0.9, True),
+        trial_contender(0, 0.88, False, "default_recipe"),
+        trial_contender(2, 0.8, False, "linear_probe"),
     )
+    summary = add_selection(store, contenders, winner=contenders[0])
     best = summary["best"]
     assert best["trial"] == 1
-    assert best["validation"] == {"mean": 0.9, "low": 0.88, "high": 0.92, "seeds": 2}
+    assert best["validation"] == {"mean": 0.9, "low": 0.88, "high": 0.92, "repeats": 2}
     assert (best["parameters"], best["trained_parameters"]) == (7, 1000)
-    assert [f["trial"] for f in summary["finalists"]] == [1, 0, 2]
+    assert [c["trial"] for c in summary["contenders"]] == [1, 0, 2]
     assert summary["baselines"]["default_recipe"]["mean"] == 0.88
     assert summary["baselines"]["linear_probe"]["trial"] == 2
-    assert summary["optimism"] == 0.0123
+    assert summary["selection"]["optimism"] == 0.0123
