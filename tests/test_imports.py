@@ -37,7 +37,7 @@ def test_what_is_offered_is_sorted_and_there() -> None:
 
 
 def test_an_author_finds_a_decorator_for_every_kind() -> None:
-    from autotl.space.plugin import GIVEN_ARGUMENTS
+    from autotl.space.kinds import GIVEN_ARGUMENTS
 
     assert set(GIVEN_ARGUMENTS) <= set(autotl.__all__)
 
