@@ -32,7 +32,7 @@ ABSENT_LOGIT = -10.0
 
 
 def _standardisation(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation ``[F]`` of ``features [N, F]``; 1 replaces a deviation near 0."""
+    """Mean and standard deviation ``[F]`` of ``features [N, F]``; 1 replaces an std near 0."""
     mean, std = features.mean(0), features.std(0, correction=0)
     threshold = 1e-5 * (mean.abs() + std.mean())
     return mean, torch.where(std > threshold, std, 1.0)

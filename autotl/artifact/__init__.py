@@ -1,1 +1,1 @@
-"""The saved model: its folder, its card, code that loads it without autotl, and exports."""
+"""The saved model: its folder, its model card, code that loads it without autotl, and exports."""

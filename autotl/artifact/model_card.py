@@ -25,11 +25,11 @@ def write(folder: Path, title: str, results: Mapping[str, Any]) -> None:
 
     Args:
         folder: A model folder that ``model_folder.save`` wrote.
-        title: Title of the card, such as the name of the study.
+        title: Title of the model card, such as the name of the study.
         results: Measured quality of the model; see ``render``.
 
     Raises:
-        StoreError: The card cannot be written.
+        StoreError: The model card cannot be written.
     """
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     unfinished = folder / "README.md.unfinished"
@@ -45,7 +45,7 @@ def render(config: Mapping[str, Any], title: str, results: Mapping[str, Any] | N
 
     Args:
         config: Content of ``config.json``.
-        title: Title of the card.
+        title: Title of the model card.
         results: Measured quality of the model; every entry is optional:
             ``metric``: name of the metric of all scores;
             ``images``: number of images by split, ``{"train": 600, ...}``;

@@ -54,7 +54,7 @@ def check_backbone(harness: PluginHarness, params: Params) -> bool:
 
 
 def check_head(harness: PluginHarness, params: Params) -> bool:
-    """Check the shape and type of the logits, and that the head learns or can be fitted."""
+    """Check the shape and type of the logits, and that the head is trained or can be fitted."""
     model, images = harness.build(harness.make_config(params)).eval(), harness.make_images()
     with torch.no_grad():
         features = model.features(images)
