@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import platform
 import shlex
-from collections.abc import Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -106,20 +106,15 @@ def run(
         AutoTLError: Something that the user can correct; the message says what and how.
     """
     budget = start_budget(settings, began)
-    plugins = plugins or registry.load(settings.plugin)
-    check_names(settings, plugins)
+    plugins = load_plugins(settings, plugins)
     device = models.select_device(settings.device, settings.precision)
-    store = Store(settings.storage or default_url(settings.out))
-    with closing(store), resume.exclusive(store, settings), quiet_optuna(), store.faults():
+    with open_store(settings) as store, quiet_optuna():
         announce(settings, store, budget, device, listener)
         with budget.stage("check"):  # names are checked before any image is opened
             search_space = choose_space(settings, plugins, store, device, budget)
             dataset = load_dataset(settings, plugins, listener)
-        search_space = adapt_to_data(search_space, settings, dataset)
         with budget.stage("time"):
-            search_space = exclude_slow_backbones(search_space, settings, store, device)
-        notify_excluded(search_space, settings, listener)
-        budget.refit = refit_cost(dataset)
+            search_space = fit_space(search_space, settings, dataset, store, device, listener)
         begin_study(settings, store, dataset, search_space, device, budget)
         write_data(settings, dataset, listener)
         context = training_context(settings, store, dataset, device, budget, plugins, listener)
@@ -134,12 +129,31 @@ def start_budget(settings: StudyConfig, began: float | None) -> Budget:
     return Budget(settings.budget if limited else DEFAULT_BUDGET, began=began)
 
 
-def check_names(settings: StudyConfig, plugins: Registry) -> None:
-    """Raise an AutoTLError for a metric, a data source or a database that does not exist."""
+def load_plugins(settings: StudyConfig, plugins: Registry | None) -> Registry:
+    """Load the plugins, and check names before anything is written.
+
+    Raises:
+        AutoTLError: A plugin file, a metric, a data source or a database does not exist.
+    """
+    plugins = plugins or registry.load(settings.plugin)
     metrics.get(settings.metric)
     plugins.dataset(settings.data)
     if settings.learn_from:
         existing_url(settings.learn_from, "--learn-from")
+    return plugins
+
+
+@contextmanager
+def open_store(settings: StudyConfig) -> Iterator[Store]:
+    """Open the database and hold the study for this process.
+
+    Raises:
+        StoreError: The database cannot be used.
+        StudyError: Another process runs the study.
+    """
+    store = Store(settings.storage or default_url(settings.out))
+    with closing(store), resume.exclusive(store, settings), store.convert_errors():
+        yield store
 
 
 def announce(
@@ -212,13 +226,25 @@ def _check_metric(metric: str, dataset: Dataset, split: str, purpose: str) -> No
         )
 
 
-def adapt_to_data(search_space: Space, settings: StudyConfig, dataset: Dataset) -> Space:
-    """The space without ways to balance classes where they are balanced, unless asked for."""
-    if settings.requested.get("balance") or settings.space.get("balance"):
-        return search_space
-    plain = search_space.without_kind("balance")
-    needless = _is_recipe(settings, plain) or imbalance(dataset) <= IMBALANCED
-    return plain if needless else search_space
+def fit_space(
+    search_space: Space,
+    settings: StudyConfig,
+    dataset: Dataset,
+    store: Store,
+    device: Device,
+    listener: Listener,
+) -> Space:
+    """The space without what these data and this device rule out; the listener is notified.
+
+    Ways to balance classes are dropped where the classes are balanced, unless they were requested.
+    """
+    if not (settings.requested.get("balance") or settings.space.get("balance")):
+        plain = search_space.without_kind("balance")
+        if _is_recipe(settings, plain) or imbalance(dataset) <= IMBALANCED:
+            search_space = plain
+    search_space = exclude_slow_backbones(search_space, settings, store, device)
+    notify_excluded(search_space, settings, listener)
+    return search_space
 
 
 def imbalance(dataset: Dataset) -> float:
@@ -268,12 +294,6 @@ def notify_excluded(search_space: Space, settings: StudyConfig, listener: Listen
         requested = set(names) & set(settings.requested.get(kind, ()))
         warning = kind == "module" or bool(requested)
         listener(Note(f"excluded: {kind} {', '.join(names)} ({reason})", warning=warning))
-
-
-def refit_cost(dataset: Dataset) -> float:
-    """The cost of training on train + validation, relative to that on train."""
-    train, validation = (len(dataset.indices(split)) for split in ("train", "validation"))
-    return (train + validation) / train
 
 
 def begin_study(
@@ -388,6 +408,8 @@ def training_context(
 ) -> TrainingContext:
     """What all trainings of the study share, with what earlier runs measured."""
     facts = store.study(settings.name)
+    train, validation = (len(dataset.indices(split)) for split in ("train", "validation"))
+    budget.refit = (train + validation) / train
     cache = FeatureCache(
         settings.cache_size,
         settings.out / "cache",
