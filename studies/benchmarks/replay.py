@@ -1,17 +1,16 @@
-"""Samplers and pruners compared in seconds, on the learning curves that ``curves.py`` recorded.
+"""Compare samplers and pruners by time, on the learning curves that ``curves.py`` recorded.
 
-Run by hand, with the extra ``bench`` for the picture::
+Run by hand, with the extra ``bench`` for the figure::
 
     python studies/benchmarks/replay.py digits NAME [--workers 4]
 
-Searches run on the curves: a trial takes the seconds that were recorded, a pruned one those up to
-its last epoch. It prints a table and draws ``replay.png``.
+A replayed trial takes the seconds that were recorded; a pruned one those up to its last epoch. The
+script prints a table and saves ``replay.png``.
 """
 
 from __future__ import annotations
 
 import itertools
-import warnings
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
@@ -21,301 +20,335 @@ from typing import Any
 import click
 import numpy as np
 import optuna
-from curves import AROUND, EPOCHS, HERE, PICTURES, Curves, cell, load
+from curves import EPOCHS, HERE, IMAGES, OVERHEAD, Curves, cell_index, load
 from numpy.typing import NDArray
 from optuna import pruners, samplers
 from optuna.trial import TrialState
 
 from autotl.search.portfolio import BACKBONES
-from autotl.search.pruner import WorstTenthPruner
-from autotl.search.sampler import tpe as broad_tpe
+from autotl.search.pruner import make_pruner
+from autotl.search.sampler import make_sampler
 from autotl.search.trials import PROBES
 
-TOGETHER = 2.1
-"""How many times faster heads are trained in one pass over the features than one by one."""
+PROBE_SPEEDUP = 2.1
+"""Speedup of training heads in one pass over the features, over training them one by one."""
 
-cached = cache(load)
+Recipe = tuple[str, str, str]
+"""Backbone, freeze strategy and head, with their default hyperparameters."""
+
+load_once = cache(load)
 
 
 @dataclass
-class Named:
-    """A trial that is asked under other names: how learning rates of strategies are shared.
+class RenamingTrial:
+    """A trial in which the learning rates of several strategies may be one parameter.
 
-    ``share`` is ``none``, ``range`` for those of the same range, or ``all``.
+    ``sharing`` is ``none``, ``range`` for one parameter for each range, or ``all``.
     """
 
     trial: optuna.Trial
-    share: str
+    sharing: str
 
     def suggest_categorical(self, name: str, choices: Any) -> Any:
-        """As a trial does."""
+        """Suggest a choice as ``optuna.Trial`` does."""
         return self.trial.suggest_categorical(name, choices)
 
     def suggest_int(
         self, name: str, low: int, high: int, *, log: bool = False, step: int = 1
     ) -> int:
-        """As a trial does."""
+        """Suggest an integer as ``optuna.Trial`` does."""
         return self.trial.suggest_int(name, low, high, log=log, step=step)
 
     def suggest_float(
         self, name: str, low: float, high: float, *, log: bool = False, step: float | None = None
     ) -> float:
-        """As a trial does, of a name that may be shared."""
-        name = shared(name, low, high, self.share)
+        """Suggest a number as ``optuna.Trial`` does, under a name that may be shared."""
+        name = learning_rate_name(name, low, high, self.sharing)
         return self.trial.suggest_float(name, low, high, log=log, step=step)
 
 
-def shared(name: str, low: float, high: float, share: str) -> str:
-    """The name under which a learning rate is asked."""
+def learning_rate_name(name: str, low: float, high: float, sharing: str) -> str:
+    """Return the name of the parameter for a learning rate of a given range."""
     names = {"none": name, "range": f"freeze.lr {low:g} {high:g}", "all": "freeze.lr"}
-    return names[share]
+    return names[sharing]
 
 
 @dataclass(frozen=True)
 class Method:
-    """A way to search: who draws, who prunes, and whether well-known recipes come first."""
+    """A way to search: the sampler, the pruner, and whether default recipes are tried first."""
 
     sampler: Callable[[int], samplers.BaseSampler]
     pruner: Callable[[], pruners.BasePruner] = pruners.NopPruner
     recipes: bool = False
-    share: str = "none"
+    sharing: str = "none"
 
 
 @dataclass
 class Search:
-    """One search on curves: ``found`` has the seconds and the regret of every new best trial."""
+    """One search on curves.
+
+    Attributes:
+        curves: The recorded learning curves.
+        method: The way to search.
+        seed: Seed of the sampler; also selects one of the recorded seeds.
+        seconds: Replayed time so far.
+        improvements: Seconds and regret of every trial that was the best when it completed.
+        complete: Number of completed trials.
+        pruned: Number of pruned trials.
+    """
 
     curves: Curves
     method: Method
     seed: int
     seconds: float = 0.0
-    found: list[tuple[float, float]] = field(default_factory=list)
+    improvements: list[tuple[float, float]] = field(default_factory=list)
     complete: int = 0
     pruned: int = 0
 
     def __post_init__(self) -> None:
         self.study = optuna.create_study(
-            study_name=f"replay {self.seed}",  # brackets of Hyperband go by the name
+            study_name=f"replay {self.seed}",  # Hyperband chooses brackets by a hash of the name
             direction=self.curves.direction,
             sampler=self.method.sampler(self.seed),
             pruner=self.method.pruner(),
         )
-        self.chosen = self.curves.chosen
+        self.space = self.curves.space
         self.scores = self.curves.scores[self.seed % len(self.curves.scores)]
-        self.tried: dict[tuple[str, str, str], float] = {}  # the recipes and their scores
+        self.recipe_scores: dict[Recipe, float] = {}
 
     def run(self) -> Search:
-        """Search until the budget is spent; a trial that passes its end does not count."""
+        """Search until the budget is spent; results after its end do not count."""
         while self.seconds < self.curves.budget:
-            recipe = self._recipe() if self.method.recipes else None
-            params = self._params(recipe) if recipe else {}
-            self.seconds += AROUND
-            if recipe and recipe[1] == self.chosen.default_order("freeze")[0]:
-                self.tried[recipe] = self._trial(params, faster=TOGETHER)
-                self._beside(recipe, params)
+            recipe = self._next_recipe() if self.method.recipes else None
+            params = self._recipe_params(recipe) if recipe else {}
+            self.seconds += OVERHEAD
+            if recipe and recipe[1] == self.space.default_order("freeze")[0]:
+                self.recipe_scores[recipe] = self._run_trial(params, speedup=PROBE_SPEEDUP)
+                self._run_probes(params)
                 continue
-            score = self._trial(params)
+            score = self._run_trial(params)
             if recipe:
-                self.tried[recipe] = score
+                self.recipe_scores[recipe] = score
         return self
 
-    def _beside(self, probe: tuple[str, str, str], params: dict[str, Any]) -> None:
-        """Heads and learning rates that are tried in one pass with a probe."""
+    def _run_probes(self, params: dict[str, Any]) -> None:
+        """Run the other heads and learning rates that are trained in one pass with a probe."""
         shared = {name: params[name] for name in ("backbone", "freeze", "augment")}
-        heads = [plugin.name for plugin in self.chosen.plugins["head"]]
+        heads = [plugin.name for plugin in self.space.plugins["head"]]
         for i in range(PROBES - 1):
-            self._trial({**shared, "head": heads[i % len(heads)]}, faster=TOGETHER)
+            self._run_trial({**shared, "head": heads[i % len(heads)]}, speedup=PROBE_SPEEDUP)
 
-    def _trial(self, params: dict[str, Any], faster: float = 1.0) -> float:
-        """Run a trial; its score, or minus infinity of one that was pruned or diverged.
+    def _run_trial(self, params: dict[str, Any], speedup: float = 1.0) -> float:
+        """Run a trial.
 
         Args:
-            params: What it is to draw; the sampler draws the rest.
-            faster: How many times faster it is than alone.
+            params: Fixed parameters; the sampler draws the others.
+            speedup: How many times faster the trial is than recorded; such trials are not pruned.
+
+        Returns:
+            The score, higher is better; minus infinity if the trial was pruned or diverged.
         """
         if params:
             self.study.enqueue_trial(params)
         trial = self.study.ask()
-        trial.set_user_attr("epochs", self.scores.shape[-1])
-        at = cell(self.chosen, self.chosen.suggest(Named(trial, self.method.share)))
-        curve, seconds = self.scores[at], self.curves.seconds[at] / faster
+        config = self.space.suggest(RenamingTrial(trial, self.method.sharing))
+        cell = cell_index(self.space, config)
+        curve, seconds = self.scores[cell], self.curves.seconds[cell] / speedup
         for epoch, score in enumerate(curve, start=1):
             self.seconds += seconds[epoch - 1]
             if not np.isfinite(score):
                 self.study.tell(trial, state=TrialState.FAIL)
                 return -np.inf
             trial.report(float(score), epoch)
-            if epoch < len(curve) and faster == 1 and trial.should_prune():
+            if epoch < len(curve) and speedup == 1 and trial.should_prune():
                 self.study.tell(trial, state=TrialState.PRUNED)
                 self.pruned += 1
                 return -np.inf
         self.study.tell(trial, float(curve[-1]))
         self.complete += 1
         if self.study.best_trial.number == trial.number:
-            self.found.append((self.seconds, self.curves.regret(at)))
+            self.improvements.append((self.seconds, self.curves.regret(cell)))
         return float(curve[-1]) if self.curves.direction == "maximize" else -float(curve[-1])
 
-    def _recipe(self) -> tuple[str, str, str] | None:
-        """The next of the recipes that a search of autotl begins with, as it orders them."""
-        first, *others = self.chosen.default_order("freeze")
-        head = self.chosen.default_order("head")[0]
-        backbones = self.chosen.default_order("backbone")
+    def _next_recipe(self) -> Recipe | None:
+        """Return the next default recipe, in the order of ``autotl.search.portfolio``."""
+        first, *others = self.space.default_order("freeze")
+        head = self.space.default_order("head")[0]
+        backbones = self.space.default_order("backbone")
         recipes = [(backbone, first, head) for backbone in backbones]
-        if self.tried.keys() >= set(recipes):
-            scores = [self.tried[recipe] for recipe in recipes]
-            error = 0.5 / (PICTURES / 2) ** 0.5  # of an accuracy, at most
+        if self.recipe_scores.keys() >= set(recipes):
+            scores = [self.recipe_scores[recipe] for recipe in recipes]
+            error = 0.5 / (IMAGES / 2) ** 0.5  # largest standard error of an accuracy
             close = [b for b, s in zip(backbones, scores, strict=True) if s >= max(scores) - error]
-            best = close[0]  # the smallest of the close
+            best = close[0]  # the smallest of these
             promising = [best, *(b for b in backbones if b != best)][:BACKBONES]
             recipes += [(backbone, others[0], head) for backbone in promising]
             recipes += [(best, freeze, head) for freeze in others[1:]]
-        return next((recipe for recipe in recipes if recipe not in self.tried), None)
+        return next((recipe for recipe in recipes if recipe not in self.recipe_scores), None)
 
-    def _params(self, recipe: tuple[str, str, str]) -> dict[str, Any]:
+    def _recipe_params(self, recipe: Recipe) -> dict[str, Any]:
         backbone, freeze, head = recipe
-        flat = self.chosen.defaults(backbone=backbone, freeze=freeze, head=head)
-        plugin = next(p for p in self.chosen.plugins["freeze"] if p.name == freeze)
+        params = self.space.defaults(backbone=backbone, freeze=freeze, head=head)
+        plugin = next(p for p in self.space.plugins["freeze"] if p.name == freeze)
         limits = next(h.range for h in plugin.hyperparameters if h.name == "lr")
         assert limits
         name = f"freeze.{freeze}.lr"
-        flat[shared(name, limits.low, limits.high, self.method.share)] = flat.pop(name)
-        return flat
+        shared_name = learning_rate_name(name, limits.low, limits.high, self.method.sharing)
+        params[shared_name] = params.pop(name)
+        return params
 
 
 def random(seed: int) -> samplers.BaseSampler:
-    """Random search."""
+    """Make a random sampler."""
     return samplers.RandomSampler(seed=seed)
 
 
-def tpe(seed: int) -> samplers.BaseSampler:
-    """TPE with Optuna's own settings."""
-    return samplers.TPESampler(multivariate=True, group=True, seed=seed)
+def optuna_tpe(seed: int) -> samplers.BaseSampler:
+    """Make Optuna's TPE sampler with its default settings."""
+    return samplers.TPESampler(seed=seed)
 
 
-def recipes(
+def recipes_first(
     pruner: Callable[[], pruners.BasePruner] = pruners.NopPruner,
-    sampler: Callable[[int], samplers.BaseSampler] = broad_tpe,
-    share: str = "none",
+    sampler: Callable[[int], samplers.BaseSampler] = make_sampler,
+    sharing: str = "none",
 ) -> Method:
-    """As autotl searches: the well-known recipes, then its own sampler."""
-    return Method(sampler, pruner, recipes=True, share=share)
+    """Describe a search that tries the default recipes first, as autotl does."""
+    return Method(sampler, pruner, recipes=True, sharing=sharing)
 
 
-OURS = "recipes, broad TPE + worst tenth"
+WARMUP = EPOCHS // 2
+OUR_PRUNER = partial(make_pruner, EPOCHS)
+AUTOTL = "autotl: recipes, own TPE, worst tenth pruned"
+NO_PRUNER = "... without a pruner"
 METHODS = {
     "random": Method(random),
-    "TPE": Method(tpe),
-    "TPE + ASHA": Method(tpe, partial(pruners.SuccessiveHalvingPruner, 1, 2)),
-    "TPE + Hyperband": Method(tpe, partial(pruners.HyperbandPruner, 1, EPOCHS, 2)),
-    OURS: recipes(WorstTenthPruner),
-    "... TPE of Optuna": recipes(WorstTenthPruner, sampler=tpe),
-    "... one rate for a range": recipes(WorstTenthPruner, share="range"),
-    "... one rate for all": recipes(WorstTenthPruner, share="all"),
-    "... no pruner": recipes(),
-    "... median": recipes(partial(pruners.MedianPruner, 5, EPOCHS // 3)),
-    "... ASHA": recipes(partial(pruners.SuccessiveHalvingPruner, 1, 2)),
+    "Optuna's TPE": Method(optuna_tpe),
+    "Optuna's TPE + ASHA": Method(optuna_tpe, partial(pruners.SuccessiveHalvingPruner, 1, 2)),
+    "Optuna's TPE + Hyperband": Method(optuna_tpe, partial(pruners.HyperbandPruner, 1, EPOCHS, 2)),
+    AUTOTL: recipes_first(OUR_PRUNER),
+    "... Optuna's TPE": recipes_first(OUR_PRUNER, sampler=optuna_tpe),
+    "... one learning rate for each range": recipes_first(OUR_PRUNER, sharing="range"),
+    "... one learning rate for all": recipes_first(OUR_PRUNER, sharing="all"),
+    NO_PRUNER: recipes_first(),
+    "... worst quarter pruned": recipes_first(
+        partial(pruners.PercentilePruner, 75, 10, WARMUP, n_min_trials=10)
+    ),
+    "... worst half pruned": recipes_first(partial(pruners.MedianPruner, 10, WARMUP)),
+    "... ASHA": recipes_first(partial(pruners.SuccessiveHalvingPruner, 1, 2)),
 }
-DRAWN = ("random", "TPE", "TPE + ASHA", "TPE + Hyperband", OURS)
+PLOTTED = ("random", "Optuna's TPE", "Optuna's TPE + ASHA", "Optuna's TPE + Hyperband", AUTOTL)
 
 
-def regrets(search: Search, points: int = 121) -> NDArray[np.float64]:
-    """The regret of the best trial so far at ``points`` even moments of the budget; 1 before."""
-    moments = np.linspace(0, search.curves.budget, points)
-    ends, values = zip((0.0, 1.0), *search.found, strict=True)
-    return np.array(values)[np.searchsorted(ends, moments, side="right") - 1]
+def regret_over_time(search: Search, points: int = 121) -> NDArray[np.float64]:
+    """Return the regret of the best trial at ``points`` even times of the budget; 1 before any."""
+    times = np.linspace(0, search.curves.budget, points)
+    improved_at, regrets = zip((0.0, 1.0), *search.improvements, strict=True)
+    return np.array(regrets)[np.searchsorted(improved_at, times, side="right") - 1]
 
 
-def interval(runs: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The 95 % bootstrap interval of the mean of ``runs [N, points]`` (Efron 1979)."""
+def bootstrap_interval(
+    runs: NDArray[np.float64],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the 95 % bootstrap interval of the mean of ``runs [N, points]`` (Efron 1979)."""
     drawn = np.random.default_rng(0).integers(len(runs), size=(1000, len(runs)))
     low, high = np.quantile(runs[drawn].mean(1), (0.025, 0.975), axis=0)
     return low, high
 
 
-def reached(regret: NDArray[np.float64], level: float) -> float:
-    """The share of the budget after which a mean ``regret [points]`` is at ``level``, or inf."""
-    below = np.flatnonzero(regret <= level)
-    return float(below[0] / (len(regret) - 1)) if len(below) else np.inf
+def time_to_reach(regret: NDArray[np.float64], level: float) -> float:
+    """Return the fraction of the budget at which ``regret [points]`` is first at ``level``.
+
+    Infinity if that is never the case.
+    """
+    reached = np.flatnonzero(regret <= level)
+    return float(reached[0] / (len(regret) - 1)) if len(reached) else np.inf
 
 
-def table(
-    found: dict[str, list[NDArray[np.float64]]], counts: dict[str, NDArray[np.float64]]
+def format_table(
+    regrets: dict[str, list[NDArray[np.float64]]], counts: dict[str, NDArray[np.float64]]
 ) -> str:
-    """Rows of Markdown: the mean over the data sets of what each method came to."""
-    heads = ("search", "mean regret", "at 1/6", "at 1/3", "at the end", "random's end after")
-    lines = ["| " + " | ".join((*heads, "complete", "pruned")) + " |", "|---" * 8 + "|"]
-    for name, runs in found.items():
+    """Format a Markdown table with a row for each method, averaged over the data sets.
+
+    Args:
+        regrets: For each method, an array ``[seeds, points]`` for each data set.
+        counts: For each method, the mean numbers of completed and pruned trials.
+    """
+    titles = ("search", "mean regret", "at 1/6", "at 1/3", "at the end", "time to random's end")
+    lines = ["| " + " | ".join((*titles, "complete", "pruned")) + " |", "|---" * 8 + "|"]
+    for name, runs in regrets.items():
         mean = np.mean([r.mean(0) for r in runs], axis=0)
-        low, high = interval(np.mean(runs, axis=0).mean(1, keepdims=True))
-        pairs = zip(runs, found["random"], strict=True)
-        ends = [reached(r.mean(0), x.mean(0)[-1]) for r, x in pairs]
-        after = ", ".join(f"{share:.2f}" for share in ends)
-        parts = [f"{mean[(len(mean) - 1) * k // 6]:.3f}" for k in (1, 2, 6)]
-        area = f"{mean.mean():.3f} ({low[0]:.3f} to {high[0]:.3f})"
-        many = [f"{count:.0f}" for count in counts[name]]
-        lines.append("| " + " | ".join([name, area, *parts, after, *many]) + " |")
+        low, high = bootstrap_interval(np.mean(runs, axis=0).mean(1, keepdims=True))
+        pairs = zip(runs, regrets["random"], strict=True)
+        times = [time_to_reach(r.mean(0), x.mean(0)[-1]) for r, x in pairs]
+        cells = [name, f"{mean.mean():.3f} ({low[0]:.3f} to {high[0]:.3f})"]
+        cells += [f"{mean[(len(mean) - 1) * k // 6]:.3f}" for k in (1, 2, 6)]
+        cells.append(", ".join(f"{time:.2f}" for time in times))
+        cells += [f"{count:.0f}" for count in counts[name]]
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def draw(found: dict[str, list[NDArray[np.float64]]], curves: dict[str, Curves]) -> None:
-    """``replay.png``: a panel for each data set, regret against seconds."""
+def plot(regrets: dict[str, list[NDArray[np.float64]]], curves: dict[str, Curves]) -> None:
+    """Save ``replay.png``: regret against seconds, a panel for each data set."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(1, len(curves), figsize=(5 * len(curves), 4), squeeze=False)
-    for i, (name, one) in enumerate(curves.items()):
+    for i, (source, recorded) in enumerate(curves.items()):
         axis = axes[0, i]
-        for method in (m for m in DRAWN if m in found):
-            runs = found[method][i]
-            moments = np.linspace(0, one.budget, runs.shape[1])
-            [line] = axis.plot(moments, runs.mean(0), label=method)
-            axis.fill_between(moments, *interval(runs), color=line.get_color(), alpha=0.15, lw=0)
-        axis.set(title=name, xlabel="replayed seconds", ylabel="normalised regret", ylim=(0, 1))
+        for method in (m for m in PLOTTED if m in regrets):
+            runs = regrets[method][i]
+            times = np.linspace(0, recorded.budget, runs.shape[1])
+            [line] = axis.plot(times, runs.mean(0), label=method)
+            color = line.get_color()
+            axis.fill_between(times, *bootstrap_interval(runs), color=color, alpha=0.15, lw=0)
+        axis.set(title=source, xlabel="replayed seconds", ylabel="normalised regret", ylim=(0, 1))
     axes[0, 0].legend(frameon=False, fontsize=8)
     figure.tight_layout()
     figure.savefig(HERE / "replay.png", dpi=80)
 
 
-def quiet() -> None:
-    """Keep Optuna from saying what is known."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-
-
 @click.command()
 @click.argument("sources", nargs=-1)
-@click.option("--seeds", default=30, help="How many searches of each method.")
-@click.option("--metric", default="accuracy", type=click.Choice(["accuracy", "log_loss"]))
-@click.option("--only", multiple=True, help="A method; several may be given.")
-@click.option("--workers", default=1, help="Processes to use.")
+@click.option("--seeds", default=30, show_default=True, help="Number of searches of each method.")
+@click.option(
+    "--metric",
+    default="accuracy",
+    show_default=True,
+    type=click.Choice(["accuracy", "log_loss"]),
+    help="Metric that is optimised.",
+)
+@click.option("--only", multiple=True, help="Method to replay; may be repeated (default: all).")
+@click.option("--workers", default=1, show_default=True, help="Number of processes.")
 def main(
     sources: tuple[str, ...], seeds: int, metric: str, only: tuple[str, ...], workers: int
 ) -> None:
-    """Let searches run on the curves of SOURCES, and say how soon they found what."""
+    """Replay searches on the curves of SOURCES and print their regret over time."""
     curves = {source: load(source, metric) for source in sources or ("digits", "odd")}
-    found: dict[str, list[NDArray[np.float64]]] = {}
+    regrets: dict[str, list[NDArray[np.float64]]] = {}
     counts = {}
     with ProcessPoolExecutor(workers) as pool:
         for name in ("random", *only) if only else METHODS:
-            each = itertools.product([name], curves, [metric], range(seeds))
-            runs = list(pool.map(_run, *zip(*each, strict=True)))
-            found[name] = np.array_split([run for run, _ in runs], len(curves))
-            counts[name] = np.mean([count for _, count in runs], axis=0)
+            tasks = itertools.product([name], curves, [metric], range(seeds))
+            results = list(pool.map(_run_search, *zip(*tasks, strict=True)))
+            regrets[name] = np.array_split([regret for regret, _ in results], len(curves))
+            counts[name] = np.mean([count for _, count in results], axis=0)
             click.echo(name, err=True)
-    click.echo(table(found, counts))
+    click.echo(format_table(regrets, counts))
     if metric == "accuracy" and not only:
-        draw(found, curves)
+        plot(regrets, curves)
 
 
-def _run(
+def _run_search(
     name: str, source: str, metric: str, seed: int
 ) -> tuple[NDArray[np.float64], tuple[int, int]]:
-    """One search in a process of its own: its regrets, and its complete and pruned trials."""
-    quiet()
-    search = Search(cached(source, metric), METHODS[name], seed).run()
-    return regrets(search), (search.complete, search.pruned)
+    """Run one search in a worker: its regret over time, and its completed and pruned trials."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    search = Search(load_once(source, metric), METHODS[name], seed).run()
+    return regret_over_time(search), (search.complete, search.pruned)
 
 
 if __name__ == "__main__":
