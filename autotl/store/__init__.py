@@ -1,14 +1,15 @@
-"""One database: Optuna's storage and, beside it, our tables for what Optuna does not store.
+"""The database: Optuna's storage, and AutoTL's tables for what Optuna does not store.
 
-Optuna stores parameters and values. Our tables store what a study was asked to do, the status of
-each trial and why, every epoch, the repeats of the final selection, and each use of the test split.
-Their names begin with ``autotl_``, and ``autotl.store.migrations`` alone creates and changes them.
+Optuna stores parameters and values. AutoTL's tables store the settings of a study, the status of
+each trial with its reason, every epoch, the repeats of the final selection, and each use of the
+test split. Their names begin with ``autotl_``. Only ``autotl.store.migrations`` creates and changes
+them.
 
 Several processes may write at once. A float that is not finite, such as the loss of a trial that
-diverged, is stored as None; times are UTC.
+diverged, is stored as None. Times are in UTC.
 
-``database`` is the store, ``facts`` and ``contender`` are the records that it stores, ``rows`` the
-values that it returns, ``opening`` finds and opens a database.
+``database`` is the store, ``facts`` and ``contender`` are the records that it stores, ``rows`` are
+the values that it returns, and ``opening`` finds and opens a database.
 """
 
 from autotl.store.contender import Contender, Interval, Kind, Member, Role, Standing, single

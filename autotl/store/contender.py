@@ -1,4 +1,4 @@
-"""What may become the model that a search hands over, from the leaderboard to the report."""
+"""Contenders: the trials and combinations of trials that may become the model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Number = Annotated[float, BeforeValidator(lambda value: math.nan if value is Non
 
 
 class Facts(BaseModel):
-    """A record that is stored as JSON; keys that this version does not know are ignored."""
+    """A record that is stored as JSON; unknown keys, e.g. of newer versions, are ignored."""
 
     model_config = ConfigDict(
         extra="ignore", frozen=True, ser_json_inf_nan="null", arbitrary_types_allowed=True
@@ -55,19 +55,19 @@ class Member(Facts):
 
 
 class Contender(Facts):
-    """One configuration, or several combined, that may become the model handed over.
+    """One configuration, or a combination of several, that may become the model.
 
     Attributes:
         kind: ``trial`` for a single configuration, ``ensemble`` for the weighted mean of the
             members' probabilities, ``soup`` for the mean of their weights.
-        members: The trials that it consists of, the largest weight first.
-        role: Why it takes part.
+        members: Its trials, the largest weight first.
+        role: The reason why it is compared.
         config: The configuration of a single trial, as ``config_to_json`` writes it.
-        parameters: Number of parameters, of all members; None if unknown.
+        parameters: Number of parameters of all members; None if unknown.
         ms_per_item: Milliseconds to predict one example in a batch; None if unknown.
         seconds: Training time of all repeats.
-        scores: One for each repeat of the final selection, or that of the trial.
-        standing: How it compares with the others; None before the comparison.
+        scores: The score of each repeat of the final selection, or the one score of the trial.
+        standing: The comparison with the best contender; None before the comparison.
         predictions: Probabilities ``[N, C]`` on the validation split of each repeat; not stored.
     """
 
@@ -84,12 +84,12 @@ class Contender(Facts):
 
     @property
     def id(self) -> tuple[Kind, tuple[tuple[int, float], ...]]:
-        """What identifies it: an ensemble of other members or weights is another contender."""
+        """Its identity: ensembles with different members or weights are different contenders."""
         return self.kind, tuple(sorted((member.trial, member.weight) for member in self.members))
 
     @property
     def name(self) -> str:
-        """Its name for people: ``trial 7``, ``ensemble`` or ``soup``."""
+        """The name that is displayed: ``trial 7``, ``ensemble`` or ``soup``."""
         return f"trial {self.lead}" if self.kind == "trial" else self.kind
 
     @property
@@ -113,15 +113,15 @@ class Contender(Facts):
         return float(np.mean(self.scores))
 
     def reference(self) -> dict[str, Any]:
-        """Its identity alone, as JSON."""
+        """Return the kind and the members, which identify it, as JSON."""
         return self.model_dump(mode="json", include={"kind", "members"})
 
 
-def single(trial: int, **changes: Any) -> Contender:
-    """The contender that consists of one trial."""
-    return Contender(members=(Member(trial=trial),), **changes)
+def single(trial: int, **fields: Any) -> Contender:
+    """Return the contender that consists of one trial; ``fields`` are further fields of it."""
+    return Contender(members=(Member(trial=trial),), **fields)
 
 
 def parse(reference: Mapping[str, Any]) -> Contender:
-    """The contender that ``Contender.reference`` wrote."""
+    """Return the contender that ``Contender.reference`` describes."""
     return Contender.model_validate(reference)

@@ -1,4 +1,4 @@
-"""The store: what is kept of studies, trials, repeats and tests, beside what Optuna keeps."""
+"""The store: reads and writes AutoTL's tables of studies, trials, repeats and tests."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from autotl.store.migrations.tables import (
     EPOCH,
     IMAGE,
     LATENCY,
-    OF_A_STUDY,
     REPEAT,
     STUDY,
     STUDY_FACT,
+    TABLES_OF_STUDY,
     TEST,
     TRIAL,
 )
-from autotl.store.opening import explained, merge_log, open_database
+from autotl.store.opening import convert_errors, merge_write_ahead_log, open_database
 from autotl.store.rows import (
     STATUSES,
     DataIssueRow,
@@ -50,40 +50,41 @@ RECORDS: Mapping[type[Any], Mapping[str, type[Facts]]] = {
     RepeatRow: {"facts": RepeatFacts},
     TestRow: {"contender": Contender, "result": TestResult},
 }
-"""The columns of rows that hold records."""
+"""The columns that contain records, by the type of the row."""
 
 
 class Store:
-    """An open database: ``storage`` is Optuna's part, ``url`` its address without the password.
+    """An open database: ``storage`` is Optuna's storage, ``url`` the URL without the password.
 
-    Facts are read and written as the records of ``store.facts``, and in no other way. Any method
-    raises ``StoreError`` when the database can no longer be used: locked for a minute, read-only,
-    on a full disk, or its server gone.
+    Facts are read and written only as the records of ``store.facts``. Every method raises
+    ``StoreError`` if the database cannot be used, because it is locked for a minute or read-only,
+    the disk is full, or the server does not respond.
     """
 
     storage: RDBStorage
     url: str
 
     def __init__(self, url: str) -> None:
-        """Open the database, made if missing, and migrate our tables to this program's schema.
+        """Open or create a database, and migrate AutoTL's tables to the schema of this version.
 
         Raises:
-            StoreError: It cannot be opened, or a newer autotl made it.
+            StoreError: It cannot be opened, or a newer version of AutoTL created it.
         """
-        opened = open_database(url)
-        self.storage, self.url, self._place = opened.storage, opened.url, opened.place
+        database = open_database(url)
+        self.storage, self.url, self._label = database.storage, database.public_url, database.label
 
     def options(self, out: Path) -> str:
-        """The options with which a command finds this database and the run folders in ``out``."""
+        """Return the options that select this database and the run folders in ``out``."""
         parts = [] if out == Path("runs") else ["--out", str(out)]
-        if self._place != str(out / "autotl.db"):
+        if self._label != str(out / "autotl.db"):
             parts += ["--storage", self.url]
         return "".join(f" {shlex.quote(part)}" for part in parts)
 
     def lock_file(self, study: str, folder: Path) -> Path:
-        """The file whose lock a process holds while it runs the study.
+        """Return the file that a process locks while it runs the study.
 
-        It is beside a SQLite database, which several folders may share, else in the run ``folder``.
+        It is next to a SQLite database, because several run folders may share one; for other
+        databases it is in the run ``folder``.
         """
         database = self.storage.engine.url.database
         if self.storage.engine.dialect.name != "sqlite" or not database:
@@ -96,14 +97,14 @@ class Store:
         """Close the connections; the next use opens new ones."""
         self.storage.remove_session()
         self.storage.engine.dispose()
-        merge_log(self.storage.engine)
+        merge_write_ahead_log(self.storage.engine)
 
     # studies
 
     def begin_study(self, study: str, **facts: Any) -> None:
-        """Add the study if it is not there, and update its facts, see ``update_study``."""
+        """Add the study if it does not exist, and update its facts as ``update_study`` does."""
         now = datetime.now(UTC)
-        # Another worker may have begun it just now.
+        # Another process may have added it in the meantime.
         with suppress(exc.IntegrityError), self._write() as connection:
             connection.execute(STUDY.insert().values(name=study, created=now, updated=now))
         self.update_study(study, **facts)
@@ -116,7 +117,7 @@ class Store:
             pydantic.ValidationError: A value does not have the type of its field.
             TypeError: There is no such field.
         """
-        values = _dumped(StudyFacts, facts)
+        values = _to_json(StudyFacts, facts)
         with self._write() as connection:
             change = STUDY.update().where(STUDY.c.name == study)
             count = connection.execute(change.values(updated=datetime.now(UTC))).rowcount
@@ -157,37 +158,39 @@ class Store:
         """Delete everything that is stored of the study, and Optuna's study of that name.
 
         Raises:
-            StudyError: There is no such study; one that only Optuna knows is not ours to delete.
+            StudyError: There is no such study. A study that is only in Optuna's tables counts as
+                missing, because AutoTL did not create it.
         """
         self.study(study)
-        # Optuna's first: if this is interrupted, the study is still listed and can be deleted.
-        with explained(self._place), suppress(KeyError):
+        # Optuna's study is deleted first: after an interruption, the study is still listed and
+        # can be deleted.
+        with convert_errors(self._label), suppress(KeyError):
             optuna.delete_study(study_name=study, storage=self.storage)
         with self._write() as connection:
-            for table in OF_A_STUDY:
+            for table in TABLES_OF_STUDY:
                 connection.execute(table.delete().where(table.c.study == study))
             connection.execute(STUDY.delete().where(STUDY.c.name == study))
 
     # the data of a study
 
     def set_data_issues(self, study: str, issues: Sequence[DataIssueRow]) -> None:
-        """Replace the problems that were found in the data."""
+        """Replace the problems of the data."""
         self._replace(DATA_ISSUE, study, issues)
 
     def data_issues(self, study: str) -> list[DataIssueRow]:
-        """The problems that were found in the data."""
+        """Return the problems of the data."""
         return self._list(DataIssueRow, DATA_ISSUE, study, order="position")
 
     def set_images(self, study: str, images: Sequence[ImageRow], opening: int = 0) -> None:
-        """Replace the possible label issues, or with ``opening`` the errors of that test."""
+        """Replace the possible label issues, or the errors of the test ``opening``."""
         self._replace(IMAGE, study, images, opening=opening)
 
     def images(self, study: str, opening: int = 0) -> list[ImageRow]:
-        """The possible label issues, or the errors of a test, the most confident first."""
+        """Return the possible label issues, or the errors of a test, the most confident first."""
         return self._list(ImageRow, IMAGE, study, order="position", opening=opening)
 
     def add_latencies(self, study: str, milliseconds: Mapping[str, float]) -> None:
-        """Store the latency of some backbones for one image; one that is known is replaced."""
+        """Store the latency of some backbones for one image; older values are replaced."""
         rows = [
             {"study": study, "backbone": name, "milliseconds": value}
             for name, value in milliseconds.items()
@@ -200,7 +203,7 @@ class Store:
             connection.execute(LATENCY.insert(), rows)
 
     def latencies(self, study: str) -> dict[str, float]:
-        """The latency of each backbone that was measured, in milliseconds for one image."""
+        """Return the measured latencies by backbone, in milliseconds for one image."""
         query = sa.select(LATENCY.c.backbone, LATENCY.c.milliseconds)
         with self._read() as connection:
             return {k: v for k, v in connection.execute(query.where(LATENCY.c.study == study))}
@@ -215,7 +218,7 @@ class Store:
         epochs: int,
         facts: TrialFacts | None = None,
     ) -> None:
-        """Add a running trial of so many ``epochs``; what its number had before is deleted."""
+        """Add a running trial of ``epochs`` epochs; an older one of the same number is deleted."""
         values = {
             "config": config,
             "epochs": epochs,
@@ -223,7 +226,7 @@ class Store:
             "reason": "",
             "seconds": 0.0,
             "started": datetime.now(UTC),
-            "facts": _changes(facts),
+            "facts": _set_fields_to_json(facts),
         }
         with self._write() as connection:
             for table in (EPOCH, TRIAL):
@@ -233,13 +236,13 @@ class Store:
     def update_trial(
         self, study: str, number: int, columns: Mapping[str, Any] | None = None, **facts: Any
     ) -> None:
-        """Fill in columns that were not known when the trial began, and replace some facts.
+        """Replace some columns and some facts of a trial.
 
         Args:
-            study: Its study.
-            number: Its number.
-            columns: Such as ``{"parameters": 5_288_548}``.
-            facts: By the names of the fields of ``TrialFacts``.
+            study: The name of the study.
+            number: The number of the trial.
+            columns: New values by column, such as ``{"parameters": 5_288_548}``.
+            facts: New values by field of ``TrialFacts``.
 
         Raises:
             StudyError: There is no such trial.
@@ -247,7 +250,7 @@ class Store:
         here, values, new = (
             _at(TRIAL, study, number),
             dict(columns or {}),
-            _dumped(TrialFacts, facts),
+            _to_json(TrialFacts, facts),
         )
         with self._write() as connection:
             values |= _merged_facts(connection, here, new)
@@ -268,18 +271,18 @@ class Store:
         epochs: Sequence[EpochRow] = (),
         **facts: Any,
     ) -> None:
-        """Write the status with which the trial ended, its result and its epochs.
+        """Store the final status of a trial, its result and its epochs.
 
         Args:
-            study: Its study.
-            number: Its number.
+            study: The name of the study.
+            number: The number of the trial.
             status: One of ``STATUSES``.
             reason: Why it has this status; empty for ``complete``.
-            score: In the metric of the study; None unless it is complete.
-            seconds: Wall-clock time that it took.
-            trained_parameters: How many parameters were trained.
-            epochs: What its epochs measured.
-            facts: By the names of the fields of ``TrialFacts``.
+            score: The score in the metric of the study; None unless the trial is complete.
+            seconds: The wall-clock time of the trial.
+            trained_parameters: The number of parameters that were trained.
+            epochs: The results of its epochs.
+            facts: New values by field of ``TrialFacts``.
 
         Raises:
             StudyError: There is no such trial.
@@ -287,7 +290,7 @@ class Store:
         """
         if status not in STATUSES:
             raise ValueError(f"{status!r} is not a status; {did_you_mean(status, STATUSES)}")
-        here, new = _at(TRIAL, study, number), _dumped(TrialFacts, facts)
+        here, new = _at(TRIAL, study, number), _to_json(TrialFacts, facts)
         result: dict[str, Any] = {
             "status": status,
             "reason": reason,
@@ -307,12 +310,12 @@ class Store:
             raise self._no_trial(study, number)
 
     def trials(self, study: str, after: int = -1, numbers: Collection[int] = ()) -> list[TrialRow]:
-        """The trials of the study, by number.
+        """Return the trials of the study, sorted by number.
 
         Args:
-            study: Its name.
-            after: Only the trials with larger numbers than this.
-            numbers: And these.
+            study: The name of the study.
+            after: Only trials with a larger number than this are returned.
+            numbers: Trials that are returned in addition.
         """
         wanted = TRIAL.c.number > after
         if numbers:
@@ -320,35 +323,42 @@ class Store:
         return self._list(TrialRow, TRIAL, study, wanted, order="number")
 
     def epochs(self, study: str, number: int) -> list[EpochRow]:
-        """The epochs of a trial, in order."""
+        """Return the epochs of a trial, in order."""
         return self._list(EpochRow, EPOCH, study, order="epoch", number=number)
 
     # the final selection
 
     def add_repeat(self, study: str, row: RepeatRow) -> None:
-        """Add a repeat of a contender; retraining replaces an earlier one."""
+        """Store a repeat of a contender; an older one of the same number is replaced."""
         keys = {"study": study, "kind": row.kind, "trial": row.trial, "repeat": row.repeat}
-        values = {"score": row.score, "seconds": row.seconds, "facts": _changes(row.facts)}
+        values = {
+            "score": row.score,
+            "seconds": row.seconds,
+            "facts": _set_fields_to_json(row.facts),
+        }
         with self._write() as connection:
             same = [REPEAT.c[key] == value for key, value in keys.items()]
             connection.execute(REPEAT.delete().where(*same))
             connection.execute(REPEAT.insert().values(**keys, **values))
 
     def repeats(self, study: str) -> list[RepeatRow]:
-        """All repeats of the final selection of the study."""
+        """Return all repeats of the final selection of the study."""
         return self._list(RepeatRow, REPEAT, study, order="repeat")
 
     # the test split
 
     def open_test(self, study: str, contender: Contender, config: Mapping[str, Any]) -> int:
-        """Write that the test split is about to be used; returns what ``close_test`` needs.
+        """Record that the test split is about to be used; return the number of this use.
 
-        When this returns the database has it, so that no crash can hide that it was opened.
+        The record is committed before the function returns, so that a crash cannot hide the use.
 
         Args:
-            study: Whose test split.
-            contender: Which is tested.
-            config: Of its trial with the largest weight.
+            study: The name of the study.
+            contender: The contender that is tested.
+            config: The configuration of its trial with the largest weight.
+
+        Returns:
+            The argument ``opening`` of ``close_test``.
         """
         row = {"study": study, "contender": contender.reference(), "config": config, "result": {}}
         with self._write() as connection:
@@ -358,33 +368,43 @@ class Store:
         return int(key[0])
 
     def close_test(self, opening: int, result: TestResult) -> None:
-        """Write the result on the test split.
+        """Store the result on the test split.
+
+        Args:
+            opening: The result of ``open_test``.
+            result: The scores and measurements.
 
         Raises:
-            StudyError: There is no such opening.
+            StudyError: There is no test of this number.
         """
         with self._write() as connection:
             change = TEST.update().where(TEST.c.id == opening)
-            count = connection.execute(change.values(result=_changes(result))).rowcount
+            count = connection.execute(change.values(result=_set_fields_to_json(result))).rowcount
         if not count:
-            raise StudyError(f"there is no test {opening}; was the study deleted?")
+            raise StudyError(
+                f"there is no test {opening}; if the study was deleted while it ran, start the "
+                "search again"
+            )
 
     def tests(self, study: str) -> list[TestRow]:
-        """Each opening of the study's test split, oldest first."""
+        """Return all uses of the study's test split, oldest first."""
         return self._list(TestRow, TEST, study, order="id")
 
-    def faults(self) -> AbstractContextManager[None]:
-        """A context in which faults of the database that Optuna raises become StoreErrors."""
-        return explained(self._place)
+    def convert_errors(self) -> AbstractContextManager[None]:
+        """Convert errors of the database that Optuna raises inside to StoreError."""
+        return convert_errors(self._label)
 
     @contextmanager
     def _read(self) -> Iterator[sa.Connection]:
-        with explained(self._place), self.storage.engine.connect() as connection:
+        with convert_errors(self._label), self.storage.engine.connect() as connection:
             yield connection
 
     @contextmanager
     def _write(self) -> Iterator[sa.Connection]:
-        with explained(self._place), tables.write(self.storage.engine) as connection:
+        with (
+            convert_errors(self._label),
+            tables.write_transaction(self.storage.engine) as connection,
+        ):
             yield connection
 
     def _list(
@@ -396,7 +416,7 @@ class Store:
         order: str,
         **equal: Any,
     ) -> list[_Row]:
-        """Rows of a study as values of ``kind``; columns of facts become records."""
+        """Return the rows of a study as values of type ``kind``; JSON columns become records."""
         names = [field.name for field in fields(kind)]
         columns = [table.c[name] for name in names]
         same = [table.c[name] == value for name, value in equal.items()]
@@ -412,7 +432,7 @@ class Store:
         return [kind(*map(value, names, row)) for row in rows]
 
     def _replace(self, table: sa.Table, study: str, rows: Sequence[Any], **equal: Any) -> None:
-        """Replace the rows of a study that equal the given columns; the order is kept."""
+        """Replace the rows of a study whose columns have the values ``equal``, in this order."""
         values = [
             {"study": study, "position": position, **equal, **asdict(row)}
             for position, row in enumerate(rows)
@@ -425,7 +445,7 @@ class Store:
 
     def _no_study(self, study: str) -> StudyError:
         hint = did_you_mean(study, self.studies())
-        return StudyError(f"there is no study {study!r} in {self._place}; {hint}")
+        return StudyError(f"there is no study {study!r} in {self._label}; {hint}")
 
     @staticmethod
     def _no_trial(study: str, number: int) -> StudyError:
@@ -438,16 +458,16 @@ class Store:
 def _merged_facts(
     connection: sa.Connection, here: tuple[sa.ColumnElement[bool], ...], new: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The column ``facts`` of a trial with ``new`` facts; empty without any."""
+    """Return the column ``facts`` of a trial, updated with ``new``; empty if ``new`` is empty."""
     if not new:
         return {}
-    # FOR UPDATE: nobody else may merge into the same old facts at the same time.
+    # FOR UPDATE: no other process may change the facts before they are written.
     query = sa.select(TRIAL.c.facts).where(*here).with_for_update()
     return {"facts": {**(connection.scalar(query) or {}), **new}}
 
 
-def _dumped(record: type[Facts], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Some fields of a record as JSON, checked against its types."""
+def _to_json(record: type[Facts], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Convert some fields of a record to JSON, after validation of their types."""
     if unknown := sorted(set(changes) - set(record.model_fields)):
         hint = did_you_mean(unknown[0], record.model_fields)
         raise TypeError(f"{record.__name__} has no field {unknown[0]!r}; {hint}")
@@ -455,8 +475,8 @@ def _dumped(record: type[Facts], changes: Mapping[str, Any]) -> dict[str, Any]:
     return checked.model_dump(mode="json", include=set(changes))
 
 
-def _changes(record: Facts | None) -> dict[str, Any]:
-    """The fields of a record that were given, as JSON."""
+def _set_fields_to_json(record: Facts | None) -> dict[str, Any]:
+    """Convert the fields of a record that were set explicitly to JSON."""
     return {} if record is None else record.model_dump(mode="json", exclude_unset=True)
 
 

@@ -1,8 +1,8 @@
-"""What is stored of a study, a trial, a repeat and a test, as typed records.
+"""Typed records of what is stored about a study, a trial, a repeat and a test.
 
-Each field of ``StudyFacts`` is a row of its own in the database, so that changing one does not
-rewrite the others. All fields have defaults: a study that an older version began, or that was
-interrupted, lacks some of them.
+Each field of ``StudyFacts`` is a row of its own in the database, so that an update of one field
+does not rewrite the others. All fields have defaults, because a study that an older version began,
+or that was interrupted, lacks some of them.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class DataFacts(Facts):
 
 
 class ExcludedPlugin(Facts):
-    """A plugin that is not searched, with the reason."""
+    """A plugin that is excluded from the search, with the reason."""
 
     kind: str
     name: str
@@ -43,7 +43,7 @@ class ExcludedPlugin(Facts):
 
 
 class Calibration(Facts):
-    """A temperature and the expected calibration error without and with it, on ``n`` examples."""
+    """A temperature, and the expected calibration error before and after it, on ``n`` examples."""
 
     temperature: Number
     ece_before: Number
@@ -53,7 +53,7 @@ class Calibration(Facts):
 
 
 class PretrainedWeights(Facts):
-    """Which backbones the model was fine-tuned from, and where their weights come from."""
+    """The backbones that were fine-tuned, with the origin and the licence of their weights."""
 
     backbone: str = "unknown"
     origin: str = "unknown"
@@ -64,9 +64,9 @@ class Selection(Facts):
     """The result of the final selection: contenders retrained on the same resamples and seeds.
 
     ``contenders`` are sorted by their mean score, best first. ``cheapest`` is the cheapest of
-    those that are statistically indistinguishable from the best. ``optimism`` is by how much the
-    search overrated its best trial ``optimism_of``, and ``nested_score`` the score without the
-    bias of selecting the maximum (see ``comparison.nested_selection_score``).
+    those that are statistically indistinguishable from the best. ``optimism`` is the score of the
+    best trial ``optimism_of`` in the search minus that in its repeats. ``nested_score`` is the
+    score without the bias of selecting the maximum (see ``comparison.nested_selection_score``).
     """
 
     repeats: int
@@ -87,13 +87,13 @@ class SavedModel(Facts):
 
 
 class StudyFacts(Facts):
-    """Everything that is stored of a study beside its trials.
+    """Everything that is stored about a study except its trials.
 
-    ``identity`` has the settings that a later run of the study must share. ``stages`` has the
-    seconds spent in each stage. ``selection`` and ``calibration`` describe ``model``.
+    ``identity`` has the settings that must be the same in all runs of the study. ``stages`` has
+    the seconds spent in each stage. ``selection`` and ``calibration`` belong to ``model``.
     """
 
-    # what it was asked to do
+    # settings
     seed: int = 0
     metric: str = "accuracy"
     direction: Literal["maximize", "minimize"] = "maximize"
@@ -109,16 +109,16 @@ class StudyFacts(Facts):
     command: str = ""
     budget_seconds: float | None = None
     first_budget_seconds: float | None = None
-    # how far it is
+    # progress
     state: State = ""
     seconds: float = 0.0
     stages: dict[str, Number] = {}
-    # what its trainings measured
+    # measurements
     micro_batch_sizes: dict[str, int] = {}
     measured_costs: dict[str, Any] = {}
     warm_start: dict[str, dict[str, Any]] | None = None
     dashboard_notes: dict[str, str] = {}
-    # what it found
+    # results
     model: SavedModel | None = None
     selection: Selection | None = None
     calibration: Calibration | None = None
@@ -126,20 +126,20 @@ class StudyFacts(Facts):
 
 
 class TrialFacts(Facts):
-    """What a trial measured beside its score.
+    """Measurements of a trial other than its score.
 
     Attributes:
-        recipe: The names of the recipe of the portfolio that it is; empty if sampled.
-        is_default: Whether that recipe is a well-known one, not one of an earlier study.
+        recipe: The name of its recipe in the portfolio, in parts; empty if it was sampled.
+        is_default: Whether that recipe is a default recipe, not one of an earlier study.
         is_probe: Whether it is the linear probe of its backbone.
         logme: LogME of the frozen features, in nats; see ``scoring.logme``.
-        views: Augmented views of each image that the frozen prefix computed.
-        compute: How it was computed, see ``training.ComputeSettings``.
+        views: Number of augmented views of each image that the frozen prefix computed.
+        compute: The fields of ``training.ComputeSettings``.
         costs: Milliseconds and bytes per image, see ``training.Cost``.
         ms_per_item: Milliseconds to predict one image.
-        seconds_needed: Predicted training time.
-        seconds_repeat: Time to retrain it on another resample.
-        seconds_test: Time to predict the test split.
+        seconds_needed: Predicted training time in seconds.
+        seconds_repeat: Seconds to retrain it on another resample.
+        seconds_test: Seconds to predict the test split.
         excluded: Why the limits of the last run exclude it; empty if they do not.
     """
 
@@ -158,10 +158,10 @@ class TrialFacts(Facts):
 
 
 class RepeatFacts(Facts):
-    """What a repeat of a contender measured beside its score.
+    """Measurements of a repeat of a contender other than its score.
 
-    ``input`` is the image side in pixels and the interpolation of its members, which must be equal
-    in an ensemble. ``members`` are the trials of a soup.
+    ``input`` is the side of the input images in pixels and their interpolation; both are the same
+    for all members of an ensemble. ``members`` are the trials of a soup.
     """
 
     ms_per_item: float | None = None
@@ -171,9 +171,9 @@ class RepeatFacts(Facts):
 
 
 class TestResult(Facts):
-    """The result on the test split; ``score`` is None where the test was interrupted."""
+    """The result on the test split; ``score`` is None if the test was interrupted."""
 
-    __test__ = False  # by its name pytest would take it for a class of tests
+    __test__ = False  # pytest would collect the class because of its name
 
     score: float | None = None
     low: float | None = None

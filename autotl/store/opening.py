@@ -1,4 +1,4 @@
-"""Where a database is, how it is opened, and what to do about one that cannot be used."""
+"""Find and open a database, and explain to the user why one cannot be used."""
 
 from __future__ import annotations
 
@@ -22,179 +22,208 @@ from autotl.store.migrations import migrate
 from autotl.store.migrations.tables import STUDY
 
 LOCK_SECONDS = 60  # how long to wait for another process that is writing to a SQLite file
-FAULTS = (exc.OperationalError, StorageInternalError)  # what befalls an open database
-ADVICE = {  # by what the driver says; the last one fits everything
-    "not a database": "it is a file of another kind, name a new one with --storage",
-    "locked": "another program is writing to it, try again when that is done",
-    "readonly": "give yourself the right to write there, or name another with --storage",
-    "unable to open": "check that its folder is there and may be read and written",
-    "disk is full": "make room and run the command again",
-    "no module named": "install the driver, for PostgreSQL pip install 'psycopg[binary]'",
-    "pq wrapper": "install the whole driver with pip install 'psycopg[binary]'",
-    "can't load plugin": "write sqlite:///FILE.db, or postgresql+psycopg://... and "
+DATABASE_ERRORS = (exc.OperationalError, StorageInternalError)
+"""The errors that an open database can raise, such as a full disk."""
+
+HINTS = {
+    "not a database": "it is another kind of file; choose a new file with --storage",
+    "locked": "another program is writing to it; run the command again when that has finished",
+    "readonly": "make the file and its folder writable, or choose another one with --storage",
+    "unable to open": "check that its folder exists and that you may read and write it",
+    "disk is full": "free some disk space and run the command again",
+    "no module named": "install the driver; for PostgreSQL: pip install 'psycopg[binary]'",
+    "pq wrapper": "install the complete driver: pip install 'psycopg[binary]'",
+    "can't load plugin": "write sqlite:///FILE.db, or postgresql+psycopg://... and run "
     "pip install 'psycopg[binary]'",
-    "optuna version": "keep a copy of the database before you do so",
-    "": "check --storage: the server or file, the name, the user, the password and their rights",
+    "optuna version": "copy the database before you upgrade it",
+    "": "check --storage: the server or file, the name, the user, the password and the permissions",
 }
+"""What to do about an error, by a part of its message; the last hint applies to all others."""
 
 
 def default_url(out: Path) -> str:
-    """The URL of the database in the folder ``out``, which is made where it is missing.
+    """Return the URL of the database in the folder ``out``; create the folder if necessary.
 
     Raises:
-        StoreError: The folder cannot be made, or not written to.
+        StoreError: The folder cannot be created or written to.
     """
     file = out / "autotl.db"
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as e:
-        raise StoreError(f"cannot make the folder {out}: {e.strerror}; choose another --out") from e
+        raise StoreError(f"cannot create {out}: {e.strerror}; choose another --out") from e
     if not file.exists() and not os.access(out, os.W_OK | os.X_OK):
-        raise StoreError(f"the folder {out} is unwritable; choose another --out")
+        raise StoreError(f"the folder {out} is not writable; choose another --out")
     return sa.URL.create("sqlite", database=str(file)).render_as_string()
 
 
-def existing_url(place: str, option: str = "--storage") -> str:
-    """The URL of a database of AutoTL that is there already; opening another would make it one.
+def existing_url(database: str, option: str = "--storage") -> str:
+    """Return the URL of an existing AutoTL database, without creating files or tables.
 
     Args:
-        place: A URL, the file of a SQLite database, or a folder with ``autotl.db``.
-        option: Of the command line that named it, for messages.
+        database: A URL, the file of a SQLite database, or a folder with ``autotl.db``.
+        option: The command-line option with which it was given, for messages.
 
     Raises:
-        StoreError: There is no such file, or it cannot be read, or has no studies.
+        StoreError: It does not exist, cannot be read, or has no AutoTL tables.
     """
-    if "://" not in place:
-        place = str(Path(place) / "autotl.db") if Path(place).is_dir() else place
-        place = sa.URL.create("sqlite", database=place).render_as_string()
+    if "://" not in database:
+        database = str(Path(database) / "autotl.db") if Path(database).is_dir() else database
+        database = sa.URL.create("sqlite", database=database).render_as_string()
     try:
-        at = _locate(place)
-        file = Path(at.place)
-        if at.url.get_backend_name() == "sqlite" and not file.is_file():
+        address = _parse_address(database)
+        file = Path(address.label)
+        if address.url.get_backend_name() == "sqlite" and not file.is_file():
             near = did_you_mean(file.name, (f.name for f in file.parent.glob("*.db")))
             raise StoreError(f"{option}: there is no database {file}; {near}")
-        with explained(at.place, (*FAULTS, exc.SQLAlchemyError, ImportError)):
-            engine = sa.create_engine(at.url, **at.options)
-            ours = sa.inspect(engine).has_table(STUDY.name)
+        errors = (*DATABASE_ERRORS, exc.SQLAlchemyError, ImportError)
+        with convert_errors(address.label, errors):
+            engine = sa.create_engine(address.url, **address.engine_options)
+            has_tables = sa.inspect(engine).has_table(STUDY.name)
         engine.dispose()
     except StoreError as e:
         raise StoreError(str(e).replace("--storage", option)) from e
-    if not ours:
-        raise StoreError(f"{option}: {at.place} is no database of AutoTL; name another")
-    return place
+    if not has_tables:
+        raise StoreError(f"{option}: {address.label} is not an AutoTL database; choose another")
+    return database
 
 
 def without_passwords(text: str) -> str:
-    """A command line as it may be shown: what URLs of databases in it have as passwords is ***."""
+    """Replace the passwords of the database URLs in a command line by ``***``."""
     text = re.sub(r"(://[^:/@\s]*):[^@\s]*@", r"\1:***@", text)
     return re.sub(r"([?&]passw(?:or)?d=)[^&\s'\"]*", r"\1***", text)
 
 
 @dataclass(frozen=True)
-class _Place:
-    """Where a database is: for the engine, for people without the password, what to call it."""
+class _Address:
+    """The address of a database.
+
+    Attributes:
+        url: The complete URL.
+        public_url: The URL without the password.
+        label: The SQLite file, or ``public_url``, for messages.
+        engine_options: Keywords of ``sqlalchemy.create_engine``.
+    """
 
     url: sa.URL
-    hidden: str
-    place: str
-    options: dict[str, Any]  # of the engine
+    public_url: str
+    label: str
+    engine_options: dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Opened:
-    """An open database: Optuna's storage, its URL without the password, and what to call it."""
+class OpenDatabase:
+    """An open database.
+
+    Attributes:
+        storage: Optuna's storage.
+        public_url: The URL without the password.
+        label: The SQLite file, or ``public_url``, for messages.
+    """
 
     storage: RDBStorage
-    url: str
-    place: str
+    public_url: str
+    label: str
 
 
-def open_database(url: str) -> Opened:
-    """Open a database, made if missing, and bring our tables to this program's schema.
+def open_database(url: str) -> OpenDatabase:
+    """Open or create a database, and migrate AutoTL's tables to the schema of this version.
 
     Raises:
-        StoreError: It cannot be opened, or a newer autotl made it.
+        StoreError: It cannot be opened, or a newer version of AutoTL created it.
     """
-    at = _locate(url)
-    with explained(at.place, (*FAULTS, exc.SQLAlchemyError, ImportError, RuntimeError)):
-        return Opened(_open(url, at.options, at.place), at.hidden, at.place)
+    address = _parse_address(url)
+    errors = (*DATABASE_ERRORS, exc.SQLAlchemyError, ImportError, RuntimeError)
+    with convert_errors(address.label, errors):
+        storage = _open(url, address.engine_options, address.label)
+        return OpenDatabase(storage, address.public_url, address.label)
 
 
-def _locate(url: str) -> _Place:
+def _parse_address(url: str) -> _Address:
     try:
         parsed = sa.make_url(url)
     except (exc.ArgumentError, ValueError):
-        # Neither the URL nor the cause is shown: a password may stand in either.
+        # The message contains neither the URL nor the cause: both may contain a password.
         raise StoreError(
             "the storage is not a database URL; write sqlite:///FILE.db or "
-            "postgresql+psycopg://USER:PASSWORD@HOST/NAME, where %40 is an @ in the password"
+            "postgresql+psycopg://USER:PASSWORD@HOST/NAME, with %40 for an @ in the password"
         ) from None
-    public = parsed.difference_update_query(["password", "passwd"])
-    hidden = public.render_as_string(hide_password=True)
-    local = parsed.get_backend_name() == "sqlite"
-    place = (parsed.database if local else None) or hidden
-    if local and Path(place).is_dir():
-        raise StoreError(f"the database {place} is a folder; name a file in it")
-    options = {"connect_args": {"timeout": LOCK_SECONDS}} if local else {"pool_pre_ping": True}
-    return _Place(parsed, hidden, place, options)
+    without_query = parsed.difference_update_query(["password", "passwd"])
+    public_url = without_query.render_as_string(hide_password=True)
+    is_sqlite = parsed.get_backend_name() == "sqlite"
+    label = (parsed.database if is_sqlite else None) or public_url
+    if is_sqlite and Path(label).is_dir():
+        raise StoreError(f"the database {label} is a folder; give a file in it")
+    options = {"connect_args": {"timeout": LOCK_SECONDS}} if is_sqlite else {"pool_pre_ping": True}
+    return _Address(parsed, public_url, label, options)
 
 
 @contextmanager
-def explained(place: str, faults: tuple[type[Exception], ...] = FAULTS) -> Iterator[None]:
-    """Turns faults of a database that the user can mend into a StoreError that says how."""
+def convert_errors(
+    label: str, errors: tuple[type[Exception], ...] = DATABASE_ERRORS
+) -> Iterator[None]:
+    """Convert errors of a database to a StoreError that says what to do.
+
+    Args:
+        label: The database, for the message.
+        errors: The types of the errors that are converted.
+
+    Raises:
+        StoreError: One of ``errors`` was raised inside.
+    """
     try:
         yield
-    except faults as e:
-        first: BaseException = e  # the error that the others wrap has the plainest words
-        while first.__cause__:
-            first = first.__cause__
-        message = (str(first).splitlines() or [type(first).__name__])[0]
-        advice = next(do for part, do in ADVICE.items() if part in message.lower())
-        raise StoreError(f"cannot use the database {place}: {message}; {advice}") from e
+    except errors as e:
+        cause: BaseException = e  # the innermost error has the shortest message
+        while cause.__cause__:
+            cause = cause.__cause__
+        message = (str(cause).splitlines() or [type(cause).__name__])[0]
+        hint = next(hint for part, hint in HINTS.items() if part in message.lower())
+        raise StoreError(f"cannot use the database {label}: {message}; {hint}") from e
 
 
-def _open(url: str, options: dict[str, Any], place: str, tries: int = 5) -> RDBStorage:
+def _open(url: str, options: dict[str, Any], label: str, tries: int = 5) -> RDBStorage:
     try:
-        # Optuna calls str.format on the URL; a folder may have braces in its name.
+        # Optuna calls str.format on the URL, and the name of a folder may contain braces.
         storage = RDBStorage(url.replace("{", "{{").replace("}", "}}"), engine_kwargs=options)
         try:
-            migrate(storage.engine, place)
+            migrate(storage.engine, label)
         except Exception:
             storage.engine.dispose()
             raise
-        _speed_up(storage.engine)
+        _use_write_ahead_log(storage.engine)
     except exc.DBAPIError as e:
-        # Workers that start together all find no tables, and only one of them can make them.
+        # Of several processes that start at once, only one can create the tables.
         lost_race = isinstance(e, exc.IntegrityError) or "already exists" in str(e)
         if not lost_race or tries == 1:
             raise
         time.sleep(0.2)
-        return _open(url, options, place, tries - 1)
+        return _open(url, options, label, tries - 1)
     return storage
 
 
-def _speed_up(engine: sa.Engine) -> None:
-    """Have SQLite append to a log instead of waiting for the disk at each of many small writes.
+def _use_write_ahead_log(engine: sa.Engine) -> None:
+    """Make SQLite append to a write-ahead log instead of waiting for the disk at each write.
 
-    A trial makes some fifty of them, which took a third of the time with the write-ahead log.
+    A trial writes about fifty times; with the log this took a third of the time.
     """
     if engine.dialect.name != "sqlite" or not engine.url.database:
         return
 
     @sa.event.listens_for(engine, "connect")
     def configure(connection: Any, _: object) -> None:
-        # A read-only database and some network drives refuse; there it stays slow and safe.
+        # Read-only databases and some network drives do not support it: they keep the default.
         with suppress(sqlite3.OperationalError):
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = NORMAL")
 
-    engine.dispose()  # connections that are made from now on
+    engine.dispose()  # the settings apply to connections that are opened from now on
 
 
-def merge_log(engine: sa.Engine) -> None:
+def merge_write_ahead_log(engine: sa.Engine) -> None:
     """Merge SQLite's write-ahead log into the database file, unless another process uses it.
 
-    Then the study is one file, which can be copied, and read from a folder that is read-only.
+    The database is then a single file, which can be copied, and read in a read-only folder.
     """
     file = engine.url.database
     if engine.dialect.name != "sqlite" or not file or not Path(file).is_file():

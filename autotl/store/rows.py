@@ -1,4 +1,4 @@
-"""Rows of the tables as values."""
+"""The rows of AutoTL's tables as dataclasses."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ STATUSES = (
 class TrialRow:
     """One trial: its configuration, its status and its results.
 
-    ``epochs`` is the planned number of epochs, ``seconds`` the wall-clock time, ``reason`` why it
-    ended with its status; empty for ``complete``.
+    ``epochs`` is the planned number of epochs and ``seconds`` the wall-clock time. ``reason`` says
+    why the trial ended with its status; it is empty for ``complete``.
     """
 
     number: int
@@ -45,7 +45,7 @@ class TrialRow:
 
 @dataclass(frozen=True)
 class EpochRow:
-    """One epoch of a trial; loss and score are None where they were not finite."""
+    """One epoch of a trial; the loss and the score are None if they were not finite."""
 
     epoch: int
     loss: float | None
@@ -55,10 +55,13 @@ class EpochRow:
 
 @dataclass(frozen=True)
 class RepeatRow:
-    """One repeat of a contender in the final selection; equal numbers share resample and seed."""
+    """One repeat of a contender in the final selection.
+
+    Repeats with the same number use the same resample and seed.
+    """
 
     kind: Kind
-    trial: int  # of several, that with the largest weight
+    trial: int  # the trial with the largest weight
     repeat: int
     score: float | None
     seconds: float
@@ -67,9 +70,9 @@ class RepeatRow:
 
 @dataclass(frozen=True)
 class TestRow:
-    """One opening of the test split, for one contender, and its result."""
+    """One use of the test split, for one contender, and its result."""
 
-    __test__ = False  # by its name pytest would take it for a class of tests
+    __test__ = False  # pytest would collect the class because of its name
 
     id: int
     opened: datetime
@@ -85,7 +88,7 @@ class TestRow:
 
 @dataclass(frozen=True)
 class DataIssueRow:
-    """A problem of the data: which example, class or group, what is wrong, what was done."""
+    """A problem of an example, class or group, and what was done about it."""
 
     name: str
     problem: str
@@ -94,7 +97,7 @@ class DataIssueRow:
 
 @dataclass(frozen=True)
 class ImageRow:
-    """An image that a model misclassified or whose label may be wrong; previews are data URIs."""
+    """An image that was misclassified or whose label may be wrong; its previews are data URIs."""
 
     name: str
     truth: str

@@ -100,7 +100,7 @@ def wrong_inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (
             ["search", "{folder}/photos", "--learn-from", "{folder}/file"],
             1,
-            "{folder}/file is no database of AutoTL",
+            "{folder}/file is not an AutoTL database",
         ),
         (["dashboard", "photos", "--port", "99999"], 2, "1<=x<=65535"),
     ],

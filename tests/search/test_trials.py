@@ -17,6 +17,7 @@ from optuna.exceptions import StorageInternalError
 from autotl import engine, report, study, training
 from autotl.errors import StoreError, StudyError
 from autotl.events import EpochCompleted, Event, TrialFinished, TrialStarted
+from autotl.search import resume
 from autotl.search.leaderboard import rank
 from autotl.search.resume import PROBED_WITH, RECIPE
 from autotl.search.trials import GIVE_UP, quiet_optuna
@@ -290,7 +291,7 @@ def test_a_database_that_fails_in_a_trial_is_explained_in_one_line(
 
     monkeypatch.setattr(optuna.storages.RDBStorage, "set_trial_intermediate_value", full)
     monkeypatch.setattr(optuna.storages.RDBStorage, "set_trial_state_values", full)
-    with pytest.raises(StoreError, match=r"autotl\.db: disk is full; make room"):
+    with pytest.raises(StoreError, match=r"autotl\.db: disk is full; free some"):
         engine.run(settings(trials=2))
 
 
@@ -500,9 +501,14 @@ def test_a_database_to_learn_from_must_exist(settings: Make, tmp_path: Path) -> 
 # ---------------------------------------------------------------- pruning
 
 
-def test_pruned_trials_are_filed(settings: Make, run_trials: Run) -> None:
+def test_pruned_trials_are_filed(
+    settings: Make, run_trials: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The median pruner prunes more in a short search; it decides by the reported scores too."""
+    median = optuna.pruners.MedianPruner(n_startup_trials=4)
+    monkeypatch.setattr(resume, "make_pruner", lambda epochs: median)
     strong = {"freeze": {"linear_probe": {"lr": [3e-4, 3e-2]}}}
-    options = {"space": strong, "freeze": ["linear_probe"], "trials": 25, "epochs": 6}
+    options = {"space": strong, "freeze": ["linear_probe"], "trials": 18, "epochs": 6}
     run_trials(settings(**options))
     pruned = [t for t in optuna_trials(settings()) if t.state == optuna.trial.TrialState.PRUNED]
     assert pruned

@@ -39,7 +39,7 @@ THUMBNAIL = "data:image/jpeg;base64,/9j/"
 
 def alembic(store: Store, do: Callable[[Config], None]) -> None:
     """Run a command of Alembic on the database of ``store``."""
-    with tables.write(store.storage.engine) as connection:
+    with tables.write_transaction(store.storage.engine) as connection:
         config = migrations.config()
         config.stdout = io.StringIO()
         config.attributes["connection"] = connection
@@ -59,7 +59,7 @@ def test_the_migrations_can_be_undone(store: Store) -> None:
 def test_a_newer_schema_is_refused_and_left_alone(url: str, query: Query) -> None:
     Store(url).close()
     query(url, "UPDATE autotl_alembic_version SET version_num = '9999'")
-    with pytest.raises(StoreError, match=r"newer autotl.*9999.*pip install -U autotl"):
+    with pytest.raises(StoreError, match=r"newer version of AutoTL.*9999.*pip install -U autotl"):
         Store(url)
     assert query(url, "SELECT version_num FROM autotl_alembic_version") == [("9999",)]
 

@@ -46,7 +46,7 @@ def test_a_file_of_another_kind(tmp_path: Path, content: bytes) -> None:
 
 
 def test_a_folder_as_database(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match=f"{tmp_path} is a folder; name a file in it"):
+    with pytest.raises(StoreError, match=f"{tmp_path} is a folder; give a file in it"):
         Store(f"sqlite:///{tmp_path}")
 
 
@@ -65,7 +65,7 @@ def test_an_out_that_cannot_be_a_folder(tmp_path: Path) -> None:
 
 def test_an_out_that_is_unwritable(unprivileged: Path) -> None:
     unprivileged.chmod(0o500)
-    with pytest.raises(StoreError, match="unwritable; choose another --out"):
+    with pytest.raises(StoreError, match="not writable; choose another --out"):
         default_url(unprivileged)
 
 
@@ -127,11 +127,11 @@ def test_a_database_of_another_program_is_left_alone(tmp_path: Path) -> None:
     foreign.commit()
     foreign.close()
     before = file.read_bytes()
-    with pytest.raises(StoreError, match=r"old\.db is no database of AutoTL"):
+    with pytest.raises(StoreError, match=r"old\.db is not an AutoTL database"):
         existing_url(str(file))
     assert file.read_bytes() == before
     file.write_text("x = 1\n" * 99)
-    with pytest.raises(StoreError, match=r"not a database.* name a new one with --learn-from"):
+    with pytest.raises(StoreError, match=r"not a database.* choose a new file with --learn-from"):
         existing_url(str(file), "--learn-from")
     with pytest.raises(StoreError, match="pip install 'psycopg"):
         existing_url("nosuchdb://u:secret@h/x")

@@ -1,4 +1,4 @@
-"""Our tables and their history. Optuna's, in the same database, have a history of their own."""
+"""AutoTL's tables and their migrations; Optuna migrates its tables in the same database itself."""
 
 from __future__ import annotations
 
@@ -14,11 +14,15 @@ from autotl.store.migrations import tables
 VERSION_TABLE = "autotl_alembic_version"  # Optuna's is alembic_version
 
 
-def migrate(engine: sa.Engine, place: str) -> None:
-    """Bring our tables in the database at ``place`` to the newest schema, in one transaction.
+def migrate(engine: sa.Engine, label: str) -> None:
+    """Migrate AutoTL's tables to the newest schema, in one transaction.
+
+    Args:
+        engine: The engine of the database.
+        label: The database, for messages.
 
     Raises:
-        StoreError: The schema is one that this program does not know.
+        StoreError: The database has a newer schema than this version of AutoTL.
     """
     settings = config()
     steps = ScriptDirectory.from_config(settings)
@@ -27,19 +31,19 @@ def migrate(engine: sa.Engine, place: str) -> None:
         heads = set(context.get_current_heads())
     if newer := heads - {step.revision for step in steps.walk_revisions()}:
         raise StoreError(
-            f"the database {place} was made by a newer autotl: its schema is {', '.join(newer)}, "
-            f"this program knows {steps.get_current_head()}; upgrade with "
-            "'pip install -U autotl', or name another database with --storage"
+            f"the database {label} was created by a newer version of AutoTL: its schema is "
+            f"{', '.join(newer)}, this version supports {steps.get_current_head()}; upgrade with "
+            "'pip install -U autotl', or choose another database with --storage"
         )
     if heads == set(steps.get_heads()):
-        return  # nothing was written, so that a read-only database can still be reported on
-    with tables.write(engine) as connection:
+        return  # without writing, because the database may be read-only
+    with tables.write_transaction(engine) as connection:
         settings.attributes["connection"] = connection
         command.upgrade(settings, "head")
 
 
 def config() -> Config:
-    """Alembic's settings; ``env.py`` wants the connection to use in ``attributes``."""
+    """Return Alembic's settings; ``env.py`` uses the connection in their ``attributes``."""
     settings = Config()
     settings.set_main_option("script_location", "autotl.store:migrations")
     return settings

@@ -1,4 +1,4 @@
-"""Our tables as they are now; ``versions/`` holds how they came to be. A test keeps both alike."""
+"""AutoTL's tables in the newest schema; a test checks that the migrations create the same ones."""
 
 from __future__ import annotations
 
@@ -15,52 +15,52 @@ METADATA = sa.MetaData()
 
 
 class Utc(sa.TypeDecorator[datetime]):
-    """An aware time, kept as naive UTC: SQLite and MySQL would drop the zone without a word."""
+    """A time with a zone, stored as UTC without one, because SQLite and MySQL drop the zone."""
 
     impl = sa.DateTime
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
-        """``value`` in UTC, without its zone."""
+        """Convert to UTC and remove the zone."""
         return value and value.astimezone(UTC).replace(tzinfo=None)
 
     def process_result_value(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
-        """``value`` with the zone it was stored in."""
+        """Add the zone UTC."""
         return value and value.replace(tzinfo=UTC)
 
 
 class Number(sa.TypeDecorator[float]):
-    """A finite float or null: MySQL refuses NaN, and SQLite reads it back as null anyhow."""
+    """A finite float or null, because MySQL rejects NaN and SQLite returns null for it."""
 
     impl = sa.Double
     cache_ok = True
 
     def process_bind_param(self, value: float | None, dialect: sa.Dialect) -> float | None:
-        """``value``, or None where it is not finite."""
+        """Replace a float that is not finite by None."""
         return value if value is not None and math.isfinite(value) else None
 
 
 class Text(sa.TypeDecorator[str]):
-    """Text that may quote a file name that is not valid Unicode; such bytes become escapes."""
+    """Text in which bytes of file names that are not valid Unicode are escaped."""
 
     impl = sa.Text
     cache_ok = True
 
     def process_bind_param(self, value: str | None, dialect: sa.Dialect) -> str | None:
-        """``value`` without null characters, which PostgreSQL refuses, and without surrogates."""
+        """Remove null characters, which PostgreSQL rejects, and escape surrogates."""
         if value is None:
             return None
         return value.replace("\0", "").encode(errors="backslashreplace").decode()
 
 
 class Json(sa.TypeDecorator[Any]):
-    """JSON, which knows neither NaN nor infinity: null stands for both."""
+    """JSON with null for NaN and infinity, which JSON does not support."""
 
     impl = sa.JSON
     cache_ok = True
 
     def process_bind_param(self, value: Any, dialect: sa.Dialect) -> Any:
-        """``value`` with None wherever a float in it is not finite."""
+        """Replace all floats in ``value`` that are not finite by None."""
         return _finite(value)
 
 
@@ -74,8 +74,8 @@ def _finite(value: Any) -> Any:
     return value
 
 
-# No foreign keys: SQLite heeds them only where a connection asks for it, and the connections are
-# Optuna's. A rule that holds in one database and not in another would hide faults.
+# There are no foreign keys: SQLite enforces them only on connections that enable them, and Optuna
+# opens the connections. A constraint that only some databases enforce would hide errors.
 NAME = sa.String(512)  # of a study, as long as Optuna's
 
 
@@ -140,7 +140,7 @@ TRIAL = sa.Table(
     sa.Column("trained_parameters", sa.BigInteger),
     sa.Column("seconds", Number, nullable=False),
     sa.Column("started", Utc, nullable=False),
-    sa.Column("facts", Json),  # null for trials of before there were any
+    sa.Column("facts", Json),  # null for trials of versions without facts
 )
 EPOCH = sa.Table(
     PREFIX + "epoch",
@@ -173,17 +173,18 @@ TEST = sa.Table(
     sa.Column("config", Json, nullable=False),
     sa.Column("result", Json, nullable=False),
 )
-OF_A_STUDY = (STUDY_FACT, DATA_ISSUE, LATENCY, IMAGE, TRIAL, EPOCH, REPEAT, TEST)
-"""The tables whose rows belong to a study, by their column ``study``."""
+TABLES_OF_STUDY = (STUDY_FACT, DATA_ISSUE, LATENCY, IMAGE, TRIAL, EPOCH, REPEAT, TEST)
+"""The tables whose column ``study`` has the study that a row belongs to."""
 
 
 @contextmanager
-def write(engine: sa.Engine) -> Iterator[sa.Connection]:
-    """A transaction that may write: committed at the end, rolled back when an error passes.
+def write_transaction(engine: sa.Engine) -> Iterator[sa.Connection]:
+    """Run a transaction that writes: it is committed at the end, or rolled back after an error.
 
-    SQLite's right to write is taken at once: a transaction that reads first may find that another
-    has written since, and cannot go on. It also puts a whole migration into one transaction, for
-    Python's driver begins none before CREATE TABLE. Other databases lock rows as they are written.
+    On SQLite it starts with ``BEGIN IMMEDIATE``, which takes the write lock at once. Otherwise a
+    transaction that reads first would fail if another one has written in between, and a migration
+    would not be a single transaction, because Python's driver starts none before CREATE TABLE.
+    Other databases lock rows when they are written.
     """
     with engine.begin() as connection:
         if connection.dialect.name == "sqlite":

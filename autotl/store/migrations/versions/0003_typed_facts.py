@@ -126,7 +126,7 @@ def _move_study(connection: sa.Connection, study: str, old: dict[str, Any]) -> N
         "independent_validation": old.get("validation_n") or 0,
         "imbalance": old.get("imbalance") or 1.0,
     }
-    # Keys of measured costs name what they were measured for in words that have changed.
+    # Measured costs are not moved, because the names in their keys have changed.
     contenders = _contenders(old.get("finals"))
     new["selection"] = _selection(old.get("finals"), contenders)
     if saved := old.get("model"):
@@ -165,7 +165,7 @@ def _images(study: str, opening: int, images: list[dict[str, Any]] | None) -> li
 
 
 def _valid(text: str) -> str:
-    """``text`` with escapes for what is not valid Unicode, which a column of text cannot hold."""
+    """Escape what is not valid Unicode, which a text column cannot store."""
     return text.encode(errors="backslashreplace").decode()
 
 
@@ -176,9 +176,9 @@ def _number(name: str) -> int:
 def _reference(
     name: str, members: dict[str, float] | None, lead: int | None = None
 ) -> dict[str, Any]:
-    """A contender by its kind and members, of its old name and the names of its members.
+    """Return the kind and the members of a contender, given its old name and members.
 
-    Where the members were not stored, the trial ``lead`` with the largest weight stands for them.
+    If the members were not stored, the only member is ``lead``, the trial with the largest weight.
     """
     single = name.startswith("trial ")
     weights = {name: 1.0} if single else members or {f"trial {lead}": 1.0}
@@ -187,7 +187,7 @@ def _reference(
 
 
 def _contenders(finals: dict[str, Any] | None) -> dict[str, dict[str, Any]]:
-    """The contenders of old finals, by their names."""
+    """Return the contenders of an old final selection, by their names."""
     keys = ("role", "config", "parameters", "ms_per_item", "seconds", "scores")
     return {
         old["name"]: {
@@ -266,7 +266,7 @@ def _move_tests(connection: sa.Connection) -> None:
 
 
 def downgrade() -> None:
-    """Restore the older tables; what was stored of studies, repeats and tests is lost."""
+    """Restore the older tables; the facts of studies, repeats and tests are lost."""
     op.add_column("autotl_study", sa.Column("facts", sa.JSON, nullable=False, server_default="{}"))
     op.create_table(
         "autotl_final",

@@ -1,1 +1,1 @@
-"""One file for each step of the schema. A step that was released is never edited: add the next."""
+"""The migrations, one file each. A released migration is never edited: add a new one."""
