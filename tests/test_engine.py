@@ -364,3 +364,25 @@ def test_without_a_final_selection_the_cheapest_is_preferred_too(
     assert about["head"] == result.best["config"]["head"]
     sentences = report.describe_result(result.summary)
     assert any("it was preferred for being the" in sentence for sentence in sentences)
+
+
+def test_a_metric_needs_two_classes_in_the_validation_split(settings: Make, tmp_path: Path) -> None:
+    chosen = settings(metric="auroc", trials=1)
+    for name, count in (("red", 20), ("green", 2), ("blue", 0)):
+        for i in range(count, 20):
+            (tmp_path / "photos" / name / f"{i}.png").unlink()
+    (tmp_path / "photos" / "blue").rmdir()
+    with pytest.raises(StudyError, match="auroc needs images of two classes to validate on"):
+        engine.run(chosen)
+    assert read_trials(chosen) == []
+
+
+def test_a_metric_needs_two_classes_in_the_test_split(settings: Make, tmp_path: Path) -> None:
+    chosen = settings(metric="auroc", trials=1)
+    lines = ["path,label,split"]
+    for number, split in enumerate(["train"] * 10 + ["val"] * 5 + ["test"] * 5):
+        for label in ("red",) if split == "test" else ("red", "green"):
+            lines.append(f"photos/{label}/{number}.png,{label},{split}")
+    (tmp_path / "table.csv").write_text("\n".join(lines))
+    with pytest.raises(StudyError, match="auroc needs images of two classes to test on"):
+        engine.run(chosen.model_copy(update={"data": str(tmp_path / "table.csv")}))

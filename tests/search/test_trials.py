@@ -17,7 +17,7 @@ from optuna.exceptions import StorageInternalError
 from autotl import engine, report, study, training
 from autotl.errors import StoreError, StudyError
 from autotl.events import EpochCompleted, Event, TrialFinished, TrialStarted
-from autotl.search import resume
+from autotl.search import pruner
 from autotl.search.leaderboard import rank
 from autotl.search.resume import PROBED_WITH, RECIPE
 from autotl.search.trials import GIVE_UP, quiet_optuna
@@ -171,9 +171,10 @@ def test_a_study_that_another_process_runs_is_not_disturbed(
     with store_of(chosen) as store:
         store.update_study("photos", state="running")
         before = store.study("photos")
-        with FileLock(store.lock_file("photos", chosen.folder), timeout=0):
-            with pytest.raises(StudyError, match="is being run by another process"):
-                engine.run(settings(trials=2, prefer="cheap"))
+        lock = FileLock(store.lock_file("photos", chosen.folder), timeout=0)
+        message = "is being run by another process"
+        with lock, pytest.raises(StudyError, match=message):
+            engine.run(settings(trials=2, prefer="cheap"))
         assert store.study("photos") == before
     state = optuna_trials(chosen)[running.number].state
     assert state == optuna.trial.TrialState.RUNNING
@@ -346,11 +347,8 @@ class Probes:
 def probes(configure: Make, run_trials: Run, tmp_path_factory: pytest.TempPathFactory) -> Probes:
     """Of 24 trials, of which a quarter is trained in one pass."""
     out = tmp_path_factory.mktemp("probes")
-    options = {
-        "trials": 24,
-        "head": ["linear", "mlp", "cosine"],
-        "freeze": ["linear_probe", "full"],
-    }
+    options: dict[str, Any] = {"trials": 24, "head": ["linear", "mlp", "cosine"]}
+    options["freeze"] = ["linear_probe", "last_blocks"]
     events: list[Event] = []
 
     def listener(event: Event) -> None:
@@ -380,7 +378,8 @@ def test_a_probe_is_trained_together_with_others(probes: Probes) -> None:
     assert isinstance(rows[0].facts.logme, float)
     assert [row.facts.is_probe for row in rows] == [True] + [False] * 5
     assert [row.facts.recipe for row in rows] == [["tiny", "linear_probe", "linear"]] + [[]] * 5
-    assert "full" in probes.rows[6].config["freeze"]
+    assert probes.rows[6].facts.recipe == ["tiny", "last_blocks", "linear"]
+    assert "last_blocks" in probes.rows[6].config["freeze"]
 
 
 def test_every_probe_is_shown_to_start_to_train_and_to_finish(probes: Probes) -> None:
@@ -504,20 +503,24 @@ def test_a_database_to_learn_from_must_exist(settings: Make, tmp_path: Path) -> 
 def test_pruned_trials_are_filed(
     settings: Make, run_trials: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The median pruner prunes more in a short search; it decides by the reported scores too."""
-    median = optuna.pruners.MedianPruner(n_startup_trials=4)
-    monkeypatch.setattr(resume, "make_pruner", lambda epochs: median)
+    monkeypatch.setattr(pruner, "MIN_TRIALS", 2)  # to be pruned after a few trials
+    monkeypatch.setattr(pruner, "PRUNED_PERCENT", 50)
     strong = {"freeze": {"linear_probe": {"lr": [3e-4, 3e-2]}}}
-    options = {"space": strong, "freeze": ["linear_probe"], "trials": 18, "epochs": 6}
-    run_trials(settings(**options))
-    pruned = [t for t in optuna_trials(settings()) if t.state == optuna.trial.TrialState.PRUNED]
+    options = {"space": strong, "freeze": ["linear_probe"], "head": ["linear"], "epochs": 6}
+    run_trials(settings(**options, metric="log_loss", trials=12))  # whose values all differ
+    trials = optuna_trials(settings())
+    pruned = [trial for trial in trials if trial.state == optuna.trial.TrialState.PRUNED]
     assert pruned
-    assert all(0 < len(trial.intermediate_values) < 6 for trial in pruned)
+    assert all(3 <= len(trial.intermediate_values) < 6 for trial in pruned)
     rows = {row.number: row for row in read_trials(settings())}
     for trial in pruned:
         row, epochs = rows[trial.number], len(trial.intermediate_values)
         assert (row.status, row.reason) == ("pruned", f"pruned after epoch {epochs} of 6")
+        assert row.score is None
         assert RECIPE not in trial.user_attrs
+        with store_of(settings()) as store:
+            scores = {e.epoch: e.score for e in store.epochs("photos", row.number)}
+        assert scores == trial.intermediate_values
 
 
 # ---------------------------------------------------------------- out of time
