@@ -152,7 +152,7 @@ def open_store(settings: StudyConfig) -> Iterator[Store]:
         StudyError: Another process runs the study.
     """
     store = Store(settings.storage or default_url(settings.out))
-    with closing(store), resume.exclusive(store, settings), store.convert_errors():
+    with closing(store), resume.lock_study(store, settings), store.convert_errors():
         yield store
 
 

@@ -1,4 +1,4 @@
-"""The wall-clock budget: what is left of it, and how much of it a trial may use. In seconds."""
+"""The wall-clock budget: the time left, and the time that a trial may use, in seconds."""
 
 from __future__ import annotations
 
@@ -7,31 +7,31 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 LONGEST_TRIAL = 0.3
-"""The fraction of the budget that a trial may plan for; longer ones get fewer epochs."""
+"""The maximum fraction of the budget for one trial; a longer trial gets fewer epochs."""
 
 SELECTION_FRACTION = 0.3
 """The fraction of the budget that the repeats of the final selection may use."""
 
 SLACK = 1.1
-"""Factor on the predicted time of the repeats and of the refit."""
+"""The factor by which predicted times of repeats and of the refit are increased."""
 
 REPEATS = 2.7
-"""How often a trial must fit into ``SELECTION_FRACTION``: two repeats, with a linear probe and a
-fifth of slack."""
+"""The number of retrainings of a trial that must fit into ``SELECTION_FRACTION``: two repeats, the
+linear probe, and 20 % more."""
 
 
 class Budget:
-    """A number of seconds that starts to run when it is created, or None for no limit.
+    """A wall-clock budget, which begins when it is created.
 
-    It covers everything from the first look at the data to the report. A trial may use only so
-    much that it can still be refitted if it wins. What is reserved for the repeats of the final
-    selection and for the refit and test of the best trial so far is not available to trials.
+    It covers everything from reading the data to the report. A trial may only use so much time that
+    it can still be refitted if it wins. The time that is reserved for the repeats of the final
+    selection, and for the refit and the test of the best trial so far, is not available to trials.
 
     Args:
-        seconds: The budget, or None.
-        refit: Cost of a refit relative to that of a trial: it has train + validation.
-        fixed: Seconds that the end takes whatever the winner: saving and the report.
-        began: When it began, a reading of ``time.monotonic``; None for now.
+        seconds: The length of the budget; None for no limit.
+        refit: Cost of training on train + validation relative to that of training on train.
+        fixed: Seconds to save the model and to write the report, which every search needs.
+        began: The begin of the budget as a value of ``time.monotonic``; None for now.
 
     Attributes:
         reserved_repeats: Seconds reserved for the repeats of the final selection.
@@ -54,55 +54,70 @@ class Budget:
 
     @property
     def deadline(self) -> float | None:
-        """A reading of ``time.monotonic``; None without a budget."""
+        """The end of the budget as a value of ``time.monotonic``; None without a limit."""
         return None if self.seconds is None else self.began + self.seconds
 
     @property
     def spent(self) -> float:
-        """Seconds since the start."""
+        """Seconds since the budget began."""
         return time.monotonic() - self.began
 
     @property
     def left(self) -> float:
-        """Seconds until the deadline; infinite without a budget."""
+        """Seconds until the deadline; infinite without a limit."""
         return float("inf") if self.seconds is None else self.seconds - self.spent
 
     @property
     def longest_repeat(self) -> float:
-        """How long a retraining may take so that a final selection can still include it."""
+        """Maximum seconds of a retraining with which a trial can be in the final selection."""
         return float("inf") if self.seconds is None else SELECTION_FRACTION * self.seconds / REPEATS
 
     def refit_seconds(self, repeat: float, test: float = 0.0) -> float:
-        """Seconds to refit and test a model whose retraining takes ``repeat`` seconds."""
+        """Return the seconds to refit and test a model.
+
+        Args:
+            repeat: Seconds to retrain it on a resample.
+            test: Seconds to predict the test split.
+        """
         return SLACK * self.refit * repeat + test
 
     def finish_seconds(self, repeat: float, test: float = 0.0) -> float:
-        """Seconds from the end of the search to the report, if such a model may win.
+        """Return the seconds from the last trial to the report, if a model may win.
 
         Args:
-            repeat: Seconds to retrain it.
-            test: Seconds to test it.
+            repeat: Seconds to retrain the model on a resample.
+            test: Seconds to predict the test split with it.
         """
         refit = max(self.reserved_refit, self.refit_seconds(repeat, test))
         return self.reserved_repeats + refit + self.fixed
 
     def available(self, repeat: float, test: float = 0.0) -> float:
-        """Seconds that a trial may use now and still be refitted and tested if it wins."""
+        """Return the seconds that a trial may use now and still be refitted and tested.
+
+        For the arguments see ``finish_seconds``.
+        """
         return self.left - self.finish_seconds(repeat, test)
 
     def fair_share(self, repeat: float, test: float = 0.0) -> float:
-        """Seconds that a trial may plan for, so that it does not use the time of all others."""
+        """Return the seconds that a trial may plan to use, so that others have time as well.
+
+        For the arguments see ``finish_seconds``.
+        """
         if self.seconds is None:
             return float("inf")
         return min(self.available(repeat, test), LONGEST_TRIAL * self.seconds)
 
     def refit_deadline(self, test: float = 0.0) -> float | None:
-        """The latest end of the refit, a reading of ``time.monotonic``; None without a budget."""
+        """Return the latest end of the refit as a value of ``time.monotonic``, or None.
+
+        Args:
+            test: Seconds to predict the test split.
+        """
         return None if self.deadline is None else self.deadline - test - self.fixed / 2
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Add the time spent inside to the stage ``name``, without that of nested stages."""
+        """Add the time spent inside, except in nested stages, to the stage ``name``."""
         began = time.monotonic()
         self._nested.append(0.0)
         try:

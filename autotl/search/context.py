@@ -1,4 +1,4 @@
-"""What all trainings of a study share: images, device, seeds, and cached features."""
+"""The context that all trainings of a study share: images, device, seeds and cached features."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ DECISIVE_SETTINGS = (
     "test",
     "precision",
 )
-"""The settings that decide the result of a training besides its configuration."""
+"""The settings on which the result of a training depends, besides its configuration."""
 
 
 @dataclass(frozen=True)
 class TrainingContext:
-    """Builds models, and the tasks to train them on.
+    """The context that all trainings of a study share; it builds models and their training tasks.
 
     Attributes:
-        settings: What the study was asked to do.
-        dataset: Checked and split.
-        device: Where models are trained.
-        budget: The wall clock.
-        listener: Is notified of progress.
+        settings: The settings of the study.
+        dataset: The examples with their labels and splits.
+        device: The device on which models are trained.
+        budget: The wall-clock budget.
+        listener: Called with the events of the progress.
         registry: The plugins of this run.
-        cache: The cache of what frozen prefixes compute.
-        micro_batch_sizes: How many images fit into memory at once, see ``training.Task``.
-        measured_costs: How long training steps took, see ``training.Task``.
+        cache: The cache of the features of frozen prefixes.
+        micro_batch_sizes: Numbers of images that fit into memory at once, see ``training.Task``.
+        measured_costs: Times of training steps, see ``training.Task``.
     """
 
     settings: StudyConfig
@@ -61,26 +61,33 @@ class TrainingContext:
     _batches: dict[tuple[Any, ...], Batches] = field(default_factory=dict)
 
     def decisive_settings(self) -> dict[str, Any]:
-        """The settings that decide the result of a training besides its configuration."""
+        """Return the values of ``DECISIVE_SETTINGS``."""
         return {key: getattr(self.settings, key) for key in DECISIVE_SETTINGS}
 
     def config(self, row: TrialRow) -> Config:
-        """The configuration of an earlier trial, even of another search space."""
+        """Return the configuration of a trial, which may be of another search space."""
         return space.from_json(row.config, self.registry, weights=self.settings.weights)
 
     def build(self, config: Config, resample: Resample | None = None) -> Model:
-        """The model of a configuration; what starts random is seeded."""
+        """Build the model of a configuration, with random weights that depend on ``seed``."""
         classes, size = len(self.dataset.classes), self.settings.size
         return models.build_model(config, classes, size, self.device, self.seed(resample))
 
     def seed(self, resample: Resample | None = None) -> int:
-        """The seed of the study, or that of a repeat of the final selection."""
+        """Return the seed of the study, or of the repeat of the final selection on ``resample``."""
         return self.settings.seed + (resample.number + 1 if resample else 0)
 
     def retraining(
         self, row: TrialRow, model: Model, *splits: str, resample: Resample | None = None
     ) -> Task:
-        """The task to train a model as an earlier trial was, on other splits or a resample."""
+        """Make the task to retrain the model of a trial on other splits or on a resample.
+
+        Args:
+            row: The trial.
+            model: A new model of its configuration.
+            splits: The splits to train on, without ``resample``.
+            resample: The examples to train and validate on.
+        """
         return self.task(
             model,
             *splits,
@@ -99,10 +106,18 @@ class TrainingContext:
         resample: Resample | None = None,
         compute: ComputeSettings | None = None,
     ) -> Task:
-        """The task to train ``model`` on some splits of the data, or on a resample of them.
+        """Make the task to train a model on some splits of the data, or on a resample.
 
-        On the split ``train`` alone it is scored on the validation split. Cached features are
-        shared by all tasks.
+        The model is validated on the validation split if it is trained on the split ``train``
+        alone. All tasks share the cached features.
+
+        Args:
+            model: The model.
+            splits: The splits to train on, without ``resample``.
+            epochs: The number of epochs.
+            views: The number of views of each image whose features are cached.
+            resample: The examples to train and validate on.
+            compute: The settings that were measured to be fastest; None for the defaults.
         """
         validation: Batches | None = None
         if resample:
@@ -132,14 +147,14 @@ class TrainingContext:
         )
 
     def batches(self, model: Model, *splits: str) -> Batches:
-        """Batches of some splits of the data, packed at the input size of ``model``."""
+        """Return batches of some splits of the data at the input size of ``model``."""
         key = (model.input_spec.size, model.input_spec.interpolation, splits)
         if key not in self._batches:
             self._batches[key] = self.batches_of(model, self.dataset.indices(*splits))
         return self._batches[key]
 
     def batches_of(self, model: Model, indices: Indices) -> Batches:
-        """Batches of the images at these indices of the data set."""
+        """Return batches of the images at ``indices [n]`` of the data set."""
         spec = model.input_spec
         with self.budget.stage("pack"):
             packed = data.pack(

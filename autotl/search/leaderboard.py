@@ -1,4 +1,4 @@
-"""The trials of a study, ranked; only what is new is read from the database."""
+"""The leaderboard: the trials of a study, ranked by their score."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from autotl.store import (
 )
 
 UNFINISHED = ("running", "interrupted")
-"""The statuses of trials that do not count as done."""
+"""The statuses of trials that have no result."""
 
 FINALISTS = 5
 """How many of the best distinct trials are compared on the validation split."""
@@ -30,14 +30,18 @@ Key = tuple[float, float, float, int]
 
 
 def rank_key(row: TrialRow, direction: str) -> Key:
-    """Sorts the better score first; of equals the smaller model, then the fewer it trained."""
+    """Return the sort key of a complete trial: score, parameters, trained parameters, number.
+
+    The better score comes first, then the smaller model, then the one with fewer trained
+    parameters.
+    """
     assert row.score is not None
     sign = -1.0 if direction == "maximize" else 1.0
     return sign * row.score, *model_cost(row), row.number
 
 
 def model_cost(row: TrialRow) -> tuple[float, float]:
-    """Parameters and trained parameters; infinite where they are unknown."""
+    """Return the numbers of parameters and of trained parameters; infinite if unknown."""
     sizes = row.parameters, row.trained_parameters
     parameters, trained = (math.inf if n is None else n for n in sizes)
     return parameters, trained
@@ -49,12 +53,12 @@ def is_ranked(row: TrialRow) -> bool:
 
 
 def rank(rows: Iterable[TrialRow], direction: str) -> list[TrialRow]:
-    """The ranked trials, best first."""
+    """Return the complete trials that are not excluded, best first."""
     return sorted(filter(is_ranked, rows), key=lambda row: rank_key(row, direction))
 
 
 def distinct(rows: Iterable[TrialRow], count: int | None = None) -> list[TrialRow]:
-    """The first ``count`` rows with different configurations; None for all."""
+    """Return the first ``count`` rows with different configurations; None for all."""
 
     def unseen() -> Iterable[TrialRow]:
         configs: list[object] = []
@@ -67,7 +71,7 @@ def distinct(rows: Iterable[TrialRow], count: int | None = None) -> list[TrialRo
 
 
 def contender(row: TrialRow, role: Role = "finalist") -> Contender:
-    """A complete trial as a contender, with its score on the validation split."""
+    """Convert a complete trial to a contender, with its score on the validation split."""
     return single(
         row.number,
         role=role,
@@ -80,7 +84,7 @@ def contender(row: TrialRow, role: Role = "finalist") -> Contender:
 
 
 def baselines(ranked: Sequence[TrialRow]) -> dict[int, Role]:
-    """The roles of the best linear probe and of the best default recipe, by trial number."""
+    """Return the roles of the best linear probe and the best default recipe, by trial number."""
     default = next((r for r in ranked if r.facts.is_default and not r.facts.is_probe), None)
     probe = next((r for r in ranked if r.facts.is_probe), None)
     roles: dict[int, Role] = {}
@@ -92,12 +96,12 @@ def baselines(ranked: Sequence[TrialRow]) -> dict[int, Role]:
 
 
 def finalists(ranked: Sequence[TrialRow], count: int, *, default: bool = True) -> list[Contender]:
-    """The best distinct configurations, then the baselines that are not among them.
+    """Return the best distinct configurations, then the baselines that are not among them.
 
     Args:
         ranked: Complete trials, best first.
-        count: How many of the best.
-        default: Whether the default recipe takes part.
+        count: The number of best configurations.
+        default: Whether the default recipe is one of the baselines.
     """
     roles = baselines(ranked)
     best = distinct(ranked, count)
@@ -113,30 +117,33 @@ def finalists(ranked: Sequence[TrialRow], count: int, *, default: bool = True) -
 def compare_on_validation(
     ranked: Sequence[TrialRow], facts: StudyFacts, count: int = FINALISTS
 ) -> list[Contender]:
-    """The best distinct trials with their standings on the one validation split.
+    """Return the best distinct trials with their standings on the validation split.
 
-    A trial counts as tied when the 95 % interval of its accuracy contains the accuracy of the best;
-    that is cautious, because paired scores could tell more apart. Other metrics have no interval on
-    one split.
+    A trial is tied if the 95 % interval of its accuracy contains the best accuracy. Comparisons of
+    paired scores, as in the final selection, would find more differences. Metrics other than
+    accuracy have no interval on a single split.
 
     Args:
         ranked: Complete trials, best first.
-        facts: Of the study.
-        count: How many of the best.
+        facts: The facts of the study.
+        count: The maximum number of trials.
     """
     rows = distinct(ranked, count)
     contenders = []
     for row in rows:
         score = validation_interval(row, facts)
         best = rows[0].score or 0.0
-        away = Interval(mean=score.mean - best, low=score.low - best, high=score.high - best)
-        standing = Standing(score=score, difference=away, tied=score.low <= best <= score.high)
+        gap = Interval(mean=score.mean - best, low=score.low - best, high=score.high - best)
+        standing = Standing(score=score, difference=gap, tied=score.low <= best <= score.high)
         contenders.append(contender(row).model_copy(update={"standing": standing}))
     return contenders
 
 
 def validation_interval(row: TrialRow, facts: StudyFacts) -> Interval:
-    """The score of a complete trial with its 95 % interval; without width for other metrics."""
+    """Return the score of a complete trial with its 95 % interval.
+
+    For metrics other than accuracy, both ends of the interval are the score.
+    """
     assert row.score is not None
     low = high = row.score
     if facts.metric == "accuracy" and facts.data.independent_validation:
@@ -145,9 +152,14 @@ def validation_interval(row: TrialRow, facts: StudyFacts) -> Interval:
 
 
 def search_winner(ranked: Sequence[TrialRow], facts: StudyFacts) -> TrialRow:
-    """The winner of a search without a final selection, of at least one ranked trial.
+    """Return the winner of a search without a final selection.
 
-    It is the best trial, or if the study prefers cheap models the smallest of those tied with it.
+    It is the best trial, or, if the study prefers cheap models, the smallest trial that is tied
+    with the best.
+
+    Args:
+        ranked: Complete trials, best first; at least one.
+        facts: The facts of the study.
     """
     if facts.prefer != "cheap":
         return ranked[0]
@@ -156,15 +168,17 @@ def search_winner(ranked: Sequence[TrialRow], facts: StudyFacts) -> TrialRow:
 
 
 class Leaderboard:
-    """The trials of one study, kept in step with the database.
+    """The trials of one study, which ``refresh`` updates from the database.
 
-    ``refresh`` reads the trials that began since the last time and those that were unfinished
-    then; a finished trial does not change while the study runs.
+    ``refresh`` reads only trials that are new or were unfinished at the last call, because a
+    finished trial does not change while the study runs.
 
     Attributes:
         rows: All trials by number.
-        ranked: The ranked trials, best first.
-        recipes: The latest trial of each recipe of the portfolio that was tried, by its names.
+        ranked: The complete trials that are not excluded, best first.
+        recipes: The latest trial of each recipe of the portfolio, by the name of the recipe.
+        finished: Number of trials with a result.
+        interrupted: Number of interrupted trials.
     """
 
     def __init__(self, store: Store, study: str, metric: Metric) -> None:
@@ -177,7 +191,7 @@ class Leaderboard:
         self.refresh()
 
     def refresh(self) -> None:
-        """Read what is new."""
+        """Read new and changed trials from the database."""
         after = max(self.rows, default=-1)
         for row in self.store.trials(self.study, after, self._unfinished):
             self._add(row)
@@ -200,9 +214,9 @@ class Leaderboard:
 
     @property
     def best(self) -> TrialRow | None:
-        """The best trial; None while none is complete."""
+        """The best trial; None if no trial is complete."""
         return self.ranked[0] if self.ranked else None
 
     def finalists(self, count: int, *, default: bool = True) -> list[Contender]:
-        """See the function of that name."""
+        """Return the best distinct configurations and the baselines, see ``finalists``."""
         return finalists(self.ranked, count, default=default)

@@ -1,10 +1,13 @@
-"""The recipes that are tried before the sampler chooses: a search is no worse than they are.
+"""The portfolio: recipes that are tried before the sampler chooses configurations.
 
-First the first freeze strategy in order, a linear probe if one is in the space, on every backbone.
-Then what did best on similar data in earlier studies. Then the other heads in order with that
-strategy on the most promising backbone; the next strategy in order on the few most promising
-backbones; and the other strategies in order on the most promising one. Plugins declare their order,
-and their defaults are the recipes; each cites its source.
+Plugins declare an order, and a recipe consists of the defaults of its plugins. The recipes are
+tried in this order:
+
+1. the first freeze strategy (the linear probe, if it is in the space) on every backbone;
+2. the best configurations of earlier studies on similar data;
+3. the first strategy with the other heads on the most promising backbone;
+4. the second strategy on the most promising backbones;
+5. the other strategies on the most promising backbone.
 """
 
 from __future__ import annotations
@@ -17,17 +20,17 @@ from autotl.space.space import Space
 from autotl.store import TrialRow
 
 WARM_START = "learned from"
-"""The first name of a recipe from an earlier study; its second name is that study's."""
+"""The first part of the name of a recipe from an earlier study; the second is the study."""
 
 BACKBONES = 3
-"""How many of the most promising backbones are fine-tuned with the second strategy in order."""
+"""The number of most promising backbones that are fine-tuned with the second strategy."""
 
 Names = tuple[str, ...]
 Recipe = tuple[Names, dict[str, Any]]
-"""The names of a recipe, and the parameters of its trial."""
+"""The name of a recipe, in parts, and the parameters of its trial."""
 
 Tried = Mapping[Names, TrialRow]
-"""The trials of recipes by their names."""
+"""The trial of each recipe by the name of the recipe."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +38,12 @@ class Portfolio:
     """The recipes of one study.
 
     Attributes:
-        space: What is searched.
+        space: The search space.
         validation_size: Sampling units of the validation split, for standard errors.
-        warm_start: Returns parameters that did best in earlier studies, by the names of these;
-            called once the backbones have been probed.
-        first_trial: Number of the first trial of this run: recipes that were out of time in
-            earlier runs are tried again.
+        warm_start: Returns the best parameters of earlier studies by the name of the study; it is
+            called after all backbones have been probed.
+        first_trial: Number of the first trial of this run. Recipes that were out of time in
+            earlier runs are tried a second time.
     """
 
     space: Space
@@ -49,23 +52,23 @@ class Portfolio:
     first_trial: int = 0
 
     def next_recipe(self, ranked: Sequence[TrialRow], tried: Tried) -> Recipe | None:
-        """The next recipe to try; None when all have been tried.
+        """Return the next recipe to try; None if all have been tried.
 
         Args:
             ranked: The complete trials, best first.
             tried: The trials of recipes so far.
         """
-        done = {names: row for names, row in tried.items() if self._counts(row)}
+        done = {names: row for names, row in tried.items() if self._was_tried(row)}
         for names, params in self._recipes(ranked, done):
             if names not in done:
                 return names, params
         return None
 
     def cheapest_parameters(self, ranked: Sequence[TrialRow]) -> dict[str, Any]:
-        """Parameters of the cheapest kind of trial, for when others do not fit into the budget.
+        """Return parameters of a trial that is cheap, because its features are cached.
 
-        That is the first strategy in order on the most promising backbone with the first
-        augmentation, whose features are cached. The rest is left to the sampler.
+        They are the first strategy, the most promising backbone and the default augmentation. The
+        sampler chooses the other parameters.
         """
         promising = self._promising(ranked)
         names = {"backbone": promising[0]} if promising else {}
@@ -74,30 +77,30 @@ class Portfolio:
         return {n: v for n, v in defaults if n == "freeze" or n.split(".")[0] in kinds}
 
     def is_probe(self, recipe: Sequence[str]) -> bool:
-        """Whether a recipe is the first strategy with the first head on some backbone."""
+        """Whether a recipe is the first strategy with the first head, on any backbone."""
         return tuple(recipe[1:]) == self._first
 
     def is_cheap(self, config: Mapping[str, Any]) -> bool:
-        """Whether a configuration has the first strategy in order."""
+        """Whether a configuration has the first strategy, which is the cheapest."""
         return self._first[0] in config.get("freeze", {})
 
     @property
     def _first(self) -> tuple[str, str]:
         return self.space.default_order("freeze")[0], self.space.default_order("head")[0]
 
-    def _counts(self, row: TrialRow) -> bool:
-        """Whether a recipe was really tried: not where an earlier run had no time for it."""
+    def _was_tried(self, row: TrialRow) -> bool:
+        """Whether a trial of a recipe has a result, or was out of time in this run."""
         if row.status == "interrupted":
             return False
         return not (row.status == "out_of_time" and row.number < self.first_trial)
 
     def _recipes(self, ranked: Sequence[TrialRow], tried: Tried) -> Iterator[Recipe]:
-        """All recipes in their order."""
+        """Yield all recipes in their order."""
         first, head = self._first
         backbones = self.space.default_order("backbone")
         yield from (self._default(backbone, first, head) for backbone in backbones)
         if not tried.keys() >= {(backbone, first, head) for backbone in backbones}:
-            return  # which backbones are promising is not known yet
+            return  # the promising backbones are unknown until all are probed
         for name, params in self.warm_start().items():
             yield (WARM_START, name), dict(params)
         promising = self._promising(ranked)
@@ -117,9 +120,9 @@ class Portfolio:
         latencies: Mapping[str, float],
         tried: Tried,
     ) -> Iterator[Recipe]:
-        """A strategy on the ``count`` most promising backbones that there is time for.
+        """Yield recipes of a strategy on the ``count`` most promising backbones.
 
-        Where there was no time for one backbone, slower ones are skipped.
+        After a backbone that was out of time, slower backbones are skipped.
         """
         too_slow = float("inf")  # milliseconds per image
         for backbone in promising:
@@ -137,11 +140,11 @@ class Portfolio:
         return (backbone, freeze, head), params
 
     def _promising(self, ranked: Sequence[TrialRow]) -> list[str]:
-        """The backbones whose probes completed, most promising first.
+        """Return the backbones whose probes completed, the most promising first.
 
-        Those within a standard error of the best count as equally good, and of these the smaller
-        comes first (the one-standard-error rule, Breiman et al. 1984), of equals the one with the
-        higher LogME.
+        Backbones within one standard error of the best score count as equally good. They are sorted
+        by size, the smallest first (the one-standard-error rule, Breiman et al. 1984), and then by
+        LogME, the highest first. The others follow by score.
         """
         freeze, head = self._first
         probes = [r for r in ranked if freeze in r.config["freeze"] and head in r.config["head"]]
@@ -153,11 +156,11 @@ class Portfolio:
         ordered = [*close, *(r for r in probes if r not in close)]
         here = {plugin.name for plugin in self.space.plugins["backbone"]}
         names = dict.fromkeys(name for r in ordered for name in r.config["backbone"])
-        return [name for name in names if name in here]  # a run may exclude some
+        return [name for name in names if name in here]  # this run may exclude some
 
 
 def _latencies(ranked: Sequence[TrialRow]) -> dict[str, float]:
-    """Milliseconds per image of the backbones whose latency was measured."""
+    """Return the measured latencies of backbones in milliseconds per image."""
     return {
         name: row.facts.ms_per_item
         for row in ranked

@@ -1,11 +1,11 @@
-"""Carries the trials of a study over to another search space.
+"""Rebuild an Optuna study for a search space that has changed.
 
-Optuna refuses a parameter whose choices have changed, even in their order. So its study is created
-anew, every trial with its number, state, values and attributes; parameters that a trial has and the
-new space does not know are moved to its attributes, where they do not mislead the sampler.
+Optuna rejects a parameter whose choices, or their order, have changed. The study is therefore
+created again with the same trials: their numbers, states, values and attributes. Parameters of a
+trial that are not in the new space are moved to its attributes, where the sampler ignores them.
 
-A copy exists beside the study while that happens. A run that was killed half-way is recognised by
-it, and the next one continues from the copy.
+During the rebuild a copy of the study exists. If a run is killed meanwhile, the next run detects
+the copy and finishes the rebuild.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from autotl.space.hyperparameter import Hyperparameter
 from autotl.space.space import Space
 
 COPY = "{} (while its space changes)"
-COMPLETE_COPY = "autotl:complete_copy"  # set once the copy has all trials: their ids in storage
-ORIGINAL_PARAMS = "original_params"  # the parameters of a trial in the space it was drawn in
-FIXED_PARAMS = "fixed_params"  # where Optuna stores the parameters of an enqueued trial
+COMPLETE_COPY = "autotl:complete_copy"  # attribute of a complete copy: the storage ids of trials
+ORIGINAL_PARAMS = "original_params"  # attribute of a trial: its parameters in its original space
+FIXED_PARAMS = "fixed_params"  # Optuna's system attribute with the parameters of an enqueued trial
 
 
 def rebuild(storage: BaseStorage, name: str, space: Space) -> int:
-    """Create Optuna's study ``name`` anew for ``space``.
+    """Rebuild Optuna's study ``name`` for ``space``.
 
     Returns:
-        The number of trials that were carried over.
+        The number of trials.
     """
     finish(storage, name, space)
     copy = COPY.format(name)
@@ -50,7 +50,7 @@ def rebuild(storage: BaseStorage, name: str, space: Space) -> int:
 
 
 def finish(storage: BaseStorage, name: str, space: Space) -> int:
-    """Finish the rebuild that a killed run left unfinished; return the number of its trials."""
+    """Finish the rebuild of a run that was killed; return the number of trials, 0 without one."""
     copy, names = COPY.format(name), optuna.get_all_study_names(storage)
     if copy not in names:
         return 0
@@ -63,7 +63,7 @@ def finish(storage: BaseStorage, name: str, space: Space) -> int:
         for key, value in old.user_attrs.items():
             if key != COMPLETE_COPY:
                 new.set_user_attr(key, value)
-        new.add_trials([_adapted(trial, space.hyperparameters) for trial in trials])
+        new.add_trials([_adapt(trial, space.hyperparameters) for trial in trials])
         _annotate(storage, new, storage.get_study_system_attrs(old._study_id), ids)
     optuna.delete_study(study_name=copy, storage=storage)
     return len(trials)
@@ -72,25 +72,25 @@ def finish(storage: BaseStorage, name: str, space: Space) -> int:
 def _annotate(
     storage: BaseStorage, new: optuna.Study, attributes: Mapping[str, Any], ids: Sequence[int]
 ) -> None:
-    """Carry the notes of Optuna Dashboard over; the user may have written some.
+    """Copy the notes of Optuna Dashboard, some of which the user may have written.
 
     Args:
-        storage: Where the study is.
-        new: The study.
-        attributes: Where the dashboard stores them, those of trials by their ids in storage.
-        ids: The old ids of the trials.
+        storage: The storage of the study.
+        new: The rebuilt study.
+        attributes: The old system attributes, whose keys have the storage ids of trials.
+        ids: The old storage ids of the trials.
     """
     new_ids = [trial._trial_id for trial in new.get_trials(deepcopy=False)]
-    places = {"dashboard": "dashboard"}
-    places |= {f"dashboard:{a}": f"dashboard:{b}" for a, b in zip(ids, new_ids, strict=True)}
+    prefixes = {"dashboard": "dashboard"}
+    prefixes |= {f"dashboard:{a}": f"dashboard:{b}" for a, b in zip(ids, new_ids, strict=True)}
     for key, value in attributes.items():
-        place, _, note = key.rpartition(":note_")
-        if place in places:
-            storage.set_study_system_attr(new._study_id, f"{places[place]}:note_{note}", value)
+        prefix, _, note = key.rpartition(":note_")
+        if prefix in prefixes:
+            storage.set_study_system_attr(new._study_id, f"{prefixes[prefix]}:note_{note}", value)
 
 
-def _adapted(trial: FrozenTrial, hyperparameters: Mapping[str, Hyperparameter]) -> FrozenTrial:
-    """The trial with the parameters that the new space knows; all of them are in its attributes."""
+def _adapt(trial: FrozenTrial, hyperparameters: Mapping[str, Hyperparameter]) -> FrozenTrial:
+    """Copy a trial with the parameters that the new space has; its attributes have all of them."""
     drawn = {**trial.params, **trial.user_attrs.get(ORIGINAL_PARAMS, {})}
     common = {name: hyperparameters[name] for name in drawn if name in hyperparameters}
     params = {name: drawn[name] for name, h in common.items() if h.can_draw(drawn[name])}
@@ -116,12 +116,12 @@ def _adapted(trial: FrozenTrial, hyperparameters: Mapping[str, Hyperparameter]) 
         user_attrs=attributes,
         system_attrs=system,
         intermediate_values=trial.intermediate_values,
-        trial_id=-1,  # the storage gives it a new one
+        trial_id=-1,  # the storage assigns a new id
     )
 
 
 def distribution(hyperparameter: Hyperparameter) -> BaseDistribution:
-    """Optuna's distribution of a hyperparameter."""
+    """Return Optuna's distribution of a hyperparameter."""
     if hyperparameter.range is None:
         return CategoricalDistribution(hyperparameter.choices or ())
     domain = hyperparameter.range

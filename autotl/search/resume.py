@@ -1,4 +1,4 @@
-"""What a study keeps from earlier runs: its trials, those interrupted, and what limits exclude."""
+"""Resume a study: lock it, load its trials, and enqueue those that were interrupted."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from autotl.store import Store, TrialRow
 from autotl.study import StudyConfig
 
 RECIPE = "recipe"
-"""The attribute of an Optuna trial with the names of the recipe that it is."""
+"""The attribute of an Optuna trial with the name of its recipe, in parts."""
 
 PROBED_WITH = "probed_with"
-"""The attribute of a trial that was trained together with a probe: that probe's number."""
+"""The attribute of an Optuna trial that was trained together with a probe: the probe's number."""
 
 
 @contextmanager
-def exclusive(store: Store, settings: StudyConfig) -> Iterator[None]:
-    """Hold the study for this process; the lock ends with the process, however that ends.
+def lock_study(store: Store, settings: StudyConfig) -> Iterator[None]:
+    """Lock the study, so that no other process runs it; the lock also ends with the process.
 
     Raises:
         StudyError: Another process runs the study.
@@ -59,10 +59,17 @@ def exclusive(store: Store, settings: StudyConfig) -> Iterator[None]:
 def resume(
     store: Store, settings: StudyConfig, space: Space, plugins: Registry, listener: Listener
 ) -> optuna.Study:
-    """Optuna's study, made if it is not there, with everything that earlier runs left in it.
+    """Load or create Optuna's study.
 
-    Trials of a run that was killed are enqueued again, those of another search space are carried
-    over, and those that the limits of this run exclude are marked.
+    Trials of a run that was killed are enqueued to be retried. If the search space has changed, the
+    study is rebuilt. Trials that the limits of this run exclude are marked in the store.
+
+    Args:
+        store: The database.
+        settings: The settings of the study.
+        space: The search space of this run.
+        plugins: The plugins of this run.
+        listener: Called with a note if the search space has changed.
     """
     name, metric = settings.name, metrics.get(settings.metric)
     rebuild.finish(store.storage, name, space)
@@ -78,7 +85,7 @@ def resume(
 
 
 def _mark_excluded(store: Store, settings: StudyConfig, space: Space, plugins: Registry) -> None:
-    """Store with each trial why the limits of this run exclude it; the report uses it too."""
+    """Store for each trial the reason why the limits of this run exclude it, if they do."""
     rows = store.trials(settings.name)
     used = {(kind, n) for row in rows for kind, names in row.config.items() for n in names}
     missing = {plugin for plugin in used if not plugins.has(*plugin)}
@@ -89,16 +96,22 @@ def _mark_excluded(store: Store, settings: StudyConfig, space: Space, plugins: R
 
 
 def requeue(study: optuna.Study, params: Mapping[str, Any], attributes: Mapping[str, Any]) -> None:
-    """Enqueue an interrupted trial again, as the recipe that it was."""
+    """Enqueue an interrupted trial to be retried, as the same recipe if it was one.
+
+    Args:
+        study: Optuna's study.
+        params: The parameters of the trial.
+        attributes: Its user attributes.
+    """
     if PROBED_WITH in attributes:
-        return  # the probe that it was trained with will bring others
+        return  # when its probe is retried, that draws new trials to be trained with it
     recipe = {key: attributes[key] for key in (RECIPE,) if key in attributes}
     study.enqueue_trial(dict(params), user_attrs=recipe)
 
 
-def too_many_parameters(parameters: int, most: int) -> str:
-    """Why a model is too large."""
-    return f"{parameters / 1e6:.2f} M parameters, more than {most / 1e6:.2f} M"
+def too_many_parameters(parameters: int, maximum: int) -> str:
+    """Return the reason why a model is excluded as too large."""
+    return f"{parameters / 1e6:.2f} M parameters, more than {maximum / 1e6:.2f} M"
 
 
 def _open(store: Store, name: str, metric: Metric, epochs: int) -> optuna.Study:
@@ -116,11 +129,11 @@ def _open(store: Store, name: str, metric: Metric, epochs: int) -> optuna.Study:
 
 
 def _requeue_killed(study: optuna.Study, store: Store) -> None:
-    """File the trials of a run that was killed, and enqueue them again."""
+    """Mark the trials of a run that was killed as interrupted, and enqueue them to be retried."""
     name = study.study_name
     begun = {row.number for row in store.trials(name)}
     for trial in study.get_trials(states=(TrialState.RUNNING,)):
-        # One that was killed before it had drawn everything has the rest of what it was to draw.
+        # If the trial was killed before it had drawn all parameters, add the enqueued ones.
         params = {**trial.system_attrs.get(rebuild.FIXED_PARAMS, {}), **trial.params}
         requeue(study, params, trial.user_attrs)
         study.tell(trial.number, state=TrialState.FAIL)
@@ -129,7 +142,7 @@ def _requeue_killed(study: optuna.Study, store: Store) -> None:
 
 
 def _excluded_by(row: TrialRow, settings: StudyConfig, space: Space) -> str:
-    """Why a trial of an earlier run is excluded by the limits of this one; empty if it is not."""
+    """Return the reason why the limits of this run exclude an earlier trial; empty without one."""
     most = settings.max_parameters
     if most is not None and (row.parameters or 0) > most:
         return too_many_parameters(row.parameters or 0, most)
@@ -146,7 +159,7 @@ def _excluded_by(row: TrialRow, settings: StudyConfig, space: Space) -> str:
 
 
 def _missing_plugin(row: TrialRow, missing: Container[tuple[str, str]]) -> str:
-    """Why the model of an earlier trial cannot be built again; empty if it can."""
+    """Return the reason why the model of an earlier trial cannot be built; empty if it can."""
     used = ((kind, name) for kind, names in row.config.items() for name in names)
     plugin = next((plugin for plugin in used if plugin in missing), None)
     return "the {} plugin {!r} is not loaded in this run".format(*plugin) if plugin else ""

@@ -1,4 +1,4 @@
-"""How much of the budget the end of a search needs: the final selection, a refit and a test."""
+"""The time that the end of a search needs: the final selection, the refit and the test."""
 
 from __future__ import annotations
 
@@ -9,57 +9,57 @@ from autotl.search.leaderboard import Leaderboard
 from autotl.store import Contender, TrialRow
 
 FINALISTS, FINALISTS_WITHOUT_BUDGET = 5, 3
-"""How many of the best trials take part in a final selection."""
+"""The maximum number of best trials in a final selection."""
 
 FEWEST_REPEATS, MOST_REPEATS = 2, 10
-"""One repeat tells nothing about its noise; after ten more of them add little."""
+"""The minimum and maximum number of repeats: a variance needs two, and more than ten add little."""
 
 
 @dataclass(frozen=True)
 class Field:
-    """The contenders of a final selection and their least number of repeats; may be empty."""
+    """The contenders of a final selection and their minimum number of repeats."""
 
     contenders: tuple[Contender, ...] = ()
     repeats: int = 0
 
 
 def repeat_seconds(row: TrialRow) -> float:
-    """Seconds to retrain as a trial did on another resample, with cached features."""
+    """Return the seconds to retrain a trial on another resample, with cached features."""
     measured = row.facts.seconds_repeat
     return row.seconds if measured is None else measured
 
 
 @dataclass(frozen=True)
 class SelectionBudget:
-    """Plans the end of a search from the trials so far.
+    """Predicts how long the end of a search takes, from the trials so far.
 
     Args:
         leaderboard: The trials.
-        budget: The wall clock.
+        budget: The wall-clock budget.
     """
 
     leaderboard: Leaderboard
     budget: Budget
 
     def seconds(self, contender: Contender) -> float:
-        """Seconds to retrain the trials of a contender once."""
+        """Return the seconds to retrain all trials of a contender once."""
         return sum(repeat_seconds(self.leaderboard.rows[number]) for number in contender.trials)
 
     def test_seconds(self, contender: Contender) -> float:
-        """Seconds to predict the test split with it."""
+        """Return the seconds to predict the test split with a contender."""
         rows = self.leaderboard.rows
         return sum(rows[number].facts.seconds_test for number in contender.trials)
 
     def finish_seconds(self, contender: Contender) -> float:
-        """Seconds from the end of the search to the report, if this contender may win."""
+        """Return the seconds from the last trial to the report, if ``contender`` may win."""
         return self.budget.finish_seconds(self.seconds(contender), self.test_seconds(contender))
 
     def choose_field(self, seconds: float) -> Field:
-        """The contenders that can be repeated within some time.
+        """Choose the contenders that can be repeated within ``seconds``.
 
-        Rather fewer than ``FINALISTS`` in three repeats than all of them in two, and rather the
-        best trial and the linear probe without the default recipe than none; none where there is
-        no time for two contenders in two repeats.
+        Three repeats of fewer contenders are preferred to two repeats of more. If necessary the
+        default recipe is left out, so that only the best trial and the linear probe remain. The
+        result is empty if there is no time for two repeats of two contenders.
         """
         most = FINALISTS if self.budget.seconds is not None else FINALISTS_WITHOUT_BUDGET
         fields = [self.leaderboard.finalists(count) for count in range(most, 0, -1)]
@@ -73,14 +73,18 @@ class SelectionBudget:
         return Field()
 
     def repeats_seconds(self, left: float) -> float:
-        """Seconds to reserve for the repeats, of ``left``; 0 where no selection can be held."""
+        """Return the seconds to reserve for the repeats; 0 if there is no time for a selection.
+
+        Args:
+            left: The seconds that are available.
+        """
         if self.budget.seconds is None:
             return 0.0
         field = self.choose_field(min(SELECTION_FRACTION * self.budget.seconds, left))
         return SLACK * field.repeats * sum(map(self.seconds, field.contenders))
 
     def reserve(self) -> None:
-        """Reserve in the budget what the end will need, as the trials stand now."""
+        """Reserve time in the budget for the end of the search, according to the current trials."""
         budget, best = self.budget, self.leaderboard.finalists(1, default=False)[:1]
         budget.reserved_refit = sum(
             budget.refit_seconds(self.seconds(c), self.test_seconds(c)) for c in best
@@ -89,7 +93,7 @@ class SelectionBudget:
         budget.reserved_repeats = self.repeats_seconds(left)
 
     def is_over(self) -> bool:
-        """Whether the search must end now, so that the end fits into the budget."""
+        """Whether no more trials may begin, so that the end of the search fits into the budget."""
         if self.budget.seconds is None:
             return False
         self.reserve()

@@ -1,4 +1,4 @@
-"""How a trial is trained within the budget: how many epochs, on how many views, until when."""
+"""Plan a trial within the budget: its number of epochs and views, and its deadline."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from autotl.space.space import Config
 from autotl.training import Cost, Epoch, Task
 
 FEWEST_EPOCHS = 1 / 3
-"""A trial that would get a smaller fraction of its epochs is not begun: its result would say
-nothing about its configuration."""
+"""The minimum fraction of its epochs with which a trial is trained; with fewer epochs the score
+would not be representative of the configuration."""
 
 VIEWS_FRACTION = 0.04
-"""The fraction of the budget that a trial may use to compute views with its frozen prefix."""
+"""The fraction of the budget in which a trial may compute views with its frozen prefix."""
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,11 @@ class TrialPlan:
     """A trial that is ready to be trained.
 
     Attributes:
-        model: Built from its configuration.
-        task: What it is trained on, and how long.
+        model: The model of its configuration.
+        task: The training task, with the number of epochs and the deadline.
         backbone_frozen: Whether the backbone is frozen in every epoch.
-        facts: What was measured, by the names of ``store.TrialFacts``.
-        cost: Predicts the time of any number of epochs; None without a budget.
+        facts: Measurements, by field of ``store.TrialFacts``.
+        cost: The estimated cost of any number of epochs; None without a budget.
     """
 
     model: Model
@@ -43,16 +43,16 @@ class TrialPlan:
     cost: Cost | None = None
 
     def repeat_seconds(self, epochs: Sequence[Epoch]) -> float:
-        """Seconds to retrain on another resample, by the epochs that were trained.
+        """Return the seconds to retrain on another resample, from the epochs that were trained.
 
-        The first epochs may have computed new views with the frozen prefix, the others did not.
+        Only the first epochs may have computed new views with the frozen prefix.
         """
         took = [epoch.seconds for epoch in epochs]
         views = self.task.views
         if self.cost is None:
             return sum(took)
         count = len(took)
-        if count <= views:  # fitting a closed-form head is in no estimate
+        if count <= views:  # the estimate does not include the fit of a closed-form head
             new = self.cost.training_seconds(count, views) - self.cost.repeat_seconds(count, views)
             return max(float(self.facts["seconds_repeat"]), sum(took) - new)
         usual = statistics.fmean(took[views:])
@@ -72,15 +72,15 @@ def plan_trial(
     """Plan the training of a model on the training split.
 
     Args:
-        model: Built from ``config``.
+        model: The model of ``config``.
         config: The configuration.
-        context: What all trainings of the study share.
-        budget: The wall clock.
-        first: Whether no trial is complete yet, so that a single epoch is better than nothing.
+        context: The context of all trainings of the study.
+        budget: The wall-clock budget.
+        first: Whether no trial is complete yet; then a single epoch is sufficient.
         several_heads: Whether other heads are trained in the same pass if the backbone is frozen.
 
     Raises:
-        OutOfTime: There is time for too few epochs.
+        OutOfTime: There is not enough time for the minimum number of epochs.
     """
     settings = context.settings
     frozen = training.keeps_backbone_frozen(model, config, settings.epochs)
@@ -112,34 +112,34 @@ def plan_trial(
 def affordable_epochs(
     cost: Cost, wanted: int, views: int, budget: Budget, test: float, first: bool
 ) -> int:
-    """The number of epochs that there is time for, if the model is to be refitted and tested.
+    """Return the number of epochs for which there is time, including a refit and a test.
 
-    Rather fewer than wanted, so that the final selection can repeat them, if it can at all.
+    The number is reduced further if the final selection can then repeat the trial.
 
     Args:
-        cost: Predicts the time.
-        wanted: The number of epochs that is asked for.
+        cost: The estimated cost of training.
+        wanted: The requested number of epochs.
         views: The number of views.
-        budget: The wall clock.
-        test: Seconds that its test will take.
-        first: Whether a single epoch is better than nothing.
+        budget: The wall-clock budget.
+        test: Seconds to predict the test split.
+        first: Whether a single epoch is sufficient.
 
     Raises:
-        OutOfTime: There is time for too few.
+        OutOfTime: There is not enough time for the minimum number of epochs.
     """
     meaningful = max(1, round(FEWEST_EPOCHS * wanted))
     fewest = 1 if first else meaningful
-    share = budget.available if first else budget.fair_share
+    time_limit = budget.available if first else budget.fair_share
     repeatable = cost.repeat_seconds(meaningful, views) <= budget.longest_repeat
     for epochs in range(wanted, fewest - 1, -1):
         repeat = cost.repeat_seconds(epochs, views)
         if repeatable and repeat > budget.longest_repeat:
             continue
-        allowed = share(repeat, test)
+        allowed = time_limit(repeat, test)
         if cost.training_seconds(epochs, views) <= allowed:
             return epochs
     needed = cost.training_seconds(fewest, views)
     raise OutOfTime(
-        f"{fewest} epochs would take {needed:.0f} s, and a trial that is to be refitted may take "
-        f"{max(0.0, allowed):.0f} s now"
+        f"{fewest} epochs would take {needed:.0f} s, but with the time of a refit reserved, a "
+        f"trial may take {max(0.0, allowed):.0f} s now"
     )

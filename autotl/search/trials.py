@@ -1,4 +1,7 @@
-"""The loop: ask for a trial, build, fine-tune, report, prune. Knows Optuna, but not torch."""
+"""The trial loop: draw a configuration, build the model, fine-tune, report, prune.
+
+It uses Optuna, but not torch.
+"""
 
 from __future__ import annotations
 
@@ -33,17 +36,17 @@ from autotl.store import EpochRow, Store, TrialFacts
 from autotl.training import Epoch
 
 PROBES = 8
-"""Heads that are trained on a frozen backbone in one pass."""
+"""The number of heads that are trained on a frozen backbone in one pass."""
 
 GIVE_UP = 8
-"""Consecutive trials that fail, or that do not fit into the budget, before the search ends.
+"""The number of consecutive trials that fail, or that are out of time, after which the search ends.
 
-Cheap trials between those that do not fit do not reset the count, unless they are the best."""
+Cheap trials between those that are out of time do not reset the count, unless they are the best."""
 
 
 @dataclass(frozen=True)
 class TrialModel:
-    """The trained model of the best trial, for when there is no time to refit it."""
+    """The trained model of the best trial, which is used if there is no time for a refit."""
 
     number: int
     model: Model
@@ -51,12 +54,12 @@ class TrialModel:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a training ended: with a model and its epochs, or with an error."""
+    """The outcome of a training: a model and its epochs, or an error."""
 
     model: Model | None = None
     error: BaseException | None = None
     epochs: tuple[Epoch, ...] = ()
-    facts: Mapping[str, Any] = field(default_factory=dict)  # by the names of store.TrialFacts
+    facts: Mapping[str, Any] = field(default_factory=dict)  # by field of store.TrialFacts
 
     @property
     def score(self) -> float | None:
@@ -66,7 +69,7 @@ class Outcome:
 
 @dataclass
 class _Running:
-    """A trial that has begun: Optuna's, and its configuration."""
+    """A running trial: Optuna's trial, its configuration, and its outcome so far."""
 
     trial: optuna.Trial
     config: Config
@@ -79,7 +82,7 @@ class _Running:
 
 @contextmanager
 def quiet_optuna() -> Iterator[None]:
-    """Silence Optuna's log, whose content the listener is told; the verbosity is put back."""
+    """Silence Optuna's log inside, because events report the same; restore the verbosity."""
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
@@ -94,11 +97,11 @@ class TrialLoop:
     Args:
         store: The database.
         study: Optuna's study.
-        space: What is searched.
-        context: What all trainings share.
+        space: The search space.
+        context: The context of all trainings of the study.
         leaderboard: The trials so far.
-        budget: The wall clock.
-        listener: Is notified of progress.
+        budget: The wall-clock budget.
+        listener: Called with the events of the progress.
 
     Attributes:
         best: The model of the best trial, if this run trained it.
@@ -129,7 +132,7 @@ class TrialLoop:
         )
 
     def run(self) -> None:
-        """Run trials until their number, the budget or the patience is exhausted.
+        """Run trials until the maximum number, the end of the budget, or ``GIVE_UP`` failures.
 
         Raises:
             StudyError: No trial completed.
@@ -152,19 +155,22 @@ class TrialLoop:
                 params = self.portfolio.cheapest_parameters(self.leaderboard.ranked)
                 self.study.enqueue_trial(params)
         if not self.leaderboard.ranked:
-            raise self._nothing_completed(status, reason)
+            raise self._no_result_error(status, reason)
 
-    def _nothing_completed(self, status: str, reason: str) -> StudyError:
+    def _no_result_error(self, status: str, reason: str) -> StudyError:
+        """Return the error of a search without a complete trial, given its last trial."""
         if not status and any(row.facts.excluded for row in self.leaderboard.rows.values()):
             return StudyError(
                 "the limits exclude every trial so far; give more --trials or a larger --budget"
             )
         if status in ("", OutOfTime.status):
-            why = reason or "it ended before the first one"
-            return StudyError(f"the budget is too short for any trial ({why}); give more time")
-        return StudyError(f"no trial completed; the last one {status}: {reason}")
+            why = reason or "it ended before the first trial"
+            return StudyError(
+                f"the budget is too short for a trial ({why}); give a larger --budget"
+            )
+        return StudyError(f"no trial completed; status of the last trial: {status} ({reason})")
 
-    # ---------------------------------------------------------------- which trial is next
+    # ---------------------------------------------------------------- choosing the next trial
 
     def _is_done(self) -> bool:
         most = self.settings.trials
@@ -176,8 +182,8 @@ class TrialLoop:
         """Enqueue the next recipe, unless a trial is waiting or all recipes were tried."""
         if self._has_waiting():
             return
-        board = self.leaderboard
-        if recipe := self.portfolio.next_recipe(board.ranked, board.recipes):
+        ranked, tried = self.leaderboard.ranked, self.leaderboard.recipes
+        if recipe := self.portfolio.next_recipe(ranked, tried):
             names, params = recipe
             self.study.enqueue_trial(params, user_attrs={RECIPE: list(names)})
 
@@ -185,21 +191,22 @@ class TrialLoop:
         return bool(self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
 
     def _ask(self) -> optuna.Trial:
-        """The next trial. What it draws depends on the seed and on the trials before it alone.
+        """Ask Optuna for the next trial.
 
-        So a study that was interrupted continues as if it had not been.
+        Its sampler is seeded by the seed of the study and the number of earlier trials, so that an
+        interrupted study continues with the same trials as one without an interruption.
         """
         self.leaderboard.refresh()
         number = len(self.leaderboard.rows) - self.leaderboard.interrupted
         self.study.sampler = sampler.make_sampler((self.settings.seed * 10_007 + number) % 2**32)
         return self.study.ask()
 
-    # ---------------------------------------------------------------- one trial
+    # ---------------------------------------------------------------- running a trial
 
     def _run_trial(self, trial: optuna.Trial) -> tuple[str, str]:
-        """Run a trial and file it; return its status and the reason for it.
+        """Run a trial and store its result; return its status and the reason.
 
-        A probe is trained together with others on the same backbone, each a trial of its own.
+        A probe is trained together with other heads on the same backbone; each is a trial.
         """
         began = time.monotonic()
         running = [_Running(trial, self._begin(trial))]
@@ -209,18 +216,18 @@ class TrialLoop:
             for each in running:
                 each.outcome = replace(each.outcome, model=None, error=error)
         seconds = (time.monotonic() - began) / len(running)
-        filed = [self._file(each, seconds) for each in running]
+        results = [self._store_result(each, seconds) for each in running]
         self._store_measurements()
         self.leaderboard.refresh()
         self._keep_best(running)
-        self._notify_finished(running, filed, seconds)
+        self._notify_finished(running, results, seconds)
         first = running[0].outcome.error
         if isinstance(first, KeyboardInterrupt):
             raise first
-        return filed[0]
+        return results[0]
 
     def _begin(self, trial: optuna.Trial) -> Config:
-        """Draw the configuration of a trial and write down that it runs."""
+        """Draw the configuration of a trial, and add the trial to the store."""
         config = self.space.suggest(trial)
         recipe = trial.user_attrs.get(RECIPE, [])
         facts = TrialFacts(recipe=recipe, is_default=bool(recipe) and recipe[0] != WARM_START)
@@ -230,11 +237,11 @@ class TrialLoop:
         return config
 
     def _train(self, running: list[_Running]) -> None:
-        """Train a trial, or as a probe with others, which are added to ``running``."""
+        """Train a trial; with a probe, train other heads and add their trials to ``running``."""
         first = running[0]
         plan = self._plan(first)
         if plan.backbone_frozen and self._is_probe(first.trial):
-            running += self._probes_beside(first, plan)
+            running += self._begin_other_heads(first, plan)
             self._train_probes(running, plan)
         else:
             first.outcome = self._fine_tune(first, plan)
@@ -243,7 +250,7 @@ class TrialLoop:
         return self.portfolio.is_probe(trial.user_attrs.get(RECIPE, ()))
 
     def _plan(self, running: _Running) -> TrialPlan:
-        """Build a configuration and plan its training within the limits and the budget."""
+        """Build the model of a trial and plan its training within the limits and the budget."""
         trial, config = running.trial, running.config
         model = self.context.build(config)
         count, most = models.count_parameters(model), self.settings.max_parameters
@@ -252,7 +259,7 @@ class TrialLoop:
             if count > most:
                 raise Incompatible(resume.too_many_parameters(count, most))
         several = len(self.space.plugins["head"]) > 1 and self._is_probe(trial)
-        # With a short budget a single epoch is better than nothing.
+        # Without a complete trial a single epoch is sufficient.
         first = not self.leaderboard.ranked
         plan = plan_trial(
             model, config, self.context, self.budget, first=first, several_heads=several
@@ -271,7 +278,7 @@ class TrialLoop:
             trial.set_user_attr(key, value)
 
     def _fine_tune(self, running: _Running, plan: TrialPlan) -> Outcome:
-        """Train a model, reporting every epoch. Recipes are baselines and are not pruned."""
+        """Train a model and report every epoch. Recipes are baselines and are not pruned."""
         trial, done, epochs = running.trial, [], plan.task.epochs
         for epoch in training.fine_tune(plan.model, running.config, plan.task):
             done.append(epoch)
@@ -289,10 +296,10 @@ class TrialLoop:
 
     # ---------------------------------------------------------------- probes
 
-    def _probes_beside(self, first: _Running, plan: TrialPlan) -> list[_Running]:
-        """Trials that differ from a probe in the head and what is tuned, to be trained with it."""
+    def _begin_other_heads(self, first: _Running, plan: TrialPlan) -> list[_Running]:
+        """Begin trials that share the backbone of a probe, with other heads and optimizers."""
         count = PROBES
-        if self.settings.trials is not None:  # leave some of them to the sampler
+        if self.settings.trials is not None:  # leave trials for the sampler
             backbones = len(self.space.plugins["backbone"])
             count = min(count, self.settings.trials // (4 * backbones))
         same = ("backbone", "augment", "balance", "freeze")
@@ -337,7 +344,7 @@ class TrialLoop:
             self.store.update_trial(self.name, trial.number, {"epochs": epoch.number})
 
     def _estimate_transferability(self, plan: TrialPlan, config: Config) -> float | None:
-        """LogME of the frozen features on the training labels; None if it cannot be computed."""
+        """Return the LogME of the frozen training features; None if it cannot be computed."""
         dataset = self.context.dataset
         try:
             features = training.extract_backbone_features(plan.model, config, plan.task)
@@ -347,8 +354,8 @@ class TrialLoop:
 
     # ---------------------------------------------------------------- results
 
-    def _file(self, running: _Running, seconds: float) -> tuple[str, str]:
-        """Write the result of a trial to Optuna and to the store."""
+    def _store_result(self, running: _Running, seconds: float) -> tuple[str, str]:
+        """Write the result of a trial to Optuna and to the store; return its status and reason."""
         trial, outcome = running.trial, running.outcome
         error, score = outcome.error, outcome.score
         state, status, reason = _classify(error)
@@ -380,7 +387,7 @@ class TrialLoop:
         return status, reason
 
     def _store_measurements(self) -> None:
-        """Store what trainings measured, if anything is new."""
+        """Store the measurements of trainings that are new."""
         measured = {
             "micro_batch_sizes": dict(self.context.micro_batch_sizes),
             "measured_costs": dict(self.context.measured_costs),
@@ -390,7 +397,7 @@ class TrialLoop:
             self._stored = copy.deepcopy(measured)
 
     def _keep_best(self, running: Sequence[_Running]) -> None:
-        """Keep the model of the winner so far in memory."""
+        """Keep the model in memory if its trial is the winner so far."""
         if not self.leaderboard.ranked:
             return
         winner = search_winner(self.leaderboard.ranked, self._facts)
@@ -405,11 +412,11 @@ class TrialLoop:
         self.listener(events.TrialStarted(running.number, config, epochs))
 
     def _notify_finished(
-        self, running: Sequence[_Running], filed: Sequence[tuple[str, str]], seconds: float
+        self, running: Sequence[_Running], results: Sequence[tuple[str, str]], seconds: float
     ) -> None:
-        for each, (status, reason) in zip(running, filed, strict=True):
+        for each, (status, reason) in zip(running, results, strict=True):
             outcome = each.outcome
-            if each is not running[0]:  # it was trained in the shadow of the first
+            if each is not running[0]:  # trained with the first trial, without events
                 self._notify_started(each, len(outcome.epochs))
                 for epoch in outcome.epochs:
                     self.listener(_event(each.number, epoch, len(outcome.epochs)))
@@ -417,7 +424,7 @@ class TrialLoop:
 
 
 def _classify(error: BaseException | None) -> tuple[TrialState, str, str]:
-    """Optuna's state, our status and the reason of a trial that ended with ``error``."""
+    """Return Optuna's state, the status and the reason of a trial that ended with ``error``."""
     match error:
         case None:
             return TrialState.COMPLETE, "complete", ""
@@ -429,7 +436,7 @@ def _classify(error: BaseException | None) -> tuple[TrialState, str, str]:
             return TrialState.FAIL, "interrupted", "Ctrl-C"
         case AutoTLError():
             return TrialState.FAIL, "failed", str(error)
-        case _:  # one broken candidate must not end the search
+        case _:  # an error in one trial must not end the search
             return TrialState.FAIL, "failed", f"{type(error).__name__}: {error}"
 
 

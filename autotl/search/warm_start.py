@@ -1,9 +1,9 @@
-"""What earlier studies teach a new one: the configurations that did best on similar data.
+"""Warm start: the best configurations of earlier studies on similar data.
 
 Data sets are compared without training: by the number of classes, the number of images per class,
-the class imbalance, and the score of each backbone's linear probe, where both studies have probed
-it. A configuration from an earlier study is tried early, like a recipe (warm starting: Feurer et
-al. 2015, AAAI; Brazdil et al. 2008).
+the class imbalance, and the scores of the linear probes on backbones that both studies have probed.
+A configuration of an earlier study is tried early, like a recipe (Feurer et al. 2015, AAAI; Brazdil
+et al. 2008).
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from autotl.store import Store, existing_url
 from autotl.study import StudyConfig
 
 MOST_STUDIES = 3
-"""How many earlier studies give a configuration each."""
+"""The maximum number of earlier studies from which one configuration each is tried."""
 
 LARGEST_DISTANCE = 2.0
-"""Studies of data that differ more than this give none."""
+"""The maximum distance between the data of two studies, see ``Profile.distance``."""
 
 
 @dataclass(frozen=True)
 class Profile:
-    """What is known of a study's data before anything is fine-tuned on them.
+    """Properties of a study's data that are known before fine-tuning.
 
     Attributes:
         classes: Number of classes.
         train: Number of training images.
         imbalance: Size of the largest class over that of the smallest.
         probes: Score of each backbone's linear probe.
-        fingerprint: Of the images and labels.
-        split: The settings that decide how the data are split.
+        fingerprint: The fingerprint of the images and labels.
+        split: The values of the settings on which the split of the data depends.
     """
 
     classes: int
@@ -47,18 +47,19 @@ class Profile:
     split: tuple[Any, ...] = ()
 
     def leaks_into(self, other: Profile) -> bool:
-        """Whether the other study has trained on images of this one's test split.
+        """Whether ``other`` may have trained on images of the test split of this study.
 
-        That is so for the same data with another split.
+        This is the case if both have the same data with different splits.
         """
         same = bool(self.fingerprint) and self.fingerprint == other.fingerprint
         return same and self.split != other.split
 
     def distance(self, other: Profile) -> float:
-        """How different the data are: 0 for alike, 1 for e.g. 2.7 times the images per class.
+        """Return the distance between the data of two studies.
 
-        The sum of the differences of the logarithms, plus 10 times the mean difference of the
-        probes' scores over the backbones that both have probed: a tenth of accuracy counts 1.
+        It is the sum of the absolute differences of the logarithms of the number of classes, of
+        images per class and of the imbalance, plus 10 times the mean absolute difference of the
+        probes' scores. A factor of 2.7 or a difference of 0.1 in accuracy thus counts 1.
         """
         logarithms = zip(self._logarithms(), other._logarithms(), strict=True)
         distance = sum(abs(a - b) for a, b in logarithms)
@@ -77,7 +78,7 @@ class Profile:
 
 
 def profile(store: Store, study: str) -> Profile:
-    """The profile of a study's data.
+    """Return the profile of a study's data.
 
     Raises:
         StudyError: There is no such study.
@@ -99,30 +100,33 @@ def profile(store: Store, study: str) -> Profile:
 
 
 def learn(
-    library: Store, of: Profile, metric: str, space: Space, without: str
+    earlier: Store, data: Profile, metric: str, space: Space, exclude: str
 ) -> dict[str, dict[str, Any]]:
-    """The best parameters of the most similar studies, by their names; ``MOST_STUDIES`` at most.
+    """Return the best parameters of the most similar studies, by the name of the study.
 
-    Only studies of the same metric count, and only parameters that ``space`` could draw itself.
+    Only studies with the same metric and parameters that ``space`` can draw are considered.
 
     Args:
-        library: Where the earlier studies are.
-        of: The new data.
-        metric: By which the new study selects.
-        space: What it searches.
-        without: A study that does not count, the new one itself.
+        earlier: The database with the earlier studies.
+        data: The profile of the new data.
+        metric: The metric of the new study.
+        space: The search space of the new study.
+        exclude: The name of a study that is ignored: the new one.
+
+    Returns:
+        The parameters of at most ``MOST_STUDIES`` studies, the most similar first.
     """
     similar = []
-    for name in library.studies():
-        facts = library.study(name)
-        if name == without or facts.metric != metric:
+    for name in earlier.studies():
+        facts = earlier.study(name)
+        if name == exclude or facts.metric != metric:
             continue
-        other = profile(library, name)
-        if of.leaks_into(other):
+        other = profile(earlier, name)
+        if data.leaks_into(other):
             continue
-        best = rank(library.trials(name), facts.direction)[:1]
+        best = rank(earlier.trials(name), facts.direction)[:1]
         params = [space.flatten(row.config) for row in best]
-        distance = of.distance(other)
+        distance = data.distance(other)
         if params and params[0] and distance <= LARGEST_DISTANCE:
             similar.append((distance, name, params[0]))
     similar.sort(key=lambda entry: entry[:2])
@@ -130,7 +134,9 @@ def learn(
 
 
 def recall(store: Store, settings: StudyConfig, space: Space) -> dict[str, dict[str, Any]]:
-    """What did best on similar data, as it was when the study first asked.
+    """Return the best parameters of earlier studies, as they were at the first call for a study.
+
+    The first call stores its result, so that a study that is continued tries the same recipes.
 
     Raises:
         StoreError: The database that ``settings.learn_from`` names cannot be read.
@@ -140,17 +146,17 @@ def recall(store: Store, settings: StudyConfig, space: Space) -> dict[str, dict[
     stored = store.study(settings.name).warm_start
     if stored is not None:
         return {name: params for name, params in stored.items() if _can_draw(space, params)}
-    here = profile(store, settings.name)
+    data = profile(store, settings.name)
     if settings.learn_from:
-        with closing(Store(existing_url(settings.learn_from))) as library:
-            parameters = learn(library, here, settings.metric, space, settings.name)
+        with closing(Store(existing_url(settings.learn_from))) as earlier:
+            parameters = learn(earlier, data, settings.metric, space, settings.name)
     else:
-        parameters = learn(store, here, settings.metric, space, settings.name)
+        parameters = learn(store, data, settings.metric, space, settings.name)
     store.update_study(settings.name, warm_start=parameters)
     return parameters
 
 
 def _can_draw(space: Space, params: Mapping[str, Any]) -> bool:
-    """Whether the space can still draw these parameters."""
+    """Whether the search space contains these parameters."""
     domains = space.hyperparameters
     return all(n in domains and domains[n].can_draw(v) for n, v in params.items())

@@ -18,7 +18,8 @@ from autotl import Range, backbone, freeze, head
 from autotl.errors import StoreError, StudyError
 from autotl.events import Event, Note, ignore
 from autotl.search import resume
-from autotl.search.resume import PROBED_WITH, RECIPE, exclusive
+from autotl.search.pruner import make_pruner
+from autotl.search.resume import PROBED_WITH, RECIPE, lock_study
 from autotl.space.registry import Excluded, Registry
 from autotl.space.space import Space, to_json
 from autotl.store import Store, default_url
@@ -96,27 +97,27 @@ def test_a_second_lock_is_refused_and_does_not_disturb_the_first(settings: Setti
     chosen = settings()
     store = Store(default_url(chosen.out))
     message = "'s' is being run by another process.*--study"
-    with exclusive(store, chosen):
+    with lock_study(store, chosen):
         for _ in range(2):
-            with pytest.raises(StudyError, match=message), exclusive(store, chosen):
+            with pytest.raises(StudyError, match=message), lock_study(store, chosen):
                 pass
         elsewhere = chosen.model_copy(update={"out": chosen.out / "other"})
-        with pytest.raises(StudyError, match="another process"), exclusive(store, elsewhere):
+        with pytest.raises(StudyError, match="another process"), lock_study(store, elsewhere):
             pass
-        with exclusive(store, chosen.model_copy(update={"study": "another"})):
+        with lock_study(store, chosen.model_copy(update={"study": "another"})):
             pass
-    with exclusive(store, chosen):
+    with lock_study(store, chosen):
         pass
     store.close()
 
 
 HOLDER = """
 import sys
-from autotl.search.resume import exclusive
+from autotl.search.resume import lock_study
 from autotl.store import Store
 from autotl.study import configure
 store = Store(sys.argv[1])
-with exclusive(store, configure("photos", {"study": "s", "out": sys.argv[2]})):
+with lock_study(store, configure("photos", {"study": "s", "out": sys.argv[2]})):
     print("held", flush=True)
     sys.stdin.readline()
 """
@@ -135,18 +136,18 @@ def test_the_lock_of_another_process_ends_with_it(settings: Settings) -> None:
     with holder:
         assert holder.stdout
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(StudyError, match="another process"), exclusive(store, chosen):
+        with pytest.raises(StudyError, match="another process"), lock_study(store, chosen):
             pass
         assert holder.poll() is None
         holder.kill()  # it cannot release anything
-    with exclusive(store, chosen):
+    with lock_study(store, chosen):
         pass
     store.close()
 
 
 def test_the_lock_is_released_when_the_search_fails(store: Store, settings: Settings) -> None:
     chosen = settings()
-    with pytest.raises(KeyboardInterrupt), exclusive(store, chosen):
+    with pytest.raises(KeyboardInterrupt), lock_study(store, chosen):
         raise KeyboardInterrupt
     with FileLock(store.lock_file("s", chosen.folder), timeout=0):
         pass
@@ -157,7 +158,7 @@ def test_a_lock_that_cannot_be_written_is_explained(store: Store, settings: Sett
     chosen.folder.parent.mkdir()
     chosen.folder.touch()
     message = "cannot write .*choose another --out"
-    with pytest.raises(StoreError, match=message), exclusive(store, chosen):
+    with pytest.raises(StoreError, match=message), lock_study(store, chosen):
         pass
 
 
@@ -168,6 +169,7 @@ def test_a_new_study_is_made_once(store: Store, settings: Settings) -> None:
     first = open_study(store, settings(metric="log_loss"))
     assert (first.direction.name, first.metric_names) == ("MINIMIZE", ["log_loss"])
     assert first.user_attrs["space"] == SPACE.fingerprint
+    assert isinstance(first.pruner, type(make_pruner(3)))
     run_trial(store, first, LARGE)
     again = open_study(store, settings(metric="log_loss"))
     assert [trial.value for trial in again.trials] == [0.5]
