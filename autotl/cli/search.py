@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -205,8 +206,8 @@ def search(source: str, quiet: bool, **options: Any) -> None:
 
     result = _run(settings, quiet, command=shlex.join(["autotl", *sys.argv[1:]]), began=began)
     if not quiet:
-        store = Store(settings.storage or default_url(settings.out))
-        trials = report.top(store, settings.name)
+        with closing(Store(settings.storage or default_url(settings.out))) as store:
+            trials = report.top(store, settings.name)
         folder = str(result.folder)
         console.show_summary(result.summary, folder, trials, settings.plugin, resumable=True)
     if result.interrupted:

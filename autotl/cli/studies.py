@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,7 +38,8 @@ def _open_store(storage: str | None, out: Path) -> Iterator[Store]:
 
     if storage is None and not (out / "autotl.db").exists():
         raise StoreError(f"there is no {out / 'autotl.db'}; give --out DIR or --storage URL")
-    yield Store(existing_url(storage or default_url(out)))
+    with closing(Store(existing_url(storage or default_url(out)))) as store:
+        yield store
 
 
 @studies.command("list")

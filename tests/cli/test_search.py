@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -68,6 +70,9 @@ def test_ctrl_c_saves_the_results_and_exits_with_130(
     assert summary["trials"]["complete"] >= 3
     assert summary["test"] is None
     assert (tmp_path / "runs/photos/model/config.json").exists()
+    with closing(sqlite3.connect(tmp_path / "runs/autotl.db")) as database:
+        [mode] = database.execute("PRAGMA journal_mode").fetchone()
+    assert mode == "delete", "the study is one file, which can be read in a read-only folder"
     # A later study of this name without a result does not present that model as its own.
     store = Store(f"sqlite:///{tmp_path}/runs/autotl.db")
     store.delete("photos")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from wsgiref.util import setup_testing_defaults
@@ -39,6 +41,9 @@ def test_delete_asks_first_and_leaves_the_files(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "photos" not in run("studies", "list", "--out", tmp_path).stdout
     assert (tmp_path / "photos").is_dir()
+    with closing(sqlite3.connect(tmp_path / "autotl.db")) as database:
+        [mode] = database.execute("PRAGMA journal_mode").fetchone()
+    assert mode == "delete", "the database is one file again"
 
 
 def test_optuna_dashboard_reads_the_study(searched: Path) -> None:
