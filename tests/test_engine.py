@@ -68,7 +68,7 @@ def test_the_same_command_continues(settings: Make) -> None:
     notes: list[Event] = []
     again = engine.run(settings(study="parts", trials=6), notes.append)
     assert not [e for e in notes if isinstance(e, TrialFinished)]
-    assert [e.text for e in notes if isinstance(e, Note)][-1].endswith("its model stands")
+    assert [e.text for e in notes if isinstance(e, Note)][-1].endswith("its model remains")
     assert again.summary["test"] == parts.summary["test"]
     assert len(Store(f"sqlite:///{settings().out}/autotl.db").tests("parts")) <= 2
 
@@ -144,7 +144,7 @@ def test_the_budget_holds_for_everything(
 
 
 def test_a_budget_too_short_for_anything_says_so(settings: Make) -> None:
-    with pytest.raises(StudyError, match=r"too short for any trial .*; give more time"):
+    with pytest.raises(StudyError, match=r"too short for a trial .*; give a larger --budget"):
         engine.run(settings(budget=0.5, trials=None))
 
 
@@ -302,7 +302,7 @@ def test_another_recipe_is_another_study(settings: Make) -> None:
     notes: list[Event] = []
     for _ in range(2):
         engine.run(study.configure_recipe(recipe, None, options), notes.append)
-    assert any("its model stands" in e.text for e in notes if isinstance(e, Note))
+    assert any("its model remains" in e.text for e in notes if isinstance(e, Note))
     recipe.write_text(recipe.read_text().replace("lr = 0.003", "lr = 0.02"))
     with pytest.raises(
         StudyError, match=r"another recipe.*autotl studies delete photos-retrained --out"

@@ -301,7 +301,8 @@ class TrialLoop:
         count = PROBES
         if self.settings.trials is not None:  # leave trials for the sampler
             backbones = len(self.space.plugins["backbone"])
-            count = min(count, self.settings.trials // (4 * backbones))
+            most, left = self.settings.trials, self.settings.trials - self.leaderboard.finished
+            count = min(count, most // (4 * backbones), left)
         same = ("backbone", "augment", "balance", "freeze")
         drawn = first.trial.params.items()
         shared = {n: v for n, v in drawn if n in same or n.split(".")[0] in same[:3]}
