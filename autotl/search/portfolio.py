@@ -102,7 +102,7 @@ class Portfolio:
         if not tried.keys() >= {(backbone, first, head) for backbone in backbones}:
             return  # the promising backbones are unknown until all are probed
         for name, params in self.warm_start().items():
-            yield (WARM_START, name), dict(params)
+            yield self._learned(name, params)
         promising = self._promising(ranked)
         for other in self.space.default_order("head")[1:]:
             yield from (self._default(backbone, first, other) for backbone in promising[:1])
@@ -134,6 +134,16 @@ class Portfolio:
                 too_slow = latencies.get(backbone, too_slow)
             else:
                 count -= 1
+
+    def _learned(self, study: str, params: Mapping[str, Any]) -> Recipe:
+        """Return the recipe from an earlier study.
+
+        If it consists of defaults, it has the name of that recipe, so that it is not tried twice.
+        """
+        names = [params[kind] for kind in ("backbone", "freeze", "head") if kind in params]
+        if len(names) == 3 and (default := self._default(*names))[1] == params:
+            return default
+        return (WARM_START, study), dict(params)
 
     def _default(self, backbone: str, freeze: str, head: str) -> Recipe:
         params = self.space.defaults(backbone=backbone, freeze=freeze, head=head)

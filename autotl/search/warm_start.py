@@ -114,7 +114,7 @@ def learn(
         exclude: The name of a study that is ignored: the new one.
 
     Returns:
-        The parameters of at most ``MOST_STUDIES`` studies, the most similar first.
+        The distinct parameters of at most ``MOST_STUDIES`` studies, the most similar first.
     """
     similar = []
     for name in earlier.studies():
@@ -130,7 +130,11 @@ def learn(
         if params and params[0] and distance <= LARGEST_DISTANCE:
             similar.append((distance, name, params[0]))
     similar.sort(key=lambda entry: entry[:2])
-    return {name: params for _, name, params in similar[:MOST_STUDIES]}
+    distinct: dict[str, dict[str, Any]] = {}
+    for _, name, params in similar:
+        if params not in distinct.values() and len(distinct) < MOST_STUDIES:
+            distinct[name] = params
+    return distinct
 
 
 def recall(store: Store, settings: StudyConfig, space: Space) -> dict[str, dict[str, Any]]:

@@ -201,6 +201,19 @@ def test_what_did_best_in_earlier_studies_comes_after_the_probes() -> None:
     assert search.next()[1:] == ("probe", "solved")
 
 
+def test_defaults_that_did_best_in_earlier_studies_are_tried_once() -> None:
+    def defaults(freeze: str) -> dict[str, Any]:
+        return SPACE.defaults(backbone="small", freeze=freeze, head="linear")
+
+    search = Search({"flowers": defaults("probe"), "cats": defaults("full")})
+    search.next(0.9)
+    search.next(0.5)
+    assert search.next() == ("small", "full", "linear")
+    assert search.next() == ("large", "probe", "solved")
+    assert search.next() == ("large", "full", "linear")
+    assert search.next() == ()
+
+
 def test_earlier_studies_are_read_only_when_the_backbones_are_probed() -> None:
     def warm_start() -> WarmStart:
         raise AssertionError("too early")

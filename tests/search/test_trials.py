@@ -455,8 +455,9 @@ def test_heads_beside_a_closed_form_head_have_all_their_epochs(
 
 @pytest.fixture
 def earlier(settings: Make, run_trials: Run) -> study.StudyConfig:
-    """A study of the same data."""
-    chosen = settings(study="past", trials=5)
+    """A study of the same data, without a configuration of defaults."""
+    pinned = {"optimizer": {"adamw": {"weight_decay": 0.01}}}
+    chosen = settings(study="past", trials=5, space=pinned)
     run_trials(chosen)
     return chosen
 

@@ -79,8 +79,15 @@ def test_the_best_configuration_of_similar_studies_is_learned(store: Store) -> N
 
 def test_the_most_similar_studies_come_first_and_only_a_few(store: Store) -> None:
     for i in range(MOST_STUDIES + 2):
-        add_study(store, f"s{i}", train=1000 - 100 * i)
+        add_study(store, f"s{i}", train=1000 - 100 * i, lr=1e-4 * (i + 1))
     assert list(learned(store)) == [f"s{i}" for i in range(MOST_STUDIES)]
+
+
+def test_the_same_configuration_is_learned_once(store: Store) -> None:
+    add_study(store, "near")
+    add_study(store, "far", train=800)
+    add_study(store, "other", train=700, lr=1e-4)
+    assert list(learned(store)) == ["near", "other"]
 
 
 def test_nothing_is_learned_from_data_that_differ_too_much(store: Store) -> None:
@@ -111,9 +118,9 @@ def test_nothing_is_learned_from_a_study_without_a_complete_trial(store: Store) 
 
 
 def test_studies_whose_probes_scored_alike_are_nearer(store: Store) -> None:
-    add_study(store, "harder", probe=0.4)
+    add_study(store, "harder", probe=0.4, lr=1e-4)
     add_study(store, "alike", probe=0.5)
-    add_study(store, "easier", probe=0.65)
+    add_study(store, "easier", probe=0.65, lr=2e-4)
     assert list(learned(store)) == ["alike", "harder", "easier"]
 
 
