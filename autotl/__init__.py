@@ -36,14 +36,14 @@ def search(data: str | Path, listener: Listener | None = None, **options: Any) -
 
     Args:
         data: A folder, a file or another source of labelled images, or a study file.
-        listener: Is called with events of the progress, see ``autotl.events``.
-        options: Those of the command line by their names: ``backbone=["resnet*"], trials=20``.
+        listener: Called with the events of the progress, see ``autotl.events``.
+        options: The options of ``autotl search`` by name: ``backbone=["resnet*"], trials=20``.
 
     Returns:
         The result, with ``best``, ``predict(files)`` and ``summary``.
 
     Raises:
-        AutoTLError: Something that the user can correct; the message says what and how.
+        AutoTLError: An error that the user can resolve; the message says how.
     """
     from autotl import engine, events, study  # torch is loaded only when needed
 

@@ -46,7 +46,7 @@ IMBALANCED = 1.5
 """Classes are imbalanced if the largest has more than this many times the smallest one's images."""
 
 DASHBOARD_SECONDS = 5.0
-"""Time for the notes in Optuna Dashboard; ``autotl dashboard`` writes those that are missing."""
+"""The maximum time to write notes for Optuna Dashboard; ``autotl dashboard`` writes the rest."""
 
 LIBRARIES = ("autotl", "torch", "torchvision", "timm", "optuna", "scikit-learn")
 
@@ -69,7 +69,7 @@ class Result:
 
     @property
     def best(self) -> Mapping[str, Any] | None:
-        """The winner: its configuration, validation score with interval, cost; None without one."""
+        """The winner with its configuration, validation score, interval and cost, or None."""
         best: Mapping[str, Any] | None = self.summary["best"]
         return best
 
@@ -93,17 +93,17 @@ def run(
     """Search for the best transfer configuration, refit it and test it once.
 
     Args:
-        settings: What to do.
-        listener: Is notified of progress.
-        plugins: None for the installed ones and those of ``settings.plugin``.
+        settings: The settings of the study.
+        listener: Called with the events of the progress.
+        plugins: The plugins; None for the installed ones and those of ``settings.plugin``.
         command: The command line, for the report.
-        began: When the budget began to run, a reading of ``time.monotonic``; None for now.
+        began: The begin of the budget as a value of ``time.monotonic``; None for now.
 
     Returns:
-        The result; after Ctrl-C the best so far, with ``interrupted`` set.
+        The result; after Ctrl-C, the result so far with ``interrupted`` set.
 
     Raises:
-        AutoTLError: Something that the user can correct; the message says what and how.
+        AutoTLError: An error that the user can resolve; the message says how.
     """
     budget = start_budget(settings, began)
     plugins = load_plugins(settings, plugins)
@@ -124,7 +124,7 @@ def run(
 
 
 def start_budget(settings: StudyConfig, began: float | None) -> Budget:
-    """The wall clock of the search; ``DEFAULT_BUDGET`` where the user gave no limit of any kind."""
+    """Begin the budget: ``DEFAULT_BUDGET`` if the user set neither a budget nor a trial limit."""
     limited = settings.budget is not None or settings.trials is not None
     return Budget(settings.budget if limited else DEFAULT_BUDGET, began=began)
 
@@ -145,7 +145,7 @@ def load_plugins(settings: StudyConfig, plugins: Registry | None) -> Registry:
 
 @contextmanager
 def open_store(settings: StudyConfig) -> Iterator[Store]:
-    """Open the database and hold the study for this process.
+    """Open the database and lock the study, so that no other process runs it.
 
     Raises:
         StoreError: The database cannot be used.
@@ -159,7 +159,7 @@ def open_store(settings: StudyConfig) -> Iterator[Store]:
 def announce(
     settings: StudyConfig, store: Store, budget: Budget, device: Device, listener: Listener
 ) -> None:
-    """Tell the listener what begins."""
+    """Call the listener with the event that the search starts."""
     done = [row for row in store.trials(settings.name) if row.status not in UNFINISHED]
     listener(
         events.SearchStarted(
@@ -177,9 +177,9 @@ def announce(
 def choose_space(
     settings: StudyConfig, plugins: Registry, store: Store, device: Device, budget: Budget
 ) -> Space:
-    """The space to search on this device.
+    """Build the search space for this device.
 
-    A study that continues with another budget keeps the backbones that fit its first one.
+    A study that is continued with another budget has the same backbones as with its first budget.
     """
     earlier = store.find_study(settings.name)
     criteria = BackboneCriteria(
@@ -221,8 +221,8 @@ def _check_metric(metric: str, dataset: Dataset, split: str, purpose: str) -> No
     if len(labels) and not np.isfinite(metrics.get(metric).score(labels, uniform)):
         [only] = {dataset.classes[label] for label in labels}
         raise StudyError(
-            f"{metric} needs images of two classes to {purpose}, and these {len(labels)} are all "
-            f"of {only!r}; give more of the others, or another --metric"
+            f"{metric} needs images of two classes to {purpose}, but these {len(labels)} are all "
+            f"of {only!r}; add images of other classes, or choose another --metric"
         )
 
 
@@ -234,9 +234,9 @@ def fit_space(
     device: Device,
     listener: Listener,
 ) -> Space:
-    """The space without what these data and this device rule out; the listener is notified.
+    """Remove plugins from the search space that these data or this device exclude; report them.
 
-    Ways to balance classes are dropped where the classes are balanced, unless they were requested.
+    The balance plugins are removed if the classes are balanced, unless the user requested them.
     """
     if not (settings.requested.get("balance") or settings.space.get("balance")):
         plain = search_space.without_kind("balance")
@@ -248,22 +248,23 @@ def fit_space(
 
 
 def imbalance(dataset: Dataset) -> float:
-    """The images of the largest class over those of the smallest, in the training split."""
+    """Return the size of the largest class over that of the smallest, in the training split."""
     counts = np.bincount(dataset.labels[dataset.indices("train")])
     return float(counts.max() / max(1, counts.min()))
 
 
 def _is_recipe(settings: StudyConfig, search_space: Space) -> bool:
-    """Whether one configuration is trained once, as for ``autotl train``."""
+    """Whether the study trains a single configuration once, as ``autotl train`` does."""
     return search_space.is_single and settings.trials == 1
 
 
 def exclude_slow_backbones(
     search_space: Space, settings: StudyConfig, store: Store, device: Device
 ) -> Space:
-    """The space without backbones that are slower than allowed, as measured here once.
+    """Remove backbones whose latency on this device exceeds ``max_latency``.
 
-    What was measured is stored, so that the study continues with the same backbones.
+    Each latency is measured once per study and stored, so that a study that is continued has the
+    same backbones.
     """
     if settings.max_latency is None:
         return search_space
@@ -286,7 +287,7 @@ def exclude_slow_backbones(
 
 
 def notify_excluded(search_space: Space, settings: StudyConfig, listener: Listener) -> None:
-    """One note for each reason; a warning for plugins that the user asked for by name."""
+    """Report excluded plugins by reason; a warning if the user requested one of them by name."""
     reasons: dict[tuple[str, str], list[str]] = {}
     for plugin in search_space.excluded:
         reasons.setdefault((plugin.kind, plugin.reason), []).append(plugin.name)
@@ -304,17 +305,17 @@ def begin_study(
     device: Device,
     budget: Budget,
 ) -> None:
-    """Write down what the study is, or that it continues.
+    """Store the settings and the data of a study, or continue an existing study.
 
     Raises:
-        StudyError: A study of this name was begun with other data or settings.
+        StudyError: A study of this name exists with other data or settings.
     """
     identity = _identity(settings, dataset, search_space, device)
     earlier = store.find_study(settings.name)
     first_budget = budget.seconds
     if earlier and earlier.identity is not None:
         delete = f"autotl studies delete {shlex.quote(settings.name)}{store.options(settings.out)}"
-        _refuse_other(settings.name, earlier.identity, identity, delete)
+        _check_identity(settings.name, earlier.identity, identity, delete)
         first_budget = earlier.first_budget_seconds
     store.begin_study(
         settings.name,
@@ -342,7 +343,7 @@ def begin_study(
 def _identity(
     settings: StudyConfig, dataset: Dataset, search_space: Space, device: Device
 ) -> dict[str, Any]:
-    """The settings that all runs of a study share."""
+    """Return the settings that must be the same in all runs of a study."""
     shared = ("metric", "seed", "epochs", "batch_size", "label_smoothing", "ema")
     identity = {
         "data": dataset.fingerprint,
@@ -350,23 +351,33 @@ def _identity(
         "image_size": list(settings.image_size),
         "precision": str(device.autocast),
     }
-    if _is_recipe(settings, search_space):  # another recipe is another study
+    if _is_recipe(settings, search_space):  # a study of one recipe cannot continue with another
         identity["recipe"] = search_space.fingerprint
     return identity
 
 
-def _refuse_other(name: str, old: Mapping[str, Any], new: Mapping[str, Any], delete: str) -> None:
-    """Raise StudyError unless the study of this name was begun with the same settings."""
-    other = f"choose another name with --study, or delete it with: {delete}"
+def _check_identity(name: str, old: Mapping[str, Any], new: Mapping[str, Any], delete: str) -> None:
+    """Check that an existing study has the same identity as the new run.
+
+    Args:
+        name: The name of the study.
+        old: The identity of the existing study.
+        new: The identity of the new run.
+        delete: The command that deletes the study, for the message.
+
+    Raises:
+        StudyError: They differ.
+    """
+    advice = f"choose another name with --study, or delete it with: {delete}"
     for key in sorted(set(old) | set(new)):
         was, now = old.get(key), new.get(key)
         if was == now:
             continue
         if key == "recipe":
-            raise StudyError(f"study {name!r} was begun with another recipe, or none; {other}")
+            raise StudyError(f"study {name!r} was begun with another recipe, or none; {advice}")
         if key == "data":
-            raise StudyError(f"study {name!r} was begun with other images or labels; {other}")
-        raise StudyError(f"study {name!r} was begun with {key}={was}, not {now}; {other}")
+            raise StudyError(f"study {name!r} was begun with other images or labels; {advice}")
+        raise StudyError(f"study {name!r} was begun with {key}={was}, not {now}; {advice}")
 
 
 def _data_facts(dataset: Dataset) -> DataFacts:
@@ -393,8 +404,8 @@ def write_data(settings: StudyConfig, dataset: Dataset, listener: Listener) -> N
     data.write_issues(dataset, settings.folder / "issues.csv")
     if dataset.issues:
         first = dataset.issues[0]
-        text = f"{len(dataset.issues)} problems in the data are in {settings.folder}/issues.csv"
-        listener(Note(f"{text}; the first: {first.name}: {first.problem}", warning=True))
+        text = f"the data have {len(dataset.issues)} problems, see {settings.folder}/issues.csv"
+        listener(Note(f"{text}; the first is {first.name}: {first.problem}", warning=True))
 
 
 def training_context(
@@ -406,7 +417,7 @@ def training_context(
     plugins: Registry,
     listener: Listener,
 ) -> TrainingContext:
-    """What all trainings of the study share, with what earlier runs measured."""
+    """Make the context of all trainings of the study, with the measurements of earlier runs."""
     facts = store.study(settings.name)
     train, validation = (len(dataset.indices(split)) for split in ("train", "validation"))
     budget.refit = (train + validation) / train
@@ -436,10 +447,13 @@ def search_and_finish(
     listener: Listener,
     command: str,
 ) -> bool:
-    """Run the trials, then choose, refit and test the winner; whether the user interrupted.
+    """Run the trials, then choose, refit and test the winner.
+
+    Returns:
+        Whether the user interrupted the search.
 
     Raises:
-        AutoTLError: No trial completed, or the refit failed; the study is filed as failed.
+        AutoTLError: No trial completed, or the refit failed; the state of the study is ``failed``.
     """
     settings = context.settings
     study = resume.resume(store, settings, search_space, context.registry, listener)
@@ -455,9 +469,9 @@ def search_and_finish(
                 listener(Stage("searching"))
                 loop.run()
         except StoreError:
-            raise  # nothing can be written down
+            raise  # nothing can be stored
         except (KeyboardInterrupt, AutoTLError):
-            finish().keep()
+            finish().save_best_so_far()
             raise
         finish().run()
     except KeyboardInterrupt:
@@ -465,7 +479,7 @@ def search_and_finish(
     except StoreError:
         raise
     except AutoTLError:
-        _file_state(store, settings, budget, "failed", command)
+        _store_state(store, settings, budget, "failed", command)
         report.write(store, settings.name, settings.folder)
         raise
     return False
@@ -474,14 +488,14 @@ def search_and_finish(
 def conclude(
     store: Store, settings: StudyConfig, budget: Budget, interrupted: bool, command: str
 ) -> dict[str, Any]:
-    """Write down how the search ended, the summary and the report; returns the summary."""
-    _file_state(store, settings, budget, "interrupted" if interrupted else "done", command)
+    """Store the final state of the study, write the report, and return the summary."""
+    _store_state(store, settings, budget, "interrupted" if interrupted else "done", command)
     summary = report.write(store, settings.name, settings.folder)
     dashboard.annotate(store, settings.name, settings.folder, within=DASHBOARD_SECONDS)
     return summary
 
 
-def _file_state(
+def _store_state(
     store: Store, settings: StudyConfig, budget: Budget, state: str, command: str
 ) -> None:
     before = store.study(settings.name).seconds
@@ -495,5 +509,5 @@ def _file_state(
 
 
 def versions() -> dict[str, str]:
-    """The versions of Python and of the libraries that decide a result."""
+    """Return the versions of Python and of the libraries on which results depend."""
     return {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}

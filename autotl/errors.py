@@ -1,4 +1,4 @@
-"""The two trees of errors. Every message says what was wrong, where, and what to do.
+"""The exceptions, in two trees. Every message says what is wrong, where, and what to do.
 
 ::
 
@@ -9,7 +9,7 @@
     ├── StudyError      a study file or an option
     ├── StoreError      the database or the run folder
     └── ArtifactError   a model folder
-    TrialStopped        a trial ends before its last epoch: a signal, not a fault of the program
+    TrialStopped        a trial ends before its last epoch, without an error of the program
     ├── Incompatible    raised by a plugin that cannot work with the other choices
     ├── Diverged        the loss is not finite
     ├── OutOfMemory     not even a single image fits on the device
@@ -35,7 +35,7 @@ class PluginError(AutoTLError):
 
 
 class WeightsError(AutoTLError):
-    """The pretrained weights of a backbone cannot be found; the message lists the places tried."""
+    """The pretrained weights of a backbone cannot be found or read; the message says where."""
 
 
 class StudyError(AutoTLError):
@@ -51,7 +51,7 @@ class ArtifactError(AutoTLError):
 
 
 class TrialStopped(Exception):
-    """Ends one trial, never the search; ``status`` is stored with the trial."""
+    """Ends one trial, but not the search; ``status`` is stored with the trial."""
 
     status = "failed"
 
@@ -81,7 +81,7 @@ class OutOfTime(TrialStopped):
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """The end of an error message: the name most similar to ``name``, or all if none is similar.
+    """Return a hint for an error message: the most similar name, or the names if none is similar.
 
     Args:
         name: The name that was not found.

@@ -16,7 +16,7 @@ class SearchStarted:
         metric: The metric of all scores.
         device: The device, as text.
         budget: The budget in seconds; None without one.
-        deadline: The end of the budget on the clock ``time.monotonic``, in seconds; None without.
+        deadline: The end of the budget as a value of ``time.monotonic``; None without a budget.
         max_trials: The number of trials to which the search is limited; None without a limit.
         earlier_trials: The number of trials that the study already has.
     """
@@ -41,7 +41,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Note:
-    """One line that the user should know; ``warning`` if something may need to be corrected."""
+    """A message of one line for the user; ``warning`` if something may need to be corrected."""
 
     text: str
     warning: bool = False
@@ -58,7 +58,7 @@ class TrialStarted:
 
 @dataclass(frozen=True)
 class StepCompleted:
-    """A step of training or of feature extraction is completed, so a search can be interrupted."""
+    """A step of training or of feature extraction is completed; interrupts take effect here."""
 
 
 @dataclass(frozen=True)

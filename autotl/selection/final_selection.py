@@ -1,12 +1,13 @@
 """The final selection: contenders are compared on repeats, and the winner is chosen.
 
-The best of fifty trials is partly the luckiest of fifty, and its score on the validation split it
-was selected by is biased upwards. So the best distinct configurations, the default recipe and the
-linear probe are retrained on new resamples with new seeds, the same for all (``repeats``), and
-``comparison`` tells which are statistically indistinguishable from the best.
+The best of fifty trials is best partly by chance: its score on the validation split, by which it
+was selected, is biased upwards. The best distinct configurations, the default recipe and the linear
+probe are therefore retrained on new resamples with new seeds, which are the same for all
+(``repeats``), and ``comparison`` computes which are statistically indistinguishable from the best.
 
-Combinations are compared with them: the mean of their probabilities (an ensemble) and of their
-weights (a soup). One wins only if it is better than every single contender beyond a tie.
+Two combinations are compared with them: the mean of their probabilities (an ensemble) and the mean
+of their weights (a soup). A combination wins only if it is better than every single contender and
+the difference to the best of these is significant.
 """
 
 from __future__ import annotations
@@ -36,8 +37,10 @@ from autotl.store import Calibration, Contender, Interval, Member, Selection, St
 class OutOfSample:
     """Predictions for examples that were not trained on.
 
-    ``indices`` are their indices in the data set, ``folds`` tells which repeat predicted each, and
-    ``probabilities`` are ``[N, C]``.
+    Attributes:
+        indices: The indices of the examples in the data set, ``[N]``.
+        folds: The number of the repeat that predicted each example, ``[N]``.
+        probabilities: The predicted probabilities, ``[N, C]``.
     """
 
     indices: Indices
@@ -46,18 +49,18 @@ class OutOfSample:
 
 
 class FinalSelection:
-    """Chooses the winner among the repeated contenders.
+    """The final selection of one study.
 
     Args:
-        repeats: The repeats; they need not have been run yet.
-        context: What all trainings of the study share.
-        selection: Plans the end of the search.
-        budget: The wall clock.
-        listener: Is notified of progress.
+        repeats: The repeats, which ``run`` runs.
+        context: The context of all trainings of the study.
+        selection: Predicts how long the end of the search takes.
+        budget: The wall-clock budget.
+        listener: Called with the events of the progress.
         best: The model of the best trial, if this run trained it.
 
     Attributes:
-        result: The comparison so far; None without two contenders in two repeats.
+        result: The comparison so far; None before two contenders have completed two repeats.
     """
 
     def __init__(
@@ -79,7 +82,7 @@ class FinalSelection:
     def run(self) -> None:
         """Run repeats while there is time, and compare the contenders.
 
-        The result is up to date after every repeat, should the user interrupt.
+        The result is updated after every repeat, because the user may interrupt.
         """
         for _ in self.repeats.run():
             self._compare(self.repeats.completed(), [])
@@ -87,19 +90,19 @@ class FinalSelection:
         enough = self.repeats.count >= FEWEST_REPEATS and len(singles) > 1
         self._compare(singles, self._combinations(singles) if enough else [])
 
-    def winner(self, otherwise: Contender) -> Contender:
-        """The winner, or ``otherwise`` where there was no time for a comparison."""
-        return self._winner or otherwise
+    def winner(self, default: Contender) -> Contender:
+        """Return the winner, or ``default`` if there was no time for a comparison."""
+        return self._winner or default
 
     def model_of(self, contender: Contender) -> Model | None:
-        """A model of a contender that was trained on a part of the data, if there is one.
+        """Return a model of a contender that was trained on a part of the data; None without one.
 
-        It is that of the last repeat, or of a contender that was not repeated that of its trial.
+        It is the model of the last repeat, or, for a contender without repeats, that of its trial.
         """
         if not contender.predictions:
             return self._model_of_best(contender)
         if contender.kind == "soup" and not self.repeats.trained_in_same_repeat(contender.trials):
-            return None  # the heads of different repeats cannot be averaged
+            return None  # heads of different repeats began with different weights
         models = [self.repeats.models.get(trial) for trial in contender.trials]
         available = [model for model in models if model is not None]
         if len(available) == len(models):
@@ -107,7 +110,7 @@ class FinalSelection:
         return self._model_of_best(contender)
 
     def _model_of_best(self, contender: Contender) -> Model | None:
-        """The model of the best trial of this run, if the contender is that trial."""
+        """Return the model of the best trial of this run if it is the contender, else None."""
         if self.best and contender.id == ("trial", ((self.best.number, 1.0),)):
             return self.best.model
         return None
@@ -115,7 +118,12 @@ class FinalSelection:
     # ---------------------------------------------------------------- comparison
 
     def _compare(self, singles: Sequence[Contender], combinations: Sequence[Contender]) -> None:
-        """Compare the contenders and choose the winner."""
+        """Compare the contenders and choose the winner.
+
+        Args:
+            singles: The contenders that are trials.
+            combinations: The ensemble and the soup, if any.
+        """
         if self.repeats.count < FEWEST_REPEATS or len(singles) < 2:
             return
         higher, count = self.metric.higher_is_better, len(singles)
@@ -132,7 +140,7 @@ class FinalSelection:
             standings = self._standings(scores, count, best=ahead[0])
             tied = [i for i in ahead if standings[i].tied]
         compared = [
-            contender.model_copy(update={"standing": _bounded(standing, higher)})
+            contender.model_copy(update={"standing": _clip_interval(standing, higher)})
             for contender, standing in zip(contenders, standings, strict=True)
         ]
         cheapest = tied[_cheapest([compared[i] for i in tied])]
@@ -149,19 +157,19 @@ class FinalSelection:
         cheapest: Contender,
         scores: comparison.Scores,
     ) -> Selection:
-        """The comparison as it is stored; ``order`` has the indices of the best first."""
+        """Return the comparison as it is stored; ``order`` has the indices by score, best first."""
         assert self._winner is not None
         rows = self.selection.leaderboard.rows
         sign = 1 if self.metric.higher_is_better else -1
-        singles = [c for c in compared if c.kind == "trial"]  # the best of the search first
-        first = max(singles, key=lambda c: sign * (rows[c.lead].score or 0.0))
+        singles = [c for c in compared if c.kind == "trial"]
+        best_trial = max(singles, key=lambda c: sign * (rows[c.lead].score or 0.0))
         return Selection(
             repeats=self.repeats.count,
             contenders=[compared[i] for i in order],
             winner=self._winner,
             cheapest=cheapest,
-            optimism=self.metric.gain(rows[first.lead].score or 0.0, first.mean),
-            optimism_of=first.lead,
+            optimism=self.metric.gain(rows[best_trial.lead].score or 0.0, best_trial.mean),
+            optimism_of=best_trial.lead,
             nested_score=comparison.nested_selection_score(
                 scores, higher_is_better=self.metric.higher_is_better
             ),
@@ -171,15 +179,21 @@ class FinalSelection:
     def _notify_combination(self, winner: Contender, best: Contender) -> None:
         members = ", ".join(f"trial {trial}" for trial in winner.trials)
         text = (
-            f"the {winner.name} of {members} is better than each of them: {winner.mean:.4f}, and "
-            f"{best.mean:.4f} of {best.name}"
+            f"the {winner.name} of {members} is better than each of them: its score is "
+            f"{winner.mean:.4f}, that of {best.name} is {best.mean:.4f}"
         )
         self.listener(events.Note(text))
 
     def _standings(
         self, scores: comparison.Scores, singles: int, best: int | None = None
     ) -> list[Compared]:
-        """Compare all with the best of the first ``singles``, or with the one at ``best``."""
+        """Compare all contenders with one of them.
+
+        Args:
+            scores: The scores ``[contenders, repeats]``.
+            singles: The number of contenders that are trials; they come first.
+            best: The index of the contender to compare with; None for the best trial.
+        """
         first = data.resample(self.dataset, 0, self.settings.seed)
         return comparison.compare_scores(
             scores,
@@ -191,7 +205,7 @@ class FinalSelection:
         )
 
     def _is_feasible(self, contender: Contender) -> bool:
-        """Whether there is a model of it, or the time to train one."""
+        """Whether there is a model of a contender, or time to train one."""
         if self.model_of(contender):
             return True
         return self.selection.finish_seconds(contender) <= self.budget.left
@@ -199,16 +213,17 @@ class FinalSelection:
     # ---------------------------------------------------------------- combinations
 
     def _combinations(self, singles: Sequence[Contender]) -> list[Contender]:
-        """The ensemble and the soup, where they have several members; with their costs."""
+        """Return the ensemble and the soup with their costs, if they have several members."""
         candidates = (self._ensemble(singles), self.repeats.soup())
         combined = [c for c in candidates if c and len(c.members) > 1]
         by_trial = {c.lead: c for c in singles}
         return [_with_costs(c, [by_trial[trial] for trial in c.trials]) for c in combined]
 
     def _ensemble(self, singles: Sequence[Contender]) -> Contender | None:
-        """An ensemble of contenders that have the same input as the best of them.
+        """Return an ensemble of the contenders that have the same input as the best of them.
 
-        The weights that score a repeat are selected on the examples that only other repeats have.
+        Its score in a repeat is computed with weights that are selected on examples that are only
+        in other repeats. The result is None if all repeats have the same examples.
         """
         sign = 1 if self.metric.higher_is_better else -1
         best = max(singles, key=lambda c: sign * c.mean)
@@ -222,10 +237,10 @@ class FinalSelection:
         all_predictions = [np.concatenate(c.predictions) for c in members]
         scores = []
         for number in repeats:
-            # Examples of one sampling unit may not select weights for each other.
+            # Weights must not be scored on sampling units on which they were selected.
             other = ~np.isin(all_units, units[number])
             if not other.any():
-                return None  # a small data set has the same examples in all repeats
+                return None  # in a small data set all repeats may have the same examples
             selected = ensemble.select_members(
                 self.metric, all_labels[other], [p[other] for p in all_predictions]
             )
@@ -250,10 +265,10 @@ class FinalSelection:
     # ---------------------------------------------------------------- out-of-sample predictions
 
     def out_of_sample(self, winner: Contender) -> OutOfSample | None:
-        """Predictions of the winner for examples that it was not trained on; None without any.
+        """Return predictions of the winner for examples that it was not trained on, or None.
 
-        They are those of its repeats, or without repeats those of its trial for the validation
-        split, if there is time to compute them.
+        They are the predictions of its repeats. Without repeats, they are the predictions of its
+        trial for the validation split, or None if there is no time to compute them.
         """
         if winner.predictions:
             repeats = range(self.repeats.count)
@@ -275,7 +290,7 @@ class FinalSelection:
         return OutOfSample(rows, np.arange(len(rows)) % 2, probabilities)
 
     def calibrate(self, predictions: OutOfSample) -> Calibration:
-        """The temperature of the winner, from its out-of-sample predictions."""
+        """Fit the temperature of the winner to its out-of-sample predictions."""
         labels = self.dataset.labels[predictions.indices]
         return Calibration.model_validate(
             calibration.calibrate(labels, predictions.probabilities, predictions.folds)
@@ -288,7 +303,7 @@ def _cheapest(contenders: Sequence[Contender]) -> int:
 
 
 def _with_costs(contender: Contender, members: Sequence[Contender]) -> Contender:
-    """A combination with its costs: an ensemble runs all its members, a soup is one model."""
+    """Add the costs to a combination: an ensemble runs all its members, a soup is one model."""
     run = members if contender.kind == "ensemble" else members[:1]
     times = [c.ms_per_item for c in run if c.ms_per_item is not None]
     sizes = [c.parameters for c in run if c.parameters is not None]
@@ -299,8 +314,8 @@ def _with_costs(contender: Contender, members: Sequence[Contender]) -> Contender
     return contender.model_copy(update=costs)
 
 
-def _bounded(standing: Compared, higher: bool) -> Standing:
-    """A standing within the values that the metric can have: fractions or losses."""
+def _clip_interval(standing: Compared, higher: bool) -> Standing:
+    """Clip the interval of a score to the range of the metric: 0 to 1, or from 0 for losses."""
     score, difference = standing.score, standing.difference
     high = min(1.0, score.high) if higher else score.high
     return Standing(

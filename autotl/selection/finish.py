@@ -24,16 +24,16 @@ from autotl.store import Contender, ImageRow, Store
 
 
 class Finish:
-    """Hands over the model of a study.
+    """The steps after the last trial, which produce the model of a study.
 
     Args:
         store: The database.
-        context: What all trainings of the study share.
+        context: The context of all trainings of the study.
         leaderboard: The trials.
-        budget: The wall clock.
-        listener: Is notified of progress.
+        budget: The wall-clock budget.
+        listener: Called with the events of the progress.
         best: The model of the best trial, if this run trained it.
-        versions: Of Python and of the libraries that decide a result.
+        versions: The versions of Python and of the libraries on which results depend.
     """
 
     def __init__(
@@ -55,9 +55,9 @@ class Finish:
         self.test = SealedTest(store, context, budget, listener)
 
     def run(self) -> None:
-        """Hold the final selection, refit the winner, save its model, open the test split once.
+        """Run the final selection, refit the winner, save its model, and test it once.
 
-        A winner that was refitted and tested in an earlier run keeps its model.
+        If the winner was refitted and tested in an earlier run, its model stays.
 
         Raises:
             StudyError: The refit failed, and there is no other model of the winner.
@@ -65,9 +65,9 @@ class Finish:
         try:
             with self.budget.stage("selection"):
                 self.selection.run()
-            if self.selection.result is None and self._earlier_stands():
+            if self.selection.result is None and self._earlier_result_is_valid():
                 text = (
-                    "there was no time for a final selection; the result of the earlier one stands"
+                    "there was no time for a final selection; the result of the earlier one remains"
                 )
                 self.listener(events.Note(text, warning=True))
                 return
@@ -76,22 +76,22 @@ class Finish:
             tested = self.test.result(winner, refitted=True) is not None
             if saved and saved.contender.id == winner.id and tested:
                 self._update_evidence(winner)
-                self.listener(events.Note(f"{winner.name} is still the best; its model stands"))
+                self.listener(events.Note(f"{winner.name} is still the best; its model remains"))
                 return
             with self.budget.stage("selection"):
                 evidence = self._evidence(winner)
-            self._hand_over(winner, evidence)
+            self._refit_and_test(winner, evidence)
         except StoreError:
-            raise  # nothing can be written down
+            raise  # nothing can be stored
         except (KeyboardInterrupt, AutoTLError):
-            self.keep()
+            self.save_best_so_far()
             raise
 
-    def keep(self) -> None:
-        """Leave a model, and facts that belong to it, for a search that was interrupted.
+    def save_best_so_far(self) -> None:
+        """Save a model after an interruption, with the facts that belong to it.
 
-        What an earlier run refitted stays. Else it is a model of the best so far, without a refit
-        or a test.
+        A model that an earlier run refitted stays. Otherwise the model of the best contender so far
+        is saved, without a refit and without a test.
         """
         ranked, saved = self.leaderboard.ranked, self.folder.saved()
         if not ranked:
@@ -110,13 +110,13 @@ class Finish:
             self.folder.save(contender(row), self.best.model, Evidence())
 
     def _winner(self) -> Contender:
-        """The winner of the final selection, or of the search where there was none."""
+        """Return the winner of the final selection, or of the search if there was none."""
         facts = self.store.study(self.context.settings.name)
         row = search_winner(self.leaderboard.ranked, facts)
-        return self.selection.winner(otherwise=contender(row))
+        return self.selection.winner(default=contender(row))
 
-    def _earlier_stands(self) -> bool:
-        """Whether an earlier run's final selection, its model and its test still hold."""
+    def _earlier_result_is_valid(self) -> bool:
+        """Whether the final selection, the model and the test of an earlier run are valid."""
         saved = self.folder.saved()
         facts = self.store.study(self.context.settings.name)
         if not saved or not facts.selection:
@@ -126,14 +126,14 @@ class Finish:
         return saved.contender.lead in ranked and tested
 
     def _update_evidence(self, winner: Contender) -> None:
-        """Store the new comparison with the model that stands; its calibration stands too."""
+        """Store the new comparison; the model and its calibration do not change."""
         facts = self.store.study(self.context.settings.name)
         images = tuple(self.store.images(self.context.settings.name))
         evidence = Evidence(self.selection.result, facts.calibration, images)
         self.folder.store_evidence(winner, evidence, refitted=True)
 
     def _evidence(self, winner: Contender) -> Evidence:
-        """The comparison, the calibration and possible label issues of a new winner."""
+        """Return the comparison, the calibration and possible label issues of a new winner."""
         predictions = self.selection.out_of_sample(winner)
         if predictions is None:
             return Evidence(self.selection.result)
@@ -147,13 +147,13 @@ class Finish:
             tuple(ImageRow(**issue) for issue in issues),
         )
 
-    def _hand_over(self, winner: Contender, evidence: Evidence) -> None:
-        """Refit the winner on train + validation, save the model, open the test split once."""
+    def _refit_and_test(self, winner: Contender, evidence: Evidence) -> None:
+        """Refit the winner on train + validation, save the model, and test it once."""
         began = time.monotonic()
         model, refitted = self._refit(winner)
         seconds = time.monotonic() - began
         self.folder.save(winner, model, evidence, refitted=refitted)
-        result = self.test.result(winner, refitted=refitted)  # if it was the winner before
+        result = self.test.result(winner, refitted=refitted)  # of an earlier run
         if result is None and self.test.may_open(winner):
             rows = [self.leaderboard.rows[trial] for trial in winner.trials]
             trained = max(row.trained_parameters or 0 for row in rows) or None
@@ -165,7 +165,10 @@ class Finish:
             self.folder.write_card(winner, result, refitted=refitted)
 
     def _refit(self, winner: Contender) -> tuple[Model, bool]:
-        """The refitted model, or one trained on a part of the data; whether it is refitted.
+        """Refit the winner, or use a model that was trained on a part of the data.
+
+        Returns:
+            The model, and whether it was refitted.
 
         Raises:
             StudyError: The refit failed, and there is no other model.

@@ -1,4 +1,4 @@
-"""Refits the winner on train + validation."""
+"""Refit the winner on train + validation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from autotl.store import Contender, TrialRow
 
 
 def combine(contender: Contender, models: Sequence[Model]) -> Model:
-    """The model of a contender, from those of its members in their order."""
+    """Combine the models of a contender's members, in their order, to one model."""
     if contender.kind == "ensemble":
         return ensemble.Ensemble(models, contender.weights)
     return ensemble.average_weights(models) if contender.kind == "soup" else models[0]
@@ -31,18 +31,18 @@ def refit(
     *,
     has_fallback: bool,
 ) -> Model:
-    """Train the members of the winner again on train + validation.
+    """Retrain the members of the winner on train + validation.
 
-    With a fallback nothing is begun that does not fit into the budget, such as several trainings
-    where time was reserved for one; without one, late is better than never.
+    If there is a fallback model, the refit must fit into the budget. Without one it may exceed the
+    budget, so that the search always results in a model.
 
     Args:
-        winner: What is refitted.
+        winner: The contender to refit.
         rows: The trials by number.
-        context: What all trainings of the study share.
-        selection: Predicts the time.
-        budget: The wall clock.
-        listener: Is notified of progress.
+        context: The context of all trainings of the study.
+        selection: Predicts how long the refit takes.
+        budget: The wall-clock budget.
+        listener: Called with the events of the progress.
         has_fallback: Whether there is a model of the winner trained on a part of the data.
 
     Raises:

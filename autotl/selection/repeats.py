@@ -1,7 +1,7 @@
 """The repeats of the final selection: contenders retrained on the same resamples and seeds.
 
-Each repeat is written down when it is over, and its predictions are stored in the cache folder, so
-that a final selection that was interrupted continues where it was.
+Each repeat is stored in the database when it is completed, and its predictions in the cache folder,
+so that an interrupted final selection can be continued.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Input = tuple[int, str]
 """The image side in pixels and the interpolation of a model."""
 
 Stored = Mapping[tuple[Kind, int, int], RepeatRow]
-"""Repeats in the database by kind, trial and number."""
+"""Repeats in the database, by the kind and the lead trial of the contender and by their number."""
 
 
 @dataclass(frozen=True)
@@ -52,14 +52,14 @@ class Repeats:
 
     Args:
         store: The database.
-        context: What all trainings of the study share.
-        selection: Plans the end of the search.
-        budget: The wall clock.
-        listener: Is notified of progress.
+        context: The context of all trainings of the study.
+        selection: Predicts how long the end of the search takes.
+        budget: The wall-clock budget.
+        listener: Called with the events of the progress.
 
     Attributes:
-        contenders: The trials that take part and have not dropped out.
-        count: Repeats that all of them have completed.
+        contenders: The trials in the final selection that have not dropped out.
+        count: Number of repeats that all contenders have completed.
         models: The model of the last repeat by trial, on the CPU.
         inputs: The input of the model by trial.
     """
@@ -85,32 +85,32 @@ class Repeats:
         self._soup_results: dict[int, Result] = {}
         self._folder = self.settings.out / "cache" / "repeats"
 
-    # ---------------------------------------------------------------- what the repeats gave
+    # ---------------------------------------------------------------- results
 
     def completed(self) -> list[Contender]:
-        """The contenders with their scores and predictions in the repeats that all have."""
+        """Return the contenders with their results in the first ``count`` repeats."""
         return [
             self._with_results(contender, self._results[contender.lead])
             for contender in self.contenders
         ]
 
     def soup(self) -> Contender | None:
-        """The mean of the weights of several contenders, if it was scored in all repeats."""
+        """Return the soup, if it was scored in the first ``count`` repeats; else None."""
         numbers = self._soup_members
         if len(numbers) < 2 or any(n not in self._soup_results for n in range(self.count)):
             return None
         if not {c.lead for c in self.contenders}.issuperset(numbers):
-            return None  # a member dropped out in a repeat that does not count
+            return None  # a member has dropped out
         members = tuple(Member(trial=n, weight=1 / len(numbers)) for n in numbers)
         soup = Contender(kind="soup", members=members, role="soup")
         return self._with_results(soup, self._soup_results)
 
     def validation_indices(self, number: int) -> Indices:
-        """The examples that score a repeat."""
+        """Return the indices of the validation examples of a repeat."""
         return data.resample(self.dataset, number, self.settings.seed).validation
 
     def trained_in_same_repeat(self, trials: Sequence[int]) -> bool:
-        """Whether the last models of these trials are of the same repeat and can be averaged."""
+        """Whether the last models of these trials are of the same repeat."""
         return len({max(self._results[trial]) for trial in trials}) == 1
 
     def _with_results(self, contender: Contender, results: Mapping[int, Result]) -> Contender:
@@ -127,17 +127,17 @@ class Repeats:
             }
         )
 
-    # ---------------------------------------------------------------- running them
+    # ---------------------------------------------------------------- running repeats
 
     def run(self) -> Iterator[int]:
-        """Repeat after repeat for all contenders while there is time; yield how many all have.
+        """Run repeats of all contenders while there is time; yield ``count`` after each.
 
-        A repeat that some contenders did not complete does not count, except the first two: those
-        who did not complete these drop out. Where there is no time for two contenders in two
-        repeats nothing is trained.
+        A contender that does not complete one of the first two repeats drops out. A later repeat
+        that some contender does not complete is ignored. If there is no time for two repeats of two
+        contenders, nothing is trained.
         """
         field, deadline = self._choose_field()
-        # Should the time end early, the best and the baselines have been repeated.
+        # The best contender and the baselines are trained first, in case the time ends early.
         others = sorted(field.contenders[1:], key=lambda c: c.role == "finalist")
         self.contenders = [*field.contenders[:1], *others]
         stored = {(r.kind, r.trial, r.repeat): r for r in self.store.repeats(self.settings.name)}
@@ -147,16 +147,17 @@ class Repeats:
             if len(self.contenders) < 2 or (late and number >= field.repeats):
                 return
             before = list(self.contenders)
-            goes_on = self._repeat(number, stored, field, deadline)
+            is_completed = self._repeat(number, stored, field, deadline)
             if len(self.contenders) < 2 and self.count >= FEWEST_REPEATS:
-                self.contenders, goes_on = before, False  # the result of the repeats before holds
-            if not goes_on:
+                self.contenders = before  # the result of the earlier repeats remains
+                return
+            if not is_completed:
                 return
             self.count = number + 1
             yield self.count
 
     def _choose_field(self) -> tuple[Field, float]:
-        """The contenders, and a reading of ``time.monotonic`` when the repeats must be over."""
+        """Return the contenders and the deadline, a value of ``time.monotonic``."""
         self.budget.reserved_repeats = 0.0
         finish = self._finish_seconds(self.selection.leaderboard.finalists(1))
         field = self._field_within(self.budget.left - finish)
@@ -167,19 +168,19 @@ class Repeats:
         return field, time.monotonic() + self.budget.left - finish
 
     def _field_within(self, seconds: float) -> Field:
-        """The contenders that fit into some time; with slack if that is possible."""
+        """Return the contenders that can be repeated in ``seconds``, with slack if possible."""
         field = self.selection.choose_field(seconds / SLACK)
         return field if field.contenders else self.selection.choose_field(seconds)
 
     def _finish_seconds(self, contenders: Sequence[Contender]) -> float:
-        """Seconds to refit and test whichever wins; if late, its model of a repeat is used."""
+        """Return the maximum seconds from the last repeat to the report, over all contenders."""
         return max(map(self.selection.finish_seconds, contenders), default=0.0)
 
     def _repeat(self, number: int, stored: Stored, field: Field, deadline: float) -> bool:
-        """Train all contenders once; whether the repeat counts and more may follow."""
+        """Run one repeat; return whether it is completed."""
         try:
             self._train_all(number, stored, deadline)
-            if number == 0 and self._invite(field, deadline):
+            if number == 0 and self._add_contenders(field, deadline):
                 self._train_all(number, stored, deadline)
         except OutOfTime:
             return self.count < FEWEST_REPEATS and self._drop_unfinished(number)
@@ -190,7 +191,7 @@ class Repeats:
         return True
 
     def _drop_unfinished(self, number: int) -> bool:
-        """Drop those that did not complete a repeat that is needed; whether two are left."""
+        """Drop the contenders that did not complete a repeat; return whether two are left."""
         done = [c for c in self.contenders if number in self._results[c.lead]]
         text = f"there was no time for {FEWEST_REPEATS} repeats of the final selection"
         if enough := len(done) >= 2:
@@ -200,10 +201,10 @@ class Repeats:
         self.listener(events.Note(text, warning=True))
         return enough
 
-    def _invite(self, field: Field, deadline: float) -> bool:
-        """Add contenders if the first repeat was faster than predicted; whether there are more.
+    def _add_contenders(self, field: Field, deadline: float) -> bool:
+        """Add contenders if the first repeat was faster than predicted; return whether any were.
 
-        The features of frozen prefixes are cached by then.
+        A repeat is faster than predicted if the features of its frozen prefixes are cached.
         """
         if self.budget.seconds is None:
             return False
@@ -219,7 +220,7 @@ class Repeats:
         return bool(more)
 
     def _predicted_seconds(self, stored: Stored, number: int) -> float:
-        """Seconds that the repeat ``number`` will take: what the repeats before it took."""
+        """Return the predicted seconds of a repeat, from the earlier repeats."""
         return SLACK * sum(
             max((result.seconds for result in self._results[c.lead].values()), default=0.0)
             for c in self.contenders
@@ -227,7 +228,7 @@ class Repeats:
         )
 
     def _train_all(self, number: int, stored: Stored, deadline: float) -> None:
-        """One repeat of all contenders; one that fails in it drops out.
+        """Train all contenders on the resample of one repeat; a contender that fails drops out.
 
         Raises:
             OutOfTime: The deadline passed.
@@ -245,14 +246,14 @@ class Repeats:
                 self._train(contender, resample, deadline)
             except (OutOfTime, StoreError):
                 raise
-            except Exception as error:  # one contender must not end the selection
+            except Exception as error:  # an error in one contender must not end the selection
                 text = f"{contender.name} dropped out: {error or type(error).__name__}"
                 self.listener(events.Note(text, warning=True))
                 self.contenders = [c for c in self.contenders if c.lead != contender.lead]
         self._score_soup(resample, stored)
 
     def _train(self, contender: Contender, resample: Resample, deadline: float) -> None:
-        """Retrain a contender as its trial was, score it, and write that down at once."""
+        """Retrain a contender with the settings of its trial, score it, and store the result."""
         number, row = resample.number, self.selection.leaderboard.rows[contender.lead]
         began = time.monotonic()
         config = self.context.config(row)
@@ -292,11 +293,11 @@ class Repeats:
         ]
 
     def _load(self, contender: Contender, row: RepeatRow, resample: Resample) -> bool:
-        """Whether a repeat in the database can be used: its predictions are there too."""
+        """Load a repeat from the database; return whether its predictions still exist."""
         probabilities = self._predictions("trial", row.trial, resample)
         if row.score is None or probabilities is None or row.facts.input is None:
             return False
-        self.models.pop(contender.lead, None)  # it is of another repeat than the others'
+        self.models.pop(contender.lead, None)  # the model is of an earlier repeat
         self.inputs[contender.lead] = row.facts.input
         result = Result(row.score, row.seconds, probabilities)
         self._add(contender, row.repeat, result, row.facts.ms_per_item)
@@ -305,12 +306,13 @@ class Repeats:
     # ---------------------------------------------------------------- the soup
 
     def _score_soup(self, resample: Resample, stored: Stored) -> None:
-        """Score the mean of the weights of the contenders that are built alike, if there are two.
+        """Score the mean of the weights of the contenders with the same architecture, if any.
 
-        Its members are fixed before the first score is known, so it is not selected by it.
+        The members are chosen before any score of a repeat is known, so that the scores are not
+        biased by the choice.
         """
-        number, members = resample.number, self._alike()
-        if members != self._soup_members:  # another soup
+        number, members = resample.number, self._same_architecture()
+        if members != self._soup_members:  # a contender was added or has dropped out
             self._soup_results.clear()
         self._soup_members = members
         lead = members[0] if members else -1
@@ -337,8 +339,8 @@ class Repeats:
         self._soup_results[number] = result
         self._write("soup", lead, number, result, RepeatFacts(members=members))
 
-    def _alike(self) -> list[int]:
-        """The best finalist and those with its backbone and kind of head, by trial number."""
+    def _same_architecture(self) -> list[int]:
+        """Return the trials of the best finalist and of those with its backbone and head."""
         finalists = [c for c in self.contenders if c.role != "linear_probe"]
 
         def architecture(contender: Contender) -> tuple[object, list[str]]:
@@ -358,7 +360,7 @@ class Repeats:
         self.store.add_repeat(self.settings.name, row)
 
     def _predictions(self, kind: str, trial: int, resample: Resample) -> Probabilities | None:
-        """The stored predictions of a repeat; None if they are lost."""
+        """Load the predictions ``[N, C]`` of a repeat; None if they no longer exist."""
         try:
             stored: Probabilities = np.load(self._file(kind, trial, resample.number))
         except (OSError, ValueError):
@@ -366,5 +368,5 @@ class Repeats:
         return stored if len(stored) == len(resample.validation) else None
 
     def _file(self, kind: str, trial: int, number: int) -> Path:
-        """Where the predictions of a repeat are stored, ``float32 [N, C]``."""
+        """Return the file with the predictions ``float32 [N, C]`` of a repeat."""
         return self._folder / f"{self.settings.name}-{kind}-{trial}-{number}.npy"

@@ -1,4 +1,4 @@
-"""Writes the model folder, its model card and the recipes into the run folder."""
+"""Write the model folder, its model card and the recipes into the run folder."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from autotl.store import (
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is known of a winner: its final selection, its calibration and possible label issues."""
+    """The facts about a winner: its final selection, calibration and possible label issues."""
 
     selection: Selection | None = None
     calibration: Calibration | None = None
@@ -43,9 +43,9 @@ class RunFolder:
 
     Args:
         store: The database.
-        context: What all trainings of the study share.
+        context: The context of all trainings of the study.
         rows: The trials by number.
-        versions: Of Python and of the libraries that decide a result.
+        versions: The versions of Python and of the libraries on which results depend.
     """
 
     def __init__(
@@ -60,25 +60,31 @@ class RunFolder:
         self.name, self.folder = context.settings.name, context.settings.folder
 
     def saved(self) -> SavedModel | None:
-        """The model in the run folder; None if there is none, or it was not refitted."""
+        """Return the facts about a refitted model in the run folder; None without one."""
         model = self.store.study(self.name).model
-        there = (self.folder / "model").is_dir()
-        return model if model and model.refitted and there else None
+        exists = (self.folder / "model").is_dir()
+        return model if model and model.refitted and exists else None
 
     def save(
         self, winner: Contender, model: Model, evidence: Evidence, *, refitted: bool = False
     ) -> None:
-        """Write ``model/`` and ``recipe.toml``, and store what is known of the winner.
+        """Write ``model/`` and ``recipe.toml``, and store the facts about the winner.
 
-        Of a combination, the member with the largest weight has ``recipe.toml`` and the others
-        ``recipe-2.toml``, ...
+        The recipes of a combination are ``recipe.toml`` for the member with the largest weight,
+        and ``recipe-2.toml``, ... for the others.
+
+        Args:
+            winner: The contender that the model belongs to.
+            model: The trained model.
+            evidence: The facts about the winner.
+            refitted: Whether the model was refitted on train + validation.
 
         Raises:
             StoreError: The folder cannot be written.
         """
         configs = [self.context.config(self.rows[trial]) for trial in winner.trials]
         weights = _pretrained_weights(configs)
-        self.store.set_images(self.name, [])  # nothing is known until the new model is there
+        self.store.set_images(self.name, [])  # the facts about the old model no longer apply
         self.store.update_study(
             self.name, weights=weights, model=None, selection=None, calibration=None
         )
@@ -112,7 +118,7 @@ class RunFolder:
         self.write_card(winner, refitted=refitted)
 
     def store_evidence(self, winner: Contender, evidence: Evidence, *, refitted: bool) -> None:
-        """Store whose model is in the folder and what is known of it."""
+        """Store which contender the model in the folder belongs to, and the facts about it."""
         self.store.set_images(self.name, evidence.label_issues)
         self.store.update_study(
             self.name,
@@ -124,7 +130,12 @@ class RunFolder:
     def write_card(
         self, winner: Contender, test: TestResult | None = None, *, refitted: bool
     ) -> None:
-        """Write the model card, with everything that is known of the model's quality.
+        """Write the model card, with all results that describe the quality of the model.
+
+        Args:
+            winner: The contender that the model belongs to.
+            test: The result on the test split; None without one.
+            refitted: Whether the model was refitted on train + validation.
 
         Raises:
             StoreError: The model card cannot be written.
@@ -147,7 +158,7 @@ class RunFolder:
     def _write_recipes(
         self, winner: Contender, configs: Sequence[Config], size: int
     ) -> list[dict[str, Any]]:
-        """Write a recipe for each member; return what they say."""
+        """Write a recipe for each member; return their configurations and settings."""
         for old in self.folder.glob("recipe-[2-9].toml"):
             old.unlink()
         recipes, sources = [], self._sources()
@@ -166,7 +177,7 @@ class RunFolder:
         return recipes
 
     def _sources(self) -> dict[str, Any]:
-        """The data, the plugin files and the folder of weights, as absolute paths."""
+        """Return the data, the plugin files and the folder of weights, with absolute paths."""
         source: str = self.dataset.source
         if Path(source).exists():
             source = str(Path(source).resolve())
@@ -178,12 +189,12 @@ class RunFolder:
         return sources
 
     def _validation_result(self, winner: Contender, facts: StudyFacts) -> dict[str, Any] | None:
-        """The score of a single trial on the validation split; a combination has none."""
+        """Return the score of a trial on the validation split; None for a combination."""
         row = self.rows[winner.lead]
         if winner.kind != "trial" or row.score is None:
             return None
         interval = validation_interval(row, facts)
-        has_interval = interval.low < interval.high  # one split has no interval for other metrics
+        has_interval = interval.low < interval.high  # only accuracy has one on a single split
         return {
             "score": row.score,
             "low": interval.low if has_interval else None,
@@ -192,7 +203,7 @@ class RunFolder:
         }
 
     def _optimism(self, winner: Contender, selection: Selection | None) -> float | None:
-        """By how much the search overrated the winner; None if it was not repeated."""
+        """Return the winner's score in the search minus that in its repeats; None without these."""
         contenders = selection.contenders if selection else []
         repeated = next((c for c in contenders if c.id == winner.id), None)
         score = self.rows[winner.lead].score
@@ -210,7 +221,7 @@ def _selection_result(winner: Contender, selection: Selection | None) -> dict[st
 
 
 def _pretrained_weights(configs: Sequence[Config]) -> PretrainedWeights:
-    """The names of backbones, the origins of their weights, and their licences."""
+    """Return the names of the backbones, and the origins and licences of their weights."""
     backbones = [config["backbone"] for config in configs]
     pairs = [(b, b.plugin.given.get("weights")) for b in backbones]
     columns = {

@@ -1,4 +1,4 @@
-"""Scores the model in the run folder on the test split, once."""
+"""The sealed test split: score the model in the run folder on it, once."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from autotl.search.context import TrainingContext
 from autotl.store import Contender, ImageRow, Store, TestResult, TrialRow
 
 MAX_SALIENCY_SECONDS = 10.0
-"""Time for saliency maps of misclassified images."""
+"""The maximum time for saliency maps of misclassified images, in seconds."""
 
 
 class SealedTest:
-    """The test split of a study; each opening is written down before it happens.
+    """The test split of a study, each use of which is stored before it happens.
 
     Args:
         store: The database.
-        context: What all trainings of the study share.
-        budget: The wall clock.
-        listener: Is notified of progress.
+        context: The context of all trainings of the study.
+        budget: The wall-clock budget.
+        listener: Called with the events of the progress.
     """
 
     def __init__(
@@ -43,7 +43,12 @@ class SealedTest:
         return len(self.dataset.indices("test")) > 0
 
     def result(self, contender: Contender, *, refitted: bool) -> TestResult | None:
-        """The last result of a contender, with or without a refit; None without one."""
+        """Return the last test result of a contender, or None.
+
+        Args:
+            contender: The contender.
+            refitted: Whether the model that was tested must be refitted, or must not be.
+        """
         results = [
             row.result
             for row in self.store.tests(self.name)
@@ -52,14 +57,15 @@ class SealedTest:
         return results[-1] if results else None
 
     def was_tested(self, contender: Contender) -> bool:
-        """Whether a contender has a result."""
+        """Whether a contender has a test result."""
         tests = self.store.tests(self.name)
         return any(row.done and row.contender.id == contender.id for row in tests)
 
     def may_open(self, winner: Contender) -> bool:
-        """Whether the test split may be used for this winner: not after it was for another.
+        """Whether the test split may be used for this winner.
 
-        Who tests winner after winner and keeps the one that tests best has selected by the test.
+        It may not if it was used for another contender and ``retest`` is off: a model that is
+        chosen among several test results has a biased test score.
         """
         tests = self.store.tests(self.name)
         others = [row.contender for row in tests if row.contender.id != winner.id]
@@ -67,8 +73,8 @@ class SealedTest:
             return self.exists
         names = sorted({c.name for c in others} - {winner.name}) or [f"another {winner.name}"]
         text = (
-            f"{winner.name} was not tested: the test split was opened before, for "
-            f"{', '.join(names)}; use --retest to open it once more, and the report will say so"
+            f"{winner.name} was not tested, because the test split was already used for "
+            f"{', '.join(names)}; to use it again, add --retest (the report will mention it)"
         )
         self.listener(events.Note(text, warning=True))
         return False
@@ -77,14 +83,14 @@ class SealedTest:
         self, winner: Contender, row: TrialRow, *, trained: int | None, refit_seconds: float,
         refitted: bool,
     ) -> TestResult:  # fmt: skip
-        """Score the model in the run folder, calibrated as ``autotl predict`` does.
+        """Score the model in the run folder, with the same calibration as ``autotl predict``.
 
         Args:
-            winner: Whose model it is.
+            winner: The contender that the model belongs to.
             row: Its trial with the largest weight.
             trained: Number of trained parameters.
-            refit_seconds: Time of the refit.
-            refitted: Whether it was refitted.
+            refit_seconds: Duration of the refit.
+            refitted: Whether the model was refitted.
 
         Raises:
             ArtifactError: The model cannot be loaded.

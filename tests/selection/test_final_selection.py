@@ -113,7 +113,7 @@ def test_a_combination_that_is_better_than_each_contender_wins(combination: Fini
     assert selection.cheapest.name == kind
     [text] = [t for t in texts(combination.notes) if "better than each" in t]
     assert f"the {kind} of trial" in text
-    assert f"0.9900, and {second.mean:.4f} of {second.name}" in text
+    assert f"is 0.9900, that of {second.name} is {second.mean:.4f}" in text
     # the optimism is that of the search, whose best was a trial
     best = max(r.score for r in read_trials(combination.settings()) if r.score is not None)
     assert selection.optimism == pytest.approx(best - second.mean)

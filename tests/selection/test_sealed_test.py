@@ -103,7 +103,7 @@ def test_a_later_winner_is_not_tested_unless_the_user_asks(
     result = engine.run(settings(), events.append)
     assert [test.contender.id for test in read_tests(settings())] == [first.contender.id]
     [text] = [t for t in texts(events) if "--retest" in t]
-    assert f"opened before, for {first.contender.name}" in text
+    assert f"already used for {first.contender.name}" in text
     config = json.loads((result.folder / "model" / "config.json").read_text())
     assert "last_blocks" in config["training"]["freeze"]  # refitted, though not tested
     assert "not used by the search" not in (result.folder / "model" / "README.md").read_text()
@@ -129,4 +129,4 @@ def test_an_ensemble_of_other_weights_is_another_winner(
     assert weights == {f"trial {m['trial']}": m["weight"] for m in second.best["members"]}
     assert second.best["members"] != first.best["members"]
     assert second.summary["test"] is None
-    assert any("for another ensemble; use" in text for text in texts(events))
+    assert any("already used for another ensemble;" in text for text in texts(events))
