@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -35,7 +36,8 @@ def annotate(store: Store, study: str, folder: Path, within: float | None = None
     """Write a note for the study and for each of its trials.
 
     A note that has not changed is not written again, so a second call is fast. A note that somebody
-    has edited is never overwritten. Without the extra ``dashboard`` nothing is written.
+    has edited is never overwritten. Without the extra ``dashboard``, or in a database that is
+    read-only or locked, nothing is written.
 
     Args:
         store: The database.
@@ -59,22 +61,23 @@ def annotate(store: Store, study: str, folder: Path, within: float | None = None
     ids = {trial.number: trial._trial_id for trial in optuna_study.get_trials(deepcopy=False)}
     confusions = _confusions(store, study)
     digests: dict[str, str] = dict(facts.dashboard_notes)
-    notes = _Notes(optuna_study, digests)
-    notes.save("study", None, study_note(summary, folder))
-    for key, value in study_attributes(summary, folder).items():
-        if optuna_study.user_attrs.get(key) != value:
-            optuna_study.set_user_attr(key, value)
-    best_first = rank(rows, facts.direction)
-    complete = {row.number for row in best_first}
-    others = [row for row in rows if row.status != "running" and row.number not in complete]
-    for row in [*best_first, *others]:
-        if deadline is not None and time.monotonic() > deadline:
-            break
-        if row.number in ids:
-            text = trial_note(row, summary, folder, confusions.get(row.number))
-            notes.save(str(row.number), ids[row.number], text)
-    if digests != facts.dashboard_notes:
-        store.update_study(study, dashboard_notes=digests)
+    with suppress(StoreError), store.convert_errors():
+        notes = _Notes(optuna_study, digests)
+        notes.save("study", None, study_note(summary, folder))
+        for key, value in study_attributes(summary, folder).items():
+            if optuna_study.user_attrs.get(key) != value:
+                optuna_study.set_user_attr(key, value)
+        best_first = rank(rows, facts.direction)
+        complete = {row.number for row in best_first}
+        others = [row for row in rows if row.status != "running" and row.number not in complete]
+        for row in [*best_first, *others]:
+            if deadline is not None and time.monotonic() > deadline:
+                break
+            if row.number in ids:
+                text = trial_note(row, summary, folder, confusions.get(row.number))
+                notes.save(str(row.number), ids[row.number], text)
+        if digests != facts.dashboard_notes:
+            store.update_study(study, dashboard_notes=digests)
 
 
 def serve(

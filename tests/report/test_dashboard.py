@@ -149,6 +149,17 @@ def test_without_the_extra_nothing_is_written_and_serving_says_what_to_install(
         dashboard.serve(complete_store, "birds", tmp_path / "birds", 0)
 
 
+def test_nothing_is_written_into_a_read_only_database(
+    complete_store: Store, tmp_path: Path
+) -> None:
+    complete_store.close()  # the database is one file then
+    file = complete_store.storage.engine.url.database
+    read_only = Store(f"sqlite:///file:{file}?mode=ro&uri=true")
+    dashboard.annotate(read_only, "birds", tmp_path / "birds")
+    assert not any(fetch_notes(read_only).values())
+    read_only.close()
+
+
 def test_a_study_that_optuna_does_not_have_is_skipped(
     complete_store: Store, tmp_path: Path
 ) -> None:
