@@ -104,7 +104,7 @@ class StudyConfig(BaseModel):
     metric: str = "accuracy"
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     epochs: Annotated[int, Field(ge=1)] = 12
-    views: Annotated[int, Field(ge=1, le=64)] = 4  # of an image that frozen layers see
+    views: Annotated[int, Field(ge=1, le=64)] = 4  # augmented views of an image, for frozen layers
     batch_size: Annotated[int, Field(ge=2)] = 32
     image_size: ImageSizes = ()  # pixels; empty: the backbone's own; several: searched
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
@@ -123,8 +123,8 @@ class StudyConfig(BaseModel):
     space: dict[str, dict[str, dict[str, Any]]] = {}
     plugin: Annotated[tuple[Path, ...], BeforeValidator(_to_tuple)] = ()
     weights: Path | None = None
-    prefer: Literal["accuracy", "cheap"] = "accuracy"  # cheap: the cheapest of tied ones
-    retest: bool = False  # score a later winner on the test split too, although it was used before
+    prefer: Literal["accuracy", "cheap"] = "accuracy"  # cheap: the cheapest of tied contenders
+    retest: bool = False  # test a new winner, although the test split was used for another one
     history: bool = True  # start with the best configurations of studies on similar data
     learn_from: str | None = None  # database with those studies; None: the study's own
     cache_size: Annotated[ByteSize, Field(ge=0)] | None = None  # None: 10 GB at most
@@ -206,7 +206,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 
 def _validate(values: dict[str, Any], where: str) -> StudyConfig:
-    """Make the configuration, or explain the first error; ``where`` names the source."""
+    """Validate settings; ``where`` names their source for the message of a StudyError."""
     try:
         return StudyConfig.model_validate(values)
     except ValidationError as error:
@@ -214,7 +214,7 @@ def _validate(values: dict[str, Any], where: str) -> StudyConfig:
 
 
 def _explain(error: Mapping[str, Any], where: str) -> str:
-    """The message for an error of pydantic."""
+    """Return the message for an error of pydantic."""
     # Indices of lists are left out.
     name = ".".join(str(part) for part in error["loc"] if not isinstance(part, int))
     if name in SEARCHED_KINDS and isinstance(error["input"], dict):
@@ -238,9 +238,9 @@ def write_recipe(
 
     Args:
         path: The TOML file to write.
-        config: One plugin with its values for each kind, as ``space.to_json`` makes it.
+        config: One plugin with its values for each kind, as ``space.to_json`` returns it.
         training: Settings that affect the result: epochs, batch_size, seed, metric, ...
-        of: Number of recipes that the winner consists of, if it is an ensemble.
+        of: Number of members, if the winner is an ensemble or a soup.
     """
     settings = {key: value for key, value in training.items() if value is not None}
     member = f"# This is one of the {of} members of an ensemble.\n" if of > 1 else ""
@@ -254,7 +254,7 @@ def configure_recipe(path: Path, source: str | None, options: Mapping[str, Any])
 
     Args:
         path: A ``recipe.toml`` as ``write_recipe`` wrote it.
-        source: The data; None for those that the recipe was made for.
+        source: The data; None for the data that the recipe names.
         options: Settings that override those of the recipe.
 
     Raises:
@@ -270,7 +270,7 @@ def configure_recipe(path: Path, source: str | None, options: Mapping[str, Any])
             raise StudyError(f"{path} is not a valid recipe: expected one table [{kind}.NAME]")
         values[kind] = list(chosen)
     values.pop("versions", None)
-    member = path.stem.removeprefix("recipe")  # recipe-2.toml is an ensemble's second
+    member = path.stem.removeprefix("recipe")  # recipe-2.toml is the second member of an ensemble
     name = f"{path.resolve().parent.name}-retrained{member}"
     fixed = {"study": name, "trials": 1, "space": config, **({"data": source} if source else {})}
     return _validate({**values, **fixed, **options}, str(path))

@@ -132,7 +132,7 @@ def _write(file: Path, text: str) -> None:
 
 
 class Predictor:
-    """A loaded model. It computes in float32, whatever precision it was trained in.
+    """A loaded model. It computes in float32, independently of the precision of the training.
 
     Args:
         network: The model, on ``device``.

@@ -79,7 +79,7 @@ for name, p in zip(config["classes"], probabilities(pixels.permute(2, 0, 1)[None
 """Code that uses ``probabilities`` on a file."""
 
 ALLOWED_PACKAGES = {"torch", "timm", *sys.stdlib_module_names}
-"""What the code of a head may import."""
+"""The packages that the code of a head may import."""
 
 
 class _NotStandalone(Exception):

@@ -1,4 +1,7 @@
-"""The command line: commands parse options and print results. Heavy imports stay inside them."""
+"""The command line: commands parse options and print results.
+
+Libraries that take long to load are imported inside the commands.
+"""
 
 from __future__ import annotations
 

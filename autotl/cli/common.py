@@ -1,4 +1,4 @@
-"""What several commands share: option types, options, and the handling of interrupts."""
+"""Options, option types and the handling of interrupts that several commands share."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DEVICE = click.option(
     "--device",
     type=click.Choice(["auto", "cpu", "cuda", "mps"]),
     default="auto",
-    help="Device for the computation (default: auto, the GPU where there is one).",
+    help="Device for the computation (default: auto, the GPU if there is one).",
 )
 FORMAT = click.option(
     "--format",
@@ -54,7 +54,7 @@ class Duration(click.ParamType[float]):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
-        """Convert an option's text to seconds; a text that is no duration is a usage error."""
+        """Convert the text of an option to seconds; an invalid duration is a usage error."""
         from autotl import study
 
         try:
@@ -72,8 +72,8 @@ def given_options(options: Mapping[str, Any]) -> dict[str, Any]:
 def interruptible(listener: Listener) -> Iterator[Listener]:
     """Wrap a listener so that SIGINT or SIGTERM raises KeyboardInterrupt at the next event.
 
-    At an event nothing is half done. Raised where the signal arrives, the exception could abort a
-    write to the database halfway, or occur in a finaliser, where Python ignores it. A second
+    Events occur between two steps. If the exception were raised as soon as the signal arrives, it
+    could abort a write to the database, or occur in a finaliser, where Python ignores it. A second
     signal before the next event interrupts immediately.
     """
     pending = False
@@ -101,5 +101,5 @@ def interruptible(listener: Listener) -> Iterator[Listener]:
 
 
 def printable(text: str) -> str:
-    """Replace what a terminal cannot show: file names may hold control characters or non-text."""
+    """Replace characters that a terminal cannot show, which file names may contain."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)

@@ -28,7 +28,7 @@ def open_console(stream: TextIO) -> Console:
     return Console(
         file=stream,
         force_terminal=is_terminal,
-        width=None if is_terminal else 200,  # tables in a file may be wider, see _print_whole
+        width=None if is_terminal else 200,  # tables in a file may be wider, see _print_uncut
         markup=False,
         highlight=False,
         emoji=False,
@@ -36,7 +36,7 @@ def open_console(stream: TextIO) -> Console:
 
 
 def on_one_line(text: str) -> str:
-    """Replace line breaks and control characters: messages quote file names, which may hold any."""
+    """Replace line breaks and control characters, which quoted file names may contain."""
     return "".join(c if c.isprintable() else " " if c.isspace() else "?" for c in text)
 
 
@@ -71,7 +71,7 @@ def show_summary(
     console.print()
     names: Sequence[str] = ("model", "report.html", "summary.json", "recipe.toml")
     if not summary["best"]:
-        names = names[1:3]  # an existing model or recipe is an earlier study's
+        names = names[1:3]  # a model or recipe in the folder is of an earlier study
     existing = [path for name in names if (path := Path(folder, name)).exists()]
     for path in existing:
         console.print(f"  {on_one_line(str(path))}", soft_wrap=True)
@@ -101,17 +101,17 @@ def show_trials(metric: str, rows: Sequence[TrialRow]) -> None:
         score = "" if row.score is None else f"{row.score:.4f}"
         numbers = (score, str(row.epochs), f"{row.seconds:.1f}")
         table.add_row(str(row.number), row.status.replace("_", " "), *numbers, recipe)
-    _print_whole(console, table)
+    _print_uncut(console, table)
     if costs := backbone_costs(rows):
-        _print_whole(console, _costs(costs))
+        _print_uncut(console, _costs(costs))
 
 
 def _new_table() -> Table:
     return Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
 
 
-def _print_whole(console: Console, table: Table) -> None:
-    """Print a table as wide as the terminal, or in a file as wide as it needs."""
+def _print_uncut(console: Console, table: Table) -> None:
+    """Print a table wrapped to the width of the terminal, or in full width into a file."""
     if not console.is_terminal:
         width = console.measure(table, options=console.options.update(max_width=10_000)).maximum
         console.width = max(console.width, width)
@@ -164,7 +164,7 @@ def _leaderboard(metric: str, trials: Sequence[Mapping[str, Any]], one_column: b
     Args:
         metric: The name of the metric.
         trials: The best trials, the best first; at least one.
-        one_column: Whether all plugins stand in one column, which wraps, or each kind in its own.
+        one_column: Whether all plugins are in one column, which wraps, or each kind in its own.
     """
     table = _new_table()
     for name in ("rank", "trial", metric, "epochs", "seconds"):

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from autotl.space.registry import Registry
 
 FLOAT32_IMAGES, INT8_IMAGES = 64, 2000
-"""Number of images to compare on: of a float32 file, and at most of an int8 file."""
+"""The number of images on which a float32 file, and the maximum on which an int8 file is compared.
+"""
 
 
 @click.command()
@@ -77,7 +78,7 @@ def export(
     if examples and not len(images):
         raise DataError(f"{origin}: none of its images can be read")
     if not examples:
-        origin = "random ones, because the training data are not available"
+        origin = "random images, because the training data are not available"
         images = exporter.random_images(predictor, FLOAT32_IMAGES)
     result = exporter.export(predictor, file, to, images, labels if examples else None)
     if output_format == "json":
@@ -104,8 +105,8 @@ def _comparison_examples(
     except AutoTLError:
         if to == "onnx-int8":
             raise DataError(
-                "an int8 model needs images to calibrate its value ranges, and those the model "
-                f"was trained on are no longer at {origin!r}; give some with --data"
+                "an int8 model needs images to calibrate its value ranges, and the training images "
+                f"are no longer at {origin!r}; give images with --data"
             ) from None
         return "", []
 
@@ -149,8 +150,8 @@ def _print_result(result: ExportResult, predictor: Predictor, to: str, origin: s
         )
         if predictor.was_trained_on(origin):
             click.echo(
-                "  the model was trained on some of these images: on others both accuracies are "
-                "lower and the loss may be larger; give some with --data"
+                "  the model was trained on some of these images: on new ones both accuracies are "
+                "lower and the loss may be larger; give new images with --data"
             )
     if to == "torch-export":
-        click.echo("  torch.export.load unpickles: load such a file only if you trust its source")
+        click.echo("  torch.export.load unpickles the file: load it only if you trust its source")

@@ -1,4 +1,4 @@
-"""The images that the commands on a model folder are given: files, or labelled examples."""
+"""Find the images that a command gets as arguments: files, or labelled examples."""
 
 from __future__ import annotations
 
@@ -18,11 +18,14 @@ SUFFIXES = (
     *(".avif", ".bmp", ".gif", ".jfif", ".jpeg", ".jpg"),
     *(".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"),
 )
-"""Endings by which image files are recognised in a folder."""
+"""The suffixes of image files in a folder."""
 
 
 def image_files(names: Sequence[str]) -> Iterator[str]:
-    """Expand names of files, folders, glob patterns, and ``-`` for the lines of stdin.
+    """Yield the image files that are given as files, folders, glob patterns, or ``-`` for stdin.
+
+    Args:
+        names: The arguments of the command. ``-`` stands for the file names on stdin, one a line.
 
     Raises:
         DataError: A folder has no images, or a pattern matches no file.
@@ -32,7 +35,7 @@ def image_files(names: Sequence[str]) -> Iterator[str]:
             yield from (line.strip("\r\n") for line in sys.stdin if line.strip())
         elif Path(name).is_dir():
             candidates = sorted(p for p in Path(name).rglob("*") if p.suffix.lower() in SUFFIXES)
-            # Names that begin with a dot are metadata of the system, such as macOS's ._photo.jpg.
+            # Files whose names begin with a dot are metadata, such as ._photo.jpg on macOS.
             files = [str(p) for p in candidates if not p.name.startswith(".")]
             if not files:
                 endings = ", ".join(SUFFIXES)
@@ -48,5 +51,10 @@ def image_files(names: Sequence[str]) -> Iterator[str]:
 
 
 def load_examples(source: str, plugins: Registry) -> list[Example]:
-    """Read the examples of a data source with the dataset plugin that matches it."""
+    """Read the examples of a data source with the dataset plugin that matches it.
+
+    Raises:
+        DataError: The source cannot be read.
+        PluginError: No dataset plugin reads it.
+    """
     return list(plugins.dataset(source).call({"source": source}, {}))

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 
 def description(plugin: AnyPlugin) -> str:
-    """Return the whole docstring of a plugin."""
+    """Return the complete docstring of a plugin."""
     return inspect.getdoc(plugin.function) or "(no description)"
 
 
 def to_text(plugin: AnyPlugin) -> Iterator[str]:
-    """Yield the lines of everything that is known about a plugin."""
+    """Yield the lines of the full description of a plugin."""
     yield f"{plugin.kind} {plugin.name}, from {plugin.origin}{_install_hint(plugin)}"
     yield from ("", description(plugin), "")
     for h in plugin.hyperparameters:
@@ -48,7 +48,7 @@ def to_table(plugins: Sequence[AnyPlugin]) -> Iterator[str]:
 
 
 def to_json(plugin: AnyPlugin) -> dict[str, Any]:
-    """Return the facts about a plugin as JSON can hold them."""
+    """Return the description of a plugin as values that JSON supports."""
     missing = _missing_requirements(plugin)
     return {
         "kind": plugin.kind,
@@ -107,7 +107,7 @@ def _with_links(text: str) -> str:
 
 
 def _paper(plugin: AnyPlugin) -> str:
-    """Return the citation in brackets at the end of a docstring's first line, or ``""``."""
+    """Return the citation in parentheses at the end of a docstring's first line, or ``""``."""
     match = re.search(r"\(([^()]*\b(?:1[89]|20)\d\d\b[^()]*)\)\.?$", plugin.summary)
     return match[1] if match else ""
 

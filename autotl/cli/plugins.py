@@ -1,4 +1,4 @@
-"""The ``plugins`` commands: what can be searched, and help for plugin authors."""
+"""The ``plugins`` commands: list, show, check and create plugins."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ def _list_options(command: Any) -> Any:
 @_list_options
 @click.pass_context
 def plugins(ctx: click.Context, /, **options: Any) -> None:
-    """List what can be searched, and help to write plugins.
+    """List, show, check and create plugins.
 
-    Without a subcommand every plugin is listed, as by list.
+    Without a subcommand, all plugins are listed.
     """
     if ctx.invoked_subcommand is None:
         ctx.invoke(list_plugins, **options)
@@ -106,7 +106,7 @@ def show_plugin(name: str, as_json: bool, plugin: Sequence[Path]) -> None:
 
 
 def _plugins_called(name: str, available: Registry) -> list[AnyPlugin]:
-    """Return the plugins of that name: one of each kind at most.
+    """Return the plugins called ``name``, at most one of each kind.
 
     Raises:
         PluginError: There is none.

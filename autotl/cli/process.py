@@ -1,4 +1,4 @@
-"""Process-wide settings. Only the command line makes them, because it owns its process."""
+"""Settings of the whole process, which only the command line makes, not the library."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ TRIM_THRESHOLD, MMAP_MAX = -1, -4
 
 def configure() -> None:
     """Set up the process for training on the CPU. Must run before torch is imported."""
-    # OpenMP threads that spin while they wait for each other take CPU time from other processes,
-    # and then wait longer: beside one busy process, training was 4 times faster without spinning.
+    # By default OpenMP threads spin while they wait, which takes CPU time from other processes and
+    # makes the wait longer: with one other busy process, training was 4 times faster without it.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     keep_freed_memory()
 
@@ -21,11 +21,12 @@ def configure() -> None:
 def keep_freed_memory() -> None:
     """Make the C library reuse large freed blocks instead of returning them to the system.
 
-    By default glibc returns each such block at once, and the system then hands it out again page
-    by page, zeroed. The activations of every layer are such a block: on two cores, a forward pass
-    of EfficientNet-Lite0 over 32 images of 224 px took 1.7 times as long in float32 and 1.5 times
-    in bfloat16, and a training step 1.3 times. PyTorch's tuning guide advises another allocator
-    for the same reason; this needs none. With another C library than glibc nothing is changed.
+    By default glibc returns each such block at once, and the system zeroes every page of the next
+    one. The activations of each layer are such a block: on two cores, a forward pass of
+    EfficientNet-Lite0 over 32 images of 224 px took 1.7 times as long in float32 and 1.5 times
+    in bfloat16, and a training step 1.3 times. PyTorch's tuning guide recommends another allocator
+    for the same reason, which is not needed here. Only glibc is supported; with another C library
+    the function does nothing.
     """
     if platform.libc_ver()[0] == "glibc":
         c = ctypes.CDLL(None)

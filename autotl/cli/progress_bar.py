@@ -22,7 +22,7 @@ class ProgressBar:
 
     def __enter__(self) -> ProgressBar:
         self._warnings.__enter__()
-        # Pillow warns of odd metadata and of large images; what prevents reading is an error.
+        # Pillow warns of unusual metadata and of large images, which can be read nevertheless.
         warnings.filterwarnings("ignore", module="PIL")
         self._bar.__enter__()
         return self

@@ -1,7 +1,4 @@
-"""Progress of a search on the terminal.
-
-A panel that stays in place if stdout is a terminal, plain lines if it is not.
-"""
+"""Show the progress of a search: in a panel on a terminal, and as plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -249,7 +246,7 @@ def _bar(done: float, total: float, text: str) -> RenderableType:
 
 
 def _config(started: TrialStarted | None, finished: TrialFinished) -> dict[str, Any]:
-    """Return the configuration of a finished trial; one that failed while it was built has none."""
+    """Return the configuration of a finished trial; empty if the model could not be built."""
     return started.config if started and started.number == finished.number else {}
 
 

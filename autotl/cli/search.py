@@ -1,4 +1,4 @@
-"""The ``search`` and ``train`` commands: fine-tuning of many configurations, or of one."""
+"""The ``search`` and ``train`` commands: fine-tune many configurations, or one."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ QUIET = click.option(
     "--retest",
     is_flag=True,
     default=None,
-    help="Test of a new winner after the test split was used for an earlier one (default: no).",
+    help="Test of a new winner, although the test split was used for an earlier one (default: no).",
 )
 @click.option(
     "--history/--no-history",
@@ -177,13 +177,13 @@ QUIET = click.option(
 @click.option(
     "--device",
     type=click.Choice(["auto", "cpu", "cuda", "mps"]),
-    help="Device for the computation (default: auto, the GPU where there is one).",
+    help="Device for the computation (default: auto, the GPU if there is one).",
 )
 @click.option(
     "--precision",
     type=click.Choice(["auto", "float32", "bfloat16"]),
     help="Floating-point format of the computation "
-    "(default: auto, bfloat16 where the hardware supports it).",
+    "(default: auto, bfloat16 if the hardware supports it).",
 )
 @click.option(
     "--seed", type=int, metavar="N", help="Seed of the random number generators (default: 0)."
@@ -196,7 +196,7 @@ def search(source: str, quiet: bool, **options: Any) -> None:
     an .npz with MedMNIST's keys, or sklearn:digits. Without --budget and --trials the search
     takes ten minutes. Repeat the command to continue the study.
     """
-    began = time.monotonic()  # loading the libraries is part of the user's budget
+    began = time.monotonic()  # the budget includes the time to load the libraries
     from autotl import study
 
     settings = study.configure(source, given_options(options))
@@ -228,13 +228,13 @@ def search(source: str, quiet: bool, **options: Any) -> None:
 @click.option(
     "--study",
     metavar="NAME",
-    help="Name of the study (default: that of the recipe's folder, with a suffix).",
+    help="Name of the study (default: the name of the recipe's folder, with a suffix).",
 )
 @PLUGIN
 @WEIGHTS
 @QUIET
 def train(recipe: Path, source: str | None, quiet: bool, **options: Any) -> None:
-    """Train the single configuration of RECIPE, on DATA or on the data that it was found with."""
+    """Train the single configuration of RECIPE, on DATA or on the data that RECIPE names."""
     from autotl import study
     from autotl.cli import console
 

@@ -22,7 +22,7 @@ OUT = click.option(
     help="Folder that holds the run folders and their database (default: runs).",
 )
 NOTES_SECONDS = 10.0
-"""Time that ``report`` may spend on the notes in Optuna Dashboard."""
+"""The maximum time in which ``report`` writes notes for Optuna Dashboard, in seconds."""
 
 
 @click.group()
@@ -32,7 +32,7 @@ def studies() -> None:
 
 @contextmanager
 def _open_store(storage: str | None, out: Path) -> Iterator[Store]:
-    """Open an existing database; a command that only reads does not create one."""
+    """Open an existing database; none is created."""
     from autotl.errors import StoreError
     from autotl.store import Store, default_url, existing_url
 

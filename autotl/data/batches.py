@@ -19,7 +19,7 @@ RESIDENT_FRACTION = 0.25
 rest."""
 
 COPY_ROWS = 1024
-"""Images copied to the GPU at once while all of them are made resident there."""
+"""The number of images that are copied to the GPU at a time."""
 
 T = TypeVar("T")
 
@@ -135,7 +135,7 @@ class Batches:
 
     def load_labels(self, batches: Sequence[NDArray[np.int64]]) -> list[Tensor]:
         """The labels for each of ``batches``, positions ``[B]``: ``int64 [B]`` on the device."""
-        # One transfer for all of them: small ones in between would make a GPU wait.
+        # All labels are copied at once, because many small copies would make a GPU wait.
         positions = torch.from_numpy(np.concatenate([*batches, np.empty(0, np.int64)]))
         labels = self.labels[positions.to(self.device)]
         return list(labels.split([len(b) for b in batches]))  # type: ignore[no-untyped-call]

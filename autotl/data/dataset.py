@@ -1,4 +1,4 @@
-"""Checking of a data set: which examples are usable, and what is wrong with the others."""
+"""Check a data set: find the usable examples, and the problems of the others."""
 
 from __future__ import annotations
 
@@ -79,14 +79,14 @@ class Dataset:
 
 
 class _Inspection(NamedTuple):
-    """The SHA-256 of an image's content, and what is wrong with the example or ``''``."""
+    """The SHA-256 of an image's content, and the problem of the example or ``''``."""
 
     digest: str
     problem: str
 
 
 class _Duplicates(NamedTuple):
-    """What is done about exact copies of images."""
+    """The exact copies of images, and the actions for them."""
 
     excluded: dict[int, Issue]  # by index of the example
     across_splits: int  # how many of these have a copy in another split

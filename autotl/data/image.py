@@ -22,7 +22,7 @@ FULL_SCALES = (1, 255, 4095, 65535)
 """The white level of floats and masks, 8 bits, 12-bit cameras and X-ray detectors, and 16 bits."""
 
 CHUNK = 128
-"""Images submitted to the threads at once, which bounds how many decoded ones wait in memory."""
+"""The number of images that are given to the threads at a time, which limits the memory used."""
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 MAX_RESIDENT_BYTES = 1 << 28
-"""Bytes of all mapped files together that may stay resident in this process after being read."""
+"""The maximum bytes of all mapped files that stay in the memory of this process."""
 
 FAULT_AROUND_BYTES = 1 << 16
 """Bytes that a page fault maps in addition to the row itself (Linux's ``fault_around_bytes``)."""

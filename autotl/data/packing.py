@@ -74,7 +74,7 @@ def pack(
     unfinished = folder / f"{name}.{uuid.uuid4().hex}.tmp"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # Written, not mapped: a full disk is then an error here instead of a crash (SIGBUS).
+        # The file is written, not mapped, so that a full disk is an error instead of a crash.
         with unfinished.open("wb") as file:
             header = {"descr": "|u1", "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(file, header)

@@ -1,4 +1,4 @@
-"""Find the images worth looking at: misclassified images and probable label errors.
+"""Find images to inspect: misclassified images and probable label errors.
 
 Shapes: N images, C classes.
 """

@@ -43,7 +43,7 @@ CHECKSUM_BLOCK_BYTES = 16 << 20
 """Bytes that are read at a time to compute a checksum."""
 
 ABANDONED_AFTER_SECONDS = 3600.0
-"""Age from which a file of an incomplete segment is taken for one that a killed process left."""
+"""The age in seconds at which a file of an incomplete segment is deleted as abandoned."""
 
 
 @dataclass(frozen=True)

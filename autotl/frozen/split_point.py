@@ -296,7 +296,7 @@ def _find_last(model: Model, images: Tensor) -> SplitPoint | None:
             actual = split._features(split.prefix(images).clone(), nan=True)
             if (expected - actual).abs().max() <= 1e-5 * expected.abs().max():  # False for NaN
                 return split
-        # The code that calls this module would fail at its siblings too, and each try takes time.
+        # The siblings are called by the same code, which would fail there too; a try takes time.
         failed = name.rpartition(".")[0]
         failed = failed and f"{failed}."
     return None

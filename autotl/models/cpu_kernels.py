@@ -82,6 +82,6 @@ def _keep_narrow_strided_contiguous(model: nn.Module) -> None:
 
 def _mix_in(mixin: type, module: nn.Module) -> None:
     """Give a module a subclass of its class that has ``mixin`` in front."""
-    # A class rather than a replaced forward method, so that it survives a copy of the model.
+    # A subclass, unlike a replaced forward method, is preserved when the model is copied.
     original = type(module)
     module.__class__ = type(original.__name__, (mixin, original), {})

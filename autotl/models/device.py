@@ -53,7 +53,7 @@ def _computes_bfloat16(device: torch.device) -> bool:
     """Whether the hardware has instructions for bfloat16."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    # Older versions of torch cannot read the CPU's capabilities; they stay with float32.
+    # Older versions of torch cannot read the CPU's capabilities; float32 is used with them.
     capabilities: Mapping[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     return device.type == "cpu" and any(
         capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16")

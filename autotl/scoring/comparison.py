@@ -26,7 +26,7 @@ CONFIDENCE_LEVEL = 0.95
 """Of all intervals."""
 
 LATENCY_TOLERANCE = 0.1
-"""Latencies within this fraction of the lowest count as equal: measuring again might swap them."""
+"""Latencies within this fraction of the lowest count as equal: their order may be by chance."""
 
 Scores = NDArray[np.float64]
 

@@ -36,7 +36,7 @@ class Metric:
         return self.direction == "maximize"
 
     def gain(self, a: float, b: float) -> float:
-        """By how much the score ``a`` is better than ``b``; negative if it is worse."""
+        """Return the difference of the scores ``a`` and ``b``; positive if ``a`` is better."""
         return a - b if self.higher_is_better else b - a
 
     def is_better(self, a: float, b: float) -> bool:

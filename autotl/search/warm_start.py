@@ -131,9 +131,9 @@ def learn(
             similar.append((distance, name, params[0]))
     similar.sort(key=lambda entry: entry[:2])
     distinct: dict[str, dict[str, Any]] = {}
-    for _, name, params in similar:
-        if params not in distinct.values() and len(distinct) < MOST_STUDIES:
-            distinct[name] = params
+    for _, name, candidate in similar:
+        if candidate not in distinct.values() and len(distinct) < MOST_STUDIES:
+            distinct[name] = candidate
     return distinct
 
 

@@ -14,10 +14,10 @@ GIVEN_ARGUMENTS: Mapping[str, tuple[str, ...]] = {
     "balance": ("counts",),
     "dataset": ("source",),
 }
-"""The arguments that the core can give to each kind of plugin. A plugin takes those it names."""
+"""The arguments that each kind of plugin may have; AutoTL passes those that a plugin declares."""
 
 SEARCHED_KINDS = tuple(kind for kind in GIVEN_ARGUMENTS if kind != "dataset")
-"""The kinds of which the search chooses one plugin each, in the order in which it samples them."""
+"""The kinds of plugin that the search chooses, in the order in which they are sampled."""
 
 OPTIONAL_KINDS = ("balance",)
 """The searched kinds that a configuration may lack: only some data sets need them."""

@@ -1,4 +1,4 @@
-"""Narrows a plugin: keywords pinned to a value, or searched in a part of their domain only."""
+"""Narrow a plugin: pin keywords to a value, or search them in a part of their domain."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plugins: the decorators that make a function a plugin, and the values that plugins exchange.
+"""Plugins: the decorators that make a function a plugin, and the types that plugins return.
 
 A plugin is a function. The arguments left of the ``*`` are given by the core; the keywords right
 of it are chosen by the search and have a default, which is tried first:
@@ -92,7 +92,7 @@ Locate = Callable[[str, Path | None], Weights]
 
 @dataclass(frozen=True)
 class Plugin(Generic[P, R]):
-    """A function and what was read from its signature; calling a plugin calls the function.
+    """A plugin: a function with its hyperparameters; calling it calls the function.
 
     A family is a plugin that provides many backbones: ``members`` lists those that match some
     patterns (without patterns, the default set for a device and a budget in seconds), ``locate``

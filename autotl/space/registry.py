@@ -1,4 +1,4 @@
-"""Collects plugins: installed ones by entry point, single files by path. Loads no model library."""
+"""The registry of plugins, from installed packages and single files. It loads no model library."""
 
 from __future__ import annotations
 

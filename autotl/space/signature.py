@@ -1,4 +1,4 @@
-"""Reads a plugin's signature: the hyperparameters and settings among its keywords.
+"""Read the hyperparameters and settings of a plugin from its signature.
 
 What stands left of the ``*`` is given by the core; what stands right of it has a default and is a
 hyperparameter if its annotation is ``bool``, a ``Literal`` or has a ``Range``, else a setting.

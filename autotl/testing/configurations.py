@@ -1,4 +1,4 @@
-"""The configurations with which a plugin is tried."""
+"""The configurations with which a plugin is tested."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What plugins are tried on: two tiny backbones, images made in memory, and simple companions.
+"""Toy backbones, images and companion plugins, with which plugins are tested.
 
 Shapes: B images in a batch, S their side in pixels, T tokens, F features.
 """

@@ -1,4 +1,4 @@
-"""What is wrong with a plugin, collected as sentences for its author."""
+"""The violations of a plugin, collected as sentences for its author."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a training computes where a measurement decides, and the key of such measurements."""
+"""Settings of the computation that are chosen by measurement, and the key of measurements."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from autotl.training.predict import is_out_of_memory
 
 @dataclass(frozen=True)
 class ComputeSettings:
-    """What ``measure_cost`` found to be fastest.
+    """The settings that ``measure_cost`` measured to be fastest.
 
     Plain values: a study stores them with its trials, to compute in the same way when it resumes.
 
@@ -36,7 +36,7 @@ class ComputeSettings:
 
 
 def cost_key(model: Model, config: Config, device: Device) -> str:
-    """The key of what memory and speed depend on.
+    """Return a key of everything that memory and speed depend on.
 
     These are the backbone, the image size, the head's input, the device, and the names and shapes
     of the trainable parameters.

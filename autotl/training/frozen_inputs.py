@@ -33,7 +33,7 @@ from autotl.training.random_state import seed_torch, torch_seeded
 from autotl.training.task import Task
 
 FORMAT = 2
-"""Version of the rows' content; incremented when rows come to mean something else."""
+"""The version of the content of rows; incremented when their meaning changes."""
 
 ComputedRows = tuple[NDArray[np.int64], Tensor, Tensor | None]
 """Indices ``[B]``, activations ``[B, ...]``, and targets ``[B, C]`` of mixed images."""
@@ -217,7 +217,7 @@ class FrozenInputs:
         self, batches: Batches, missing: NDArray[np.int64], view: int
     ) -> Iterator[ComputedRows]:
         """Compute the rows of batches of mixed images in which a row is missing."""
-        # Data sets often are in the order of their classes, and an image is mixed with its batch.
+        # Images are mixed with others of their batch, and data sets are often sorted by class.
         positions = batches.shuffled_indices(view)
         loaded = zip(positions, batches.load(positions), strict=True)
         device = self.device.torch_device
@@ -257,7 +257,7 @@ _version = cache(version)  # it reads files
 
 
 def _source_digest(choice: Choice) -> str:
-    """A digest of a plugin's module, whose source its author may be changing."""
+    """Return a digest of the source of a plugin's module, which its author may change."""
     return _module_digest(choice.plugin.function.__module__)
 
 

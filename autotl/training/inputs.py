@@ -1,4 +1,4 @@
-"""What a model is fed in training: images, or cached activations of its frozen layers."""
+"""The inputs of a model in training: images, or cached activations of its frozen layers."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Inputs:
 
     @property
     def split_point(self) -> SplitPoint | None:
-        """Where the cached activations are taken; None feeds images."""
+        """The point at which activations are cached; None if the model is fed images."""
         return self.frozen.split_point if self.frozen else None
 
     @property
@@ -152,7 +152,7 @@ class Inputs:
             fit(self.extract_head_inputs(), self.task.train.labels)
 
     def extract_head_inputs(self) -> Tensor:
-        """Compute what the head is fed for the training images without augmentation.
+        """Compute the input of the head for the training images without augmentation.
 
         Returns:
             ``float32 [N, ...]``, in the order of the images.

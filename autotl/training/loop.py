@@ -22,7 +22,7 @@ from autotl.training.weight_average import WeightAverage
 
 
 def fine_tune(model: Model, config: Config, task: Task) -> Iterator[Epoch]:
-    """Train ``model`` as ``config`` says; yield after each epoch.
+    """Train ``model`` with the configuration ``config``; yield after each epoch.
 
     A caller that stops iterating prunes the training; the model is fully trained when all epochs
     have been consumed. The learning rates follow one schedule over all epochs. When a strategy
@@ -67,7 +67,7 @@ def fine_tune(model: Model, config: Config, task: Task) -> Iterator[Epoch]:
 
 
 class Training:
-    """One model in training, which its caller drives batch by batch.
+    """The training of one model, which the caller runs batch by batch.
 
     In each epoch the caller calls ``begin_epoch``, ``step`` for each batch of
     ``inputs.training_batches``, and ``end_epoch``; after the last one it calls ``finish``.
@@ -95,7 +95,7 @@ class Training:
         self._steps = 0
 
     def begin_epoch(self, number: int) -> None:
-        """Begin an epoch, numbered from 1: make trainable what the strategy says."""
+        """Begin epoch ``number``, counted from 1: set the trainable parameters of the strategy."""
         self.number, self._start = number, time.monotonic()
         groups = next(self._plan)
         signature = [([id(p) for p in g["params"]], g["lr"]) for g in groups]
@@ -121,7 +121,7 @@ class Training:
         self._average.update(self.model)
 
     def end_epoch(self) -> Epoch:
-        """Validate; return what the epoch measured."""
+        """Validate the model; return the results of the epoch."""
         number, task = self.number, self.task
         # The only place where the CPU waits for the GPU.
         loss = float(self._total_loss) / task.train.num_examples

@@ -41,7 +41,7 @@ class ProbeEpoch:
 
 
 def keeps_backbone_frozen(model: Model, config: Config, epochs: int) -> bool:
-    """Whether a strategy trains the head alone in every epoch; tried out on a copy of the model."""
+    """Whether a strategy trains only the head in every epoch, as tested on a copy of the model."""
     with RandomState(model.mean.device, 0).active():
         _, backbone_trainable = simulate_strategy(model, config, epochs)
     return not any(backbone_trainable)

@@ -1,4 +1,4 @@
-"""Random numbers and cuDNN settings of a training, kept apart from those of the host process."""
+"""Random numbers and cuDNN settings of a training, separate from those of the host process."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def torch_seeded(device: torch.device, *numbers: int) -> Iterator[None]:
 
 
 def seed_torch(device: torch.device, *numbers: int) -> None:
-    """Seed torch's generators by several numbers, each of which changes the outcome."""
+    """Seed torch's generators with several numbers; each of them changes the seed."""
     _manual_seed(device, int(np.random.SeedSequence(numbers).generate_state(1)[0]))
 
 

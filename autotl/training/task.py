@@ -1,4 +1,4 @@
-"""What a model is fine-tuned on, and what an epoch of fine-tuning measured."""
+"""The task of fine-tuning a model, and the results of an epoch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from autotl.training.compute import ComputeSettings
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one epoch of fine-tuning measured.
+    """The results of one epoch of fine-tuning.
 
     Attributes:
         number: Number of the epoch, from 1.
@@ -40,7 +40,7 @@ class Epoch:
 
 @dataclass
 class Task:
-    """What a model is fine-tuned on, for how long, and on which device.
+    """The task of fine-tuning a model: on which data, for how long, on which device.
 
     Attributes:
         train: Batches of the training split.

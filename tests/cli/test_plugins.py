@@ -105,7 +105,7 @@ def test_check_reports_in_one_line_what_is_wrong(bad_heads: Path) -> None:
     result = run("plugins", "check", bad_heads)
     assert result.exit_code == 1
     lacking, short = result.stdout.splitlines()
-    assert "head plugin 'lacking' needs what is not installed" in lacking
+    assert "head plugin 'lacking' needs packages that are not installed" in lacking
     assert "head plugin 'short' returns logits float32 [8, 2] for 8 images" in short
     by_name = run("plugins", "check", "short", "--plugin", bad_heads)
     assert by_name.stdout == f"{short}\n"
@@ -126,7 +126,7 @@ def test_check_reads_the_source_of_a_dataset_plugin() -> None:
     assert run("plugins", "check", "sklearn", "--source", "sklearn:digits").exit_code == 0
     mismatch = run("plugins", "check", "sklearn", "--source", "photos.csv")
     assert mismatch.exit_code == 1
-    assert "none of which fits 'photos.csv'" in mismatch.stdout
+    assert "none of these patterns matches 'photos.csv'" in mismatch.stdout
 
 
 @pytest.mark.parametrize("kind", GIVEN_ARGUMENTS)
