@@ -22,10 +22,10 @@ NUM_COLOURS = 8
 """Colours for categories in the style sheet, from ``--c0`` on; further categories repeat them."""
 
 MAX_CURVES = 300
-"""Learning curves that are drawn at most: those of the best trials."""
+"""The maximum number of learning curves: those of the best trials."""
 
 MAX_HEATMAP_CLASSES = 150
-"""Classes up to which the confusion matrix is drawn as an interactive figure."""
+"""The maximum number of classes of a confusion matrix that is drawn as an interactive figure."""
 
 MIN_COST_RATIO = 1.02
 """Costs that differ by a factor of no more than this are not drawn."""

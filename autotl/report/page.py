@@ -31,19 +31,19 @@ if TYPE_CHECKING:
     from autotl.store import ImageRow, Store, StudyFacts, TrialRow
 
 MAX_ISSUES = 200
-"""Problems of the data that the page lists at most; ``issues.csv`` has all."""
+"""The maximum number of data problems on the page; ``issues.csv`` lists all."""
 
 MAX_TABLE_CLASSES = 30
-"""Classes up to which the confusion matrix is a table; for more it is an interactive figure."""
+"""The maximum number of classes of a confusion matrix that is a table; for more it is a figure."""
 
 MAX_CONFUSIONS = 20
-"""Pairs of confused classes that are listed beside that figure at most."""
+"""The maximum number of pairs of confused classes that are listed next to that figure."""
 
 MAX_IMAGES = 24
-"""Misclassified images, and images with doubtful labels, that the page shows at most."""
+"""The maximum number of misclassified images, and of images with doubtful labels, on the page."""
 
 MIN_IMPORTANCE_TRIALS = 10
-"""Complete trials from which on the importance of hyperparameters is estimated."""
+"""The minimum number of complete trials to estimate the importance of hyperparameters."""
 
 STAGES = {
     "check": "data check",

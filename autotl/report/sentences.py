@@ -56,8 +56,8 @@ def format_interval(score: float, bounds: Mapping[str, float]) -> str:
 
     Args:
         score: The score.
-        bounds: ``low`` and ``high`` of its interval. Where they are equal there is no interval, and
-            the score stands alone.
+        bounds: ``low`` and ``high`` of its interval. If they are equal there is no interval, and
+            only the score is returned.
     """
     if bounds["low"] == bounds["high"]:
         return f"{score:.4f}"
@@ -70,7 +70,7 @@ def format_members(members: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def winner_name(summary: Mapping[str, Any]) -> str:
-    """Name of the winner: ``trial 12``, ``ensemble`` or ``soup``; the study must have one."""
+    """Return the name of the winner, which must exist: ``trial 12``, ``ensemble`` or ``soup``."""
     return str(summary["best"]["name"])
 
 
@@ -90,9 +90,9 @@ def describe_result(summary: Mapping[str, Any]) -> list[str]:
         summary: As ``summarise`` returns it.
 
     Returns:
-        Sentences. The first is the winner with its score, or that there is none; the second its
-        score on the test split, or why it has none. Then come ties, an ensemble that is better than
-        the winner, the baselines, and a warning where the test split was used several times.
+        Sentences. The first names the winner with its score, or says that there is none. The second
+        has its score on the test split, or says why there is none. The others are about ties, an
+        ensemble that is better than the winner, the baselines, and repeated use of the test split.
     """
     if summary["best"] is None:
         return ["No trial completed, so there is no winner."]
@@ -123,7 +123,7 @@ def _winner(summary: Mapping[str, Any], name: str) -> str:
     measured = (
         f"the mean of {score['repeats']} repeats, each with its own seed and validation split"
         if score["repeats"] > 1
-        else "on the validation split, which it was selected on"
+        else "on the validation split, by which it was selected"
     )
     return (
         f"The winner is {with_article(name)}{f' ({details})' if details else ''}: "
@@ -154,13 +154,13 @@ def _ties(summary: Mapping[str, Any]) -> list[str]:
     if selection:
         sample = f"Over {selection['repeats']} repeats"
     elif not any(c["is_winner"] for c in tied):
-        return []  # the model of an earlier winner; the ties are with a later best
+        return []  # the model is of an earlier winner, which is not tied with the best trial
     others = [with_article(c["name"]) for c in tied if not c["is_winner"]]
     if not others:
         return []
     sentence = f"{sample} the winner is statistically indistinguishable from {_enumerate(others)}"
     if not selection:
-        reason = "; it was preferred for being the smallest of them" if cheap else ""
+        reason = "; it was preferred because it is the smallest of them" if cheap else ""
         return [f"{sentence}{reason}."]
     cheapest = next((c for c in summary["contenders"] if c["is_cheapest"]), None)
     if cheapest is None:
@@ -168,12 +168,12 @@ def _ties(summary: Mapping[str, Any]) -> list[str]:
     if not cheapest["is_winner"]:
         return [f"{sentence}; the cheapest of them is {with_article(cheapest['name'])}."]
     if selection["prefer"] == "cheap":
-        return [f"{sentence}; it was preferred for being the cheapest of them."]
+        return [f"{sentence}; it was preferred because it is the cheapest of them."]
     return [f"{sentence}; it is the cheapest of them."]
 
 
 def _better_ensemble(summary: Mapping[str, Any]) -> list[str]:
-    """An ensemble or a soup that beats every trial but could not be built in the time left."""
+    """Describe an ensemble or a soup that is better than every trial, but was not built in time."""
     return [
         f"{with_article(c['name']).capitalize()} of several trials is better, "
         f"{format_interval(c['mean'], c)}, but there was no time to build it."
@@ -195,5 +195,5 @@ def _baselines(summary: Mapping[str, Any]) -> list[str]:
 
 
 def _enumerate(names: Sequence[str]) -> str:
-    """``a``, ``a and b``, ``a, b and c``."""
+    """Join names to ``a``, ``a and b`` or ``a, b and c``."""
     return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))

@@ -111,8 +111,8 @@ def summarise(store: Store, study: str) -> dict[str, Any]:
     selection they are the best distinct trials, with their scores on one split with one seed; see
     ``leaderboard.compare_on_validation`` for which of them are tied.
 
-    ``best`` is the contender whose model is in the run folder, or where there is none yet the
-    leader of the search. ``test`` is its test; the tests of earlier winners are on the page alone.
+    ``best`` is the contender whose model is in the run folder, or, without a model, the winner of
+    the search. ``test`` is its test result; those of earlier winners are only on the page.
     ``test_openings`` counts every use of the test split.
 
     Args:
@@ -159,9 +159,9 @@ def summarise(store: Store, study: str) -> dict[str, Any]:
 
 
 def find_winner(facts: StudyFacts, rows: Sequence[TrialRow]) -> Contender | None:
-    """The contender whose model is in the run folder, else the leader of the search.
+    """Return the contender whose model is in the run folder, or else the winner of the search.
 
-    A contender is passed over that consists of trials which later limits exclude.
+    A model is ignored if one of its trials is excluded by the limits of a later run.
     """
     available = {row.number: row for row in rows if is_ranked(row)}
     if facts.model and available.keys() >= set(facts.model.contender.trials):
@@ -183,7 +183,7 @@ def _selected(facts: StudyFacts, winner: Contender) -> bool:
 
 
 def _count(rows: Iterable[TrialRow]) -> dict[str, int]:
-    """How many trials are complete, were stopped early, and failed."""
+    """Count the trials that are complete, that were stopped early, and that failed."""
     counts = Counter(row.status for row in rows)
     pruned = counts["pruned"] + counts["out_of_time"]
     unfinished = counts["running"] + counts["interrupted"]

@@ -36,7 +36,7 @@ def test_a_score_without_an_interval_is_shown_alone(store: Store) -> None:
     add_study(store, 0.4, metric="log_loss", direction="minimize")
     assert describe(store)[0] == (
         "The winner is trial 0 (tf_efficientnet_lite0 · full · linear · flip_crop · adamw): "
-        "log_loss 0.4000, on the validation split, which it was selected on."
+        "log_loss 0.4000, on the validation split, by which it was selected."
     )
 
 
@@ -75,7 +75,7 @@ def test_without_finals_ties_with_the_best_are_named(store: Store) -> None:
     assert tie in describe(store)
     store.update_study("birds", prefer="cheap")
     [sentence] = [s for s in describe(store) if "indistinguishable" in s]
-    assert sentence.endswith("; it was preferred for being the smallest of them.")
+    assert sentence.endswith("; it was preferred because it is the smallest of them.")
 
 
 def test_the_winner_of_an_earlier_search_is_not_said_to_be_tied(store: Store) -> None:
@@ -116,7 +116,7 @@ def test_the_winner_of_a_final_selection_stands_beside_the_baselines(store: Stor
         (
             2,
             "cheap",
-            "from the ensemble and trial 1; it was preferred for being the cheapest of them.",
+            "from the ensemble and trial 1; it was preferred because it is the cheapest of them.",
         ),
     ],
 )
