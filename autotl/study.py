@@ -225,9 +225,9 @@ def _explain(error: Mapping[str, Any], where: str) -> str:
         return f"{name!r} is missing; add it"
     reason = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
     if name == "study":
-        reason = "is not a valid name of a folder: expected 1 to 200 characters without / or \\"
+        reason = "is not a valid name of a folder; expected 1 to 200 characters without / or \\"
     elif error["type"].startswith("byte_size"):
-        reason = "is not a valid size: expected e.g. 500MB or 20GB"
+        reason = "is not a valid size; expected e.g. 500MB or 20GB"
     return f"{name} = {error['input']!r}: {reason}"
 
 

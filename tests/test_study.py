@@ -62,7 +62,7 @@ def test_sizes_in_bytes_have_decimal_or_binary_units(text: Any, size: int) -> No
 
 @pytest.mark.parametrize("text", ["", "big", "-1", -1, "1 elephant"])
 def test_invalid_sizes_are_rejected(text: Any) -> None:
-    message = r"cache_size = .*not a valid size: expected e\.g\. 500MB or 20GB"
+    message = r"cache_size = .*not a valid size; expected e\.g\. 500MB or 20GB"
     with pytest.raises(StudyError, match=message):
         configure("x", {"cache_size": text})
 

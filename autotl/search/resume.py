@@ -111,7 +111,7 @@ def requeue(study: optuna.Study, params: Mapping[str, Any], attributes: Mapping[
 
 def too_many_parameters(parameters: int, maximum: int) -> str:
     """Return the reason why a model is excluded as too large."""
-    return f"{parameters / 1e6:.2f} M parameters, more than {maximum / 1e6:.2f} M"
+    return f"{parameters:,} parameters, more than {maximum:,}"
 
 
 def _open(store: Store, name: str, metric: Metric, epochs: int) -> optuna.Study:

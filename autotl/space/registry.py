@@ -63,7 +63,7 @@ class BackboneCriteria:
             return f"its weights have the licence {weights.licence}, not {' or '.join(allowed)}"
         count, limit = weights.parameters, self.max_parameters
         if limit is not None and count is not None and count > limit:
-            return f"it has {count / 1e6:.1f} M parameters, more than {limit / 1e6:.1f} M"
+            return f"it has {count:,} parameters, more than {limit:,}"
         return ""
 
 

@@ -52,7 +52,7 @@ def run_trials() -> Run:
     def run(settings: study.StudyConfig, listener: Listener = ignore) -> engine.Result:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Finish, "run", lambda _: None)
-            patch.setattr(Finish, "keep", lambda _: None)
+            patch.setattr(Finish, "save_best_so_far", lambda _: None)
             patch.setattr(engine, "conclude", lambda *_: {})
             return engine.run(settings, listener)
 

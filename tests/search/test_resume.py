@@ -251,7 +251,7 @@ def test_a_study_continues_in_another_space(store: Store, settings: Settings) ->
 @pytest.mark.parametrize(
     ("options", "space", "reason"),
     [
-        ({"max_parameters": 999}, SPACE, "0.00 M parameters, more than 0.00 M"),
+        ({"max_parameters": 999}, SPACE, "1,000 parameters, more than 999"),
         ({"max_parameters": 1000}, SPACE, ""),
         ({}, SMALL, ""),
         ({"licence": ["MIT"]}, SMALL, "its licence was not checked"),

@@ -449,7 +449,7 @@ ZOO = zoo(
         (
             BackboneCriteria(max_parameters=10_000_000),
             {"free", "odd"},
-            "30.0 M parameters, more than 10.0 M",
+            "30,000,000 parameters, more than 10,000,000",
         ),
     ],
 )
@@ -465,7 +465,7 @@ def test_backbones_must_meet_the_criteria(
 def test_if_no_backbone_meets_the_criteria_the_message_says_which_to_relax() -> None:
     with pytest.raises(PluginError, match="relax --licence or --max-parameters") as caught:
         build_space(ZOO, {"backbone": ["big"]}, {}, BackboneCriteria(max_parameters=1))
-    assert "big: it has 30.0 M parameters" in str(caught.value)
+    assert "big: it has 30,000,000 parameters" in str(caught.value)
 
 
 def test_several_sizes_are_searched_for_backbones_that_take_a_size() -> None:
