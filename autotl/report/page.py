@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import math
 import shlex
 import warnings
@@ -78,7 +79,8 @@ def write(store: Store, study: str, folder: Path) -> dict[str, Any]:
     page = _render(_page(store, study, summary, folder))
     # Standard JSON has neither NaN nor infinity.
     adapter = TypeAdapter(Any, config=ConfigDict(ser_json_inf_nan="null"))
-    text = adapter.dump_json(summary, indent=2).decode()
+    # File names that are not valid Unicode are escaped.
+    text = json.dumps(adapter.dump_python(summary, mode="json"), indent=2)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "summary.json").write_text(text + "\n", encoding="utf-8")
