@@ -24,7 +24,7 @@ UNFINISHED = ("running", "interrupted")
 """The statuses of trials that have no result."""
 
 FINALISTS = 5
-"""How many of the best distinct trials are compared on the validation split."""
+"""The maximum number of best distinct trials that are compared."""
 
 Key = tuple[float, float, float, int]
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from autotl.search.budget import SELECTION_FRACTION, SLACK, Budget
-from autotl.search.leaderboard import Leaderboard
+from autotl.search.leaderboard import FINALISTS, Leaderboard
 from autotl.store import Contender, TrialRow
 
-FINALISTS, FINALISTS_WITHOUT_BUDGET = 5, 3
-"""The maximum number of best trials in a final selection."""
+FINALISTS_WITHOUT_BUDGET = 3
+"""The maximum number of finalists in a search without a budget."""
 
 FEWEST_REPEATS, MOST_REPEATS = 2, 10
 """The minimum and maximum number of repeats: a variance needs two, and more than ten add little."""

@@ -64,7 +64,7 @@ def take_report(browser: Browser, file: Path) -> None:
         page.wait_for_selector(".main-svg")
         page.screenshot(path=FOLDER / f"{name}.png")
         if size == desktop:
-            take_sections(page, ["finalists"] if theme == "light" else ["cost", "curves"])
+            take_sections(page, ["contenders"] if theme == "light" else ["cost", "curves"])
         page.close()
 
 
@@ -72,7 +72,7 @@ def take_sections(page: Page, names: list[str]) -> None:
     """Take sections of the report, each into a file of its name."""
     for name in names:
         section = page.locator(f"#{name}")
-        if section.count() and (box := section.bounding_box()):
+        if box := section.bounding_box():
             clip = {
                 "x": box["x"] - MARGIN,
                 "y": box["y"] - MARGIN,

@@ -8,9 +8,8 @@ import pytest
 
 from autotl.scoring.metrics import METRICS
 from autotl.search.budget import SELECTION_FRACTION, SLACK, Budget
-from autotl.search.leaderboard import Leaderboard
+from autotl.search.leaderboard import FINALISTS, Leaderboard
 from autotl.search.selection_budget import (
-    FINALISTS,
     FINALISTS_WITHOUT_BUDGET,
     SelectionBudget,
     repeat_seconds,
