@@ -274,7 +274,7 @@ def format_table(
         regrets: For each method, an array ``[seeds, points]`` for each data set.
         counts: For each method, the mean numbers of completed and pruned trials.
     """
-    titles = ("search", "mean regret", "at 1/6", "at 1/3", "at the end", "time to random's end")
+    titles = ("search", "mean regret", "at 1/6", "at 1/3", "at the end", "time to match random")
     lines = ["| " + " | ".join((*titles, "complete", "pruned")) + " |", "|---" * 8 + "|"]
     for name, runs in regrets.items():
         mean = np.mean([r.mean(0) for r in runs], axis=0)
