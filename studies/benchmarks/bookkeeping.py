@@ -92,7 +92,7 @@ def fill(store: Store, study: optuna.Study, search_space: Space, count: int) -> 
             }
         )
     study.add_trials(frozen)
-    with tables.write(store.storage.engine) as connection:
+    with tables.write_transaction(store.storage.engine) as connection:
         connection.execute(tables.TRIAL.insert(), rows)
 
 
