@@ -23,6 +23,15 @@ DESCRIPTION = (
 """The pruner and its settings, as recorded with a study."""
 
 
+def warmup_epochs(epochs: int) -> int:
+    """Return the number of the first epoch after which a trial can be pruned.
+
+    Args:
+        epochs: Largest number of epochs of a trial.
+    """
+    return round(WARMUP_FRACTION * epochs)
+
+
 def make_pruner(epochs: int) -> BasePruner:
     """Make the pruner of a search.
 
@@ -37,6 +46,6 @@ def make_pruner(epochs: int) -> BasePruner:
     return PercentilePruner(
         100 - PRUNED_PERCENT,  # what Optuna is given is the percentage of trials that is kept
         n_startup_trials=MIN_TRIALS,
-        n_warmup_steps=round(WARMUP_FRACTION * epochs),
+        n_warmup_steps=warmup_epochs(epochs),
         n_min_trials=MIN_TRIALS,
     )

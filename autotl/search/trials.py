@@ -22,7 +22,7 @@ from autotl.errors import AutoTLError, Incompatible, OutOfTime, StudyError, Tria
 from autotl.events import Listener
 from autotl.models import Model
 from autotl.scoring.logme import logme
-from autotl.search import resume, sampler, warm_start
+from autotl.search import pruner, resume, sampler, warm_start
 from autotl.search.budget import Budget
 from autotl.search.context import TrainingContext
 from autotl.search.leaderboard import Leaderboard, search_winner
@@ -280,13 +280,15 @@ class TrialLoop:
     def _fine_tune(self, running: _Running, plan: TrialPlan) -> Outcome:
         """Train a model and report every epoch. Recipes are baselines and are not pruned."""
         trial, done, epochs = running.trial, [], plan.task.epochs
+        # Optuna would read all trials after every epoch, also where it never prunes.
+        first = pruner.warmup_epochs(self.settings.epochs)
+        can_be_pruned = RECIPE not in trial.user_attrs
         for epoch in training.fine_tune(plan.model, running.config, plan.task):
             done.append(epoch)
             running.outcome = Outcome(epochs=tuple(done))
             trial.report(epoch.score, epoch.number)
             self.listener(_event(trial.number, epoch, epochs))
-            can_be_pruned = epoch.number < epochs and RECIPE not in trial.user_attrs
-            if can_be_pruned and trial.should_prune():
+            if can_be_pruned and first <= epoch.number < epochs and trial.should_prune():
                 raise optuna.TrialPruned(f"pruned after epoch {epoch.number} of {epochs}")
         return Outcome(
             plan.model,
