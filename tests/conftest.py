@@ -19,6 +19,15 @@ from autotl import study
 torch.set_num_threads(1)  # the models are tiny: more threads only wait for each other
 
 
+@pytest.fixture(scope="session")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ``photos`` and ``tiny_plugin.py``."""
+    folder = tmp_path_factory.mktemp("images")
+    write_images(folder / "photos")
+    write_plugin(folder)
+    return folder
+
+
 @pytest.fixture
 def settings(tmp_path: Path) -> Callable[..., study.StudyConfig]:
     """Settings of a quick search on coloured pictures; keywords change them."""

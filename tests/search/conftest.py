@@ -7,22 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from images import FAST, write_images, write_plugin
+from images import FAST
 
 from autotl import engine, study
 from autotl.events import Listener, ignore
 from autotl.selection.finish import Finish
 
 Run = Callable[..., engine.Result]
-
-
-@pytest.fixture(scope="session")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with ``photos`` and ``tiny_plugin.py``."""
-    folder = tmp_path_factory.mktemp("images")
-    write_images(folder / "photos")
-    write_plugin(folder)
-    return folder
 
 
 @pytest.fixture(scope="session")

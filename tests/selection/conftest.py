@@ -37,15 +37,6 @@ def spy(monkeypatch: pytest.MonkeyPatch) -> Spy:
 
 
 @pytest.fixture(scope="session")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with ``photos`` and ``tiny_plugin.py``."""
-    folder = tmp_path_factory.mktemp("images")
-    write_images(folder / "photos")
-    write_plugin(folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
 def run_trials(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Runs the trials of a study and stops before its final selection."""
 
