@@ -97,6 +97,8 @@ def unprivileged() -> Iterator[Path]:
         os.chown(folder, 65534, 65534)
         os.setresuid(65534, 65534, 0)
     try:
+        if not os.access(optuna.__file__, os.R_OK):
+            pytest.skip("the installed packages are closed to other users")
         yield folder
     finally:
         folder.chmod(0o700)
