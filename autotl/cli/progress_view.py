@@ -37,6 +37,9 @@ MAX_WIDTH = 100
 CURVE_EPOCHS = 24
 """Number of epochs in the learning curve of the current trial: the latest ones."""
 
+GROUPS = ("complete", "pruned", "out_of_time", "failed")
+"""The statuses by which trials are counted; all others count as failed."""
+
 
 @contextmanager
 def show_progress(quiet: bool = False) -> Iterator[Listener]:
@@ -130,15 +133,15 @@ class _Panel:
     def _finish_trial(self, event: TrialFinished) -> None:
         """Count the trial, update the best one and print a line above the panel."""
         config = _config(self.trial, event)
-        groups = {"complete": "complete", "pruned": "pruned", "out_of_time": "pruned"}
-        self.counts[groups.get(event.status, "failed")] += 1
+        group = event.status if event.status in GROUPS else "failed"
+        self.counts[group] += 1
         is_best = event.status == "complete" and self._is_better(event)
         if is_best:
             self.best = event, config
         line = Text("  ".join(_columns(event)), "bold" if is_best else "")
         line.append(f"  {on_one_line(describe_config(config, values=False))}", "not bold dim")
         self.console.print(line, no_wrap=True, overflow="ellipsis")
-        if event.status not in groups:
+        if group == "failed":
             self.console.print(Text(f"  {on_one_line(event.reason)}", "red"))
 
     def _is_better(self, event: TrialFinished) -> bool:
@@ -178,7 +181,7 @@ class _Panel:
 
     def _counts(self) -> Text:
         earlier, limit = self.started.earlier_trials, self.started.max_trials
-        counts = [f"{self.counts[group]} {group}" for group in ("complete", "pruned", "failed")]
+        counts = [f"{self.counts[group]} {group.replace('_', ' ')}" for group in GROUPS]
         counts += [f"{earlier} earlier"] if earlier else []
         total = "" if limit is None else f"{earlier + self.counts.total()} of {limit}:  "
         return _line(total + " · ".join(counts))

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from autotl.search.leaderboard import (
+    UNFINISHED,
     baselines,
     compare_on_validation,
     contender,
@@ -183,12 +184,10 @@ def _selected(facts: StudyFacts, winner: Contender) -> bool:
 
 
 def _count(rows: Iterable[TrialRow]) -> dict[str, int]:
-    """Count the trials that are complete, that were stopped early, and that failed."""
-    counts = Counter(row.status for row in rows)
-    pruned = counts["pruned"] + counts["out_of_time"]
-    unfinished = counts["running"] + counts["interrupted"]
-    failed = counts.total() - counts["complete"] - pruned - unfinished
-    return {"complete": counts["complete"], "pruned": pruned, "failed": failed}
+    """Count the trials by how they ended; those for which there was no time did not fail."""
+    counts = Counter(row.status for row in rows if row.status not in UNFINISHED)
+    named = {status: counts[status] for status in ("complete", "pruned", "out_of_time")}
+    return {**named, "failed": counts.total() - sum(named.values())}
 
 
 def _members(contender: Contender) -> list[dict[str, Any]] | None:

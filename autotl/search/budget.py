@@ -7,7 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 LONGEST_TRIAL = 0.3
-"""The maximum fraction of the budget for one trial; a longer trial gets fewer epochs."""
+"""The maximum fraction of the budget for one trial; a longer trial gets fewer epochs.
+
+It does not hold for the first trial that fine-tunes a backbone.
+"""
+
+PROBING_FRACTION = 0.1
+"""The fraction of the budget after which no further backbone is probed."""
 
 SELECTION_FRACTION = 0.3
 """The fraction of the budget that the repeats of the final selection may use."""
@@ -15,17 +21,15 @@ SELECTION_FRACTION = 0.3
 SLACK = 1.1
 """The factor by which predicted times of repeats and of the refit are increased."""
 
-REPEATS = 2.7
-"""The number of retrainings of a trial that must fit into ``SELECTION_FRACTION``: two repeats, the
-linear probe, and 20 % more."""
-
 
 class Budget:
     """A wall-clock budget, which begins when it is created.
 
-    It covers everything from reading the data to the report. A trial may only use so much time that
-    it can still be refitted if it wins. The time that is reserved for the repeats of the final
-    selection, and for the refit and the test of the best trial so far, is not available to trials.
+    It covers everything from reading the data to the report. The time that is reserved for the
+    repeats of the final selection, and for the refit and the test of the best trial so far, is not
+    available to trials. A trial may only use so much time that it can still be refitted if it wins;
+    the first trial that fine-tunes a backbone is an exception, because a fine-tuned model without a
+    refit is worth more than none.
 
     Args:
         seconds: The length of the budget; None for no limit.
@@ -67,11 +71,6 @@ class Budget:
         """Seconds until the deadline; infinite without a limit."""
         return float("inf") if self.seconds is None else self.seconds - self.spent
 
-    @property
-    def longest_repeat(self) -> float:
-        """Maximum seconds of a retraining with which a trial can be in the final selection."""
-        return float("inf") if self.seconds is None else SELECTION_FRACTION * self.seconds / REPEATS
-
     def refit_seconds(self, repeat: float, test: float = 0.0) -> float:
         """Return the seconds to refit and test a model.
 
@@ -90,6 +89,14 @@ class Budget:
         """
         refit = max(self.reserved_refit, self.refit_seconds(repeat, test))
         return self.reserved_repeats + refit + self.fixed
+
+    def usable(self, test: float = 0.0) -> float:
+        """Return the seconds that a trial may use now if it need not be refitted.
+
+        Args:
+            test: Seconds to predict the test split.
+        """
+        return self.left - test - self.fixed
 
     def available(self, repeat: float, test: float = 0.0) -> float:
         """Return the seconds that a trial may use now and still be refitted and tested.

@@ -47,6 +47,11 @@ def model_cost(row: TrialRow) -> tuple[float, float]:
     return parameters, trained
 
 
+def is_fine_tuned(row: TrialRow) -> bool:
+    """Whether a trial trained more than the head."""
+    return row.facts.backbone_frozen is False
+
+
 def is_ranked(row: TrialRow) -> bool:
     """Whether a trial is complete and not excluded by the limits of the last run."""
     return row.status == "complete" and row.score is not None and not row.facts.excluded

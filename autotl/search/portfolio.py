@@ -3,11 +3,14 @@
 Plugins declare an order, and a recipe consists of the defaults of its plugins. The recipes are
 tried in this order:
 
-1. the first freeze strategy (the linear probe, if it is in the space) on every backbone;
-2. the best configurations of earlier studies on similar data;
-3. the first strategy with the other heads on the most promising backbone;
-4. the second strategy on the most promising backbones;
-5. the other strategies on the most promising backbone.
+1. the first freeze strategy (the linear probe, if it is in the space) on the first backbone;
+2. the default recipe: the second strategy on the first backbone;
+3. the plugins that the user added with ``--plugin``, in the place of those of the default recipe;
+4. the first strategy on the other backbones, while there is time for probing;
+5. the best configurations of earlier studies on similar data;
+6. the first strategy with the other heads on the most promising backbone;
+7. the second strategy on the most promising backbones;
+8. the other strategies on the most promising backbone.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from autotl.space.registry import FILE
 from autotl.space.space import Space
 from autotl.store import TrialRow
 
@@ -41,7 +45,7 @@ class Portfolio:
         space: The search space.
         validation_size: Sampling units of the validation split, for standard errors.
         warm_start: Returns the best parameters of earlier studies by the name of the study; it is
-            called after all backbones have been probed.
+            called after the other backbones have been probed.
         first_trial: Number of the first trial of this run. Recipes that were out of time in
             earlier runs are tried a second time.
     """
@@ -51,15 +55,18 @@ class Portfolio:
     warm_start: Callable[[], Mapping[str, Mapping[str, Any]]]
     first_trial: int = 0
 
-    def next_recipe(self, ranked: Sequence[TrialRow], tried: Tried) -> Recipe | None:
+    def next_recipe(
+        self, ranked: Sequence[TrialRow], tried: Tried, *, probing: bool = True
+    ) -> Recipe | None:
         """Return the next recipe to try; None if all have been tried.
 
         Args:
             ranked: The complete trials, best first.
             tried: The trials of recipes so far.
+            probing: Whether there is time to probe further backbones.
         """
         done = {names: row for names, row in tried.items() if self._was_tried(row)}
-        for names, params in self._recipes(ranked, done):
+        for names, params in self._recipes(ranked, done, probing):
             if names not in done:
                 return names, params
         return None
@@ -80,13 +87,32 @@ class Portfolio:
         """Whether a recipe is the first strategy with the first head, on any backbone."""
         return tuple(recipe[1:]) == self._first
 
+    def leads_heads(self, recipe: Sequence[str]) -> bool:
+        """Whether a recipe is the first strategy with the second head, on any backbone.
+
+        Other heads are trained together with it.
+        """
+        return tuple(recipe[1:]) in {(self._first[0], head) for head in self._heads[1:2]}
+
+    def is_default(self, recipe: Sequence[str]) -> bool:
+        """Whether a recipe is the default recipe, on any backbone."""
+        return tuple(recipe[1:]) == (self._strategies[:2][-1], self._heads[0])
+
     def is_cheap(self, config: Mapping[str, Any]) -> bool:
         """Whether a configuration has the first strategy, which is the cheapest."""
         return self._first[0] in config.get("freeze", {})
 
     @property
     def _first(self) -> tuple[str, str]:
-        return self.space.default_order("freeze")[0], self.space.default_order("head")[0]
+        return self._strategies[0], self._heads[0]
+
+    @property
+    def _strategies(self) -> list[str]:
+        return self.space.default_order("freeze")
+
+    @property
+    def _heads(self) -> list[str]:
+        return self.space.default_order("head")
 
     def _was_tried(self, row: TrialRow) -> bool:
         """Whether a trial of a recipe has a result, or was out of time in this run."""
@@ -94,22 +120,34 @@ class Portfolio:
             return False
         return not (row.status == "out_of_time" and row.number < self.first_trial)
 
-    def _recipes(self, ranked: Sequence[TrialRow], tried: Tried) -> Iterator[Recipe]:
+    def _recipes(self, ranked: Sequence[TrialRow], tried: Tried, probing: bool) -> Iterator[Recipe]:
         """Yield all recipes in their order."""
         first, head = self._first
-        backbones = self.space.default_order("backbone")
-        yield from (self._default(backbone, first, head) for backbone in backbones)
-        if not tried.keys() >= {(backbone, first, head) for backbone in backbones}:
-            return  # the promising backbones are unknown until all are probed
+        smallest, *others = self.space.default_order("backbone")
+        yield self._default(smallest, first, head)
+        if len(self._strategies) > 1:
+            yield self._default(smallest, self._strategies[1], head)
+        yield from self._user_plugins(smallest)
+        if probing:
+            yield from (self._default(backbone, first, head) for backbone in others)
         for name, params in self.warm_start().items():
             yield self._learned(name, params)
         promising = self._promising(ranked)
-        for other in self.space.default_order("head")[1:]:
+        for other in self._heads[1:]:
             yield from (self._default(backbone, first, other) for backbone in promising[:1])
         latencies = _latencies(ranked)
-        for position, freeze in enumerate(self.space.default_order("freeze")[1:]):
+        for position, freeze in enumerate(self._strategies[1:]):
             count = 1 if position else BACKBONES
             yield from self._with_strategy(freeze, head, count, promising, latencies, tried)
+
+    def _user_plugins(self, backbone: str) -> Iterator[Recipe]:
+        """Yield the default recipe with each plugin of a file of the user, one at a time."""
+        recipe = {"backbone": backbone, "freeze": self._strategies[:2][-1], "head": self._heads[0]}
+        for kind, plugins in self.space.plugins.items():
+            for plugin in plugins:
+                if plugin.origin.startswith(FILE):
+                    names = {**recipe, kind: plugin.name}
+                    yield tuple(names.values()), self.space.defaults(**names)
 
     def _with_strategy(
         self,

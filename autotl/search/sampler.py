@@ -32,6 +32,8 @@ from optuna.samplers import BaseSampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from autotl.errors import OutOfTime
+
 Floats = NDArray[np.float64]
 
 STARTUP_TRIALS = 10
@@ -93,9 +95,8 @@ class ParzenSampler(BaseSampler):
 
         Optuna calls this once for each trial, before any parameter is drawn.
         """
-        states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
-        trials = study.get_trials(deepcopy=False, states=states)
-        trials = [other for other in trials if other.number != trial.number]
+        trials = study.get_trials(deepcopy=False)
+        trials = [other for other in trials if other.number != trial.number and _counts(other)]
         self._good, self._bad = _split(trials, study.direction)
         complete = [t for t in (*self._good, *self._bad) if t.state == TrialState.COMPLETE]
         if not complete:
@@ -126,6 +127,13 @@ class ParzenSampler(BaseSampler):
         best = int(np.argmax(good.density(candidates) / bad.density(candidates)))
         values = {name: column[best].item() for name, column in candidates.items()}
         return {name: d.to_external_repr(values[name]) for name, d in space.items()}
+
+
+def _counts(trial: FrozenTrial) -> bool:
+    """Whether a trial is an observation: it was not enqueued, and did not fail but for its time."""
+    if trial.state == TrialState.FAIL:
+        return bool(trial.user_attrs.get("status") == OutOfTime.status)
+    return trial.state != TrialState.WAITING
 
 
 def _split(

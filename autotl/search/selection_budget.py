@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from autotl.search.budget import SELECTION_FRACTION, SLACK, Budget
-from autotl.search.leaderboard import FINALISTS, Leaderboard
+from autotl.search.leaderboard import FINALISTS, Leaderboard, is_fine_tuned
 from autotl.store import Contender, TrialRow
 
 FINALISTS_WITHOUT_BUDGET = 3
@@ -36,10 +36,14 @@ class SelectionBudget:
     Args:
         leaderboard: The trials.
         budget: The wall-clock budget.
+        fine_tunes: Whether a trial of the search can train the backbone. No time is then reserved
+            for a final selection before one has.
     """
 
     leaderboard: Leaderboard
     budget: Budget
+    fine_tunes: bool = True
+    _refits: dict[int, bool] = field(default_factory=dict)
 
     def seconds(self, contender: Contender) -> float:
         """Return the seconds to retrain all trials of a contender once."""
@@ -80,22 +84,33 @@ class SelectionBudget:
         """
         if self.budget.seconds is None:
             return 0.0
+        if self.fine_tunes and not any(map(is_fine_tuned, self.leaderboard.ranked)):
+            return 0.0
         field = self.choose_field(min(SELECTION_FRACTION * self.budget.seconds, left))
         return SLACK * field.repeats * sum(map(self.seconds, field.contenders))
 
     def reserve(self) -> None:
         """Reserve time in the budget for the end of the search, according to the current trials."""
         budget, best = self.budget, self.leaderboard.finalists(1, default=False)[:1]
-        budget.reserved_refit = sum(
-            budget.refit_seconds(self.seconds(c), self.test_seconds(c)) for c in best
-        )
+        budget.reserved_refit = sum(map(self._reserved_refit_seconds, best))
         left = budget.left - budget.reserved_refit - budget.fixed
         budget.reserved_repeats = self.repeats_seconds(left)
+
+    def _reserved_refit_seconds(self, contender: Contender) -> float:
+        """Return the seconds to refit and test the best trial.
+
+        If there was no time for a refit when it became the best, its own model will be used, and
+        the time that is left is for other trials.
+        """
+        test = self.test_seconds(contender)
+        seconds = self.budget.refit_seconds(self.seconds(contender), test)
+        in_time = seconds <= self.budget.left - self.budget.fixed
+        return seconds if self._refits.setdefault(contender.lead, in_time) else test
 
     def is_over(self) -> bool:
         """Whether no more trials may begin, so that the end of the search fits into the budget."""
         if self.budget.seconds is None:
             return False
         self.reserve()
-        best = self.leaderboard.finalists(1, default=False)[:1]
-        return self.budget.left <= sum(map(self.finish_seconds, best)) + 1.0
+        reserved = self.budget.reserved_refit + self.budget.reserved_repeats
+        return self.budget.left <= reserved + self.budget.fixed + 1.0

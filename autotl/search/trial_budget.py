@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -13,12 +13,25 @@ from autotl.errors import OutOfTime
 from autotl.models import Model
 from autotl.search.budget import Budget
 from autotl.search.context import TrainingContext
+from autotl.search.leaderboard import is_fine_tuned
 from autotl.space.space import Config
+from autotl.store import TrialRow
 from autotl.training import Cost, Epoch, Task
 
-FEWEST_EPOCHS = 1 / 3
-"""The minimum fraction of its epochs with which a trial is trained; with fewer epochs the score
-would not be representative of the configuration."""
+FEWEST_EPOCHS = 1 / 4
+"""The minimum fraction of its epochs with which a trial is begun, after the first of its kind: with
+fewer epochs it would hardly be better than a trial with all of them."""
+
+FIRST_FRACTION = 0.6
+"""The fraction of the usable time for the first trial, and for the first that trains the backbone,
+each with its refit. The rest is for other trials."""
+
+FEWEST_FIRST_EPOCHS = 4
+"""The number of epochs up to which these may use all of the usable time, without a refit."""
+
+IMPRECISION = 0.7
+"""The factor by which a time that is predicted from other backbones is reduced before a trial is
+refused because of it."""
 
 VIEWS_FRACTION = 0.04
 """The fraction of the budget in which a trial may compute views with its frozen prefix."""
@@ -66,7 +79,7 @@ def plan_trial(
     context: TrainingContext,
     budget: Budget,
     *,
-    first: bool,
+    complete: Sequence[TrialRow],
     several_heads: bool = False,
 ) -> TrialPlan:
     """Plan the training of a model on the training split.
@@ -76,7 +89,8 @@ def plan_trial(
         config: The configuration.
         context: The context of all trainings of the study.
         budget: The wall-clock budget.
-        first: Whether no trial is complete yet; then a single epoch is sufficient.
+        complete: The complete trials. The first trial, and the first that trains the backbone, may
+            take longer than others.
         several_heads: Whether other heads are trained in the same pass if the backbone is frozen.
 
     Raises:
@@ -88,15 +102,17 @@ def plan_trial(
     closed_form = frozen and hasattr(model.head, "fit") and not several_heads
     epochs, views = (1, 1) if closed_form else (settings.epochs, settings.views)
     task = context.task(model, "train", epochs=epochs, views=views)
+    facts: dict[str, Any] = {"backbone_frozen": frozen, "views": views}
     if budget.seconds is None:
-        return TrialPlan(model, task, frozen, {"views": views})
+        return TrialPlan(model, task, frozen, facts)
     cost = training.measure_cost(model, config, task)
     views = cost.affordable_views(views, VIEWS_FRACTION * budget.seconds)
     test = cost.prediction_seconds * len(context.dataset.indices("test"))
-    epochs = affordable_epochs(cost, epochs, views, budget, test, first)
+    first = not (complete if frozen else any(map(is_fine_tuned, complete)))
+    epochs = affordable_epochs(cost, epochs, views, budget, test, first=first)
     repeat = cost.repeat_seconds(epochs, views)
-    deadline = time.monotonic() + budget.available(repeat, test)
-    facts = {
+    longest = budget.usable(test) if first else budget.available(repeat, test)
+    facts |= {
         "views": views,
         "costs": cost.facts(),
         "ms_per_item": 1000 * cost.prediction_seconds,
@@ -105,16 +121,24 @@ def plan_trial(
         "seconds_needed": cost.training_seconds(epochs, views),
         "seconds_repeat": repeat,
     }
-    task = replace(task, compute=cost.compute, views=views, epochs=epochs, deadline=deadline)
+    task = replace(
+        task,
+        compute=cost.compute,
+        views=views,
+        epochs=epochs,
+        deadline=time.monotonic() + longest,
+        keep_completed_epochs=True,
+    )
     return TrialPlan(model, task, frozen, facts, cost)
 
 
 def affordable_epochs(
-    cost: Cost, wanted: int, views: int, budget: Budget, test: float, first: bool
+    cost: Cost, wanted: int, views: int, budget: Budget, test: float, *, first: bool
 ) -> int:
-    """Return the number of epochs for which there is time, including a refit and a test.
+    """Return the number of epochs for which there is time.
 
-    The number is reduced further if the final selection can then repeat the trial.
+    The more expensive an epoch is, the fewer there are. The time of a test is reserved, and that of
+    a refit too, except for a trial that is the first of its kind.
 
     Args:
         cost: The estimated cost of training.
@@ -122,24 +146,75 @@ def affordable_epochs(
         views: The number of views.
         budget: The wall-clock budget.
         test: Seconds to predict the test split.
-        first: Whether a single epoch is sufficient.
+        first: Whether no trial of its kind is complete yet.
 
     Raises:
         OutOfTime: There is not enough time for the minimum number of epochs.
     """
-    meaningful = max(1, round(FEWEST_EPOCHS * wanted))
-    fewest = 1 if first else meaningful
-    time_limit = budget.available if first else budget.fair_share
-    repeatable = cost.repeat_seconds(meaningful, views) <= budget.longest_repeat
-    for epochs in range(wanted, fewest - 1, -1):
+
+    def limit(epochs: int) -> float:
         repeat = cost.repeat_seconds(epochs, views)
-        if repeatable and repeat > budget.longest_repeat:
-            continue
-        allowed = time_limit(repeat, test)
+        if not first:
+            return budget.fair_share(repeat, test)
+        usable = budget.usable(test)
+        if epochs <= FEWEST_FIRST_EPOCHS:
+            return usable
+        return FIRST_FRACTION * usable - budget.refit_seconds(repeat)
+
+    fewest = 1 if first else max(1, round(FEWEST_EPOCHS * wanted))
+    for epochs in range(wanted, fewest - 1, -1):
+        allowed = limit(epochs)
         if cost.training_seconds(epochs, views) <= allowed:
             return epochs
-    needed = cost.training_seconds(fewest, views)
-    raise OutOfTime(
-        f"{fewest} epochs would take {needed:.0f} s, but with the time of a refit reserved, a "
-        f"trial may take {max(0.0, allowed):.0f} s now"
+    raise _out_of_time(fewest, cost.training_seconds(fewest, views), allowed)
+
+
+def refuse_too_slow(
+    config: Mapping[str, Any], rows: Iterable[TrialRow], context: TrainingContext, budget: Budget
+) -> None:
+    """Refuse a trial whose time, predicted from earlier trials, is far more than there is.
+
+    A model that is refused need not be built and measured. The milliseconds of a training step are
+    those of an earlier trial with the same freeze strategy; of another backbone, in proportion to
+    the time that a prediction takes.
+
+    Args:
+        config: The configuration of the trial, as it is stored.
+        rows: The earlier trials.
+        context: The context of all trainings of the study.
+        budget: The wall-clock budget.
+
+    Raises:
+        OutOfTime: The trial would take too long.
+    """
+    if budget.seconds is None or (step := _predict_step_ms(config, list(rows))) is None:
+        return
+    epochs = max(1, round(FEWEST_EPOCHS * context.settings.epochs))
+    seconds = IMPRECISION * epochs * step / 1000 * len(context.dataset.indices("train"))
+    allowed = budget.fair_share(seconds)
+    if seconds > allowed:
+        raise _out_of_time(epochs, seconds / IMPRECISION, allowed)
+
+
+def _predict_step_ms(config: Mapping[str, Any], rows: Sequence[TrialRow]) -> float | None:
+    """Return the milliseconds of a training step for one image; None if they are unknown."""
+    latencies = {
+        str(row.config["backbone"]): row.facts.ms_per_item
+        for row in rows
+        if row.facts.ms_per_item is not None
+    }
+    own = latencies.get(str(config["backbone"]))
+    predictions = []
+    for row in rows:
+        backward, other = row.facts.costs.get("backward_ms"), row.facts.ms_per_item
+        if row.config["freeze"] == config["freeze"] and backward and other and own:
+            predictions.append(backward * own / other)
+    return min(predictions, default=None)
+
+
+def _out_of_time(epochs: int, seconds: float, allowed: float) -> OutOfTime:
+    noun = "epoch" if epochs == 1 else "epochs"
+    return OutOfTime(
+        f"{epochs} {noun} would take {seconds:.1f} s, and a trial may take "
+        f"{max(0.0, allowed):.1f} s now"
     )

@@ -6,6 +6,7 @@ It uses Optuna, but not torch.
 from __future__ import annotations
 
 import copy
+import math
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,19 +24,19 @@ from autotl.events import Listener
 from autotl.models import Model
 from autotl.scoring.logme import logme
 from autotl.search import pruner, resume, sampler, warm_start
-from autotl.search.budget import Budget
+from autotl.search.budget import PROBING_FRACTION, Budget
 from autotl.search.context import TrainingContext
-from autotl.search.leaderboard import Leaderboard, search_winner
-from autotl.search.portfolio import WARM_START, Portfolio
+from autotl.search.leaderboard import Leaderboard, is_fine_tuned, search_winner
+from autotl.search.portfolio import Portfolio
 from autotl.search.resume import PROBED_WITH, RECIPE
 from autotl.search.selection_budget import SelectionBudget
-from autotl.search.trial_budget import TrialPlan, plan_trial
+from autotl.search.trial_budget import TrialPlan, plan_trial, refuse_too_slow
 from autotl.space import space
 from autotl.space.space import Config, Space
 from autotl.store import EpochRow, Store, TrialFacts
 from autotl.training import Epoch
 
-PROBES = 8
+HEADS = 8
 """The number of heads that are trained on a frozen backbone in one pass."""
 
 GIVE_UP = 8
@@ -74,6 +75,7 @@ class _Running:
     trial: optuna.Trial
     config: Config
     outcome: Outcome = field(default_factory=Outcome)
+    started: bool = False  # whether the listener knows of it
 
     @property
     def number(self) -> int:
@@ -120,7 +122,7 @@ class TrialLoop:
         self.store, self.study, self.space, self.context = store, study, space, context
         self.leaderboard, self.budget, self.listener = leaderboard, budget, listener
         self.settings, self.name = context.settings, context.settings.name
-        self.selection = SelectionBudget(leaderboard, budget)
+        self.selection = SelectionBudget(leaderboard, budget, len(space.plugins["freeze"]) > 1)
         self.best: TrialModel | None = None
         self._facts = store.study(self.name)
         self._stored: dict[str, Any] = {}
@@ -130,6 +132,7 @@ class TrialLoop:
             cache(lambda: warm_start.recall(store, self.settings, space)),
             max(leaderboard.rows, default=-1) + 1,
         )
+        self._probing_seconds = 0.0
 
     def run(self) -> None:
         """Run trials until the maximum number, the end of the budget, or ``GIVE_UP`` failures.
@@ -183,7 +186,8 @@ class TrialLoop:
         if self._has_waiting():
             return
         ranked, tried = self.leaderboard.ranked, self.leaderboard.recipes
-        if recipe := self.portfolio.next_recipe(ranked, tried):
+        probing = self._probing_seconds < PROBING_FRACTION * (self.budget.seconds or math.inf)
+        if recipe := self.portfolio.next_recipe(ranked, tried, probing=probing):
             names, params = recipe
             self.study.enqueue_trial(params, user_attrs={RECIPE: list(names)})
 
@@ -206,7 +210,7 @@ class TrialLoop:
     def _run_trial(self, trial: optuna.Trial) -> tuple[str, str]:
         """Run a trial and store its result; return its status and the reason.
 
-        A probe is trained together with other heads on the same backbone; each is a trial.
+        Heads on the same frozen backbone may be trained together; each is a trial.
         """
         began = time.monotonic()
         running = [_Running(trial, self._begin(trial))]
@@ -216,6 +220,8 @@ class TrialLoop:
             for each in running:
                 each.outcome = replace(each.outcome, model=None, error=error)
         seconds = (time.monotonic() - began) / len(running)
+        if self.portfolio.is_cheap(space.to_json(running[0].config)):
+            self._probing_seconds += seconds * len(running)
         results = [self._store_result(each, seconds) for each in running]
         self._store_measurements()
         self.leaderboard.refresh()
@@ -230,39 +236,47 @@ class TrialLoop:
         """Draw the configuration of a trial, and add the trial to the store."""
         config = self.space.suggest(trial)
         recipe = trial.user_attrs.get(RECIPE, [])
-        facts = TrialFacts(recipe=recipe, is_default=bool(recipe) and recipe[0] != WARM_START)
+        facts = TrialFacts(recipe=recipe, is_default=self.portfolio.is_default(recipe))
         plain = space.to_json(config)
         trial.set_user_attr("config", plain)
         self.store.begin_trial(self.name, trial.number, plain, self.settings.epochs, facts)
         return config
 
     def _train(self, running: list[_Running]) -> None:
-        """Train a trial; with a probe, train other heads and add their trials to ``running``."""
+        """Train a trial; with the second head, train others and add their trials to ``running``."""
         first = running[0]
         plan = self._plan(first)
-        if plan.backbone_frozen and self._is_probe(first.trial):
+        if plan.backbone_frozen and self._leads_heads(first.trial):
             running += self._begin_other_heads(first, plan)
-            self._train_probes(running, plan)
-        else:
-            first.outcome = self._fine_tune(first, plan)
+            self._train_heads(running, plan)
+            return
+        first.outcome = self._fine_tune(first, plan)
+        if plan.backbone_frozen and self.portfolio.is_probe(first.trial.user_attrs.get(RECIPE, ())):
+            facts = {"is_probe": True, "logme": self._estimate_transferability(plan, first.config)}
+            first.outcome = replace(first.outcome, facts={**first.outcome.facts, **facts})
 
-    def _is_probe(self, trial: optuna.Trial) -> bool:
-        return self.portfolio.is_probe(trial.user_attrs.get(RECIPE, ()))
+    def _leads_heads(self, trial: optuna.Trial) -> bool:
+        return self.portfolio.leads_heads(trial.user_attrs.get(RECIPE, ()))
 
     def _plan(self, running: _Running) -> TrialPlan:
         """Build the model of a trial and plan its training within the limits and the budget."""
         trial, config = running.trial, running.config
+        if any(map(is_fine_tuned, self.leaderboard.ranked)):
+            rows = self.leaderboard.ranked
+            refuse_too_slow(space.to_json(config), rows, self.context, self.budget)
         model = self.context.build(config)
         count, most = models.count_parameters(model), self.settings.max_parameters
         if most is not None:
             trial.set_constraint("parameters", count - most)
             if count > most:
                 raise Incompatible(resume.too_many_parameters(count, most))
-        several = len(self.space.plugins["head"]) > 1 and self._is_probe(trial)
-        # Without a complete trial a single epoch is sufficient.
-        first = not self.leaderboard.ranked
         plan = plan_trial(
-            model, config, self.context, self.budget, first=first, several_heads=several
+            model,
+            config,
+            self.context,
+            self.budget,
+            complete=self.leaderboard.ranked,
+            several_heads=self._leads_heads(trial),
         )
         self._write_plan(trial, plan)
         self._notify_started(running, plan.task.epochs)
@@ -290,21 +304,27 @@ class TrialLoop:
             self.listener(_event(trial.number, epoch, epochs))
             if can_be_pruned and first <= epoch.number < epochs and trial.should_prune():
                 raise optuna.TrialPruned(f"pruned after epoch {epoch.number} of {epochs}")
+        if len(done) < epochs:  # the deadline passed
+            self._set_epochs(trial, len(done))
         return Outcome(
             plan.model,
             epochs=tuple(done),
             facts={"seconds_repeat": plan.repeat_seconds(done)},
         )
 
-    # ---------------------------------------------------------------- probes
+    def _set_epochs(self, trial: optuna.Trial, epochs: int) -> None:
+        """Store that a trial had fewer epochs than planned."""
+        trial.set_user_attr("epochs", epochs)
+        self.store.update_trial(self.name, trial.number, {"epochs": epochs})
+
+    # ---------------------------------------------------------------- several heads at once
 
     def _begin_other_heads(self, first: _Running, plan: TrialPlan) -> list[_Running]:
-        """Begin trials that share the backbone of a probe, with other heads and optimizers."""
-        count = PROBES
+        """Begin trials that share a frozen backbone, with other heads and optimizers."""
+        count = HEADS
         if self.settings.trials is not None:  # leave trials for the sampler
-            backbones = len(self.space.plugins["backbone"])
             most, left = self.settings.trials, self.settings.trials - self.leaderboard.finished
-            count = min(count, most // (4 * backbones), left)
+            count = min(count, most // 4, left)
         same = ("backbone", "augment", "balance", "freeze")
         drawn = first.trial.params.items()
         shared = {n: v for n, v in drawn if n in same or n.split(".")[0] in same[:3]}
@@ -319,7 +339,7 @@ class TrialLoop:
             self._write_plan(trial, plan)
         return group
 
-    def _train_probes(self, running: Sequence[_Running], plan: TrialPlan) -> None:
+    def _train_heads(self, running: Sequence[_Running], plan: TrialPlan) -> None:
         """Train the heads of a group in one pass over the cached features."""
         first = running[0]
         configs = [each.config for each in running]
@@ -328,13 +348,9 @@ class TrialLoop:
                 if isinstance(result, Exception):
                     each.outcome = replace(each.outcome, model=None, error=result)
                 elif result:
-                    self._add_probe_epoch(each, result, plan.task.epochs, notify=each is first)
-        features = first.config["head"].plugin.takes == "features"
-        estimate = self._estimate_transferability(plan, first.config) if features else None
-        facts = {"is_probe": True, "logme": estimate}
-        first.outcome = replace(first.outcome, facts=facts)
+                    self._add_epoch(each, result, plan.task.epochs, notify=each is first)
 
-    def _add_probe_epoch(
+    def _add_epoch(
         self, running: _Running, result: training.ProbeEpoch, epochs: int, *, notify: bool
     ) -> None:
         trial, epoch = running.trial, result.epoch
@@ -343,11 +359,12 @@ class TrialLoop:
         if notify:
             self.listener(_event(trial.number, epoch, epochs))
         if result.last:
-            trial.set_user_attr("epochs", epoch.number)
-            self.store.update_trial(self.name, trial.number, {"epochs": epoch.number})
+            self._set_epochs(trial, epoch.number)
 
     def _estimate_transferability(self, plan: TrialPlan, config: Config) -> float | None:
         """Return the LogME of the frozen training features; None if it cannot be computed."""
+        if config["head"].plugin.takes != "features":
+            return None
         dataset = self.context.dataset
         try:
             features = training.extract_backbone_features(plan.model, config, plan.task)
@@ -362,8 +379,10 @@ class TrialLoop:
         trial, outcome = running.trial, running.outcome
         error, score = outcome.error, outcome.score
         state, status, reason = _classify(error)
-        if isinstance(error, OutOfTime) or any(limit > 0 for limit in trial.constraints.values()):
-            state = TrialState.PRUNED  # the sampler learns from pruned trials, not from failed ones
+        if any(limit > 0 for limit in trial.constraints.values()):
+            state = (
+                TrialState.PRUNED
+            )  # as other samplers expect of trials that violate a constraint
         if status == "failed" and not isinstance(error, AutoTLError) and error:
             trial.set_user_attr("traceback", "".join(traceback.format_exception(error)))
         trial.set_user_attr("status", status)
@@ -411,6 +430,7 @@ class TrialLoop:
     # ---------------------------------------------------------------- progress
 
     def _notify_started(self, running: _Running, epochs: int) -> None:
+        running.started = True
         config = space.to_json(running.config)
         self.listener(events.TrialStarted(running.number, config, epochs))
 
@@ -419,7 +439,7 @@ class TrialLoop:
     ) -> None:
         for each, (status, reason) in zip(running, results, strict=True):
             outcome = each.outcome
-            if each is not running[0]:  # trained with the first trial, without events
+            if not each.started:  # trained with the first trial, or not begun
                 self._notify_started(each, len(outcome.epochs))
                 for epoch in outcome.epochs:
                     self.listener(_event(each.number, epoch, len(outcome.epochs)))

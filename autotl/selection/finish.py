@@ -150,9 +150,10 @@ class Finish:
     def _refit_and_test(self, winner: Contender, evidence: Evidence) -> None:
         """Refit the winner on train + validation, save the model, and test it once."""
         began = time.monotonic()
-        model, refitted = self._refit(winner)
+        model, epochs = self._refit(winner)
+        refitted = bool(epochs)
         seconds = time.monotonic() - began
-        self.folder.save(winner, model, evidence, refitted=refitted)
+        self.folder.save(winner, model, evidence, refit_epochs=epochs)
         result = self.test.result(winner, refitted=refitted)  # of an earlier run
         if result is None and self.test.may_open(winner):
             rows = [self.leaderboard.rows[trial] for trial in winner.trials]
@@ -164,18 +165,18 @@ class Finish:
         if result:
             self.folder.write_card(winner, result, refitted=refitted)
 
-    def _refit(self, winner: Contender) -> tuple[Model, bool]:
+    def _refit(self, winner: Contender) -> tuple[Model, tuple[int, ...]]:
         """Refit the winner, or use a model that was trained on a part of the data.
 
         Returns:
-            The model, and whether it was refitted.
+            The model, and the epochs of the refit of each member; none if it was not refitted.
 
         Raises:
             StudyError: The refit failed, and there is no other model.
         """
         fallback = self.selection.model_of(winner)
         try:
-            model = refit(
+            refitted = refit(
                 winner,
                 self.leaderboard.rows,
                 self.context,
@@ -191,5 +192,5 @@ class Finish:
                 f"the winner was not refitted ({stop}); its model was trained on a part of the data"
             )
             self.listener(events.Note(text, warning=True))
-            return fallback, False
-        return model, True
+            return fallback, ()
+        return refitted.model, refitted.epochs

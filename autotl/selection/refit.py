@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from autotl import events, training
 from autotl.errors import OutOfTime
@@ -10,8 +11,17 @@ from autotl.events import Listener
 from autotl.models import Model, ensemble
 from autotl.search.budget import Budget
 from autotl.search.context import TrainingContext
+from autotl.search.leaderboard import is_fine_tuned
 from autotl.search.selection_budget import SelectionBudget
 from autotl.store import Contender, TrialRow
+
+
+@dataclass(frozen=True)
+class Refitted:
+    """A refitted model, and the number of epochs of each of its members."""
+
+    model: Model
+    epochs: tuple[int, ...]
 
 
 def combine(contender: Contender, models: Sequence[Model]) -> Model:
@@ -30,11 +40,12 @@ def refit(
     listener: Listener,
     *,
     has_fallback: bool,
-) -> Model:
+) -> Refitted:
     """Retrain the members of the winner on train + validation.
 
     If there is a fallback model, the refit must fit into the budget. Without one it may exceed the
-    budget, so that the search always results in a model.
+    budget, so that the search always results in a model. A trial that got fewer epochs than
+    requested, because of the budget, is refitted with as many as there is time for.
 
     Args:
         winner: The contender to refit.
@@ -50,16 +61,20 @@ def refit(
     """
     test = selection.test_seconds(winner)
     needed = budget.refit * selection.seconds(winner) + test
-    if has_fallback and len(winner.members) > 1 and needed > budget.left:
+    if has_fallback and needed > budget.left:
         raise OutOfTime(f"it would take {needed:.0f} s, and {budget.left:.0f} s are left")
     name, done = "refitting the winner on train + validation", 0
-    total = sum(rows[trial].epochs for trial in winner.trials)
+    epochs = [rows[trial].epochs for trial in winner.trials]
+    if len(epochs) == 1:
+        epochs = [_affordable_epochs(rows[winner.lead], context, selection, winner, budget)]
+    total = sum(epochs)
     listener(events.Stage(name, done, total))
     models = []
-    for trial in winner.trials:
+    for trial, count in zip(winner.trials, epochs, strict=True):
         config = context.config(rows[trial])
         model = context.build(config)
         task = context.retraining(rows[trial], model, "train", "validation")
+        task.epochs = count
         if has_fallback:
             task.deadline = budget.refit_deadline(test)
         with budget.stage("refit"):
@@ -67,4 +82,19 @@ def refit(
                 done += 1
                 listener(events.Stage(name, done, total))
         models.append(model)
-    return combine(winner, models)
+    return Refitted(combine(winner, models), tuple(epochs))
+
+
+def _affordable_epochs(
+    row: TrialRow,
+    context: TrainingContext,
+    selection: SelectionBudget,
+    winner: Contender,
+    budget: Budget,
+) -> int:
+    """Return the epochs of the refit of a trial: its own, or more if the budget limited them."""
+    if budget.seconds is None or not is_fine_tuned(row):
+        return row.epochs
+    per_epoch = budget.refit_seconds(selection.seconds(winner)) / row.epochs
+    affordable = int(budget.usable(selection.test_seconds(winner)) / max(per_epoch, 1e-9))
+    return max(row.epochs, min(context.settings.epochs, affordable))

@@ -66,7 +66,12 @@ class RunFolder:
         return model if model and model.refitted and exists else None
 
     def save(
-        self, winner: Contender, model: Model, evidence: Evidence, *, refitted: bool = False
+        self,
+        winner: Contender,
+        model: Model,
+        evidence: Evidence,
+        *,
+        refit_epochs: Sequence[int] = (),
     ) -> None:
         """Write ``model/`` and ``recipe.toml``, and store the facts about the winner.
 
@@ -77,7 +82,8 @@ class RunFolder:
             winner: The contender that the model belongs to.
             model: The trained model.
             evidence: The facts about the winner.
-            refitted: Whether the model was refitted on train + validation.
+            refit_epochs: The epochs of each member's refit on train + validation; empty if the
+                model was trained on a part of these.
 
         Raises:
             StoreError: The folder cannot be written.
@@ -88,7 +94,8 @@ class RunFolder:
         self.store.update_study(
             self.name, weights=weights, model=None, selection=None, calibration=None
         )
-        recipes = self._write_recipes(winner, configs, model.input_spec.size)
+        epochs = refit_epochs or [self.rows[trial].epochs for trial in winner.trials]
+        recipes = self._write_recipes(winner, configs, epochs, model.input_spec.size)
         facts: dict[str, Any] = {
             "data": {"source": self.dataset.source, "fingerprint": self.dataset.fingerprint},
             "weights": weights.model_dump(),
@@ -114,8 +121,8 @@ class RunFolder:
             facts,
             other_configs=others,
         )
-        self.store_evidence(winner, evidence, refitted=refitted)
-        self.write_card(winner, refitted=refitted)
+        self.store_evidence(winner, evidence, refitted=bool(refit_epochs))
+        self.write_card(winner, refitted=bool(refit_epochs))
 
     def store_evidence(self, winner: Contender, evidence: Evidence, *, refitted: bool) -> None:
         """Store which contender the model in the folder belongs to, and the facts about it."""
@@ -156,17 +163,17 @@ class RunFolder:
         model_card.write(self.folder / "model", self.name, results)
 
     def _write_recipes(
-        self, winner: Contender, configs: Sequence[Config], size: int
+        self, winner: Contender, configs: Sequence[Config], epochs: Sequence[int], size: int
     ) -> list[dict[str, Any]]:
         """Write a recipe for each member; return their configurations and settings."""
         for old in self.folder.glob("recipe-[2-9].toml"):
             old.unlink()
         recipes, sources = [], self._sources()
-        pairs = zip(winner.trials, configs, strict=True)
-        for number, (trial, config) in enumerate(pairs, start=1):
+        members = zip(winner.trials, configs, epochs, strict=True)
+        for number, (trial, config, count) in enumerate(members, start=1):
             training = {
                 **self.context.decisive_settings(),
-                "epochs": self.rows[trial].epochs,
+                "epochs": count,
                 "views": self.rows[trial].facts.views,
                 "image_size": size,
             }

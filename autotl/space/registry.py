@@ -23,6 +23,9 @@ from autotl.space.plugin import Plugin, Weights
 GROUP = "autotl"
 """The entry point group in which a package registers its plugin modules."""
 
+FILE = "file "
+"""The beginning of the origin of a plugin from a single file."""
+
 AnyPlugin = Plugin[..., Any]
 
 WILDCARDS = set("*?[@")
@@ -296,7 +299,7 @@ def _import_file(file: Path) -> list[AnyPlugin]:
         raise PluginError(
             f"plugin file {file}{line} raises {type(error).__name__}: {error}"
         ) from error
-    plugins = collect(module, f"file {file.name} sha256:{digest}")
+    plugins = collect(module, f"{FILE}{file.name} sha256:{digest}")
     if not plugins:
         kinds = ", ".join(f"@{kind}" for kind in GIVEN_ARGUMENTS)
         raise PluginError(f"{file} defines no plugin; decorate a function with one of {kinds}")

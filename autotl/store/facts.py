@@ -130,8 +130,9 @@ class TrialFacts(Facts):
 
     Attributes:
         recipe: The name of its recipe in the portfolio, in parts; empty if it was sampled.
-        is_default: Whether that recipe is a default recipe, not one of an earlier study.
+        is_default: Whether that recipe is the default recipe, on any backbone.
         is_probe: Whether it is the linear probe of its backbone.
+        backbone_frozen: Whether only the head was trained; None if unknown.
         logme: LogME of the frozen features, in nats; see ``scoring.logme``.
         views: Number of augmented views of each image that the frozen prefix computed.
         compute: The fields of ``training.ComputeSettings``.
@@ -146,6 +147,7 @@ class TrialFacts(Facts):
     recipe: list[str] = []
     is_default: bool = False
     is_probe: bool = False
+    backbone_frozen: bool | None = None
     logme: float | None = None
     views: int = 1
     compute: dict[str, Any] = {}

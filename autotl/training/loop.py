@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from autotl.errors import Diverged, PluginError
+from autotl.errors import Diverged, OutOfTime, PluginError
 from autotl.models import Group, Model, merge_parametrizations, plan_groups
 from autotl.space.space import Config
 from autotl.training.inputs import Inputs
@@ -25,7 +25,8 @@ def fine_tune(model: Model, config: Config, task: Task) -> Iterator[Epoch]:
     """Train ``model`` with the configuration ``config``; yield after each epoch.
 
     A caller that stops iterating prunes the training; the model is fully trained when all epochs
-    have been consumed. The learning rates follow one schedule over all epochs. When a strategy
+    have been consumed, which are fewer if the deadline passes and ``task.keep_completed_epochs`` is
+    set. The learning rates follow one schedule over all epochs. When a strategy
     changes which parameters are trainable, the optimizer is rebuilt, and the state of the
     parameters that remain trainable is carried over.
 
@@ -55,10 +56,9 @@ def fine_tune(model: Model, config: Config, task: Task) -> Iterator[Epoch]:
     try:
         for number in range(1, task.epochs + 1):
             with random.active():
-                training.begin_epoch(number)
-                for batch, targets in training.inputs.training_batches(number):
-                    training.step(batch, targets)
-                epoch = training.end_epoch()
+                epoch = training.run_epoch(number)
+            if epoch is None:
+                break
             yield epoch
     finally:
         training.inputs.close()
@@ -67,9 +67,9 @@ def fine_tune(model: Model, config: Config, task: Task) -> Iterator[Epoch]:
 
 
 class Training:
-    """The training of one model, which the caller runs batch by batch.
+    """The training of one model, which the caller runs epoch by epoch, or batch by batch.
 
-    In each epoch the caller calls ``begin_epoch``, ``step`` for each batch of
+    In each epoch the caller calls ``run_epoch``, or ``begin_epoch``, ``step`` for each batch of
     ``inputs.training_batches``, and ``end_epoch``; after the last one it calls ``finish``.
 
     Args:
@@ -93,6 +93,26 @@ class Training:
         self._signature: Any = None
         self._trained: set[int] = set()
         self._steps = 0
+        self._completed: dict[Tensor, Tensor] = {}  # the weights after the last complete epoch
+
+    def run_epoch(self, number: int) -> Epoch | None:
+        """Run a whole epoch; None if the deadline passed inside it and earlier ones are kept.
+
+        Raises:
+            OutOfTime: The deadline passed, and no earlier epoch is kept.
+        """
+        self.begin_epoch(number)
+        try:
+            for batch, targets in self.inputs.training_batches(number):
+                self.step(batch, targets)
+            return self.end_epoch()
+        except OutOfTime:
+            if not self._completed:
+                raise
+        for tensor, completed in self._completed.items():
+            tensor.data.copy_(completed)
+        self._average = WeightAverage(0.0)  # it is in the weights of the complete epoch
+        return None
 
     def begin_epoch(self, number: int) -> None:
         """Begin epoch ``number``, counted from 1: set the trainable parameters of the strategy."""
@@ -134,6 +154,8 @@ class Training:
             if not np.isfinite(probabilities).all():
                 raise Diverged(f"the predictions are not finite after epoch {number}")
             score = task.score(probabilities)
+        if task.keep_completed_epochs and task.deadline is not None:
+            self._keep_weights()
         count = sum(p.numel() for p in self.model.parameters() if id(p) in self._trained)
         seconds = time.monotonic() - self._start
         return Epoch(number, loss, score, seconds, count, probabilities)
@@ -143,6 +165,16 @@ class Training:
         self._average.swap()
         self.model.penalties.clear()
         merge_parametrizations(self.model)
+
+    def _keep_weights(self) -> None:
+        """Copy the weights, averaged if the training averages them, to the CPU.
+
+        All of them, because the next epoch may train others than this one.
+        """
+        with self._average.applied():
+            tensors = [*self.model.parameters(), *self.model.buffers()]
+            # clone, because cpu() returns a tensor that is on the CPU as it is
+            self._completed = {t: t.detach().cpu().clone() for t in tensors}
 
     def _set_groups(self, groups: list[Group]) -> None:
         """Make the parameters of ``groups`` trainable; rebuild what depends on them."""

@@ -50,6 +50,8 @@ class Task:
         device: The device, with the type that autocast uses there.
         seed: Seed of everything that is random in the training.
         deadline: The reading of ``time.monotonic()`` after which ``OutOfTime`` is raised.
+        keep_completed_epochs: Whether a training that the deadline ends inside a later epoch than
+            the first results in the model after its last complete epoch, instead of ``OutOfTime``.
         cache: The cache of activations of frozen layers.
         data_id: Identifies the data set in the cache. None shares no activations with other tasks.
         views: Number of views of a training image whose activations are cached: the image itself
@@ -74,6 +76,7 @@ class Task:
     device: Device
     seed: int = 0
     deadline: float | None = None
+    keep_completed_epochs: bool = False
     cache: FeatureCache = field(default_factory=FeatureCache)
     data_id: Hashable = None
     views: int = 4
