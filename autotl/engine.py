@@ -25,10 +25,12 @@ from autotl.scoring import metrics
 from autotl.search import pruner, resume, sampler
 from autotl.search.budget import Budget
 from autotl.search.context import TrainingContext
+from autotl.search.input_plan import InputPlan, plan_inputs
 from autotl.search.leaderboard import UNFINISHED, Leaderboard
 from autotl.search.trials import TrialLoop, quiet_optuna
 from autotl.selection.finish import Finish
 from autotl.space import registry, space
+from autotl.space.plugin import Example
 from autotl.space.registry import BackboneCriteria, Registry
 from autotl.space.space import Choice, Space
 from autotl.store import (
@@ -112,10 +114,13 @@ def run(
         announce(settings, store, budget, device, listener)
         with budget.stage("check"):  # names are checked before any image is opened
             search_space = choose_space(settings, plugins, store, device, budget)
-            dataset = load_dataset(settings, plugins, listener)
+            examples = list(plugins.dataset(settings.data).call({"source": settings.data}, {}))
+            plan = choose_inputs(settings, search_space, examples, store, device, budget)
+            settings, examples = apply_inputs(plan, settings, examples, listener)
+            dataset = load_dataset(settings, examples, listener)
         with budget.stage("time"):
             search_space = fit_space(search_space, settings, dataset, store, device, listener)
-        begin_study(settings, store, dataset, search_space, device, budget)
+        begin_study(settings, store, dataset, search_space, device, budget, plan)
         write_data(settings, dataset, listener)
         context = training_context(settings, store, dataset, device, budget, plugins, listener)
         interrupted = search_and_finish(store, search_space, context, budget, listener, command)
@@ -194,14 +199,47 @@ def choose_space(
     )
 
 
-def load_dataset(settings: StudyConfig, plugins: Registry, listener: Listener) -> Dataset:
-    """Read, check and split the data.
+def choose_inputs(
+    settings: StudyConfig,
+    search_space: Space,
+    examples: Sequence[Example],
+    store: Store,
+    device: Device,
+    budget: Budget,
+) -> InputPlan:
+    """Choose the input size and the number of examples, or return those of the first run.
+
+    Raises:
+        StudyError: The budget is too short for any trial.
+    """
+    earlier = store.find_study(settings.name)
+    if earlier and earlier.identity is not None:
+        return InputPlan(earlier.input_size, earlier.used_examples)
+    if not examples:
+        return InputPlan()  # the check raises an error that says what is missing
+    return plan_inputs(settings, search_space, examples, device, budget)
+
+
+def apply_inputs(
+    plan: InputPlan, settings: StudyConfig, examples: list[Example], listener: Listener
+) -> tuple[StudyConfig, list[Example]]:
+    """Return the settings with the input size, and the examples, that a plan names."""
+    for reason in plan.reasons:
+        listener(Note(reason))
+    if plan.size and not settings.image_size:
+        settings = settings.model_copy(update={"image_size": (plan.size,)})
+    if plan.examples:
+        examples = data.sample_examples(examples, plan.examples, settings.seed)
+    return settings, examples
+
+
+def load_dataset(settings: StudyConfig, examples: Sequence[Example], listener: Listener) -> Dataset:
+    """Check and split the data.
 
     Raises:
         DataError: The data cannot be used.
         StudyError: The metric has no value on the validation or on the test split.
     """
-    examples = plugins.dataset(settings.data).call({"source": settings.data}, {})
     dataset = data.check(
         examples,
         settings.data,
@@ -304,6 +342,7 @@ def begin_study(
     search_space: Space,
     device: Device,
     budget: Budget,
+    plan: InputPlan,
 ) -> None:
     """Store the settings and the data of a study, or continue an existing study.
 
@@ -333,6 +372,8 @@ def begin_study(
         versions=versions(),
         budget_seconds=budget.seconds,
         first_budget_seconds=first_budget,
+        input_size=plan.size,
+        used_examples=plan.examples,
         state="running",
     )
     store.add_latencies(settings.name, search_space.latency)
@@ -344,7 +385,7 @@ def _identity(
     settings: StudyConfig, dataset: Dataset, search_space: Space, device: Device
 ) -> dict[str, Any]:
     """Return the settings that must be the same in all runs of a study."""
-    shared = ("metric", "seed", "epochs", "batch_size", "label_smoothing", "ema")
+    shared = ("metric", "seed", "epochs", "patience", "batch_size", "label_smoothing", "ema")
     identity = {
         "data": dataset.fingerprint,
         **{key: getattr(settings, key) for key in (*shared, "validation", "test")},

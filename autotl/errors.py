@@ -80,6 +80,12 @@ class OutOfTime(TrialStopped):
     status = "out_of_time"
 
 
+class Duplicate(TrialStopped):
+    """An earlier trial had the same configuration, as far as that has an effect."""
+
+    status = "duplicate"
+
+
 def did_you_mean(name: str, names: Iterable[str]) -> str:
     """Return a hint for an error message: the most similar name, or the names if none is similar.
 

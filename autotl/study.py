@@ -104,6 +104,7 @@ class StudyConfig(BaseModel):
     metric: str = "accuracy"
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     epochs: Annotated[int, Field(ge=1)] = 12
+    patience: Annotated[int, Field(ge=1)] | None = None  # epochs without a better score
     views: Annotated[int, Field(ge=1, le=64)] = 4  # augmented views of an image, for frozen layers
     batch_size: Annotated[int, Field(ge=2)] = 32
     image_size: ImageSizes = ()  # pixels; empty: the backbone's own; several: searched

@@ -95,6 +95,13 @@ QUIET = click.option(
     help="Maximum number of epochs of a trial, fewer if time is short (default: 12).",
 )
 @click.option(
+    "--patience",
+    type=int,
+    metavar="N",
+    help="Number of epochs without a better score after which a trial ends early "
+    "(default: no limit).",
+)
+@click.option(
     "--batch-size", type=int, metavar="N", help="Number of images in a training step (default: 32)."
 )
 @click.option(

@@ -2,7 +2,8 @@
 
 ``dataset`` checks every image once, ``split`` assigns the examples to train, validation and test,
 ``resample`` draws cross-validation folds, ``image`` decodes one image, ``packing`` decodes all of
-them into one memory-mapped array, and ``batches`` reads that array.
+them into one memory-mapped array, and ``batches`` reads that array. ``sample`` draws a part of the
+examples where there is no time for all.
 """
 
 from autotl.data.batches import RESIDENT_FRACTION, Batches, prefetch
@@ -11,6 +12,7 @@ from autotl.data.image import Progress, decode
 from autotl.data.memory_map import MappedArray
 from autotl.data.packing import Packed, pack
 from autotl.data.resample import Indices, Resample, resample
+from autotl.data.sample import measure_decoding, sample_examples
 
 __all__ = [
     "RESIDENT_FRACTION",
@@ -24,9 +26,11 @@ __all__ = [
     "Resample",
     "check",
     "decode",
+    "measure_decoding",
     "pack",
     "prefetch",
     "resample",
+    "sample_examples",
     "write_issues",
     "write_splits",
 ]

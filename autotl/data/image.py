@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from collections.abc import Callable, Sequence
@@ -86,6 +87,18 @@ def open_rgb(image: Any, side: int) -> Image.Image:
         with suppress(Exception):  # broken EXIF is common, and unrelated to the pixels
             ImageOps.exif_transpose(opened, in_place=True)
         return _to_rgb(opened)
+
+
+def image_side(image: Any) -> float:
+    """The square root of width times height of an image, in pixels; only its header is read.
+
+    Raises:
+        Exception: Whatever Pillow raises on broken files; see ``read_error``.
+    """
+    if isinstance(image, np.ndarray):
+        return math.sqrt(math.prod(image.shape[:2]))
+    with Image.open(image) as opened:
+        return math.sqrt(opened.width * opened.height)
 
 
 def _check_size(width: int, height: int) -> None:

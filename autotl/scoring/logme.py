@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.linalg import svd
 from scipy.optimize import minimize_scalar
 
-MAX_EXAMPLES = 5000
+MAX_EXAMPLES = 1000
 """Of more examples, a random sample of this size is used, which gives nearly the same estimate."""
 
 Vector = NDArray[np.float64]

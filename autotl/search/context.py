@@ -135,6 +135,7 @@ class TrainingContext:
             score=lambda probabilities: metric.score(labels, probabilities),
             device=self.device,
             seed=self.seed(resample),
+            higher_is_better=metric.higher_is_better,
             cache=self.cache,
             data_id=self.dataset.fingerprint,
             views=views,

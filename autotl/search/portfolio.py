@@ -92,7 +92,7 @@ class Portfolio:
 
         Other heads are trained together with it.
         """
-        return tuple(recipe[1:]) in {(self._first[0], head) for head in self._heads[1:2]}
+        return tuple(recipe[1:]) in {(self._strategies[0], head) for head in self._other_heads[:1]}
 
     def is_default(self, recipe: Sequence[str]) -> bool:
         """Whether a recipe is the default recipe, on any backbone."""
@@ -114,6 +114,12 @@ class Portfolio:
     def _heads(self) -> list[str]:
         return self.space.default_order("head")
 
+    @property
+    def _other_heads(self) -> list[str]:
+        """The heads that are tried after the first: those with an order, or else any one."""
+        names = [plugin.name for plugin in self.space.plugins["head"]]
+        return self._heads[1:] or [name for name in names if name != self._heads[0]][:1]
+
     def _was_tried(self, row: TrialRow) -> bool:
         """Whether a trial of a recipe has a result, or was out of time in this run."""
         if row.status == "interrupted":
@@ -133,7 +139,7 @@ class Portfolio:
         for name, params in self.warm_start().items():
             yield self._learned(name, params)
         promising = self._promising(ranked)
-        for other in self._heads[1:]:
+        for other in self._other_heads:
             yield from (self._default(backbone, first, other) for backbone in promising[:1])
         latencies = _latencies(ranked)
         for position, freeze in enumerate(self._strategies[1:]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,6 +15,7 @@ from autotl.models import Model
 from autotl.search.budget import Budget
 from autotl.search.context import TrainingContext
 from autotl.search.leaderboard import is_fine_tuned
+from autotl.space import space
 from autotl.space.space import Config
 from autotl.store import TrialRow
 from autotl.training import Cost, Epoch, Task
@@ -102,7 +104,12 @@ def plan_trial(
     closed_form = frozen and hasattr(model.head, "fit") and not several_heads
     epochs, views = (1, 1) if closed_form else (settings.epochs, settings.views)
     task = context.task(model, "train", epochs=epochs, views=views)
-    facts: dict[str, Any] = {"backbone_frozen": frozen, "views": views}
+    task.patience = settings.patience
+    facts: dict[str, Any] = {
+        "backbone_frozen": frozen,
+        "effective_config": effective_config(config, closed_form=closed_form),
+        "views": views,
+    }
     if budget.seconds is None:
         return TrialPlan(model, task, frozen, facts)
     cost = training.measure_cost(model, config, task)
@@ -130,6 +137,20 @@ def plan_trial(
         keep_completed_epochs=True,
     )
     return TrialPlan(model, task, frozen, facts, cost)
+
+
+def effective_config(config: Config, *, closed_form: bool) -> str:
+    """Return a configuration without what has no effect, as JSON.
+
+    Args:
+        config: The configuration.
+        closed_form: Whether the head is fitted in closed form on a frozen backbone, for which
+            augmentation, optimizer and learning rates have no effect.
+    """
+    plain = space.to_json(config)
+    if closed_form:
+        plain = {kind: plain[kind] for kind in ("backbone", "head")}
+    return json.dumps(plain, sort_keys=True)
 
 
 def affordable_epochs(

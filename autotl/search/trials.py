@@ -19,7 +19,7 @@ import optuna
 from optuna.trial import TrialState
 
 from autotl import events, models, training
-from autotl.errors import AutoTLError, Incompatible, OutOfTime, StudyError, TrialStopped
+from autotl.errors import AutoTLError, Duplicate, Incompatible, OutOfTime, StudyError, TrialStopped
 from autotl.events import Listener
 from autotl.models import Model
 from autotl.scoring.logme import logme
@@ -278,9 +278,17 @@ class TrialLoop:
             complete=self.leaderboard.ranked,
             several_heads=self._leads_heads(trial),
         )
+        self._refuse_duplicate(plan)
         self._write_plan(trial, plan)
         self._notify_started(running, plan.task.epochs)
         return plan
+
+    def _refuse_duplicate(self, plan: TrialPlan) -> None:
+        """Raise Duplicate if a complete trial had the same effective configuration."""
+        same = plan.facts["effective_config"]
+        for row in self.leaderboard.ranked:
+            if row.facts.effective_config == same and row.epochs >= plan.task.epochs:
+                raise Duplicate(f"it would be trained as trial {row.number} was")
 
     def _write_plan(self, trial: optuna.Trial, plan: TrialPlan) -> None:
         columns = {
@@ -304,7 +312,7 @@ class TrialLoop:
             self.listener(_event(trial.number, epoch, epochs))
             if can_be_pruned and first <= epoch.number < epochs and trial.should_prune():
                 raise optuna.TrialPruned(f"pruned after epoch {epoch.number} of {epochs}")
-        if len(done) < epochs:  # the deadline passed
+        if len(done) < epochs:  # the deadline passed, or the score stalled
             self._set_epochs(trial, len(done))
         return Outcome(
             plan.model,
@@ -349,6 +357,9 @@ class TrialLoop:
                     each.outcome = replace(each.outcome, model=None, error=result)
                 elif result:
                     self._add_epoch(each, result, plan.task.epochs, notify=each is first)
+        for each in running:
+            if epochs := len(each.outcome.epochs):
+                self._set_epochs(each.trial, epochs)
 
     def _add_epoch(
         self, running: _Running, result: training.ProbeEpoch, epochs: int, *, notify: bool
@@ -358,8 +369,6 @@ class TrialLoop:
         running.outcome = Outcome(result.model, epochs=(*running.outcome.epochs, epoch))
         if notify:
             self.listener(_event(trial.number, epoch, epochs))
-        if result.last:
-            self._set_epochs(trial, epoch.number)
 
     def _estimate_transferability(self, plan: TrialPlan, config: Config) -> float | None:
         """Return the LogME of the frozen training features; None if it cannot be computed."""

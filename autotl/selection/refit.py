@@ -93,7 +93,8 @@ def _affordable_epochs(
     budget: Budget,
 ) -> int:
     """Return the epochs of the refit of a trial: its own, or more if the budget limited them."""
-    if budget.seconds is None or not is_fine_tuned(row):
+    limited = budget.seconds is not None and context.settings.patience is None
+    if not limited or not is_fine_tuned(row):
         return row.epochs
     per_epoch = budget.refit_seconds(selection.seconds(winner)) / row.epochs
     affordable = int(budget.usable(selection.test_seconds(winner)) / max(per_epoch, 1e-9))

@@ -110,6 +110,10 @@ class Space:
     backbone_order: tuple[str, ...] = ()
     latency: Mapping[str, float] = field(default_factory=dict)
 
+    def find(self, kind: str, name: str) -> AnyPlugin:
+        """The plugin of a kind and a name that are in the space."""
+        return next(plugin for plugin in self.plugins[kind] if plugin.name == name)
+
     def exclude(self, kind: str, reasons: Mapping[str, str]) -> Space:
         """The space without some plugins.
 
@@ -153,9 +157,9 @@ class Space:
             names: The plugin to take of a kind; of other kinds, the first in order is taken.
         """
         params: dict[str, Any] = {}
-        for kind, plugins in self.plugins.items():
+        for kind in self.plugins:
             name = names.get(kind, self.default_order(kind)[0])
-            plugin = next(p for p in plugins if p.name == name)
+            plugin = self.find(kind, name)
             params[kind] = name
             for h in plugin.hyperparameters:
                 if h.when is None or h.when.applies(plugin.defaults):

@@ -89,7 +89,10 @@ class SavedModel(Facts):
 class StudyFacts(Facts):
     """Everything that is stored about a study except its trials.
 
-    ``identity`` has the settings that must be the same in all runs of the study. ``stages`` has
+    ``identity`` has the settings that must be the same in all runs of the study. ``input_size`` and
+    ``used_examples`` are those that the search chose: the side of the input images in pixels, None
+    for that of the settings or of each backbone, and the number of examples, None for all.
+    ``stages`` has
     the seconds spent in each stage. ``selection`` and ``calibration`` belong to ``model``.
     """
 
@@ -109,6 +112,8 @@ class StudyFacts(Facts):
     command: str = ""
     budget_seconds: float | None = None
     first_budget_seconds: float | None = None
+    input_size: int | None = None
+    used_examples: int | None = None
     # progress
     state: State = ""
     seconds: float = 0.0
@@ -132,6 +137,7 @@ class TrialFacts(Facts):
         recipe: The name of its recipe in the portfolio, in parts; empty if it was sampled.
         is_default: Whether that recipe is the default recipe, on any backbone.
         is_probe: Whether it is the linear probe of its backbone.
+        effective_config: The configuration without what has no effect, as JSON.
         backbone_frozen: Whether only the head was trained; None if unknown.
         logme: LogME of the frozen features, in nats; see ``scoring.logme``.
         views: Number of augmented views of each image that the frozen prefix computed.
@@ -147,6 +153,7 @@ class TrialFacts(Facts):
     recipe: list[str] = []
     is_default: bool = False
     is_probe: bool = False
+    effective_config: str = ""
     backbone_frozen: bool | None = None
     logme: float | None = None
     views: int = 1

@@ -18,6 +18,7 @@ STATUSES = (
     "diverged",
     "incompatible",
     "out_of_time",
+    "duplicate",
     "interrupted",
 )
 

@@ -10,7 +10,13 @@ Shapes: N images in a split, B in a batch, S their side in pixels, F features, C
 """
 
 from autotl.training.compute import ComputeSettings
-from autotl.training.cost import Cost, measure_cost, measure_latency, milliseconds_per_image
+from autotl.training.cost import (
+    Cost,
+    measure_cost,
+    measure_forward,
+    measure_latency,
+    milliseconds_per_image,
+)
 from autotl.training.loop import fine_tune, set_trainable
 from autotl.training.predict import logits_to_probabilities, predict
 from autotl.training.probes import (
@@ -32,6 +38,7 @@ __all__ = [
     "keeps_backbone_frozen",
     "logits_to_probabilities",
     "measure_cost",
+    "measure_forward",
     "measure_latency",
     "milliseconds_per_image",
     "predict",

@@ -295,6 +295,24 @@ def measure_latency(backbone: Choice, size: int | None, device: Device) -> float
         )
 
 
+def measure_forward(backbone: Choice, size: int, device: Device) -> float:
+    """Measure the seconds per image of a forward pass of a batch.
+
+    Args:
+        backbone: The plugin and its values.
+        size: Height and width of the images in pixels.
+        device: The device and the type to compute in.
+
+    Raises:
+        Incompatible: The backbone cannot take images of this size.
+    """
+    network, input_spec = build_backbone(backbone, size)
+    model = Model(network, nn.Identity(), input_spec).to(device.torch_device).eval()
+    images = torch.zeros((CPU_IMAGES, 3, size, size), dtype=torch.uint8, device=device.torch_device)
+    with RandomState(device.torch_device, 0).active():
+        return _time(lambda: compute_logits(model, images, device), device) / CPU_IMAGES
+
+
 def milliseconds_per_image(model: Model, images: Tensor, device: Device) -> float:
     """Measure the milliseconds per image of a batch ``uint8 [B, 3, S, S]``; the best of three."""
     model.eval()

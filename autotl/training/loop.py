@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,10 +25,10 @@ def fine_tune(model: Model, config: Config, task: Task) -> Iterator[Epoch]:
     """Train ``model`` with the configuration ``config``; yield after each epoch.
 
     A caller that stops iterating prunes the training; the model is fully trained when all epochs
-    have been consumed, which are fewer if the deadline passes and ``task.keep_completed_epochs`` is
-    set. The learning rates follow one schedule over all epochs. When a strategy
-    changes which parameters are trainable, the optimizer is rebuilt, and the state of the
-    parameters that remain trainable is carried over.
+    have been consumed, which are fewer if the score has not improved for ``task.patience`` epochs,
+    or if the deadline passes and ``task.keep_completed_epochs`` is set. The learning rates follow
+    one schedule over all epochs. When a strategy changes which parameters are trainable, the
+    optimizer is rebuilt, and the state of the parameters that remain trainable is carried over.
 
     A head with a ``fit`` is fitted before the first epoch. If the backbone is frozen, it is not
     trained any further.
@@ -53,6 +53,7 @@ def fine_tune(model: Model, config: Config, task: Task) -> Iterator[Epoch]:
     random = RandomState(task.device.torch_device, task.seed)
     with random.active():
         training = Training(model, config, task)
+    scores: list[float] = []
     try:
         for number in range(1, task.epochs + 1):
             with random.active():
@@ -60,10 +61,22 @@ def fine_tune(model: Model, config: Config, task: Task) -> Iterator[Epoch]:
             if epoch is None:
                 break
             yield epoch
+            scores.append(epoch.score)
+            if _has_stalled(scores, task):
+                break
     finally:
         training.inputs.close()
     with random.active():
         training.finish()
+
+
+def _has_stalled(scores: Sequence[float], task: Task) -> bool:
+    """Whether none of the last ``patience`` scores is better than an earlier one."""
+    if task.patience is None or len(scores) <= task.patience:
+        return False
+    best, sign = max if task.higher_is_better else min, 1 if task.higher_is_better else -1
+    earlier, latest = scores[: -task.patience], scores[-task.patience :]
+    return sign * best(latest) <= sign * best(earlier)
 
 
 class Training:
@@ -107,12 +120,16 @@ class Training:
                 self.step(batch, targets)
             return self.end_epoch()
         except OutOfTime:
-            if not self._completed:
+            if not self.restore_completed_epoch():
                 raise
+            return None
+
+    def restore_completed_epoch(self) -> bool:
+        """Restore the weights after the last complete epoch; return whether they were kept."""
         for tensor, completed in self._completed.items():
             tensor.data.copy_(completed)
         self._average = WeightAverage(0.0)  # it is in the weights of the complete epoch
-        return None
+        return bool(self._completed)
 
     def begin_epoch(self, number: int) -> None:
         """Begin epoch ``number``, counted from 1: set the trainable parameters of the strategy."""
@@ -167,14 +184,10 @@ class Training:
         merge_parametrizations(self.model)
 
     def _keep_weights(self) -> None:
-        """Copy the weights, averaged if the training averages them, to the CPU.
-
-        All of them, because the next epoch may train others than this one.
-        """
+        """Copy all weights that were trained, averaged if the training averages them."""
         with self._average.applied():
-            tensors = [*self.model.parameters(), *self.model.buffers()]
-            # clone, because cpu() returns a tensor that is on the CPU as it is
-            self._completed = {t: t.detach().cpu().clone() for t in tensors}
+            trained = [p for p in self.model.parameters() if id(p) in self._trained]
+            self._completed = {t: _copy(t) for t in (*trained, *self.model.buffers())}
 
     def _set_groups(self, groups: list[Group]) -> None:
         """Make the parameters of ``groups`` trainable; rebuild what depends on them."""
@@ -190,7 +203,15 @@ class Training:
             self._optimizer, self._scheduler = _make_optimizer(
                 self.config, groups, steps, self._optimizer
             )
-        self._trained |= {id(p) for g in groups for p in g["params"]}
+        parameters = [p for g in groups for p in g["params"]]
+        self._trained |= set(map(id, parameters))
+        if self._completed:  # this epoch trains more than the last one did
+            self._completed = {p: _copy(p) for p in parameters} | self._completed
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    """Copy a tensor to the CPU, also one that is there already."""
+    return tensor.detach().cpu().clone()
 
 
 def set_trainable(model: Model, groups: list[Group]) -> None:

@@ -63,10 +63,11 @@ def train_probes(
         task: The data and the settings.
 
     Yields:
-        For each configuration its epoch, or the error that ended it, or None after that.
+        For each configuration its epoch, or the error that ended it, or None after that. A head
+        that the deadline ends after its first epoch, with ``task.keep_completed_epochs``, gets None
+        as well; it has the weights after its last complete epoch.
 
     Raises:
-        OutOfTime: The deadline passed inside an epoch.
         Exception: Any error of the first configuration before its first step.
     """
     # ``host`` holds the states of NumPy and Python, which all runs share; torch's are per run.
@@ -133,10 +134,12 @@ class _Run:
         try:
             with self.random.torch_active():
                 return method(self.training, *arguments)
-        except OutOfTime:
-            raise
         except Exception as error:  # of one head; the others continue
-            self.error = error
+            if isinstance(error, OutOfTime) and self.training.restore_completed_epoch():
+                self.training.finish()
+                self._completed = True
+            else:
+                self.error = error
             return None
         finally:
             self.seconds += time.monotonic() - start
@@ -168,6 +171,7 @@ def _start_run(first: _Run, config: Config) -> _Run:
         run = _Run(training, random)
         run.error = error
     run.seconds = time.monotonic() - start
+    run.call(lambda training: training.task.check_time())
     run.call(Training.begin_epoch, 1)
     return run
 

@@ -52,6 +52,9 @@ class Task:
         deadline: The reading of ``time.monotonic()`` after which ``OutOfTime`` is raised.
         keep_completed_epochs: Whether a training that the deadline ends inside a later epoch than
             the first results in the model after its last complete epoch, instead of ``OutOfTime``.
+        patience: Number of consecutive epochs without a better score after which the training ends;
+            None for no limit.
+        higher_is_better: Whether a higher score is a better one.
         cache: The cache of activations of frozen layers.
         data_id: Identifies the data set in the cache. None shares no activations with other tasks.
         views: Number of views of a training image whose activations are cached: the image itself
@@ -77,6 +80,8 @@ class Task:
     seed: int = 0
     deadline: float | None = None
     keep_completed_epochs: bool = False
+    patience: int | None = None
+    higher_is_better: bool = True
     cache: FeatureCache = field(default_factory=FeatureCache)
     data_id: Hashable = None
     views: int = 4

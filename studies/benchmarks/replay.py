@@ -28,7 +28,7 @@ from optuna.trial import TrialState
 from autotl.search.portfolio import BACKBONES
 from autotl.search.pruner import make_pruner
 from autotl.search.sampler import make_sampler
-from autotl.search.trials import PROBES
+from autotl.search.trials import HEADS
 
 PROBE_SPEEDUP = 2.1
 """Speedup of training heads in one pass over the features, over training them one by one."""
@@ -122,20 +122,27 @@ class Search:
             recipe = self._next_recipe() if self.method.recipes else None
             params = self._recipe_params(recipe) if recipe else {}
             self.seconds += OVERHEAD
-            if recipe and recipe[1] == self.space.default_order("freeze")[0]:
+            if recipe and recipe[1:] == self._leader:
                 self.recipe_scores[recipe] = self._run_trial(params, speedup=PROBE_SPEEDUP)
-                self._run_probes(params)
+                self._run_heads(params)
                 continue
             score = self._run_trial(params)
             if recipe:
                 self.recipe_scores[recipe] = score
         return self
 
-    def _run_probes(self, params: dict[str, Any]) -> None:
-        """Run the other heads and learning rates that are trained in one pass with a probe."""
+    @property
+    def _leader(self) -> tuple[str, str]:
+        """The first strategy and the second head, with which other heads are trained."""
+        heads = [plugin.name for plugin in self.space.plugins["head"]]
+        first = self.space.default_order("head")[0]
+        return self.space.default_order("freeze")[0], next(h for h in heads if h != first)
+
+    def _run_heads(self, params: dict[str, Any]) -> None:
+        """Run the other heads and learning rates that are trained in one pass."""
         shared = {name: params[name] for name in ("backbone", "freeze", "augment")}
         heads = [plugin.name for plugin in self.space.plugins["head"]]
-        for i in range(PROBES - 1):
+        for i in range(HEADS - 1):
             self._run_trial({**shared, "head": heads[i % len(heads)]}, speedup=PROBE_SPEEDUP)
 
     def _run_trial(self, params: dict[str, Any], speedup: float = 1.0) -> float:
@@ -175,13 +182,15 @@ class Search:
         first, *others = self.space.default_order("freeze")
         head = self.space.default_order("head")[0]
         backbones = self.space.default_order("backbone")
-        recipes = [(backbone, first, head) for backbone in backbones]
+        probes = [(backbone, first, head) for backbone in backbones]
+        recipes = [probes[0], (backbones[0], others[0], head), *probes[1:]]
         if self.recipe_scores.keys() >= set(recipes):
-            scores = [self.recipe_scores[recipe] for recipe in recipes]
+            scores = [self.recipe_scores[probe] for probe in probes]
             error = 0.5 / (IMAGES / 2) ** 0.5  # largest standard error of an accuracy
             close = [b for b, s in zip(backbones, scores, strict=True) if s >= max(scores) - error]
             best = close[0]  # the smallest of these
             promising = [best, *(b for b in backbones if b != best)][:BACKBONES]
+            recipes.append((best, *self._leader))
             recipes += [(backbone, others[0], head) for backbone in promising]
             recipes += [(best, freeze, head) for freeze in others[1:]]
         return next((recipe for recipe in recipes if recipe not in self.recipe_scores), None)
@@ -189,7 +198,7 @@ class Search:
     def _recipe_params(self, recipe: Recipe) -> dict[str, Any]:
         backbone, freeze, head = recipe
         params = self.space.defaults(backbone=backbone, freeze=freeze, head=head)
-        plugin = next(p for p in self.space.plugins["freeze"] if p.name == freeze)
+        plugin = self.space.find("freeze", freeze)
         limits = next(h.range for h in plugin.hyperparameters if h.name == "lr")
         assert limits
         name = f"freeze.{freeze}.lr"

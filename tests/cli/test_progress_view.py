@@ -138,6 +138,20 @@ def test_the_panel_shows_time_counts_best_and_the_current_trial(
     assert "150/200" in "\n".join(screen(6))
 
 
+def test_a_trial_that_was_out_of_time_is_counted_apart_and_shown_with_its_recipe() -> None:
+    console = Console(width=120, color_system=None, file=io.StringIO(), record=True)
+    panel = progress_view._Panel(console)
+    for event in events(max_trials=20)[:8]:
+        panel(event)
+    panel(TrialStarted(1, config("full"), 0))
+    panel(TrialFinished(1, "out_of_time", "3 epochs would take 9 s", None, 0.1))
+    lines = console.export_text().splitlines()
+    assert lines[-1].startswith("trial 1  out_of_time  0.1 s")
+    assert "full · linear" in lines[-1]
+    console.print(panel)
+    assert "1 of 20:  0 complete · 0 pruned · 1 out of time · 0 failed" in console.export_text()
+
+
 def test_the_best_trial_has_the_lowest_score_if_lower_is_better() -> None:
     console = Console(file=io.StringIO())
     panel = progress_view._Panel(console)

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from autotl.search.budget import LONGEST_TRIAL, SELECTION_FRACTION, Budget
+from autotl.search.budget import LONGEST_TRIAL, Budget
 
 
 class Clock:
@@ -87,10 +87,14 @@ def test_one_trial_does_not_use_the_time_of_all_others(clock: Clock) -> None:
     assert budget.fair_share(9) == budget.available(9) < LONGEST_TRIAL * 600
 
 
-def test_the_final_selection_can_repeat_a_trial_twice(clock: Clock) -> None:
-    longest = Budget(600).longest_repeat
-    assert 2 * longest < SELECTION_FRACTION * 600 < 3 * longest
-    assert Budget(None).longest_repeat == math.inf
+def test_a_trial_without_a_refit_may_use_all_time_but_that_of_the_end(clock: Clock) -> None:
+    budget = Budget(600, fixed=10)
+    clock.now += 100
+    assert budget.usable() == 490
+    assert budget.usable(test=40) == 450
+    budget.reserved_refit = budget.reserved_repeats = 100.0
+    assert budget.usable(test=40) == 450  # it is better than the trials for which these are
+    assert Budget(None).usable(test=40) == math.inf
 
 
 def test_the_refit_must_end_before_the_deadline(clock: Clock) -> None:

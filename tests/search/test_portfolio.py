@@ -9,9 +9,10 @@ from typing import Annotated, Any
 
 import pytest
 
-from autotl import Range, backbone, freeze, head
+from autotl import Range, augment, backbone, freeze, head
 from autotl.search.leaderboard import rank
 from autotl.search.portfolio import WARM_START, Names, Portfolio
+from autotl.space.registry import FILE, AnyPlugin
 from autotl.space.space import Space
 from autotl.store import TrialFacts, TrialRow
 
@@ -32,6 +33,10 @@ def full(model: Any, *, lr: Annotated[float, Range(1e-5, 1e-2, log=True)] = 1e-4
 def probe(model: Any, *, lr: Annotated[float, Range(1e-4, 1e-1, log=True)] = 1e-3) -> Any: ...
 
 
+@freeze(order=3)
+def decay(model: Any) -> Any: ...
+
+
 @freeze
 def sampled(model: Any) -> Any: ...
 
@@ -42,6 +47,18 @@ def linear(features: int, classes: int) -> Any: ...
 
 @head(order=2)
 def solved(features: int, classes: int) -> Any: ...
+
+
+@head
+def cosine(features: int, classes: int) -> Any: ...
+
+
+@augment(order=1)
+def plain(size: int) -> Any: ...
+
+
+@augment
+def blurred(size: int) -> Any: ...
 
 
 SPACE = Space(
@@ -60,8 +77,8 @@ WarmStart = Mapping[str, Mapping[str, Any]]
 class Search:
     """A search without training: trials end as the test says."""
 
-    def __init__(self, warm_start: WarmStart | None = None) -> None:
-        self.portfolio = Portfolio(SPACE, 100, lambda: warm_start or {})
+    def __init__(self, warm_start: WarmStart | None = None, space: Space = SPACE) -> None:
+        self.portfolio = Portfolio(space, 100, lambda: warm_start or {})
         self.rows: list[TrialRow] = []
         self.tried: dict[Names, TrialRow] = {}
         self.params: list[dict[str, Any]] = []
@@ -70,16 +87,18 @@ class Search:
     def ranked(self) -> list[TrialRow]:
         return rank(self.rows, "maximize")
 
-    def next(self, score: float = 0.5, status: str = "complete", **facts: Any) -> Names:
+    def next(
+        self, score: float = 0.5, status: str = "complete", *, probing: bool = True, **facts: Any
+    ) -> Names:
         """Run the next recipe; returns its names, () if the sampler would choose."""
-        recipe = self.portfolio.next_recipe(self.ranked, self.tried)
-        assert recipe == self.portfolio.next_recipe(
-            self.ranked, self.tried
-        )  # asking changes nothing
+        recipe, repeated = (
+            self.portfolio.next_recipe(self.ranked, self.tried, probing=probing) for _ in range(2)
+        )
+        assert recipe == repeated  # asking changes nothing
         if recipe is None:
             return ()
         names, params = recipe
-        config = {kind: {params.get(kind, "?"): {}} for kind in SPACE.plugins}
+        config = {kind: {params.get(kind, "?"): {}} for kind in self.portfolio.space.plugins}
         parameters = PARAMETERS[params.get("backbone", "large")]
         row = TrialRow(
             len(self.rows),
@@ -99,16 +118,22 @@ class Search:
         self.params.append(params)
         return names
 
+    def begin(self, first: float = 0.9, second: float = 0.5, **facts: Any) -> None:
+        """Run the probes of both backbones, and the default recipe between them."""
+        assert self.next(first, **facts) == ("large", "probe", "linear")
+        assert self.next(0.0, **facts) == ("large", "full", "linear")
+        assert self.next(second, **facts) == ("small", "probe", "linear")
 
-def test_probes_come_first_then_the_recipes_on_the_best_backbone() -> None:
+
+def test_the_default_recipe_follows_the_first_probe() -> None:
     search = Search()
     assert search.next(0.9) == ("large", "probe", "linear")
+    assert search.next(0.9) == ("large", "full", "linear")
     assert search.next(0.5) == ("small", "probe", "linear")
     assert search.next() == ("large", "probe", "solved")
-    assert search.next() == ("large", "full", "linear")
     assert search.next() == ("small", "full", "linear")
     assert search.next() == ()
-    assert search.params[3] == {
+    assert search.params[1] == {
         "backbone": "large",
         "freeze": "full",
         "freeze.full.lr": 1e-4,
@@ -116,14 +141,68 @@ def test_probes_come_first_then_the_recipes_on_the_best_backbone() -> None:
     }
 
 
+def test_without_time_for_probing_the_other_backbones_are_left_out() -> None:
+    search = Search({"flowers": {"freeze": "full", "freeze.full.lr": 3e-4, "backbone": "small"}})
+    assert search.next(probing=False) == ("large", "probe", "linear")
+    assert search.next(probing=False) == ("large", "full", "linear")
+    assert search.next(probing=False) == (WARM_START, "flowers")
+    assert search.next(probing=False) == ("large", "probe", "solved")
+    assert search.next(probing=False) == ()
+
+
+def test_the_other_strategies_are_tried_on_the_most_promising_backbone() -> None:
+    strategies = (full, probe, sampled, decay)
+    search = Search(space=replace(SPACE, plugins={**SPACE.plugins, "freeze": strategies}))
+    search.begin(first=0.5, second=0.9)
+    assert search.next() == ("small", "probe", "solved")
+    assert search.next() == ("small", "full", "linear")
+    assert search.next() == ("small", "decay", "linear")
+    assert search.next() == ()
+
+
+def test_a_space_with_one_strategy_has_probes_alone() -> None:
+    search = Search(space=replace(SPACE, plugins={**SPACE.plugins, "freeze": (probe,)}))
+    assert search.next(0.9) == ("large", "probe", "linear")
+    assert search.next(0.5) == ("small", "probe", "linear")
+    assert search.next() == ("large", "probe", "solved")
+    assert search.next() == ()
+
+
+def test_plugins_of_the_user_take_the_places_of_those_of_the_default_recipe() -> None:
+    def added(plugin: AnyPlugin) -> AnyPlugin:
+        return replace(plugin, origin=f"{FILE}own.py sha256:0")
+
+    plugins = {
+        "backbone": (large, added(small)),
+        "freeze": (full, probe, added(sampled)),
+        "augment": (plain, added(blurred)),
+        "head": (linear, solved, added(cosine)),
+    }
+    search = Search(space=Space(plugins))
+    expected = [
+        ("large", "probe", "linear"),
+        ("large", "full", "linear"),
+        ("small", "full", "linear"),
+        ("large", "sampled", "linear"),
+        ("large", "full", "linear", "blurred"),
+        ("large", "full", "cosine"),
+        ("small", "probe", "linear"),
+    ]
+    assert [search.next() for _ in expected] == expected
+    assert [params["augment"] for params in search.params[:6]] == ["plain"] * 4 + [
+        "blurred",
+        "plain",
+    ]
+    defaults = [search.portfolio.is_default(names) for names in expected]
+    assert defaults == [False, True, True, False, False, False, False]
+
+
 def test_of_backbones_within_a_standard_error_the_smaller_is_promising() -> None:
     search = Search()
-    search.next(0.90)
-    search.next(0.88)  # a standard error of 0.90 on 100 images is 0.03
+    search.begin(0.90, 0.88)  # a standard error of 0.90 on 100 images is 0.03
     assert search.next() == ("small", "probe", "solved")
     search = Search()
-    search.next(0.90)
-    search.next(0.86)
+    search.begin(0.90, 0.86)
     assert search.next() == ("large", "probe", "solved")
 
 
@@ -131,6 +210,7 @@ def test_of_equal_size_the_higher_logme_is_promising(monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(PARAMETERS, "large", 10)
     search = Search()
     search.next(0.90, logme=0.1)
+    search.next()
     search.next(0.90, logme=0.3)
     assert search.next() == ("small", "probe", "solved")
 
@@ -138,9 +218,9 @@ def test_of_equal_size_the_higher_logme_is_promising(monkeypatch: pytest.MonkeyP
 def test_where_there_is_no_time_the_next_backbone_gets_the_recipe() -> None:
     search = Search()
     search.next(0.9)
+    assert search.next(status="out_of_time") == ("large", "full", "linear")
     search.next(0.5)
     search.next()
-    assert search.next(status="out_of_time") == ("large", "full", "linear")
     assert search.next() == ("small", "full", "linear")
     assert search.next() == ()
 
@@ -148,19 +228,19 @@ def test_where_there_is_no_time_the_next_backbone_gets_the_recipe() -> None:
 def test_where_there_is_no_time_a_slower_backbone_is_not_tried() -> None:
     search = Search()
     search.next(0.9, ms_per_item=5.0)
+    search.next(status="out_of_time")
     search.next(0.5, ms_per_item=9.0)
     search.next()
-    assert search.next(status="out_of_time") == ("large", "full", "linear")
     assert search.next() == ()
 
 
 def test_recipes_that_were_out_of_time_are_tried_again_when_the_study_continues() -> None:
     search = Search()
     search.next(0.9)
+    search.next(status="out_of_time")
     search.next(0.5)
     search.next()
-    for _ in range(2):
-        search.next(status="out_of_time")
+    assert search.next(status="out_of_time") == ("small", "full", "linear")
     assert search.next() == ()
     search.portfolio = replace(search.portfolio, first_trial=len(search.rows))
     assert search.next(status="out_of_time") == ("large", "full", "linear")
@@ -171,9 +251,9 @@ def test_recipes_that_were_out_of_time_are_tried_again_when_the_study_continues(
 def test_a_recipe_that_failed_does_not_end_the_others() -> None:
     search = Search()
     search.next(0.9)
+    assert search.next(status="diverged") == ("large", "full", "linear")
     search.next(0.5)
     search.next()
-    assert search.next(status="diverged") == ("large", "full", "linear")
     assert search.next() == ("small", "full", "linear")
     assert search.next() == ()
 
@@ -181,23 +261,21 @@ def test_a_recipe_that_failed_does_not_end_the_others() -> None:
 def test_a_recipe_that_was_interrupted_is_tried_again() -> None:
     search = Search()
     assert search.next(status="interrupted") == ("large", "probe", "linear")
-    assert search.next(0.9) == ("large", "probe", "linear")
-    assert search.next(0.5) == ("small", "probe", "linear")
+    search.begin()
 
 
 def test_a_recipe_that_runs_is_not_tried_twice() -> None:
     search = Search()
     assert search.next(status="running") == ("large", "probe", "linear")
-    assert search.next() == ("small", "probe", "linear")
+    assert search.next() == ("large", "full", "linear")
 
 
 def test_what_did_best_in_earlier_studies_comes_after_the_probes() -> None:
     earlier = {"flowers": {"freeze": "full", "freeze.full.lr": 3e-4, "backbone": "small"}}
     search = Search(earlier)
-    search.next()
-    search.next()
+    search.begin()
     assert search.next() == (WARM_START, "flowers")
-    assert search.params[2] == earlier["flowers"]
+    assert search.params[3] == earlier["flowers"]
     assert search.next()[1:] == ("probe", "solved")
 
 
@@ -206,11 +284,9 @@ def test_defaults_that_did_best_in_earlier_studies_are_tried_once() -> None:
         return SPACE.defaults(backbone="small", freeze=freeze, head="linear")
 
     search = Search({"flowers": defaults("probe"), "cats": defaults("full")})
-    search.next(0.9)
-    search.next(0.5)
+    search.begin()
     assert search.next() == ("small", "full", "linear")
     assert search.next() == ("large", "probe", "solved")
-    assert search.next() == ("large", "full", "linear")
     assert search.next() == ()
 
 
@@ -220,17 +296,45 @@ def test_earlier_studies_are_read_only_when_the_backbones_are_probed() -> None:
 
     search = Search()
     search.portfolio = Portfolio(SPACE, 100, warm_start)
-    search.next()
-    search.next()
+    search.begin()
     with pytest.raises(AssertionError, match="too early"):
         search.next()
 
 
-def test_which_recipes_are_probes() -> None:
-    search = Search()
-    for expected in (True, True, False, False, False):
-        assert search.portfolio.is_probe(search.next()) == expected
+def test_the_roles_of_recipes() -> None:
+    """Only the default recipe on some backbone is a baseline."""
+    search = Search({"flowers": {"backbone": "small", "freeze": "full", "freeze.full.lr": 3e-4}})
+    roles: dict[Names, tuple[bool, bool, bool]] = {}
+    while names := search.next():
+        portfolio = search.portfolio
+        roles[names] = (
+            portfolio.is_probe(names),
+            portfolio.is_default(names),
+            portfolio.leads_heads(names),
+        )
+    assert roles == {
+        ("large", "probe", "linear"): (True, False, False),
+        ("large", "full", "linear"): (False, True, False),
+        ("small", "probe", "linear"): (True, False, False),
+        (WARM_START, "flowers"): (False, False, False),
+        ("small", "probe", "solved"): (False, False, True),
+        ("small", "full", "linear"): (False, True, False),
+    }
     assert not search.portfolio.is_probe(())
+    assert not search.portfolio.is_default(())
+    assert not search.portfolio.leads_heads(())
+
+
+def test_one_head_is_not_trained_together_with_others() -> None:
+    portfolio = Search(space=replace(SPACE, plugins={**SPACE.plugins, "head": (linear,)})).portfolio
+    assert not portfolio.leads_heads(("large", "probe", "linear"))
+
+
+def test_a_head_without_an_order_is_the_second_if_there_is_no_other() -> None:
+    search = Search(space=replace(SPACE, plugins={**SPACE.plugins, "head": (cosine, linear)}))
+    search.begin()
+    assert search.next() == ("large", "probe", "cosine")
+    assert search.portfolio.leads_heads(("large", "probe", "cosine"))
 
 
 def test_the_first_strategy_is_cheap() -> None:
@@ -242,16 +346,15 @@ def test_the_first_strategy_is_cheap() -> None:
 def test_a_cheap_trial_uses_what_was_computed_before() -> None:
     search = Search()
     assert search.portfolio.cheapest_parameters([])["freeze"] == "probe"
-    search.next(0.5)
-    search.next(0.9)
+    search.begin(first=0.5, second=0.9)
     cheap = {"freeze": "probe", "backbone": "small"}
     assert search.portfolio.cheapest_parameters(search.ranked) == cheap
 
 
 def test_a_backbone_that_was_excluded_later_is_not_promising() -> None:
     search = Search()
-    search.next(0.9)
-    search.next(0.5)
+    search.begin()
     less = replace(SPACE, plugins={**SPACE.plugins, "backbone": (small,)})
     search.portfolio = replace(search.portfolio, space=less)
+    assert search.next() == ("small", "full", "linear")  # the default recipe of this run
     assert search.next() == ("small", "probe", "solved")

@@ -196,10 +196,11 @@ def trial(backbone: str, state: TrialState, **options: Any) -> FrozenTrial:
         (TrialState.PRUNED, {}),
         (TrialState.PRUNED, {"intermediate_values": {1: 9.0}}),
         (TrialState.COMPLETE, {"value": 9.0, "constraints": {"parameters": 1.0}}),
+        (TrialState.FAIL, {"user_attrs": {"status": "out_of_time"}}),
     ],
-    ids=["without values", "pruned", "infeasible"],
+    ids=["without values", "pruned", "infeasible", "out of time"],
 )
-def test_pruned_and_infeasible_trials_are_avoided(
+def test_trials_that_were_pruned_infeasible_or_out_of_time_are_avoided(
     state: TrialState, options: dict[str, Any]
 ) -> None:
     study = optuna.create_study(direction="maximize")
@@ -222,6 +223,7 @@ def test_failed_trials_are_ignored() -> None:
     study = finished_study(lambda p: p["lr"])
     before = draw_next(study, 10)
     study.add_trials([trial("a", TrialState.FAIL)] * 20)
+    study.add_trials([trial("a", TrialState.FAIL, user_attrs={"status": "diverged"})] * 20)
     assert draw_next(study, 10) == before
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -26,8 +27,10 @@ def plan(
     for number, took in enumerate(seconds):
         store.begin_trial("s", number, {"head": {str(number): {}}}, 3)
         roles = {"is_probe": number == probe, "is_default": number == default}
+        roles["backbone_frozen"] = number == probe
         score = 0.9 - 0.01 * number
-        store.finish_trial("s", number, "complete", score=score, seconds=took, **roles, **facts)
+        every = {**roles, **facts}
+        store.finish_trial("s", number, "complete", score=score, seconds=took, **every)
     return SelectionBudget(Leaderboard(store, "s", METRICS["accuracy"]), budget)
 
 
@@ -77,6 +80,21 @@ def test_time_for_the_repeats_is_reserved() -> None:
     assert plan([1.0] * 9, Budget(None)).repeats_seconds(float("inf")) == 0.0
     budget.reserved_repeats = 100.0
     assert budget.finish_seconds(0.0) == 100.0 + budget.fixed
+
+
+def test_no_repeats_are_reserved_before_a_trial_that_trains_the_backbone() -> None:
+    """Their time is for that trial, which is usually the best."""
+    budget = Budget(1000.0)
+    probes = plan([1.0] * 3, budget, backbone_frozen=True)
+    assert probes.repeats_seconds(1000.0) == 0.0
+    assert plan([1.0] * 3, budget).repeats_seconds(1000.0) > 0.0
+    # A search whose trials cannot train it has no such trial to wait for.
+    only_probes = replace(probes, fine_tunes=False)
+    assert only_probes.repeats_seconds(1000.0) == pytest.approx(SLACK * 3 * 3)
+    probes.reserve()
+    assert budget.reserved_repeats == 0.0
+    only_probes.reserve()
+    assert budget.reserved_repeats == pytest.approx(SLACK * 3 * 3)
 
 
 def test_time_for_the_refit_of_the_best_trial_is_reserved() -> None:
@@ -129,6 +147,44 @@ def test_a_search_ends_when_the_end_would_not_fit_any_more(clock: list[float]) -
     clock[0] = 2000.0 - (SLACK * 10 + 2 + 5 + 1) + 0.1  # no time is left for repeats
     assert selection.is_over()
     assert not plan([10.0] * 3, Budget(None)).is_over()
+
+
+def test_a_best_trial_that_cannot_be_refitted_does_not_end_the_search(clock: list[float]) -> None:
+    """Its own model is used, so that only the time of its test is reserved."""
+    budget = Budget(1000.0, refit=1.0, fixed=5.0)
+    selection = plan([900.0], budget, seconds_test=2.0)
+    clock[0] += 900.0
+    assert not selection.is_over()
+    assert budget.reserved_refit == 2.0
+    clock[0] += 91.9
+    assert not selection.is_over()
+    clock[0] += 0.2  # 2 s for the test, 5 s for the report and one more are left
+    assert selection.is_over()
+
+
+def test_time_that_was_reserved_for_a_refit_stays_reserved(clock: list[float]) -> None:
+    """Later trials must not use it up until the refit does not fit any more."""
+    budget = Budget(1000.0, refit=1.0, fixed=5.0)
+    selection = plan([400.0], budget)
+    assert not selection.is_over()
+    assert budget.reserved_refit == pytest.approx(SLACK * 400)
+    clock[0] += 700.0
+    assert selection.is_over()
+    assert budget.reserved_refit == pytest.approx(SLACK * 400)
+
+
+def test_a_new_best_trial_that_can_be_refitted_has_its_own_time(clock: list[float]) -> None:
+    budget = Budget(1000.0, refit=1.0, fixed=5.0)
+    selection = plan([900.0], budget)
+    clock[0] += 500.0
+    assert not selection.is_over()
+    assert budget.reserved_refit == 0.0
+    store = selection.leaderboard.store
+    store.begin_trial("s", 1, {"head": {"1": {}}}, 3)
+    store.finish_trial("s", 1, "complete", score=0.99, seconds=100.0, backbone_frozen=False)
+    selection.leaderboard.refresh()
+    assert not selection.is_over()
+    assert budget.reserved_refit == pytest.approx(SLACK * 100)
 
 
 def test_a_search_without_a_trial_ends_with_the_budget(clock: list[float]) -> None:

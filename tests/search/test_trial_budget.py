@@ -1,51 +1,285 @@
-"""How many epochs a trial gets, and how long its retraining will take."""
+"""How many epochs a trial gets, which trials are refused, and how long a retraining takes."""
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+from toy import config
 
+from autotl import training
 from autotl.errors import OutOfTime
-from autotl.search.budget import LONGEST_TRIAL, Budget
-from autotl.search.trial_budget import TrialPlan, affordable_epochs
+from autotl.search.budget import LONGEST_TRIAL, SLACK, Budget
+from autotl.search.trial_budget import (
+    FEWEST_EPOCHS,
+    FEWEST_FIRST_EPOCHS,
+    FIRST_FRACTION,
+    IMPRECISION,
+    TrialPlan,
+    affordable_epochs,
+    plan_trial,
+    refuse_too_slow,
+)
+from autotl.store import TrialFacts, TrialRow
 from autotl.training import Cost, Epoch
 
+WANTED = 12
+"""The number of epochs that is requested."""
 
-def cost(epoch: float, view: float = 0.0) -> Cost:
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """A clock that stands still."""
+    now = [1000.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    return now
+
+
+def cost(epoch: float, view: float = 0.0, setup: float = 0.0) -> Cost:
     return Cost(
         view_seconds=view,
         epoch_seconds=epoch,
-        setup_seconds=0.0,
+        setup_seconds=setup,
         backbone_epoch_fraction=1.0,
         prediction_seconds=0.0,
     )
 
 
-def task(epochs: int = 12, views: int = 2) -> Any:
+def task(epochs: int = WANTED, views: int = 2) -> Any:
     return SimpleNamespace(epochs=epochs, views=views)
 
 
-def epochs(seconds: float, budget: Budget, *, first: bool = False) -> int:
-    return affordable_epochs(cost(seconds), 12, 2, budget, 0.0, first)
+def epochs(
+    seconds: float, budget: Budget, *, first: bool = False, wanted: int = WANTED, test: float = 0.0
+) -> int:
+    return affordable_epochs(cost(seconds), wanted, 2, budget, test, first=first)
 
 
-def test_a_trial_gets_as_many_epochs_as_the_final_selection_can_repeat() -> None:
+def test_a_trial_gets_the_epochs_for_which_there_is_time() -> None:
     budget = Budget(600)
-    assert epochs(1.0, budget) == 12
-    assert epochs(10.0, budget) == budget.longest_repeat // 10.0 == 6
-    assert epochs(16.0, budget) == budget.longest_repeat // 16.0 == 4
-    assert epochs(17.0, budget) == LONGEST_TRIAL * 600 // 17.0 == 10  # it cannot be repeated anyway
-    assert epochs(20.0, Budget(None)) == 12
+    assert epochs(1.0, budget) == WANTED
+    assert epochs(20.0, budget) == LONGEST_TRIAL * 600 // 20.0 == 9
+    assert epochs(20.0, Budget(None)) == WANTED
+    budget.reserved_repeats = 300.0  # and 295 s are for the trial and its refit
+    assert epochs(20.0, budget) == 295 // (20.0 * (1 + SLACK * budget.refit)) == 6
+    assert epochs(20.0, budget, test=100.0) == 4
 
 
-def test_a_trial_that_takes_too_long_is_not_begun() -> None:
-    with pytest.raises(OutOfTime, match=r"4 epochs would take 240 s, .* may take 180 s now"):
-        epochs(60.0, Budget(600))
-    assert epochs(100.0, Budget(600), first=True) == 2  # better than nothing
-    with pytest.raises(OutOfTime, match="1 epochs would take 500 s"):
-        epochs(500.0, Budget(600), first=True)
+def test_a_trial_with_too_few_epochs_is_not_begun() -> None:
+    fewest = round(FEWEST_EPOCHS * WANTED)
+    assert epochs(60.0, Budget(600)) == fewest == 3
+    message = r"3 epochs would take 183\.0 s, and a trial may take 180\.0 s now"
+    with pytest.raises(OutOfTime, match=message):
+        epochs(61.0, Budget(600))
+    assert epochs(170.0, Budget(600), wanted=1) == 1
+    with pytest.raises(OutOfTime, match=r"1 epoch would take 190\.0 s"):
+        epochs(190.0, Budget(600), wanted=1)
+
+
+def test_the_first_trial_may_take_longer_than_others() -> None:
+    budget, usable = Budget(605), 600.0
+    both = 1 + SLACK * budget.refit  # a training and its refit
+    assert epochs(20.0, budget, first=True) == FIRST_FRACTION * usable // (20.0 * both) == 7
+    assert epochs(20.0, budget, first=True, test=100.0) == 6
+    # With few epochs it may use all of the time, without a refit.
+    assert FIRST_FRACTION * usable // (40.0 * both) == 3
+    assert epochs(40.0, budget, first=True) == FEWEST_FIRST_EPOCHS == 4
+    assert epochs(usable / 2, budget, first=True) == 2
+    assert epochs(usable, budget, first=True) == 1
+    assert epochs(usable, budget, first=True, wanted=1) == 1
+    with pytest.raises(OutOfTime, match=r"1 epoch would take 601\.0 s, .* may take 600\.0 s now"):
+        epochs(usable + 1, budget, first=True)
+
+
+def test_the_first_trial_that_trains_the_backbone_ignores_what_is_reserved_for_others() -> None:
+    budget = Budget(605)
+    before = epochs(20.0, budget, first=True)
+    budget.reserved_refit, budget.reserved_repeats = 300.0, 200.0
+    assert epochs(20.0, budget, first=True) == before
+    with pytest.raises(OutOfTime):
+        epochs(35.0, budget)
+
+
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("reserved", [0.0, 200.0])
+@pytest.mark.parametrize("wanted", [1, 5, 12, 30])
+@pytest.mark.parametrize("view", [0.0, 3.0])
+def test_the_more_an_epoch_costs_the_fewer_there_are(
+    first: bool, reserved: float, wanted: int, view: float
+) -> None:
+    """A slightly slower machine must not get more epochs, or far fewer ones."""
+    budget = Budget(600)
+    budget.reserved_repeats = reserved
+    counts = []
+    for seconds in np.geomspace(0.1, 1000, 3000):
+        try:
+            count = affordable_epochs(
+                cost(float(seconds), view, 2 * view), wanted, 2, budget, 5.0, first=first
+            )
+        except OutOfTime:
+            count = 0
+        counts.append(count)
+    assert counts[0] == wanted
+    assert counts[-1] == 0
+    fewest = 1 if first else max(1, round(FEWEST_EPOCHS * wanted))
+    assert set(counts) == {0, *range(fewest, wanted + 1)}  # there is no cliff
+    assert all(after <= before for before, after in itertools.pairwise(counts))
+
+
+# Refused by arithmetic.
+
+
+CONFIG = {"backbone": {"small": {}}, "freeze": {"full": {"lr": 1e-3}}, "head": {"linear": {}}}
+
+
+def row(number: int = 0, ms: float | None = 2.0, backward: float = 10.0, **chosen: Any) -> TrialRow:
+    """A complete trial of ``CONFIG``; keywords replace plugins by kind."""
+    facts = TrialFacts(ms_per_item=ms, costs={"backward_ms": backward}, backbone_frozen=False)
+    return trial_row(number, {**CONFIG, **chosen}, facts)
+
+
+def trial_row(number: int, config: dict[str, Any], facts: TrialFacts) -> TrialRow:
+    return TrialRow(
+        number, "complete", "", config, 0.5, WANTED, 10, 10, 1.0, datetime.now(UTC), facts
+    )
+
+
+def refuse(
+    rows: Sequence[TrialRow], budget: Budget, images: int = 1000, **chosen: Any
+) -> OutOfTime | None:
+    """The error with which a trial of ``CONFIG`` on so many training images is refused."""
+    context: Any = SimpleNamespace(
+        settings=SimpleNamespace(epochs=WANTED),
+        dataset=SimpleNamespace(indices=lambda split: range({"train": images}[split])),
+    )
+    try:
+        refuse_too_slow({**CONFIG, **chosen}, rows, context, budget)
+    except OutOfTime as error:
+        return error
+    return None
+
+
+def test_a_trial_that_is_far_too_slow_is_refused() -> None:
+    # Three epochs of 1,000 images at 10 ms take 30 s; a trial may take 0.3 of the budget.
+    limit = 30 * IMPRECISION / LONGEST_TRIAL
+    assert refuse([row()], Budget(limit + 1)) is None
+    error = refuse([row()], Budget(limit - 1))
+    assert "3 epochs would take 30.0 s, and a trial may take 20.7 s now" in str(error)
+    assert refuse([row()], Budget(None), images=10**9) is None
+    assert refuse([row()], Budget(limit - 1), images=900) is None
+
+
+def test_a_trial_that_would_leave_no_time_for_its_refit_is_refused() -> None:
+    budget = Budget(600)
+    budget.reserved_repeats = 550.0  # 45 s are left
+    assert refuse([row(backward=6.0)], budget) is None
+    assert refuse([row(backward=10.0)], budget)
+
+
+def test_the_time_of_another_backbone_is_in_proportion_to_its_predictions() -> None:
+    budget = Budget(200)
+    large = {"backbone": {"large": {}}}
+    probe = {"freeze": {"linear_probe": {}}}
+    assert refuse([row(), row(1, ms=2.0, backward=0.0, **large, **probe)], budget, **large) is None
+    assert refuse([row(), row(1, ms=8.0, backward=0.0, **large, **probe)], budget, **large)
+    assert refuse([row()], Budget(10), **large) is None  # how slow it is is unknown
+    # Of several predictions the shortest counts.
+    rows = [row(), row(1, backward=100.0), row(2, ms=8.0, backward=0.0, **large, **probe)]
+    assert refuse(rows, Budget(400), **large) is None
+
+
+def test_without_a_trial_with_the_same_strategy_no_trial_is_refused() -> None:
+    other = {"freeze": {"last_blocks": {}}}
+    assert refuse([row(**other)], Budget(10)) is None
+    assert refuse([row(backward=0.0)], Budget(10)) is None
+    assert refuse([row(ms=None)], Budget(10)) is None
+    assert refuse([], Budget(10)) is None
+
+
+# The plan.
+
+
+@dataclass
+class FakeTask:
+    """The fields of a task that a plan changes."""
+
+    epochs: int = WANTED
+    views: int = 2
+    compute: Any = None
+    deadline: float | None = None
+    keep_completed_epochs: bool = False
+
+
+def make_plan(
+    monkeypatch: pytest.MonkeyPatch,
+    seconds: float,
+    complete: Sequence[TrialRow],
+    *,
+    frozen: bool = False,
+    budget: Budget | None = None,
+    **options: Any,
+) -> TrialPlan:
+    """Plan a trial whose epochs take so many seconds, in a budget of 605 s."""
+    monkeypatch.setattr(training, "keeps_backbone_frozen", lambda *_: frozen)
+    monkeypatch.setattr(training, "measure_cost", lambda *_: cost(seconds))
+    context: Any = SimpleNamespace(
+        settings=SimpleNamespace(epochs=WANTED, views=2, patience=None),
+        dataset=SimpleNamespace(indices=lambda split: range({"test": 100}[split])),
+        task=lambda model, split, epochs, views: FakeTask(epochs, views),
+    )
+    model: Any = SimpleNamespace(head=options.pop("head", None))
+    return plan_trial(model, config(), context, budget or Budget(605), complete=complete, **options)
+
+
+def test_the_first_trial_of_its_kind_may_use_all_of_the_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    probe = replace(row(), facts=TrialFacts(backbone_frozen=True))
+    for complete, frozen, first in [
+        ([], True, True),
+        ([], False, True),
+        ([probe], True, False),
+        ([probe], False, True),  # the first that trains the backbone
+        ([row()], False, False),
+        ([row()], True, False),
+        ([probe, row()], False, False),
+    ]:
+        plan = make_plan(monkeypatch, 20.0, complete, frozen=frozen)
+        expected = 7 if first else LONGEST_TRIAL * 605 // 20
+        assert plan.task.epochs == expected
+        repeat = expected * 20.0
+        latest = 600.0 if first else 600.0 - SLACK * 1.25 * repeat
+        assert plan.task.deadline == pytest.approx(1000.0 + latest)
+        assert plan.task.keep_completed_epochs
+        assert plan.facts["backbone_frozen"] == plan.backbone_frozen == frozen
+        assert plan.facts["seconds_needed"] == plan.facts["seconds_repeat"] == repeat
+
+
+def test_a_head_in_closed_form_needs_one_epoch_unless_others_are_trained_with_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    solved = SimpleNamespace(fit=None)
+    assert make_plan(monkeypatch, 1.0, [], frozen=True, head=solved).task.epochs == 1
+    assert make_plan(monkeypatch, 1.0, [], frozen=False, head=solved).task.epochs == WANTED
+    group = make_plan(monkeypatch, 1.0, [], frozen=True, head=solved, several_heads=True)
+    assert group.task.epochs == WANTED
+
+
+def test_without_a_budget_nothing_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = make_plan(monkeypatch, 1e9, [], budget=Budget(None))
+    assert (plan.task.epochs, plan.task.deadline, plan.cost) == (WANTED, None, None)
+    assert not plan.task.keep_completed_epochs
+    assert (plan.facts["backbone_frozen"], plan.facts["views"]) == (False, 2)
+    assert "seconds_repeat" not in plan.facts
+
+
+# How long a retraining takes.
 
 
 def trained(*seconds: float) -> list[Epoch]:

@@ -15,11 +15,13 @@ from images import FAST, read_trials
 from optuna.exceptions import StorageInternalError
 
 from autotl import engine, report, study, training
-from autotl.errors import StoreError, StudyError
+from autotl.errors import OutOfTime, StoreError, StudyError
 from autotl.events import EpochCompleted, Event, TrialFinished, TrialStarted
-from autotl.search import pruner
+from autotl.search import pruner, trials
+from autotl.search.context import TrainingContext
 from autotl.search.leaderboard import rank
 from autotl.search.resume import PROBED_WITH, RECIPE
+from autotl.search.trial_budget import TrialPlan, plan_trial
 from autotl.search.trials import GIVE_UP, quiet_optuna
 from autotl.store import EpochRow, Store, TrialRow
 
@@ -124,16 +126,16 @@ def test_an_interrupted_trial_is_run_again_and_the_search_continues_as_planned(
     settings: Make, run_trials: Run, plain_trials: list[TrialRow]
 ) -> None:
     def interrupt(event: Event) -> None:
-        if isinstance(event, EpochCompleted) and event.number == 2 and event.epoch == 2:
+        if isinstance(event, EpochCompleted) and event.number == 3 and event.epoch == 2:
             raise KeyboardInterrupt
 
     assert run_trials(settings(trials=7), interrupt).interrupted
     rows = read_trials(settings())
-    assert [row.status for row in rows] == ["complete", "complete", "interrupted"]
-    assert (rows[2].score, rows[2].reason) == (None, "Ctrl-C")
+    assert [row.status for row in rows] == ["complete"] * 3 + ["interrupted"]
+    assert (rows[3].score, rows[3].reason) == (None, "Ctrl-C")
     assert not run_trials(settings(trials=7)).interrupted
     rows = read_trials(settings())
-    assert rows[3].config == rows[2].config
+    assert rows[4].config == rows[3].config
     done = [row for row in rows if row.status not in ("interrupted", "running")]
     assert len(done) == 7
     assert results(done) == results(plain_trials)
@@ -331,9 +333,13 @@ def test_one_broken_candidate_does_not_end_the_search(
 # ---------------------------------------------------------------- probes
 
 
+GROUP = range(2, 8)
+"""The numbers of the trials of ``Probes`` that are trained in one pass."""
+
+
 @dataclass(frozen=True)
 class Probes:
-    """A search whose first six trials are probes, ended at the seventh."""
+    """A search that ends after the trials that are trained in one pass."""
 
     settings: Make
     events: list[Event]
@@ -347,51 +353,70 @@ class Probes:
 def probes(configure: Make, run_trials: Run, tmp_path_factory: pytest.TempPathFactory) -> Probes:
     """Of 24 trials, of which a quarter is trained in one pass."""
     out = tmp_path_factory.mktemp("probes")
-    options: dict[str, Any] = {"trials": 24, "head": ["linear", "mlp", "cosine"]}
-    options["freeze"] = ["linear_probe", "last_blocks"]
+    options: dict[str, Any] = {"trials": 24, "freeze": ["linear_probe", "last_blocks"]}
+    options["head"] = ["linear", "logistic_regression", "mlp", "cosine"]
     events: list[Event] = []
 
     def listener(event: Event) -> None:
         events.append(event)
-        if isinstance(event, TrialStarted) and event.number == 6:
+        if isinstance(event, TrialStarted) and event.number == GROUP.stop:
             raise KeyboardInterrupt
 
     assert run_trials(configure(out, **options), listener).interrupted
     return Probes(lambda **more: configure(out, **{**options, **more}), events)
 
 
-def test_a_probe_is_trained_together_with_others(probes: Probes) -> None:
-    rows = probes.rows[:6]  # a quarter of the trials
+def test_a_linear_probe_is_trained_alone_before_the_default_recipe(probes: Probes) -> None:
+    rows = probes.rows
+    recipes = [row.facts.recipe for row in rows[:3]]
+    assert recipes == [
+        ["tiny", "linear_probe", "linear"],
+        ["tiny", "last_blocks", "linear"],
+        ["tiny", "linear_probe", "logistic_regression"],
+    ]
+    assert [list(row.config["freeze"]) for row in rows[:2]] == [["linear_probe"], ["last_blocks"]]
+    assert isinstance(rows[0].facts.logme, float)
+    assert [row.facts.is_probe for row in rows] == [True] + [False] * (len(rows) - 1)
+    assert [row.number for row in rows if row.facts.is_default] == [1]
+    assert [row.facts.backbone_frozen for row in rows[:3]] == [True, False, True]
+
+
+def test_heads_are_trained_in_one_pass_with_the_second_head(probes: Probes) -> None:
+    rows = probes.rows[GROUP.start : GROUP.stop]
+    assert len(rows) == 24 // 4
     heads = [next(iter(row.config["head"])) for row in rows]
-    assert heads == ["linear", "cosine", "linear", "mlp", "cosine", "linear"]
+    assert heads == [
+        "logistic_regression", "cosine", "linear", "logistic_regression", "mlp", "cosine",
+    ]  # fmt: skip
     assert {next(iter(row.config["freeze"])) for row in rows} == {"linear_probe"}
     assert len({row.config["freeze"]["linear_probe"]["lr"] for row in rows}) == 6
-    assert all((row.status, row.epochs) == ("complete", 3) for row in rows)
+    counts = [1 if head == "logistic_regression" else 3 for head in heads]
+    assert [(row.status, row.epochs) for row in rows] == [("complete", n) for n in counts]
     with store_of(probes.settings()) as store:
         epochs = [store.epochs("photos", row.number) for row in rows]
-    assert all([row.epoch for row in one] == [1, 2, 3] for one in epochs)
-    for row, trial, one in zip(rows, optuna_trials(probes.settings())[:6], epochs, strict=True):
-        assert trial.value == row.score == trial.intermediate_values[3] == one[-1].score
+    assert [[row.epoch for row in one] for one in epochs] == [[*range(1, n + 1)] for n in counts]
+    trials = optuna_trials(probes.settings())[GROUP.start : GROUP.stop]
+    for row, trial, one in zip(rows, trials, epochs, strict=True):
+        assert trial.value == row.score == trial.intermediate_values[row.epochs] == one[-1].score
         assert isinstance(one[-1], EpochRow)
         assert row.trained_parameters
-        assert trial.user_attrs.get(PROBED_WITH) == (0 if row.number else None)
-    assert isinstance(rows[0].facts.logme, float)
-    assert [row.facts.is_probe for row in rows] == [True] + [False] * 5
-    assert [row.facts.recipe for row in rows] == [["tiny", "linear_probe", "linear"]] + [[]] * 5
-    assert probes.rows[6].facts.recipe == ["tiny", "last_blocks", "linear"]
-    assert "last_blocks" in probes.rows[6].config["freeze"]
+        assert trial.user_attrs["epochs"] == row.epochs
+        first = GROUP.start
+        assert trial.user_attrs.get(PROBED_WITH) == (None if row.number == first else first)
+    assert [row.facts.recipe for row in rows[1:]] == [[]] * 5
+    assert optuna_trials(probes.settings())[1].user_attrs.get(PROBED_WITH) is None
 
 
 def test_every_probe_is_shown_to_start_to_train_and_to_finish(probes: Probes) -> None:
-    for number in range(6):
-        mine = [type(e) for e in probes.events if getattr(e, "number", None) == number]
-        assert mine == [TrialStarted, EpochCompleted, EpochCompleted, EpochCompleted, TrialFinished]
+    for row in probes.rows[: GROUP.stop]:
+        mine = [type(e) for e in probes.events if getattr(e, "number", None) == row.number]
+        assert mine == [TrialStarted, *[EpochCompleted] * row.epochs, TrialFinished]
 
 
 def test_a_probe_scores_what_it_would_alone(
     probes: Probes, settings: Make, run_trials: Run
 ) -> None:
-    row = next(row for row in probes.rows[1:6] if "mlp" in row.config["head"])
+    row = next(row for row in probes.rows[GROUP.start :] if "mlp" in row.config["head"])
     alone = settings(
         trials=1,
         head=list(row.config["head"]),
@@ -402,52 +427,60 @@ def test_a_probe_scores_what_it_would_alone(
     assert read_trials(alone)[0].score == row.score
 
 
-def test_an_interrupted_probe_is_run_again_with_the_others(settings: Make, run_trials: Run) -> None:
+def test_an_interrupted_group_of_heads_is_run_again(settings: Make, run_trials: Run) -> None:
     def interrupt(event: Event) -> None:
-        if isinstance(event, EpochCompleted) and event.number == 0 and event.epoch == 2:
+        if isinstance(event, EpochCompleted) and event.number == 2:
             raise KeyboardInterrupt
 
     def stop(event: Event) -> None:
-        if isinstance(event, TrialStarted) and event.number == 6:
+        if isinstance(event, TrialStarted) and event.number == 8:
             raise KeyboardInterrupt
 
-    options = {"trials": 12, "head": ["linear", "mlp"]}
+    options = {"trials": 12, "head": ["linear", "logistic_regression", "mlp"]}
     assert run_trials(settings(**options), interrupt).interrupted
-    assert [row.status for row in read_trials(settings())] == ["interrupted"] * 3
+    assert [row.status for row in read_trials(settings())][2:] == ["interrupted"] * 3
     run_trials(settings(**options), stop)
     rows = read_trials(settings())
-    assert [row.status for row in rows[3:6]] == ["complete"] * 3
-    assert rows[3].config == rows[0].config
-    beside = [trial.user_attrs.get(PROBED_WITH) for trial in optuna_trials(settings())[3:6]]
-    assert beside == [None, 3, 3]
+    assert [row.status for row in rows[5:8]] == ["complete"] * 3
+    assert rows[5].config == rows[2].config
+    beside = [trial.user_attrs.get(PROBED_WITH) for trial in optuna_trials(settings())[5:8]]
+    assert beside == [None, 5, 5]
 
 
-def test_a_broken_head_beside_a_probe_fails_alone(
+def test_a_broken_head_beside_others_fails_alone(
     settings: Make, run_trials: Run, broken: list[Path]
 ) -> None:
+    """The trials before have the default recipe, which is also tried with heads of the user."""
+
     def stop(event: Event) -> None:
-        if isinstance(event, TrialStarted) and event.number == 4:
+        if isinstance(event, TrialStarted) and event.number == 8:
             raise KeyboardInterrupt
 
-    chosen = settings(head=["explodes", "linear", "diverges"], plugin=broken, trials=16)
+    heads = ["explodes", "linear", "diverges", "logistic_regression"]
+    chosen = settings(head=heads, plugin=broken, trials=16)
     run_trials(chosen, stop)
-    rows = read_trials(chosen)[:4]
-    assert [row.status for row in rows] == ["complete", "diverged", "failed", "complete"]
-    assert "boom" in rows[2].reason
-    assert "boom" in optuna_trials(chosen)[2].user_attrs["traceback"]
+    rows = read_trials(chosen)[:8]
+    with_own = [row.facts.recipe for row in rows[2:4]]
+    assert with_own == [["tiny", "last_blocks", name] for name in ("diverges", "explodes")]
+    statuses = [row.status for row in rows]
+    assert statuses[:4] == ["complete", "complete", "diverged", "failed"]
+    assert statuses[4:] == ["complete", "diverged", "failed", "complete"]
+    assert "boom" in rows[6].reason
+    assert "boom" in optuna_trials(chosen)[6].user_attrs["traceback"]
 
 
 def test_heads_beside_a_closed_form_head_have_all_their_epochs(
     settings: Make, run_trials: Run
 ) -> None:
-    heads = ["logistic_regression", "mlp"]
+    heads = ["linear", "logistic_regression", "mlp"]
     run_trials(settings(freeze=["linear_probe"], head=heads, trials=12))
     epochs: dict[str, set[int]] = {}
     trials = optuna_trials(settings())
     for row in read_trials(settings()):
         epochs.setdefault(next(iter(row.config["head"])), set()).add(row.epochs)
         assert trials[row.number].user_attrs["epochs"] == row.epochs
-    assert epochs == {"logistic_regression": {1}, "mlp": {FAST["epochs"]}}
+    every = FAST["epochs"]
+    assert epochs == {"linear": {every}, "logistic_regression": {1}, "mlp": {every}}
 
 
 # ---------------------------------------------------------------- earlier studies
@@ -465,10 +498,10 @@ def earlier(settings: Make, run_trials: Run) -> study.StudyConfig:
 def test_a_study_learns_from_earlier_ones(
     settings: Make, run_trials: Run, earlier: study.StudyConfig, tmp_path: Path
 ) -> None:
-    chosen = settings(history=True, trials=3)
+    chosen = settings(history=True, trials=4)
     run_trials(chosen)
-    assert read_trials(chosen)[1].config == best(earlier).config
-    assert optuna_trials(chosen)[1].user_attrs[RECIPE] == ["learned from", "past"]
+    assert read_trials(chosen)[2].config == best(earlier).config
+    assert optuna_trials(chosen)[2].user_attrs[RECIPE] == ["learned from", "past"]
     # What was learned stays, whatever other studies do meanwhile.
     run_trials(settings(study="other", trials=5, seed=1))
     run_trials(chosen.model_copy(update={"trials": 5}))
@@ -476,9 +509,9 @@ def test_a_study_learns_from_earlier_ones(
     assert learned.count("learned from") == 1
     # From another database:
     place = f"{earlier.out}/autotl.db"
-    elsewhere = settings(out=tmp_path / "else", history=True, learn_from=place, trials=2)
+    elsewhere = settings(out=tmp_path / "else", history=True, learn_from=place, trials=3)
     run_trials(elsewhere)
-    assert optuna_trials(elsewhere)[1].user_attrs[RECIPE][0] == "learned from"
+    assert optuna_trials(elsewhere)[2].user_attrs[RECIPE][0] == "learned from"
 
 
 def test_a_study_without_history_learns_from_none(
@@ -553,6 +586,9 @@ def test_a_trial_that_does_not_fit_is_followed_by_the_cheapest(
     assert late
     assert all(ends[i + 1][1] == "linear_probe" for i in late)
     assert all((status == "out_of_time") == (name != "linear_probe") for status, name in ends)
+    for row, trial in zip(rows, optuna_trials(settings()), strict=True):
+        failed = trial.state == optuna.trial.TrialState.FAIL
+        assert failed == (row.status == "out_of_time")
 
 
 @pytest.mark.usefixtures("slow")
@@ -564,3 +600,95 @@ def test_the_search_ends_where_there_is_time_for_cheap_trials_only(
     ends = [row.status for row in read_trials(settings())]
     assert ends[-1] == "out_of_time"
     assert GIVE_UP <= ends.count("out_of_time") <= 4 * GIVE_UP  # the first cheap ones may lead
+
+
+def test_a_trial_that_is_far_too_slow_is_refused_before_its_model_is_built(
+    settings: Make, run_trials: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built: list[str] = []
+    build = TrainingContext.build
+
+    def spied(self: TrainingContext, config: Any) -> Any:
+        built.append(config["freeze"].name)
+        return build(self, config)
+
+    def refuse(config: Any, rows: list[TrialRow], *_: object) -> None:
+        assert any(row.facts.backbone_frozen is False for row in rows)
+        if "lp_ft" in config["freeze"]:
+            raise OutOfTime("far too slow")
+
+    monkeypatch.setattr(TrainingContext, "build", spied)
+    monkeypatch.setattr(trials, "refuse_too_slow", refuse)
+    options = {"freeze": ["linear_probe", "last_blocks", "lp_ft"], "head": ["linear"]}
+    events: list[Event] = []
+    run_trials(settings(budget=300.0, trials=5, **options), events.append)
+    refused = [row for row in read_trials(settings()) if "lp_ft" in row.config["freeze"]]
+    assert refused
+    assert "last_blocks" in built
+    assert "lp_ft" not in built
+    for row in refused:
+        assert (row.status, row.reason, row.parameters) == ("out_of_time", "far too slow", None)
+        trial = optuna_trials(settings())[row.number]
+        assert trial.state == optuna.trial.TrialState.FAIL
+        assert trial.user_attrs["status"] == "out_of_time"
+        started, finished = (e for e in events if getattr(e, "number", None) == row.number)
+        assert isinstance(started, TrialStarted)
+        assert isinstance(finished, TrialFinished)
+        assert started.config == row.config  # for the line in the terminal
+
+
+@pytest.mark.parametrize("last", [0, 1, 2])
+def test_a_trial_that_the_deadline_ends_is_complete_with_the_epochs_before(
+    settings: Make, run_trials: Run, monkeypatch: pytest.MonkeyPatch, last: int
+) -> None:
+    """``last`` is the number of the epoch after which the deadline passes."""
+    plans: list[TrialPlan] = []
+
+    def plan(*args: Any, **options: Any) -> TrialPlan:
+        plans.append(plan_trial(*args, **options))
+        if len(plans) == 2 and not last:
+            plans[1].task.deadline = 0.0
+        return plans[-1]
+
+    def pass_deadline(event: Event) -> None:
+        if isinstance(event, EpochCompleted) and (event.number, event.epoch) == (1, last):
+            plans[1].task.deadline = 0.0
+
+    monkeypatch.setattr(trials, "plan_trial", plan)
+    options = {"freeze": ["linear_probe", "last_blocks"], "head": ["linear"], "trials": 2}
+    run_trials(settings(budget=300.0, **options), pass_deadline)
+    row, trial = read_trials(settings())[1], optuna_trials(settings())[1]
+    assert "last_blocks" in row.config["freeze"]
+    assert plans[1].task.epochs == FAST["epochs"]
+    if not last:
+        assert (row.status, row.score) == ("out_of_time", None)
+        assert trial.state == optuna.trial.TrialState.FAIL
+        return
+    with store_of(settings()) as store:
+        epochs = store.epochs("photos", 1)
+    assert (row.status, row.epochs, len(epochs)) == ("complete", last, last)
+    assert trial.user_attrs["epochs"] == last
+    assert row.score == epochs[-1].score == trial.value
+
+
+def test_no_more_backbones_are_probed_than_there_is_time_for(
+    settings: Make,
+    run_trials: Run,
+    images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(images)  # where tiny_plugin.py is
+    (tmp_path / "wide_plugin.py").write_text(WIDE)
+    plugins = [images / "tiny_plugin.py", tmp_path / "wide_plugin.py"]
+    options = {"plugin": plugins, "backbone": ["tiny", "wide"], "head": ["linear"], "trials": 4}
+
+    def probed(**more: Any) -> set[str]:
+        chosen = settings(**options, freeze=["linear_probe", "last_blocks"], **more)
+        run_trials(chosen)
+        return {row.facts.recipe[0] for row in read_trials(chosen) if row.facts.is_probe}
+
+    assert probed(study="both", budget=300.0) == {"tiny", "wide"}
+    monkeypatch.setattr(trials, "PROBING_FRACTION", 1e-9)
+    assert len(probed(study="one", budget=300.0)) == 1
+    assert probed(study="unlimited") == {"tiny", "wide"}

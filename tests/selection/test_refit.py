@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,16 +21,16 @@ from selection_helpers import (
 )
 from toy import model
 
-from autotl import engine
-from autotl.errors import Diverged
+from autotl import engine, training
+from autotl.errors import Diverged, OutOfTime
 from autotl.events import Event, Stage
 from autotl.models import ensemble
-from autotl.search.budget import Budget
+from autotl.search.budget import SLACK, Budget
 from autotl.search.selection_budget import Field, SelectionBudget
 from autotl.selection import repeats
 from autotl.selection.finish import Finish
-from autotl.selection.refit import combine
-from autotl.store import Contender, Member, single
+from autotl.selection.refit import combine, refit
+from autotl.store import Contender, Member, TrialFacts, TrialRow, single
 from autotl.testing.toy import SIDE
 
 
@@ -42,6 +45,96 @@ def test_the_model_of_a_contender_is_made_of_those_of_its_members() -> None:
     for name, value in ensemble.average_weights(models).state_dict().items():
         assert torch.equal(soup[name], value)
     assert combine(single(3), models[:1]) is models[0]
+
+
+WANTED = 12
+"""The number of epochs that is requested."""
+
+
+class FakeTrainings:
+    """Trainings that only count; a repeat of a trial takes so many seconds, its test 5 s."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, repeat: float) -> None:
+        self.tasks: list[Any] = []
+        self.events: list[Event] = []
+        self.repeat = repeat
+        monkeypatch.setattr("time.monotonic", lambda: 1000.0)
+        monkeypatch.setattr(training, "fine_tune", self._fine_tune)
+
+    def _fine_tune(self, model: Any, config: Any, task: Any) -> Iterable[int]:
+        self.tasks.append(task)
+        return range(task.epochs)
+
+    def refit(
+        self, seconds: float | None, *rows: TrialRow, has_fallback: bool = True
+    ) -> tuple[int, ...]:
+        """Refit a winner of these trials in so many seconds; return the numbers of epochs."""
+        context: Any = SimpleNamespace(
+            settings=SimpleNamespace(epochs=WANTED, patience=None),
+            config=lambda row: {},
+            build=lambda config: model(0),
+            retraining=lambda row, *_: SimpleNamespace(epochs=row.epochs, deadline=None),
+        )
+        selection: Any = SimpleNamespace(
+            test_seconds=lambda winner: 5.0, seconds=lambda winner: self.repeat
+        )
+        members = tuple(Member(trial=row.number, weight=1 / len(rows)) for row in rows)
+        winner = Contender(kind="soup" if len(rows) > 1 else "trial", members=members)
+        by_number = {row.number: row for row in rows}
+        budget = Budget(seconds, refit=1.25, fixed=5.0)
+        refitted = refit(
+            winner,
+            by_number,
+            context,
+            selection,
+            budget,
+            self.events.append,
+            has_fallback=has_fallback,
+        )
+        assert [task.epochs for task in self.tasks[-len(rows) :]] == list(refitted.epochs)
+        return refitted.epochs
+
+
+def trained(epochs: int, number: int = 0, *, frozen: bool = False) -> TrialRow:
+    """A complete trial with so many epochs."""
+    facts = TrialFacts(backbone_frozen=frozen)
+    return TrialRow(number, "complete", "", {}, 0.5, epochs, 10, 10, 1.0, datetime.now(UTC), facts)
+
+
+def test_a_trial_whose_epochs_the_budget_limited_is_refitted_with_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    trainings = FakeTrainings(monkeypatch, repeat=30.0)
+    epoch = SLACK * 1.25 * 30.0 / 3  # seconds
+    assert trainings.refit(600.0, trained(3)) == (WANTED,)
+    assert trainings.refit(110.0, trained(3)) == (100 // epoch,) == (7,)
+    assert trainings.refit(52.0, trained(3)) == (3,)
+    assert trainings.refit(600.0, trained(WANTED)) == (WANTED,)
+    last = trainings.events[-1]
+    assert isinstance(last, Stage)
+    assert (last.completed, last.total) == (WANTED, WANTED)
+
+
+def test_other_winners_are_refitted_with_the_epochs_of_their_trials(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    trainings = FakeTrainings(monkeypatch, repeat=30.0)
+    assert trainings.refit(None, trained(3)) == (3,)
+    assert trainings.refit(600.0, trained(1, frozen=True)) == (1,)  # more would change nothing
+    assert trainings.refit(600.0, trained(3), trained(4, 1)) == (3, 4)
+
+
+def test_a_refit_that_cannot_fit_is_not_begun_if_there_is_another_model(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    trainings = FakeTrainings(monkeypatch, repeat=30.0)
+    with pytest.raises(OutOfTime, match="it would take 42 s, and 40 s are left"):
+        trainings.refit(40.0, trained(3))
+    assert not trainings.tasks
+    assert trainings.refit(40.0, trained(3), has_fallback=False) == (3,)
+    assert trainings.tasks[0].deadline is None  # rather late than without a model
+    trainings.refit(600.0, trained(3))
+    assert trainings.tasks[1].deadline == 1000.0 + 600.0 - 5.0 - 2.5
 
 
 def test_several_trainings_are_not_begun_in_the_time_for_one(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import tomllib
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -12,6 +13,7 @@ import pytest
 from selection_helpers import (
     Finished,
     Make,
+    Spy,
     favour,
     forget_predictions,
     open_store,
@@ -22,7 +24,8 @@ from selection_helpers import (
 
 from autotl import engine, study
 from autotl.artifact import model_folder
-from autotl.errors import StoreError
+from autotl.errors import Diverged, StoreError
+from autotl.selection import refit
 from autotl.space import registry
 
 
@@ -120,6 +123,26 @@ def test_the_recipe_trains_the_winner_once_more(settings: Make, tmp_path: Path) 
     assert retrained.summary["best"]["config"] == result.summary["best"]["config"]
     assert retrained.summary["test"] == result.summary["test"]
     assert sum(retrained.summary["trials"].values()) == 1
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_recipe_has_the_epochs_of_the_refit(
+    small: Make, monkeypatch: pytest.MonkeyPatch, spy: Spy, fails: bool
+) -> None:
+    """Without a refit, it has the epochs of the trial."""
+    favour(monkeypatch, "linear_probe")
+    monkeypatch.setattr(refit, "_affordable_epochs", lambda *_: 5)
+    spy.fails = lambda task: Diverged("nan") if fails and task.validation is None else None
+    result = engine.run(small())
+    model = read_facts(small()).model
+    assert model
+    assert model.refitted != fails
+    epochs = small().epochs if fails else 5
+    assert [task.epochs for task in spy.tasks if task.validation is None] == [5]
+    recipe = tomllib.loads((result.folder / "recipe.toml").read_text())
+    assert recipe["epochs"] == epochs
+    config = json.loads((result.folder / "model" / "config.json").read_text())
+    assert config["training"]["epochs"] == epochs
 
 
 def test_a_result_predicts_with_the_plugins_of_its_search(settings: Make, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ from toy import CPU, batches, config, model, squares, task
 from training_helpers import (
     TOP,
     RecordingAdamW,
+    State,
     changed_names,
     copy_state,
     count_images,
@@ -30,6 +32,7 @@ from autotl.errors import Diverged, OutOfTime, PluginError
 from autotl.frozen import FeatureCache
 from autotl.models import Group, Model, merge_parametrizations
 from autotl.training import fine_tune, predict
+from autotl.training.loop import Training
 
 
 @pytest.mark.parametrize("chosen", [("linear_probe", {"lr": 0.03}), TOP, ("full", {"lr": 3e-3})])
@@ -350,6 +353,101 @@ def test_the_deadline_is_checked_in_validation(monkeypatch: pytest.MonkeyPatch) 
         next(fine_tune(model(), config(freeze="full", optimizer=plugin), run))
     assert len(made[0].rates) == 3
     assert not scored
+
+
+def train_until(
+    epoch: int, step: int, epochs: int = 4, *, keep: bool = True, **chosen: Any
+) -> tuple[Model, State, int]:
+    """Train until the deadline passes before a step of the epoch after ``epoch``.
+
+    Returns:
+        The model, what it should be (the weights after ``epoch``, with ``ema`` their average),
+        and the number of epochs that were yielded.
+    """
+    changes = {k: chosen.pop(k) for k in list(chosen) if k in training.Task.__dataclass_fields__}
+    network = model(**chosen)
+    running = Training(network, config(**chosen), task(epochs, **changes))
+    for number in range(1, epoch + 1):  # the schedule is the same
+        running.run_epoch(number)
+    running.finish()
+    expected = copy_state(network)
+    running.inputs.close()
+
+    network, steps = model(**chosen), itertools.count()
+
+    def pass_deadline() -> None:
+        if done == epoch and next(steps) == step:
+            run.deadline = 0.0
+
+    run = task(
+        epochs, deadline=math.inf, keep_completed_epochs=keep, on_step=pass_deadline, **changes
+    )
+    done = 0
+    for _ in fine_tune(network, config(**chosen), run):
+        done += 1
+    return network, expected, done
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+@pytest.mark.parametrize("step", [0, 2])
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        {"freeze": "full"},
+        {"freeze": TOP, "augment": "flip_crop"},
+        {"freeze": "linear_probe"},
+        {"freeze": ("lp_ft", {"probe_fraction": 0.5})},  # the third epoch trains the backbone
+        {"freeze": ("gradual", {"unfreeze_fraction": 1.0})},
+    ],
+    ids=lambda chosen: str(chosen["freeze"]),
+)
+def test_the_deadline_ends_a_training_with_the_weights_after_the_last_complete_epoch(
+    chosen: dict[str, Any], step: int, ema: float
+) -> None:
+    network, expected, done = train_until(2, step, ema=ema, **chosen)
+    assert done == 2
+    assert not changed_names(expected, network)
+
+
+def test_the_deadline_may_pass_in_validation() -> None:
+    network, expected, done = train_until(2, 3, ema=0.9, freeze="full")  # after three steps
+    assert done == 2
+    assert not changed_names(expected, network)
+
+
+def test_what_a_strategy_adds_in_an_incomplete_epoch_is_dropped() -> None:
+    """The weight is parametrized only in the epoch that the deadline ends."""
+
+    @freeze
+    def scaled_later(model: Model, epochs: int) -> Iterator[list[Group]]:
+        yield [{"params": model.head.parameters(), "lr": 1e-2}]
+        scaled = Scaled()
+        scaled.factor.data.fill_(1.0)
+        parametrize.register_parametrization(model.backbone.stem[0], "weight", scaled)
+        yield [{"params": [*model.head.parameters(), scaled.factor], "lr": 1e-2}]
+
+    network, expected, done = train_until(1, 2, epochs=2, freeze=scaled_later)
+    assert done == 1
+    assert not changed_names(expected, network)
+
+
+def test_the_deadline_in_the_first_epoch_leaves_no_model() -> None:
+    with pytest.raises(OutOfTime):
+        train_until(0, 1, freeze="full")
+
+
+def test_complete_epochs_are_kept_only_if_the_task_says_so() -> None:
+    with pytest.raises(OutOfTime):
+        train_until(2, 1, keep=False, freeze="full")
+
+
+def test_a_training_whose_deadline_does_not_pass_has_all_epochs() -> None:
+    one, epochs = train(epochs=3, freeze="full", ema=0.9)
+    other, kept = train(
+        epochs=3, freeze="full", ema=0.9, deadline=math.inf, keep_completed_epochs=True
+    )
+    assert [e.score for e in epochs] == [e.score for e in kept]
+    assert have_equal_weights(one, other)
 
 
 def test_a_caller_may_stop_after_any_epoch() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -199,6 +200,43 @@ def test_an_error_of_the_first_configuration_before_its_first_step_is_raised() -
 def test_a_passed_deadline_ends_all_heads() -> None:
     with pytest.raises(OutOfTime):
         train_all(CONFIGS, deadline=0.0)
+
+
+@pytest.mark.parametrize("step", [0, 4, 9])
+@pytest.mark.parametrize("views", [1, 4], ids=["cached", "new views"])
+def test_a_deadline_in_a_later_epoch_leaves_the_heads_their_complete_epochs(
+    step: int, views: int
+) -> None:
+    """With new views, it may also pass while the features of a batch are computed."""
+    done, steps = 0, itertools.count()
+
+    def pass_deadline() -> None:
+        if done == 1 and next(steps) == step:
+            run.deadline = 0.0
+
+    run = toy.task(
+        3, deadline=math.inf, keep_completed_epochs=True, on_step=pass_deadline, views=views
+    )
+    configs = [{**each, "augment": toy.config(augment="flip_crop")["augment"]} for each in CONFIGS]
+    results: list[list[ProbeEpoch | Exception | None]] = []
+    for result in train_probes(toy.model(**HEADS[0]), configs, run):
+        results.append(result)
+        done += 1
+    first, *later = results
+    assert all(isinstance(each, ProbeEpoch) for each in first)
+    columns = zip(*later, strict=True)
+    for chosen, config, one, others in zip(HEADS, configs, first, columns, strict=True):
+        assert isinstance(one, ProbeEpoch)
+        assert not any(isinstance(each, Exception) for each in others)
+        epochs = 1 + sum(isinstance(each, ProbeEpoch) for each in others)
+        assert epochs == 1 or step > 0  # heads before may have completed the epoch
+        alone = toy.model(**chosen)
+        running = fine_tune(alone, config, toy.task(3, views=views))
+        for _ in range(epochs):
+            next(running)
+        running.close()
+        for name, value in head_state(alone).items():
+            assert torch.equal(head_state(one.model)[name], value)
 
 
 def test_backbone_features_are_those_without_augmentation() -> None:

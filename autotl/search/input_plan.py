@@ -1,0 +1,177 @@
+"""The size of the input images and the number of examples, if the budget or the images limit them.
+
+A forward and a backward pass take a time in proportion to the number of pixels. Where the time does
+not suffice to fine-tune a backbone at the size that it was pretrained with, a smaller size with
+more epochs gives a better model; where it does not even suffice to open all images and to compute
+their features, a part of them gives a model at all.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from autotl import data, models, training
+from autotl.errors import Incompatible, StudyError
+from autotl.models import Device
+from autotl.search.budget import Budget
+from autotl.space.plugin import Example
+from autotl.space.space import Choice, Space
+from autotl.study import StudyConfig
+
+UPSCALING = 8
+"""Images are enlarged to at most this many times their own side; beyond, nothing more is seen."""
+
+SMALLEST, STEP = 64, 32
+"""The smallest input size that is chosen, and the step between sizes, in pixels."""
+
+TRAINING_PASSES = 13
+"""Cost of fine-tuning the last blocks for eight epochs on four views and of a refit, in forward
+passes over all examples, of which about two thirds are training images."""
+
+TRAINING_FRACTION = 0.7
+"""The fraction of the usable time that this may take at the size that is chosen."""
+
+OPENINGS = 2
+"""How many times an image is decoded: to check it, and to pack it."""
+
+FEATURES_FRACTION = 0.4
+"""The fraction of the usable time in which the images are decoded and their features computed."""
+
+FEWEST_PER_CLASS = 6
+"""The number of examples for each class with which a search is begun at least."""
+
+
+@dataclass(frozen=True)
+class InputPlan:
+    """How much of the data a study uses.
+
+    Attributes:
+        size: Side of the input images in pixels; None for the size of each backbone.
+        examples: Number of examples; None for all.
+        reasons: Why it is not all, for the user; empty if it is.
+    """
+
+    size: int | None = None
+    examples: int | None = None
+    reasons: tuple[str, ...] = ()
+
+
+def plan_inputs(
+    settings: StudyConfig,
+    space: Space,
+    examples: Sequence[Example],
+    device: Device,
+    budget: Budget,
+) -> InputPlan:
+    """Choose the input size and the number of examples of a new study.
+
+    Without a budget, only the size of the source images limits the input size, so that the choice
+    does not depend on the speed of the machine.
+
+    Args:
+        settings: The settings of the study; an image size in them stands.
+        space: The search space; the first backbone is timed.
+        examples: The examples, not opened yet.
+        device: The device on which the models are trained.
+        budget: The wall-clock budget.
+
+    Raises:
+        StudyError: The budget is too short even for a few examples at the smallest size.
+    """
+    plugin = space.find("backbone", space.default_order("backbone")[0])
+    decoding, side = data.measure_decoding(examples)
+    largest = max(SMALLEST, UPSCALING * side // STEP * STEP) if side else math.inf
+    if budget.seconds is None and (settings.image_size or largest >= 1024):
+        return InputPlan()
+    timer = _Timer(Choice(plugin, plugin.defaults), settings.size, device)
+    size, reasons = timer.native, []
+    if not settings.image_size and largest < size and timer.accepts(int(largest)):
+        size = int(largest)
+        reasons.append(f"the images of the source have about {side} px")
+    if budget.seconds is None:
+        return InputPlan(size if reasons else None, None, _explain_size(size, timer, reasons))
+    if not settings.image_size:
+        smaller = _largest_trainable(timer, size, len(examples), budget)
+        if smaller < size and timer.accepts(smaller):
+            size, reasons = smaller, ["there is no time for fine-tuning at that size"]
+    count = _count_affordable(OPENINGS * decoding + timer.seconds(size), examples, budget)
+    notes = _explain_size(size, timer, reasons)
+    if count is not None:
+        notes += (f"{count:,} of {len(examples):,} images are used; there is no time for all",)
+    return InputPlan(size if reasons else None, count, notes)
+
+
+class _Timer:
+    """Predicts the time of a forward pass from a measurement at one size.
+
+    Args:
+        choice: The backbone.
+        size: Side of the images in pixels; None for the size that it was pretrained with.
+        device: The device.
+    """
+
+    def __init__(self, choice: Choice, size: int | None, device: Device) -> None:
+        self.native = models.build_backbone(choice, size)[1].size
+        self._choice, self._device = choice, device
+        self._per_pixel: float | None = None
+
+    def accepts(self, size: int) -> bool:
+        """Whether the backbone takes images of ``size`` pixels."""
+        try:
+            models.build_backbone(self._choice, size)
+        except Incompatible:
+            return False
+        return True
+
+    def seconds(self, size: int) -> float:
+        """Return the seconds of a forward pass of one image of ``size`` pixels."""
+        if self._per_pixel is None:
+            measured = min(2 * SMALLEST, self.native)
+            try:
+                seconds = training.measure_forward(self._choice, measured, self._device)
+            except Incompatible:  # it takes images of one size only
+                measured = self.native
+                seconds = training.measure_forward(self._choice, measured, self._device)
+            self._per_pixel = seconds / (measured * measured)
+        return self._per_pixel * size * size
+
+
+def _explain_size(size: int, timer: _Timer, reasons: Sequence[str]) -> tuple[str, ...]:
+    text = f"the input size is {size} px instead of {timer.native} px, because "
+    return tuple(text + reason for reason in reasons)
+
+
+def _largest_trainable(timer: _Timer, largest: int, examples: int, budget: Budget) -> int:
+    """Return the largest size, up to ``largest`` pixels, at which there is time for fine-tuning."""
+    limit = TRAINING_FRACTION * budget.usable()
+    sizes: list[int] = [largest, *range((largest - 1) // STEP * STEP, SMALLEST, -STEP)]
+    for size in sizes:
+        if TRAINING_PASSES * examples * timer.seconds(size) <= limit:
+            return size
+    return min(largest, SMALLEST)
+
+
+def _count_affordable(seconds: float, examples: Sequence[Example], budget: Budget) -> int | None:
+    """Return the number of examples for which there is time; None for all.
+
+    Args:
+        seconds: Seconds to decode one image and to compute its features.
+        examples: The examples.
+        budget: The wall-clock budget.
+
+    Raises:
+        StudyError: There is no time for ``FEWEST_PER_CLASS`` examples of each class.
+    """
+    classes = len({example.label for example in examples})
+    fewest = min(len(examples), FEWEST_PER_CLASS * classes)
+    count = int(FEATURES_FRACTION * budget.usable() / seconds)
+    if count < fewest:
+        needed = budget.spent + budget.fixed + seconds * fewest / FEATURES_FRACTION
+        raise StudyError(
+            f"the budget is too short: {budget.spent:.0f} s are spent, and the shortest search on "
+            f"these images takes {needed - budget.spent:.0f} s more; give --budget "
+            f"{5 * math.ceil(needed / 5)}s or more"
+        )
+    return count if count < len(examples) else None
