@@ -36,27 +36,27 @@ class Task:
     classes: int
     deadline: float
     flip: bool
-    training_type: bool = False
-    inference_type: bool = False
+    training_bfloat16: bool = False
+    inference_bfloat16: bool = False
     seconds_per_image: float = 0.0
 
     def measure(self, model: nn.Module, *, training: bool = True) -> None:
         """Choose the precisions of training and inference, and time inference, on a few images."""
         probe, few = copy.deepcopy(model), self.images[:8]
-        self.inference_type, seconds = compare_precisions(lambda: infer(probe, few))
+        self.inference_bfloat16, seconds = compare_precisions(lambda: infer(probe, few))
         self.seconds_per_image = seconds / len(few)
         if training:
-            self.training_type, _ = compare_precisions(
+            self.training_bfloat16, _ = compare_precisions(
                 lambda: torch.autograd.backward(probe.train()(to_input(few)).sum())
             )
 
     def time_for(self, images: int) -> float:
         """Predict the seconds of inference, with a margin for a machine that becomes slower."""
-        return 1.3 * self.seconds_per_image * images + 0.5
+        return 1.5 * self.seconds_per_image * images + 1
 
     def predict(self, model: nn.Module, images: Tensor) -> Tensor:
         """Return the outputs ``float32 [N, width]`` of a model."""
-        with torch.autocast(DEVICE.type, torch.bfloat16, enabled=self.inference_type):
+        with torch.autocast(DEVICE.type, torch.bfloat16, enabled=self.inference_bfloat16):
             return torch.cat([infer(model, batch) for batch in torch.split(images, 2 * BATCH)])
 
     def accuracy(self, model: nn.Module, images: Tensor, labels: Tensor) -> float:
@@ -177,7 +177,7 @@ def train(
         batch = order[step % steps * BATCH :][:BATCH]
         set_training(model)
         images = augment(to_input(task.images[batch]), flip=task.flip)
-        with torch.autocast(DEVICE.type, torch.bfloat16, enabled=task.training_type):
+        with torch.autocast(DEVICE.type, torch.bfloat16, enabled=task.training_bfloat16):
             output = model(images)
         loss = nn.functional.cross_entropy(
             output.float(), task.labels[batch], label_smoothing=SMOOTHING

@@ -19,6 +19,7 @@ import argparse
 import copy
 import json
 import math
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -151,6 +152,8 @@ def main() -> None:
     function, size = PEERS[options.peer]
     task = load(options.data, options.splits, size, deadline)
     accuracy, detail = function(task, options.seed)
+    bfloat16 = {"training": task.training_bfloat16, "inference": task.inference_bfloat16}
+    print(f"device {DEVICE}, bfloat16 {bfloat16}", file=sys.stderr)
     print(json.dumps({"accuracy": accuracy, "detail": detail, "n": len(task.test_labels)}))
 
 
