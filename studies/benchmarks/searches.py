@@ -179,7 +179,8 @@ def search(words: Sequence[str], folder: Path, threads: int) -> Result:
     parts = [next(iter(best["config"].get(k, ())), "") for k in ("backbone", "freeze", "head")]
     recipe = " · ".join(filter(None, parts))
     winner = recipe if best["kind"] == "trial" else f"{best['name']} ({recipe}, ...)"
-    detail = f"{winner}, {result['unused']:.0f} s unused"
+    unused = round(summary["budget_seconds"] - summary["seconds"])
+    detail = f"{winner}, {abs(unused)} s {'unused' if unused >= 0 else 'over the budget'}"
     return {**result, "accuracy": test["score"], "n": test["n"], "winner": winner, "detail": detail}
 
 
