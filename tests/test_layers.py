@@ -20,7 +20,10 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {  # room: (rooms it may import,
     "data": ({"errors", "space"}, {"PIL", "numpy", "torch"}),
     "models": ({"errors", "scoring", "space"}, {"numpy", "timm", "torch"}),
     "frozen": ({"data", "models"}, {"numpy", "torch"}),
-    "training": ({"data", "errors", "frozen", "models", "space"}, {"numpy", "torch"}),
+    "training": (
+        {"data", "errors", "frozen", "models", "space"},
+        {"numpy", "safetensors", "torch"},
+    ),
     "artifact": (
         {"data", "errors", "models", "space", "training"},
         {"jinja2", "numpy", "onnx", "onnxruntime", "safetensors", "timm", "torch"},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +20,7 @@ from autotl.space.registry import Registry
 from autotl.space.space import Config
 from autotl.store import TrialRow
 from autotl.study import StudyConfig
-from autotl.training import ComputeSettings, Task
+from autotl.training import Checkpoint, ComputeSettings, Task
 
 DECISIVE_SETTINGS = (
     "metric",
@@ -146,6 +148,13 @@ class TrainingContext:
             measured_costs=self.measured_costs,
             on_step=lambda: self.listener(events.StepCompleted()),
         )
+
+    def checkpoint(self, config: Config) -> Checkpoint:
+        """Return the checkpoint of the trial of a configuration, which may not exist yet."""
+        decisive = [space.to_json(config), self.decisive_settings(), self.dataset.fingerprint]
+        digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+        folder = self.settings.out / "cache" / "checkpoints"
+        return Checkpoint(folder / f"{digest[:32]}.safetensors")
 
     def batches(self, model: Model, *splits: str) -> Batches:
         """Return batches of some splits of the data at the input size of ``model``."""

@@ -110,13 +110,19 @@ def plan_trial(
         "effective_config": effective_config(config, closed_form=closed_form),
         "views": views,
     }
+    if not frozen:
+        task.checkpoint = context.checkpoint(config)
     if budget.seconds is None:
         return TrialPlan(model, task, frozen, facts)
     cost = training.measure_cost(model, config, task)
     views = cost.affordable_views(views, VIEWS_FRACTION * budget.seconds)
     test = cost.prediction_seconds * len(context.dataset.indices("test"))
     first = not (complete if frozen else any(map(is_fine_tuned, complete)))
-    epochs = affordable_epochs(cost, epochs, views, budget, test, first=first)
+    saved = task.checkpoint.facts if task.checkpoint else {}
+    if saved:  # it continues as it was planned
+        epochs, views = saved["planned"], saved["views"]
+    else:
+        epochs = affordable_epochs(cost, epochs, views, budget, test, first=first)
     repeat = cost.repeat_seconds(epochs, views)
     longest = budget.usable(test) if first else budget.available(repeat, test)
     facts |= {

@@ -250,7 +250,12 @@ class TrialLoop:
             running += self._begin_other_heads(first, plan)
             self._train_heads(running, plan)
             return
-        first.outcome = self._fine_tune(first, plan)
+        try:
+            first.outcome = self._fine_tune(first, plan)
+        except Exception:  # but after Ctrl-C the trial continues from its checkpoint
+            _delete_checkpoint(plan)
+            raise
+        _delete_checkpoint(plan)
         if plan.backbone_frozen and self.portfolio.is_probe(first.trial.user_attrs.get(RECIPE, ())):
             facts = {"is_probe": True, "logme": self._estimate_transferability(plan, first.config)}
             first.outcome = replace(first.outcome, facts={**first.outcome.facts, **facts})
@@ -305,6 +310,9 @@ class TrialLoop:
         # Optuna would read all trials after every epoch, also where it never prunes.
         first = pruner.warmup_epochs(self.settings.epochs)
         can_be_pruned = RECIPE not in trial.user_attrs
+        if plan.task.checkpoint and (saved := plan.task.checkpoint.facts.get("epochs")):
+            text = f"trial {trial.number} continues after epoch {len(saved)} of {epochs}"
+            self.listener(events.Note(text))
         for epoch in training.fine_tune(plan.model, running.config, plan.task):
             done.append(epoch)
             running.outcome = Outcome(epochs=tuple(done))
@@ -453,6 +461,11 @@ class TrialLoop:
                 for epoch in outcome.epochs:
                     self.listener(_event(each.number, epoch, len(outcome.epochs)))
             self.listener(events.TrialFinished(each.number, status, reason, outcome.score, seconds))
+
+
+def _delete_checkpoint(plan: TrialPlan) -> None:
+    if plan.task.checkpoint:
+        plan.task.checkpoint.delete()
 
 
 def _classify(error: BaseException | None) -> tuple[TrialState, str, str]:

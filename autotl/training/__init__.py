@@ -4,11 +4,13 @@
 the activations of its frozen layers, which ``frozen_inputs`` gets from the cache; ``predict``
 computes its predictions. ``weight_average`` averages the weights over the steps. ``probes`` trains
 many heads on one frozen backbone at once. ``cost`` measures what all that takes, and ``compute``
-holds the settings that follow. ``random_state`` keeps it apart from the host process.
+holds the settings that follow. ``checkpoint`` saves the state after an epoch. ``random_state``
+keeps it all apart from the host process.
 
 Shapes: N images in a split, B in a batch, S their side in pixels, F features, C classes.
 """
 
+from autotl.training.checkpoint import Checkpoint
 from autotl.training.compute import ComputeSettings
 from autotl.training.cost import (
     Cost,
@@ -28,6 +30,7 @@ from autotl.training.probes import (
 from autotl.training.task import Epoch, Task
 
 __all__ = [
+    "Checkpoint",
     "ComputeSettings",
     "Cost",
     "Epoch",

@@ -6,6 +6,8 @@ import copy
 import time
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from torch import Tensor
 from autotl.errors import Diverged, OutOfTime, PluginError
 from autotl.models import Group, Model, merge_parametrizations, plan_groups
 from autotl.space.space import Config
+from autotl.training.checkpoint import pack_optimizer, unpack_optimizer
 from autotl.training.inputs import Inputs
 from autotl.training.random_state import RandomState
 from autotl.training.task import Epoch, Task
@@ -42,7 +45,7 @@ def fine_tune(model: Model, config: Config, task: Task) -> Iterator[Epoch]:
         task: The data and the settings.
 
     Yields:
-        What each epoch measured.
+        What each epoch measured. The epochs before a checkpoint have no predictions.
 
     Raises:
         Diverged: The loss or a prediction is not finite.
@@ -55,13 +58,17 @@ def fine_tune(model: Model, config: Config, task: Task) -> Iterator[Epoch]:
         training = Training(model, config, task)
     scores: list[float] = []
     try:
-        for number in range(1, task.epochs + 1):
-            with random.active():
-                epoch = training.run_epoch(number)
-            if epoch is None:
-                break
-            yield epoch
+        for epoch in training.continue_from_checkpoint(random):
             scores.append(epoch.score)
+            yield epoch
+        for number in range(len(scores) + 1, task.epochs + 1):
+            with random.active():
+                completed = training.run_epoch(number)
+            if completed is None:
+                break
+            scores.append(completed.score)
+            training.save_checkpoint(completed, random)
+            yield completed
             if _has_stalled(scores, task):
                 break
     finally:
@@ -107,6 +114,7 @@ class Training:
         self._trained: set[int] = set()
         self._steps = 0
         self._completed: dict[Tensor, Tensor] = {}  # the weights after the last complete epoch
+        self._epochs: list[dict[str, Any]] = []  # the results of the epochs, for checkpoints
 
     def run_epoch(self, number: int) -> Epoch | None:
         """Run a whole epoch; None if the deadline passed inside it and earlier ones are kept.
@@ -182,6 +190,68 @@ class Training:
         self._average.swap()
         self.model.penalties.clear()
         merge_parametrizations(self.model)
+
+    def save_checkpoint(self, epoch: Epoch, random: RandomState) -> None:
+        """Save the state after an epoch, unless it was the last one."""
+        checkpoint = self.task.checkpoint
+        values = asdict(replace(epoch, probabilities=None))
+        self._epochs.append({key: value for key, value in values.items() if value is not None})
+        if checkpoint is None or epoch.number == self.task.epochs or not checkpoint.is_due:
+            return
+        names = {id(tensor): name for name, tensor in self._tensors().items()}
+        if self._optimizer and not names.keys() >= set(map(id, self._optimizer.state)):
+            return  # an optimizer plugin with parameters of its own
+        trained = [p for p in self.model.parameters() if id(p) in self._trained]
+        tensors = {f"weight:{names[id(t)]}": t for t in (*trained, *self.model.buffers())}
+        tensors |= {f"average:{k}": v for k, v in self._average.state(names).items()}
+        tensors |= {f"random:{i}": state for i, state in enumerate(random.torch_states)}
+        optimizer: dict[str, dict[str, Any]] = {}
+        if self._optimizer:
+            states, optimizer = pack_optimizer(self._optimizer, names)
+            tensors |= states
+        facts = {
+            "planned": self.task.epochs,
+            "views": self.task.views,
+            "steps": self._steps,
+            "averaged_steps": self._average.steps,
+            "epochs": self._epochs,
+            "optimizer": optimizer,
+        }
+        checkpoint.save(tensors, facts)
+
+    def continue_from_checkpoint(self, random: RandomState) -> Iterator[Epoch]:
+        """Restore the state of the task's checkpoint, if there is one; yield its epochs."""
+        checkpoint = self.task.checkpoint
+        plan = {"planned": self.task.epochs, "views": self.task.views}
+        if checkpoint is None or not plan.items() <= checkpoint.facts.items():
+            return
+        facts = checkpoint.facts
+        try:
+            tensors = checkpoint.load()
+        except ValueError:  # it is damaged
+            return
+        with random.active():
+            for number in range(1, len(facts["epochs"]) + 1):  # the strategy must reach this epoch
+                self.begin_epoch(number)
+        own = self._tensors()
+        for name, tensor in tensors.items():
+            if name.startswith("weight:"):
+                own[name.removeprefix("weight:")].data.copy_(tensor)
+        self._steps, self._epochs = facts["steps"], list(facts["epochs"])
+        averages = {
+            name.removeprefix("average:"): tensor
+            for name, tensor in tensors.items()
+            if name.startswith("average:")
+        }
+        self._average.restore(averages, own, facts["averaged_steps"])
+        if self._optimizer:
+            unpack_optimizer(self._optimizer, self.model, tensors, facts["optimizer"])
+        random.torch_states = [tensors[f"random:{i}"] for i in range(len(random.torch_states))]
+        yield from (Epoch(**values) for values in facts["epochs"])
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """The parameters and buffers of the model by name."""
+        return dict(chain(self.model.named_parameters(), self.model.named_buffers()))
 
     def _keep_weights(self) -> None:
         """Copy all weights that were trained, averaged if the training averages them."""

@@ -43,6 +43,15 @@ class RandomState:
             random.setstate(python)
             np.random.set_state(numpy)
 
+    @property
+    def torch_states(self) -> list[Tensor]:
+        """The states of torch's generators, ``uint8``; to be used while the state is not active."""
+        return self._torch
+
+    @torch_states.setter
+    def torch_states(self, states: list[Tensor]) -> None:
+        self._torch = states
+
     @contextmanager
     def torch_active(self) -> Iterator[None]:
         """Put only torch's generators in place, for single steps inside ``active``.

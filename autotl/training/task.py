@@ -14,6 +14,7 @@ from autotl.data import Batches
 from autotl.errors import OutOfTime
 from autotl.frozen import FeatureCache
 from autotl.models import Device
+from autotl.training.checkpoint import Checkpoint
 from autotl.training.compute import ComputeSettings
 
 
@@ -55,6 +56,8 @@ class Task:
         patience: Number of consecutive epochs without a better score after which the training ends;
             None for no limit.
         higher_is_better: Whether a higher score is a better one.
+        checkpoint: Where the state after each epoch is saved, and from where an interrupted
+            training continues; None for no checkpoints.
         cache: The cache of activations of frozen layers.
         data_id: Identifies the data set in the cache. None shares no activations with other tasks.
         views: Number of views of a training image whose activations are cached: the image itself
@@ -82,6 +85,7 @@ class Task:
     keep_completed_epochs: bool = False
     patience: int | None = None
     higher_is_better: bool = True
+    checkpoint: Checkpoint | None = None
     cache: FeatureCache = field(default_factory=FeatureCache)
     data_id: Hashable = None
     views: int = 4

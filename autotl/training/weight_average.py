@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -24,19 +24,22 @@ class WeightAverage:
 
     Args:
         decay: Weight of the past in the average, from 0 to 1; 0 for no average.
+
+    Attributes:
+        steps: Number of updates so far.
     """
 
     def __init__(self, decay: float) -> None:
         self._decay = decay
-        self._steps = 0
+        self.steps = 0
         self._averages: dict[torch.Tensor, torch.Tensor] = {}  # by the tensor of the model
 
     def update(self, model: Model) -> None:
         """Add the weights after a step to the average."""
         if not self._decay:
             return
-        self._steps += 1
-        decay = min(self._decay, (1 + self._steps) / (10 + self._steps))
+        self.steps += 1
+        decay = min(self._decay, (1 + self.steps) / (10 + self.steps))
         parameters = (p for p in model.parameters() if p.requires_grad)
         buffers = (b for b in model.buffers() if b.is_floating_point())
         tensors: list[torch.Tensor] = [*parameters, *buffers]
@@ -45,7 +48,31 @@ class WeightAverage:
         if averaged:
             averages = [self._averages[t] for t in averaged]
             update_averages = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
-            update_averages(averages, [t.detach() for t in averaged], self._steps)
+            update_averages(averages, [t.detach() for t in averaged], self.steps)
+
+    def state(self, names: Mapping[int, str]) -> dict[str, torch.Tensor]:
+        """Return the averages by the name of the tensor.
+
+        Args:
+            names: The names of the model's parameters and buffers by id.
+        """
+        return {names[id(tensor)]: average for tensor, average in self._averages.items()}
+
+    def restore(
+        self, averages: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor], steps: int
+    ) -> None:
+        """Restore the averages that ``state`` returned, after ``steps`` steps.
+
+        Args:
+            averages: The averages.
+            tensors: The model's parameters and buffers by name.
+            steps: The number of steps so far.
+        """
+        self.steps = steps
+        self._averages = {
+            tensors[name]: torch.empty_like(tensors[name], requires_grad=False).copy_(average)
+            for name, average in averages.items()
+        }
 
     @contextmanager
     def applied(self) -> Iterator[None]:

@@ -1,0 +1,108 @@
+"""A training that was interrupted continues as if it had not been."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from toy import config, model, task
+from training_helpers import have_equal_weights
+
+from autotl.models import Model
+from autotl.space.kinds import SEARCHED_KINDS
+from autotl.training import Checkpoint, Epoch, checkpoint, fine_tune
+
+EPOCHS = 4
+
+
+@pytest.fixture(autouse=True)
+def _always_due(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "fraction" not in request.node.name:
+        monkeypatch.setattr(checkpoint, "SAVE_FRACTION", 1e9)
+
+
+def train(
+    folder: Path, stop_after: int | None = None, **settings: Any
+) -> tuple[Model, list[Epoch]]:
+    """Train for ``EPOCHS`` epochs with checkpoints in ``folder``, or only for some of them."""
+    chosen = {k: v for k, v in settings.items() if k in SEARCHED_KINDS}
+    changes = {k: v for k, v in settings.items() if k not in chosen}
+    network = model(**chosen)
+    run = task(EPOCHS, checkpoint=Checkpoint(folder / "training.safetensors"), **changes)
+    epochs = []
+    for epoch in fine_tune(network, config(**chosen), run):
+        epochs.append(epoch)
+        if epoch.number == stop_after:
+            break
+    return network, epochs
+
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "full": {"freeze": "full"},
+    "sgd": {"freeze": "full", "optimizer": "sgd"},
+    "lion": {"freeze": "full", "optimizer": "lion"},
+    "average": {"freeze": "full", "ema": 0.9},
+    "dropout": {"freeze": "full", "head": ("linear", {"dropout": 0.5})},
+    "augmented": {"freeze": "full", "augment": "mixup"},
+    "frozen layers": {"freeze": "last_blocks", "augment": "flip_crop"},
+    "unfreezing": {"freeze": "gradual", "ema": 0.9},
+    "probe first": {"freeze": "lp_ft"},
+    "low rank": {"freeze": "lora"},
+    "fitted head": {"freeze": "full", "head": "lda"},
+}
+
+
+@pytest.mark.parametrize("stop_after", [1, 3])
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS.keys())
+def test_it_ends_with_the_same_weights(
+    settings: dict[str, Any], stop_after: int, tmp_path: Path
+) -> None:
+    whole, expected = train(tmp_path / "a", **settings)
+    train(tmp_path / "b", stop_after, **settings)
+    continued, epochs = train(tmp_path / "b", **settings)
+    assert [e.number for e in epochs] == list(range(1, EPOCHS + 1))
+    assert [e.score for e in epochs] == [e.score for e in expected]
+    assert [e.loss for e in epochs] == [e.loss for e in expected]
+    assert have_equal_weights(whole, continued)
+    assert epochs[stop_after - 1].probabilities is None  # it was not trained again
+    assert epochs[stop_after].probabilities is not None
+
+
+def test_a_damaged_or_other_checkpoint_is_ignored(tmp_path: Path) -> None:
+    file = tmp_path / "training.safetensors"
+    file.write_bytes(b"damaged")
+    assert Checkpoint(file).facts == {}
+    _, expected = train(tmp_path / "a", freeze="full")
+    train(tmp_path, 2, freeze="full")
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-100])
+    _, epochs = train(tmp_path, freeze="full")
+    assert [e.score for e in epochs] == [e.score for e in expected]
+    file.write_bytes(whole)
+    _, epochs = train(tmp_path, freeze="full", views=2)  # planned differently
+    assert epochs[0].probabilities is not None
+
+
+def test_a_checkpoint_that_cannot_be_written_does_not_stop_the_training(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    _, epochs = train(tmp_path / "file", freeze="full")
+    assert len(epochs) == EPOCHS
+
+
+def test_saving_takes_a_small_fraction_of_the_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    saved = Checkpoint(tmp_path / "a.safetensors")
+    monkeypatch.setattr(checkpoint, "save_file", lambda *_: now.__setitem__(0, now[0] + 1.0))
+    (tmp_path / "a.tmp").touch()
+    now[0] = 1.0
+    assert saved.is_due
+    saved.save({"a": torch.zeros(1)}, {})
+    now[0] += 19.0
+    assert not saved.is_due
+    now[0] += 2.0
+    assert saved.is_due
