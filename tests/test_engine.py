@@ -144,7 +144,8 @@ def test_the_budget_holds_for_everything(
 
 
 def test_a_budget_too_short_for_anything_says_so(settings: Make) -> None:
-    with pytest.raises(StudyError, match=r"too short for a trial .*; give a larger --budget"):
+    message = r"the budget is too short: .*; give --budget \d+s or more"
+    with pytest.raises(StudyError, match=message):
         engine.run(settings(budget=0.5, trials=None))
 
 

@@ -214,6 +214,7 @@ class FakeTask:
     compute: Any = None
     deadline: float | None = None
     keep_completed_epochs: bool = False
+    checkpoint: Any = None
 
 
 def make_plan(
@@ -232,6 +233,7 @@ def make_plan(
         settings=SimpleNamespace(epochs=WANTED, views=2, patience=None),
         dataset=SimpleNamespace(indices=lambda split: range({"test": 100}[split])),
         task=lambda model, split, epochs, views: FakeTask(epochs, views),
+        checkpoint=lambda config: None,
     )
     model: Any = SimpleNamespace(head=options.pop("head", None))
     return plan_trial(model, config(), context, budget or Budget(605), complete=complete, **options)
