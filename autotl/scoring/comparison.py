@@ -148,7 +148,7 @@ def compare(
     return Comparison(
         standings,
         detectable=float(np.median(quantile * errors[others])),
-        training_variance=(factor - 1) * float(pairs.mean()) / 2,
+        training_variance=float((factor - 1) * pairs.mean() / 2),
     )
 
 
@@ -194,10 +194,8 @@ def _difference_variances(results: Results) -> Scores:
             values = (deviations[a, used] - deviations[b, used]) * weights[used]
             _, own = np.unique(unit[used], return_inverse=True)
             by_unit = np.bincount(own, values)
-            units = len(by_unit)
-            variance = (
-                float((by_unit**2).sum()) * units / max(1, units - 1) + 1 / max(1, units) ** 2
-            )
+            units = max(2, len(by_unit))
+            variance = float((by_unit**2).sum()) * units / (units - 1) + 1 / units**2
             variances[a, b] = variances[b, a] = variance
     return variances
 

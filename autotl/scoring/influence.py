@@ -48,13 +48,13 @@ def sum_by_unit(values: Contributions, units: NDArray[np.int64]) -> Contribution
         What each of the U units contributes, ``[U]``; the mean is the score.
     """
     _, unit = np.unique(units, return_inverse=True)
-    sums = np.bincount(unit, values - values.mean())
-    contributed: Contributions = float(values.mean()) + sums * len(sums) / len(values)
-    return contributed
+    sums = np.bincount(unit, values - values.mean()) * (int(unit.max()) + 1) / len(values)
+    return np.asarray(values.mean() + sums, np.float64)
 
 
 def _accuracy(labels: Labels, probabilities: Probabilities) -> Contributions:
-    return (probabilities.argmax(1) == labels).astype(np.float64)
+    correct: Contributions = (probabilities.argmax(1) == labels).astype(np.float64)
+    return correct
 
 
 def _balanced_accuracy(labels: Labels, probabilities: Probabilities) -> Contributions:

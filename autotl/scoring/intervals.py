@@ -155,13 +155,16 @@ def _loss_interval(
     """The interval of a mean loss: a t interval of its logarithm, because losses are skewed.
 
     The upper limit allows for one more image with the largest loss, or that of guessing, if that is
-    larger: of a model that is mostly right, most samples lack the images on which it is wrong.
+    larger: of a model that is mostly right, most samples lack the images on which it is wrong. The
+    lower limit allows for the change that one more image without a loss would make.
     """
     from scipy import stats
 
+    mean, largest = float(values.mean()), max(float(values.max()), math.log(max(2, classes)))
+    more = (effective * mean + largest) / (effective + 1)
+    squares = (effective * float((values**2).mean()) + largest**2) / (effective + 1)
+    variance = (squares - more**2) / effective + training_variance
+    error = max(math.sqrt(max(0.0, variance)), more / (effective + 1))
     quantile = float(stats.t.ppf(0.975, max(1.0, effective - 1)))
-    mean = float(values.mean())
-    more = np.append(values, max(float(values.max()), math.log(max(2, classes))))
-    error = math.sqrt(float(more.var(ddof=1)) / effective + training_variance)
-    ratio = math.exp(quantile * error / float(more.mean()))
-    return mean / ratio, float(more.mean()) * ratio
+    ratio = math.exp(quantile * error / more)
+    return mean / ratio, more * ratio
