@@ -32,29 +32,11 @@ class Resample:
         number: Number of the resample, from 0.
         train: Indices of the training examples, ascending.
         validation: Indices of the validation examples, ascending.
-        folds: Number of folds of the given validation split; None if the source gives none.
     """
 
     number: int
     train: Indices
     validation: Indices
-    folds: int | None = None
-
-    @property
-    def validation_train_ratio(self) -> float:
-        """Number of validation images for each training image."""
-        return len(self.validation) / len(self.train)
-
-    def variance_factor(self, resamples: int) -> float:
-        """The variance of the mean score of several resamples, relative to that of one score.
-
-        It would be ``1 / resamples`` if they were independent. Resamples with common training
-        images are corrected by Nadeau & Bengio 2003 (Machine Learning 52). A given validation
-        split of which all folds have been scored contains no further images, however many
-        resamples follow.
-        """
-        corrected = 1 / resamples + self.validation_train_ratio
-        return corrected if self.folds is None else max(corrected, 1 / self.folds)
 
 
 def resample(dataset: Dataset, number: int, seed: int) -> Resample:
@@ -97,6 +79,4 @@ def resample(dataset: Dataset, number: int, seed: int) -> Resample:
             fold %= drawn
             break
     validates = fold_names == str(fold)
-    return Resample(
-        number, train if given else pool[~validates], pool[validates], folds if given else None
-    )
+    return Resample(number, train if given else pool[~validates], pool[validates])

@@ -1,15 +1,29 @@
-"""Comparison of candidates on paired scores: the best, and those indistinguishable from it.
+"""Comparison of candidates on the same examples: the best, and those indistinguishable from it.
 
-Every candidate is trained in the same runs, and a run has its own seed and split, so the scores of
-candidates are paired. Plain t tests on such scores report differences that do not exist, for two
-reasons. First, runs share images, so their scores are not independent: the variance of a mean is
-more than ``1/S`` of that of one score, see ``data.Resample.variance_factor``. Second, the best of k
-is selected because it looks best: therefore all differences to it are tested together, by the
-studentized range (Tukey 1949, Biometrics 5) over the residual variance that remains when the
-effects of runs and candidates are removed. Candidates that are equal are then all reported as
-statistically indistinguishable ("tied") 95 times in 100, whatever their number.
+Every candidate is trained in the same runs, each with its own seed and validation examples, and
+every prediction counts: candidates are compared by the differences of what the same example
+contributes to their scores (see ``influence``). Two kinds of chance are in such a difference.
 
-Shapes: k candidates, S runs.
+- The examples: the variance of the differences between examples, or between sampling units, which
+  hundreds of predictions determine well.
+- The training: another seed gives another score. A few runs hardly determine that variance, so the
+  factor by which runs differ more than their examples explain is shrunk to what is usual, as limma
+  moderates variances (Smyth 2004, SAGMB 3), with ``PRIOR_FACTOR`` and ``PRIOR_DEGREES``.
+
+Which candidates are tied is tested by ranges (Tukey's studentized range), step by step from the
+one farthest behind the best: first as one of k, then, if it is not tied, the next one as one of
+k - 1, and so on until one is tied, and with it all that are closer (Newman 1939, Biometrika 31).
+Equal candidates are then all reported as statistically indistinguishable ("tied") 95 times in 100,
+whatever their number, and the truly best one is among the tied as often: of its rivals, those that
+are still there can only be as good or worse. What steps inflate is the error rate among candidates
+behind the best, about which nothing is said. Like the subset of Gupta 1965 (Technometrics 7), the
+tied are those that may be the best; printed differences have simultaneous intervals (Tukey 1949,
+Biometrics 5).
+
+Nadeau & Bengio's correction for common training images is not applied: it is about other data, and
+the question here is which recipe is best on these.
+
+Shapes: k candidates, S runs, E evaluations (an example in a run), U sampling units.
 """
 
 from __future__ import annotations
@@ -25,10 +39,30 @@ from scipy import stats
 CONFIDENCE_LEVEL = 0.95
 """Of all intervals."""
 
+PRIOR_FACTOR, PRIOR_DEGREES = 1.25, 12
+"""The usual variance of runs relative to that of their examples, and its weight in runs."""
+
 LATENCY_TOLERANCE = 0.1
 """Latencies within this fraction of the lowest count as equal: their order may be by chance."""
 
 Scores = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Results:
+    """The results of candidates in the same runs, NaN where a candidate has no result.
+
+    Attributes:
+        scores: The score of each candidate in each run, ``[k, S]``.
+        contributions: What each evaluation contributes to them, see ``influence``, ``[k, E]``.
+        runs: The run of each evaluation, from 0, ``[E]``.
+        units: The sampling unit of each evaluation, the same in all runs, ``[E]``.
+    """
+
+    scores: Scores
+    contributions: Scores
+    runs: NDArray[np.int64]
+    units: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -45,67 +79,161 @@ class Standing:
     """How one candidate compares with the best.
 
     Attributes:
-        score: Mean over the runs, with a t interval for this candidate alone. The best of several
-            means is optimistic, whatever its interval.
+        mean: Mean score over the runs; where the runs differ, as if all had been in all runs.
         difference: Candidate minus best, with a simultaneous interval: all of them hold together.
-        tied: Whether the candidate is statistically indistinguishable from the best, because the
-            interval of the difference contains 0.
+        tied: Whether the candidate is statistically indistinguishable from the best. The interval
+            of a candidate that is not may still contain 0, because it is the wider one for k.
     """
 
-    score: Interval
+    mean: float
     difference: Interval
     tied: bool
 
 
-def compare_scores(
-    scores: Scores,
-    variance_factor: float,
+@dataclass(frozen=True)
+class Comparison:
+    """A comparison of candidates.
+
+    Attributes:
+        standings: One for each candidate.
+        detectable: The smallest difference to the best that could be seen, by the median.
+        training_variance: The variance of a mean score that is due to the training.
+    """
+
+    standings: list[Standing]
+    detectable: float
+    training_variance: float
+
+
+def compare(
+    results: Results,
     *,
     higher_is_better: bool = True,
-    resolution: float = 0.0,
     num_candidates: int | None = None,
     reference: int | None = None,
-) -> list[Standing]:
+) -> Comparison:
     """Compare each of several candidates with the best of them.
 
     Args:
-        scores: ``[k, S]``, at least two candidates and two runs, all finite.
-        variance_factor: The variance of the mean of S scores relative to that of one score; 1/S
-            if they are independent, else more.
+        results: Of at least two candidates in at least one run; one candidate has all runs.
         higher_is_better: Whether a higher score is the better one.
-        resolution: The smallest possible change of a score, such as 1/n for the accuracy on n
-            images. The variance is taken to be at least that of its rounding, ``resolution**2 /
-            12``.
-        num_candidates: The best is selected among this many first rows; None for all.
-        reference: Index of the row to compare with; None for the best.
+        num_candidates: The best is selected among this many first ones; None for all.
+        reference: Index of the candidate to compare with; None for the best.
+    """
+    means = additive_means(results.scores)
+    if selected := reference is None:
+        reference = _index_of_best(means[:num_candidates], higher_is_better)
+    variances = _difference_variances(results)
+    runs_degrees = int(np.isfinite(results.scores).sum()) - sum(results.scores.shape) + 1
+    factor = _moderated_factor(results.scores, variances, runs_degrees)
+    degrees = min(PRIOR_DEGREES + runs_degrees, max(1, len(np.unique(results.units)) - 1))
+
+    gaps, others = means - means[reference], np.arange(len(means)) != reference
+    # The studentized range is in standard errors of a mean, not of a difference.
+    errors = np.sqrt(factor * variances[reference] / 2)
+    distances = np.zeros(len(means))
+    distances[others] = np.abs(gaps[others]) / errors[others]
+    widest = _studentized_range(len(means), degrees)
+    tied, quantile = distances <= widest, widest
+    if selected:
+        first = slice(num_candidates)
+        tied[first], quantile = _stepwise(distances[first], degrees)
+    standings = [
+        Standing(float(mean), Interval(gap, gap - margin, gap + margin), bool(is_tied))
+        for mean, gap, margin, is_tied in zip(
+            means, gaps.tolist(), (widest * errors).tolist(), tied, strict=True
+        )
+    ]
+    pairs = variances[np.triu_indices(len(means), 1)]
+    return Comparison(
+        standings,
+        detectable=float(np.median(quantile * errors[others])),
+        training_variance=float((factor - 1) * pairs.mean() / 2),
+    )
+
+
+def additive_means(scores: Scores) -> Scores:
+    """The mean score ``[k]`` of each candidate over all runs.
+
+    A candidate without a result in some runs gets the mean that it would have had if it differed
+    from the others there as in its own runs: least squares on effects of candidates and runs.
+
+    Args:
+        scores: ``[k, S]``, NaN where there is no result.
+    """
+    present = np.isfinite(scores)
+    if present.all():
+        means: Scores = scores.mean(1)
+        return means
+    k, runs = scores.shape
+    candidate, run = np.nonzero(present)
+    design = np.concatenate([np.eye(k)[candidate], np.eye(runs)[run]], axis=1)
+    effects = np.linalg.lstsq(design, scores[present], rcond=None)[0]
+    adjusted: Scores = effects[:k] + effects[k:].mean()
+    return adjusted
+
+
+def _difference_variances(results: Results) -> Scores:
+    """The variance ``[k, k]`` of the difference of two means that is due to the examples.
+
+    It is that of the units' sums of differences, plus that of one more unit in which one candidate
+    is right and the other is wrong: two candidates with equal predictions may differ on others.
+    """
+    k, runs = results.scores.shape
+    _, unit = np.unique(results.units, return_inverse=True)
+    present = np.isfinite(results.scores)
+    sizes = np.bincount(results.runs, minlength=runs)
+    sums = [np.bincount(results.runs, row, runs) for row in results.contributions]
+    deviations = results.contributions - (np.array(sums) / sizes)[:, results.runs]
+    variances = np.zeros((k, k))
+    for a in range(k):
+        for b in range(a):
+            common = present[a] & present[b]
+            weights = np.where(common, 1 / (max(1, common.sum()) * sizes), 0.0)[results.runs]
+            used = weights > 0
+            values = (deviations[a, used] - deviations[b, used]) * weights[used]
+            _, own = np.unique(unit[used], return_inverse=True)
+            by_unit = np.bincount(own, values)
+            units = max(2, len(by_unit))
+            variance = float((by_unit**2).sum()) * units / (units - 1) + 1 / units**2
+            variances[a, b] = variances[b, a] = variance
+    return variances
+
+
+def _moderated_factor(scores: Scores, variances: Scores, degrees: int) -> float:
+    """By how much runs differ more than their examples explain, as a factor of the variance."""
+    usual = PRIOR_DEGREES * PRIOR_FACTOR
+    if degrees <= 0:
+        return PRIOR_FACTOR
+    between = within = 0.0
+    for a in range(len(scores)):
+        for b in range(a):
+            differences = (scores[a] - scores[b])[np.isfinite(scores[a] - scores[b])]
+            if (runs := len(differences)) > 1:
+                between += float(differences.var(ddof=1)) / runs
+                within += variances[a, b]
+    factor = (usual + degrees * between / within) / (PRIOR_DEGREES + degrees)
+    return max(1.0, factor)  # the training cannot reduce the variance
+
+
+def _stepwise(distances: Scores, degrees: int) -> tuple[NDArray[np.bool_], float]:
+    """Exclude candidates from the farthest on, while they are farther than the range of those left.
+
+    Args:
+        distances: The distance of each candidate to the best in standard errors of a mean.
+        degrees: The degrees of freedom of the standard errors.
 
     Returns:
-        One ``Standing`` for each row.
+        Which candidates are tied, and the distance that the last one tested had to exceed.
     """
-    k, runs = scores.shape
-    means = scores.mean(1)
-    if reference is None:
-        reference = _index_of_best(means[:num_candidates], higher_is_better)
-    degrees_of_freedom = (k - 1) * (runs - 1)
-    residuals = scores - means[:, None] - scores.mean(0) + scores.mean()
-    rounding_variance = resolution**2 / 12
-    variance = max(float((residuals**2).sum()) / degrees_of_freedom, rounding_variance)
-    margin = _studentized_range(k, degrees_of_freedom) * (variance * variance_factor) ** 0.5
-
-    own_variances = np.maximum(scores.var(1, ddof=1), rounding_variance)
-    t_quantile = float(stats.t.ppf((1 + CONFIDENCE_LEVEL) / 2, runs - 1))
-    half_widths = t_quantile * np.sqrt(own_variances * variance_factor)
-    standings = []
-    for mean, half_width in zip(means.tolist(), half_widths.tolist(), strict=True):
-        difference = mean - float(means[reference])
-        standings.append(
-            Standing(
-                score=Interval(mean, mean - half_width, mean + half_width),
-                difference=Interval(difference, difference - margin, difference + margin),
-                tied=abs(difference) <= margin,
-            )
-        )
-    return standings
+    tied = np.ones(len(distances), dtype=bool)
+    quantile = _studentized_range(2, degrees)
+    for step, candidate in enumerate(np.argsort(-distances, kind="stable")[:-1]):
+        quantile = _studentized_range(len(distances) - step, degrees)
+        if distances[candidate] <= quantile:
+            break
+        tied[candidate] = False
+    return tied, quantile
 
 
 def nested_selection_score(scores: Scores, *, higher_is_better: bool = True) -> float:
@@ -146,6 +274,12 @@ def index_of_cheapest(
     )
     fastest = [i for i, time in enumerate(times) if time <= min(times) * (1 + LATENCY_TOLERANCE)]
     return min(fastest, key=sizes.__getitem__)
+
+
+@cache
+def t_quantile(degrees_of_freedom: int = PRIOR_DEGREES) -> float:
+    """The quantile of t for a 95 % interval, by default of a moderated variance."""
+    return float(stats.t.ppf((1 + CONFIDENCE_LEVEL) / 2, degrees_of_freedom))
 
 
 @cache

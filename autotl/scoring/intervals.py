@@ -1,34 +1,48 @@
-"""95 % confidence intervals of metrics."""
+"""95 % confidence intervals of metrics.
+
+All are computed from what each example contributes to the score (see ``influence``): Wilson's
+interval for scores between 0 and 1, with the sample size at which an accuracy would be as variable,
+and an interval of the logarithm for losses. A bootstrap would have no width if all predictions are
+correct, and too little in small classes: all resamples have the same few examples of them.
+"""
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 from numpy.typing import NDArray
 
+from autotl.scoring.influence import Contributions, contributions
 from autotl.scoring.metrics import Labels, Metric, Probabilities
 
-RESAMPLES = 1000
-"""Bootstrap resamples for an interval."""
+BLEND = 2.0
+"""The number of errors that count as much as the usual variance, for the variance of an AUROC."""
+
+_NORMAL_QUANTILE = 1.959964
+"""The 97.5 % quantile of the normal distribution."""
 
 
-def wilson_interval(score: float, n: int) -> tuple[float, float]:
+def wilson_interval(score: float, n: float) -> tuple[float, float]:
     """The Wilson score interval (Wilson 1927) of an accuracy.
 
     Args:
         score: The accuracy, from 0 to 1.
-        n: Number of independent images that it was measured on.
+        n: Number of independent images that it was measured on, or the effective one.
 
     Returns:
         The lower and the upper limit.
     """
-    from scipy.stats import binomtest
+    z2 = _NORMAL_QUANTILE**2
+    centre = score + z2 / (2 * n)
+    half_width = math.sqrt(z2) * math.sqrt(max(0.0, score * (1 - score)) / n + z2 / (4 * n**2))
+    low, high = ((centre + sign * half_width) / (1 + z2 / n) for sign in (-1, 1))
+    # Rounding must not exclude a score of 0 or 1.
+    return max(0.0, min(low, score)), min(1.0, max(high, score))
 
-    interval = binomtest(round(score * n), n).proportion_ci(method="wilson")
-    return float(interval.low), float(interval.high)
 
-
-def effective_sample_size(correct: NDArray[np.bool_], units: NDArray[np.int64]) -> int:
-    """The effective sample size of an accuracy measured on clustered images.
+def effective_sample_size(values: NDArray[np.generic], units: NDArray[np.int64]) -> float:
+    """The effective sample size of a mean over clustered images.
 
     The number of images divided by the design effect (Kish 1965): if the images of one patient,
     say, tend to be right or wrong together, the accuracy is less certain than their number
@@ -36,80 +50,121 @@ def effective_sample_size(correct: NDArray[np.bool_], units: NDArray[np.int64]) 
     quantiles (Korn & Graubard 1998, Survey Methodology 24).
 
     Args:
-        correct: Whether each prediction is correct, ``[N]``.
+        values: What is averaged, such as whether each prediction is correct, ``[N]``.
         units: The sampling unit (cluster) of each image, ``[N]``.
     """
     from scipy import stats
 
     _, unit = np.unique(units, return_inverse=True)
-    num_units, accuracy = int(unit.max()) + 1, float(correct.mean())
-    if num_units == len(correct):
+    num_units = int(unit.max()) + 1
+    if num_units == len(values):
         return num_units
-    independent_variance = accuracy * (1 - accuracy) * len(correct)
+    residuals = values - values.mean()
+    independent_variance = float((residuals**2).sum())
     if num_units == 1 or not independent_variance:
         return num_units
-    residuals = np.bincount(unit, correct - accuracy)
-    clustered_variance = float((residuals**2).sum()) * num_units / (num_units - 1)
+    clustered_variance = float((np.bincount(unit, residuals) ** 2).sum())
+    clustered_variance *= num_units / (num_units - 1)
     design_effect = max(1.0, clustered_variance / independent_variance)
-    small_sample = float(stats.norm.ppf(0.975) / stats.t.ppf(0.975, num_units - 1)) ** 2
-    return max(1, round(len(correct) / design_effect * small_sample))
+    small_sample = float(_NORMAL_QUANTILE / stats.t.ppf(0.975, num_units - 1)) ** 2
+    return max(1.0, len(values) / design_effect * small_sample)
 
 
 def score_interval(
     metric: Metric,
     labels: Labels,
     probabilities: Probabilities,
-    seed: int = 0,
     units: NDArray[np.int64] | None = None,
 ) -> tuple[float, float]:
     """The 95 % confidence interval of a score.
-
-    For accuracy this is Wilson's interval with the effective sample size. For all other metrics
-    it is a percentile bootstrap, see ``bootstrap_interval``.
 
     Args:
         metric: The metric of the score.
         labels: ``[N]``.
         probabilities: ``[N, C]``.
-        seed: Seed of the bootstrap.
         units: The sampling unit (cluster) of each image, ``[N]``; None if all are independent.
 
     Returns:
-        The lower and the upper limit.
+        The lower and the upper limit; NaN if the score is not defined.
     """
-    units = np.arange(len(labels)) if units is None else units
-    if metric.name == "accuracy":
-        correct = probabilities.argmax(1) == labels
-        return wilson_interval(float(correct.mean()), effective_sample_size(correct, units))
-    return bootstrap_interval(metric, labels, probabilities, seed, units)
+    values = contributions(metric, labels, probabilities)
+    return mean_interval(metric, values, labels, units, probabilities.shape[1])
 
 
-def bootstrap_interval(
+def mean_interval(
     metric: Metric,
+    values: Contributions,
     labels: Labels,
-    probabilities: Probabilities,
-    seed: int,
-    units: NDArray[np.int64],
+    units: NDArray[np.int64] | None,
+    classes: int,
+    training_variance: float = 0.0,
 ) -> tuple[float, float]:
-    """The 2.5 % and 97.5 % quantiles of the score over ``RESAMPLES`` resamples (Efron 1979).
+    """The 95 % confidence interval of the mean of contributions to a score.
 
-    A cluster bootstrap: whole sampling units are drawn. It is stratified by class where every
-    unit is of one class. For the arguments see ``score_interval``.
+    Args:
+        metric: The metric of the score.
+        values: The contributions, of one model or of several that were trained alike, ``[N]``.
+        labels: ``[N]``.
+        units: The sampling unit (cluster) of each image, ``[N]``; None if all are independent.
+        classes: The number of classes.
+        training_variance: The variance of the score that is not due to the examples.
+
+    Returns:
+        The lower and the upper limit; NaN if the score is not defined.
     """
-    from sklearn.utils import resample
+    score, units = float(values.mean()), np.arange(len(labels)) if units is None else units
+    if not math.isfinite(score):
+        return math.nan, math.nan
+    effective = effective_sample_size(values, units)
+    if not metric.higher_is_better:
+        return _loss_interval(values, effective, classes, training_variance)
+    n = _equivalent_size(metric, values, labels) * effective / len(labels)
+    spread = score * (1 - score)
+    if spread > 0:
+        n = spread / (spread / n + training_variance)
+    return wilson_interval(score, n)
 
-    random = np.random.RandomState(seed)
-    order = np.argsort(units, kind="stable")
-    _, first = np.unique(units[order], return_index=True)
-    members = np.split(order, first[1:])
-    clustered = len(members) < len(labels)
-    pure = all(len(set(labels[rows].tolist())) == 1 for rows in members)
-    strata = labels[order[first]] if pure else None
-    scores = []
-    for _ in range(RESAMPLES):
-        drawn = resample(np.arange(len(members)), stratify=strata, random_state=random)
-        rows = np.concatenate([members[unit] for unit in drawn]) if clustered else order[drawn]
-        scores.append(metric.score(labels[rows], probabilities[rows]))
-    # A resample's score may be NaN: AUROC is undefined for a single class.
-    low, high = np.nanquantile(scores, (0.025, 0.975))
-    return float(low), float(high)
+
+def _equivalent_size(metric: Metric, values: Contributions, labels: Labels) -> float:
+    """The number of independent images on which an accuracy would be as variable as the score.
+
+    A mean over C classes, each with a recall of the same variance, is as variable as an accuracy on
+    ``C**2 / sum(1 / n_c)`` images. The variance of F1 is estimated, but taken to be no less than
+    that, because the estimate is too small in small classes. The variance of AUROC is estimated
+    too, as far as enough examples are ranked too low.
+    """
+    score, n = float(values.mean()), len(values)
+    if metric.name == "accuracy":
+        return n
+    _, counts = np.unique(labels, return_counts=True)
+    usual = len(counts) ** 2 / float((1 / counts).sum())
+    variance = float(values.var(ddof=1)) / n if n > 1 else 0.0
+    spread = score * (1 - score)
+    if metric.name == "balanced_accuracy" or min(spread, variance) <= 0:
+        return usual
+    if metric.name == "macro_f1":
+        return min(usual, spread / variance)
+    errors = int((values < score - 1e-9).sum())
+    weight = errors / (errors + BLEND)
+    return 1 / (weight * variance / spread + (1 - weight) / usual)
+
+
+def _loss_interval(
+    values: Contributions, effective: float, classes: int, training_variance: float
+) -> tuple[float, float]:
+    """The interval of a mean loss: a t interval of its logarithm, because losses are skewed.
+
+    The upper limit allows for one more image with the largest loss, or that of guessing, if that is
+    larger: of a model that is mostly right, most samples lack the images on which it is wrong. The
+    lower limit allows for the change that one more image without a loss would make.
+    """
+    from scipy import stats
+
+    mean, largest = float(values.mean()), max(float(values.max()), math.log(max(2, classes)))
+    more = (effective * mean + largest) / (effective + 1)
+    squares = (effective * float((values**2).mean()) + largest**2) / (effective + 1)
+    variance = (squares - more**2) / effective + training_variance
+    error = max(math.sqrt(max(0.0, variance)), more / (effective + 1))
+    quantile = float(stats.t.ppf(0.975, max(1.0, effective - 1)))
+    ratio = math.exp(quantile * error / more)
+    return mean / ratio, more * ratio

@@ -7,6 +7,9 @@ import math
 from collections.abc import Iterable, Sequence
 from itertools import islice
 
+import numpy as np
+
+from autotl.scoring import comparison
 from autotl.scoring.intervals import wilson_interval
 from autotl.scoring.metrics import Metric
 from autotl.store import (
@@ -124,9 +127,9 @@ def compare_on_validation(
 ) -> list[Contender]:
     """Return the best distinct trials with their standings on the validation split.
 
-    A trial is tied if the 95 % interval of its accuracy contains the best accuracy. Comparisons of
-    paired scores, as in the final selection, would find more differences. Metrics other than
-    accuracy have no interval on a single split.
+    They are compared by their predictions, as in the final selection, with a single run each. A
+    trial of a version that did not store these is tied if the 95 % interval of its score contains
+    the best score.
 
     Args:
         ranked: Complete trials, best first.
@@ -134,25 +137,49 @@ def compare_on_validation(
         count: The maximum number of trials.
     """
     rows = distinct(ranked, count)
-    contenders = []
-    for row in rows:
-        score = validation_interval(row, facts)
-        best = rows[0].score or 0.0
-        gap = Interval(mean=score.mean - best, low=score.low - best, high=score.high - best)
-        standing = Standing(score=score, difference=gap, tied=score.low <= best <= score.high)
-        contenders.append(contender(row).model_copy(update={"standing": standing}))
-    return contenders
+    scores = [validation_interval(row, facts) for row in rows]
+    return [
+        contender(row).model_copy(
+            update={"standing": Standing(score=score, difference=gap, tied=tied)}
+        )
+        for row, score, (gap, tied) in zip(rows, scores, _gaps(rows, scores, facts), strict=True)
+    ]
+
+
+def _gaps(
+    rows: Sequence[TrialRow], scores: Sequence[Interval], facts: StudyFacts
+) -> list[tuple[Interval, bool]]:
+    """The difference of each trial to the first, the best, and whether the two are tied."""
+    values = [np.frombuffer(row.contributions or b"", "<f2") for row in rows]
+    if len(rows) > 1 and values[0].size and len({each.size for each in values}) == 1:
+        results = comparison.Results(
+            scores=np.array([[score.mean] for score in scores]),
+            contributions=np.array(values, np.float64),
+            runs=np.zeros(values[0].size, np.int64),
+            units=np.arange(values[0].size),
+        )
+        higher = facts.direction == "maximize"
+        compared = comparison.compare(results, higher_is_better=higher)
+        return [(Interval(**vars(s.difference)), s.tied) for s in compared.standings]
+    gaps = []
+    for s in scores:
+        best = scores[0].mean
+        gap = Interval(mean=s.mean - best, low=s.low - best, high=s.high - best)
+        gaps.append((gap, s.low <= best <= s.high))
+    return gaps
 
 
 def validation_interval(row: TrialRow, facts: StudyFacts) -> Interval:
     """Return the score of a complete trial with its 95 % interval.
 
-    For metrics other than accuracy, both ends of the interval are the score.
+    If it was not stored, it is that of an accuracy; for other metrics both ends are the score.
     """
     assert row.score is not None
-    low = high = row.score
-    if facts.metric == "accuracy" and facts.data.independent_validation:
-        low, high = wilson_interval(row.score, facts.data.independent_validation)
+    low, high = row.facts.low, row.facts.high
+    if low is None or high is None:
+        low = high = row.score
+        if facts.metric == "accuracy" and facts.data.independent_validation:
+            low, high = wilson_interval(row.score, facts.data.independent_validation)
     return Interval(mean=row.score, low=low, high=high)
 
 
@@ -221,6 +248,11 @@ class Leaderboard:
     def best(self) -> TrialRow | None:
         """The best trial; None if no trial is complete."""
         return self.ranked[0] if self.ranked else None
+
+    def tied(self) -> set[int]:
+        """Return the trials that may be the best, by their predictions for the validation split."""
+        compared = compare_on_validation(self.ranked, self.store.study(self.study))
+        return {c.lead for c in compared if c.standing and c.standing.tied}
 
     def finalists(self, count: int, *, default: bool = True) -> list[Contender]:
         """Return the best distinct configurations and the baselines, see ``finalists``."""

@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from autotl.search.budget import SELECTION_FRACTION, SLACK, Budget
-from autotl.search.leaderboard import FINALISTS, Leaderboard, is_fine_tuned
+from autotl.search.leaderboard import Leaderboard, is_fine_tuned
 from autotl.store import Contender, TrialRow
 
-FINALISTS_WITHOUT_BUDGET = 3
-"""The maximum number of finalists in a search without a budget."""
+MOST_CONTENDERS = 4
+"""The maximum number of contenders: many repeats of few tell them apart better than the reverse."""
+
+PREFERRED_REPEATS = (5, 3)
+"""The minimum number of repeats, best first: usually there are five folds, else often three."""
 
 FEWEST_REPEATS, MOST_REPEATS = 2, 10
 """The minimum and maximum number of repeats: a variance needs two, and more than ten add little."""
@@ -61,20 +64,32 @@ class SelectionBudget:
     def choose_field(self, seconds: float) -> Field:
         """Choose the contenders that can be repeated within ``seconds``.
 
-        Three repeats of fewer contenders are preferred to two repeats of more. If necessary the
-        default recipe is left out, so that only the best trial and the linear probe remain. The
-        result is empty if there is no time for two repeats of two contenders.
+        Five repeats of fewer contenders are preferred to three of more, and these to two. If
+        necessary the default recipe is left out, so that only the best trial and the linear probe
+        remain. The result is empty if there is no time for two repeats of two contenders.
         """
-        most = FINALISTS if self.budget.seconds is not None else FINALISTS_WITHOUT_BUDGET
-        fields = [self.leaderboard.finalists(count) for count in range(most, 0, -1)]
-        without_default = [self.leaderboard.finalists(1, default=False)]
-        options = ((3, fields), (FEWEST_REPEATS, fields), (FEWEST_REPEATS, without_default))
-        for repeats, sets in options:
-            for contenders in sets:
-                needed = repeats * sum(map(self.seconds, contenders))
-                if len(contenders) >= 2 and needed <= seconds:
-                    return Field(tuple(contenders), repeats)
+        for sets in (self._sets(), [self.leaderboard.finalists(1, default=False)]):
+            for repeats in (*PREFERRED_REPEATS, FEWEST_REPEATS):
+                for contenders in sets:
+                    needed = repeats * sum(map(self.seconds, contenders))
+                    if len(contenders) >= 2 and needed <= seconds:
+                        return Field(tuple(contenders), repeats)
         return Field()
+
+    def _sets(self) -> list[list[Contender]]:
+        """Return sets of contenders, the largest first.
+
+        They are the best trial and the baselines, and in larger sets the next best trials, as far
+        as they may still be the best, or if there is no other contender.
+        """
+        board, sets = self.leaderboard, [self.leaderboard.finalists(1)]
+        tied, core = board.tied(), [c.lead for c in sets[0]]
+        for contender in board.finalists(MOST_CONTENDERS):
+            larger = [*sets[0], contender]
+            wanted = len(larger) == 2 or (contender.lead in tied and len(larger) <= MOST_CONTENDERS)
+            if contender.lead not in core and wanted:
+                sets.insert(0, larger)
+        return sets
 
     def repeats_seconds(self, left: float) -> float:
         """Return the seconds to reserve for the repeats; 0 if there is no time for a selection.

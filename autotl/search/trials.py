@@ -28,6 +28,7 @@ from autotl.search.budget import PROBING_FRACTION, Budget
 from autotl.search.context import TrainingContext
 from autotl.search.leaderboard import Leaderboard, is_fine_tuned, search_winner
 from autotl.search.portfolio import Portfolio
+from autotl.search.predictions import store_predictions
 from autotl.search.resume import PROBED_WITH, RECIPE
 from autotl.search.selection_budget import SelectionBudget
 from autotl.search.trial_budget import TrialPlan, plan_trial, refuse_too_slow
@@ -410,6 +411,8 @@ class TrialLoop:
         if trained is not None:
             trial.set_user_attr("trained_parameters", trained)
         self.study.tell(trial, score if error is None else None, state=state)
+        if score is not None and (predicted := outcome.epochs[-1].probabilities) is not None:
+            store_predictions(self.store, self.context, trial.number, predicted)
         self.store.finish_trial(
             self.name,
             trial.number,

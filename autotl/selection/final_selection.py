@@ -17,12 +17,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from autotl import data, events, training
+from autotl import events, training
 from autotl.data import Indices
 from autotl.events import Listener
 from autotl.models import Model, ensemble
 from autotl.scoring import calibration, comparison, metrics
-from autotl.scoring.comparison import Standing as Compared
 from autotl.scoring.metrics import Probabilities
 from autotl.search.budget import Budget
 from autotl.search.context import TrainingContext
@@ -30,7 +29,8 @@ from autotl.search.selection_budget import FEWEST_REPEATS, SelectionBudget
 from autotl.search.trials import TrialModel
 from autotl.selection.refit import combine
 from autotl.selection.repeats import Repeats
-from autotl.store import Calibration, Contender, Interval, Member, Selection, Standing
+from autotl.selection.standings import Compared, Comparer
+from autotl.store import Calibration, Contender, Member, Selection
 
 
 @dataclass(frozen=True)
@@ -126,52 +126,61 @@ class FinalSelection:
         """
         if self.repeats.count < FEWEST_REPEATS or len(singles) < 2:
             return
-        higher, count = self.metric.higher_is_better, len(singles)
+        count = len(singles)
         contenders = [*singles, *combinations]
-        scores = np.array([contender.scores for contender in contenders])
-        means = scores.mean(1)
-        standings = self._standings(scores, count)
-        order = sorted(range(len(contenders)), key=means.__getitem__, reverse=higher)
+        numbers = range(max(len(c.scores) for c in contenders))
+        comparer = Comparer(
+            self.dataset, self.metric, [self.repeats.validation_indices(n) for n in numbers]
+        )
+        compared = comparer.compare(contenders, count)
+        standings = compared.comparison.standings
+        order = sorted(
+            range(len(contenders)),
+            key=lambda i: standings[i].mean,
+            reverse=self.metric.higher_is_better,
+        )
         best = next(i for i in order if i < count)  # of the single contenders
         tied = [i for i in order if standings[i].tied and i < count]
         ahead = [i for i in order[: order.index(best)] if not standings[i].tied]
         ahead = [i for i in ahead if self._is_feasible(contenders[i])]
         if ahead:
-            standings = self._standings(scores, count, best=ahead[0])
-            tied = [i for i in ahead if standings[i].tied]
-        compared = [
-            contender.model_copy(update={"standing": _clip_interval(standing, higher)})
-            for contender, standing in zip(contenders, standings, strict=True)
-        ]
-        cheapest = tied[_cheapest([compared[i] for i in tied])]
+            compared = comparer.compare(contenders, count, reference=ahead[0])
+            tied = [i for i in ahead if compared.comparison.standings[i].tied]
+        ranked = compared.contenders
+        cheapest = tied[_cheapest([ranked[i] for i in tied])]
         winner = cheapest if self.settings.prefer == "cheap" else tied[0]
-        self._winner = compared[winner]
-        self.result = self._selection(compared, order, compared[cheapest], scores[:count])
+        self._winner = ranked[winner]
+        self.result = self._selection(comparer, compared, order, ranked[cheapest])
         if ahead:
-            self._notify_combination(compared[winner], compared[best])
+            self._notify_combination(ranked[winner], ranked[best])
 
     def _selection(
-        self,
-        compared: Sequence[Contender],
-        order: Sequence[int],
-        cheapest: Contender,
-        scores: comparison.Scores,
+        self, comparer: Comparer, compared: Compared, order: Sequence[int], cheapest: Contender
     ) -> Selection:
         """Return the comparison as it is stored; ``order`` has the indices by score, best first."""
         assert self._winner is not None
         rows = self.selection.leaderboard.rows
         sign = 1 if self.metric.higher_is_better else -1
-        singles = [c for c in compared if c.kind == "trial"]
-        best_trial = max(singles, key=lambda c: sign * (rows[c.lead].score or 0.0))
+        singles = [c for c in compared.contenders if c.kind == "trial"]
+        best = max(singles, key=lambda c: sign * (rows[c.lead].score or 0.0))
+        interval = comparer.optimism(best, rows[best.lead], compared)
+        winner, of_winner = self._winner, None
+        if winner.kind == "trial":
+            of_winner = comparer.optimism(winner, rows[winner.lead], compared)
+        scores = [c.scores[: self.repeats.count] for c in singles]
+        complete = [each for each in scores if len(each) == self.repeats.count]
         return Selection(
             repeats=self.repeats.count,
-            contenders=[compared[i] for i in order],
-            winner=self._winner,
+            contenders=[compared.contenders[i] for i in order],
+            winner=winner,
             cheapest=cheapest,
-            optimism=self.metric.gain(rows[best_trial.lead].score or 0.0, best_trial.mean),
-            optimism_of=best_trial.lead,
+            optimism=self.metric.gain(rows[best.lead].score or 0.0, _mean(best)),
+            optimism_of=best.lead,
+            optimism_interval=interval,
+            winner_optimism=of_winner,
+            detectable=compared.comparison.detectable,
             nested_score=comparison.nested_selection_score(
-                scores, higher_is_better=self.metric.higher_is_better
+                np.array(complete), higher_is_better=self.metric.higher_is_better
             ),
             prefer=self.settings.prefer,
         )
@@ -183,26 +192,6 @@ class FinalSelection:
             f"{winner.mean:.4f}, that of {best.name} is {best.mean:.4f}"
         )
         self.listener(events.Note(text))
-
-    def _standings(
-        self, scores: comparison.Scores, singles: int, best: int | None = None
-    ) -> list[Compared]:
-        """Compare all contenders with one of them.
-
-        Args:
-            scores: The scores ``[contenders, repeats]``.
-            singles: The number of contenders that are trials; they come first.
-            best: The index of the contender to compare with; None for the best trial.
-        """
-        first = data.resample(self.dataset, 0, self.settings.seed)
-        return comparison.compare_scores(
-            scores,
-            first.variance_factor(self.repeats.count),
-            higher_is_better=self.metric.higher_is_better,
-            resolution=1 / len(first.validation),
-            num_candidates=singles,
-            reference=best,
-        )
 
     def _is_feasible(self, contender: Contender) -> bool:
         """Whether there is a model of a contender, or time to train one."""
@@ -226,10 +215,16 @@ class FinalSelection:
         in other repeats. The result is None if all repeats have the same examples.
         """
         sign = 1 if self.metric.higher_is_better else -1
-        best = max(singles, key=lambda c: sign * c.mean)
+        complete = [c for c in singles if len(c.scores) >= self.repeats.count]
+        best = max(complete, key=lambda c: sign * c.mean)
         inputs = self.repeats.inputs
-        members = [c for c in singles if inputs[c.lead] == inputs[best.lead]]
-        repeats = range(self.repeats.count)
+        count = self.repeats.count
+        members = [
+            c.model_copy(update={"predictions": c.predictions[:count]})
+            for c in complete
+            if inputs[c.lead] == inputs[best.lead]
+        ]
+        repeats = range(count)
         indices = [self.repeats.validation_indices(number) for number in repeats]
         labels = [self.dataset.labels[rows] for rows in indices]
         units = [np.array(self.dataset.units)[rows] for rows in indices]
@@ -268,10 +263,11 @@ class FinalSelection:
         """Return predictions of the winner for examples that it was not trained on, or None.
 
         They are the predictions of its repeats. Without repeats, they are the predictions of its
-        trial for the validation split, or None if there is no time to compute them.
+        trial for the validation split, or None if they were not stored and there is no time to
+        compute them.
         """
         if winner.predictions:
-            repeats = range(self.repeats.count)
+            repeats = range(len(winner.predictions))
             indices = [self.repeats.validation_indices(number) for number in repeats]
             folds = [
                 np.full(len(rows), number) for rows, number in zip(indices, repeats, strict=True)
@@ -280,14 +276,22 @@ class FinalSelection:
                 np.concatenate(indices), np.concatenate(folds), np.concatenate(winner.predictions)
             )
         rows, tested = (self.dataset.indices(split) for split in ("validation", "test"))
-        seconds = self.selection.test_seconds(winner) * len(rows) / max(1, len(tested))
-        model = self.model_of(winner)
-        if model is None or self.budget.left < seconds + self.selection.finish_seconds(winner):
-            return None
-        device = self.context.device
-        batches = self.context.batches(model, "validation")
-        probabilities = training.predict(model.to(device.torch_device), batches, device)
+        probabilities = self._stored_predictions(winner)
+        if probabilities is None or len(probabilities) != len(rows):
+            seconds = self.selection.test_seconds(winner) * len(rows) / max(1, len(tested))
+            model = self.model_of(winner)
+            if model is None or self.budget.left < seconds + self.selection.finish_seconds(winner):
+                return None
+            device = self.context.device
+            batches = self.context.batches(model, "validation")
+            probabilities = training.predict(model.to(device.torch_device), batches, device)
         return OutOfSample(rows, np.arange(len(rows)) % 2, probabilities)
+
+    def _stored_predictions(self, winner: Contender) -> Probabilities | None:
+        """The predictions of a trial for the validation split, if they were stored."""
+        if winner.kind != "trial":
+            return None
+        return self.repeats.store.predictions(self.settings.name, winner.lead)
 
     def calibrate(self, predictions: OutOfSample) -> Calibration:
         """Fit the temperature of the winner to its out-of-sample predictions."""
@@ -302,6 +306,11 @@ def _cheapest(contenders: Sequence[Contender]) -> int:
     return comparison.index_of_cheapest(times, [c.parameters for c in contenders])
 
 
+def _mean(contender: Contender) -> float:
+    assert contender.standing is not None  # it was compared
+    return contender.standing.score.mean
+
+
 def _with_costs(contender: Contender, members: Sequence[Contender]) -> Contender:
     """Add the costs to a combination: an ensemble runs all its members, a soup is one model."""
     run = members if contender.kind == "ensemble" else members[:1]
@@ -312,14 +321,3 @@ def _with_costs(contender: Contender, members: Sequence[Contender]) -> Contender
         "parameters": sum(sizes) if len(sizes) == len(run) else None,
     }
     return contender.model_copy(update=costs)
-
-
-def _clip_interval(standing: Compared, higher: bool) -> Standing:
-    """Clip the interval of a score to the range of the metric: 0 to 1, or from 0 for losses."""
-    score, difference = standing.score, standing.difference
-    high = min(1.0, score.high) if higher else score.high
-    return Standing(
-        score=Interval(mean=score.mean, low=max(0.0, score.low), high=high),
-        difference=Interval(mean=difference.mean, low=difference.low, high=difference.high),
-        tied=standing.tied,
-    )

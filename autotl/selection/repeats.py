@@ -59,6 +59,7 @@ class Repeats:
 
     Attributes:
         contenders: The trials in the final selection that have not dropped out.
+        dropped: Trials that did not complete two repeats in time, with the repeats that they have.
         count: Number of repeats that all contenders have completed.
         models: The model of the last repeat by trial, on the CPU.
         inputs: The input of the model by trial.
@@ -77,6 +78,7 @@ class Repeats:
         self.settings, self.dataset = context.settings, context.dataset
         self.metric = metrics.get(self.settings.metric)
         self.contenders: list[Contender] = []
+        self.dropped: list[Contender] = []
         self.count = 0
         self.models: dict[int, Model] = {}
         self.inputs: dict[int, Input] = {}
@@ -88,10 +90,14 @@ class Repeats:
     # ---------------------------------------------------------------- results
 
     def completed(self) -> list[Contender]:
-        """Return the contenders with their results in the first ``count`` repeats."""
+        """Return the contenders with all their results, which are those of the first repeats.
+
+        Some have more than ``count`` repeats, and those that were dropped have fewer.
+        """
+        contenders = [*self.contenders, *self.dropped]
         return [
-            self._with_results(contender, self._results[contender.lead])
-            for contender in self.contenders
+            self._with_results(c, self._results[c.lead], len(self._results[c.lead]))
+            for c in contenders
         ]
 
     def soup(self) -> Contender | None:
@@ -103,7 +109,7 @@ class Repeats:
             return None  # a member has dropped out
         members = tuple(Member(trial=n, weight=1 / len(numbers)) for n in numbers)
         soup = Contender(kind="soup", members=members, role="soup")
-        return self._with_results(soup, self._soup_results)
+        return self._with_results(soup, self._soup_results, self.count)
 
     def validation_indices(self, number: int) -> Indices:
         """Return the indices of the validation examples of a repeat."""
@@ -113,8 +119,10 @@ class Repeats:
         """Whether the last models of these trials are of the same repeat."""
         return len({max(self._results[trial]) for trial in trials}) == 1
 
-    def _with_results(self, contender: Contender, results: Mapping[int, Result]) -> Contender:
-        done = [results[number] for number in range(self.count)]
+    def _with_results(
+        self, contender: Contender, results: Mapping[int, Result], count: int
+    ) -> Contender:
+        done = [results[number] for number in range(count)]
         own = self._results if contender.kind == "soup" else {contender.lead: results}
         seconds = sum(
             result.seconds for trial in contender.trials for result in own[trial].values()
@@ -133,8 +141,8 @@ class Repeats:
         """Run repeats of all contenders while there is time; yield ``count`` after each.
 
         A contender that does not complete one of the first two repeats drops out. A later repeat
-        that some contender does not complete is ignored. If there is no time for two repeats of two
-        contenders, nothing is trained.
+        that some contender does not complete counts for the others. If there is no time for two
+        repeats of two contenders, nothing is trained.
         """
         field, deadline = self._choose_field()
         # The best contender and the baselines are trained first, in case the time ends early.
@@ -197,7 +205,8 @@ class Repeats:
         if enough := len(done) >= 2:
             dropped = ", ".join(c.name for c in self.contenders if c not in done)
             text += f" with {dropped}"
-            self.contenders = done
+            others = [c for c in self.contenders if c not in done and self._results[c.lead]]
+            self.contenders, self.dropped = done, [*self.dropped, *others]
         self.listener(events.Note(text, warning=True))
         return enough
 

@@ -214,9 +214,9 @@ class RunFolder:
         contenders = selection.contenders if selection else []
         repeated = next((c for c in contenders if c.id == winner.id), None)
         score = self.rows[winner.lead].score
-        if winner.kind != "trial" or repeated is None or score is None:
+        if winner.kind != "trial" or score is None or repeated is None or not repeated.standing:
             return None
-        return metrics.get(self.settings.metric).gain(score, repeated.mean)
+        return metrics.get(self.settings.metric).gain(score, repeated.standing.score.mean)
 
 
 def _selection_result(winner: Contender, selection: Selection | None) -> dict[str, Any] | None:

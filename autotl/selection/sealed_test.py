@@ -125,9 +125,7 @@ class SealedTest:
         self, labels: metrics.Labels, probabilities: metrics.Probabilities, units: metrics.Labels
     ) -> dict[str, Any]:
         metric = metrics.get(self.settings.metric)
-        low, high = intervals.score_interval(
-            metric, labels, probabilities, self.settings.seed, units=units
-        )
+        low, high = intervals.score_interval(metric, labels, probabilities, units)
         confusion = metrics.confusion_matrix(labels, probabilities)
         per_class = [
             {"class": name, "n": sum(row), "score": row[i] / sum(row) if sum(row) else None}

@@ -11,8 +11,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import optuna
 import sqlalchemy as sa
+from numpy.typing import NDArray
 from optuna.storages import RDBStorage
 from sqlalchemy import exc
 
@@ -25,6 +27,7 @@ from autotl.store.migrations.tables import (
     EPOCH,
     IMAGE,
     LATENCY,
+    PREDICTION,
     REPEAT,
     STUDY,
     STUDY_FACT,
@@ -44,6 +47,9 @@ from autotl.store.rows import (
 )
 
 _Row = TypeVar("_Row", TrialRow, EpochRow, RepeatRow, TestRow, DataIssueRow, ImageRow)
+
+MAX_PREDICTION_BYTES = 2**20
+"""The size of the predictions of a trial up to which they are stored, in float16."""
 
 RECORDS: Mapping[type[Any], Mapping[str, type[Facts]]] = {
     TrialRow: {"facts": TrialFacts},
@@ -229,7 +235,7 @@ class Store:
             "facts": _set_fields_to_json(facts),
         }
         with self._write() as connection:
-            for table in (EPOCH, TRIAL):
+            for table in (EPOCH, PREDICTION, TRIAL):
                 connection.execute(table.delete().where(*_at(table, study, number)))
             connection.execute(TRIAL.insert().values(study=study, number=number, **values))
 
@@ -321,6 +327,46 @@ class Store:
         if numbers:
             wanted |= TRIAL.c.number.in_(numbers)
         return self._list(TrialRow, TRIAL, study, wanted, order="number")
+
+    def add_predictions(
+        self,
+        study: str,
+        number: int,
+        probabilities: NDArray[np.float32],
+        contributions: NDArray[np.float64],
+        **facts: Any,
+    ) -> None:
+        """Store the predictions of a trial for the validation split.
+
+        Args:
+            study: The name of the study.
+            number: The number of the trial.
+            probabilities: ``[N, C]``; not stored if they are larger than ``MAX_PREDICTION_BYTES``.
+            contributions: What each sampling unit contributes to the score, ``[U]``.
+            facts: New values by field of ``TrialFacts``.
+
+        Raises:
+            StudyError: There is no such trial.
+        """
+        data = probabilities.astype("<f2").tobytes()
+        self.update_trial(
+            study, number, {"contributions": contributions.astype("<f2").tobytes()}, **facts
+        )
+        if len(data) > MAX_PREDICTION_BYTES:
+            return
+        values = {"classes": probabilities.shape[1], "probabilities": data}
+        with self._write() as connection:
+            connection.execute(PREDICTION.delete().where(*_at(PREDICTION, study, number)))
+            connection.execute(PREDICTION.insert().values(study=study, number=number, **values))
+
+    def predictions(self, study: str, number: int) -> NDArray[np.float32] | None:
+        """Return the predictions ``[N, C]`` of a trial for the validation split, if stored."""
+        query = sa.select(PREDICTION.c.classes, PREDICTION.c.probabilities)
+        with self._read() as connection:
+            row = connection.execute(query.where(*_at(PREDICTION, study, number))).first()
+        if row is None:
+            return None
+        return np.frombuffer(row.probabilities, "<f2").astype(np.float32).reshape(-1, row.classes)
 
     def epochs(self, study: str, number: int) -> list[EpochRow]:
         """Return the epochs of a trial, in order."""

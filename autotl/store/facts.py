@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from autotl.store.contender import Contender, Facts, Number
+from autotl.store.contender import Contender, Facts, Interval, Number
 
 State = Literal["", "running", "done", "interrupted", "failed"]
 
@@ -64,9 +64,12 @@ class Selection(Facts):
     """The result of the final selection: contenders retrained on the same resamples and seeds.
 
     ``contenders`` are sorted by their mean score, best first. ``cheapest`` is the cheapest of
-    those that are statistically indistinguishable from the best. ``optimism`` is the score of the
-    best trial ``optimism_of`` in the search minus that in its repeats. ``nested_score`` is the
-    score without the bias of selecting the maximum (see ``comparison.nested_selection_score``).
+    those that are statistically indistinguishable from the best. ``optimism`` is that of the
+    search: the score of the best trial ``optimism_of`` in the search minus that in its repeats;
+    ``winner_optimism`` is that of the winner, if it is a trial; both have 95 % intervals.
+    Differences to the best that are smaller than ``detectable`` cannot be seen in so many repeats.
+    ``repeats`` counts those that all contenders completed. ``nested_score`` is the score without
+    the bias of selecting the maximum (see ``comparison.nested_selection_score``).
     """
 
     repeats: int
@@ -75,6 +78,9 @@ class Selection(Facts):
     cheapest: Contender
     optimism: Number
     optimism_of: int
+    optimism_interval: Interval | None = None
+    winner_optimism: Interval | None = None
+    detectable: float | None = None
     nested_score: float | None = None
     prefer: Literal["accuracy", "cheap"] = "accuracy"
 
@@ -147,6 +153,8 @@ class TrialFacts(Facts):
         seconds_needed: Predicted training time in seconds.
         seconds_repeat: Seconds to retrain it on another resample.
         seconds_test: Seconds to predict the test split.
+        low: The lower limit of the 95 % interval of the score; None if it is unknown.
+        high: The upper limit.
         excluded: Why the limits of the last run exclude it; empty if they do not.
     """
 
@@ -163,6 +171,8 @@ class TrialFacts(Facts):
     seconds_needed: float | None = None
     seconds_repeat: float | None = None
     seconds_test: float = 0.0
+    low: float | None = None
+    high: float | None = None
     excluded: str = ""
 
 

@@ -28,7 +28,8 @@ class TrialRow:
     """One trial: its configuration, its status and its results.
 
     ``epochs`` is the planned number of epochs and ``seconds`` the wall-clock time. ``reason`` says
-    why the trial ended with its status; it is empty for ``complete``.
+    why the trial ended with its status; it is empty for ``complete``. ``contributions`` are those
+    of the sampling units of the validation split to the score (``scoring.influence``), as float16.
     """
 
     number: int
@@ -42,6 +43,7 @@ class TrialRow:
     seconds: float
     started: datetime
     facts: TrialFacts = field(default_factory=TrialFacts)
+    contributions: bytes | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)

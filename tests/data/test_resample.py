@@ -11,7 +11,7 @@ from noise_images import noise_examples
 
 from autotl.data import Dataset, check, resample
 from autotl.errors import DataError
-from autotl.scoring.comparison import compare_scores
+from autotl.scoring.comparison import Results, compare
 from autotl.space.plugin import Example
 
 
@@ -33,7 +33,7 @@ def test_a_resample_contains_exactly_train_and_validation(ungrouped: Dataset) ->
         assert not set(drawn.train) & set(drawn.validation)
         assert drawn.number == number
         assert len(drawn.validation) == pytest.approx(len(ungrouped.indices("validation")), abs=4)
-        assert drawn.validation_train_ratio == pytest.approx(1 / 3, rel=0.15)
+        assert len(drawn.validation) / len(drawn.train) == pytest.approx(1 / 3, rel=0.15)
         counts = Counter(ungrouped.labels[drawn.validation].tolist())
         assert max(counts.values()) - min(counts.values()) <= 1
 
@@ -116,18 +116,17 @@ def test_equal_candidates_on_a_given_validation_split_are_tied_however_many_resa
         for i, e in enumerate(interleaved_examples(300))
     ]
     dataset, count, k = check(given, "noise"), 10, 3
-    resamples = [resample(dataset, number, seed=0) for number in range(count)]
+    folds = [resample(dataset, number, seed=0).validation for number in range(count)]
     random = np.random.default_rng(0)
     all_tied = []
     for _ in range(400):
         logits = random.normal(size=(k, len(given)))  # a candidate's own, the same in all resamples
-        scores = [
-            [
-                (logits[i, r.validation] + random.normal(0, 0.5, len(r.validation)) < 1).mean()
-                for r in resamples
-            ]
-            for i in range(k)
-        ]
-        standings = compare_scores(np.array(scores), resamples[0].variance_factor(count))
-        all_tied.append(all(standing.tied for standing in standings))
+        correct = [logits[:, rows] + random.normal(0, 0.5, (k, len(rows))) < 1 for rows in folds]
+        results = Results(
+            np.transpose([each.mean(1) for each in correct]),
+            np.concatenate(correct, axis=1).astype(float),
+            np.repeat(np.arange(count), [len(rows) for rows in folds]),
+            np.concatenate(folds),
+        )
+        all_tied.append(all(standing.tied for standing in compare(results).standings))
     assert np.mean(all_tied) > 0.92

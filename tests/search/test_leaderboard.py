@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
 import pytest
 import sqlalchemy as sa
 
@@ -142,6 +143,41 @@ def test_the_interval_of_an_accuracy_is_wilsons() -> None:
     interval = validation_interval(trial(0, 0.9), FACTS)
     assert (interval.low, interval.high) == wilson_interval(0.9, 100)
     assert interval.low < interval.mean == 0.9 < interval.high
+
+
+def test_the_stored_interval_of_a_score_is_used() -> None:
+    row = trial(0, 0.3, facts={"low": 0.2, "high": 0.5})
+    interval = validation_interval(row, StudyFacts(metric="log_loss", direction="minimize"))
+    assert (interval.low, interval.mean, interval.high) == (0.2, 0.3, 0.5)
+
+
+def stored(values: Any) -> bytes:
+    """Contributions as the store has them."""
+    return np.asarray(values, "<f2").tobytes()
+
+
+def test_trials_are_compared_by_their_predictions() -> None:
+    """Two trials of one score: one is wrong where the best is, the other on other images."""
+    best = np.ones(100)
+    best[:10] = 0
+    alike, other, worse = best.copy(), np.ones(100), best.copy()
+    alike[10] = worse[10:25] = 0
+    other[-11:] = 0
+    rows = [
+        trial(number, values.mean(), contributions=stored(values))
+        for number, values in enumerate((best, alike, other, worse))
+    ]
+    standings = [c.standing for c in compare_on_validation(rows, FACTS) if c.standing]
+    assert [s.tied for s in standings] == [True, True, True, False]
+    widths = [s.difference.high - s.difference.low for s in standings]
+    assert widths[0] == 0 < 2 * widths[1] < widths[2]
+    losses = StudyFacts(metric="log_loss", direction="minimize", data=FACTS.data)
+    rows = [
+        trial(number, float(np.mean(values)), contributions=stored(values))
+        for number, values in enumerate((best, 1.01 * best, 2 * best))
+    ]
+    ties = [c.standing.tied for c in compare_on_validation(rows, losses) if c.standing]
+    assert ties == [True, True, False]
 
 
 @pytest.mark.parametrize("facts", [StudyFacts(), StudyFacts(metric="log_loss", data=FACTS.data)])

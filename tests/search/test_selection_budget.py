@@ -9,13 +9,19 @@ import pytest
 
 from autotl.scoring.metrics import METRICS
 from autotl.search.budget import SELECTION_FRACTION, SLACK, Budget
-from autotl.search.leaderboard import FINALISTS, Leaderboard
+from autotl.search.leaderboard import Leaderboard
 from autotl.search.selection_budget import (
-    FINALISTS_WITHOUT_BUDGET,
+    MOST_CONTENDERS,
     SelectionBudget,
     repeat_seconds,
 )
 from autotl.store import Contender, Member, Store
+
+
+@pytest.fixture(autouse=True)
+def all_tied(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any trial may be the best."""
+    monkeypatch.setattr(Leaderboard, "tied", lambda self: set(self.rows))
 
 
 def plan(
@@ -40,16 +46,35 @@ def field(selection: SelectionBudget, seconds: float) -> tuple[list[int], int]:
     return [contender.lead for contender in chosen.contenders], chosen.repeats
 
 
-def test_the_field_fits_into_the_time() -> None:
+def test_five_repeats_of_few_contenders_come_first() -> None:
     nine = plan([1.0] * 9, Budget(1000.0))
-    assert field(nine, 300) == ([0, 1, 2, 3, 4], 3)
-    assert field(nine, 11) == ([0, 1, 2], 3)  # rather fewer contenders than fewer repeats
+    assert field(nine, 300) == ([0, 1, 2, 3], 5)
+    assert field(nine, 19) == ([0, 1, 2], 5)  # rather fewer contenders than fewer repeats
+    assert field(nine, 10) == ([0, 1], 5)
+    assert field(nine, 9) == ([0, 1, 2], 3)
     assert field(nine, 5) == ([0, 1], 2)
     assert field(nine, 3) == ([], 0)
     assert field(plan([1.0], Budget(1000.0)), 300) == ([], 0)
-    assert field(plan([1.0] * 9, Budget(1000.0), probe=8), 300) == ([0, 1, 2, 3, 4, 8], 3)
+    assert field(plan([1.0] * 9, Budget(None)), float("inf")) == ([0, 1, 2, 3], 5)
+
+
+def test_the_baselines_take_part_before_the_next_best() -> None:
+    nine = plan([1.0] * 9, Budget(1000.0), probe=8, default=6)
+    assert field(nine, 300) == ([0, 6, 8, 1], 5)
+    assert field(nine, 15) == ([0, 6, 8], 5)
     three = plan([10.0, 20.0, 1.0], Budget(1000.0), probe=2)
-    assert field(three, 50) == ([0, 2], 3)  # the best and the linear probe
+    assert field(three, 60) == ([0, 2], 5)  # the best and the linear probe
+
+
+def test_a_trial_that_is_not_tied_takes_part_only_if_no_other_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Leaderboard, "tied", lambda self: {0, 2})
+    assert field(plan([1.0] * 4, Budget(1000.0), probe=3), 300) == ([0, 3, 2], 5)
+    monkeypatch.setattr(Leaderboard, "tied", lambda self: {0})
+    assert field(plan([1.0] * 4, Budget(1000.0), probe=3), 300) == ([0, 3], 5)
+    assert field(plan([1.0] * 4, Budget(1000.0), probe=9), 300) == ([0, 1], 5)
+    assert MOST_CONTENDERS == 4
 
 
 def test_the_default_recipe_is_left_out_rather_than_the_selection() -> None:
@@ -59,17 +84,11 @@ def test_the_default_recipe_is_left_out_rather_than_the_selection() -> None:
     assert field(selection, 41) == ([], 0)
 
 
-def test_without_a_budget_fewer_contenders_take_part() -> None:
-    contenders, repeats = field(plan([1.0] * 9, Budget(None)), float("inf"))
-    assert (len(contenders), repeats) == (FINALISTS_WITHOUT_BUDGET, 3)
-    assert FINALISTS_WITHOUT_BUDGET < FINALISTS
-
-
 def test_time_for_the_repeats_is_reserved() -> None:
     budget = Budget(1000.0)
     assert plan([], budget).repeats_seconds(1000.0) == 0.0
     nine = plan([1.0] * 9, budget)
-    assert nine.repeats_seconds(1000.0) == pytest.approx(SLACK * 5 * 3)  # no more than they need
+    assert nine.repeats_seconds(1000.0) == pytest.approx(SLACK * 4 * 5)  # no more than they need
     longer = plan([20.0] * 9, budget).repeats_seconds(1000.0)
     assert 0.8 < longer / (SELECTION_FRACTION * 1000) <= SLACK
     # No selection can be held anyway.
@@ -107,7 +126,7 @@ def test_time_for_the_refit_of_the_best_trial_is_reserved() -> None:
     assert budget.reserved_refit == pytest.approx(SLACK * budget.refit * 80 + 2)
     short = plan([10.0] * 4, budget, probe=3)
     short.reserve()
-    assert budget.reserved_repeats == pytest.approx(SLACK * 4 * 3 * 10)
+    assert budget.reserved_repeats == pytest.approx(SLACK * 4 * 5 * 10)
     assert budget.reserved_refit == pytest.approx(SLACK * budget.refit * 10)
     both = budget.reserved_repeats + budget.reserved_refit
     assert budget.finish_seconds(1.0) == both + budget.fixed
@@ -141,7 +160,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 def test_a_search_ends_when_the_end_would_not_fit_any_more(clock: list[float]) -> None:
     selection = plan([10.0] * 3, Budget(1000.0, refit=1.0, fixed=5.0), seconds_test=2.0)
     assert not selection.is_over()
-    needed = SLACK * 3 * 3 * 10 + SLACK * 10 + 2 + 5 + 1
+    needed = SLACK * 3 * 5 * 10 + SLACK * 10 + 2 + 5 + 1
     clock[0] = 2000.0 - needed - 0.1
     assert not selection.is_over()
     clock[0] = 2000.0 - (SLACK * 10 + 2 + 5 + 1) + 0.1  # no time is left for repeats

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,19 @@ from selection_helpers import (
 
 from autotl import data, engine
 from autotl.events import Event
+from autotl.search import selection_budget
+from autotl.search.leaderboard import Leaderboard
 from autotl.selection.finish import Finish
 from autotl.space import registry
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick() -> Iterator[None]:
+    """Three repeats instead of five, of all trials, as if any might be the best."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(selection_budget, "PREFERRED_REPEATS", (3,))
+        patch.setattr(Leaderboard, "tied", lambda self: set(self.rows))
+        yield
 
 
 @pytest.fixture

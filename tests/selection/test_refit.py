@@ -151,7 +151,7 @@ def test_several_trainings_are_not_begun_in_the_time_for_one(
         return evidence(self, winner)
 
     monkeypatch.setattr(Finish, "_evidence", then_late)
-    monkeypatch.setattr(repeats, "MOST_REPEATS", 2)
+    monkeypatch.setattr(repeats, "MOST_REPEATS", 3)
     events: list[Event] = []
     result = engine.run(alike(budget=1000.0), events.append)
     assert not [task for task in spy.tasks if task.validation is None]

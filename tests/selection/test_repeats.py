@@ -86,24 +86,34 @@ def test_repeats_whose_predictions_are_lost_are_trained_once_more(small: Make, s
     assert len(spy.repeats) == 2
 
 
-def test_a_repeat_that_runs_out_of_time_does_not_count(small: Make, spy: Spy) -> None:
+def test_a_repeat_that_runs_out_of_time_counts_for_those_that_completed_it(
+    small: Make, spy: Spy
+) -> None:
     spy.fails = lambda task: OutOfTime("it is late") if len(spy.repeats) == 8 else None
     result = engine.run(small())
     selection = read_selection(small())
     assert selection.repeats == 2
-    assert {len(c.scores) for c in selection.contenders} == {2}
+    [longest, *others] = sorted(singles(selection), key=lambda c: -len(c.scores))
+    assert [len(c.scores) for c in (longest, *others)] == [3, 2, 2]
+    rows = [r for r in read_repeats(small()) if r.kind == "trial"]
+    assert list(longest.scores) == [r.score for r in rows if r.trial == longest.lead]
     assert result.summary["test"]["n"] == 12
 
 
-def test_contenders_without_the_first_two_repeats_drop_out(small: Make, spy: Spy) -> None:
-    """The best and the baselines come first."""
+def test_a_contender_without_the_second_repeat_drops_out_with_its_first(
+    small: Make, spy: Spy
+) -> None:
+    """The best and the baselines come first. What was trained counts."""
     spy.fails = lambda task: OutOfTime("it is late") if len(spy.repeats) >= 6 else None
     events: list[Event] = []
     engine.run(small(), events.append)
     selection = read_selection(small())
     assert selection.repeats == 2
-    assert len(singles(selection)) == 2
-    assert "linear_probe" in {c.role for c in singles(selection)}
+    [dropped] = [c for c in singles(selection) if len(c.scores) == 1]
+    assert dropped.role == "finalist"
+    assert [len(c.scores) for c in singles(selection) if c != dropped] == [2, 2]
+    assert dropped.standing
+    assert dropped.standing.score.low < dropped.standing.score.high
     [text] = [t for t in texts(events) if "no time for 2 repeats" in t]
     assert "with trial" in text
 

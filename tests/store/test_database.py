@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 import sqlalchemy as sa
@@ -35,6 +36,7 @@ from autotl.store import (
     default_url,
     single,
 )
+from autotl.store.database import MAX_PREDICTION_BYTES
 from autotl.store.migrations import tables
 
 CONFIG = {"freeze": {"last_blocks": {"fraction": 0.25}}, "head": {"linear": {}}}
@@ -113,6 +115,27 @@ def use_trials(store: Store) -> None:
         store.begin_trial(NAME, number, CONFIG, 1)
     assert [row.number for row in store.trials(NAME, after=1)] == [2, 3]
     assert [row.number for row in store.trials(NAME, after=2, numbers={0, 2})] == [0, 2, 3]
+    use_predictions(store)
+
+
+def use_predictions(store: Store) -> None:
+    assert store.predictions(NAME, 1) is None
+    probabilities = np.array([[0.9, 0.1, 0.0], [1 / 3, 1 / 3, 1 / 3]], np.float32)
+    store.add_predictions(NAME, 1, 1 - probabilities, np.zeros(2))
+    store.add_predictions(NAME, 1, probabilities, np.array([1.0, 0.25]), low=0.4)
+    stored, row = store.predictions(NAME, 1), store.trials(NAME)[1]
+    assert stored is not None
+    np.testing.assert_allclose(stored, probabilities, atol=1e-3)
+    assert np.frombuffer(row.contributions or b"", "<f2").tolist() == [1.0, 0.25]
+    assert (row.facts.low, row.facts.logme) == (0.4, 0.5)
+    large = np.zeros((MAX_PREDICTION_BYTES // 4 + 1, 2), np.float32)
+    store.add_predictions(NAME, 0, large, np.ones(3))
+    assert store.predictions(NAME, 0) is None  # the database must not grow by megabytes a trial
+    assert store.trials(NAME)[0].contributions is not None
+    store.begin_trial(NAME, 2, CONFIG, 1)
+    store.add_predictions(NAME, 2, probabilities, np.ones(2))
+    store.begin_trial(NAME, 2, CONFIG, 1)
+    assert (store.predictions(NAME, 2), store.trials(NAME)[2].contributions) == (None, None)
 
 
 def use_repeats(store: Store) -> None:

@@ -79,6 +79,9 @@ def _finite(value: Any) -> Any:
 NAME = sa.String(512)  # of a study, as long as Optuna's
 
 
+BYTES = sa.LargeBinary(2**24 - 1)  # without a length, MySQL limits it to 64 KiB
+
+
 def _study_key() -> sa.Column[str]:
     return sa.Column("study", NAME, primary_key=True)
 
@@ -141,6 +144,18 @@ TRIAL = sa.Table(
     sa.Column("seconds", Number, nullable=False),
     sa.Column("started", Utc, nullable=False),
     sa.Column("facts", Json),  # null for trials of versions without facts
+    sa.Column("contributions", BYTES),  # float16, to the score, by sampling unit
+)
+# Predictions are in the database and not in files: a study that is moved, continued or deleted
+# takes them along, and a report needs nothing else. They have a table of their own, because a list
+# of trials does not need them; Store.add_predictions limits their size.
+PREDICTION = sa.Table(  # of a trial, for the validation split
+    PREFIX + "prediction",
+    METADATA,
+    _study_key(),
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("classes", sa.Integer, nullable=False),
+    sa.Column("probabilities", BYTES, nullable=False),  # float16 [N, classes]
 )
 EPOCH = sa.Table(
     PREFIX + "epoch",
@@ -173,7 +188,9 @@ TEST = sa.Table(
     sa.Column("config", Json, nullable=False),
     sa.Column("result", Json, nullable=False),
 )
-TABLES_OF_STUDY = (STUDY_FACT, DATA_ISSUE, LATENCY, IMAGE, TRIAL, EPOCH, REPEAT, TEST)
+TABLES_OF_STUDY = (
+    STUDY_FACT, DATA_ISSUE, LATENCY, IMAGE, TRIAL, EPOCH, PREDICTION, REPEAT, TEST
+)  # fmt: skip
 """The tables whose column ``study`` has the study that a row belongs to."""
 
 

@@ -1,0 +1,140 @@
+"""What each example contributes to a score, so that variances follow from predictions.
+
+The contributions of N examples are numbers whose mean is the score, and whose variance over N is
+that of the score: for an accuracy whether each prediction is correct, for a mean loss the losses,
+and for other metrics the score plus the influence of each example on it (Hampel 1974, JASA 69).
+Scores of two models on the same examples are compared by the differences of their contributions,
+which need far fewer examples than a comparison of two means: what is hard for one model is mostly
+hard for the other.
+
+Shapes: N examples, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autotl.scoring.metrics import Labels, Metric, Probabilities
+
+Contributions = NDArray[np.float64]
+"""What each example contributes to a score, ``[N]``."""
+
+
+def contributions(metric: Metric, labels: Labels, probabilities: Probabilities) -> Contributions:
+    """Compute what each example contributes to a score.
+
+    Args:
+        metric: The metric of the score.
+        labels: ``[N]``.
+        probabilities: ``[N, C]``.
+
+    Returns:
+        ``[N]``; their mean is the score.
+    """
+    return _FUNCTIONS[metric.name](labels, probabilities)
+
+
+def sum_by_unit(values: Contributions, units: NDArray[np.int64]) -> Contributions:
+    """Sum contributions by sampling unit (cluster), because only those are independent.
+
+    Args:
+        values: ``[N]``.
+        units: The sampling unit of each example, ``[N]``.
+
+    Returns:
+        What each of the U units contributes, ``[U]``; the mean is the score.
+    """
+    _, unit = np.unique(units, return_inverse=True)
+    sums = np.bincount(unit, values - values.mean()) * (int(unit.max()) + 1) / len(values)
+    return np.asarray(values.mean() + sums, np.float64)
+
+
+def _accuracy(labels: Labels, probabilities: Probabilities) -> Contributions:
+    correct: Contributions = (probabilities.argmax(1) == labels).astype(np.float64)
+    return correct
+
+
+def _balanced_accuracy(labels: Labels, probabilities: Probabilities) -> Contributions:
+    """Correct or not, with the weight of the class.
+
+    Deviations are from the score and not from the recall of the class, which in a small class would
+    be too close to its few examples.
+    """
+    weights = class_weights(labels)
+    correct = _accuracy(labels, probabilities)
+    score = float((weights * correct).mean())
+    values: Contributions = score + weights * (correct - score)
+    return values
+
+
+def class_weights(labels: Labels) -> NDArray[np.float64]:
+    """The weight ``[N]`` of each example in a mean over the classes; the mean weight is 1."""
+    counts = np.bincount(labels)
+    weights: NDArray[np.float64] = len(labels) / (counts > 0).sum() / counts[labels]
+    return weights
+
+
+def _macro_f1(labels: Labels, probabilities: Probabilities) -> Contributions:
+    """The derivative of F1 = 2 correct / (actual + predicted), averaged over the classes."""
+    classes, predicted = probabilities.shape[1], probabilities.argmax(1)
+    correct = predicted == labels
+    counts = np.bincount(labels, minlength=classes) + np.bincount(predicted, minlength=classes)
+    present = counts > 0
+    counts = np.maximum(counts, 1)
+    f1 = 2 * np.bincount(labels[correct], minlength=classes) / counts
+    influence = 2 * correct / counts[labels]
+    influence -= f1[labels] / counts[labels] + f1[predicted] / counts[predicted]
+    values: Contributions = f1[present].mean() + influence * (len(labels) / present.sum())
+    return values
+
+
+def _auroc(labels: Labels, probabilities: Probabilities) -> Contributions:
+    """The placement values of DeLong et al. 1988 (Biometrics 44), averaged over the classes."""
+    from scipy.stats import rankdata
+
+    n = len(labels)
+    is_class = np.eye(probabilities.shape[1], dtype=bool)[labels]
+    positives = is_class.sum(0)
+    defined = (positives > 0) & (positives < n)
+    if not defined.any():
+        return np.full(n, np.nan)
+    is_class, predicted = is_class[:, defined], probabilities[:, defined]
+    positives = positives[defined]
+    ranks = rankdata(predicted, axis=0)
+    placements = np.empty(predicted.shape)
+    for j, member in enumerate(is_class.T):
+        # The fraction of the other group that is ranked correctly relative to each example.
+        own = ranks[:, j] - _ranks_within(predicted[:, j], member)
+        others = np.where(member, n - positives[j], positives[j])
+        placements[:, j] = np.where(member, own / others, 1 - own / others)
+    scores = (placements * is_class).sum(0) / positives
+    sizes = np.where(is_class, positives, n - positives)
+    values: Contributions = scores.mean() + ((placements - scores) * (n / sizes)).mean(1)
+    return values
+
+
+def _ranks_within(values: NDArray[np.float32], member: NDArray[np.bool_]) -> Contributions:
+    """The rank ``[N]`` of each example among the members, or among the others."""
+    from scipy.stats import rankdata
+
+    ranks = np.empty(len(values))
+    ranks[member], ranks[~member] = rankdata(values[member]), rankdata(values[~member])
+    return ranks
+
+
+def _log_loss(labels: Labels, probabilities: Probabilities) -> Contributions:
+    of_label = probabilities[np.arange(len(labels)), labels].astype(np.float64)
+    losses: Contributions = -np.log(np.maximum(of_label, np.finfo(probabilities.dtype).eps))
+    return losses
+
+
+_FUNCTIONS: dict[str, Callable[[Labels, Probabilities], Contributions]] = {
+    "accuracy": _accuracy,
+    "balanced_accuracy": _balanced_accuracy,
+    "macro_f1": _macro_f1,
+    "auroc": _auroc,
+    "log_loss": _log_loss,
+}
