@@ -37,8 +37,11 @@ MAX_WIDTH = 100
 CURVE_EPOCHS = 24
 """Number of epochs in the learning curve of the current trial: the latest ones."""
 
-GROUPS = ("complete", "pruned", "out_of_time", "failed")
+GROUPS = ("complete", "pruned", "out_of_time", "duplicate", "failed")
 """The statuses by which trials are counted; all others count as failed."""
+
+RARE = ("out_of_time", "duplicate")
+"""The statuses that are shown only if there are trials with them."""
 
 
 @contextmanager
@@ -181,7 +184,8 @@ class _Panel:
 
     def _counts(self) -> Text:
         earlier, limit = self.started.earlier_trials, self.started.max_trials
-        counts = [f"{self.counts[group]} {group.replace('_', ' ')}" for group in GROUPS]
+        visible = [group for group in GROUPS if group not in RARE or self.counts[group]]
+        counts = [f"{self.counts[group]} {group.replace('_', ' ')}" for group in visible]
         counts += [f"{earlier} earlier"] if earlier else []
         total = "" if limit is None else f"{earlier + self.counts.total()} of {limit}:  "
         return _line(total + " · ".join(counts))

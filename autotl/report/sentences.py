@@ -161,6 +161,8 @@ def _ties(summary: Mapping[str, Any]) -> list[str]:
     sentence = f"{sample} the winner is statistically indistinguishable from {_enumerate(others)}"
     if not selection:
         reason = "; it was preferred because it is the smallest of them" if cheap else ""
+        if not cheap and not summary["contenders"][0]["is_winner"]:
+            reason = "; it was preferred because fine-tuned models gain most from a refit"
         return [f"{sentence}{reason}."]
     cheapest = next((c for c in summary["contenders"] if c["is_cheapest"]), None)
     if cheapest is None:

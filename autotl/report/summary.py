@@ -105,12 +105,17 @@ def backbone_costs(rows: Iterable[TrialRow]) -> list[dict[str, Any]]:
     return sorted(entries, key=lambda e: (e["ms_per_item"] or math.inf, e["backbone"]))
 
 
+COUNTED = ("complete", "pruned", "out_of_time", "duplicate")
+"""The statuses by which trials are counted; all others count as failed."""
+
+
 def summarise(store: Store, study: str) -> dict[str, Any]:
     """Summarise a study, as ``summary.json`` holds it. Other programs read its keys.
 
     ``contenders`` are those of the final selection, with means over its repeats. Without a final
     selection they are the best distinct trials, with their scores on one split with one seed; see
-    ``leaderboard.compare_on_validation`` for which of them are tied.
+    ``leaderboard.compare_on_validation`` for which of them are tied. An ensemble of trials that is
+    the winner precedes them.
 
     ``best`` is the contender whose model is in the run folder, or, without a model, the winner of
     the search. ``test`` is its test result; those of earlier winners are only on the page.
@@ -127,7 +132,12 @@ def summarise(store: Store, study: str) -> dict[str, Any]:
     ranked = rank(rows, facts.direction)
     winner = find_winner(facts, rows)
     selection = facts.selection if winner and _selected(facts, winner) else None
-    contenders = selection.contenders if selection else compare_on_validation(ranked, facts)
+    lead = winner.lead if winner and winner.kind == "trial" else None
+    contenders = (
+        selection.contenders if selection else compare_on_validation(ranked, facts, including=lead)
+    )
+    if winner and winner.kind != "trial" and not selection and winner.standing:
+        contenders = [winner, *contenders]
     test = test_of(winner, tests)
     return {
         "schema": 2,
@@ -186,7 +196,7 @@ def _selected(facts: StudyFacts, winner: Contender) -> bool:
 def _count(rows: Iterable[TrialRow]) -> dict[str, int]:
     """Count the trials by how they ended; those for which there was no time did not fail."""
     counts = Counter(row.status for row in rows if row.status not in UNFINISHED)
-    named = {status: counts[status] for status in ("complete", "pruned", "out_of_time")}
+    named = {status: counts[status] for status in COUNTED}
     return {**named, "failed": counts.total() - sum(named.values())}
 
 

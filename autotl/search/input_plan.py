@@ -1,9 +1,10 @@
 """The size of the input images and the number of examples, if the budget or the images limit them.
 
-A forward and a backward pass take a time in proportion to the number of pixels. Where the time does
-not suffice to fine-tune a backbone at the size that it was pretrained with, a smaller size with
-more epochs gives a better model; where it does not even suffice to open all images and to compute
-their features, a part of them gives a model at all.
+A forward and a backward pass take a time in proportion to the number of pixels. Three epochs of
+fine-tuning at the size that a backbone was pretrained with give a better model than twice as many
+at half the size, so a smaller size is chosen only where there is no time for these. Where there is
+no time for fine-tuning at any size that is worth it, the largest size is chosen at which the
+features of all images can be computed; where that is too slow, a part of the images is used.
 """
 
 from __future__ import annotations
@@ -26,9 +27,13 @@ UPSCALING = 8
 SMALLEST, STEP = 64, 32
 """The smallest input size that is chosen, and the step between sizes, in pixels."""
 
-TRAINING_PASSES = 13
-"""Cost of fine-tuning the last blocks for eight epochs on four views and of a refit, in forward
-passes over all examples, of which about two thirds are training images."""
+SMALLEST_TRAINED = 128
+"""The smallest input size that is worth fine-tuning: at 96 px, six epochs were no better than a
+linear probe at 224 px."""
+
+TRAINING_PASSES = 7
+"""Cost of fine-tuning the last blocks for three epochs and of a refit, in forward passes over all
+examples, of which about two thirds are training images."""
 
 TRAINING_FRACTION = 0.7
 """The fraction of the usable time that this may take at the size that is chosen."""
@@ -92,11 +97,12 @@ def plan_inputs(
         reasons.append(f"the images of the source have about {side} px")
     if budget.seconds is None:
         return InputPlan(size if reasons else None, None, _explain_size(size, timer, reasons))
+    opening = OPENINGS * decoding
     if not settings.image_size:
-        smaller = _largest_trainable(timer, size, len(examples), budget)
+        smaller = _largest_size(timer, size, opening, len(examples), budget)
         if smaller < size and timer.accepts(smaller):
             size, reasons = smaller, ["there is no time for fine-tuning at that size"]
-    count = _count_affordable(OPENINGS * decoding + timer.seconds(size), examples, budget)
+    count = _count_affordable(opening + timer.seconds(size), examples, budget)
     notes = _explain_size(size, timer, reasons)
     if count is not None:
         notes += (f"{count:,} of {len(examples):,} images are used; there is no time for all",)
@@ -143,14 +149,29 @@ def _explain_size(size: int, timer: _Timer, reasons: Sequence[str]) -> tuple[str
     return tuple(text + reason for reason in reasons)
 
 
-def _largest_trainable(timer: _Timer, largest: int, examples: int, budget: Budget) -> int:
-    """Return the largest size, up to ``largest`` pixels, at which there is time for fine-tuning."""
-    limit = TRAINING_FRACTION * budget.usable()
-    sizes: list[int] = [largest, *range((largest - 1) // STEP * STEP, SMALLEST, -STEP)]
+def _largest_size(
+    timer: _Timer, largest: int, opening: float, examples: int, budget: Budget
+) -> int:
+    """Return the largest size at which there is time for fine-tuning, or else for the features.
+
+    Args:
+        timer: Predicts the time of a forward pass.
+        largest: The largest size to choose, in pixels.
+        opening: Seconds to open an image.
+        examples: The number of examples.
+        budget: The wall-clock budget.
+    """
+    usable = budget.usable()
+    smaller = range((largest - 1) // STEP * STEP, SMALLEST - 1, -STEP)
+    sizes: list[int] = [largest, *(size for size in smaller if size < largest)]
     for size in sizes:
-        if TRAINING_PASSES * examples * timer.seconds(size) <= limit:
+        seconds = examples * TRAINING_PASSES * timer.seconds(size)
+        if size >= min(SMALLEST_TRAINED, largest) and seconds <= TRAINING_FRACTION * usable:
             return size
-    return min(largest, SMALLEST)
+    for size in sizes:
+        if examples * (opening + timer.seconds(size)) <= FEATURES_FRACTION * usable:
+            return size
+    return sizes[-1]
 
 
 def _count_affordable(seconds: float, examples: Sequence[Example], budget: Budget) -> int | None:

@@ -106,15 +106,15 @@ class SelectionBudget:
 
     def reserve(self) -> None:
         """Reserve time in the budget for the end of the search, according to the current trials."""
-        budget, best = self.budget, self.leaderboard.finalists(1, default=False)[:1]
-        budget.reserved_refit = sum(map(self._reserved_refit_seconds, best))
+        budget, winners = self.budget, self.leaderboard.likely_winners()
+        budget.reserved_refit = max(map(self._reserved_refit_seconds, winners), default=0.0)
         left = budget.left - budget.reserved_refit - budget.fixed
         budget.reserved_repeats = self.repeats_seconds(left)
 
     def _reserved_refit_seconds(self, contender: Contender) -> float:
-        """Return the seconds to refit and test the best trial.
+        """Return the seconds to refit and test a trial that may be the winner.
 
-        If there was no time for a refit when it became the best, its own model will be used, and
+        If there was no time for a refit when it was first reserved, its own model will be used, and
         the time that is left is for other trials.
         """
         test = self.test_seconds(contender)

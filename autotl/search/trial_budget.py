@@ -69,7 +69,7 @@ class TrialPlan:
         count = len(took)
         if count <= views:  # the estimate does not include the fit of a closed-form head
             new = self.cost.training_seconds(count, views) - self.cost.repeat_seconds(count, views)
-            return max(float(self.facts["seconds_repeat"]), sum(took) - new)
+            return max(self.cost.repeat_seconds(count, views), sum(took) - new)
         usual = statistics.fmean(took[views:])
         first = sum(min(seconds, usual) for seconds in took[:views])
         return self.cost.new_view_seconds(count, views) + first + sum(took[views:])
@@ -98,34 +98,23 @@ def plan_trial(
     Raises:
         OutOfTime: There is not enough time for the minimum number of epochs.
     """
-    settings = context.settings
-    frozen = training.keeps_backbone_frozen(model, config, settings.epochs)
-    # More epochs would not change a head that is fitted in closed form.
-    closed_form = frozen and hasattr(model.head, "fit") and not several_heads
-    epochs, views = (1, 1) if closed_form else (settings.epochs, settings.views)
-    task = context.task(model, "train", epochs=epochs, views=views)
-    task.patience = settings.patience
-    facts: dict[str, Any] = {
-        "backbone_frozen": frozen,
-        "effective_config": effective_config(config, closed_form=closed_form),
-        "views": views,
-    }
-    if not frozen:
-        task.checkpoint = context.checkpoint(config)
+    plan = _plan_without_budget(model, config, context, several_heads=several_heads)
     if budget.seconds is None:
-        return TrialPlan(model, task, frozen, facts)
+        return plan
+    task, views = plan.task, plan.task.views
     cost = training.measure_cost(model, config, task)
     views = cost.affordable_views(views, VIEWS_FRACTION * budget.seconds)
     test = cost.prediction_seconds * len(context.dataset.indices("test"))
-    first = not (complete if frozen else any(map(is_fine_tuned, complete)))
+    first = not (complete if plan.backbone_frozen else any(map(is_fine_tuned, complete)))
     saved = task.checkpoint.facts if task.checkpoint else {}
     if saved:  # it continues as it was planned
         epochs, views = saved["planned"], saved["views"]
     else:
-        epochs = affordable_epochs(cost, epochs, views, budget, test, first=first)
+        epochs = affordable_epochs(cost, task.epochs, views, budget, test, first=first)
     repeat = cost.repeat_seconds(epochs, views)
     longest = budget.usable(test) if first else budget.available(repeat, test)
-    facts |= {
+    facts = {
+        **plan.facts,
         "views": views,
         "costs": cost.facts(),
         "ms_per_item": 1000 * cost.prediction_seconds,
@@ -142,7 +131,29 @@ def plan_trial(
         deadline=time.monotonic() + longest,
         keep_completed_epochs=True,
     )
-    return TrialPlan(model, task, frozen, facts, cost)
+    return replace(plan, task=task, facts=facts, cost=cost)
+
+
+def _plan_without_budget(
+    model: Model, config: Config, context: TrainingContext, *, several_heads: bool
+) -> TrialPlan:
+    """Plan a training with all epochs; for the arguments see ``plan_trial``."""
+    settings = context.settings
+    frozen = training.keeps_backbone_frozen(model, config, settings.epochs)
+    # More epochs would not change a head that is fitted in closed form.
+    closed_form = frozen and hasattr(model.head, "fit") and not several_heads
+    epochs, views = (1, 1) if closed_form else (settings.epochs, settings.views)
+    task = context.task(model, "train", epochs=epochs, views=views)
+    task.patience = settings.patience
+    if not frozen:
+        task.checkpoint = context.checkpoint(config)
+    facts = {
+        "input": (model.input_spec.size, model.input_spec.interpolation),
+        "backbone_frozen": frozen,
+        "effective_config": effective_config(config, closed_form=closed_form),
+        "views": views,
+    }
+    return TrialPlan(model, task, frozen, facts)
 
 
 def effective_config(config: Config, *, closed_form: bool) -> str:
@@ -201,7 +212,7 @@ def refuse_too_slow(
 ) -> None:
     """Refuse a trial whose time, predicted from earlier trials, is far more than there is.
 
-    A model that is refused need not be built and measured. The milliseconds of a training step are
+    A model that is refused need not be built and measured. The milliseconds of a backward pass are
     those of an earlier trial with the same freeze strategy; of another backbone, in proportion to
     the time that a prediction takes.
 
@@ -214,7 +225,7 @@ def refuse_too_slow(
     Raises:
         OutOfTime: The trial would take too long.
     """
-    if budget.seconds is None or (step := _predict_step_ms(config, list(rows))) is None:
+    if budget.seconds is None or (step := _predict_backward_ms(config, list(rows))) is None:
         return
     epochs = max(1, round(FEWEST_EPOCHS * context.settings.epochs))
     seconds = IMPRECISION * epochs * step / 1000 * len(context.dataset.indices("train"))
@@ -223,8 +234,11 @@ def refuse_too_slow(
         raise _out_of_time(epochs, seconds / IMPRECISION, allowed)
 
 
-def _predict_step_ms(config: Mapping[str, Any], rows: Sequence[TrialRow]) -> float | None:
-    """Return the milliseconds of a training step for one image; None if they are unknown."""
+def _predict_backward_ms(config: Mapping[str, Any], rows: Sequence[TrialRow]) -> float | None:
+    """Return the milliseconds of a backward pass for one image; None if they are unknown.
+
+    Of several trials with the strategy, the fastest counts, because its values may differ.
+    """
     latencies = {
         str(row.config["backbone"]): row.facts.ms_per_item
         for row in rows
@@ -234,7 +248,8 @@ def _predict_step_ms(config: Mapping[str, Any], rows: Sequence[TrialRow]) -> flo
     predictions = []
     for row in rows:
         backward, other = row.facts.costs.get("backward_ms"), row.facts.ms_per_item
-        if row.config["freeze"] == config["freeze"] and backward and other and own:
+        same = row.config["freeze"].keys() == config["freeze"].keys()
+        if same and backward and other and own:
             predictions.append(backward * own / other)
     return min(predictions, default=None)
 

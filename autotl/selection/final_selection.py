@@ -30,6 +30,7 @@ from autotl.search.trials import TrialModel
 from autotl.selection.refit import combine
 from autotl.selection.repeats import Repeats
 from autotl.selection.standings import Compared, Comparer
+from autotl.selection.trial_ensemble import stored_predictions
 from autotl.store import Calibration, Contender, Member, Selection
 
 
@@ -276,7 +277,7 @@ class FinalSelection:
                 np.concatenate(indices), np.concatenate(folds), np.concatenate(winner.predictions)
             )
         rows, tested = (self.dataset.indices(split) for split in ("validation", "test"))
-        probabilities = self._stored_predictions(winner)
+        probabilities = stored_predictions(self.repeats.store, self.settings.name, winner)
         if probabilities is None or len(probabilities) != len(rows):
             seconds = self.selection.test_seconds(winner) * len(rows) / max(1, len(tested))
             model = self.model_of(winner)
@@ -286,12 +287,6 @@ class FinalSelection:
             batches = self.context.batches(model, "validation")
             probabilities = training.predict(model.to(device.torch_device), batches, device)
         return OutOfSample(rows, np.arange(len(rows)) % 2, probabilities)
-
-    def _stored_predictions(self, winner: Contender) -> Probabilities | None:
-        """The predictions of a trial for the validation split, if they were stored."""
-        if winner.kind != "trial":
-            return None
-        return self.repeats.store.predictions(self.settings.name, winner.lead)
 
     def calibrate(self, predictions: OutOfSample) -> Calibration:
         """Fit the temperature of the winner to its out-of-sample predictions."""

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 
 from autotl import events
-from autotl.errors import AutoTLError, StoreError, StudyError, TrialStopped
+from autotl.errors import AutoTLError, OutOfTime, StoreError, StudyError, TrialStopped
 from autotl.evaluation import error_analysis
 from autotl.events import Listener
 from autotl.models import Model
@@ -20,6 +20,7 @@ from autotl.selection.refit import refit
 from autotl.selection.repeats import Repeats
 from autotl.selection.run_folder import Evidence, RunFolder
 from autotl.selection.sealed_test import SealedTest
+from autotl.selection.trial_ensemble import choose_ensemble
 from autotl.store import Contender, ImageRow, Store
 
 
@@ -78,9 +79,12 @@ class Finish:
                 self._update_evidence(winner)
                 self.listener(events.Note(f"{winner.name} is still the best; its model remains"))
                 return
-            with self.budget.stage("selection"):
-                evidence = self._evidence(winner)
-            self._refit_and_test(winner, evidence)
+            try:
+                self._conclude(winner)
+            except OutOfTime as error:  # an ensemble has no model before its refit
+                text = f"the {winner.name} was not refitted ({error}); the best trial is the winner"
+                self.listener(events.Note(text, warning=True))
+                self._conclude(self._best_trial())
         except StoreError:
             raise  # nothing can be stored
         except (KeyboardInterrupt, AutoTLError):
@@ -110,10 +114,21 @@ class Finish:
             self.folder.save(contender(row), self.best.model, Evidence())
 
     def _winner(self) -> Contender:
-        """Return the winner of the final selection, or of the search if there was none."""
+        """Return the winner of the final selection, or of the search if there was none.
+
+        Without a final selection it may be an ensemble of trials.
+        """
+        best = self._best_trial()
+        if self.selection.result is None and self.context.settings.prefer == "accuracy":
+            combination = choose_ensemble(
+                self.store, self.context, self.leaderboard, self.plan, self.budget
+            )
+            best = combination or best
+        return self.selection.winner(default=best)
+
+    def _best_trial(self) -> Contender:
         facts = self.store.study(self.context.settings.name)
-        row = search_winner(self.leaderboard.ranked, facts)
-        return self.selection.winner(default=contender(row))
+        return contender(search_winner(self.leaderboard.ranked, facts))
 
     def _earlier_result_is_valid(self) -> bool:
         """Whether the final selection, the model and the test of an earlier run are valid."""
@@ -147,8 +162,14 @@ class Finish:
             tuple(ImageRow(**issue) for issue in issues),
         )
 
-    def _refit_and_test(self, winner: Contender, evidence: Evidence) -> None:
-        """Refit the winner on train + validation, save the model, and test it once."""
+    def _conclude(self, winner: Contender) -> None:
+        """Refit the winner on train + validation, save the model, and test it once.
+
+        Raises:
+            OutOfTime: There was no time to refit an ensemble of trials.
+        """
+        with self.budget.stage("selection"):
+            evidence = self._evidence(winner)
         began = time.monotonic()
         model, epochs = self._refit(winner)
         refitted = bool(epochs)
@@ -173,8 +194,10 @@ class Finish:
 
         Raises:
             StudyError: The refit failed, and there is no other model.
+            OutOfTime: There was no time to refit an ensemble of trials.
         """
         fallback = self.selection.model_of(winner)
+        combines_trials = winner.kind == "ensemble" and self.selection.result is None
         try:
             refitted = refit(
                 winner,
@@ -183,9 +206,11 @@ class Finish:
                 self.plan,
                 self.budget,
                 self.listener,
-                has_fallback=fallback is not None,
+                has_fallback=fallback is not None or combines_trials,
             )
         except TrialStopped as stop:
+            if combines_trials:
+                raise OutOfTime(str(stop)) from None
             if fallback is None:
                 raise StudyError(f"the refit of {winner.name} stopped early: {stop}") from None
             text = (

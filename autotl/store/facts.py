@@ -143,6 +143,7 @@ class TrialFacts(Facts):
         recipe: The name of its recipe in the portfolio, in parts; empty if it was sampled.
         is_default: Whether that recipe is the default recipe, on any backbone.
         is_probe: Whether it is the linear probe of its backbone.
+        input: Side of the input images in pixels, and their interpolation; None if unknown.
         effective_config: The configuration without what has no effect, as JSON.
         backbone_frozen: Whether only the head was trained; None if unknown.
         logme: LogME of the frozen features, in nats; see ``scoring.logme``.
@@ -161,6 +162,7 @@ class TrialFacts(Facts):
     recipe: list[str] = []
     is_default: bool = False
     is_probe: bool = False
+    input: tuple[int, str] | None = None
     effective_config: str = ""
     backbone_frozen: bool | None = None
     logme: float | None = None

@@ -135,14 +135,18 @@ class _Run:
             with self.random.torch_active():
                 return method(self.training, *arguments)
         except Exception as error:  # of one head; the others continue
-            if isinstance(error, OutOfTime) and self.training.restore_completed_epoch():
-                self.training.finish()
-                self._completed = True
-            else:
-                self.error = error
+            self.stop(error)
             return None
         finally:
             self.seconds += time.monotonic() - start
+
+    def stop(self, error: Exception) -> None:
+        """End the run with an error, or, out of time, with its last complete epoch."""
+        if isinstance(error, OutOfTime) and self.training.restore_completed_epoch():
+            self.training.finish()
+            self._completed = True
+        else:
+            self.error = error
 
     def end_epoch(self, last: bool) -> ProbeEpoch | Exception | None:
         """End the epoch; return what ``train_probes`` yields for this run."""
@@ -186,8 +190,16 @@ def _train_epoch(
     source = next((run for run in runs if run.training.inputs.trainable), runs[0])
     batches = source.training.inputs.training_batches(number)
     while True:
-        with source.random.torch_active():
-            batch = next(batches, None)
+        try:
+            with source.random.torch_active():
+                batch = next(batches, None)
+        except OutOfTime as error:
+            if number == 1:
+                raise
+            for run in runs:
+                if run.active:
+                    run.stop(error)
+            batch = None
         if batch is None:
             return [run.end_epoch(last) for run in runs]
         inputs, targets = batch

@@ -38,7 +38,7 @@ SHAPE = {
     "budget_seconds": {},
     "seconds": {},
     "device": {},
-    "trials": {"complete": {}, "pruned": {}, "out_of_time": {}, "failed": {}},
+    "trials": {"complete": {}, "pruned": {}, "out_of_time": {}, "duplicate": {}, "failed": {}},
     "best": {
         "name": {},
         "kind": {},
@@ -195,7 +195,13 @@ def test_trials_are_counted_by_status(store: Store) -> None:
     for number, status in enumerate([*statuses.split(), "interrupted"]):
         add_trial(store, number, 0.5, status)
     summary = report.summarise(store, "birds")
-    assert summary["trials"] == {"complete": 1, "pruned": 1, "out_of_time": 1, "failed": 4}
+    assert summary["trials"] == {
+        "complete": 1,
+        "pruned": 1,
+        "out_of_time": 1,
+        "duplicate": 0,
+        "failed": 4,
+    }
 
 
 def test_the_pareto_front_has_the_trials_that_no_other_dominates(store: Store) -> None:

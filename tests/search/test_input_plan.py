@@ -65,15 +65,23 @@ def test_with_enough_time_nothing_is_limited(machine: Machine) -> None:
     assert machine.plan(None) == InputPlan()
 
 
-def test_the_size_falls_with_the_budget_and_never_rises(machine: Machine) -> None:
-    sizes = [machine.plan(seconds).size or NATIVE for seconds in range(600, 20, -5)]
+def test_the_largest_size_is_chosen_at_which_there_is_time_for_fine_tuning(
+    machine: Machine,
+) -> None:
+    sizes = [machine.plan(seconds).size or NATIVE for seconds in range(600, 45, -5)]
     assert sizes == sorted(sizes, reverse=True)
-    assert sizes[0] == NATIVE
-    assert set(sizes) == {224, 192, 160, 128, 96, 64}
+    assert set(sizes) == {224, 192, 160, 128}
     plan = machine.plan(60)
-    assert plan.size == 96
+    assert plan.size == 160
     [reason] = plan.reasons
-    assert "96 px instead of 224 px, because there is no time for fine-tuning" in reason
+    assert "160 px instead of 224 px, because there is no time for fine-tuning" in reason
+
+
+def test_without_time_for_fine_tuning_it_is_the_largest_for_the_features(machine: Machine) -> None:
+    # 40 % of the usable time; at 128 px fine-tuning would take 23 s of 70 %
+    sizes = [machine.plan(seconds).size for seconds in (36, 30, 25, 20, 15)]
+    assert sizes == [None, 192, 160, 128, 96]
+    assert machine.plan(15).examples is None
 
 
 def test_the_size_that_the_user_gives_stands(machine: Machine) -> None:

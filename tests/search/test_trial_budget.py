@@ -235,7 +235,8 @@ def make_plan(
         task=lambda model, split, epochs, views: FakeTask(epochs, views),
         checkpoint=lambda config: None,
     )
-    model: Any = SimpleNamespace(head=options.pop("head", None))
+    spec = SimpleNamespace(size=8, interpolation="bicubic")
+    model: Any = SimpleNamespace(head=options.pop("head", None), input_spec=spec)
     return plan_trial(model, config(), context, budget or Budget(605), complete=complete, **options)
 
 
@@ -300,7 +301,7 @@ def test_the_time_of_a_retraining_is_that_of_the_later_epochs() -> None:
     assert measured.repeat_seconds(trained(11.0, 11.0, 3.0, 3.0)) == new + 4 * 3.0
     # The backbone was frozen at first.
     assert measured.repeat_seconds(trained(1.0, 1.0, 5.0, 3.0)) == new + 1.0 + 1.0 + 8.0
-    assert measured.repeat_seconds(trained(11.0, 11.0)) == 99.0  # no epoch without new views
+    assert measured.repeat_seconds(trained(11.0, 11.0)) == new + 2 * 9.0  # all with new views
     # Fitting a closed-form head is in no estimate.
     assert measured.repeat_seconds(trained(500.0)) == 500.0 - 8.0
     assert plan({}).repeat_seconds(trained(2.0, 3.0)) == 5.0

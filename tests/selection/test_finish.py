@@ -134,7 +134,7 @@ def test_an_error_leaves_the_model_that_was_handed_over(
     forget_predictions(finished.settings())
     favour(monkeypatch, "last_blocks")
     error = StudyError("the refit stopped early")
-    monkeypatch.setattr(Finish, "_refit_and_test", Mock(side_effect=error))
+    monkeypatch.setattr(Finish, "_conclude", Mock(side_effect=error))
     with pytest.raises(StudyError, match="the refit stopped early"):
         engine.run(finished.settings())
     summary = json.loads((finished.folder / "summary.json").read_text())

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "studies" / "benchmarks"))
 import curves as recorded
 import replay
 
-from autotl.search.trials import PROBES
+from autotl.search.trials import HEADS
 
 SHAPE = (1, 5, 2, 2, 4)  # backbones, strategies, heads, augmentations, learning rates
 SPACE = recorded.grid_space(["tf_efficientnet_lite0"])
@@ -116,23 +116,27 @@ def test_a_diverged_trial_does_not_count() -> None:
 def test_recipes_are_tried_first_and_in_order() -> None:
     search = replay.Search(curves(), replay.METHODS[replay.NO_PRUNER], 0).run()
     trials = search.study.trials
-    probes, recipes = trials[:PROBES], trials[PROBES : PROBES + 3]
-    assert {t.params["freeze"] for t in probes} == {"linear_probe"}
-    assert [t.params["freeze"] for t in recipes] == ["last_blocks", "lp_ft", "layer_decay"]
-    assert {t.params["head"] for t in (probes[0], *recipes)} == {"linear"}
-    assert len({t.params["head"] for t in probes}) == 2
-    assert len({t.params["freeze.linear_probe.lr"] for t in probes}) > 4
+    first, heads, others = trials[:2], trials[2 : 2 + HEADS], trials[2 + HEADS : 4 + HEADS]
+    assert [t.params["freeze"] for t in first] == ["linear_probe", "last_blocks"]
+    assert {t.params["freeze"] for t in heads} == {"linear_probe"}
+    assert [t.params["freeze"] for t in others] == ["lp_ft", "layer_decay"]
+    assert {t.params["head"] for t in (*first, *others)} == {"linear"}
+    assert heads[0].params["head"] != "linear"
+    assert len({t.params["head"] for t in heads}) == 2
+    assert len({t.params["freeze.linear_probe.lr"] for t in heads}) > 4
 
 
-def test_heads_trained_with_a_probe_take_less_time_than_alone() -> None:
+def test_heads_trained_in_one_pass_take_less_time_than_alone() -> None:
+    alone = 2 * (recorded.OVERHEAD + recorded.EPOCHS)  # the first probe and the default recipe
+
     class Short(recorded.Curves):
-        budget = 0.1
+        budget = alone + 0.1
 
     search = replay.Search(Short(*vars(curves()).values()), replay.METHODS[replay.NO_PRUNER], 0)
     search.run()
-    assert search.complete == PROBES
+    assert search.complete == 2 + HEADS
     each = recorded.EPOCHS / replay.PROBE_SPEEDUP
-    assert search.seconds == pytest.approx(recorded.OVERHEAD + PROBES * each)
+    assert search.seconds == pytest.approx(alone + recorded.OVERHEAD + HEADS * each)
 
 
 @pytest.mark.parametrize(("sharing", "count"), [("none", 5), ("range", 2), ("all", 1)])

@@ -1,0 +1,177 @@
+"""An ensemble of trials, for a search without time for repeats in the final selection.
+
+The trials have stored their predictions for the validation split, so an ensemble of them costs no
+training. Members and weights are selected greedily (Caruana et al. 2004, ICML). Its score is
+cross-fitted: each part of the validation split is predicted with weights that are selected on the
+others. It is the winner if this score is better than that of the best trial, although the latter
+is optimistic, because that trial was selected by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from autotl.models import ensemble
+from autotl.scoring import metrics
+from autotl.scoring.metrics import Probabilities
+from autotl.search.budget import Budget
+from autotl.search.context import TrainingContext
+from autotl.search.leaderboard import Leaderboard, contender, distinct
+from autotl.search.selection_budget import SelectionBudget
+from autotl.selection.standings import Comparer
+from autotl.store import Contender, Member, Store, TrialRow
+
+CANDIDATES = 20
+"""The number of best trials from which members are selected."""
+
+MAX_MEMBERS = 4
+"""The maximum number of members, which all have to be run for a prediction."""
+
+PARTS = 5
+"""The number of parts of the validation split by which the score is cross-fitted."""
+
+FEWEST_UNITS = 40
+"""The minimum number of sampling units to select by; with fewer, weights fit noise."""
+
+
+def choose_ensemble(
+    store: Store,
+    context: TrainingContext,
+    leaderboard: Leaderboard,
+    selection: SelectionBudget,
+    budget: Budget,
+) -> Contender | None:
+    """Return an ensemble that is better than the best trial, with its standing; None without one.
+
+    Its members have the input size of the best trial, and there is time to refit them all.
+
+    Args:
+        store: The database.
+        context: The context of all trainings of the study.
+        leaderboard: The trials.
+        selection: Predicts how long a refit takes.
+        budget: The wall-clock budget.
+    """
+    dataset, metric = context.dataset, metrics.get(context.settings.metric)
+    rows, predictions = _candidates(store, context, leaderboard)
+    indices = dataset.indices("validation")
+    labels, units = dataset.labels[indices], np.array(dataset.units)[indices]
+    if len(rows) < 2 or len(np.unique(units)) < FEWEST_UNITS:
+        return None
+    weights = _select(metric, labels, predictions)
+    rows_by_weight = sorted(
+        (i for i, weight in enumerate(weights) if weight), key=lambda i: -weights[i]
+    )
+    if len(rows_by_weight) < 2:
+        return None
+    crossed = np.empty_like(predictions[0])
+    part = np.random.default_rng(context.settings.seed).permutation(max(dataset.units) + 1)[units]
+    for number in range(PARTS):
+        scored = part % PARTS == number
+        if not scored.any():
+            continue
+        others = [p[~scored] for p in predictions]
+        own = _select(metric, labels[~scored], others)
+        crossed[scored] = ensemble.average_probabilities([p[scored] for p in predictions], own)
+    score = metric.score(labels, crossed)
+    best = contender(rows[0])
+    if not metric.gain(score, best.mean) > 0:
+        return None
+    members = [contender(rows[i]) for i in rows_by_weight]
+    combined = Contender(
+        kind="ensemble",
+        role="ensemble",
+        members=tuple(
+            Member(trial=c.lead, weight=weights[i])
+            for c, i in zip(members, rows_by_weight, strict=True)
+        ),
+        scores=(score,),
+        predictions=(crossed,),
+        **_costs(members),
+    )
+    if not _is_allowed(combined, context) or not _is_in_time(members, selection, budget):
+        return None
+    single = best.model_copy(update={"predictions": (predictions[0],)})
+    compared = Comparer(dataset, metric, [indices]).compare([single, combined], 1)
+    return compared.contenders[1].model_copy(update={"predictions": ()})
+
+
+def stored_predictions(store: Store, study: str, winner: Contender) -> Probabilities | None:
+    """Return the predictions ``[N, C]`` of a trial or an ensemble of trials for validation.
+
+    Args:
+        store: The database.
+        study: The name of the study.
+        winner: The contender.
+
+    Returns:
+        None if they were not stored.
+    """
+    if winner.kind == "soup":
+        return None
+    predictions = [store.predictions(study, trial) for trial in winner.trials]
+    stored = [p for p in predictions if p is not None]
+    if len(stored) < len(predictions):
+        return None
+    return ensemble.average_probabilities(stored, winner.weights)
+
+
+def _candidates(
+    store: Store, context: TrainingContext, leaderboard: Leaderboard
+) -> tuple[list[TrialRow], list[Probabilities]]:
+    """Return the best distinct trials with the input of the best one, and their predictions."""
+    ranked = distinct(leaderboard.ranked, CANDIDATES)
+    count = len(context.dataset.indices("validation"))
+    rows, predictions = [], []
+    for row in ranked:
+        if row.facts.input is None or row.facts.input != ranked[0].facts.input:
+            continue
+        stored = store.predictions(context.settings.name, row.number)
+        if stored is not None and len(stored) == count:
+            rows.append(row)
+            predictions.append(stored.astype(np.float32))
+    if not rows or rows[0] != ranked[0]:
+        return [], []
+    return rows, predictions
+
+
+def _select(
+    metric: metrics.Metric, labels: metrics.Labels, predictions: Sequence[Probabilities]
+) -> list[float]:
+    """Select weights; those of all but the ``MAX_MEMBERS`` heaviest members are set to 0."""
+    weights = np.array(ensemble.select_members(metric, labels, predictions))
+    weights[np.argsort(-weights, kind="stable")[MAX_MEMBERS:]] = 0
+    normalised: list[float] = (weights / weights.sum()).tolist()
+    return normalised
+
+
+def _costs(members: Sequence[Contender]) -> dict[str, Any]:
+    """Return the sums of the costs of the members; None where one is unknown."""
+    times = [c.ms_per_item for c in members if c.ms_per_item is not None]
+    sizes = [c.parameters for c in members if c.parameters is not None]
+    return {
+        "ms_per_item": sum(times) if len(times) == len(members) else None,
+        "parameters": sum(sizes) if len(sizes) == len(members) else None,
+        "seconds": sum(c.seconds for c in members),
+    }
+
+
+def _is_allowed(combined: Contender, context: TrainingContext) -> bool:
+    """Whether an ensemble is within the limits of the user, for all its members together."""
+    settings = context.settings
+    most, slowest = settings.max_parameters, settings.max_latency
+    if most is not None and (combined.parameters is None or combined.parameters > most):
+        return False
+    latency = combined.ms_per_item
+    return slowest is None or (latency is not None and latency <= slowest)
+
+
+def _is_in_time(members: Sequence[Contender], selection: SelectionBudget, budget: Budget) -> bool:
+    """Whether there is time to refit and test all members."""
+    seconds = sum(
+        budget.refit_seconds(selection.seconds(c), selection.test_seconds(c)) for c in members
+    )
+    return seconds <= budget.usable()
