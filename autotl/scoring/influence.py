@@ -60,8 +60,8 @@ def _accuracy(labels: Labels, probabilities: Probabilities) -> Contributions:
 def _balanced_accuracy(labels: Labels, probabilities: Probabilities) -> Contributions:
     """Correct or not, with the weight of the class.
 
-    Deviations are from the score and not from the recall of the class, which in a small class would
-    be too close to its few examples.
+    It is compared with the score and not with the recall of the class, which in a small class is
+    too close to its few examples.
     """
     weights = class_weights(labels)
     correct = _accuracy(labels, probabilities)
