@@ -345,6 +345,7 @@ def _select(
             cheapest=winner,
             optimism=scores[best[0]] - winner.mean,
             optimism_of=winner.lead,
+            detectable=0.0214,
         ),
         calibration=Calibration(temperature=1.31, ece_before=0.048, ece_after=0.021, n=240),
     )

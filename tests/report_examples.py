@@ -79,6 +79,8 @@ def add_selection(
         cheapest=cheapest or winner,
         optimism=0.0123,
         optimism_of=winner.lead,
+        optimism_interval=Interval(mean=0.0123, low=-0.01, high=0.0346),
+        detectable=0.028,
     )
     store.update_study(
         "birds",

@@ -91,8 +91,9 @@ def describe_result(summary: Mapping[str, Any]) -> list[str]:
 
     Returns:
         Sentences. The first names the winner with its score, or says that there is none. The second
-        has its score on the test split, or says why there is none. The others are about ties, an
-        ensemble that is better than the winner, the baselines, and repeated use of the test split.
+        has its score on the test split, or says why there is none. The others are about ties, the
+        smallest difference that could be seen, an ensemble that is better than the winner, the
+        baselines, and repeated use of the test split.
     """
     if summary["best"] is None:
         return ["No trial completed, so there is no winner."]
@@ -101,6 +102,7 @@ def describe_result(summary: Mapping[str, Any]) -> list[str]:
         _winner(summary, winner),
         _test_score(summary),
         *_ties(summary),
+        *_detectable(summary),
         *_better_ensemble(summary),
         *_baselines(summary),
     ]
@@ -172,6 +174,18 @@ def _ties(summary: Mapping[str, Any]) -> list[str]:
     if selection["prefer"] == "cheap":
         return [f"{sentence}; it was preferred because it is the cheapest of them."]
     return [f"{sentence}; it is the cheapest of them."]
+
+
+def _detectable(summary: Mapping[str, Any]) -> list[str]:
+    """Say which differences are too small to be seen, if a contender is tied with the best."""
+    selection = summary["selection"]
+    ties = sum(contender["tied_with_best"] for contender in summary["contenders"])
+    if not selection or selection["detectable"] is None or ties < 2:
+        return []
+    return [
+        f"Differences under {selection['detectable']:.4f} cannot be seen in "
+        f"{selection['repeats']} repeats."
+    ]
 
 
 def _better_ensemble(summary: Mapping[str, Any]) -> list[str]:

@@ -152,9 +152,7 @@ def summarise(store: Store, study: str) -> dict[str, Any]:
         "best": _best(winner, selection, facts, rows, test) if winner else None,
         "contenders": [_entry(c, winner, selection) for c in contenders],
         "baselines": _baselines(selection, ranked, facts),
-        "selection": selection.model_dump(
-            mode="json", include={"repeats", "optimism", "optimism_of", "nested_score", "prefer"}
-        )
+        "selection": selection.model_dump(mode="json", exclude={"contenders", "winner", "cheapest"})
         if selection
         else None,
         "prefer": facts.prefer,

@@ -144,7 +144,9 @@ def compare(
             means, gaps.tolist(), (widest * errors).tolist(), tied, strict=True
         )
     ]
-    pairs = variances[np.triu_indices(len(means), 1)]
+    complete = np.isfinite(results.scores).all(1)  # at least two, or all are used
+    rows = np.flatnonzero(complete) if complete.sum() > 1 else np.arange(len(means))
+    pairs = variances[np.ix_(rows, rows)][np.triu_indices(len(rows), 1)]
     return Comparison(
         standings,
         detectable=float(np.median(quantile * errors[others])),

@@ -60,8 +60,8 @@ def _accuracy(labels: Labels, probabilities: Probabilities) -> Contributions:
 def _balanced_accuracy(labels: Labels, probabilities: Probabilities) -> Contributions:
     """Correct or not, with the weight of the class.
 
-    Deviations are from the score and not from the recall of the class, which in a small class would
-    be too close to its few examples.
+    It is compared with the score and not with the recall of the class, which in a small class is
+    too close to its few examples.
     """
     weights = class_weights(labels)
     correct = _accuracy(labels, probabilities)
@@ -103,26 +103,17 @@ def _auroc(labels: Labels, probabilities: Probabilities) -> Contributions:
         return np.full(n, np.nan)
     is_class, predicted = is_class[:, defined], probabilities[:, defined]
     positives = positives[defined]
-    ranks = rankdata(predicted, axis=0)
-    placements = np.empty(predicted.shape)
-    for j, member in enumerate(is_class.T):
-        # The fraction of the other group that is ranked correctly relative to each example.
-        own = ranks[:, j] - _ranks_within(predicted[:, j], member)
-        others = np.where(member, n - positives[j], positives[j])
-        placements[:, j] = np.where(member, own / others, 1 - own / others)
+    # The rank among those of the own group, positives or negatives: all others come after them.
+    within = [
+        rankdata(np.where(group, predicted, np.inf), axis=0) for group in (is_class, ~is_class)
+    ]
+    ranks = rankdata(predicted, axis=0) - np.where(is_class, *within)
+    # The fraction of the other group that is ranked correctly relative to each example.
+    placements = np.where(is_class, ranks / (n - positives), 1 - ranks / positives)
     scores = (placements * is_class).sum(0) / positives
     sizes = np.where(is_class, positives, n - positives)
     values: Contributions = scores.mean() + ((placements - scores) * (n / sizes)).mean(1)
     return values
-
-
-def _ranks_within(values: NDArray[np.float32], member: NDArray[np.bool_]) -> Contributions:
-    """The rank ``[N]`` of each example among the members, or among the others."""
-    from scipy.stats import rankdata
-
-    ranks = np.empty(len(values))
-    ranks[member], ranks[~member] = rankdata(values[member]), rankdata(values[~member])
-    return ranks
 
 
 def _log_loss(labels: Labels, probabilities: Probabilities) -> Contributions:

@@ -201,7 +201,7 @@ class RunFolder:
         if winner.kind != "trial" or row.score is None:
             return None
         interval = validation_interval(row, facts)
-        has_interval = interval.low < interval.high  # only accuracy has one on a single split
+        has_interval = interval.low < interval.high  # not in studies of earlier versions
         return {
             "score": row.score,
             "low": interval.low if has_interval else None,

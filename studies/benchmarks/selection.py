@@ -139,14 +139,14 @@ def rates(
     """
     random = np.random.default_rng(seed)
     accuracies = [ACCURACY + gain] * best + [ACCURACY] * (k - best)
-    alone = kept = wins = 0
+    alone = included = wins = 0
     for _ in range(studies):
         correct = simulate(random, accuracies, runs, noise=noise)
         tied = method(correct)
         alone += bool(tied[:best].all() and not tied[best:].any())
-        kept += bool(tied[:best].all())
+        included += bool(tied[:best].all())
         wins += int(correct.mean((1, 2)).argmax()) < best
-    return alone / studies, kept / studies, wins / studies
+    return alone / studies, included / studies, wins / studies
 
 
 def funnel(gain: float, studies: int, noise: float = NOISE, seed: int = 0) -> tuple[float, float]:
@@ -180,10 +180,10 @@ def selection_table(studies: int, noise: float = NOISE) -> Iterator[str]:
         cells = [equal, *(alone for alone, _, _ in better), better[0][2]]
         cells.append(rate(gain=0.02, best=2)[1])
         yield f"| {name} | " + " | ".join(f"{cell:.3f}" for cell in cells) + " |"
-    found = [funnel(gain, studies, noise) for gain in GAINS[1:]]
-    cells = [f"{alone:.3f}" for alone, _ in found]
+    measured = [funnel(gain, studies, noise) for gain in GAINS[1:]]
+    cells = [f"{alone:.3f}" for alone, _ in measured]
     name = "moderated, stepwise, the 3 best of 5 by validation x 5"
-    yield f"| {name} | | {' | '.join(cells)} | {found[0][1]:.3f} | |"
+    yield f"| {name} | | {' | '.join(cells)} | {measured[0][1]:.3f} | |"
 
 
 # ---------------------------------------------------------------- intervals

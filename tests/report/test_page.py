@@ -18,7 +18,7 @@ from report_examples import add_selection, add_study, data_facts, trial_contende
 from autotl import report
 from autotl.errors import StoreError
 from autotl.scoring import intervals
-from autotl.store import DataIssueRow, PretrainedWeights, Store
+from autotl.store import DataIssueRow, Interval, PretrainedWeights, Store
 
 
 class _Page(HTMLParser):
@@ -275,3 +275,19 @@ def test_importances_are_sorted_and_add_up_to_one(complete_store: Store, tmp_pat
     importances = [int(percent) for percent in re.findall(r"(\d+) %", section)]
     assert importances == sorted(importances, reverse=True)
     assert sum(importances) == pytest.approx(100, abs=5)
+
+
+def test_the_optimism_of_the_search_and_of_the_winner_are_named_apart(
+    store: Store, tmp_path: Path
+) -> None:
+    add_study(store, 0.9, 0.8)
+    contenders = trial_contender(1, 0.9, True), trial_contender(0, 0.88, True)
+    interval = Interval(mean=-0.1, low=-0.12, high=-0.08)
+    of_winner = {"winner_optimism": interval, "optimism_of": 0}
+    add_selection(store, contenders, winner=contenders[0], **of_winner)
+    report.write(store, "birds", tmp_path)
+    text = " ".join(read(tmp_path / "report.html").text.split())
+    search = "(trial 0) scored better by +0.0123 (95 % interval -0.0100 to +0.0346)"
+    assert search in text.replace("\xa0", " ")
+    winner = "The optimism of the winner (trial 1) is -0.1000 (95 % interval -0.1200 to -0.0800)."
+    assert winner in text.replace("\xa0", " ")

@@ -137,7 +137,8 @@ def test_ties_are_named_with_the_cheapest_of_them(
     beginning = "Over 2 repeats the winner is statistically indistinguishable "
     assert sentences[2] == beginning + ending
     itself = "The winner is the default recipe itself."
-    assert sentences[3] == (itself if winner == 2 else "Baselines: default recipe 0.8900.")
+    assert sentences[3] == "Differences under 0.0280 cannot be seen in 2 repeats."
+    assert sentences[4] == (itself if winner == 2 else "Baselines: default recipe 0.8900.")
 
 
 def test_an_ensemble_that_could_not_be_built_is_mentioned(store: Store) -> None:
@@ -152,6 +153,7 @@ def test_an_ensemble_that_could_not_be_built_is_mentioned(store: Store) -> None:
         "but there was no time to build it."
     )
     assert "indistinguishable" not in " ".join(sentences)
+    assert "cannot be seen" not in " ".join(sentences)
 
 
 def test_an_ensemble_is_described_by_its_members(store: Store) -> None:

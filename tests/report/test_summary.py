@@ -69,7 +69,9 @@ CONTENDER = (
 )
 """The keys of a contender, in its order."""
 
-SELECTION = "repeats optimism optimism_of nested_score prefer"
+SELECTION = (
+    "repeats optimism optimism_of optimism_interval winner_optimism detectable nested_score prefer"
+)
 """The keys of the final selection, in its order; None without one."""
 
 

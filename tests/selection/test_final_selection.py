@@ -17,6 +17,7 @@ from selection_helpers import (
     Make,
     Search,
     favour,
+    read_facts,
     read_repeats,
     read_selection,
     read_tests,
@@ -31,6 +32,7 @@ from autotl.data import Resample
 from autotl.models import ensemble
 from autotl.scoring import calibration, comparison
 from autotl.scoring.metrics import METRICS
+from autotl.search.selection_budget import Field, SelectionBudget
 from autotl.search.trials import TrialModel
 from autotl.selection.final_selection import FinalSelection
 from autotl.selection.repeats import Repeats, Result
@@ -236,3 +238,16 @@ def test_the_model_of_a_contender_is_that_of_its_last_repeat_or_of_its_trial(
     assert selection.model_of(single(2)) is None
     selection.repeats.models = {}
     assert selection.model_of(single(1, predictions=(PREDICTIONS,))) is selection.best.model
+
+
+def test_without_repeats_the_stored_predictions_calibrate_the_winner(
+    small: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They need no time, though there is not enough of it to predict once more."""
+    monkeypatch.setattr(SelectionBudget, "choose_field", lambda *_: Field())
+    monkeypatch.setattr(FinalSelection, "model_of", lambda *_: None)
+    engine.run(small())
+    facts = read_facts(small())
+    assert facts.selection is None
+    assert facts.calibration
+    assert facts.calibration.n == 15  # of the validation split
