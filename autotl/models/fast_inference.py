@@ -25,9 +25,10 @@ from autotl.models.device import Device
 Forward = Callable[[Tensor], Tensor]
 """A forward pass: ``uint8 images [B, 3, S, S]`` to activations or logits ``[B, ...]``."""
 
-MIN_PIXELS = 5_000_000
-"""Pixels from which on compiling is expected to pay where nothing is measured: 100 images of 224
-pixels a side. Compiling takes one to three seconds."""
+MIN_PIXELS = 20_000_000
+"""Pixels from which on compiling is expected to pay where nothing is measured: 400 images of 224
+pixels a side. Compiling takes one to three seconds; EfficientNet-Lite0 takes 5 s for these pixels
+in PyTorch on one core with AVX-512, and 20 s on an older one."""
 
 CHECKED_IMAGES = 8
 """Number of images that a compiled forward pass is compared with PyTorch on."""
