@@ -4,8 +4,8 @@
     ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 python studies/benchmarks/inference.py ...
 
 Prints a table in Markdown, of batches of random images through a network with random weights. The
-ratios are the shortest time in PyTorch, in float32 and as autotl runs it, over the shortest time of
-the row. All ways take turns, so that other processes slow them down alike. The second command
+ratios are the shortest CPU time in PyTorch, in float32 and as autotl runs it, over the shortest CPU
+time of the row; images/s are per second of CPU time. All ways take turns. The second command
 imitates a CPU without AVX-512, for PyTorch alone: the others do not read these variables.
 """
 
@@ -140,9 +140,9 @@ def measure(name: str, size: int, batch: int, bfloat16: bool, inductor: bool) ->
     outputs = {way: forward(images) for way, forward, _ in ways}
     for _ in range(ROUNDS):
         for way, forward, _ in ways:
-            start = time.perf_counter()
+            start = time.process_time()
             forward(images)
-            times[way].append(time.perf_counter() - start)
+            times[way].append(time.process_time() - start)
     exact = outputs["PyTorch, float32"]
     std = (exact - exact.mean(0)).square().mean().sqrt()
     baseline = min(times["PyTorch, float32"])
