@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import subprocess
 import sys
@@ -14,9 +15,11 @@ import optuna
 import pytest
 import torch
 from images import FAST, write_images, write_plugin
+from toy import CPU, model
 
 import autotl
 from autotl.cli import process
+from autotl.models import fast_inference
 from autotl.study import StudyConfig
 
 STATE = """
@@ -123,3 +126,24 @@ def test_optuna_is_silent_during_a_search_only(
     finally:
         optuna.logging.set_verbosity(before)
     assert "Trial 0" not in capfd.readouterr().err
+
+
+def test_compiling_a_forward_pass_changes_nothing() -> None:
+    pytest.importorskip("openvino")
+    network, images = model().eval(), torch.zeros(4, 3, 16, 16, dtype=torch.uint8)
+    images[1:] = torch.arange(3)[:, None, None, None] * 80
+
+    def compile_and_run() -> None:
+        fast_inference.compile_forward(network, network, images, CPU)(images)
+
+    modules = set(sys.modules)
+    affinity = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+    assert_unchanged(compile_and_run)
+    assert not {name for name in set(sys.modules) - modules if "telemetry" in name} - {
+        "openvino.tools.ovc.telemetry_params",
+        "openvino.tools.ovc.telemetry_stub",
+        "openvino.tools.ovc.telemetry_utils",
+    }
+    if affinity:
+        assert os.sched_getaffinity(0) == affinity
+    assert not network.training

@@ -18,7 +18,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {  # room: (rooms it may import,
     "study": ({"errors", "space"}, {"pydantic", "tomli_w"}),
     "scoring": ({"errors"}, {"numpy", "scipy", "sklearn"}),
     "data": ({"errors", "space"}, {"PIL", "numpy", "torch"}),
-    "models": ({"errors", "scoring", "space"}, {"numpy", "timm", "torch"}),
+    "models": ({"errors", "scoring", "space"}, {"numpy", "openvino", "timm", "torch"}),
     "frozen": ({"data", "models"}, {"numpy", "torch"}),
     "training": (
         {"data", "errors", "frozen", "models", "space"},
@@ -79,6 +79,7 @@ ONLY = {  # library: the only rooms that may ever be allowed to use it
     "captum": {"evaluation"},
     "onnx": {"artifact"},
     "onnxruntime": {"artifact"},
+    "openvino": {"models"},
     "plotly": {"report"},
     "optuna_dashboard": {"report"},
 }

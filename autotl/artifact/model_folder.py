@@ -44,7 +44,7 @@ from autotl.models.ensemble import Ensemble
 from autotl.space import registry, space
 from autotl.space.registry import Registry
 from autotl.space.space import Config
-from autotl.training.predict import halve_when_out_of_memory
+from autotl.training.predict import compile_if_it_pays, halve_when_out_of_memory
 
 SCHEMA = 1
 """Version of the layout of ``config.json``."""
@@ -181,10 +181,18 @@ class Predictor:
         Raises:
             ArtifactError: A single image does not fit into the memory of the device.
         """
-        tensor = torch.from_numpy(images).to(self.device.torch_device).permute(0, 3, 1, 2)
+        return self._compute_probabilities(self.network, self._to_device(images))
+
+    def _to_device(self, images: NDArray[np.uint8]) -> torch.Tensor:
+        return torch.from_numpy(images).to(self.device.torch_device).permute(0, 3, 1, 2)
+
+    def _compute_probabilities(
+        self, forward: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor
+    ) -> NDArray[np.float32]:
+        """Compute probabilities ``[B, C]`` of ``uint8 [B, 3, S, S]`` from the logits of a model."""
         try:
             with torch.inference_mode():
-                logits = halve_when_out_of_memory(self.network, tensor).float()
+                logits = halve_when_out_of_memory(forward, images).float()
         except OutOfMemory as error:
             raise ArtifactError(f"{error}; choose another with --device cpu") from None
         return training.logits_to_probabilities(logits / self.temperature)
@@ -206,6 +214,7 @@ class Predictor:
                 decoded = pool.map(self._decode, images[start : start + BATCH_SIZE])
                 yield list(enumerate(decoded, start))
 
+        forward: Callable[[torch.Tensor], torch.Tensor] | None = None
         with ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool:
             for batch in data.prefetch(decode_batches()):
                 indices, readable = [], []
@@ -216,7 +225,13 @@ class Predictor:
                         indices.append(index)
                         readable.append(image)
                 if readable:
-                    yield from zip(indices, self.predict_proba(np.stack(readable)), strict=True)
+                    batch_images = self._to_device(np.stack(readable))
+                    if forward is None:
+                        forward = compile_if_it_pays(
+                            self.network, batch_images, self.device, len(images)
+                        )
+                    rows = self._compute_probabilities(forward, batch_images)
+                    yield from zip(indices, rows, strict=True)
 
     def _decode(self, image: Any) -> NDArray[np.uint8] | DataError:
         spec = self.network.input_spec

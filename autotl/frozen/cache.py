@@ -50,6 +50,9 @@ MAX_DISK_BYTES = 10 << 30
 MAX_MEMORY_BYTES = 2 << 30
 """Default limit of the bytes of rows in memory."""
 
+MAX_PREFIXES = 4
+"""Number of compiled prefixes that are kept in memory."""
+
 CHUNK_BYTES = 64 << 20
 """Bytes that are computed before they are written as a segment."""
 
@@ -153,6 +156,11 @@ class FeatureCache:
         folder: Folder of the entries; None for a temporary one that is removed with this object.
         memory: Maximum bytes of rows in memory.
         warn: Called once, with a message, if the disk cannot be written to.
+
+    Attributes:
+        prefixes: The compiled prefixes that were used last, by digests of their weights; see
+            ``remember_prefix``.
+        warn: The argument.
     """
 
     def __init__(
@@ -162,7 +170,8 @@ class FeatureCache:
         memory: int = MAX_MEMORY_BYTES,
         warn: Callable[[str], object] = warnings.warn,
     ) -> None:
-        self._limit, self._folder, self.memory, self._warn = limit, folder, memory, warn
+        self._limit, self._folder, self.memory, self.warn = limit, folder, memory, warn
+        self.prefixes: OrderedDict[str, Callable[[Tensor], Tensor]] = OrderedDict()
         self._in_memory: OrderedDict[tuple[str, str, str], CachedRows] = OrderedDict()
         self._verified: set[Path] = set()
         self._warned = False
@@ -239,6 +248,15 @@ class FeatureCache:
                 del self._in_memory[key]
             delete_unused(self.folder / name)
 
+    def remember_prefix(self, name: str, prefix: Callable[[Tensor], Tensor]) -> None:
+        """Keep a compiled prefix for the next trainings, in the place of the one used longest ago.
+
+        Compiling takes seconds, and tracing leaves some megabytes behind in PyTorch each time.
+        """
+        self.prefixes[name] = prefix
+        if len(self.prefixes) > MAX_PREFIXES:
+            self.prefixes.popitem(last=False)
+
     def seconds_to_read(self, row_bytes: int, rows: int) -> float:
         """The time it takes to read one row of ``row_bytes`` out of ``rows``, as measured here."""
         fits = row_bytes * rows <= self.memory
@@ -278,7 +296,7 @@ class FeatureCache:
                 return True
         except OSError as error:
             if not self._warned:
-                self._warn(
+                self.warn(
                     f"{self.folder}: features of frozen layers cannot be cached "
                     f"({error.strerror or error}); free some space, or the search takes longer"
                 )

@@ -24,11 +24,14 @@ class ComputeSettings:
         autocast: Use autocast, in the type that the device is expected to be fastest in.
         cache_activations: Cache the activations of frozen layers where there is space.
         compile: Compile the backbone with ``torch.compile``.
+        openvino_from: Number of images from which on frozen layers run with OpenVINO, where it is
+            installed; 0 for never, None for as many as are expected to pay on any CPU.
     """
 
     autocast: bool = True
     cache_activations: bool = True
     compile: bool = False
+    openvino_from: int | None = None
 
     def apply_to(self, device: Device) -> Device:
         """The device, without its autocast type if autocast is off."""
@@ -47,6 +50,11 @@ def cost_key(model: Model, config: Config, device: Device) -> str:
     values = "".join(f" {k}={v}" for k, v in sorted(backbone.params.items()))
     size, head_input = model.input_spec.size, model.head_input
     return f"{backbone.name}{values}, {size} px, {head_input}, {device}, {digest}"
+
+
+def openvino_key(model: Model, config: Config, device: Device) -> str:
+    """Return the key of what was found out about OpenVINO for a backbone at an image size."""
+    return f"{cost_key(model, config, device).rpartition(', ')[0]}, openvino"
 
 
 def compile_or_fall_back(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:

@@ -7,18 +7,20 @@ kind of trial once, and a search that is resumed computes as it did before.
 from __future__ import annotations
 
 import copy
+import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from autotl.models import Device, Model, build_backbone
+from autotl.models import Device, Model, build_backbone, fast_inference
 from autotl.space.space import Choice, Config
-from autotl.training.compute import ComputeSettings, cost_key
+from autotl.training.compute import ComputeSettings, cost_key, openvino_key
+from autotl.training.frozen_inputs import FrozenInputs
 from autotl.training.inputs import Inputs
 from autotl.training.loop import simulate_strategy
 from autotl.training.predict import autocast, compute_logits
@@ -34,6 +36,12 @@ FLOAT32_SPEEDUP = 1.1
 
 COMPILE_SECONDS, COMPILE_SPEEDUP = 120.0, 1.3
 """Maximum seconds that compiling takes, and how many times faster training then is at least."""
+
+OPENVINO_MEASURED_FROM = 10.0
+"""Seconds in the frozen layers from which on OpenVINO is compared with PyTorch."""
+
+OPENVINO_SAVING = 2.0
+"""How many times what compiling for OpenVINO takes must be saved by it."""
 
 OPTIMIZER_FACTOR = 1.1
 """Time of a training step with the optimizer, relative to its forward and backward passes."""
@@ -151,18 +159,31 @@ def measure_cost(model: Model, config: Config, task: Task) -> Cost:
         if key not in task.measured_costs:
             task.measured_costs[key] = asdict(_time_in_fastest_type(trial, config, task, key))
         timing = _Timing(**task.measured_costs[key])
+        device = ComputeSettings(autocast=timing.autocast).apply_to(task.device)
+        openvino = task.measured_costs.get(openvino_key(trial, config, device), {})
         trains = trial.backbone_trainable or not hasattr(trial.head, "fit")
         augmentation = _time_augmentation(trial, config, task) if trains else 0.0
     backbone_epochs = sum(backbone_trainable)
     fraction = backbone_epochs / task.epochs if backbone_epochs else 1.0
-    return _estimate_cost(timing, augmentation, fraction, task)
+    return _estimate_cost(timing, augmentation, fraction, task, openvino)
 
 
-def _estimate_cost(timing: _Timing, augmentation: float, fraction: float, task: Task) -> Cost:
-    """Estimate the cost from seconds per image, of which ``augmentation`` for augmenting it."""
+def _estimate_cost(
+    timing: _Timing, augmentation: float, fraction: float, task: Task, openvino: Mapping[str, Any]
+) -> Cost:
+    """Estimate the cost from seconds per image, of which ``augmentation`` for augmenting it.
+
+    ``openvino`` has what ``_compare_with_openvino`` measured, if it was called.
+    """
     train, validation = task.train.num_examples, task.num_validation_examples
     has_split_point = timing.activation_bytes > 0
-    view = augmentation + timing.prefix
+    prefix, compiling, openvino_from = timing.prefix, 0.0, 0
+    saved = prefix * (1 - 1 / openvino.get("speedup", 1.0))
+    if saved > 0:
+        openvino_from = math.ceil(OPENVINO_SAVING * openvino["seconds"] / saved)
+    if 0 < openvino_from <= train:
+        prefix, compiling = prefix - saved, openvino["seconds"]
+    view = augmentation + prefix
     cached = False
     if has_split_point:  # activations that are slower to read than to compute are not cached
         count = train * min(task.views, task.epochs) + validation
@@ -170,7 +191,7 @@ def _estimate_cost(timing: _Timing, augmentation: float, fraction: float, task: 
     # Validation runs forward only.
     epoch = OPTIMIZER_FACTOR * train * timing.step + validation * timing.forward
     if not cached:
-        epoch += train * view + validation * timing.prefix
+        epoch += train * (augmentation + timing.prefix) + validation * timing.prefix
     saved_by_compiling = (COMPILE_SPEEDUP - 1) * epoch * task.epochs
     worth_compiling = saved_by_compiling > COMPILE_SPEEDUP * COMPILE_SECONDS
     on_cuda = task.device.torch_device.type == "cuda"
@@ -179,11 +200,12 @@ def _estimate_cost(timing: _Timing, augmentation: float, fraction: float, task: 
         # Without a split point in the last epoch there may be one in earlier epochs.
         cache_activations=cached or not has_split_point,
         compile=on_cuda and not cached and worth_compiling,
+        openvino_from=openvino_from,
     )
     return Cost(
         view_seconds=train * view if cached else 0.0,
         epoch_seconds=epoch,
-        setup_seconds=validation * timing.prefix if cached else 0.0,
+        setup_seconds=compiling + validation * prefix if cached else 0.0,
         backbone_epoch_fraction=fraction,
         prediction_seconds=timing.prediction,
         forward_seconds=timing.prefix + timing.forward,
@@ -228,6 +250,7 @@ def _time_steps(trial: Model, config: Config, task: Task, autocast: bool) -> _Ti
     if frozen := inputs.frozen:
         batch, activation_bytes = frozen.compute(images), frozen.row_bytes
         prefix = _time(lambda: frozen.compute(images), task.device)
+        _compare_with_openvino(frozen, images, prefix)
     targets = inputs.one_hot(labels)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -245,6 +268,33 @@ def _time_steps(trial: Model, config: Config, task: Task, autocast: bool) -> _Ti
         prefix / n, forward / n, step / n, prediction / len(half), activation_bytes, peak_bytes,
         autocast,
     )  # fmt: skip
+
+
+def _compare_with_openvino(frozen: FrozenInputs, images: Tensor, seconds: float) -> None:
+    """Measure how many times faster than PyTorch OpenVINO is, if much is to be computed.
+
+    It is measured once for a backbone, image size and type; the speedup of other split points is
+    much the same.
+
+    Args:
+        frozen: The frozen layers.
+        images: ``uint8 [B, 3, S, S]``.
+        seconds: What they take in PyTorch.
+    """
+    task = frozen.task
+    key = openvino_key(frozen.model, frozen.config, frozen.device)
+    count = task.train.num_examples * min(task.views, task.epochs) + task.num_validation_examples
+    if (
+        key in task.measured_costs
+        or not fast_inference.is_available(frozen.device)
+        or seconds * count / len(images) < OPENVINO_MEASURED_FROM
+    ):
+        return
+    start = time.monotonic()
+    if frozen.compile_prefix(images):
+        compiling = time.monotonic() - start
+        speedup = max(1.0, seconds / _time(lambda: frozen.compute(images), frozen.device))
+        task.measured_costs[key] = {"speedup": speedup, "seconds": compiling}
 
 
 def _forward(inputs: Inputs, batch: Tensor, targets: Tensor) -> None:

@@ -2,9 +2,10 @@
 
 A row of the cache depends only on its image and its view: a view of an image is drawn from random
 numbers that are seeded by the view's number and the image's index in the data set. So a row is the
-same whichever training computes it and in whichever batch, up to the rounding of sums whose order
-may change with the batch size. An augmentation that mixes images is the exception: its rows belong
-to one list of images in batches of one size, and are seeded by view and batch.
+same whichever training computes it and in whichever batch, up to rounding: the order of sums may
+change with the batch size, and the prefix may run with OpenVINO, where that agrees with PyTorch up
+to rounding (``fast_inference``). An augmentation that mixes images is the exception: its rows
+belong to one list of images in batches of one size, and are seeded by view and batch.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ from torch.nn import functional
 from autotl.data import Batches
 from autotl.frozen import CachedRows, entry_name
 from autotl.frozen.split_point import HALF, SplitPoint
-from autotl.models import Device, Model
+from autotl.models import Device, Model, fast_inference
 from autotl.space.space import Choice, Config
+from autotl.training.compute import openvino_key
 from autotl.training.predict import autocast, halve_when_out_of_memory, split_for_inference
 from autotl.training.random_state import seed_torch, torch_seeded
 from autotl.training.task import Task
@@ -119,6 +121,7 @@ class FrozenInputs:
         self.augmentation, self.device, self.temporary = augmentation, device, temporary
         self._entry_names: dict[tuple[Batches, int | None], str] = {}
         self._on_disk: dict[tuple[Batches, int | None], CachedRows] = {}
+        self._prefix: fast_inference.Forward = split_point.prefix
         activations = self.compute(images)
         self._dtype = self._stored_dtype = activations.dtype
         # Feature maps in float32 are stored in half the space where that is as accurate. Pooled
@@ -132,6 +135,43 @@ class FrozenInputs:
         """Compute activations ``[B, ...]`` that later layers may overwrite and train on."""
         with eval_mode(self.model):
             return self._compute(images).clone()
+
+    def compile_prefix(self, images: Tensor) -> bool:
+        """Run the prefix with OpenVINO from now on, if it computes the same there.
+
+        If not, the reason is kept with the measured costs, and it is not tried again.
+
+        Args:
+            images: Real images ``uint8 [B, 3, S, S]``, at least three.
+
+        Returns:
+            Whether the prefix is compiled.
+        """
+        key, prefixes = openvino_key(self.model, self.config, self.device), self.task.cache.prefixes
+        if self.task.measured_costs.get(key, {}).get("reason"):
+            return False
+        name = entry_name(
+            {
+                "backbone": [self.config["backbone"].name, dict(self.config["backbone"].params)],
+                "input": [self.model.input_spec, self.model.head_input],
+                "prefix": [self.split_point.name, self._weights_digest],
+                "settings": [self.device.autocast, torch.get_num_threads()],
+            }
+        )
+        if name not in prefixes:
+            try:
+                with eval_mode(self.model):
+                    compiled = fast_inference.compile_forward(
+                        self.split_point.prefix, self.model, images, self.device
+                    )
+            except fast_inference.NotCompiled as error:
+                self.task.measured_costs[key] = {"reason": str(error)}
+                self.task.cache.warn(f"{key.partition(',')[0]}: features take longer: {error}")
+                return False
+            self.task.cache.remember_prefix(name, compiled)
+        prefixes.move_to_end(name)
+        self._prefix = fast_inference.with_fallback(prefixes[name], self.split_point.prefix)
+        return True
 
     def get_rows(self, batches: Batches, view: int | None) -> CachedRows | None:
         """Get the rows of the images of ``batches`` from the cache, which computes missing ones.
@@ -198,7 +238,16 @@ class FrozenInputs:
 
     def _compute(self, images: Tensor) -> Tensor:
         with torch.inference_mode(), autocast(self.device):
-            return halve_when_out_of_memory(self.split_point.prefix, images)
+            return halve_when_out_of_memory(self._prefix, images)
+
+    def _compile_if_it_pays(self, images: Tensor, count: int) -> None:
+        """Compile the prefix, unless it is, if ``count`` images like these are to be computed."""
+        threshold = self.task.compute.openvino_from
+        if self._prefix != self.split_point.prefix or not fast_inference.is_available(self.device):
+            return
+        pays = fast_inference.pays(count, images.shape[-1])
+        if pays if threshold is None else count >= threshold > 0:
+            self.compile_prefix(images)
 
     def _compute_single(
         self, batches: Batches, missing: NDArray[np.int64], view: int | None
@@ -208,6 +257,7 @@ class FrozenInputs:
         positions = split_for_inference(missing_positions, batches)
         for batch, (images, _) in zip(positions, batches.load(positions), strict=True):
             self.task.check_time()
+            self._compile_if_it_pays(images, len(missing))
             indices = batches.indices[batch]
             if view is not None:
                 images = self.augmentation.make_view(images, indices, view)
@@ -226,6 +276,7 @@ class FrozenInputs:
             if not np.isin(indices, missing).any():
                 continue
             self.task.check_time()
+            self._compile_if_it_pays(images, len(missing))
             with torch_seeded(device, view, number):
                 images, targets = self.augmentation(images, labels)
             yield indices, self._compute(images).to(self._stored_dtype), targets

@@ -174,7 +174,9 @@ class Inputs:
         assert validation is not None
         rows = self._get_rows(validation, None)
         if self.frozen is None or rows is None:
-            return predict(self.model, validation, self.device, self.task.check_time)
+            # Another epoch changes the weights, which compiling makes constants.
+            check_time = self.task.check_time
+            return predict(self.model, validation, self.device, check_time, compile=False)
         self.model.eval()
         frozen = self.frozen
 

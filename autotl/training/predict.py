@@ -14,7 +14,7 @@ from torch import Tensor
 
 from autotl.data import Batches
 from autotl.errors import OutOfMemory
-from autotl.models import Device, Model
+from autotl.models import Device, Model, fast_inference
 from autotl.training.random_state import deterministic_cudnn
 
 INFERENCE_FACTOR = 8
@@ -36,6 +36,7 @@ def predict(
     batches: Batches,
     device: Device,
     check_time: Callable[[], None] = lambda: None,
+    compile: bool = True,
 ) -> NDArray[np.float32]:
     """Predict the probabilities of the images in ``batches``.
 
@@ -44,6 +45,7 @@ def predict(
         batches: The images.
         device: The device and the type to compute in.
         check_time: Called before every batch; may raise ``OutOfTime``.
+        compile: Whether to compile the model first, if there are enough images.
 
     Returns:
         Probabilities ``[N, C]``, in the order of the images.
@@ -53,11 +55,15 @@ def predict(
     """
     model.eval()
     results = []
+    forward: Callable[[Tensor], Tensor] | None = None
     with deterministic_cudnn(device.torch_device):
         positions = split_for_inference(np.arange(batches.num_examples), batches)
         for images, _ in batches.load(positions):
             check_time()
-            results.append(compute_logits(model, images, device))
+            if forward is None:
+                count = batches.num_examples if compile else 0
+                forward = compile_if_it_pays(model, images, device, count)
+            results.append(compute_logits(forward, images, device))
     return logits_to_probabilities(torch.cat(results))
 
 
@@ -68,7 +74,31 @@ def split_for_inference(positions: NDArray[np.int64], batches: Batches) -> list[
     return np.array_split(positions, math.ceil(len(positions) / size)) if len(positions) else []
 
 
-def compute_logits(model: Model, images: Tensor, device: Device) -> Tensor:
+def compile_if_it_pays(
+    model: Model, images: Tensor, device: Device, count: int
+) -> Callable[[Tensor], Tensor]:
+    """Compile a whole model for inference.
+
+    Args:
+        model: The model in eval mode.
+        images: The first of the images ``uint8 [B, 3, S, S]``.
+        device: The device and the type to compute in.
+        count: Number of images that will be predicted.
+
+    Returns:
+        The compiled model, which computes the logits of ``model``, or the model itself if there are
+        too few images, or if it cannot be compiled.
+    """
+    if not fast_inference.pays(count, images.shape[-1]):
+        return model
+    try:
+        compiled = fast_inference.compile_forward(model, model, images, device)
+    except fast_inference.NotCompiled:
+        return model
+    return fast_inference.with_fallback(compiled, model)
+
+
+def compute_logits(model: Callable[[Tensor], Tensor], images: Tensor, device: Device) -> Tensor:
     """Compute the logits ``float32 [B, C]`` of ``images uint8 [B, 3, S, S]``."""
     with torch.inference_mode(), autocast(device):
         return halve_when_out_of_memory(model, images).float()

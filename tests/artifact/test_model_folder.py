@@ -16,7 +16,7 @@ from autotl import data, models
 from autotl.artifact import model_folder
 from autotl.artifact.model_folder import Predictor
 from autotl.errors import ArtifactError, DataError, StoreError
-from autotl.models import Device, Model
+from autotl.models import Device, Model, fast_inference
 from autotl.space import registry, space
 from autotl.space.registry import Registry
 from autotl.space.space import Config
@@ -110,7 +110,17 @@ def test_a_model_folder_without_a_temperature_is_not_calibrated(loaded: Predicto
     assert loaded.temperature == 1.0
 
 
-def test_a_stream_yields_the_readable_images_in_order(loaded: Predictor, tmp_path: Path) -> None:
+@pytest.mark.parametrize("min_pixels", [70 * 40**2, 70 * 40**2 + 1])
+def test_a_stream_yields_the_readable_images_in_order(
+    loaded: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, min_pixels: int
+) -> None:
+    compile_forward, compiled = fast_inference.compile_forward, []
+    monkeypatch.setattr(
+        fast_inference,
+        "compile_forward",
+        lambda *args: (compiled.append(1), compile_forward(*args))[1],
+    )
+    monkeypatch.setattr(fast_inference, "MIN_PIXELS", min_pixels)
     random = np.random.default_rng(0)
     images: list[Any] = [random.integers(0, 255, (9, 7, 3), dtype=np.uint8) for _ in range(70)]
     expected = loaded.predict_proba(np.stack([data.decode(i, 40, "bicubic") for i in images]))
@@ -124,6 +134,7 @@ def test_a_stream_yields_the_readable_images_in_order(loaded: Predictor, tmp_pat
     assert "none.png: the file is missing" in unreadable[3]
     assert "[9, 7, 4]" in unreadable[40]
     assert list(loaded.stream([], unreadable.__setitem__)) == []
+    assert bool(compiled) == (min_pixels == 70 * 40**2)
 
 
 def test_an_image_that_does_not_fit_into_memory_is_an_error_with_a_solution(

@@ -22,9 +22,10 @@ from autotl import augment, backbone, freeze, head
 from autotl.data import Batches
 from autotl.errors import OutOfTime
 from autotl.frozen import FeatureCache
+from autotl.frozen.cache import MAX_PREFIXES
 from autotl.frozen.split_point import SplitPoint
-from autotl.models import Device, Group, Model
-from autotl.training import fine_tune, set_trainable
+from autotl.models import Device, Group, Model, fast_inference
+from autotl.training import ComputeSettings, fine_tune, set_trainable
 from autotl.training.inputs import Inputs
 
 ALL = list(range(36))
@@ -407,3 +408,81 @@ def test_memory_does_not_grow_with_the_data(tmp_path: Path) -> None:
     assert images > 100 * MIB
     assert cached > 25 * MIB
     assert grown < 64 * MIB
+
+
+# The prefix on OpenVINO.
+
+
+@pytest.fixture
+def compiled(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The number of images of each call of a compiled prefix; each number of images pays."""
+    pytest.importorskip("openvino")
+    monkeypatch.setattr(fast_inference, "MIN_PIXELS", 0)
+    compile_forward = fast_inference.compile_forward
+    sizes: list[int] = []
+
+    def record(*args: Any) -> fast_inference.Forward:
+        forward = compile_forward(*args)
+        return lambda images: (sizes.append(len(images)), forward(images))[1]
+
+    monkeypatch.setattr(fast_inference, "compile_forward", record)
+    return sizes
+
+
+@pytest.mark.parametrize("chosen", ["linear_probe", TOP])
+def test_a_compiled_prefix_changes_no_result(chosen: Any, compiled: list[int]) -> None:
+    network, epochs = train(freeze=chosen, augment="flip_crop")
+    assert sum(compiled) == 2 * 36 + 36  # two views and validation
+    never = ComputeSettings(openvino_from=0)
+    other, usual = train(freeze=chosen, augment="flip_crop", compute=never)
+    assert sum(compiled) == 3 * 36
+    torch.testing.assert_close(network.state_dict(), other.state_dict(), rtol=1e-3, atol=1e-4)
+    assert [e.loss for e in epochs] == pytest.approx([e.loss for e in usual], rel=1e-4)
+
+
+@pytest.mark.parametrize(("threshold", "images"), [(36, 36 + 36), (37, 0), (0, 0), (None, 72)])
+def test_a_prefix_is_compiled_for_enough_missing_images(
+    threshold: int | None, images: int, compiled: list[int]
+) -> None:
+    cache, settings = FeatureCache(), ComputeSettings(openvino_from=threshold)
+    train(cache=cache, data_id="squares", compute=settings)
+    assert sum(compiled) == images
+    train(cache=cache, data_id="squares", compute=settings)  # all rows are cached
+    assert sum(compiled) == images
+
+
+def test_trainings_share_a_compiled_prefix(
+    compiled: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = FeatureCache()
+    train(cache=cache, augment="none")
+    monkeypatch.setattr(fast_inference, "_compile", lambda *_: pytest.fail("compiled again"))
+    train(seed=1, cache=cache, augment="flip_crop")
+    assert len(cache.prefixes) == 1
+    monkeypatch.undo()
+    for fraction in (0.2, 0.5, 0.8):
+        train(cache=cache, freeze=("last_blocks", {"fraction": fraction}))
+    assert len(cache.prefixes) <= MAX_PREFIXES
+
+
+def test_a_prefix_that_cannot_be_compiled_runs_in_pytorch_and_says_why(
+    compiled: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries: list[int] = []
+
+    def fail(*args: Any) -> Any:
+        tries.append(1)
+        raise RuntimeError("no such operator")
+
+    monkeypatch.setattr(fast_inference, "_compile", fail)
+    messages: list[str] = []
+    measured: dict[str, Any] = {}
+    for seed in (0, 1):
+        _, epochs = train(seed, cache=FeatureCache(warn=messages.append), measured_costs=measured)
+    assert len(tries) == 1  # it would fail again
+    assert messages == ["toy: features take longer: OpenVINO fails: no such operator"]
+    assert [list(entry.values()) for entry in measured.values()] == [
+        ["OpenVINO fails: no such operator"]
+    ]
+    _, usual = train(1, compute=ComputeSettings(openvino_from=0))
+    assert [e.loss for e in epochs] == [e.loss for e in usual]

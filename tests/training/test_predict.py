@@ -12,7 +12,7 @@ from toy import CPU, batches, squares
 from training_helpers import changed_names, copy_state, train
 
 from autotl.errors import OutOfMemory
-from autotl.models import Model
+from autotl.models import Model, fast_inference
 from autotl.training import predict
 from autotl.training.predict import halve_when_out_of_memory, is_out_of_memory
 
@@ -96,3 +96,29 @@ def test_a_batch_is_halved_until_it_fits() -> None:
     batch = torch.arange(10)
     assert torch.equal(halve_when_out_of_memory(double, batch), 2 * batch)
     assert sizes == [10, 5, 3, 2, 5, 3, 2]
+
+
+def test_many_images_are_predicted_with_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("openvino")
+    network, _ = train()
+    few = predict(network, batches(squares()), CPU)
+    monkeypatch.setattr(fast_inference, "MIN_PIXELS", 36 * 16**2)
+    monkeypatch.setattr(fast_inference, "with_fallback", lambda compiled, _: compiled)
+    compile_forward, compiled = fast_inference.compile_forward, []
+    monkeypatch.setattr(
+        fast_inference,
+        "compile_forward",
+        lambda *args: (compiled.append(1), compile_forward(*args))[1],
+    )
+    many = predict(network, batches(squares()), CPU)
+    np.testing.assert_allclose(many, few, atol=1e-5)
+    assert compiled == [1]
+    predict(network, batches(squares(each=11)), CPU)
+    predict(network, batches(squares()), CPU, compile=False)
+    assert compiled == [1]
+
+    def fail(*args: Any) -> Any:
+        raise fast_inference.NotCompiled("for a reason")
+
+    monkeypatch.setattr(fast_inference, "compile_forward", fail)
+    np.testing.assert_array_equal(predict(network, batches(squares()), CPU), few)
