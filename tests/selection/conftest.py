@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,13 +32,16 @@ from autotl.selection.finish import Finish
 from autotl.space import registry
 
 
-@pytest.fixture(scope="session", autouse=True)
-def quick() -> Iterator[None]:
+def make_quick(patch: pytest.MonkeyPatch) -> None:
     """Three repeats instead of five, of all trials, as if any might be the best."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(selection_budget, "PREFERRED_REPEATS", (3,))
-        patch.setattr(Leaderboard, "tied", lambda self: set(self.rows))
-        yield
+    patch.setattr(selection_budget, "PREFERRED_REPEATS", (3,))
+    patch.setattr(Leaderboard, "tied", lambda self: set(self.rows))
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the final selection of a test quick."""
+    make_quick(monkeypatch)
 
 
 @pytest.fixture
@@ -54,6 +57,7 @@ def run_trials(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Callab
     def run(options: dict[str, Any]) -> Path:
         out = tmp_path_factory.mktemp("trials") / "runs"
         with pytest.MonkeyPatch.context() as patch:
+            make_quick(patch)
             patch.setattr(Finish, "run", lambda _: None)
             engine.run(configure(images, out, **options))
         return out
@@ -99,6 +103,7 @@ def finished_probe(
     make = copy(images, small_trials, tmp_path_factory.mktemp("finished") / "runs", **SMALL)
     notes: list[Event] = []
     with pytest.MonkeyPatch.context() as patch:
+        make_quick(patch)
         favour(patch, "linear_probe")
         result = engine.run(make(), notes.append)
     return Finished(make, dict(result.summary), notes)
