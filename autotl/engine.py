@@ -50,6 +50,9 @@ IMBALANCED = 1.5
 DASHBOARD_SECONDS = 5.0
 """The maximum time to write notes for Optuna Dashboard; ``autotl dashboard`` writes the rest."""
 
+UNUSED_FRACTION = 0.03
+"""The fraction of the budget that may be unused without a word."""
+
 LIBRARIES = ("autotl", "torch", "torchvision", "timm", "optuna", "scikit-learn")
 
 
@@ -125,6 +128,8 @@ def run(
         context = training_context(settings, store, dataset, device, budget, plugins, listener)
         interrupted = search_and_finish(store, search_space, context, budget, listener, command)
         summary = conclude(store, settings, budget, interrupted, command)
+        if not interrupted:
+            notify_unused(budget, listener)
     return Result(summary, settings.folder, plugins, interrupted)
 
 
@@ -534,6 +539,17 @@ def conclude(
     summary = report.write(store, settings.name, settings.folder)
     dashboard.annotate(store, settings.name, settings.folder, within=DASHBOARD_SECONDS)
     return summary
+
+
+def notify_unused(budget: Budget, listener: Listener) -> None:
+    """Report the unused part of the budget, if it is more than ``UNUSED_FRACTION``."""
+    if budget.seconds is not None and budget.left > UNUSED_FRACTION * budget.seconds:
+        listener(
+            Note(
+                f"{budget.left:.0f} s of the budget are unused; to go on, repeat the command with "
+                "a larger --budget or more --trials"
+            )
+        )
 
 
 def _store_state(

@@ -13,7 +13,8 @@
     ├── Incompatible    raised by a plugin that cannot work with the other choices
     ├── Diverged        the loss is not finite
     ├── OutOfMemory     not even a single image fits on the device
-    └── OutOfTime       the budget ends before the trial does
+    ├── OutOfTime       the budget ends before the trial does
+    └── Duplicate       an earlier trial was the same
 """
 
 from __future__ import annotations

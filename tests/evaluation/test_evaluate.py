@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,15 +22,6 @@ from autotl.testing.toy import COLOURS
 
 CLASSES = sorted(COLOURS)
 ACCURACY = ["accuracy"]
-"""Only the metric whose interval needs no bootstrap."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def few_bootstrap_resamples() -> Iterator[None]:
-    """The intervals of all metrics but accuracy are quick."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(intervals, "RESAMPLES", 100)
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -58,7 +58,8 @@ def context(
 ) -> TrainingContext:
     settings = configure(tmp_path_factory.mktemp("context"), seed=5)
     plugins = registry.load(settings.plugin)
-    dataset = engine.load_dataset(settings, plugins, events.ignore)
+    examples = list(plugins.dataset(settings.data).call({"source": settings.data}, {}))
+    dataset = engine.load_dataset(settings, examples, events.ignore)
     device = select_device("cpu", "float32")
     cache = FeatureCache()
     return TrainingContext(

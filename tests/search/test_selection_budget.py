@@ -113,7 +113,7 @@ def test_no_repeats_are_reserved_before_a_trial_that_trains_the_backbone() -> No
     probes.reserve()
     assert budget.reserved_repeats == 0.0
     only_probes.reserve()
-    assert budget.reserved_repeats == pytest.approx(SLACK * 3 * 3)
+    assert budget.reserved_repeats == pytest.approx(SLACK * 5 * 3)
 
 
 def test_time_for_the_refit_of_the_best_trial_is_reserved() -> None:

@@ -135,6 +135,7 @@ def combination(
     make = copy(images, alike_trials, tmp_path_factory.mktemp(request.param) / "runs", **ALIKE)
     notes: list[Event] = []
     with pytest.MonkeyPatch.context() as patch:
+        make_quick(patch)
         favour(patch, "last_blocks")
         score_combination(patch, request.param, 0.99)
         result = engine.run(make(), notes.append)

@@ -231,7 +231,13 @@ def test_trials_of_an_old_study(old: Store, before: Before) -> None:
 def test_an_old_study_can_be_reported_on(old: Store, tmp_path: Path) -> None:
     """This needs the room above: nothing else reads all that the migration moves."""
     summary = report.write(old, "photos", tmp_path)
-    assert summary["trials"] == {"complete": 12, "pruned": 0, "out_of_time": 0, "failed": 0}
+    assert summary["trials"] == {
+        "complete": 12,
+        "pruned": 0,
+        "out_of_time": 0,
+        "duplicate": 0,
+        "failed": 0,
+    }
     names = [contender["name"] for contender in summary["contenders"]]
     assert names == ["trial 4", "trial 10", "soup", "trial 6", "trial 0"]
     assert [c["name"] for c in summary["contenders"] if c["is_winner"]] == ["trial 4"]
