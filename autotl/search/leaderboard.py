@@ -208,9 +208,10 @@ def search_winner(ranked: Sequence[TrialRow], facts: StudyFacts) -> TrialRow:
 def _prefer_fine_tuned(ranked: Sequence[TrialRow], facts: StudyFacts) -> TrialRow:
     """Return the best trial, or the best fine-tuned one if it is within a standard error of it.
 
-    A fine-tuned model gains more from the refit than one with a frozen backbone: with half as many
-    images again, 0.05 instead of 0.01 to 0.03 in accuracy (`studies/benchmarks/README.md`). The
-    interval of the difference of two trials is about four standard errors wide.
+    A fine-tuned model gains more from the refit with more images than one with a frozen backbone:
+    on photographs of waste 0.05 instead of 0.01 to 0.03 in accuracy, on photographs of hands half
+    of the errors instead of a tenth (`studies/benchmarks/README.md`). The interval of the
+    difference of two trials is about four standard errors wide.
     """
     best, tuned = ranked[0], next(filter(is_fine_tuned, ranked), None)
     if tuned is None or is_fine_tuned(best):
