@@ -20,6 +20,7 @@ from autotl import data, engine, events, models, report, study, training
 from autotl.errors import DataError, PluginError, StoreError, StudyError
 from autotl.events import EpochCompleted, Event, Note, TrialFinished
 from autotl.search import warm_start
+from autotl.search.input_plan import InputPlan
 from autotl.search.selection_budget import Field, SelectionBudget
 from autotl.space import registry, space
 from autotl.store import Store
@@ -387,3 +388,55 @@ def test_a_metric_needs_two_classes_in_the_test_split(settings: Make, tmp_path: 
     (tmp_path / "table.csv").write_text("\n".join(lines))
     with pytest.raises(StudyError, match="auroc needs images of two classes to test on"):
         engine.run(chosen.model_copy(update={"data": str(tmp_path / "table.csv")}))
+
+
+def test_a_study_keeps_the_inputs_of_its_first_run(
+    settings: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plans: list[InputPlan] = []
+
+    def plan_inputs(*_: Any) -> InputPlan:
+        plans.append(InputPlan(24, 45, ("a reason",)))
+        return plans[-1]
+
+    monkeypatch.setattr(engine, "plan_inputs", plan_inputs)
+    notes: list[Event] = []
+    first = engine.run(settings(trials=2), notes.append)
+    assert any(isinstance(e, Note) and e.text == "a reason" for e in notes)
+    second = engine.run(settings(trials=3))
+    assert len(plans) == 1  # not even with another budget does it change
+    assert first.summary["data"] == second.summary["data"]
+    data_facts = first.summary["data"]
+    assert data_facts["train"] + data_facts["validation"] + data_facts["test"] == 45
+    assert {row.facts.input for row in read_trials(settings())} == {(24, "bicubic")}
+    recipe = (first.folder / "recipe.toml").read_text()
+    assert "image_size = 24" in recipe
+
+
+def test_an_interrupted_trial_continues_after_its_last_epoch(
+    settings: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("autotl.training.checkpoint.SAVE_FRACTION", 1e9)
+
+    def interrupt(event: Event) -> None:
+        if isinstance(event, EpochCompleted) and (event.number, event.epoch) == (1, 2):
+            raise KeyboardInterrupt
+
+    whole = engine.run(settings(study="whole", trials=2))
+    assert engine.run(settings(trials=2), interrupt).interrupted
+    events: list[Event] = []
+    continued = engine.run(settings(trials=2), events.append)
+    texts = [e.text for e in events if isinstance(e, Note)]
+    assert "trial 2 continues after epoch 2 of 3" in texts
+    assert continued.summary["test"] == whole.summary["test"]
+    assert not list((settings().out / "cache" / "checkpoints").iterdir())
+
+
+def test_an_unused_budget_is_reported(settings: Make) -> None:
+    notes: list[Event] = []
+    engine.run(settings(trials=1, budget=600.0), notes.append)
+    [note] = [e.text for e in notes if isinstance(e, Note) and "unused" in e.text]
+    assert 500 < int(note.split()[0]) < 600
+    notes.clear()
+    engine.run(settings(trials=1), notes.append)
+    assert not [e for e in notes if isinstance(e, Note) and "unused" in e.text]

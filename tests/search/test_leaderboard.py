@@ -313,3 +313,39 @@ def test_a_refresh_reads_new_and_unfinished_trials_only(
     board.refresh()
     assert read == [21]
     assert board.best == board.rows[20]
+
+
+# ---------------------------------------------------------------- a fine-tuned trial is preferred
+
+FACTS = StudyFacts(data=DataFacts(independent_validation=100), metric="accuracy")
+
+
+def with_predictions(number: int, correct: int, frozen: bool, shift: int = 0) -> TrialRow:
+    """A trial that is right about ``correct`` of 100 examples, the first ones but ``shift``."""
+    right = np.roll(np.arange(100) < correct, shift).astype("<f2")
+    row = trial(number, correct / 100, facts={"backbone_frozen": frozen})
+    return replace(row, contributions=right.tobytes())
+
+
+@pytest.mark.parametrize(("tuned", "winner"), [(85, 2), (84, 2), (60, 1)])
+def test_a_fine_tuned_trial_within_a_standard_error_is_preferred(tuned: int, winner: int) -> None:
+    rows = [with_predictions(1, 86, True), with_predictions(2, tuned, False, shift=10)]
+    assert search_winner(rows, FACTS).number == winner
+
+
+def test_among_fine_tuned_trials_the_best_one_wins() -> None:
+    rows = [with_predictions(1, 86, False), with_predictions(2, 85, False, shift=10)]
+    assert search_winner(rows, FACTS).number == 1
+    frozen = [with_predictions(1, 86, True), with_predictions(2, 85, True, shift=10)]
+    assert search_winner(frozen, FACTS).number == 1
+    cheap = FACTS.model_copy(update={"prefer": "cheap"})
+    both = [with_predictions(1, 86, True), with_predictions(2, 85, False, shift=10)]
+    both[0] = replace(both[0], parameters=10)
+    assert search_winner(both, cheap).number == 1
+
+
+def test_the_winner_is_compared_whatever_its_rank() -> None:
+    rows = [trial(n, 0.9 - n / 100) for n in range(8)]
+    compared = compare_on_validation(rows, FACTS, 3, including=7)
+    assert [c.lead for c in compared] == [0, 1, 7]
+    assert [c.lead for c in compare_on_validation(rows, FACTS, 3, including=1)] == [0, 1, 2]
