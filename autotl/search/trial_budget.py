@@ -235,23 +235,28 @@ def refuse_too_slow(
 
 
 def _predict_backward_ms(config: Mapping[str, Any], rows: Sequence[TrialRow]) -> float | None:
-    """Return the milliseconds of a backward pass for one image; None if they are unknown.
+    """Return the milliseconds of a backward pass for one image; None if nothing is known.
 
-    Of several trials with the strategy, the fastest counts, because its values may differ.
+    The prediction is optimistic. Of several trials with the strategy, the fastest counts, because
+    its values may differ; a backbone that was not measured is taken to be as fast as the fastest,
+    and a strategy twice as fast.
     """
     latencies = {
         str(row.config["backbone"]): row.facts.ms_per_item
         for row in rows
         if row.facts.ms_per_item is not None
     }
-    own = latencies.get(str(config["backbone"]))
-    predictions = []
+    own = latencies.get(str(config["backbone"])) or min(latencies.values(), default=0.0)
+    same: list[float] = []
+    others: list[float] = []
     for row in rows:
-        backward, other = row.facts.costs.get("backward_ms"), row.facts.ms_per_item
-        same = row.config["freeze"].keys() == config["freeze"].keys()
-        if same and backward and other and own:
-            predictions.append(backward * own / other)
-    return min(predictions, default=None)
+        backward, latency = row.facts.costs.get("backward_ms"), row.facts.ms_per_item
+        if is_fine_tuned(row) and backward and latency:
+            is_same = row.config["freeze"].keys() == config["freeze"].keys()
+            (same if is_same else others).append(backward * own / latency)
+    if same:
+        return min(same)
+    return min(others) / 2 if others else None
 
 
 def _out_of_time(epochs: int, seconds: float, allowed: float) -> OutOfTime:

@@ -267,9 +267,9 @@ class TrialLoop:
     def _plan(self, running: _Running) -> TrialPlan:
         """Build the model of a trial and plan its training within the limits and the budget."""
         trial, config = running.trial, running.config
-        if any(map(is_fine_tuned, self.leaderboard.ranked)):
-            rows = self.leaderboard.ranked
-            refuse_too_slow(space.to_json(config), rows, self.context, self.budget)
+        plain, rows = space.to_json(config), self.leaderboard.ranked
+        if any(map(is_fine_tuned, rows)) and not self.portfolio.is_cheap(plain):
+            refuse_too_slow(plain, rows, self.context, self.budget)
         model = self.context.build(config)
         count, most = models.count_parameters(model), self.settings.max_parameters
         if most is not None:

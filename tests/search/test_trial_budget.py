@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -188,15 +189,24 @@ def test_the_time_of_another_backbone_is_in_proportion_to_its_predictions() -> N
     probe = {"freeze": {"linear_probe": {}}}
     assert refuse([row(), row(1, ms=2.0, backward=0.0, **large, **probe)], budget, **large) is None
     assert refuse([row(), row(1, ms=8.0, backward=0.0, **large, **probe)], budget, **large)
-    assert refuse([row()], Budget(10), **large) is None  # how slow it is is unknown
+    # One that was not measured is taken to be as fast as the fastest.
+    assert refuse([row()], Budget(200), **large) is None
+    assert refuse([row()], Budget(10), **large)
     # Of several predictions the shortest counts.
     rows = [row(), row(1, backward=100.0), row(2, ms=8.0, backward=0.0, **large, **probe)]
     assert refuse(rows, Budget(400), **large) is None
 
 
-def test_without_a_trial_with_the_same_strategy_no_trial_is_refused() -> None:
+def test_a_strategy_that_was_not_measured_is_taken_to_be_twice_as_fast() -> None:
     other = {"freeze": {"last_blocks": {}}}
-    assert refuse([row(**other)], Budget(10)) is None
+    times = "would take (.*) s, and"
+    known, unknown = (str(refuse([row(**kind)], Budget(10))) for kind in ({}, other))
+    seconds = [float(re.findall(times, text)[0]) for text in (known, unknown)]
+    assert seconds[1] == pytest.approx(seconds[0] / 2)
+    assert refuse([row(**other)], Budget(200)) is None
+
+
+def test_without_measurements_no_trial_is_refused() -> None:
     assert refuse([row(backward=0.0)], Budget(10)) is None
     assert refuse([row(ms=None)], Budget(10)) is None
     assert refuse([], Budget(10)) is None
