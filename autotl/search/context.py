@@ -151,7 +151,13 @@ class TrainingContext:
 
     def checkpoint(self, config: Config) -> Checkpoint:
         """Return the checkpoint of the trial of a configuration, which may not exist yet."""
-        decisive = [space.to_json(config), self.decisive_settings(), self.dataset.fingerprint]
+        keys = ("name", "image_size", "epochs", "patience")
+        decisive = [
+            {key: getattr(self.settings, key) for key in keys},
+            space.to_json(config),
+            self.decisive_settings(),
+            self.dataset.fingerprint,
+        ]
         digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
         folder = self.settings.out / "cache" / "checkpoints"
         return Checkpoint(folder / f"{digest[:32]}.safetensors")

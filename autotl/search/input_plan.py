@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from autotl import data, models, training
-from autotl.errors import Incompatible, StudyError
+from autotl.errors import StudyError
 from autotl.models import Device
 from autotl.search.budget import Budget
 from autotl.space.plugin import Example
@@ -90,7 +90,11 @@ def plan_inputs(
     largest = max(SMALLEST, UPSCALING * side // STEP * STEP) if side else math.inf
     if budget.seconds is None and (settings.image_size or largest >= 1024):
         return InputPlan()
-    timer = _Timer(Choice(plugin, plugin.defaults), settings.size, device)
+    try:
+        timer = _Timer(Choice(plugin, plugin.defaults), settings.size, device)
+        timer.seconds(timer.native)
+    except Exception:  # its trials will report why it cannot be built
+        return InputPlan()
     size, reasons = timer.native, []
     if not settings.image_size and largest < size and timer.accepts(int(largest)):
         size = int(largest)
@@ -126,22 +130,25 @@ class _Timer:
     def accepts(self, size: int) -> bool:
         """Whether the backbone takes images of ``size`` pixels."""
         try:
-            models.build_backbone(self._choice, size)
-        except Incompatible:
+            return training.measure_forward(self._choice, size, self._device)[1] == size
+        except Exception:  # a backbone of one size may fail in many ways
             return False
-        return True
 
     def seconds(self, size: int) -> float:
         """Return the seconds of a forward pass of one image of ``size`` pixels."""
         if self._per_pixel is None:
-            measured = min(2 * SMALLEST, self.native)
-            try:
-                seconds = training.measure_forward(self._choice, measured, self._device)
-            except Incompatible:  # it takes images of one size only
-                measured = self.native
-                seconds = training.measure_forward(self._choice, measured, self._device)
-            self._per_pixel = seconds / (measured * measured)
+            self._per_pixel = self._measure(min(2 * SMALLEST, self.native))
         return self._per_pixel * size * size
+
+    def _measure(self, size: int) -> float:
+        """Return the seconds per pixel of a forward pass."""
+        try:
+            seconds, measured = training.measure_forward(self._choice, size, self._device)
+        except Exception:
+            if size == self.native:
+                raise
+            return self._measure(self.native)
+        return seconds / (measured * measured)
 
 
 def _explain_size(size: int, timer: _Timer, reasons: Sequence[str]) -> tuple[str, ...]:

@@ -29,6 +29,9 @@ UNFINISHED = ("running", "interrupted")
 FINALISTS = 5
 """The maximum number of best distinct trials that are compared."""
 
+LARGEST_HEAD = 0.1
+"""The fraction of a model's parameters that a head usually has at most."""
+
 Key = tuple[float, float, float, int]
 
 
@@ -51,8 +54,13 @@ def model_cost(row: TrialRow) -> tuple[float, float]:
 
 
 def is_fine_tuned(row: TrialRow) -> bool:
-    """Whether a trial trained more than the head."""
-    return row.facts.backbone_frozen is False
+    """Whether a trial trained more than the head.
+
+    Of a trial of a version that did not store it, whether it trained more than a head usually has.
+    """
+    if row.facts.backbone_frozen is not None:
+        return not row.facts.backbone_frozen
+    return (row.trained_parameters or 0) > LARGEST_HEAD * (row.parameters or math.inf)
 
 
 def is_ranked(row: TrialRow) -> bool:
@@ -214,7 +222,7 @@ def _prefer_fine_tuned(ranked: Sequence[TrialRow], facts: StudyFacts) -> TrialRo
     difference of two trials is about four standard errors wide.
     """
     best, tuned = ranked[0], next(filter(is_fine_tuned, ranked), None)
-    if tuned is None or is_fine_tuned(best):
+    if tuned is None or is_fine_tuned(best) or tuned.config == best.config:
         return best
     standing = compare_on_validation([best, tuned], facts)[1].standing
     assert standing is not None

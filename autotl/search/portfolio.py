@@ -99,8 +99,9 @@ class Portfolio:
         return tuple(recipe[1:]) == (self._strategies[:2][-1], self._heads[0])
 
     def is_cheap(self, config: Mapping[str, Any]) -> bool:
-        """Whether a configuration has the first strategy, which is the cheapest."""
-        return self._first[0] in config.get("freeze", {})
+        """Whether a configuration has the first of several strategies, which is the cheapest."""
+        several = len(self.space.plugins["freeze"]) > 1
+        return several and self._first[0] in config.get("freeze", {})
 
     @property
     def _first(self) -> tuple[str, str]:

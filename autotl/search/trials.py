@@ -31,7 +31,12 @@ from autotl.search.portfolio import Portfolio
 from autotl.search.predictions import store_predictions
 from autotl.search.resume import PROBED_WITH, RECIPE
 from autotl.search.selection_budget import SelectionBudget
-from autotl.search.trial_budget import TrialPlan, plan_trial, refuse_too_slow
+from autotl.search.trial_budget import (
+    TrialPlan,
+    effective_config,
+    plan_trial,
+    refuse_too_slow,
+)
 from autotl.space import space
 from autotl.space.space import Config, Space
 from autotl.store import EpochRow, Store, TrialFacts
@@ -141,12 +146,15 @@ class TrialLoop:
         Raises:
             StudyError: No trial completed.
         """
-        failed = late = 0
+        failed = late = duplicates = 0
         status = reason = ""
-        while max(failed, late) < GIVE_UP and not self._is_done():
+        while max(failed, late, duplicates) < GIVE_UP and not self._is_done():
             self._enqueue_recipe()
             trial = self._ask()
             status, reason = self._run_trial(trial)
+            duplicates = duplicates + 1 if status == Duplicate.status else 0
+            if status == Duplicate.status:
+                continue
             if status in ("complete", "pruned"):
                 failed = 0
                 row = self.leaderboard.rows[trial.number]
@@ -367,8 +375,17 @@ class TrialLoop:
                 elif result:
                     self._add_epoch(each, result, plan.task.epochs, notify=each is first)
         for each in running:
-            if epochs := len(each.outcome.epochs):
-                self._set_epochs(each.trial, epochs)
+            if each.outcome.model:
+                self._set_epochs(each.trial, len(each.outcome.epochs))
+                self._write_head(each, each.outcome.model)
+
+    def _write_head(self, running: _Running, model: Model) -> None:
+        """Store the facts about a head that was trained together with another one."""
+        closed_form = hasattr(model.head, "fit")
+        facts = {"effective_config": effective_config(running.config, closed_form=closed_form)}
+        columns = {"parameters": models.count_parameters(model)}
+        running.trial.set_user_attr("parameters", columns["parameters"])
+        self.store.update_trial(self.name, running.number, columns, **facts)
 
     def _add_epoch(
         self, running: _Running, result: training.ProbeEpoch, epochs: int, *, notify: bool

@@ -10,6 +10,7 @@ from autotl.errors import AutoTLError, OutOfTime, StoreError, StudyError, TrialS
 from autotl.evaluation import error_analysis
 from autotl.events import Listener
 from autotl.models import Model
+from autotl.scoring import metrics
 from autotl.search.budget import Budget
 from autotl.search.context import TrainingContext
 from autotl.search.leaderboard import Leaderboard, contender, search_winner
@@ -74,6 +75,9 @@ class Finish:
                 return
             winner = self._winner()
             saved = self.folder.saved()
+            if saved and self._earlier_ensemble_is_better(saved.contender, winner):
+                self.listener(events.Note("the ensemble of an earlier run is still the best"))
+                return
             tested = self.test.result(winner, refitted=True) is not None
             if saved and saved.contender.id == winner.id and tested:
                 self._update_evidence(winner)
@@ -100,7 +104,7 @@ class Finish:
         ranked, saved = self.leaderboard.ranked, self.folder.saved()
         if not ranked:
             return
-        winner = self._winner()
+        winner = self.selection.winner(default=self._best_trial())
         available = {row.number for row in ranked}
         if saved and available.issuperset(saved.contender.trials[:1]):
             if self.selection.result and saved.contender.id == winner.id:
@@ -139,6 +143,15 @@ class Finish:
         ranked = {row.number for row in self.leaderboard.ranked}
         tested = self.test.was_tested(saved.contender) or not self.test.exists
         return saved.contender.lead in ranked and tested
+
+    def _earlier_ensemble_is_better(self, earlier: Contender, winner: Contender) -> bool:
+        """Whether the ensemble of trials of an earlier run scores at least as well as a trial."""
+        if earlier.kind != "ensemble" or winner.kind != "trial" or self.selection.result:
+            return False
+        ranked = {row.number for row in self.leaderboard.ranked}
+        metric = metrics.get(self.context.settings.metric)
+        is_valid = ranked.issuperset(earlier.trials) and self.test.was_tested(earlier)
+        return is_valid and metric.gain(winner.mean, earlier.mean) <= 0
 
     def _update_evidence(self, winner: Contender) -> None:
         """Store the new comparison; the model and its calibration do not change."""

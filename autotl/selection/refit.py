@@ -15,6 +15,10 @@ from autotl.search.leaderboard import is_fine_tuned
 from autotl.search.selection_budget import SelectionBudget
 from autotl.store import Contender, TrialRow
 
+EXTENSION_FRACTION = 0.85
+"""The fraction of the usable time that a refit with more epochs may take: one that does not end in
+time is lost."""
+
 
 @dataclass(frozen=True)
 class Refitted:
@@ -97,5 +101,6 @@ def _affordable_epochs(
     if not limited or not is_fine_tuned(row):
         return row.epochs
     per_epoch = budget.refit_seconds(selection.seconds(winner)) / row.epochs
-    affordable = int(budget.usable(selection.test_seconds(winner)) / max(per_epoch, 1e-9))
+    usable = EXTENSION_FRACTION * budget.usable(selection.test_seconds(winner))
+    affordable = int(usable / max(per_epoch, 1e-9))
     return max(row.epochs, min(context.settings.epochs, affordable))

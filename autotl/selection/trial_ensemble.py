@@ -9,6 +9,7 @@ is optimistic, because that trial was selected by it.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,6 +33,10 @@ MAX_MEMBERS = 4
 
 PARTS = 5
 """The number of parts of the validation split by which the score is cross-fitted."""
+
+SELECTION_SECONDS = 10.0
+"""The maximum time for the selection of members; with a metric that takes longer, there are fewer
+candidates."""
 
 FEWEST_UNITS = 40
 """The minimum number of sampling units to select by; with fewer, weights fit noise."""
@@ -61,6 +66,8 @@ def choose_ensemble(
     labels, units = dataset.labels[indices], np.array(dataset.units)[indices]
     if len(rows) < 2 or len(np.unique(units)) < FEWEST_UNITS:
         return None
+    count = _affordable_candidates(metric, labels, predictions[0])
+    rows, predictions = rows[:count], predictions[:count]
     weights = _select(metric, labels, predictions)
     rows_by_weight = sorted(
         (i for i, weight in enumerate(weights) if weight), key=lambda i: -weights[i]
@@ -136,6 +143,17 @@ def _candidates(
     if not rows or rows[0] != ranked[0]:
         return [], []
     return rows, predictions
+
+
+def _affordable_candidates(
+    metric: metrics.Metric, labels: metrics.Labels, predictions: Probabilities
+) -> int:
+    """Return the number of candidates that can be selected from in ``SELECTION_SECONDS``."""
+    began = time.monotonic()
+    metric.score(labels[: ensemble.MAX_EXAMPLES], predictions[: ensemble.MAX_EXAMPLES])
+    seconds = time.monotonic() - began
+    scores = (PARTS + 1) * ensemble.ROUNDS  # of each candidate
+    return max(2, min(CANDIDATES, int(SELECTION_SECONDS / max(scores * seconds, 1e-9))))
 
 
 def _select(

@@ -345,7 +345,7 @@ def measure_latency(backbone: Choice, size: int | None, device: Device) -> float
         )
 
 
-def measure_forward(backbone: Choice, size: int, device: Device) -> float:
+def measure_forward(backbone: Choice, size: int, device: Device) -> tuple[float, int]:
     """Measure the seconds per image of a forward pass of a batch.
 
     Args:
@@ -353,14 +353,20 @@ def measure_forward(backbone: Choice, size: int, device: Device) -> float:
         size: Height and width of the images in pixels.
         device: The device and the type to compute in.
 
+    Returns:
+        The seconds, and the size that was measured, which may be another one that is a value of the
+        backbone.
+
     Raises:
-        Incompatible: The backbone cannot take images of this size.
+        Exception: Whatever a backbone raises that cannot take images of this size.
     """
     network, input_spec = build_backbone(backbone, size)
+    size = input_spec.size
     model = Model(network, nn.Identity(), input_spec).to(device.torch_device).eval()
     images = torch.zeros((CPU_IMAGES, 3, size, size), dtype=torch.uint8, device=device.torch_device)
     with RandomState(device.torch_device, 0).active():
-        return _time(lambda: compute_logits(model, images, device), device) / CPU_IMAGES
+        seconds = _time(lambda: compute_logits(model, images, device), device)
+    return seconds / CPU_IMAGES, size
 
 
 def milliseconds_per_image(model: Model, images: Tensor, device: Device) -> float:

@@ -148,7 +148,7 @@ class FrozenInputs:
             Whether the prefix is compiled.
         """
         key, prefixes = openvino_key(self.model, self.config, self.device), self.task.cache.prefixes
-        if self.task.measured_costs.get(key, {}).get("reason"):
+        if len(images) < 3 or self.task.measured_costs.get(key, {}).get("reason"):
             return False
         name = entry_name(
             {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import chain
 from typing import Any
@@ -45,7 +45,7 @@ def fine_tune(model: Model, config: Config, task: Task) -> Iterator[Epoch]:
         task: The data and the settings.
 
     Yields:
-        What each epoch measured. The epochs before a checkpoint have no predictions.
+        What each epoch measured. Of the epochs before a checkpoint, only the last has predictions.
 
     Raises:
         Diverged: The loss or a prediction is not finite.
@@ -205,6 +205,8 @@ class Training:
         tensors = {f"weight:{names[id(t)]}": t for t in (*trained, *self.model.buffers())}
         tensors |= {f"average:{k}": v for k, v in self._average.state(names).items()}
         tensors |= {f"random:{i}": state for i, state in enumerate(random.torch_states)}
+        if epoch.probabilities is not None:
+            tensors["predictions"] = torch.from_numpy(epoch.probabilities)
         optimizer: dict[str, dict[str, Any]] = {}
         if self._optimizer:
             states, optimizer = pack_optimizer(self._optimizer, names)
@@ -230,6 +232,8 @@ class Training:
             tensors = checkpoint.load()
         except ValueError:  # it is damaged
             return
+        if not self._fits(tensors, len(random.torch_states)):
+            return
         with random.active():
             for number in range(1, len(facts["epochs"]) + 1):  # the strategy must reach this epoch
                 self.begin_epoch(number)
@@ -247,7 +251,19 @@ class Training:
         if self._optimizer:
             unpack_optimizer(self._optimizer, self.model, tensors, facts["optimizer"])
         random.torch_states = [tensors[f"random:{i}"] for i in range(len(random.torch_states))]
-        yield from (Epoch(**values) for values in facts["epochs"])
+        if self.task.keep_completed_epochs and self.task.deadline is not None:
+            self._keep_weights()
+        epochs = [Epoch(**values) for values in facts["epochs"]]
+        if "predictions" in tensors:
+            epochs[-1] = replace(epochs[-1], probabilities=tensors["predictions"].numpy())
+        yield from epochs
+
+    def _fits(self, tensors: Mapping[str, Tensor], random_states: int) -> bool:
+        """Whether the tensors of a checkpoint are those of this model, on this kind of device."""
+        own = {f"weight:{name}": tensor.shape for name, tensor in self._tensors().items()}
+        saved = {name: t.shape for name, t in tensors.items() if name in own}
+        count = sum(name.startswith("random:") for name in tensors)
+        return count == random_states and all(own[name] == saved[name] for name in saved)
 
     def _tensors(self) -> dict[str, Tensor]:
         """The parameters and buffers of the model by name."""

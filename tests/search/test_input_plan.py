@@ -30,7 +30,7 @@ class Machine:
         self.milliseconds = 10.0  # of a forward pass at the native size
         self.decoding = 0.001
         self.side = 500
-        self.fixed_size = False
+        self.fixed_size = self.broken = False
         monkeypatch.setattr(input_plan.training, "measure_forward", self.measure)
         monkeypatch.setattr(input_plan.models, "build_backbone", self.build)
         monkeypatch.setattr(
@@ -39,14 +39,14 @@ class Machine:
         monkeypatch.setattr("time.monotonic", lambda: 0.0)
 
     def build(self, choice: Any, size: int | None) -> Any:
-        if self.fixed_size and size not in (None, NATIVE):
-            raise Incompatible("one size only")
+        if self.broken:
+            raise Incompatible("it cannot be built")
         return None, SimpleNamespace(size=size or NATIVE)
 
-    def measure(self, choice: Any, size: int, device: Any) -> float:
+    def measure(self, choice: Any, size: int, device: Any) -> tuple[float, int]:
         if self.fixed_size and size != NATIVE:
-            raise Incompatible("one size only")
-        return self.milliseconds / 1000 * (size / NATIVE) ** 2
+            raise RuntimeError("shapes do not fit")
+        return self.milliseconds / 1000 * (size / NATIVE) ** 2, size
 
     def plan(self, budget: float | None, count: int = 1000, **settings: Any) -> InputPlan:
         examples = [Example(str(i), None, str(i % 10)) for i in range(count)]
@@ -122,3 +122,21 @@ def test_a_backbone_of_one_size_keeps_it(machine: Machine) -> None:
     assert machine.plan(60) == InputPlan()
     machine.side = 8
     assert machine.plan(None) == InputPlan()
+
+
+def test_a_backbone_that_cannot_be_built_is_left_to_its_trials(machine: Machine) -> None:
+    machine.broken = True
+    assert machine.plan(60) == InputPlan()
+
+
+def test_a_size_that_is_a_value_of_the_backbone_is_timed_as_it_is(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = machine.plan(60)
+    monkeypatch.setattr(  # whatever size is asked for
+        input_plan.training,
+        "measure_forward",
+        lambda choice, size, device: (machine.milliseconds / 1000 * (96 / NATIVE) ** 2, 96),
+    )
+    monkeypatch.setattr(input_plan._Timer, "accepts", lambda self, size: True)
+    assert machine.plan(60) == expected

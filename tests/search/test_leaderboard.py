@@ -21,6 +21,7 @@ from autotl.search.leaderboard import (
     contender,
     distinct,
     finalists,
+    is_fine_tuned,
     rank,
     search_winner,
     validation_interval,
@@ -207,7 +208,7 @@ def test_trials_are_tied_when_their_interval_contains_the_best_score() -> None:
 def test_the_winner_of_a_search_is_the_best_or_the_smallest_that_is_tied() -> None:
     rows = [
         trial(0, 0.90, parameters=500),
-        trial(1, 0.88, parameters=200, trained_parameters=50),
+        trial(1, 0.88, parameters=200, trained_parameters=15),
         trial(2, 0.87, parameters=200, trained_parameters=5),
         trial(3, 0.70, parameters=10),
     ]
@@ -349,3 +350,12 @@ def test_the_winner_is_compared_whatever_its_rank() -> None:
     compared = compare_on_validation(rows, FACTS, 3, including=7)
     assert [c.lead for c in compared] == [0, 1, 7]
     assert [c.lead for c in compare_on_validation(rows, FACTS, 3, including=1)] == [0, 1, 2]
+
+
+def test_a_trial_of_an_older_version_is_fine_tuned_if_it_trained_more_than_a_head() -> None:
+    assert is_fine_tuned(trial(1, parameters=1000, trained_parameters=500))
+    assert not is_fine_tuned(trial(1, parameters=1000, trained_parameters=50))
+    assert not is_fine_tuned(trial(1, parameters=None, trained_parameters=None))
+    same = [trial(1, 0.9), trial(2, 0.9, facts={"backbone_frozen": False})]
+    same[1] = replace(same[1], config=same[0].config)
+    assert search_winner(same, FACTS).number == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from toy import config, model, task
@@ -60,14 +61,14 @@ def test_it_ends_with_the_same_weights(
     settings: dict[str, Any], stop_after: int, tmp_path: Path
 ) -> None:
     whole, expected = train(tmp_path / "a", **settings)
-    train(tmp_path / "b", stop_after, **settings)
+    _, interrupted = train(tmp_path / "b", stop_after, **settings)
     continued, epochs = train(tmp_path / "b", **settings)
     assert [e.number for e in epochs] == list(range(1, EPOCHS + 1))
     assert [e.score for e in epochs] == [e.score for e in expected]
     assert [e.loss for e in epochs] == [e.loss for e in expected]
     assert have_equal_weights(whole, continued)
-    assert epochs[stop_after - 1].probabilities is None  # it was not trained again
-    assert epochs[stop_after].probabilities is not None
+    assert epochs[stop_after - 1].seconds == interrupted[-1].seconds  # it was not run again
+    assert np.array_equal(epochs[stop_after - 1].probabilities, interrupted[-1].probabilities)
 
 
 def test_a_damaged_or_other_checkpoint_is_ignored(tmp_path: Path) -> None:
@@ -83,6 +84,29 @@ def test_a_damaged_or_other_checkpoint_is_ignored(tmp_path: Path) -> None:
     file.write_bytes(whole)
     _, epochs = train(tmp_path, freeze="full", views=2)  # planned differently
     assert epochs[0].probabilities is not None
+    file.write_bytes(whole)
+    _, epochs = train(tmp_path, freeze="full", head="mlp")  # other weights
+    assert epochs[0].probabilities is not None
+
+
+def test_a_continued_training_keeps_its_epochs_at_the_deadline(tmp_path: Path) -> None:
+    train(tmp_path, 2, freeze="full")
+    late = {"deadline": 0.0, "keep_completed_epochs": True}
+    network, epochs = train(tmp_path, freeze="full", **late)
+    assert [e.number for e in epochs] == [1, 2]
+    expected, _ = train(tmp_path / "b", 2, freeze="full")
+    assert have_equal_weights(network, expected)
+
+
+@pytest.mark.parametrize("state", [[torch.zeros(1)], object()], ids=["tensors", "object"])
+def test_an_optimizer_whose_state_cannot_be_saved_trains_without_checkpoints(
+    state: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed = {}, {"weight": {"key": state}}
+    monkeypatch.setattr("autotl.training.loop.pack_optimizer", lambda *_: packed)
+    _, epochs = train(tmp_path, freeze="full")
+    assert len(epochs) == EPOCHS
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_checkpoint_that_cannot_be_written_does_not_stop_the_training(tmp_path: Path) -> None:
@@ -97,8 +121,12 @@ def test_saving_takes_a_small_fraction_of_the_time(
     now = [0.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
     saved = Checkpoint(tmp_path / "a.safetensors")
-    monkeypatch.setattr(checkpoint, "save_file", lambda *_: now.__setitem__(0, now[0] + 1.0))
-    (tmp_path / "a.tmp").touch()
+
+    def save_slowly(tensors: Any, file: Path, metadata: Any) -> None:
+        file.touch()
+        now[0] += 1.0
+
+    monkeypatch.setattr(checkpoint, "save_file", save_slowly)
     now[0] = 1.0
     assert saved.is_due
     saved.save({"a": torch.zeros(1)}, {})
