@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from autotl.models import ensemble
 from autotl.scoring import metrics
@@ -74,15 +75,8 @@ def choose_ensemble(
     )
     if len(rows_by_weight) < 2:
         return None
-    crossed = np.empty_like(predictions[0])
-    part = np.random.default_rng(context.settings.seed).permutation(max(dataset.units) + 1)[units]
-    for number in range(PARTS):
-        scored = part % PARTS == number
-        if not scored.any():
-            continue
-        others = [p[~scored] for p in predictions]
-        own = _select(metric, labels[~scored], others)
-        crossed[scored] = ensemble.average_probabilities([p[scored] for p in predictions], own)
+    shuffled = np.random.default_rng(context.settings.seed).permutation(max(dataset.units) + 1)
+    crossed = _cross_fit(metric, labels, predictions, shuffled[units] % PARTS)
     score = metric.score(labels, crossed)
     best = contender(rows[0])
     if not metric.gain(score, best.mean) > 0:
@@ -143,6 +137,28 @@ def _candidates(
     if not rows or rows[0] != ranked[0]:
         return [], []
     return rows, predictions
+
+
+def _cross_fit(
+    metric: metrics.Metric,
+    labels: metrics.Labels,
+    predictions: Sequence[Probabilities],
+    parts: NDArray[np.int64],
+) -> Probabilities:
+    """Predict each part of the examples with weights that are selected on the others.
+
+    Args:
+        metric: The metric to optimise.
+        labels: Class indices ``[N]``.
+        predictions: ``[N, C]`` of each candidate.
+        parts: The number of the part of each example, ``[N]``.
+    """
+    crossed = np.empty_like(predictions[0])
+    for number in np.unique(parts):
+        scored = parts == number
+        weights = _select(metric, labels[~scored], [p[~scored] for p in predictions])
+        crossed[scored] = ensemble.average_probabilities([p[scored] for p in predictions], weights)
+    return crossed
 
 
 def _affordable_candidates(

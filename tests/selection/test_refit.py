@@ -29,7 +29,7 @@ from autotl.search.budget import SLACK, Budget
 from autotl.search.selection_budget import Field, SelectionBudget
 from autotl.selection import repeats
 from autotl.selection.finish import Finish
-from autotl.selection.refit import combine, refit
+from autotl.selection.refit import EXTENSION_FRACTION, combine, refit
 from autotl.store import Contender, Member, TrialFacts, TrialRow, single
 from autotl.testing.toy import SIDE
 
@@ -107,7 +107,7 @@ def test_a_trial_whose_epochs_the_budget_limited_is_refitted_with_more(
     trainings = FakeTrainings(monkeypatch, repeat=30.0)
     epoch = SLACK * 1.25 * 30.0 / 3  # seconds
     assert trainings.refit(600.0, trained(3)) == (WANTED,)
-    assert trainings.refit(110.0, trained(3)) == (100 // epoch,) == (7,)
+    assert trainings.refit(110.0, trained(3)) == (EXTENSION_FRACTION * 100 // epoch,) == (6,)
     assert trainings.refit(52.0, trained(3)) == (3,)
     assert trainings.refit(600.0, trained(WANTED)) == (WANTED,)
     last = trainings.events[-1]
