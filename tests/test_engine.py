@@ -440,3 +440,26 @@ def test_an_unused_budget_is_reported(settings: Make) -> None:
     notes.clear()
     engine.run(settings(trials=1), notes.append)
     assert not [e for e in notes if isinstance(e, Note) and "unused" in e.text]
+
+
+def test_a_configuration_without_a_difference_is_not_trained_twice(settings: Make) -> None:
+    """Of a head in closed form on a frozen backbone, the optimizer has no effect."""
+    pinned = {"head": {"lda": {"shrinkage": 0.1}}}
+    options = {"head": ["lda"], "freeze": ["linear_probe"], "space": pinned}
+    summary = engine.run(settings(trials=4, **options)).summary
+    assert summary["trials"]["complete"] == 1
+    assert summary["trials"]["duplicate"] == 3
+    rows = read_trials(settings())
+    assert {row.status for row in rows[1:]} == {"duplicate"}
+    assert rows[1].reason == "it would be trained as trial 0 was"
+    assert len({json.dumps(row.config["optimizer"]) for row in rows}) > 1
+
+
+def test_a_trial_without_progress_ends_early(settings: Make) -> None:
+    result = engine.run(settings(trials=1, epochs=30, patience=2, freeze=["linear_probe"]))
+    [row] = read_trials(settings())
+    assert row.status == "complete"
+    assert 3 <= row.epochs < 30
+    assert f"epochs = {row.epochs}" in (result.folder / "recipe.toml").read_text()
+    with pytest.raises(StudyError, match=r"was begun with patience=2, not 3"):
+        engine.run(settings(trials=2, epochs=30, patience=3, freeze=["linear_probe"]))

@@ -501,3 +501,21 @@ def test_merging_parametrizations_changes_no_prediction() -> None:
         before = network.eval()(images)
         merge_parametrizations(network)
         torch.testing.assert_close(network(images), before)
+
+
+@pytest.mark.parametrize(
+    ("scores", "higher", "epochs"),
+    [
+        ([0.1, 0.2, 0.3, 0.4, 0.5, 0.6], True, 6),
+        ([0.5, 0.4, 0.3, 0.6, 0.7, 0.8], True, 3),
+        ([0.5, 0.5, 0.5, 0.6, 0.7, 0.8], True, 3),  # as good is not better
+        ([0.5, 0.4, 0.6, 0.5, 0.5, 0.9], True, 5),
+        ([0.5, 0.4, 0.3, 0.4, 0.5, 0.1], False, 5),
+    ],
+)
+def test_a_training_ends_when_the_score_stalls(
+    scores: list[float], higher: bool, epochs: int
+) -> None:
+    remaining = iter(scores)
+    run = task(6, patience=2, higher_is_better=higher, score=lambda probabilities: next(remaining))
+    assert len(list(fine_tune(model(), config(), run))) == epochs
