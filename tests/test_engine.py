@@ -17,13 +17,14 @@ from images import FAST, read_trials, write_images, write_plugin
 
 import autotl
 from autotl import data, engine, events, models, report, study, training
-from autotl.errors import DataError, PluginError, StoreError, StudyError
+from autotl.errors import DataError, OutOfTime, PluginError, StoreError, StudyError
 from autotl.events import EpochCompleted, Event, Note, TrialFinished
 from autotl.search import warm_start
 from autotl.search.input_plan import InputPlan
 from autotl.search.selection_budget import Field, SelectionBudget
+from autotl.selection import finish
 from autotl.space import registry, space
-from autotl.store import Store
+from autotl.store import Contender, Interval, Member, Standing, Store
 
 Make = Callable[..., study.StudyConfig]
 
@@ -463,3 +464,64 @@ def test_a_trial_without_progress_ends_early(settings: Make) -> None:
     assert f"epochs = {row.epochs}" in (result.folder / "recipe.toml").read_text()
     with pytest.raises(StudyError, match=r"was begun with patience=2, not 3"):
         engine.run(settings(trials=2, epochs=30, patience=3, freeze=["linear_probe"]))
+
+
+def test_an_ensemble_of_trials_is_refitted_tested_and_stays(
+    settings: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SelectionBudget, "choose_field", lambda *_: Field())
+    score = Interval(mean=0.99, low=0.95, high=1.0)
+    combined = Contender(
+        kind="ensemble",
+        role="ensemble",
+        members=(Member(trial=1, weight=0.75), Member(trial=0, weight=0.25)),
+        scores=(0.99,),
+        standing=Standing(score=score, difference=score, tied=True),
+    )
+    monkeypatch.setattr(finish, "choose_ensemble", lambda *_: combined)
+    options = {"head": ["linear"], "freeze": ["linear_probe", "last_blocks"]}
+    result = engine.run(settings(trials=2, **options))
+    best = result.summary["best"]
+    assert (best["kind"], best["validation"]["mean"]) == ("ensemble", 0.99)
+    assert [m["trial"] for m in best["members"]] == [1, 0]
+    assert result.summary["selection"] is None
+    assert result.summary["contenders"][0]["name"] == "ensemble"
+    assert result.summary["test"]["n"] == 12
+    assert result.summary["calibration"]
+    assert (result.folder / "recipe-2.toml").exists()
+    page = (result.folder / "report.html").read_text()
+    assert "The winner is the ensemble of trial 1 (0.75) and trial 0 (0.25)" in page
+    image = next((settings().out.parent / "photos").rglob("*.png"))
+    assert sum(result.predict([image])[0].values()) == pytest.approx(1.0)
+    # Without a better contender it stays.
+    monkeypatch.setattr(finish, "choose_ensemble", lambda *_: None)
+    notes: list[Event] = []
+    later = engine.run(settings(trials=3, **options), notes.append)
+    assert "the ensemble of an earlier run is still the best" in [
+        e.text for e in notes if isinstance(e, Note)
+    ]
+    assert later.summary["best"] == best
+    assert later.summary["test"] == result.summary["test"]
+
+
+def test_without_time_to_refit_an_ensemble_the_best_trial_is_the_winner(
+    settings: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SelectionBudget, "choose_field", lambda *_: Field())
+    members = (Member(trial=1, weight=0.5), Member(trial=0, weight=0.5))
+    combined = Contender(kind="ensemble", members=members, scores=(0.99,))
+    monkeypatch.setattr(finish, "choose_ensemble", lambda *_: combined)
+    refit = finish.refit
+
+    def refit_in_time(winner: Contender, *args: Any, **options: Any) -> Any:
+        if winner.kind == "ensemble":
+            raise OutOfTime("it would take 9 s, and 5 s are left")
+        return refit(winner, *args, **options)
+
+    monkeypatch.setattr(finish, "refit", refit_in_time)
+    notes: list[Event] = []
+    result = engine.run(settings(trials=2, head=["linear"]), notes.append)
+    assert result.summary["best"]["kind"] == "trial"
+    assert result.summary["test"]["n"] == 12
+    text = "the ensemble was not refitted (it would take 9 s, and 5 s are left); the best trial is"
+    assert any(isinstance(e, Note) and e.warning and text in e.text for e in notes)

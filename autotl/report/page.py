@@ -182,7 +182,8 @@ def _test(
 
 def _smallest_tied(summary: Mapping[str, Any], rows: Mapping[int, TrialRow]) -> TrialRow | None:
     """The smallest of several tied trials of a search without a final selection."""
-    tied = [c["trial"] for c in summary["contenders"] if c["tied_with_best"]]
+    contenders = [c for c in summary["contenders"] if c["kind"] == "trial"]
+    tied = [c["trial"] for c in contenders if c["tied_with_best"]]
     if summary["selection"] or len(tied) < 2:
         return None  # after a final selection the result names the cheapest
     return min((rows[number] for number in tied), key=model_cost)
