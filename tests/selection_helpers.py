@@ -15,10 +15,19 @@ from images import FAST
 from autotl import data, study, training
 from autotl.data import Resample
 from autotl.events import Event, Note
-from autotl.selection import final_selection
 from autotl.selection.final_selection import FinalSelection
 from autotl.selection.repeats import Repeats
-from autotl.store import Contender, Kind, Member, RepeatRow, Selection, Store, StudyFacts, TestRow
+from autotl.store import (
+    Contender,
+    Kind,
+    Member,
+    RepeatRow,
+    Selection,
+    Store,
+    StudyFacts,
+    TestRow,
+    with_costs,
+)
 
 Make = Callable[..., study.StudyConfig]
 """Makes the settings of a search; keywords change them."""
@@ -189,7 +198,7 @@ def score_combination(
                 for a, b in zip(first.predictions, second.predictions, strict=True)
             ),
         )
-        found["ensemble"] = final_selection._with_costs(mixed, [first, second])
+        found["ensemble"] = with_costs(mixed, [first, second])
         return [found[kind].model_copy(update={"scores": (score,) * self.repeats.count})]
 
     monkeypatch.setattr(FinalSelection, "_combinations", combinations)

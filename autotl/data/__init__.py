@@ -12,9 +12,10 @@ from autotl.data.image import Progress, decode
 from autotl.data.memory_map import MappedArray
 from autotl.data.packing import Packed, pack
 from autotl.data.resample import Indices, Resample, resample
-from autotl.data.sample import measure_decoding, sample_examples
+from autotl.data.sample import FEWEST_PER_CLASS, measure_decoding, sample_examples
 
 __all__ = [
+    "FEWEST_PER_CLASS",
     "RESIDENT_FRACTION",
     "Batches",
     "Dataset",

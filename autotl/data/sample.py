@@ -12,7 +12,7 @@ import numpy as np
 from autotl.data.image import image_side, map_in_threads, open_rgb
 from autotl.space.plugin import Example
 
-FEWEST = 6
+FEWEST_PER_CLASS = 6
 """The number of examples of each label and split that are drawn at least, if there are so many."""
 
 TIMED = 32
@@ -24,7 +24,8 @@ def sample_examples(examples: Sequence[Example], count: int, seed: int) -> list[
 
     Args:
         examples: The examples.
-        count: Number of examples to draw; of each label and split, ``FEWEST`` are drawn at least.
+        count: Number of examples to draw; of each label and split, ``FEWEST_PER_CLASS`` are drawn
+            at least.
         seed: Seed of the draw.
     """
     strata: defaultdict[tuple[str, str], list[Example]] = defaultdict(list)
@@ -33,7 +34,7 @@ def sample_examples(examples: Sequence[Example], count: int, seed: int) -> list[
     random, fraction = np.random.default_rng(seed), count / len(examples)
     drawn = []
     for _, stratum in sorted(strata.items()):
-        number = max(FEWEST, round(fraction * len(stratum)))
+        number = max(FEWEST_PER_CLASS, round(fraction * len(stratum)))
         drawn += [stratum[i] for i in random.permutation(len(stratum))[:number]]
     return drawn
 

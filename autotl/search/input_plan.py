@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from autotl import data, models, training
 from autotl.errors import StudyError
@@ -43,9 +43,6 @@ OPENINGS = 2
 
 FEATURES_FRACTION = 0.4
 """The fraction of the usable time in which the images are decoded and their features computed."""
-
-FEWEST_PER_CLASS = 6
-"""The number of examples for each class with which a search is begun at least."""
 
 
 @dataclass(frozen=True)
@@ -95,22 +92,23 @@ def plan_inputs(
         timer.seconds(timer.native)
     except Exception:  # its trials will report why it cannot be built
         return InputPlan()
-    size, reasons = timer.native, []
+    size, reason = timer.native, ""
     if not settings.image_size and largest < size and timer.accepts(int(largest)):
         size = int(largest)
-        reasons.append(f"the images of the source have about {side} px")
+        reason = f"the images of the source have about {side} px"
     if budget.seconds is None:
-        return InputPlan(size if reasons else None, None, _explain_size(size, timer, reasons))
+        return _make_plan(timer, size, reason)
     opening = OPENINGS * decoding
     if not settings.image_size:
         smaller = _largest_size(timer, size, opening, len(examples), budget)
         if smaller < size and timer.accepts(smaller):
-            size, reasons = smaller, ["there is no time for fine-tuning at that size"]
+            size, reason = smaller, "there is no time for fine-tuning at that size"
     count = _count_affordable(opening + timer.seconds(size), examples, budget)
-    notes = _explain_size(size, timer, reasons)
-    if count is not None:
-        notes += (f"{count:,} of {len(examples):,} images are used; there is no time for all",)
-    return InputPlan(size if reasons else None, count, notes)
+    plan = _make_plan(timer, size, reason)
+    if count is None:
+        return plan
+    note = f"{count:,} of {len(examples):,} images are used; there is no time for all"
+    return replace(plan, examples=count, reasons=(*plan.reasons, note))
 
 
 class _Timer:
@@ -151,9 +149,12 @@ class _Timer:
         return seconds / (measured * measured)
 
 
-def _explain_size(size: int, timer: _Timer, reasons: Sequence[str]) -> tuple[str, ...]:
-    text = f"the input size is {size} px instead of {timer.native} px, because "
-    return tuple(text + reason for reason in reasons)
+def _make_plan(timer: _Timer, size: int, reason: str) -> InputPlan:
+    """Return the plan with all examples; without a ``reason`` the size is that of the backbone."""
+    if not reason:
+        return InputPlan()
+    text = f"the input size is {size} px instead of {timer.native} px, because {reason}"
+    return InputPlan(size, reasons=(text,))
 
 
 def _largest_size(
@@ -169,8 +170,7 @@ def _largest_size(
         budget: The wall-clock budget.
     """
     usable = budget.usable()
-    smaller = range((largest - 1) // STEP * STEP, SMALLEST - 1, -STEP)
-    sizes: list[int] = [largest, *(size for size in smaller if size < largest)]
+    sizes: list[int] = [largest, *range((largest - 1) // STEP * STEP, SMALLEST - 1, -STEP)]
     for size in sizes:
         seconds = examples * TRAINING_PASSES * timer.seconds(size)
         if size >= min(SMALLEST_TRAINED, largest) and seconds <= TRAINING_FRACTION * usable:
@@ -190,10 +190,10 @@ def _count_affordable(seconds: float, examples: Sequence[Example], budget: Budge
         budget: The wall-clock budget.
 
     Raises:
-        StudyError: There is no time for ``FEWEST_PER_CLASS`` examples of each class.
+        StudyError: There is no time for ``data.FEWEST_PER_CLASS`` examples of each class.
     """
     classes = len({example.label for example in examples})
-    fewest = min(len(examples), FEWEST_PER_CLASS * classes)
+    fewest = min(len(examples), data.FEWEST_PER_CLASS * classes)
     count = int(FEATURES_FRACTION * budget.usable() / seconds)
     if count < fewest:
         needed = budget.spent + budget.fixed + seconds * fewest / FEATURES_FRACTION

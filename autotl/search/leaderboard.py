@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import math
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from itertools import islice
 
 import numpy as np
@@ -209,8 +210,14 @@ def search_winner(ranked: Sequence[TrialRow], facts: StudyFacts) -> TrialRow:
     """
     if facts.prefer != "cheap":
         return _prefer_fine_tuned(ranked, facts)
-    tied = {c.lead for c in compare_on_validation(ranked, facts) if c.standing and c.standing.tied}
+    tied = _tied(ranked, facts)
     return min((row for row in ranked if row.number in tied), key=model_cost)
+
+
+def _tied(ranked: Sequence[TrialRow], facts: StudyFacts) -> set[int]:
+    """Return the numbers of the trials that are tied with the best on the validation split."""
+    compared = compare_on_validation(ranked, facts)
+    return {c.lead for c in compared if c.standing and c.standing.tied}
 
 
 def _prefer_fine_tuned(ranked: Sequence[TrialRow], facts: StudyFacts) -> TrialRow:
@@ -280,18 +287,25 @@ class Leaderboard:
         """The best trial; None if no trial is complete."""
         return self.ranked[0] if self.ranked else None
 
+    @cached_property
+    def facts(self) -> StudyFacts:
+        """The facts of the study, read once: those that rankings depend on do not change."""
+        return self.store.study(self.study)
+
+    def winner(self) -> TrialRow:
+        """Return the winner of the search so far, see ``search_winner``; there must be a trial."""
+        return search_winner(self.ranked, self.facts)
+
     def likely_winners(self) -> list[Contender]:
         """Return the best trial and the fine-tuned trial that is preferred to it, if any."""
         if not self.ranked:
             return []
-        winner = search_winner(self.ranked, self.store.study(self.study))
-        rows = {row.number: row for row in (self.ranked[0], winner)}
+        rows = {row.number: row for row in (self.ranked[0], self.winner())}
         return [contender(row) for row in rows.values()]
 
     def tied(self) -> set[int]:
         """Return the trials that may be the best, by their predictions for the validation split."""
-        compared = compare_on_validation(self.ranked, self.store.study(self.study))
-        return {c.lead for c in compared if c.standing and c.standing.tied}
+        return _tied(self.ranked, self.facts)
 
     def finalists(self, count: int, *, default: bool = True) -> list[Contender]:
         """Return the best distinct configurations and the baselines, see ``finalists``."""

@@ -96,7 +96,7 @@ class Portfolio:
 
     def is_default(self, recipe: Sequence[str]) -> bool:
         """Whether a recipe is the default recipe, on any backbone."""
-        return tuple(recipe[1:]) == (self._strategies[:2][-1], self._heads[0])
+        return tuple(recipe[1:]) == (self._default_strategy, self._heads[0])
 
     def is_cheap(self, config: Mapping[str, Any]) -> bool:
         """Whether a configuration has the first of several strategies, which is the cheapest."""
@@ -110,6 +110,11 @@ class Portfolio:
     @property
     def _strategies(self) -> list[str]:
         return self.space.default_order("freeze")
+
+    @property
+    def _default_strategy(self) -> str:
+        """The strategy of the default recipe: the second one, if there are two."""
+        return self._strategies[:2][-1]
 
     @property
     def _heads(self) -> list[str]:
@@ -132,8 +137,8 @@ class Portfolio:
         first, head = self._first
         smallest, *others = self.space.default_order("backbone")
         yield self._default(smallest, first, head)
-        if len(self._strategies) > 1:
-            yield self._default(smallest, self._strategies[1], head)
+        if self._default_strategy != first:
+            yield self._default(smallest, self._default_strategy, head)
         yield from self._user_plugins(smallest)
         if probing:
             yield from (self._default(backbone, first, head) for backbone in others)
@@ -149,7 +154,7 @@ class Portfolio:
 
     def _user_plugins(self, backbone: str) -> Iterator[Recipe]:
         """Yield the default recipe with each plugin of a file of the user, one at a time."""
-        recipe = {"backbone": backbone, "freeze": self._strategies[:2][-1], "head": self._heads[0]}
+        recipe = {"backbone": backbone, "freeze": self._default_strategy, "head": self._heads[0]}
         for kind, plugins in self.space.plugins.items():
             for plugin in plugins:
                 if plugin.origin.startswith(FILE):

@@ -108,7 +108,7 @@ class SelectionBudget:
         """Reserve time in the budget for the end of the search, according to the current trials."""
         budget, winners = self.budget, self.leaderboard.likely_winners()
         budget.reserved_refit = max(map(self._reserved_refit_seconds, winners), default=0.0)
-        left = budget.left - budget.reserved_refit - budget.fixed
+        left = budget.usable() - budget.reserved_refit
         budget.reserved_repeats = self.repeats_seconds(left)
 
     def _reserved_refit_seconds(self, contender: Contender) -> float:
@@ -119,7 +119,7 @@ class SelectionBudget:
         """
         test = self.test_seconds(contender)
         seconds = self.budget.refit_seconds(self.seconds(contender), test)
-        in_time = seconds <= self.budget.left - self.budget.fixed
+        in_time = seconds <= self.budget.usable()
         return seconds if self._refits.setdefault(contender.lead, in_time) else test
 
     def is_over(self) -> bool:

@@ -26,7 +26,7 @@ from autotl.scoring.logme import logme
 from autotl.search import pruner, resume, sampler, warm_start
 from autotl.search.budget import PROBING_FRACTION, Budget
 from autotl.search.context import TrainingContext
-from autotl.search.leaderboard import Leaderboard, is_fine_tuned, search_winner
+from autotl.search.leaderboard import Leaderboard, is_fine_tuned
 from autotl.search.portfolio import Portfolio
 from autotl.search.predictions import store_predictions
 from autotl.search.resume import PROBED_WITH, RECIPE
@@ -130,11 +130,10 @@ class TrialLoop:
         self.settings, self.name = context.settings, context.settings.name
         self.selection = SelectionBudget(leaderboard, budget, len(space.plugins["freeze"]) > 1)
         self.best: TrialModel | None = None
-        self._facts = store.study(self.name)
         self._stored: dict[str, Any] = {}
         self.portfolio = Portfolio(
             space,
-            self._facts.data.independent_validation,
+            leaderboard.facts.data.independent_validation,
             cache(lambda: warm_start.recall(store, self.settings, space)),
             max(leaderboard.rows, default=-1) + 1,
         )
@@ -309,8 +308,12 @@ class TrialLoop:
             "epochs": plan.task.epochs,
             "parameters": models.count_parameters(plan.model),
         }
-        self.store.update_trial(self.name, trial.number, columns, **plan.facts)
-        for key, value in columns.items():  # columns in Optuna Dashboard
+        self._write(trial, columns, **plan.facts)
+
+    def _write(self, trial: optuna.Trial, columns: Mapping[str, int], **facts: Any) -> None:
+        """Store columns and facts of a trial; Optuna Dashboard shows the columns too."""
+        self.store.update_trial(self.name, trial.number, columns, **facts)
+        for key, value in columns.items():
             trial.set_user_attr(key, value)
 
     def _fine_tune(self, running: _Running, plan: TrialPlan) -> Outcome:
@@ -330,17 +333,12 @@ class TrialLoop:
             if can_be_pruned and first <= epoch.number < epochs and trial.should_prune():
                 raise optuna.TrialPruned(f"pruned after epoch {epoch.number} of {epochs}")
         if len(done) < epochs:  # the deadline passed, or the score stalled
-            self._set_epochs(trial, len(done))
+            self._write(trial, {"epochs": len(done)})
         return Outcome(
             plan.model,
             epochs=tuple(done),
             facts={"seconds_repeat": plan.repeat_seconds(done)},
         )
-
-    def _set_epochs(self, trial: optuna.Trial, epochs: int) -> None:
-        """Store that a trial had fewer epochs than planned."""
-        trial.set_user_attr("epochs", epochs)
-        self.store.update_trial(self.name, trial.number, {"epochs": epochs})
 
     # ---------------------------------------------------------------- several heads at once
 
@@ -376,16 +374,15 @@ class TrialLoop:
                     self._add_epoch(each, result, plan.task.epochs, notify=each is first)
         for each in running:
             if each.outcome.model:
-                self._set_epochs(each.trial, len(each.outcome.epochs))
                 self._write_head(each, each.outcome.model)
 
     def _write_head(self, running: _Running, model: Model) -> None:
         """Store the facts about a head that was trained together with another one."""
         closed_form = hasattr(model.head, "fit")
         facts = {"effective_config": effective_config(running.config, closed_form=closed_form)}
-        columns = {"parameters": models.count_parameters(model)}
-        running.trial.set_user_attr("parameters", columns["parameters"])
-        self.store.update_trial(self.name, running.number, columns, **facts)
+        epochs = len(running.outcome.epochs)
+        columns = {"epochs": epochs, "parameters": models.count_parameters(model)}
+        self._write(running.trial, columns, **facts)
 
     def _add_epoch(
         self, running: _Running, result: training.ProbeEpoch, epochs: int, *, notify: bool
@@ -459,7 +456,7 @@ class TrialLoop:
         """Keep the model in memory if its trial is the winner so far."""
         if not self.leaderboard.ranked:
             return
-        winner = search_winner(self.leaderboard.ranked, self._facts)
+        winner = self.leaderboard.winner()
         for each in running:
             if each.number == winner.number and each.outcome.model:
                 self.best = TrialModel(each.number, each.outcome.model.cpu())

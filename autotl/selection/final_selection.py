@@ -31,7 +31,7 @@ from autotl.selection.refit import combine
 from autotl.selection.repeats import Repeats
 from autotl.selection.standings import Compared, Comparer
 from autotl.selection.trial_ensemble import stored_predictions
-from autotl.store import Calibration, Contender, Member, Selection
+from autotl.store import Calibration, Contender, Member, Selection, with_costs
 
 
 @dataclass(frozen=True)
@@ -207,7 +207,7 @@ class FinalSelection:
         candidates = (self._ensemble(singles), self.repeats.soup())
         combined = [c for c in candidates if c and len(c.members) > 1]
         by_trial = {c.lead: c for c in singles}
-        return [_with_costs(c, [by_trial[trial] for trial in c.trials]) for c in combined]
+        return [with_costs(c, [by_trial[trial] for trial in c.trials]) for c in combined]
 
     def _ensemble(self, singles: Sequence[Contender]) -> Contender | None:
         """Return an ensemble of the contenders that have the same input as the best of them.
@@ -304,15 +304,3 @@ def _cheapest(contenders: Sequence[Contender]) -> int:
 def _mean(contender: Contender) -> float:
     assert contender.standing is not None  # it was compared
     return contender.standing.score.mean
-
-
-def _with_costs(contender: Contender, members: Sequence[Contender]) -> Contender:
-    """Add the costs to a combination: an ensemble runs all its members, a soup is one model."""
-    run = members if contender.kind == "ensemble" else members[:1]
-    times = [c.ms_per_item for c in run if c.ms_per_item is not None]
-    sizes = [c.parameters for c in run if c.parameters is not None]
-    costs = {
-        "ms_per_item": sum(times) if len(times) == len(run) else None,
-        "parameters": sum(sizes) if len(sizes) == len(run) else None,
-    }
-    return contender.model_copy(update=costs)

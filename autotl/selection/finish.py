@@ -13,7 +13,7 @@ from autotl.models import Model
 from autotl.scoring import metrics
 from autotl.search.budget import Budget
 from autotl.search.context import TrainingContext
-from autotl.search.leaderboard import Leaderboard, contender, search_winner
+from autotl.search.leaderboard import Leaderboard, contender
 from autotl.search.selection_budget import SelectionBudget
 from autotl.search.trials import TrialModel
 from autotl.selection.final_selection import FinalSelection
@@ -131,8 +131,7 @@ class Finish:
         return self.selection.winner(default=best)
 
     def _best_trial(self) -> Contender:
-        facts = self.store.study(self.context.settings.name)
-        return contender(search_winner(self.leaderboard.ranked, facts))
+        return contender(self.leaderboard.winner())
 
     def _earlier_result_is_valid(self) -> bool:
         """Whether the final selection, the model and the test of an earlier run are valid."""
@@ -141,8 +140,11 @@ class Finish:
         if not saved or not facts.selection:
             return False
         ranked = {row.number for row in self.leaderboard.ranked}
-        tested = self.test.was_tested(saved.contender) or not self.test.exists
-        return saved.contender.lead in ranked and tested
+        return saved.contender.lead in ranked and self._was_tested(saved.contender)
+
+    def _was_tested(self, winner: Contender) -> bool:
+        """Whether a winner of an earlier run needs no test any more."""
+        return self.test.was_tested(winner) or not self.test.exists
 
     def _earlier_ensemble_is_better(self, earlier: Contender, winner: Contender) -> bool:
         """Whether the ensemble of trials of an earlier run scores at least as well as a trial."""
@@ -150,7 +152,7 @@ class Finish:
             return False
         ranked = {row.number for row in self.leaderboard.ranked}
         metric = metrics.get(self.context.settings.metric)
-        is_valid = ranked.issuperset(earlier.trials) and self.test.was_tested(earlier)
+        is_valid = ranked.issuperset(earlier.trials) and self._was_tested(earlier)
         return is_valid and metric.gain(winner.mean, earlier.mean) <= 0
 
     def _update_evidence(self, winner: Contender) -> None:

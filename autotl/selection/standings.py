@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -42,11 +43,10 @@ class Comparer:
     dataset: Dataset
     metric: Metric
     validations: Sequence[Indices]
-    _units: Indices = field(init=False, repr=False)
 
-    def __post_init__(self) -> None:
-        """Look up the sampling units once."""
-        object.__setattr__(self, "_units", np.array(self.dataset.units))
+    @cached_property
+    def _units(self) -> Indices:
+        return np.array(self.dataset.units)
 
     def compare(
         self, contenders: Sequence[Contender], singles: int, reference: int | None = None

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +23,7 @@ from autotl.search.context import TrainingContext
 from autotl.search.leaderboard import Leaderboard, contender, distinct
 from autotl.search.selection_budget import SelectionBudget
 from autotl.selection.standings import Comparer
-from autotl.store import Contender, Member, Store, TrialRow
+from autotl.store import Contender, Member, Store, TrialRow, with_costs
 
 CANDIDATES = 20
 """The number of best trials from which members are selected."""
@@ -91,8 +90,9 @@ def choose_ensemble(
         ),
         scores=(score,),
         predictions=(crossed,),
-        **_costs(members),
+        seconds=sum(c.seconds for c in members),
     )
+    combined = with_costs(combined, members)
     if not _is_allowed(combined, context) or not _is_in_time(members, selection, budget):
         return None
     single = best.model_copy(update={"predictions": (predictions[0],)})
@@ -180,17 +180,6 @@ def _select(
     weights[np.argsort(-weights, kind="stable")[MAX_MEMBERS:]] = 0
     normalised: list[float] = (weights / weights.sum()).tolist()
     return normalised
-
-
-def _costs(members: Sequence[Contender]) -> dict[str, Any]:
-    """Return the sums of the costs of the members; None where one is unknown."""
-    times = [c.ms_per_item for c in members if c.ms_per_item is not None]
-    sizes = [c.parameters for c in members if c.parameters is not None]
-    return {
-        "ms_per_item": sum(times) if len(times) == len(members) else None,
-        "parameters": sum(sizes) if len(sizes) == len(members) else None,
-        "seconds": sum(c.seconds for c in members),
-    }
 
 
 def _is_allowed(combined: Contender, context: TrainingContext) -> bool:

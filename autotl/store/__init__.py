@@ -12,7 +12,16 @@ diverged, is stored as None. Times are in UTC.
 the values that it returns, and ``opening`` finds and opens a database.
 """
 
-from autotl.store.contender import Contender, Interval, Kind, Member, Role, Standing, single
+from autotl.store.contender import (
+    Contender,
+    Interval,
+    Kind,
+    Member,
+    Role,
+    Standing,
+    single,
+    with_costs,
+)
 from autotl.store.database import Store
 from autotl.store.facts import (
     Calibration,
@@ -65,5 +74,6 @@ __all__ = [
     "default_url",
     "existing_url",
     "single",
+    "with_costs",
     "without_passwords",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -120,6 +120,18 @@ class Contender(Facts):
 def single(trial: int, **fields: Any) -> Contender:
     """Return the contender that consists of one trial; ``fields`` are further fields of it."""
     return Contender(members=(Member(trial=trial),), **fields)
+
+
+def with_costs(combination: Contender, members: Sequence[Contender]) -> Contender:
+    """Add the costs to a combination: an ensemble runs all its members, a soup is one model."""
+    run = members if combination.kind == "ensemble" else members[:1]
+    times = [c.ms_per_item for c in run if c.ms_per_item is not None]
+    sizes = [c.parameters for c in run if c.parameters is not None]
+    costs = {
+        "ms_per_item": sum(times) if len(times) == len(run) else None,
+        "parameters": sum(sizes) if len(sizes) == len(run) else None,
+    }
+    return combination.model_copy(update=costs)
 
 
 def parse(reference: Mapping[str, Any]) -> Contender:

@@ -90,6 +90,16 @@ class Checkpoint:
             self.path.unlink(missing_ok=True)
 
 
+def select_tensors(tensors: Mapping[str, Tensor], kind: str) -> dict[str, Tensor]:
+    """Return the tensors whose names are ``kind:name``, by ``name``."""
+    prefix = f"{kind}:"
+    return {
+        key.removeprefix(prefix): tensor
+        for key, tensor in tensors.items()
+        if key.startswith(prefix)
+    }
+
+
 def pack_optimizer(
     optimizer: torch.optim.Optimizer, names: Mapping[int, str]
 ) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]]]:
@@ -122,15 +132,14 @@ def unpack_optimizer(
     optimizer.state.clear()
     for name, plain in values.items():
         optimizer.state[parameters[name]].update(plain)
-    for key, tensor in tensors.items():
-        if key.startswith("optimizer:"):
-            _, name, entry = key.split(":")
-            parameter = parameters[name]
-            if tensor.shape == parameter.shape:  # fused kernels need the layout of the parameter
-                tensor = torch.empty_like(parameter, requires_grad=False).copy_(tensor)
-            elif _is_fused(optimizer):  # its step counters are on the device
-                tensor = tensor.to(parameter.device)
-            optimizer.state[parameter][entry] = tensor
+    for key, tensor in select_tensors(tensors, "optimizer").items():
+        name, entry = key.split(":")
+        parameter = parameters[name]
+        if tensor.shape == parameter.shape:  # fused kernels need the layout of the parameter
+            tensor = torch.empty_like(parameter, requires_grad=False).copy_(tensor)
+        elif _is_fused(optimizer):  # its step counters are on the device
+            tensor = tensor.to(parameter.device)
+        optimizer.state[parameter][entry] = tensor
 
 
 def _is_fused(optimizer: torch.optim.Optimizer) -> bool:

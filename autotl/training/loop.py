@@ -17,7 +17,7 @@ from torch import Tensor
 from autotl.errors import Diverged, OutOfTime, PluginError
 from autotl.models import Group, Model, merge_parametrizations, plan_groups
 from autotl.space.space import Config
-from autotl.training.checkpoint import pack_optimizer, unpack_optimizer
+from autotl.training.checkpoint import pack_optimizer, select_tensors, unpack_optimizer
 from autotl.training.inputs import Inputs
 from autotl.training.random_state import RandomState
 from autotl.training.task import Epoch, Task
@@ -56,20 +56,18 @@ def fine_tune(model: Model, config: Config, task: Task) -> Iterator[Epoch]:
     random = RandomState(task.device.torch_device, task.seed)
     with random.active():
         training = Training(model, config, task)
-    scores: list[float] = []
     try:
-        for epoch in training.continue_from_checkpoint(random):
-            scores.append(epoch.score)
-            yield epoch
-        for number in range(len(scores) + 1, task.epochs + 1):
+        epochs = training.continue_from_checkpoint(random)
+        yield from epochs
+        for number in range(len(epochs) + 1, task.epochs + 1):
             with random.active():
-                completed = training.run_epoch(number)
-            if completed is None:
+                epoch = training.run_epoch(number)
+            if epoch is None:
                 break
-            scores.append(completed.score)
-            training.save_checkpoint(completed, random)
-            yield completed
-            if _has_stalled(scores, task):
+            epochs.append(epoch)
+            training.save_checkpoint(epochs, random)
+            yield epoch
+            if _has_stalled(epochs, task):
                 break
     finally:
         training.inputs.close()
@@ -77,10 +75,11 @@ def fine_tune(model: Model, config: Config, task: Task) -> Iterator[Epoch]:
         training.finish()
 
 
-def _has_stalled(scores: Sequence[float], task: Task) -> bool:
+def _has_stalled(epochs: Sequence[Epoch], task: Task) -> bool:
     """Whether none of the last ``patience`` scores is better than an earlier one."""
-    if task.patience is None or len(scores) <= task.patience:
+    if task.patience is None or len(epochs) <= task.patience:
         return False
+    scores = [epoch.score for epoch in epochs]
     best, sign = max if task.higher_is_better else min, 1 if task.higher_is_better else -1
     earlier, latest = scores[: -task.patience], scores[-task.patience :]
     return sign * best(latest) <= sign * best(earlier)
@@ -114,7 +113,6 @@ class Training:
         self._trained: set[int] = set()
         self._steps = 0
         self._completed: dict[Tensor, Tensor] = {}  # the weights after the last complete epoch
-        self._epochs: list[dict[str, Any]] = []  # the results of the epochs, for checkpoints
 
     def run_epoch(self, number: int) -> Epoch | None:
         """Run a whole epoch; None if the deadline passed inside it and earlier ones are kept.
@@ -191,12 +189,10 @@ class Training:
         self.model.penalties.clear()
         merge_parametrizations(self.model)
 
-    def save_checkpoint(self, epoch: Epoch, random: RandomState) -> None:
-        """Save the state after an epoch, unless it was the last one."""
-        checkpoint = self.task.checkpoint
-        values = asdict(replace(epoch, probabilities=None))
-        self._epochs.append({key: value for key, value in values.items() if value is not None})
-        if checkpoint is None or epoch.number == self.task.epochs or not checkpoint.is_due:
+    def save_checkpoint(self, epochs: Sequence[Epoch], random: RandomState) -> None:
+        """Save the state after the epochs so far, unless they are all."""
+        checkpoint, last = self.task.checkpoint, epochs[-1]
+        if checkpoint is None or last.number == self.task.epochs or not checkpoint.is_due:
             return
         names = {id(tensor): name for name, tensor in self._tensors().items()}
         if self._optimizer and not names.keys() >= set(map(id, self._optimizer.state)):
@@ -205,8 +201,8 @@ class Training:
         tensors = {f"weight:{names[id(t)]}": t for t in (*trained, *self.model.buffers())}
         tensors |= {f"average:{k}": v for k, v in self._average.state(names).items()}
         tensors |= {f"random:{i}": state for i, state in enumerate(random.torch_states)}
-        if epoch.probabilities is not None:
-            tensors["predictions"] = torch.from_numpy(epoch.probabilities)
+        if last.probabilities is not None:
+            tensors["predictions"] = torch.from_numpy(last.probabilities)
         optimizer: dict[str, dict[str, Any]] = {}
         if self._optimizer:
             states, optimizer = pack_optimizer(self._optimizer, names)
@@ -216,37 +212,32 @@ class Training:
             "views": self.task.views,
             "steps": self._steps,
             "averaged_steps": self._average.steps,
-            "epochs": self._epochs,
+            "epochs": [asdict(replace(epoch, probabilities=None)) for epoch in epochs],
             "optimizer": optimizer,
         }
         checkpoint.save(tensors, facts)
 
-    def continue_from_checkpoint(self, random: RandomState) -> Iterator[Epoch]:
-        """Restore the state of the task's checkpoint, if there is one; yield its epochs."""
+    def continue_from_checkpoint(self, random: RandomState) -> list[Epoch]:
+        """Restore the state of the task's checkpoint, if there is one; return its epochs."""
         checkpoint = self.task.checkpoint
         plan = {"planned": self.task.epochs, "views": self.task.views}
         if checkpoint is None or not plan.items() <= checkpoint.facts.items():
-            return
+            return []
         facts = checkpoint.facts
         try:
             tensors = checkpoint.load()
         except ValueError:  # it is damaged
-            return
+            return []
         if not self._fits(tensors, len(random.torch_states)):
-            return
+            return []
         with random.active():
             for number in range(1, len(facts["epochs"]) + 1):  # the strategy must reach this epoch
                 self.begin_epoch(number)
         own = self._tensors()
-        for name, tensor in tensors.items():
-            if name.startswith("weight:"):
-                own[name.removeprefix("weight:")].data.copy_(tensor)
-        self._steps, self._epochs = facts["steps"], list(facts["epochs"])
-        averages = {
-            name.removeprefix("average:"): tensor
-            for name, tensor in tensors.items()
-            if name.startswith("average:")
-        }
+        for name, tensor in select_tensors(tensors, "weight").items():
+            own[name].data.copy_(tensor)
+        self._steps = facts["steps"]
+        averages = select_tensors(tensors, "average")
         self._average.restore(averages, own, facts["averaged_steps"])
         if self._optimizer:
             unpack_optimizer(self._optimizer, self.model, tensors, facts["optimizer"])
@@ -256,14 +247,15 @@ class Training:
         epochs = [Epoch(**values) for values in facts["epochs"]]
         if "predictions" in tensors:
             epochs[-1] = replace(epochs[-1], probabilities=tensors["predictions"].numpy())
-        yield from epochs
+        return epochs
 
     def _fits(self, tensors: Mapping[str, Tensor], random_states: int) -> bool:
         """Whether the tensors of a checkpoint are those of this model, on this kind of device."""
-        own = {f"weight:{name}": tensor.shape for name, tensor in self._tensors().items()}
-        saved = {name: t.shape for name, t in tensors.items() if name in own}
-        count = sum(name.startswith("random:") for name in tensors)
-        return count == random_states and all(own[name] == saved[name] for name in saved)
+        own, saved = self._tensors(), select_tensors(tensors, "weight")
+        if len(select_tensors(tensors, "random")) != random_states:
+            return False
+        # A strategy may add parameters only when its epochs begin.
+        return all(own[name].shape == saved[name].shape for name in own.keys() & saved.keys())
 
     def _tensors(self) -> dict[str, Tensor]:
         """The parameters and buffers of the model by name."""

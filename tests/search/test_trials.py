@@ -205,17 +205,18 @@ def wide():
 """
 
 
-def test_limits_apply_to_the_trials_of_earlier_runs(
-    settings: Make,
-    run_trials: Run,
-    images: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+@pytest.fixture
+def two_backbones(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Plugin files with the backbones ``tiny`` and ``wide``."""
     monkeypatch.syspath_prepend(images)  # where tiny_plugin.py is
     (tmp_path / "wide_plugin.py").write_text(WIDE)
-    plugins = [images / "tiny_plugin.py", tmp_path / "wide_plugin.py"]
-    options = {"plugin": plugins, "freeze": ["linear_probe"], "head": ["linear"], "trials": 3}
+    return [images / "tiny_plugin.py", tmp_path / "wide_plugin.py"]
+
+
+def test_limits_apply_to_the_trials_of_earlier_runs(
+    settings: Make, run_trials: Run, two_backbones: list[Path], tmp_path: Path
+) -> None:
+    options = {"plugin": two_backbones, "freeze": ["linear_probe"], "head": ["linear"], "trials": 3}
 
     def both(**limits: Any) -> study.StudyConfig:
         return settings(**{**options, "backbone": ["tiny", "wide"], **limits})
@@ -674,14 +675,15 @@ def test_a_trial_that_the_deadline_ends_is_complete_with_the_epochs_before(
 def test_no_more_backbones_are_probed_than_there_is_time_for(
     settings: Make,
     run_trials: Run,
-    images: Path,
-    tmp_path: Path,
+    two_backbones: list[Path],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.syspath_prepend(images)  # where tiny_plugin.py is
-    (tmp_path / "wide_plugin.py").write_text(WIDE)
-    plugins = [images / "tiny_plugin.py", tmp_path / "wide_plugin.py"]
-    options = {"plugin": plugins, "backbone": ["tiny", "wide"], "head": ["linear"], "trials": 4}
+    options = {
+        "plugin": two_backbones,
+        "backbone": ["tiny", "wide"],
+        "head": ["linear"],
+        "trials": 4,
+    }
 
     def probed(**more: Any) -> set[str]:
         chosen = settings(**options, freeze=["linear_probe", "last_blocks"], **more)

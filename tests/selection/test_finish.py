@@ -30,8 +30,8 @@ from selection_helpers import (
 from autotl import engine, training
 from autotl.errors import StudyError
 from autotl.events import Event, TrialFinished
+from autotl.search.leaderboard import Leaderboard
 from autotl.search.selection_budget import Field, SelectionBudget
-from autotl.selection import finish
 from autotl.selection.finish import Finish
 from autotl.store import Store
 
@@ -147,7 +147,7 @@ def test_a_later_run_without_time_for_a_selection_leaves_the_earlier_result(
 ) -> None:
     settings, before = finished.settings, hash_model(finished.folder)
     monkeypatch.setattr(SelectionBudget, "choose_field", lambda *_: Field())
-    monkeypatch.setattr(finish, "search_winner", lambda ranked, facts: ranked[-1])
+    monkeypatch.setattr(Leaderboard, "winner", lambda self: self.ranked[-1])
     events: list[Event] = []
     later = engine.run(settings(trials=4), events.append)
     assert hash_model(later.folder) == before
