@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional
 
-from autotl.models import Model
+from autotl.models import InputSpec, Model
 from autotl.scoring.calibration import SMALLEST_PROBABILITY
 from autotl.scoring.metrics import Labels, Metric, Probabilities
 
@@ -85,17 +86,19 @@ class Ensemble(Model):
 
     The output is the logarithm of the weighted mean of the members' probabilities. Its softmax is
     that mean, so it can be used where logits are expected. The members take the place of the
-    backbone.
+    backbone. Images have the largest size of a member, and are resized for smaller ones.
 
     Args:
-        members: Models with the same image size and interpolation.
+        members: The models.
         weights: Weight of each member, above 0; their sum is 1.
     """
 
     def __init__(self, members: Sequence[Model], weights: Sequence[float]) -> None:
-        super().__init__(
-            nn.ModuleList(members), _LogMeanProbability(weights), members[0].input_spec
-        )
+        largest = max((member.input_spec for member in members), key=lambda spec: spec.size)
+        super().__init__(nn.ModuleList(members), _LogMeanProbability(weights), largest)
+        self._resize = [  # not modules, because they have no weights to save
+            _Resize(largest.size, member.input_spec) for member in members
+        ]
 
     @property
     def members(self) -> list[Model]:
@@ -104,8 +107,41 @@ class Ensemble(Model):
 
     def forward(self, images: Tensor) -> Tensor:
         """``uint8 images [B, 3, S, S] -> log-probabilities [B, C]``."""
-        output: Tensor = self.head(torch.stack([member(images) for member in self.members]))
+        pairs = zip(self.members, self._resize, strict=True)
+        output: Tensor = self.head(
+            torch.stack([member(resize(images)) for member, resize in pairs])
+        )
         return output
+
+
+class _Resize:
+    """Resizes images ``[B, 3, S, S]`` to the input of a member, as a smoothing interpolation.
+
+    The interpolation is linear and separable, so it is two products with a matrix, which every
+    export format supports, unlike the interpolation itself.
+
+    Args:
+        size: ``S``.
+        spec: The input of the member, which is not larger.
+    """
+
+    def __init__(self, size: int, spec: InputSpec) -> None:
+        self.matrix: Tensor | None = None
+        if spec.size == size:
+            return
+        mode = "bilinear" if spec.interpolation == "bilinear" else "bicubic"
+        rows = torch.eye(size)[None, None]
+        resized = functional.interpolate(rows, (spec.size, size), mode=mode, antialias=True)
+        self.matrix = resized[0, 0]  # [new size, S]
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """``[B, 3, S, S]`` to the size of the member; as they are if they have that size."""
+        if self.matrix is None:
+            return images
+        with torch.autocast(images.device.type, enabled=False):
+            matrix = self.matrix.to(images.device)
+            resized: Tensor = matrix @ images.float() @ matrix.T
+            return resized.clamp(0, 255)
 
 
 class _LogMeanProbability(nn.Module):

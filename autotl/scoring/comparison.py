@@ -74,6 +74,11 @@ class Interval:
     high: float
 
 
+def approximate_standard_error(low: float, high: float) -> float:
+    """Return the standard error of a difference, given its interval; about four of them wide."""
+    return (high - low) / 4
+
+
 @dataclass(frozen=True)
 class Standing:
     """How one candidate compares with the best.

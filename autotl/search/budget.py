@@ -12,7 +12,7 @@ LONGEST_TRIAL = 0.3
 It does not hold for the first trial that fine-tunes a backbone.
 """
 
-PROBING_FRACTION = 0.1
+PROBING_FRACTION = 0.15
 """The fraction of the budget after which no further backbone is probed."""
 
 SELECTION_FRACTION = 0.3

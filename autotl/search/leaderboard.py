@@ -225,8 +225,7 @@ def _prefer_fine_tuned(ranked: Sequence[TrialRow], facts: StudyFacts) -> TrialRo
 
     A fine-tuned model gains more from the refit with more images than one with a frozen backbone:
     on photographs of waste 0.05 instead of 0.01 to 0.03 in accuracy, on photographs of hands half
-    of the errors instead of a tenth (`studies/benchmarks/README.md`). The interval of the
-    difference of two trials is about four standard errors wide.
+    of the errors instead of a tenth (`studies/benchmarks/README.md`).
     """
     best, tuned = ranked[0], next(filter(is_fine_tuned, ranked), None)
     if tuned is None or is_fine_tuned(best) or tuned.config == best.config:
@@ -234,7 +233,8 @@ def _prefer_fine_tuned(ranked: Sequence[TrialRow], facts: StudyFacts) -> TrialRo
     standing = compare_on_validation([best, tuned], facts)[1].standing
     assert standing is not None
     gap = standing.difference
-    return tuned if abs(gap.mean) <= (gap.high - gap.low) / 4 else best
+    error = comparison.approximate_standard_error(gap.low, gap.high)
+    return tuned if abs(gap.mean) <= error else best
 
 
 class Leaderboard:

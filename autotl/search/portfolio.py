@@ -10,7 +10,8 @@ tried in this order:
 5. the best configurations of earlier studies on similar data;
 6. the first strategy with the other heads on the most promising backbone;
 7. the second strategy on the most promising backbones;
-8. the other strategies on the most promising backbone.
+8. the other strategies on the most promising backbone;
+9. the first strategy on backbones for which there was no time before, for a better ensemble.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ WARM_START = "learned from"
 """The first part of the name of a recipe from an earlier study; the second is the study."""
 
 BACKBONES = 3
-"""The number of most promising backbones that are fine-tuned with the second strategy."""
+"""The number of most promising backbones that are fine-tuned with the second strategy, and of those
+that are probed even if there is little time."""
 
 Names = tuple[str, ...]
 Recipe = tuple[Names, dict[str, Any]]
@@ -151,6 +153,7 @@ class Portfolio:
         for position, freeze in enumerate(self._strategies[1:]):
             count = 1 if position else BACKBONES
             yield from self._with_strategy(freeze, head, count, promising, latencies, tried)
+        yield from (self._default(backbone, first, head) for backbone in others[: BACKBONES - 1])
 
     def _user_plugins(self, backbone: str) -> Iterator[Recipe]:
         """Yield the default recipe with each plugin of a file of the user, one at a time."""

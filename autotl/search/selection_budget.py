@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import islice
 
 from autotl.search.budget import SELECTION_FRACTION, SLACK, Budget
 from autotl.search.leaderboard import Leaderboard, is_fine_tuned
+from autotl.search.leaderboard import contender as to_contender
 from autotl.store import Contender, TrialRow
 
 MOST_CONTENDERS = 4
@@ -13,6 +15,12 @@ MOST_CONTENDERS = 4
 
 PREFERRED_REPEATS = (5, 3)
 """The minimum number of repeats, best first: usually there are five folds, else often three."""
+
+MAX_MEMBERS = 4
+"""The maximum number of members of an ensemble, which all have to be run for a prediction."""
+
+MEMBER_FRACTION = 0.03
+"""The fraction of the budget up to which time is reserved for the refit of a further member."""
 
 FEWEST_REPEATS, MOST_REPEATS = 2, 10
 """The minimum and maximum number of repeats: a variance needs two, and more than ten add little."""
@@ -117,10 +125,26 @@ class SelectionBudget:
         If there was no time for a refit when it was first reserved, its own model will be used, and
         the time that is left is for other trials.
         """
-        test = self.test_seconds(contender)
-        seconds = self.budget.refit_seconds(self.seconds(contender), test)
+        seconds = self._refit_seconds(contender)
         in_time = seconds <= self.budget.usable()
-        return seconds if self._refits.setdefault(contender.lead, in_time) else test
+        if not self._refits.setdefault(contender.lead, in_time):
+            return self.test_seconds(contender)
+        return seconds + self._member_seconds(contender)
+
+    def _refit_seconds(self, contender: Contender) -> float:
+        return self.budget.refit_seconds(self.seconds(contender), self.test_seconds(contender))
+
+    def _member_seconds(self, lead: Contender) -> float:
+        """Return the seconds to refit and test further members of an ensemble with ``lead``.
+
+        They are the best trials that are cheap to refit, as those with cached features are.
+        """
+        if self.leaderboard.facts.prefer != "accuracy":
+            return 0.0
+        most = MEMBER_FRACTION * (self.budget.seconds or 0.0)
+        others = (to_contender(row) for row in self.leaderboard.ranked if row.number != lead.lead)
+        cheap = (s for s in map(self._refit_seconds, others) if s <= most)
+        return sum(islice(cheap, MAX_MEMBERS - 1))
 
     def is_over(self) -> bool:
         """Whether no more trials may begin, so that the end of the search fits into the budget."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -20,9 +21,9 @@ from autotl.space.space import Config
 from autotl.store import TrialRow
 from autotl.training import Cost, Epoch, Task
 
-FEWEST_EPOCHS = 1 / 4
-"""The minimum fraction of its epochs with which a trial is begun, after the first of its kind: with
-fewer epochs it would hardly be better than a trial with all of them."""
+FEWEST_EPOCHS, FEWEST_OF_BEST = 1 / 4, 1 / 2
+"""The minimum fraction of its epochs with which a trial is begun, after the first of its kind, and
+of those that the best fine-tuned trial had: with fewer epochs it would hardly be better."""
 
 FIRST_FRACTION = 0.6
 """The fraction of the usable time for the first trial, and for the first that trains the backbone,
@@ -110,7 +111,8 @@ def plan_trial(
     if saved:  # it continues as it was planned
         epochs, views = saved["planned"], saved["views"]
     else:
-        epochs = affordable_epochs(cost, task.epochs, views, budget, test, first=first)
+        fewest = 1 if first else fewest_epochs(task.epochs, complete)
+        epochs = affordable_epochs(cost, task.epochs, fewest, views, budget, test, first=first)
     repeat = cost.repeat_seconds(epochs, views)
     longest = budget.usable(test) if first else budget.available(repeat, test)
     facts = {
@@ -148,7 +150,6 @@ def _plan_without_budget(
     if not frozen:
         task.checkpoint = context.checkpoint(config)
     facts = {
-        "input": (model.input_spec.size, model.input_spec.interpolation),
         "backbone_frozen": frozen,
         "effective_config": effective_config(config, closed_form=closed_form),
         "views": views,
@@ -170,8 +171,26 @@ def effective_config(config: Config, *, closed_form: bool) -> str:
     return json.dumps(plain, sort_keys=True)
 
 
+def fewest_epochs(wanted: int, complete: Sequence[TrialRow]) -> int:
+    """Return the minimum number of epochs of a trial after the first of its kind.
+
+    Args:
+        wanted: The requested number of epochs.
+        complete: The complete trials, best first.
+    """
+    of_best = next((row.epochs for row in complete if is_fine_tuned(row)), 0)
+    return min(wanted, max(1, round(FEWEST_EPOCHS * wanted), math.ceil(FEWEST_OF_BEST * of_best)))
+
+
 def affordable_epochs(
-    cost: Cost, wanted: int, views: int, budget: Budget, test: float, *, first: bool
+    cost: Cost,
+    wanted: int,
+    fewest: int,
+    views: int,
+    budget: Budget,
+    test: float,
+    *,
+    first: bool,
 ) -> int:
     """Return the number of epochs for which there is time.
 
@@ -181,6 +200,7 @@ def affordable_epochs(
     Args:
         cost: The estimated cost of training.
         wanted: The requested number of epochs.
+        fewest: The minimum number of epochs.
         views: The number of views.
         budget: The wall-clock budget.
         test: Seconds to predict the test split.
@@ -199,7 +219,6 @@ def affordable_epochs(
             return usable
         return FIRST_FRACTION * usable - budget.refit_seconds(repeat)
 
-    fewest = 1 if first else max(1, round(FEWEST_EPOCHS * wanted))
     for epochs in range(wanted, fewest - 1, -1):
         allowed = limit(epochs)
         if cost.training_seconds(epochs, views) <= allowed:
@@ -208,7 +227,7 @@ def affordable_epochs(
 
 
 def refuse_too_slow(
-    config: Mapping[str, Any], rows: Iterable[TrialRow], context: TrainingContext, budget: Budget
+    config: Mapping[str, Any], rows: Sequence[TrialRow], context: TrainingContext, budget: Budget
 ) -> None:
     """Refuse a trial whose time, predicted from earlier trials, is far more than there is.
 
@@ -218,16 +237,16 @@ def refuse_too_slow(
 
     Args:
         config: The configuration of the trial, as it is stored.
-        rows: The earlier trials.
+        rows: The complete trials, best first.
         context: The context of all trainings of the study.
         budget: The wall-clock budget.
 
     Raises:
         OutOfTime: The trial would take too long.
     """
-    if budget.seconds is None or (step := _predict_backward_ms(config, list(rows))) is None:
+    if budget.seconds is None or (step := _predict_backward_ms(config, rows)) is None:
         return
-    epochs = max(1, round(FEWEST_EPOCHS * context.settings.epochs))
+    epochs = fewest_epochs(context.settings.epochs, rows)
     seconds = IMPRECISION * epochs * step / 1000 * len(context.dataset.indices("train"))
     allowed = budget.fair_share(seconds)
     if seconds > allowed:

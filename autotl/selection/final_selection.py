@@ -6,8 +6,8 @@ probe are therefore retrained on new resamples with new seeds, which are the sam
 (``repeats``), and ``comparison`` computes which are statistically indistinguishable from the best.
 
 Two combinations are compared with them: the mean of their probabilities (an ensemble) and the mean
-of their weights (a soup). A combination wins only if it is better than every single contender and
-the difference to the best of these is significant.
+of their weights (a soup). A combination, which may cost more, wins only if it is better than the
+best single contender by at least a standard error of the difference.
 """
 
 from __future__ import annotations
@@ -142,11 +142,12 @@ class FinalSelection:
         )
         best = next(i for i in order if i < count)  # of the single contenders
         tied = [i for i in order if standings[i].tied and i < count]
-        ahead = [i for i in order[: order.index(best)] if not standings[i].tied]
+        ahead = [i for i in order[: order.index(best)] if _is_clearly_better(standings[i])]
         ahead = [i for i in ahead if self._is_feasible(contenders[i])]
         if ahead:
             compared = comparer.compare(contenders, count, reference=ahead[0])
-            tied = [i for i in ahead if compared.comparison.standings[i].tied]
+            standings = compared.comparison.standings
+            tied = [i for i in order if standings[i].tied and (i < count or i in ahead)]
         ranked = compared.contenders
         cheapest = tied[_cheapest([ranked[i] for i in tied])]
         winner = cheapest if self.settings.prefer == "cheap" else tied[0]
@@ -210,20 +211,16 @@ class FinalSelection:
         return [with_costs(c, [by_trial[trial] for trial in c.trials]) for c in combined]
 
     def _ensemble(self, singles: Sequence[Contender]) -> Contender | None:
-        """Return an ensemble of the contenders that have the same input as the best of them.
+        """Return an ensemble of the contenders that completed all repeats.
 
         Its score in a repeat is computed with weights that are selected on examples that are only
         in other repeats. The result is None if all repeats have the same examples.
         """
-        sign = 1 if self.metric.higher_is_better else -1
-        complete = [c for c in singles if len(c.scores) >= self.repeats.count]
-        best = max(complete, key=lambda c: sign * c.mean)
-        inputs = self.repeats.inputs
         count = self.repeats.count
         members = [
             c.model_copy(update={"predictions": c.predictions[:count]})
-            for c in complete
-            if inputs[c.lead] == inputs[best.lead]
+            for c in singles
+            if len(c.scores) >= count
         ]
         repeats = range(count)
         indices = [self.repeats.validation_indices(number) for number in repeats]
@@ -294,6 +291,13 @@ class FinalSelection:
         return Calibration.model_validate(
             calibration.calibrate(labels, predictions.probabilities, predictions.folds)
         )
+
+
+def _is_clearly_better(standing: comparison.Standing) -> bool:
+    """Whether a combination that is ahead of the best is so by a standard error or more."""
+    gap = standing.difference
+    error = comparison.approximate_standard_error(gap.low, gap.high)
+    return not standing.tied or abs(gap.mean) >= error > 0
 
 
 def _cheapest(contenders: Sequence[Contender]) -> int:

@@ -12,7 +12,7 @@ from autotl.models import Model, ensemble
 from autotl.search.budget import Budget
 from autotl.search.context import TrainingContext
 from autotl.search.leaderboard import is_fine_tuned
-from autotl.search.selection_budget import SelectionBudget
+from autotl.search.selection_budget import SelectionBudget, repeat_seconds
 from autotl.store import Contender, TrialRow
 
 EXTENSION_FRACTION = 0.85
@@ -68,39 +68,35 @@ def refit(
     if has_fallback and needed > budget.left:
         raise OutOfTime(f"it would take {needed:.0f} s, and {budget.left:.0f} s are left")
     name, done = "refitting the winner on train + validation", 0
-    epochs = [rows[trial].epochs for trial in winner.trials]
-    if len(epochs) == 1:
-        epochs = [_affordable_epochs(rows[winner.lead], context, selection, winner, budget)]
-    total = sum(epochs)
-    listener(events.Stage(name, done, total))
-    models = []
-    for trial, count in zip(winner.trials, epochs, strict=True):
+    # The member that takes longest is the last one, with as many epochs as there is time for then.
+    order = sorted(winner.trials, key=lambda trial: repeat_seconds(rows[trial]))
+    epochs = {trial: rows[trial].epochs for trial in order}
+    models: dict[int, Model] = {}
+    for trial in order:
+        if trial == order[-1] and winner.kind != "soup":  # the members of a soup are alike
+            epochs[trial] = _affordable_epochs(rows[trial], context, budget, test)
+        total = sum(epochs.values())
+        listener(events.Stage(name, done, total))
         config = context.config(rows[trial])
         model = context.build(config)
         task = context.retraining(rows[trial], model, "train", "validation")
-        task.epochs = count
+        task.epochs = epochs[trial]
         if has_fallback:
             task.deadline = budget.refit_deadline(test)
         with budget.stage("refit"):
             for _ in training.fine_tune(model, config, task):
                 done += 1
                 listener(events.Stage(name, done, total))
-        models.append(model)
-    return Refitted(combine(winner, models), tuple(epochs))
+        models[trial] = model
+    combined = combine(winner, [models[trial] for trial in winner.trials])
+    return Refitted(combined, tuple(epochs[trial] for trial in winner.trials))
 
 
-def _affordable_epochs(
-    row: TrialRow,
-    context: TrainingContext,
-    selection: SelectionBudget,
-    winner: Contender,
-    budget: Budget,
-) -> int:
+def _affordable_epochs(row: TrialRow, context: TrainingContext, budget: Budget, test: float) -> int:
     """Return the epochs of the refit of a trial: its own, or more if the budget limited them."""
     limited = budget.seconds is not None and context.settings.patience is None
     if not limited or not is_fine_tuned(row):
         return row.epochs
-    per_epoch = budget.refit_seconds(selection.seconds(winner)) / row.epochs
-    usable = EXTENSION_FRACTION * budget.usable(selection.test_seconds(winner))
-    affordable = int(usable / max(per_epoch, 1e-9))
+    per_epoch = budget.refit_seconds(repeat_seconds(row)) / row.epochs
+    affordable = int(EXTENSION_FRACTION * budget.usable(test) / max(per_epoch, 1e-9))
     return max(row.epochs, min(context.settings.epochs, affordable))

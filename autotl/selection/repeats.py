@@ -31,9 +31,6 @@ from autotl.search.selection_budget import (
 )
 from autotl.store import Contender, Kind, Member, RepeatFacts, RepeatRow, Store
 
-Input = tuple[int, str]
-"""The image side in pixels and the interpolation of a model."""
-
 Stored = Mapping[tuple[Kind, int, int], RepeatRow]
 """Repeats in the database, by the kind and the lead trial of the contender and by their number."""
 
@@ -62,7 +59,6 @@ class Repeats:
         dropped: Trials that did not complete two repeats in time, with the repeats that they have.
         count: Number of repeats that all contenders have completed.
         models: The model of the last repeat by trial, on the CPU.
-        inputs: The input of the model by trial.
     """
 
     def __init__(
@@ -81,7 +77,6 @@ class Repeats:
         self.dropped: list[Contender] = []
         self.count = 0
         self.models: dict[int, Model] = {}
-        self.inputs: dict[int, Input] = {}
         self._results: dict[int, dict[int, Result]] = defaultdict(dict)  # by trial and repeat
         self._soup_members: list[int] = []
         self._soup_results: dict[int, Result] = {}
@@ -279,13 +274,11 @@ class Repeats:
             images, _ = next(iter(task.validation or task.train))
             latency = training.milliseconds_per_image(model, images[:32], self.context.device)
         self.models[contender.lead] = model.cpu()
-        self.inputs[contender.lead] = (model.input_spec.size, model.input_spec.interpolation)
         result = Result(last.score, time.monotonic() - began, last.probabilities)
         self._add(contender, number, result, latency)
         labels = self.dataset.labels[resample.validation]
         facts = RepeatFacts(
             ms_per_item=latency,
-            input=self.inputs[contender.lead],
             confusion_matrix=metrics.confusion_matrix(labels, last.probabilities),
         )
         self._write("trial", contender.lead, number, result, facts)
@@ -304,10 +297,9 @@ class Repeats:
     def _load(self, contender: Contender, row: RepeatRow, resample: Resample) -> bool:
         """Load a repeat from the database; return whether its predictions still exist."""
         probabilities = self._predictions("trial", row.trial, resample)
-        if row.score is None or probabilities is None or row.facts.input is None:
+        if row.score is None or probabilities is None:
             return False
         self.models.pop(contender.lead, None)  # the model is of an earlier repeat
-        self.inputs[contender.lead] = row.facts.input
         result = Result(row.score, row.seconds, probabilities)
         self._add(contender, row.repeat, result, row.facts.ms_per_item)
         return True

@@ -21,15 +21,12 @@ from autotl.scoring.metrics import Probabilities
 from autotl.search.budget import Budget
 from autotl.search.context import TrainingContext
 from autotl.search.leaderboard import Leaderboard, contender, distinct
-from autotl.search.selection_budget import SelectionBudget
+from autotl.search.selection_budget import MAX_MEMBERS, SelectionBudget
 from autotl.selection.standings import Comparer
 from autotl.store import Contender, Member, Store, TrialRow, with_costs
 
 CANDIDATES = 20
 """The number of best trials from which members are selected."""
-
-MAX_MEMBERS = 4
-"""The maximum number of members, which all have to be run for a prediction."""
 
 PARTS = 5
 """The number of parts of the validation split by which the score is cross-fitted."""
@@ -51,7 +48,7 @@ def choose_ensemble(
 ) -> Contender | None:
     """Return an ensemble that is better than the best trial, with its standing; None without one.
 
-    Its members have the input size of the best trial, and there is time to refit them all.
+    Its members can all be refitted in the time that is left.
 
     Args:
         store: The database.
@@ -66,36 +63,40 @@ def choose_ensemble(
     labels, units = dataset.labels[indices], np.array(dataset.units)[indices]
     if len(rows) < 2 or len(np.unique(units)) < FEWEST_UNITS:
         return None
-    count = _affordable_candidates(metric, labels, predictions[0])
+    best, of_best = contender(rows[0]), predictions[0]
+    count = _affordable_candidates(metric, labels, of_best)
     rows, predictions = rows[:count], predictions[:count]
-    weights = _select(metric, labels, predictions)
-    rows_by_weight = sorted(
-        (i for i, weight in enumerate(weights) if weight), key=lambda i: -weights[i]
-    )
-    if len(rows_by_weight) < 2:
-        return None
+    while True:
+        weights = _select(metric, labels, predictions)
+        selected = sorted((i for i, w in enumerate(weights) if w), key=lambda i: -weights[i])
+        members = [contender(rows[i]) for i in selected]
+        if len(members) < 2:
+            return None
+        if _is_in_time(members, selection, budget):
+            break
+        # Without the member that takes longest, but rather without another than the best trial.
+        costs = {i: (i > 0, selection.seconds(c)) for i, c in zip(selected, members, strict=True)}
+        excluded = max(costs, key=costs.__getitem__)
+        del rows[excluded], predictions[excluded]
     shuffled = np.random.default_rng(context.settings.seed).permutation(max(dataset.units) + 1)
     crossed = _cross_fit(metric, labels, predictions, shuffled[units] % PARTS)
     score = metric.score(labels, crossed)
-    best = contender(rows[0])
     if not metric.gain(score, best.mean) > 0:
         return None
-    members = [contender(rows[i]) for i in rows_by_weight]
     combined = Contender(
         kind="ensemble",
         role="ensemble",
         members=tuple(
-            Member(trial=c.lead, weight=weights[i])
-            for c, i in zip(members, rows_by_weight, strict=True)
+            Member(trial=c.lead, weight=weights[i]) for c, i in zip(members, selected, strict=True)
         ),
         scores=(score,),
         predictions=(crossed,),
         seconds=sum(c.seconds for c in members),
     )
     combined = with_costs(combined, members)
-    if not _is_allowed(combined, context) or not _is_in_time(members, selection, budget):
+    if not _is_allowed(combined, context):
         return None
-    single = best.model_copy(update={"predictions": (predictions[0],)})
+    single = best.model_copy(update={"predictions": (of_best,)})
     compared = Comparer(dataset, metric, [indices]).compare([single, combined], 1)
     return compared.contenders[1].model_copy(update={"predictions": ()})
 
@@ -123,13 +124,11 @@ def stored_predictions(store: Store, study: str, winner: Contender) -> Probabili
 def _candidates(
     store: Store, context: TrainingContext, leaderboard: Leaderboard
 ) -> tuple[list[TrialRow], list[Probabilities]]:
-    """Return the best distinct trials with the input of the best one, and their predictions."""
+    """Return the best distinct trials and their predictions; none without those of the best."""
     ranked = distinct(leaderboard.ranked, CANDIDATES)
     count = len(context.dataset.indices("validation"))
     rows, predictions = [], []
     for row in ranked:
-        if row.facts.input is None or row.facts.input != ranked[0].facts.input:
-            continue
         stored = store.predictions(context.settings.name, row.number)
         if stored is not None and len(stored) == count:
             rows.append(row)

@@ -143,7 +143,6 @@ class TrialFacts(Facts):
         recipe: The name of its recipe in the portfolio, in parts; empty if it was sampled.
         is_default: Whether that recipe is the default recipe, on any backbone.
         is_probe: Whether it is the linear probe of its backbone.
-        input: Side of the input images in pixels, and their interpolation; None if unknown.
         effective_config: The configuration without what has no effect, as JSON.
         backbone_frozen: Whether only the head was trained; None if unknown.
         logme: LogME of the frozen features, in nats; see ``scoring.logme``.
@@ -162,7 +161,6 @@ class TrialFacts(Facts):
     recipe: list[str] = []
     is_default: bool = False
     is_probe: bool = False
-    input: tuple[int, str] | None = None
     effective_config: str = ""
     backbone_frozen: bool | None = None
     logme: float | None = None
@@ -181,12 +179,10 @@ class TrialFacts(Facts):
 class RepeatFacts(Facts):
     """Measurements of a repeat of a contender other than its score.
 
-    ``input`` is the side of the input images in pixels and their interpolation; both are the same
-    for all members of an ensemble. ``members`` are the trials of a soup.
+    ``members`` are the trials of a soup.
     """
 
     ms_per_item: float | None = None
-    input: tuple[int, str] | None = None
     confusion_matrix: list[list[int]] | None = None
     members: list[int] = []
 

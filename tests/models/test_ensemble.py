@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from toy import model
 
-from autotl.models import ensemble
+from autotl.models import Model, ensemble
 from autotl.scoring import metrics
 from autotl.scoring.metrics import Labels, Probabilities
 
@@ -80,3 +83,30 @@ def test_an_ensemble_predicts_the_mean_probabilities() -> None:
     assert combined.input_spec == members[0].input_spec
     assert len(combined.state_dict()) == 1 + sum(len(m.state_dict()) for m in members)
     assert combined.state_dict()["head.weights"].flatten().tolist() == [0.75, 0.25]
+
+
+def with_size(network: Model, size: int) -> Model:
+    """The same network for images of another size."""
+    spec = dataclasses.replace(network.input_spec, size=size)
+    return Model(network.backbone, network.head, spec, network.head_input)
+
+
+def test_members_may_have_different_image_sizes() -> None:
+    large, small = with_size(model(seed=1), 48).eval(), with_size(model(seed=2), 20).eval()
+    combined = ensemble.Ensemble([small, large], [0.5, 0.5]).eval()
+    assert combined.input_spec == large.input_spec
+    random = np.random.default_rng(0).integers(0, 256, (2, 6, 6, 3), dtype=np.uint8)
+    photos = [Image.fromarray(image).resize((48, 48), Image.Resampling.BICUBIC) for image in random]
+    reduced = [photo.resize((20, 20), Image.Resampling.BICUBIC) for photo in photos]
+    images, at_20 = (
+        torch.from_numpy(np.stack([np.asarray(p) for p in each])).permute(0, 3, 1, 2)
+        for each in (photos, reduced)
+    )
+    with torch.no_grad():
+        expected = (large(images).softmax(1) + small(at_20).softmax(1)) / 2
+        predicted = combined(images).softmax(1)
+        wrong = (large(images).softmax(1) + small(images).softmax(1)) / 2
+    # Pillow rounds to whole numbers, so the two differ a little.
+    assert torch.allclose(predicted, expected, atol=2e-3)
+    assert not torch.allclose(predicted, wrong, atol=2e-3)
+    assert len(combined.state_dict()) == 1 + sum(len(m.state_dict()) for m in (large, small))

@@ -141,13 +141,13 @@ def test_the_default_recipe_follows_the_first_probe() -> None:
     }
 
 
-def test_without_time_for_probing_the_other_backbones_are_left_out() -> None:
+def test_without_time_for_probing_the_other_backbones_are_probed_last() -> None:
     search = Search({"flowers": {"freeze": "full", "freeze.full.lr": 3e-4, "backbone": "small"}})
     assert search.next(probing=False) == ("large", "probe", "linear")
     assert search.next(probing=False) == ("large", "full", "linear")
     assert search.next(probing=False) == (WARM_START, "flowers")
     assert search.next(probing=False) == ("large", "probe", "solved")
-    assert search.next(probing=False) == ()
+    assert search.next(probing=False) == ("small", "probe", "linear")  # at last
 
 
 def test_the_other_strategies_are_tried_on_the_most_promising_backbone() -> None:

@@ -11,6 +11,8 @@ from autotl.scoring.metrics import METRICS
 from autotl.search.budget import SELECTION_FRACTION, SLACK, Budget
 from autotl.search.leaderboard import Leaderboard
 from autotl.search.selection_budget import (
+    MAX_MEMBERS,
+    MEMBER_FRACTION,
     MOST_CONTENDERS,
     SelectionBudget,
     repeat_seconds,
@@ -127,10 +129,27 @@ def test_time_for_the_refit_of_the_best_trial_is_reserved() -> None:
     short = plan([10.0] * 4, budget, probe=3)
     short.reserve()
     assert budget.reserved_repeats == pytest.approx(SLACK * 4 * 5 * 10)
-    assert budget.reserved_refit == pytest.approx(SLACK * budget.refit * 10)
+    # Time for a whole ensemble, because the others take only 3 % of the budget.
+    assert budget.reserved_refit == pytest.approx(SLACK * budget.refit * 10 * MAX_MEMBERS)
     both = budget.reserved_repeats + budget.reserved_refit
     assert budget.finish_seconds(1.0) == both + budget.fixed
     assert budget.finish_seconds(100.0) > budget.finish_seconds(1.0)
+
+
+def test_time_for_further_members_is_reserved_if_accuracy_is_preferred() -> None:
+    """Otherwise there would be no time for an ensemble, although its other members are cheap."""
+    budget = Budget(1000.0)
+    selection = plan([10.0] * 3, budget)
+    refit = SLACK * budget.refit * 10
+    for seconds, expected in ((1000.0, 3 * refit), (refit / MEMBER_FRACTION - 1.0, refit)):
+        budget.seconds = seconds
+        selection.reserve()
+        assert budget.reserved_refit == pytest.approx(expected)
+    cheap = plan([10.0] * 3, budget)
+    cheap.leaderboard.facts = cheap.leaderboard.facts.model_copy(update={"prefer": "cheap"})
+    budget.seconds = 1000.0
+    cheap.reserve()
+    assert budget.reserved_refit == pytest.approx(refit)
 
 
 def test_the_seconds_of_a_contender() -> None:

@@ -24,6 +24,7 @@ from autotl.search.trial_budget import (
     IMPRECISION,
     TrialPlan,
     affordable_epochs,
+    fewest_epochs,
     plan_trial,
     refuse_too_slow,
 )
@@ -59,7 +60,8 @@ def task(epochs: int = WANTED, views: int = 2) -> Any:
 def epochs(
     seconds: float, budget: Budget, *, first: bool = False, wanted: int = WANTED, test: float = 0.0
 ) -> int:
-    return affordable_epochs(cost(seconds), wanted, 2, budget, test, first=first)
+    fewest = 1 if first else fewest_epochs(wanted, [])
+    return affordable_epochs(cost(seconds), wanted, fewest, 2, budget, test, first=first)
 
 
 def test_a_trial_gets_the_epochs_for_which_there_is_time() -> None:
@@ -81,6 +83,15 @@ def test_a_trial_with_too_few_epochs_is_not_begun() -> None:
     assert epochs(170.0, Budget(600), wanted=1) == 1
     with pytest.raises(OutOfTime, match=r"1 epoch would take 190\.0 s"):
         epochs(190.0, Budget(600), wanted=1)
+
+
+def test_a_trial_has_at_least_half_of_the_epochs_of_the_best_one() -> None:
+    probe = trial_row(2, CONFIG, TrialFacts(backbone_frozen=True))
+    best, other = replace(row(), epochs=9), replace(row(), epochs=12)
+    assert fewest_epochs(WANTED, [probe]) == fewest_epochs(WANTED, []) == 3
+    assert fewest_epochs(WANTED, [probe, best, other]) == 5
+    assert fewest_epochs(WANTED, [replace(best, epochs=2)]) == 3
+    assert fewest_epochs(2, [best]) == 2
 
 
 def test_the_first_trial_may_take_longer_than_others() -> None:
@@ -117,18 +128,18 @@ def test_the_more_an_epoch_costs_the_fewer_there_are(
     """A slightly slower machine must not get more epochs, or far fewer ones."""
     budget = Budget(600)
     budget.reserved_repeats = reserved
+    fewest = 1 if first else max(1, round(FEWEST_EPOCHS * wanted))
     counts = []
     for seconds in np.geomspace(0.1, 1000, 3000):
         try:
             count = affordable_epochs(
-                cost(float(seconds), view, 2 * view), wanted, 2, budget, 5.0, first=first
+                cost(float(seconds), view, 2 * view), wanted, fewest, 2, budget, 5.0, first=first
             )
         except OutOfTime:
             count = 0
         counts.append(count)
     assert counts[0] == wanted
     assert counts[-1] == 0
-    fewest = 1 if first else max(1, round(FEWEST_EPOCHS * wanted))
     assert set(counts) == {0, *range(fewest, wanted + 1)}  # there is no cliff
     assert all(after <= before for before, after in itertools.pairwise(counts))
 
@@ -145,10 +156,12 @@ def row(number: int = 0, ms: float | None = 2.0, backward: float = 10.0, **chose
     return trial_row(number, {**CONFIG, **chosen}, facts)
 
 
+FEW = 4
+"""The number of epochs of the earlier trials."""
+
+
 def trial_row(number: int, config: dict[str, Any], facts: TrialFacts) -> TrialRow:
-    return TrialRow(
-        number, "complete", "", config, 0.5, WANTED, 10, 10, 1.0, datetime.now(UTC), facts
-    )
+    return TrialRow(number, "complete", "", config, 0.5, FEW, 10, 10, 1.0, datetime.now(UTC), facts)
 
 
 def refuse(

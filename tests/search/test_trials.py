@@ -672,7 +672,7 @@ def test_a_trial_that_the_deadline_ends_is_complete_with_the_epochs_before(
     assert row.score == epochs[-1].score == trial.value
 
 
-def test_no_more_backbones_are_probed_than_there_is_time_for(
+def test_backbones_are_probed_early_if_there_is_time_for_it(
     settings: Make,
     run_trials: Run,
     two_backbones: list[Path],
@@ -682,15 +682,18 @@ def test_no_more_backbones_are_probed_than_there_is_time_for(
         "plugin": two_backbones,
         "backbone": ["tiny", "wide"],
         "head": ["linear"],
-        "trials": 4,
+        "trials": 8,
     }
 
-    def probed(**more: Any) -> set[str]:
+    def probes(**more: Any) -> list[int]:
         chosen = settings(**options, freeze=["linear_probe", "last_blocks"], **more)
         run_trials(chosen)
-        return {row.facts.recipe[0] for row in read_trials(chosen) if row.facts.is_probe}
+        return [row.number for row in read_trials(chosen) if row.facts.is_probe]
 
-    assert probed(study="both", budget=300.0) == {"tiny", "wide"}
+    early = probes(study="early", budget=300.0)
+    assert probes(study="unlimited") == early
     monkeypatch.setattr(trials, "PROBING_FRACTION", 1e-9)
-    assert len(probed(study="one", budget=300.0)) == 1
-    assert probed(study="unlimited") == {"tiny", "wide"}
+    late = probes(study="late", budget=300.0)
+    assert early[0] == late[0] == 0
+    assert len(early) == len(late) == 2
+    assert late[1] > early[1]

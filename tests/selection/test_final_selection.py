@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 from pathlib import Path
-from typing import Any
 from unittest.mock import Mock
 
 import numpy as np
@@ -28,8 +27,6 @@ from selection_helpers import (
 from toy import model
 
 from autotl import data, engine
-from autotl.data import Resample
-from autotl.models import ensemble
 from autotl.scoring import calibration, comparison
 from autotl.scoring.metrics import METRICS
 from autotl.search.selection_budget import Field, SelectionBudget
@@ -146,32 +143,6 @@ def test_a_combination_that_there_is_no_time_to_build_is_reported(
     assert read_selection(small()).winner.name == "trial 0"
     page = (result.folder / "report.html").read_text()
     assert "The ensemble of several trials is better, 0.9900" in page
-
-
-def test_members_of_an_ensemble_have_the_same_input(
-    small: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    train, counts = Repeats._train, []
-
-    def at_another_size(
-        self: Repeats, contender: Contender, resample: Resample, deadline: float
-    ) -> None:
-        train(self, contender, resample, deadline)
-        if contender.role == "linear_probe":
-            self.inputs[contender.lead] = (999, "bicubic")
-
-    select = ensemble.select_members
-
-    def counted(metric: Any, labels: Any, predictions: Any) -> Any:
-        counts.append(len(predictions))
-        return select(metric, labels, predictions)
-
-    monkeypatch.setattr(Repeats, "_train", at_another_size)
-    monkeypatch.setattr(ensemble, "select_members", counted)
-    engine.run(small())
-    contenders = singles(read_selection(small()))
-    best = contenders[0].role == "linear_probe"
-    assert set(counts) == {1 if best else len(contenders) - 1}
 
 
 def test_the_cheapest_of_the_tied_wins_where_that_is_preferred(

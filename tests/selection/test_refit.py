@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -66,7 +66,11 @@ class FakeTrainings:
         return range(task.epochs)
 
     def refit(
-        self, seconds: float | None, *rows: TrialRow, has_fallback: bool = True
+        self,
+        seconds: float | None,
+        *rows: TrialRow,
+        has_fallback: bool = True,
+        kind: Literal["ensemble", "soup"] = "soup",
     ) -> tuple[int, ...]:
         """Refit a winner of these trials in so many seconds; return the numbers of epochs."""
         context: Any = SimpleNamespace(
@@ -79,7 +83,7 @@ class FakeTrainings:
             test_seconds=lambda winner: 5.0, seconds=lambda winner: self.repeat
         )
         members = tuple(Member(trial=row.number, weight=1 / len(rows)) for row in rows)
-        winner = Contender(kind="soup" if len(rows) > 1 else "trial", members=members)
+        winner = Contender(kind=kind if len(rows) > 1 else "trial", members=members)
         by_number = {row.number: row for row in rows}
         budget = Budget(seconds, refit=1.25, fixed=5.0)
         refitted = refit(
@@ -91,13 +95,14 @@ class FakeTrainings:
             self.events.append,
             has_fallback=has_fallback,
         )
-        assert [task.epochs for task in self.tasks[-len(rows) :]] == list(refitted.epochs)
+        trained = [task.epochs for task in self.tasks[-len(rows) :]]
+        assert sorted(trained) == sorted(refitted.epochs)
         return refitted.epochs
 
 
 def trained(epochs: int, number: int = 0, *, frozen: bool = False) -> TrialRow:
     """A complete trial with so many epochs."""
-    facts = TrialFacts(backbone_frozen=frozen)
+    facts = TrialFacts(backbone_frozen=frozen, seconds_repeat=1.0 if frozen else 30.0)
     return TrialRow(number, "complete", "", {}, 0.5, epochs, 10, 10, 1.0, datetime.now(UTC), facts)
 
 
@@ -121,7 +126,19 @@ def test_other_winners_are_refitted_with_the_epochs_of_their_trials(
     trainings = FakeTrainings(monkeypatch, repeat=30.0)
     assert trainings.refit(None, trained(3)) == (3,)
     assert trainings.refit(600.0, trained(1, frozen=True)) == (1,)  # more would change nothing
-    assert trainings.refit(600.0, trained(3), trained(4, 1)) == (3, 4)
+    assert trainings.refit(600.0, trained(3), trained(4, 1)) == (3, 4)  # a soup
+
+
+def test_the_longest_member_of_an_ensemble_is_the_last_and_has_the_time_that_is_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    trainings = FakeTrainings(monkeypatch, repeat=31.0)
+    members = trained(3), trained(1, 1, frozen=True)
+    assert trainings.refit(600.0, *members, kind="ensemble") == (WANTED, 1)
+    assert [task.epochs for task in trainings.tasks] == [1, WANTED]
+    assert trainings.refit(110.0, *members, kind="ensemble") == (6, 1)
+    two = trained(1, 1, frozen=True), trained(2, 2, frozen=True)
+    assert trainings.refit(600.0, *two, kind="ensemble") == (1, 2)
 
 
 def test_a_refit_that_cannot_fit_is_not_begun_if_there_is_another_model(

@@ -37,12 +37,13 @@ class Study:
         )
         self.units = tuple(range(count))
         self.budget = Budget(None)
+        self.seconds: dict[int, float] = {}  # of the refit of a trial, 10 by default
 
     def add(self, number: int, logits: Any, rows: list[TrialRow]) -> None:
         probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
         self.stored[number] = probabilities.astype(np.float32)
         score = ACCURACY.score(self.labels, self.stored[number])
-        facts = TrialFacts(input=(224, "bicubic"), ms_per_item=10.0)
+        facts = TrialFacts(ms_per_item=10.0)
         config = {"backbone": {"net": {}}, "head": {f"h{number}": {}}}
         moment = datetime.now(UTC)
         rows.append(TrialRow(number, "complete", "", config, score, 3, 100, 10, 1.0, moment, facts))
@@ -57,7 +58,9 @@ class Study:
         context: Any = SimpleNamespace(dataset=dataset, settings=self.settings)
         store: Any = SimpleNamespace(predictions=lambda study, number: self.stored.get(number))
         ranked = sorted(self.rows, key=lambda row: -(row.score or 0.0))
-        selection: Any = SimpleNamespace(seconds=lambda c: 10.0, test_seconds=lambda c: 1.0)
+        selection: Any = SimpleNamespace(
+            seconds=lambda c: self.seconds.get(c.lead, 10.0), test_seconds=lambda c: 1.0
+        )
         leaderboard: Any = SimpleNamespace(ranked=ranked)
         return choose_ensemble(store, context, leaderboard, selection, self.budget)
 
@@ -104,14 +107,9 @@ def test_copies_of_one_trial_are_no_ensemble() -> None:
     assert study.choose() is None
 
 
-def test_members_have_the_input_of_the_best_trial_and_predictions() -> None:
+def test_without_the_predictions_of_the_best_trial_there_is_none() -> None:
     study = Study(6)
     best = max(study.rows, key=lambda row: row.score or 0.0).number
-    for row in study.rows:
-        if row.number != best:
-            object.__setattr__(row, "facts", row.facts.model_copy(update={"input": (64, "a")}))
-    assert study.choose() is None
-    study = Study(6)
     del study.stored[best]
     assert study.choose() is None
 
@@ -124,13 +122,34 @@ def test_limits_hold_for_all_members_together(limit: str) -> None:
     assert study.choose() is None
 
 
-def test_without_time_to_refit_all_members_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_there_is_time_to_refit_all_members(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("time.monotonic", lambda: 0.0)
     study = Study(6)
     study.budget = Budget(200.0)
-    assert study.choose()
+    chosen = study.choose()
+    assert chosen
+    assert len(chosen.members) > 2
+    study.budget = Budget(2 * 15.0 + 5.0 + 1.0)  # a refit takes 14.75 seconds, the end five
+    chosen = study.choose()
+    assert chosen
+    assert len(chosen.members) == 2
     study.budget = Budget(25.0)
     assert study.choose() is None
+
+
+def test_a_member_that_takes_too_long_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.monotonic", lambda: 0.0)
+    study = Study(6)
+    study.budget = Budget(200.0)
+    chosen = study.choose()
+    assert chosen
+    best = max(study.rows, key=lambda row: row.score or 0.0).number
+    slow = next(trial for trial in chosen.trials if trial != best)
+    study.seconds[slow] = 1000.0
+    other = study.choose()
+    assert other
+    assert slow not in other.trials
+    assert len(other.members) > 1
 
 
 def test_with_few_examples_there_is_none() -> None:

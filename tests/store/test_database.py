@@ -139,7 +139,7 @@ def use_predictions(store: Store) -> None:
 
 
 def use_repeats(store: Store) -> None:
-    facts = RepeatFacts(ms_per_item=0.5, input=(32, "bicubic"), confusion_matrix=[[5, 0], [1, 4]])
+    facts = RepeatFacts(ms_per_item=0.5, confusion_matrix=[[5, 0], [1, 4]])
     soup = RepeatRow("soup", 12, 0, 0.9, 0.0, RepeatFacts(members=[12, 0]))
     first = RepeatRow("trial", 12, 0, 0.7, 1.0, facts)
     second = RepeatRow("trial", 12, 1, 0.5, 1.5, RepeatFacts())

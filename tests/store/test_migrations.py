@@ -178,7 +178,6 @@ def test_repeats_of_an_old_study(old: Store, before: Before) -> None:
         assert (row.score, row.seconds) == (was["score"], was["seconds"])
         assert row.facts.ms_per_item == was["facts"].get("ms_per_item")
         assert row.facts.confusion_matrix == was["facts"].get("confusion")
-        assert row.facts.input == (None if soup else (32, "bicubic"))
         assert row.facts.members == ([4, 10] if soup else [])
 
 
