@@ -686,7 +686,7 @@ def test_backbones_are_probed_early_if_there_is_time_for_it(
     }
 
     def probes(**more: Any) -> list[int]:
-        chosen = settings(**options, freeze=["linear_probe", "last_blocks"], **more)
+        chosen = settings(**options, freeze=["linear_probe", "last_blocks", "lp_ft"], **more)
         run_trials(chosen)
         return [row.number for row in read_trials(chosen) if row.facts.is_probe]
 
