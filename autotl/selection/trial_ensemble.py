@@ -1,16 +1,18 @@
 """An ensemble of trials, for a search without time for repeats in the final selection.
 
 The trials have stored their predictions for the validation split, so an ensemble of them costs no
-training. Members and weights are selected greedily (Caruana et al. 2004, ICML). Its score is
-cross-fitted: each part of the validation split is predicted with weights that are selected on the
-others. It is the winner if this score is better than that of the best trial, although the latter
-is optimistic, because that trial was selected by it.
+training. Members and weights are selected greedily, on several subsets of the validation split, and
+averaged (Caruana et al. 2004, ICML). Its score is cross-fitted: each part of the split is predicted
+with the weights that are selected on the others. It is the winner if this score is better than that
+of selecting a single trial in the same way. The score of the best trial on the whole split would be
+too high, because the trial was selected by it.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,10 +30,11 @@ from autotl.store import Contender, Member, Store, TrialRow, with_costs
 CANDIDATES = 20
 """The number of best trials from which members are selected."""
 
-PARTS = 5
-"""The number of parts of the validation split by which the score is cross-fitted."""
+PARTITIONS, PARTS = 3, 5
+"""The number of partitions of the validation split, and of their parts; weights are selected on
+all but one of these."""
 
-SELECTION_SECONDS = 10.0
+SELECTION_SECONDS = 5.0
 """The maximum time for the selection of members; with a metric that takes longer, there are fewer
 candidates."""
 
@@ -46,7 +49,7 @@ def choose_ensemble(
     selection: SelectionBudget,
     budget: Budget,
 ) -> Contender | None:
-    """Return an ensemble that is better than the best trial, with its standing; None without one.
+    """Return an ensemble that is better than single trials, with its standing; None without one.
 
     Its members can all be refitted in the time that is left.
 
@@ -66,8 +69,10 @@ def choose_ensemble(
     best, of_best = contender(rows[0]), predictions[0]
     count = _affordable_candidates(metric, labels, of_best)
     rows, predictions = rows[:count], predictions[:count]
+    shuffled = np.random.default_rng(context.settings.seed).permutation(max(dataset.units) + 1)
     while True:
-        weights = _select(metric, labels, predictions)
+        fit = _cross_fit(metric, labels, predictions, shuffled[units])
+        weights = fit.weights
         selected = sorted((i for i, w in enumerate(weights) if w), key=lambda i: -weights[i])
         members = [contender(rows[i]) for i in selected]
         if len(members) < 2:
@@ -78,10 +83,7 @@ def choose_ensemble(
         costs = {i: (i > 0, selection.seconds(c)) for i, c in zip(selected, members, strict=True)}
         excluded = max(costs, key=costs.__getitem__)
         del rows[excluded], predictions[excluded]
-    shuffled = np.random.default_rng(context.settings.seed).permutation(max(dataset.units) + 1)
-    crossed = _cross_fit(metric, labels, predictions, shuffled[units] % PARTS)
-    score = metric.score(labels, crossed)
-    if not metric.gain(score, best.mean) > 0:
+    if not metric.gain(fit.score, fit.score_of_single) > 0:
         return None
     combined = Contender(
         kind="ensemble",
@@ -89,8 +91,8 @@ def choose_ensemble(
         members=tuple(
             Member(trial=c.lead, weight=weights[i]) for c, i in zip(members, selected, strict=True)
         ),
-        scores=(score,),
-        predictions=(crossed,),
+        scores=(fit.score,),
+        predictions=(fit.predictions,),
         seconds=sum(c.seconds for c in members),
     )
     combined = with_costs(combined, members)
@@ -138,26 +140,55 @@ def _candidates(
     return rows, predictions
 
 
+@dataclass(frozen=True)
+class _CrossFit:
+    """An ensemble that is selected on subsets of the examples.
+
+    Attributes:
+        weights: The weight of each candidate.
+        predictions: ``[N, C]``, for each example with weights that were selected without it; those
+            of the first partition.
+        score: The mean score of such predictions over the partitions.
+        score_of_single: The same of predictions by the candidate that was best without the example.
+    """
+
+    weights: list[float]
+    predictions: Probabilities
+    score: float
+    score_of_single: float
+
+
 def _cross_fit(
     metric: metrics.Metric,
     labels: metrics.Labels,
     predictions: Sequence[Probabilities],
-    parts: NDArray[np.int64],
-) -> Probabilities:
-    """Predict each part of the examples with weights that are selected on the others.
+    units: NDArray[np.int64],
+) -> _CrossFit:
+    """Select weights on all but one part of each of several partitions of the examples.
 
     Args:
         metric: The metric to optimise.
         labels: Class indices ``[N]``.
         predictions: ``[N, C]`` of each candidate.
-        parts: The number of the part of each example, ``[N]``.
+        units: The sampling unit of each example in random order, ``[N]``.
     """
-    crossed = np.empty_like(predictions[0])
-    for number in np.unique(parts):
-        scored = parts == number
-        weights = _select(metric, labels[~scored], [p[~scored] for p in predictions])
-        crossed[scored] = ensemble.average_probabilities([p[scored] for p in predictions], weights)
-    return crossed
+    sign = 1 if metric.higher_is_better else -1
+    weights: list[list[float]] = []
+    crossed, of_best = np.zeros((2, PARTITIONS, *predictions[0].shape), np.float32)
+    for partition in range(PARTITIONS):
+        parts = units // PARTS**partition % PARTS
+        for number in np.unique(parts):
+            scored = parts == number
+            others = [p[~scored] for p in predictions]
+            weights.append(_select(metric, labels[~scored], others))
+            scores = [sign * metric.score(labels[~scored], p) for p in others]
+            held_out = [p[scored] for p in predictions]
+            crossed[partition, scored] = ensemble.average_probabilities(held_out, weights[-1])
+            of_best[partition, scored] = held_out[int(np.argmax(scores))]
+    score, of_single = (
+        float(np.mean([metric.score(labels, p) for p in each])) for each in (crossed, of_best)
+    )
+    return _CrossFit(_truncate(np.mean(weights, 0)), crossed[0], score, of_single)
 
 
 def _affordable_candidates(
@@ -167,15 +198,19 @@ def _affordable_candidates(
     began = time.monotonic()
     metric.score(labels[: ensemble.MAX_EXAMPLES], predictions[: ensemble.MAX_EXAMPLES])
     seconds = time.monotonic() - began
-    scores = (PARTS + 1) * ensemble.ROUNDS  # of each candidate
+    scores = PARTITIONS * PARTS * ensemble.ROUNDS  # of each candidate
     return max(2, min(CANDIDATES, int(SELECTION_SECONDS / max(scores * seconds, 1e-9))))
 
 
 def _select(
     metric: metrics.Metric, labels: metrics.Labels, predictions: Sequence[Probabilities]
 ) -> list[float]:
-    """Select weights; those of all but the ``MAX_MEMBERS`` heaviest members are set to 0."""
-    weights = np.array(ensemble.select_members(metric, labels, predictions))
+    return _truncate(np.array(ensemble.select_members(metric, labels, predictions)))
+
+
+def _truncate(weights: NDArray[np.float64]) -> list[float]:
+    """Set the weights of all but the ``MAX_MEMBERS`` heaviest members to 0; their sum is then 1."""
+    weights = weights.copy()
     weights[np.argsort(-weights, kind="stable")[MAX_MEMBERS:]] = 0
     normalised: list[float] = (weights / weights.sum()).tolist()
     return normalised
