@@ -294,6 +294,7 @@ class Inputs:
             loss = self.loss(micro_batch, micro_targets) * weight
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
+            del loss  # and with it the graph, before that of the next ones is built
         return total
 
 
