@@ -240,7 +240,10 @@ class FeatureCache:
         is_new = name not in self._seen
         self._seen.add(name)
         if check and is_new and not _agrees(entry, np.setdiff1d(indices, missing), compute):
-            self.warn(f"{self.folder / name}: cached features are not what they should be")
+            self.warn(
+                f"{self.folder / name}: the cached features differ from those computed now, and "
+                "are replaced"
+            )
             del entry  # releases its lock
             if not delete_unused(self.folder / name):
                 return None
