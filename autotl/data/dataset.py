@@ -75,7 +75,7 @@ class Dataset:
         This is a safe number of independent observations: the images of one unit may add nothing
         to each other.
         """
-        return len({self.units[i] for i in self.indices(split)})
+        return len(np.unique(np.array(self.units)[self.indices(split)]))
 
 
 class _Inspection(NamedTuple):

@@ -19,6 +19,10 @@ from autotl.data.image import Progress, decode, map_in_threads, pillow_interpola
 from autotl.data.memory_map import MappedArray
 from autotl.errors import StoreError
 
+DECODING = 1
+"""The version of what ``decode`` returns; incremented when the pixels of a file change, so that
+arrays and features of an earlier version are not used."""
+
 
 @dataclass(frozen=True, eq=False)
 class Packed:
@@ -52,9 +56,9 @@ def pack(
     """Decode every image once, or open the array that an earlier call wrote to ``folder``.
 
     The file is named after the data set's fingerprint, which covers exactly ``dataset.examples``
-    in their order, the size and the interpolation. It is written under a temporary name and
-    renamed when complete, so that a truncated file is never used. Processes that pack at the same
-    time do redundant work, but do not interfere.
+    in their order, the size, the interpolation and the version of the decoding. It is written under
+    a temporary name and renamed when complete, so that a truncated file is never used. Processes
+    that pack at the same time do redundant work, but do not interfere.
 
     Args:
         dataset: The data set to pack.
@@ -67,7 +71,8 @@ def pack(
         DataError: An image has become unreadable since ``check``.
         StoreError: The array cannot be written.
     """
-    name = f"{dataset.fingerprint[:16]}-{size}-{pillow_interpolation(interpolation)}.npy"
+    kind = f"{size}-{pillow_interpolation(interpolation)}-{DECODING}"
+    name = f"{dataset.fingerprint[:16]}-{kind}.npy"
     path, shape = folder / name, (len(dataset.examples), size, size, 3)
     if packed := _open_packed(path, shape):
         return packed

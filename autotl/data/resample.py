@@ -66,7 +66,7 @@ def resample(dataset: Dataset, number: int, seed: int) -> Resample:
         folds = min(max(round(len(pool) / max(1, len(validation))), MIN_FOLDS), MAX_FOLDS)
 
     shuffle, fold = divmod(number, folds)
-    labels, units = dataset.labels[pool], [dataset.units[i] for i in pool]
+    labels, units = dataset.labels[pool], np.array(dataset.units)[pool]
     wanted = np.bincount(labels) / folds
     random = np.random.default_rng((seed, shuffle))
     fold_names = np.full(len(pool), "train", dtype="<U10")

@@ -136,13 +136,14 @@ def draw_split(
     wanted: NDArray[np.floating[Any]],
     splits: NDArray[np.str_],
     labels: NDArray[np.int64],
-    units: Sequence[int],
+    units: Sequence[int] | NDArray[np.int64],
     rng: np.random.Generator,
 ) -> None:
     """Move a stratified random sample of the training examples to the split ``name``, in place.
 
     One pass over the units in random order, so it is fast for many of them; scikit-learn's
-    StratifiedGroupKFold compares all folds for each group and warns about small classes.
+    StratifiedGroupKFold compares all folds for each group and warns about small classes. Classes
+    whose units are all single examples need no pass: how many of them move is known in advance.
 
     Args:
         name: Name of the split.
@@ -155,14 +156,70 @@ def draw_split(
     Raises:
         DataError: No unit can be moved without removing a class from train.
     """
-    train = np.flatnonzero(splits == "train")
+    train = rng.permutation(np.flatnonzero(splits == "train"))
+    unit_of = np.asarray(units)[train]
+    is_single = np.bincount(unit_of, minlength=1)[unit_of] == 1
+    joined = np.zeros(len(wanted), dtype=bool)  # classes with an example that is not alone
+    joined[labels[train[~is_single]]] = True
+    in_joined = joined[labels[train]]
+    splits[_choose_singles(train[~in_joined], labels, wanted)] = name
+    _move_units(name, wanted, splits, labels, train[in_joined], unit_of[in_joined])
+    if name not in splits:
+        raise DataError(
+            f"too few images, or groups of images, to draw a {name} split; "
+            "add images, or give the split yourself"
+        )
+
+
+def _choose_singles(
+    train: NDArray[np.int64], labels: NDArray[np.int64], wanted: NDArray[np.floating[Any]]
+) -> NDArray[np.int64]:
+    """Choose examples of classes in which each example is a sampling unit.
+
+    Args:
+        train: Training examples in random order, ``[n]``.
+        labels: Class of each example, ``[N]``.
+        wanted: Number of examples of each class to move, approximately, ``[C]``.
+
+    Returns:
+        Of each class the first ones, as many as are wanted to the nearest number, at least one of
+        a class of which any is wanted, and never the last one.
+    """
+    counts = np.ceil(wanted - 0.5)  # an example moves while more than half of one is wanted
+    counts = np.where(wanted > 0, np.maximum(1, counts), 0)
+    sizes = np.bincount(labels[train], minlength=len(wanted))
+    counts = np.minimum(counts, np.maximum(sizes - 1, 0))
+    by_class = np.argsort(labels[train], kind="stable")
+    rank = np.arange(len(train)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    chosen: NDArray[np.int64] = train[by_class][rank < np.repeat(counts, sizes)]
+    return chosen
+
+
+def _move_units(
+    name: str,
+    wanted: NDArray[np.floating[Any]],
+    splits: NDArray[np.str_],
+    labels: NDArray[np.int64],
+    train: NDArray[np.int64],
+    units: NDArray[np.int64],
+) -> None:
+    """Move whole units, in the order of their first examples in ``train``.
+
+    Args:
+        name: Name of the split.
+        wanted: Number of examples of each class to move, approximately, ``[C]``.
+        splits: Split of each example, ``[N]``; modified.
+        labels: Class of each example, ``[N]``.
+        train: Training examples in random order, ``[n]``.
+        units: Their sampling units, ``[n]``.
+    """
     remaining = Counter(labels[train].tolist())  # training examples by class
     needed = dict(enumerate(wanted.tolist()))  # examples still to move by class
     uncovered = {c for c in remaining if needed[c] > 0}  # classes the new split still lacks
 
     members: dict[int, list[int]] = {}
-    for i in rng.permutation(train).tolist():
-        members.setdefault(units[i], []).append(i)
+    for unit, i in zip(units.tolist(), train.tolist(), strict=True):
+        members.setdefault(unit, []).append(i)
     counts = {unit: Counter(labels[of].tolist()) for unit, of in members.items()}
 
     def move(unit: int) -> None:
@@ -183,8 +240,3 @@ def draw_split(
     for unit in sorted(counts, key=lambda unit: len(members[unit])):
         if is_movable(unit) and not uncovered.isdisjoint(counts[unit]):
             move(unit)
-    if name not in splits:
-        raise DataError(
-            f"too few images, or groups of images, to draw a {name} split; "
-            "add images, or give the split yourself"
-        )

@@ -56,6 +56,10 @@ MAX_PREFIXES = 4
 CHUNK_BYTES = 64 << 20
 """Bytes that are computed before they are written as a segment."""
 
+TOLERANCE = 0.1
+"""Difference of rows that were computed twice, relative to the standard deviation of their values:
+rounding differs with the kind of kernels, and the rows of other weights differ by much more."""
+
 ComputedRows = tuple[Indices, Tensor, Tensor | None]
 """Some rows: indices ``[n]``, activations ``[n, ...]``, and targets ``[n, C]`` or None."""
 
@@ -174,6 +178,7 @@ class FeatureCache:
         self.prefixes: OrderedDict[str, Callable[[Tensor], Tensor]] = OrderedDict()
         self._in_memory: OrderedDict[tuple[str, str, str], CachedRows] = OrderedDict()
         self._verified: set[Path] = set()
+        self._seen: set[str] = set()  # names of entries that this process uses
         self._warned = False
 
     @cached_property
@@ -208,6 +213,8 @@ class FeatureCache:
         indices: Indices,
         compute: Callable[[Indices], Iterator[ComputedRows]],
         device: torch.device,
+        *,
+        check: bool = False,
     ) -> CachedRows | None:
         """Get the rows of some examples; compute and cache those that are missing.
 
@@ -216,6 +223,8 @@ class FeatureCache:
             indices: Indices of the examples in the data set, ``[n]``.
             compute: Takes the missing indices, and yields their rows in any order.
             device: The device that the rows are used on.
+            check: Whether to compute two rows again when this process first uses an entry of an
+                earlier one. If they differ, the entry is deleted.
 
         Returns:
             The rows in the order of ``indices``; None if neither the disk nor memory has room for
@@ -227,7 +236,19 @@ class FeatureCache:
             mark_used(self.folder / name)
             return self._in_memory[key]
         entry = Entry(self.folder / name, self._verified)
-        if len(missing := entry.missing(indices)) and not self._add(entry, compute(missing)):
+        missing = entry.missing(indices)
+        is_new = name not in self._seen
+        self._seen.add(name)
+        if check and is_new and not _agrees(entry, np.setdiff1d(indices, missing), compute):
+            self.warn(
+                f"{self.folder / name}: the cached features differ from those computed now, and "
+                "are replaced"
+            )
+            del entry  # releases its lock
+            if not delete_unused(self.folder / name):
+                return None
+            entry, missing = Entry(self.folder / name, self._verified), indices
+        if len(missing) and not self._add(entry, compute(missing)):
             return None
         mark_used(self.folder / name)
         if entry.format is None:  # no rows were requested
@@ -351,6 +372,22 @@ class FeatureCache:
                 return (time.perf_counter() - began) / len(content)
         except OSError:
             return float("inf")
+
+
+def _agrees(
+    entry: Entry, stored: Indices, compute: Callable[[Indices], Iterator[ComputedRows]]
+) -> bool:
+    """Whether the first and the last of the ``stored`` examples have the rows they should have."""
+    if not len(stored) or entry.format is None:
+        return True
+    computed = list(compute(np.unique(stored[[0, -1]])))
+    indices = np.concatenate([rows for rows, _, _ in computed])
+    expected = torch.cat([part for _, part, _ in computed]).cpu().float()
+    actual = entry.format.unpack(torch.from_numpy(entry.gather(indices)))[0].float()
+    if actual.shape != expected.shape:
+        return False
+    difference = (actual - expected).square().mean().sqrt()
+    return bool(difference <= TOLERANCE * expected.std(correction=0))
 
 
 def entry_name(key: Mapping[str, object]) -> str:

@@ -198,6 +198,16 @@ def validation_interval(row: TrialRow, facts: StudyFacts) -> Interval:
     return Interval(mean=row.score, low=low, high=high)
 
 
+def standard_error(row: TrialRow) -> float:
+    """Return the standard error of the score of a trial, in any metric.
+
+    It is that of the mean of what the sampling units of the validation split contribute to the
+    score; 0 if that was not stored.
+    """
+    values = np.frombuffer(row.contributions or b"", "<f2").astype(np.float64)
+    return float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else 0.0
+
+
 def search_winner(ranked: Sequence[TrialRow], facts: StudyFacts) -> TrialRow:
     """Return the winner of a search without a final selection.
 

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from autotl.search.leaderboard import standard_error
 from autotl.space.registry import FILE
 from autotl.space.space import Space
 from autotl.store import TrialRow
@@ -45,7 +46,6 @@ class Portfolio:
 
     Attributes:
         space: The search space.
-        validation_size: Sampling units of the validation split, for standard errors.
         warm_start: Returns the best parameters of earlier studies by the name of the study; it is
             called after the other backbones have been probed.
         first_trial: Number of the first trial of this run. Recipes that were out of time in
@@ -53,7 +53,6 @@ class Portfolio:
     """
 
     space: Space
-    validation_size: int
     warm_start: Callable[[], Mapping[str, Mapping[str, Any]]]
     first_trial: int = 0
 
@@ -213,7 +212,7 @@ class Portfolio:
         probes = [r for r in ranked if freeze in r.config["freeze"] and head in r.config["head"]]
         if not probes or (best := probes[0].score) is None:
             return []
-        error = (max(0.0, best * (1 - best)) / max(1, self.validation_size)) ** 0.5
+        error = standard_error(probes[0])
         close = [r for r in probes if r.score is not None and abs(r.score - best) <= error]
         close.sort(key=lambda r: (r.parameters or 0, -(r.facts.logme or 0.0)))
         ordered = [*close, *(r for r in probes if r not in close)]

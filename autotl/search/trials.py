@@ -133,7 +133,6 @@ class TrialLoop:
         self._stored: dict[str, Any] = {}
         self.portfolio = Portfolio(
             space,
-            leaderboard.facts.data.independent_validation,
             cache(lambda: warm_start.recall(store, self.settings, space)),
             max(leaderboard.rows, default=-1) + 1,
         )

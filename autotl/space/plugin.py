@@ -145,7 +145,7 @@ class Plugin(Generic[P, R]):
             context["size"] = size
         parameters = inspect.signature(self.function).parameters.values()
         names = [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY]
-        return self.function(*[context[n] for n in names if n in context], **keywords)
+        return self.function(**{n: context[n] for n in names if n in context}, **keywords)  # type: ignore[call-arg]
 
     def member(self, name: str, weights: Weights | None) -> Plugin[P, R]:
         """The plugin of one member of this family; without weights it is initialised randomly."""

@@ -59,7 +59,10 @@ class Cost:
         epoch_seconds: To train on all training images once and validate.
         setup_seconds: Whatever the number of epochs.
         backbone_epoch_fraction: Fraction of the epochs in which more than the head is trained;
-            1 where the head alone is trained in all of them. The other epochs count as free.
+            1 where the head alone is trained in all of them. Of the other epochs, only the views
+            that they compute count.
+        probe_view_seconds: To run the whole backbone once over the training images, in the epochs
+            that train the head alone before others train more.
         prediction_seconds: To predict one image in float32.
         forward_seconds: The forward pass of one image in training.
         backward_seconds: The backward pass of one image, down to the lowest trainable layer.
@@ -73,6 +76,7 @@ class Cost:
     setup_seconds: float
     backbone_epoch_fraction: float
     prediction_seconds: float
+    probe_view_seconds: float = 0.0
     forward_seconds: float = 0.0
     backward_seconds: float = 0.0
     activation_bytes: int = 0
@@ -84,6 +88,7 @@ class Cost:
         return (
             self.setup_seconds
             + self.view_seconds * min(views, epochs)
+            + self.probe_view_seconds * min(views, self._probe_epochs(epochs))
             + self._epochs_seconds(epochs)
         )
 
@@ -97,7 +102,9 @@ class Cost:
         A quarter of its training images is new to it. The activations of all other images, and
         those of all images without augmentation, are cached.
         """
-        return self.view_seconds * (min(views, epochs) - 1) * NEW_FRACTION
+        probed = max(0, min(views, self._probe_epochs(epochs)) - 1)
+        new = self.view_seconds * (min(views, epochs) - 1) + self.probe_view_seconds * probed
+        return new * NEW_FRACTION
 
     def affordable_views(self, maximum: int, seconds: float) -> int:
         """The number of views, from 1 to ``maximum``, that are computed in ``seconds``."""
@@ -111,6 +118,10 @@ class Cost:
             "activation_bytes": self.activation_bytes,
             "peak_bytes": self.peak_bytes,
         }
+
+    def _probe_epochs(self, epochs: int) -> int:
+        """The number of epochs that train the head alone before others train more."""
+        return round((1 - self.backbone_epoch_fraction) * epochs)
 
     def _epochs_seconds(self, epochs: int) -> float:
         return self.epoch_seconds * self.backbone_epoch_fraction * epochs
@@ -143,6 +154,7 @@ def measure_cost(model: Model, config: Config, task: Task) -> Cost:
     """Time a few steps on a copy of the model, unless such a model was measured before.
 
     The steps train what the strategy trains in its last epoch, which is the most that it ever does.
+    What epochs that train the head alone compute once follows from the forward pass.
 
     Args:
         model: Is left as it is.
@@ -202,11 +214,14 @@ def _estimate_cost(
         compile=on_cuda and not cached and worth_compiling,
         openvino_from=openvino_from,
     )
+    # Pooled features are always faster to read than to compute.
+    whole = prefix + timing.forward if fraction < 1 else 0.0
     return Cost(
         view_seconds=train * view if cached else 0.0,
         epoch_seconds=epoch,
-        setup_seconds=compiling + validation * prefix if cached else 0.0,
+        setup_seconds=(compiling + validation * prefix if cached else 0.0) + validation * whole,
         backbone_epoch_fraction=fraction,
+        probe_view_seconds=train * (augmentation + whole) if fraction < 1 else 0.0,
         prediction_seconds=timing.prediction,
         forward_seconds=timing.prefix + timing.forward,
         backward_seconds=max(0.0, timing.step - timing.forward),

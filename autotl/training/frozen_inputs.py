@@ -11,8 +11,6 @@ belong to one list of images in batches of one size, and are seeded by view and 
 from __future__ import annotations
 
 import hashlib
-import inspect
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache, cached_property
@@ -28,6 +26,7 @@ from autotl.data import Batches
 from autotl.frozen import CachedRows, entry_name
 from autotl.frozen.split_point import HALF, SplitPoint
 from autotl.models import Device, Model, fast_inference
+from autotl.space.source import source_digest
 from autotl.space.space import Choice, Config
 from autotl.training.compute import openvino_key
 from autotl.training.predict import autocast, halve_when_out_of_memory, split_for_inference
@@ -190,16 +189,18 @@ class FrozenInputs:
         if (batches, view) not in self._entry_names:
             self._entry_names[batches, view] = self.name_entry(batches, view)
         name = self._entry_names[batches, view]
+        mixed_view = view if self.augmentation.mixes else None
 
         def compute(missing: NDArray[np.int64]) -> Iterator[ComputedRows]:
             with eval_mode(self.model):
-                if view is not None and self.augmentation.mixes:
-                    yield from self._compute_mixed(batches, missing, view)
+                if mixed_view is not None:
+                    yield from self._compute_mixed(batches, missing, mixed_view)
                 else:
                     yield from self._compute_single(batches, missing, view)
 
         device = self.device.torch_device
-        rows = self.task.cache.get_or_compute(name, batches.indices, compute, device)
+        check = mixed_view is None  # of mixed images, whole batches would be computed again
+        rows = self.task.cache.get_or_compute(name, batches.indices, compute, device, check=check)
         if rows and not rows.resident:
             self._on_disk[batches, view] = rows
         return rows
@@ -308,17 +309,7 @@ _version = cache(version)  # it reads files
 
 
 def _source_digest(choice: Choice) -> str:
-    """Return a digest of the source of a plugin's module, which its author may change."""
-    return _module_digest(choice.plugin.function.__module__)
-
-
-@cache
-def _module_digest(module: str) -> str:
-    try:
-        source = inspect.getsource(sys.modules[module])
-    except (KeyError, OSError, TypeError):  # a notebook has no file
-        return ""
-    return hashlib.sha256(source.encode()).hexdigest()
+    return source_digest(choice.plugin.function.__module__)
 
 
 @contextmanager

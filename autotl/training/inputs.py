@@ -20,6 +20,7 @@ from autotl.space.plugin import Balance
 from autotl.space.space import Config
 from autotl.training.compute import compile_or_fall_back, cost_key
 from autotl.training.frozen_inputs import Augmentation, FrozenInputs, eval_mode
+from autotl.training.head_fit import fit_head
 from autotl.training.predict import (
     autocast,
     halve_when_out_of_memory,
@@ -145,11 +146,10 @@ class Inputs:
 
     def fit_head(self) -> None:
         """Fit a head that has a ``fit`` to the training images without augmentation."""
-        fit = getattr(self.model.head, "fit", None)
-        if fit is None:
-            return
-        with torch.no_grad():
-            fit(self.extract_head_inputs(), self.task.train.labels)
+        head, name = self.model.head, self.config["head"].name
+        if hasattr(head, "fit"):
+            with torch.no_grad():
+                fit_head(head, self.extract_head_inputs(), self.task.train.labels, name, self.task)
 
     def extract_head_inputs(self) -> Tensor:
         """Compute the input of the head for the training images without augmentation.
@@ -164,8 +164,10 @@ class Inputs:
             if rows:
                 features = [row for row, _ in rows.batches(train.sequential_indices())]
             else:
-                extract = self.model.features
-                features = [halve_when_out_of_memory(extract, images) for images, _ in train]
+                features = []
+                for images, _ in train:
+                    self.task.check_time()
+                    features.append(halve_when_out_of_memory(self.model.features, images))
         return torch.cat(features).float().clone()  # inference tensors cannot be trained on
 
     def predict_validation(self) -> NDArray[np.float32]:
@@ -294,6 +296,7 @@ class Inputs:
             loss = self.loss(micro_batch, micro_targets) * weight
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
+            del loss  # and with it the graph, before that of the next ones is built
         return total
 
 

@@ -141,7 +141,7 @@ class Training:
         """Begin epoch ``number``, counted from 1: set the trainable parameters of the strategy."""
         self.number, self._start = number, time.monotonic()
         groups = next(self._plan)
-        signature = [([id(p) for p in g["params"]], g["lr"]) for g in groups]
+        signature = [{**g, "params": [id(p) for p in g["params"]]} for g in groups]
         if signature != self._signature:
             self._signature = signature
             self._set_groups(groups)

@@ -104,5 +104,9 @@ class Task:
     def check_time(self) -> None:
         """Call ``on_step``, then raise ``OutOfTime`` if the deadline has passed."""
         self.on_step()
+        self.check_deadline()
+
+    def check_deadline(self) -> None:
+        """Raise ``OutOfTime`` if the deadline has passed."""
         if self.deadline is not None and time.monotonic() > self.deadline:
             raise OutOfTime("the time budget ended inside an epoch")

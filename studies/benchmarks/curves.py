@@ -45,6 +45,9 @@ EPOCHS = 8
 IMAGE_SIZE = 40  # pixels
 IMAGES = 256  # half of them for training, half for validation
 OVERHEAD = 0.5  # seconds of a trial besides its epochs: building, timing steps, the database
+Cell = tuple[int, ...]
+"""Index of a configuration in the grid: its plugins by ``KINDS``, then its learning rate."""
+
 TRIALS = 30  # the budget is the time of so many random trials without pruning
 
 

@@ -64,7 +64,8 @@ def train(
     config = {}
     for kind in KINDS:
         plugin = plugins.get(kind, recipe[kind])
-        config[kind] = Choice(plugin, plugin.defaults)
+        given = {"lr": float(recipe["lr"])} if kind == "freeze" and "lr" in recipe else {}
+        config[kind] = Choice(plugin, {**plugin.defaults, **given})
     device = models.select_device("auto", "auto")
     seed, size = int(recipe["seed"]), int(recipe["size"])
     model = models.build_model(config, len(dataset.classes), size, device, seed)

@@ -11,24 +11,38 @@ script prints a table and saves ``replay.png``.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
-from functools import cache, partial
+from dataclasses import dataclass, field, replace
+from functools import cache, cached_property, partial
 from typing import Any
 
 import click
 import numpy as np
 import optuna
-from curves import EPOCHS, HERE, IMAGES, OVERHEAD, Curves, cell_index, load
+from covering import choose_recipes
+from curves import (
+    EPOCHS,
+    HERE,
+    IMAGES,
+    KINDS,
+    OVERHEAD,
+    PLUGINS,
+    Cell,
+    Curves,
+    cell_index,
+    learning_rates,
+    load,
+)
 from numpy.typing import NDArray
 from optuna import pruners, samplers
-from optuna.trial import TrialState
+from optuna.trial import FixedTrial, TrialState
 
 from autotl.search.portfolio import BACKBONES
 from autotl.search.pruner import make_pruner
 from autotl.search.sampler import make_sampler
 from autotl.search.trials import HEADS
+from autotl.space.space import Space
 
 PROBE_SPEEDUP = 2.1
 """Speedup of training heads in one pass over the features, over training them one by one."""
@@ -75,12 +89,19 @@ def learning_rate_name(name: str, low: float, high: float, sharing: str) -> str:
 
 @dataclass(frozen=True)
 class Method:
-    """A way to search: the sampler, the pruner, and whether default recipes are tried first."""
+    """A way to search: the sampler, the pruner, and whether default recipes are tried first.
+
+    ``covering`` is the number of recipes that are chosen from the curves of other data sets, in the
+    place of those that are tried after the probes and the default recipe; ``per_second`` divides
+    what they gain by what they cost.
+    """
 
     sampler: Callable[[int], samplers.BaseSampler]
     pruner: Callable[[], pruners.BasePruner] = pruners.NopPruner
     recipes: bool = False
     sharing: str = "none"
+    covering: int = 0
+    per_second: bool = False
 
 
 @dataclass
@@ -91,6 +112,7 @@ class Search:
         curves: The recorded learning curves.
         method: The way to search.
         seed: Seed of the sampler; also selects one of the recorded seeds.
+        others: The curves of the other data sets, from which recipes may be chosen.
         seconds: Replayed time so far.
         improvements: Seconds and regret of every trial that was the best when it completed.
         complete: Number of completed trials.
@@ -100,6 +122,7 @@ class Search:
     curves: Curves
     method: Method
     seed: int
+    others: Sequence[Curves] = ()
     seconds: float = 0.0
     improvements: list[tuple[float, float]] = field(default_factory=list)
     complete: int = 0
@@ -120,7 +143,11 @@ class Search:
         """Search until the budget is spent; results after its end do not count."""
         while self.seconds < self.curves.budget:
             recipe = self._next_recipe() if self.method.recipes else None
-            params = self._recipe_params(recipe) if recipe else {}
+            if recipe:
+                params = self._recipe_params(recipe)
+            else:
+                cell = next(self._covering, None)
+                params = cell_params(self.space, cell) if cell else {}
             self.seconds += OVERHEAD
             if recipe and recipe[1:] == self._leader:
                 self.recipe_scores[recipe] = self._run_trial(params, speedup=PROBE_SPEEDUP)
@@ -130,6 +157,16 @@ class Search:
             if recipe:
                 self.recipe_scores[recipe] = score
         return self
+
+    @cached_property
+    def _covering(self) -> Iterator[Cell]:
+        """The recipes from other data sets, chosen when all other recipes have been tried."""
+        if not self.method.covering:
+            return iter(())
+        tried = [FixedTrial(self._recipe_params(recipe)) for recipe in self.recipe_scores]
+        given = [cell_index(self.space, self.space.suggest(trial)) for trial in tried]
+        count, per_second = self.method.covering, self.method.per_second
+        return iter(choose_recipes(self.others, count, per_second=per_second, given=given))
 
     @property
     def _leader(self) -> tuple[str, str]:
@@ -191,8 +228,9 @@ class Search:
             best = close[0]  # the smallest of these
             promising = [best, *(b for b in backbones if b != best)][:BACKBONES]
             recipes.append((best, *self._leader))
-            recipes += [(backbone, others[0], head) for backbone in promising]
-            recipes += [(best, freeze, head) for freeze in others[1:]]
+            if not self.method.covering:
+                recipes += [(backbone, others[0], head) for backbone in promising]
+                recipes += [(best, freeze, head) for freeze in others[1:]]
         return next((recipe for recipe in recipes if recipe not in self.recipe_scores), None)
 
     def _recipe_params(self, recipe: Recipe) -> dict[str, Any]:
@@ -205,6 +243,16 @@ class Search:
         shared_name = learning_rate_name(name, limits.low, limits.high, self.method.sharing)
         params[shared_name] = params.pop(name)
         return params
+
+
+def cell_params(grid: Space, cell: Cell) -> dict[str, Any]:
+    """Return the parameters of a cell of the grid."""
+    *indices, rate = cell
+    names = {kind: PLUGINS[kind][i] for kind, i in zip(KINDS, indices, strict=True)}
+    params = grid.defaults(**names)
+    freeze = names["freeze"]
+    params[f"freeze.{freeze}.lr"] = float(learning_rates(grid, freeze)[rate])
+    return params
 
 
 def random(seed: int) -> samplers.BaseSampler:
@@ -228,6 +276,7 @@ def recipes_first(
 
 WARMUP = EPOCHS // 2
 OUR_PRUNER = partial(make_pruner, EPOCHS)
+METHOD = recipes_first(OUR_PRUNER)
 AUTOTL = "autotl: recipes, own TPE, worst tenth pruned"
 NO_PRUNER = "... without a pruner"
 METHODS = {
@@ -235,7 +284,9 @@ METHODS = {
     "Optuna's TPE": Method(optuna_tpe),
     "Optuna's TPE + ASHA": Method(optuna_tpe, partial(pruners.SuccessiveHalvingPruner, 1, 2)),
     "Optuna's TPE + Hyperband": Method(optuna_tpe, partial(pruners.HyperbandPruner, 1, EPOCHS, 2)),
-    AUTOTL: recipes_first(OUR_PRUNER),
+    AUTOTL: METHOD,
+    "... four recipes that cover the other data sets": replace(METHOD, covering=4),
+    "... the same, chosen by gain per second": replace(METHOD, covering=4, per_second=True),
     "... Optuna's TPE": recipes_first(OUR_PRUNER, sampler=optuna_tpe),
     "... one learning rate for each range": recipes_first(OUR_PRUNER, sharing="range"),
     "... one learning rate for all": recipes_first(OUR_PRUNER, sharing="all"),
@@ -336,12 +387,13 @@ def main(
     sources: tuple[str, ...], seeds: int, metric: str, only: tuple[str, ...], workers: int
 ) -> None:
     """Replay searches on the curves of SOURCES and print their regret over time."""
-    curves = {source: load(source, metric) for source in sources or ("digits", "odd")}
+    sources = sources or ("digits", "odd")
+    curves = {source: load(source, metric) for source in sources}
     regrets: dict[str, list[NDArray[np.float64]]] = {}
     counts = {}
     with ProcessPoolExecutor(workers) as pool:
         for name in ("random", *only) if only else METHODS:
-            tasks = itertools.product([name], curves, [metric], range(seeds))
+            tasks = itertools.product([name], curves, [metric], range(seeds), [sources])
             results = list(pool.map(_run_search, *zip(*tasks, strict=True)))
             regrets[name] = np.array_split([regret for regret, _ in results], len(curves))
             counts[name] = np.mean([count for _, count in results], axis=0)
@@ -352,11 +404,12 @@ def main(
 
 
 def _run_search(
-    name: str, source: str, metric: str, seed: int
+    name: str, source: str, metric: str, seed: int, sources: Sequence[str]
 ) -> tuple[NDArray[np.float64], tuple[int, int]]:
     """Run one search in a worker: its regret over time, and its completed and pruned trials."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    search = Search(load_once(source, metric), METHODS[name], seed).run()
+    others = [load_once(other, metric) for other in sources if other != source]
+    search = Search(load_once(source, metric), METHODS[name], seed, others).run()
     return regret_over_time(search), (search.complete, search.pruned)
 
 

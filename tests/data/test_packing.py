@@ -11,6 +11,7 @@ import pytest
 from noise_images import noise, noise_examples, noise_files
 
 from autotl.data import Packed, check, decode, pack, packing
+from autotl.data.packing import DECODING
 from autotl.errors import DataError, StoreError
 
 
@@ -34,7 +35,7 @@ def test_images_are_decoded_once_for_each_size_and_interpolation(
     calls: list[tuple[str, int, int]] = []
     first = pack(dataset, 8, "nearest", tmp_path / "out", lambda *call: calls.append(call))
     assert len(decoded) == len(calls) == 6
-    assert first.path == tmp_path / "out" / f"{dataset.fingerprint[:16]}-8-nearest.npy"
+    assert first.path == tmp_path / "out" / f"{dataset.fingerprint[:16]}-8-nearest-{DECODING}.npy"
     assert first.array.shape == (6, 8, 8, 3)
     assert first.array.dtype == np.uint8
     assert not first.array.flags.writeable

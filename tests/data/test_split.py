@@ -12,7 +12,8 @@ import pytest
 from noise_images import noise, noise_examples
 
 from autotl.data import check
-from autotl.data.split import split
+from autotl.data.split import draw_split, split
+from autotl.errors import DataError
 from autotl.space.plugin import Example
 
 
@@ -110,3 +111,46 @@ def test_small_data_sets_validate_on_a_larger_fraction(images: int, fraction: fl
     dataset = check(noise_examples(images // 2), "here", test=0)
     assert len(dataset.examples) == images
     assert len(dataset.indices("validation")) == pytest.approx(fraction * images, abs=2)
+
+
+def draw_unit_by_unit(
+    wanted: Any, splits: Any, labels: Any, units: Sequence[int], rng: np.random.Generator
+) -> None:
+    """What ``draw_split`` computes, in one pass over all units."""
+    train = np.flatnonzero(splits == "train")
+    remaining, needed = Counter(labels[train].tolist()), dict(enumerate(wanted.tolist()))
+    uncovered = {c for c in remaining if needed[c] > 0}
+    members: dict[int, list[int]] = {}
+    for i in rng.permutation(train).tolist():
+        members.setdefault(units[i], []).append(i)
+    counts = {unit: Counter(labels[of].tolist()) for unit, of in members.items()}
+    by_size = sorted(counts, key=lambda unit: len(members[unit]))
+    for second, unit in [*((False, u) for u in counts), *((True, u) for u in by_size)]:
+        count = counts[unit]
+        gain = sum(abs(needed[c]) - abs(needed[c] - k) for c, k in count.items())
+        wants = not uncovered.isdisjoint(count) if second else gain > 0
+        if wants and all(remaining[c] > k for c, k in count.items()):
+            splits[members[unit]] = "test"
+            for c, k in count.items():
+                remaining[c], needed[c] = remaining[c] - k, needed[c] - k
+                uncovered.discard(c)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_split_is_drawn_as_in_one_pass_over_all_units(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    count, classes = int(rng.integers(5, 200)), int(rng.integers(1, 8))
+    labels = np.sort(rng.integers(0, classes, count))
+    alone = rng.random() < 0.5
+    units = np.arange(count) if alone else rng.integers(0, count, count)
+    units = np.where(labels < classes // 2, np.arange(count) + count, units)  # some classes alone
+    splits = np.where(rng.random(count) < 0.2, "validation", "train").astype("<U10")
+    expected = splits.copy()
+    wanted = rng.choice([0.0, 0.05, 0.2, 1 / 3]) * np.bincount(labels, minlength=classes)
+    draw_unit_by_unit(wanted, expected, labels, units.tolist(), np.random.default_rng(seed))
+    if "test" in expected:
+        draw_split("test", wanted, splits, labels, units.tolist(), np.random.default_rng(seed))
+        assert (splits == expected).all()
+    else:
+        with pytest.raises(DataError, match="too few images"):
+            draw_split("test", wanted, splits, labels, units.tolist(), np.random.default_rng(seed))

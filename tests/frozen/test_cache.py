@@ -312,3 +312,29 @@ def test_several_processes_may_share_a_folder(tmp_path: Path, limit: int) -> Non
         later = Prefix(feature_cache, "0")
         later.get(*range(40))
         assert not later.computed
+
+
+def test_an_entry_of_an_earlier_process_is_checked_when_it_is_first_used(tmp_path: Path) -> None:
+    def get(prefix: Prefix, factor: float) -> Tensor:
+        def compute(missing: np.ndarray) -> Iterator[Any]:
+            for indices, activations, targets in prefix.compute(missing):
+                yield indices, factor * activations, targets
+
+        indices = np.array([7, 3, 5, 4])
+        rows = prefix.cache.get_or_compute(prefix.name, indices, compute, CPU, check=True)
+        assert rows is not None
+        return next(rows.batches([np.arange(4)]))[0]
+
+    warned: list[str] = []
+    first, same, other = (
+        Prefix(FeatureCache(1 << 20, tmp_path, warn=warned.append)) for _ in range(3)
+    )
+    expected = get(first, 1.0)
+    assert first.computed == [7, 3, 5, 4]  # nothing to check
+    assert torch.equal(get(same, 1.01), expected)  # rounded otherwise
+    assert torch.equal(get(same, 2.0), expected)  # checked once
+    assert (same.computed, warned) == ([3, 7], [])
+    assert torch.equal(get(other, 2.0), 2 * expected)
+    assert other.computed == [3, 7, 7, 3, 5, 4]
+    assert len(warned) == 1
+    assert len(files(tmp_path, ".json")) == 1

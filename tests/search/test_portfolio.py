@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
+import numpy as np
 import pytest
 
 from autotl import Range, augment, backbone, freeze, head
@@ -78,14 +79,20 @@ class Search:
     """A search without training: trials end as the test says."""
 
     def __init__(self, warm_start: WarmStart | None = None, space: Space = SPACE) -> None:
-        self.portfolio = Portfolio(space, 100, lambda: warm_start or {})
+        self.portfolio = Portfolio(space, lambda: warm_start or {})
         self.rows: list[TrialRow] = []
         self.tried: dict[Names, TrialRow] = {}
         self.params: list[dict[str, Any]] = []
+        self.scale = 1.0
 
     @property
     def ranked(self) -> list[TrialRow]:
         return rank(self.rows, "maximize")
+
+    def contributions(self, score: float) -> bytes:
+        """Those of 100 images to an accuracy, times ``scale``."""
+        correct = np.arange(100) < 100 * score
+        return (score + self.scale * (correct - score)).astype("<f2").tobytes()
 
     def next(
         self, score: float = 0.5, status: str = "complete", *, probing: bool = True, **facts: Any
@@ -112,6 +119,7 @@ class Search:
             1.0,
             datetime.now(UTC),
             TrialFacts(recipe=list(names), **facts),
+            self.contributions(score),
         )
         self.rows.append(row)
         self.tried[names] = row
@@ -206,6 +214,13 @@ def test_of_backbones_within_a_standard_error_the_smaller_is_promising() -> None
     assert search.next() == ("large", "probe", "solved")
 
 
+def test_the_standard_error_is_that_of_the_predictions_in_any_metric() -> None:
+    search = Search()
+    search.scale = 0.1  # as of an AUROC, whose standard error is less than that of an accuracy
+    search.begin(0.90, 0.88)
+    assert search.next() == ("large", "probe", "solved")
+
+
 def test_of_equal_size_the_higher_logme_is_promising(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(PARAMETERS, "large", 10)
     search = Search()
@@ -295,7 +310,7 @@ def test_earlier_studies_are_read_only_when_the_backbones_are_probed() -> None:
         raise AssertionError("too early")
 
     search = Search()
-    search.portfolio = Portfolio(SPACE, 100, warm_start)
+    search.portfolio = Portfolio(SPACE, warm_start)
     search.begin()
     with pytest.raises(AssertionError, match="too early"):
         search.next()

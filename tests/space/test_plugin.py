@@ -96,6 +96,14 @@ def test_call_follows_the_order_of_the_signature() -> None:
     assert swapped.call({"features": 5, "classes": 3}, {}) == (3, 5)
 
 
+def test_call_gives_no_argument_the_value_of_another() -> None:
+    @backbone
+    def build(weights: Weights | None = None, size: int | None = None) -> Any:
+        return weights, size
+
+    assert build.call({"size": 32}, {}) == (None, 32)
+
+
 def test_a_member_of_a_family_is_called_with_its_name_and_weights() -> None:
     @backbone(name="family", members=lambda patterns: ["a", "b"])
     def build(name: str, weights: Weights | None) -> tuple[str, Weights | None]:

@@ -144,6 +144,24 @@ def test_the_backbone_epoch_fraction_is_that_of_epochs_with_a_trainable_backbone
     assert fraction("linear_probe") == 1.0  # its epochs are timed with the head alone
 
 
+def test_the_views_of_the_epochs_that_train_the_head_alone_cost_time() -> None:
+    run = task(10, data_id="squares")
+    whole = measure_cost(model(), config(freeze="full"), run)
+    two_phases = config(freeze=("lp_ft", {"probe_fraction": 0.3}))
+    cost = measure_cost(model(), two_phases, run)
+    forward = run.train.num_examples * cost.forward_seconds
+    assert cost.probe_view_seconds >= forward
+    assert cost.setup_seconds == pytest.approx(run.num_validation_examples * cost.forward_seconds)
+    seconds = cost.training_seconds(10, 2) - 0.7 * whole.training_seconds(10, 2)
+    assert seconds >= 2 * forward  # 2 views, computed once
+    assert cost.training_seconds(10, 4) - cost.training_seconds(10, 2) == pytest.approx(
+        cost.probe_view_seconds
+    )
+    again = cost.repeat_seconds(10, 4) - cost.repeat_seconds(10, 1)
+    assert again == pytest.approx(2 * cost.probe_view_seconds / 4)
+    assert whole.probe_view_seconds == 0
+
+
 def test_without_a_validation_split_there_is_no_setup() -> None:
     assert measure_cost(model(), config(), task(2, validation=None)).setup_seconds == 0.0
 

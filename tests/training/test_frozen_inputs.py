@@ -285,12 +285,11 @@ class Passes:
     """Counts the images that trainings with the same cache run through the frozen layers."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.cache = FeatureCache(1 << 20, folder)
 
     def count(self, network: Model, **changes: Any) -> int:
         """Images that the stem sees in an epoch, without those that find the split point."""
-        cache = FeatureCache(1 << 20, self.folder)
-        inputs = make_inputs(network, cache=cache, **({"data_id": "squares"} | changes))
+        inputs = make_inputs(network, cache=self.cache, **({"data_id": "squares"} | changes))
         sizes = count_images(network)
         list(inputs.training_batches(2))  # of two views the second, which is augmented
         if inputs.task.validation:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import gc
 import json
+import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -291,6 +293,46 @@ def test_gradients_that_were_added_before_memory_ran_out_are_dropped() -> None:
     gradients = train_one_step(16, 16, first_and_third)
     torch.testing.assert_close(gradients, train_one_step(16, 16, never))
     assert sizes == [16, 8, 8, 4, 4, 4, 4]
+
+
+class _RefusedGradient(torch.autograd.Function):
+    """Runs out of memory in the backward pass of more than four images."""
+
+    saved: ClassVar[list[weakref.ref[Tensor]]] = []
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor) -> Tensor:
+        alive = [saved for saved in _RefusedGradient.saved if saved() is not None]
+        assert not alive, "the graph of the batch that did not fit is still in memory"
+        kept = features.clone()  # only the graph holds it
+        _RefusedGradient.saved.append(weakref.ref(kept))
+        ctx.kept = kept
+        return features * 1.0
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        if len(ctx.kept) > 4:
+            raise torch.OutOfMemoryError("no memory is left")
+        return gradients[0]
+
+
+class _RefusedBackward(nn.Linear):
+    def forward(self, features: Tensor) -> Tensor:
+        if self.training:
+            features = _RefusedGradient.apply(features.requires_grad_())
+        return super().forward(features)
+
+
+def test_memory_that_runs_out_in_the_backward_pass_is_released_before_it_is_tried_again() -> None:
+    plugin = head(name="h")(lambda features, classes: _RefusedBackward(features, classes))
+    _RefusedGradient.saved.clear()
+    gc.disable()  # an error that is in a cycle with its traceback would be collected at any time
+    try:
+        _, epochs = train(epochs=1, head=plugin)
+    finally:
+        gc.enable()
+    assert np.isfinite(epochs[0].loss)
+    assert len(_RefusedGradient.saved) > 3
 
 
 def test_a_training_keeps_the_smaller_batch() -> None:

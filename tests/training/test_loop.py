@@ -234,6 +234,17 @@ def test_a_new_learning_rate_of_the_same_parameters_takes_effect() -> None:
     assert used == pytest.approx([2e-3 * cosine(i, 6) / (1 + (i > 2)) for i in range(6)])
 
 
+def test_a_new_weight_decay_of_the_same_parameters_takes_effect() -> None:
+    @freeze
+    def decaying(model: Model, epochs: int) -> Iterator[list[Group]]:
+        for decay in (0.0, 0.5):
+            yield [{"params": model.head.parameters(), "lr": 1e-3, "weight_decay": decay}]
+
+    plugin, made = recording_optimizer()
+    train(epochs=3, freeze=decaying, optimizer=plugin)
+    assert [o.param_groups[0]["weight_decay"] for o in made] == [0.0, 0.5]
+
+
 def test_the_state_of_parameters_that_become_frozen_is_dropped() -> None:
     @freeze
     def fewer(model: Model, epochs: int) -> Iterator[list[Group]]:

@@ -1,0 +1,88 @@
+"""A digest of the source of a plugin: of its module, and of its author's modules it imports."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.util
+import sys
+from collections.abc import Iterator
+from functools import cache
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+
+INSTALLED = {"site-packages", "dist-packages"}
+"""Folders of installed packages."""
+
+
+@cache
+def source_digest(module: str) -> str:
+    """Return a digest of the source of a module and of what it imports, which may change.
+
+    Imports are followed, also those inside functions, into the module's own package and into
+    modules that are not installed. Of other packages the version counts, and AutoTL is left out:
+    what it computes has a version of its own.
+
+    Args:
+        module: Name of an imported module. One without a file, such as a notebook, has an empty
+            source.
+    """
+    own = module.partition(".")[0]
+    sources: dict[str, str] = {}
+    versions: dict[str, str] = {}
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        if name in sources:
+            continue
+        spec = _find(name)
+        sources[name] = _read(spec)
+        for imported in _imports(sources[name], spec):
+            top = imported.partition(".")[0]
+            if top in ("autotl", "__future__") or top in sys.stdlib_module_names:
+                continue
+            if top == own or not _is_installed(imported):
+                waiting.append(imported)
+            else:
+                versions[top] = str(getattr(sys.modules.get(top), "__version__", ""))
+    text = repr((sorted(sources.items()), sorted(versions.items())))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _find(name: str) -> ModuleSpec | None:
+    loaded = sys.modules.get(name)
+    if loaded is not None:
+        return loaded.__spec__
+    try:
+        return importlib.util.find_spec(name)
+    except (ImportError, ValueError):  # such as a name that is not a module
+        return None
+
+
+def _read(spec: ModuleSpec | None) -> str:
+    try:
+        return Path(spec.origin).read_text("utf-8") if spec and spec.origin else ""
+    except (OSError, ValueError):  # built in, or compiled
+        return ""
+
+
+def _is_installed(name: str) -> bool:
+    spec = _find(name.partition(".")[0])
+    return spec is None or not INSTALLED.isdisjoint(Path(spec.origin or "").parts)
+
+
+def _imports(source: str, spec: ModuleSpec | None) -> Iterator[str]:
+    """Yield the absolute names of the modules that a source may import."""
+    try:
+        tree = ast.parse(source)
+    except SyntaxError:
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            package = (spec.parent or "") if spec else ""
+            parents = package.split(".")[: len(package.split(".")) - node.level + 1]
+            base = ".".join([*(parents if node.level else []), *filter(None, [node.module])])
+            yield base
+            yield from (f"{base}.{alias.name}" for alias in node.names)

@@ -1,0 +1,88 @@
+"""The fit of a head in closed form, which ends when the deadline passes."""
+
+from __future__ import annotations
+
+import copy
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from autotl.errors import OutOfTime
+from autotl.training.task import Task
+
+PART = 8
+"""The first fit of a kind is timed on this part of the examples: an eighth."""
+
+FEWEST_EXAMPLES = 1000
+"""The minimum number of examples of such a part; a fit to fewer is not worth timing."""
+
+
+def fit_head(head: Any, features: Tensor, labels: Tensor, name: str, task: Task) -> None:
+    """Fit a head within the deadline of the task.
+
+    A fit that would take too long is not begun. Its time is that of the last fit of such a head,
+    or that of a fit to a part of the examples, in proportion to their number. A fit that takes
+    longer than that is interrupted at its next call of a function, so a ``fit`` need not know of
+    deadlines.
+
+    Args:
+        head: Has ``fit(features, labels)``.
+        features: ``float32 [N, ...]``.
+        labels: ``[N]``.
+        name: The name of the head's plugin.
+        task: Its ``measured_costs`` are read and extended.
+
+    Raises:
+        OutOfTime: The deadline passes, or would pass.
+    """
+    if task.deadline is None:
+        head.fit(features, labels)
+        return
+    key = f"fit, {name}, {list(features.shape[1:])}, {len(task.train.class_counts)} classes"
+    timed = task.measured_costs.get(key)
+    if timed is None and len(labels) >= PART * FEWEST_EXAMPLES:
+        part = _choose_part(labels)
+        timed = _fit_and_time(copy.deepcopy(head), features[part], labels[part], task)
+    if timed is not None:
+        seconds = timed["seconds"] * max(1.0, len(labels) / timed["examples"])
+        left = task.deadline - time.monotonic()
+        if seconds > left:
+            raise OutOfTime(
+                f"fitting the head would take {seconds:.1f} s, and {max(0.0, left):.1f} s are left"
+            )
+    task.measured_costs[key] = _fit_and_time(head, features, labels, task)
+
+
+def _choose_part(labels: Tensor) -> Tensor:
+    """Choose a part of the examples at random, and one of each class: ascending indices ``[n]``."""
+    classes = labels.cpu().numpy()
+    order = np.random.default_rng(0).permutation(len(classes))[: len(classes) // PART]
+    part = np.union1d(order, np.unique(classes, return_index=True)[1])
+    return torch.from_numpy(part).to(labels.device)
+
+
+def _fit_and_time(head: Any, features: Tensor, labels: Tensor, task: Task) -> dict[str, float]:
+    began = time.monotonic()
+    with _interrupted_at_the_deadline(task):
+        head.fit(features, labels)
+    return {"seconds": time.monotonic() - began, "examples": len(labels)}
+
+
+@contextmanager
+def _interrupted_at_the_deadline(task: Task) -> Iterator[None]:
+    """Check the deadline at every call of a function, unless the host process is profiled."""
+    task.check_time()
+    if sys.getprofile() is not None:
+        yield
+        return
+    sys.setprofile(lambda *_: task.check_deadline())
+    try:
+        yield
+    finally:
+        sys.setprofile(None)
