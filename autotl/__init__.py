@@ -11,6 +11,7 @@ from autotl.space.hyperparameter import Range, When
 from autotl.space.plugin import (
     Balance,
     Example,
+    Issue,
     Weights,
     augment,
     backbone,
@@ -72,6 +73,7 @@ __all__ = [
     "Balance",
     "Example",
     "Incompatible",
+    "Issue",
     "Range",
     "Weights",
     "When",

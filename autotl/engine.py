@@ -30,7 +30,7 @@ from autotl.search.leaderboard import UNFINISHED, Leaderboard
 from autotl.search.trials import TrialLoop, quiet_optuna
 from autotl.selection.finish import Finish
 from autotl.space import registry, space
-from autotl.space.plugin import Example
+from autotl.space.plugin import Example, Issue
 from autotl.space.registry import BackboneCriteria, Registry
 from autotl.space.space import Choice, Space
 from autotl.store import (
@@ -117,10 +117,10 @@ def run(
         announce(settings, store, budget, device, listener)
         with budget.stage("check"):  # names are checked before any image is opened
             search_space = choose_space(settings, plugins, store, device, budget)
-            examples = list(plugins.dataset(settings.data).call({"source": settings.data}, {}))
+            examples, issues = data.read_source(settings.data, plugins)
             plan = choose_inputs(settings, search_space, examples, store, device, budget)
             settings, examples = apply_inputs(plan, settings, examples, listener)
-            dataset = load_dataset(settings, examples, listener)
+            dataset = load_dataset(settings, examples, listener, issues)
         with budget.stage("time"):
             search_space = fit_space(search_space, settings, dataset, store, device, listener)
         begin_study(settings, store, dataset, search_space, device, budget, plan)
@@ -238,7 +238,12 @@ def apply_inputs(
     return settings, examples
 
 
-def load_dataset(settings: StudyConfig, examples: Sequence[Example], listener: Listener) -> Dataset:
+def load_dataset(
+    settings: StudyConfig,
+    examples: Sequence[Example],
+    listener: Listener,
+    issues: Sequence[Issue] = (),
+) -> Dataset:
     """Check and split the data.
 
     Raises:
@@ -248,6 +253,7 @@ def load_dataset(settings: StudyConfig, examples: Sequence[Example], listener: L
     dataset = data.check(
         examples,
         settings.data,
+        issues=issues,
         seed=settings.seed,
         validation=settings.validation,
         test=settings.test,
@@ -452,6 +458,8 @@ def write_data(settings: StudyConfig, dataset: Dataset, listener: Listener) -> N
         first = dataset.issues[0]
         text = f"the data have {len(dataset.issues)} problems, see {settings.folder}/issues.csv"
         listener(Note(f"{text}; the first is {first.name}: {first.problem}", warning=True))
+    for line in data.scale.describe(dataset.scales):
+        listener(Note(f"scale of images with more than 8 bits: {line}"))
 
 
 def training_context(

@@ -137,6 +137,8 @@ class StudyConfig(BaseModel):
     @field_validator("data")
     @classmethod
     def _expand_home(cls, data: str) -> str:
+        if not data.strip():
+            raise ValueError("it is empty; is a variable of the shell not set?")
         return str(Path(data).expanduser()) if data.startswith("~") else data
 
     @property
@@ -190,6 +192,8 @@ def _resolve_path(value: Any, folder: Path) -> Any:
     """Resolve a path, or a list of paths, against ``folder``; keep sources that are not paths."""
     if isinstance(value, list):
         return [_resolve_path(v, folder) for v in value]
+    if not str(value).strip():
+        return value  # not the folder itself
     inside = folder / Path(str(value)).expanduser()
     return str(inside) if inside.exists() or ":" not in str(value) else value
 
@@ -273,5 +277,10 @@ def configure_recipe(path: Path, source: str | None, options: Mapping[str, Any])
     values.pop("versions", None)
     member = path.stem.removeprefix("recipe")  # recipe-2.toml is the second member of an ensemble
     name = f"{path.resolve().parent.name}-retrained{member}"
-    fixed = {"study": name, "trials": 1, "space": config, **({"data": source} if source else {})}
+    fixed = {
+        "study": name,
+        "trials": 1,
+        "space": config,
+        **({"data": source} if source is not None else {}),
+    }
     return _validate({**values, **fixed, **options}, str(path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import zlib
 from pathlib import Path
 from typing import Any
@@ -36,3 +37,25 @@ def noise_files(root: Path, count: int = 3, classes: str = "ab") -> list[Example
         Image.fromarray(noise(seed)).save(root / name)
         examples.append(Example(name, root / name, name[0]))
     return examples
+
+
+def scene(seed: int, side: int = 96) -> Image.Image:
+    """A smooth random image with details."""
+    rng = np.random.default_rng(seed)
+    layers = sum(
+        np.asarray(
+            Image.fromarray(rng.uniform(0, 255, (n, n, 3)).astype(np.uint8)).resize((side, side)),
+            dtype=float,
+        )
+        for n in (3, 6, 12)
+    )
+    return Image.fromarray((np.asarray(layers) / 3).astype(np.uint8))
+
+
+def jpeg(image: Image.Image, quality: int) -> Image.Image:
+    """The image, encoded as a JPEG."""
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=quality)
+    with Image.open(file) as opened:
+        opened.load()
+        return opened

@@ -14,10 +14,11 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {  # room: (rooms it may import,
     # From the bottom to the top; a room imports only from rooms above it in this list.
     "errors": (set(), set()),
     "events": (set(), set()),
+    "image_files": (set(), set()),
     "space": ({"errors"}, {"packaging"}),
     "study": ({"errors", "space"}, {"pydantic", "tomli_w"}),
     "scoring": ({"errors"}, {"numpy", "scipy", "sklearn"}),
-    "data": ({"errors", "space"}, {"PIL", "numpy", "torch"}),
+    "data": ({"errors", "space"}, {"PIL", "numpy", "pillow_heif", "torch"}),
     "models": ({"errors", "scoring", "space"}, {"numpy", "openvino", "timm", "torch"}),
     "frozen": ({"data", "models"}, {"numpy", "torch"}),
     "training": (
@@ -58,8 +59,8 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {  # room: (rooms it may import,
     ),
     "__init__": ({"artifact", "engine", "errors", "events", "search", "space", "study"}, set()),
     "cli": (
-        {"artifact", "data", "engine", "errors", "evaluation", "events", "models", "report"}
-        | {"scoring", "space", "store", "study", "testing"},
+        {"artifact", "data", "engine", "errors", "evaluation", "events", "image_files"}
+        | {"models", "report", "scoring", "space", "store", "study", "testing"},
         {"click", "rich"},
     ),
     "__main__": ({"cli"}, set()),

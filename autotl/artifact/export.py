@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from autotl.artifact.model_folder import BATCH_SIZE, Predictor
-from autotl.data import decode
+from autotl.data import scale
 from autotl.errors import ArtifactError, DataError
 from autotl.models import Model
 from autotl.space.plugin import Example
@@ -83,7 +83,7 @@ def decode_examples(
     images, labels = [], []
     for i in np.random.default_rng(0).permutation(len(examples))[:max_images]:
         try:
-            images.append(decode(examples[i].image, spec.size, spec.interpolation))
+            images.append(predictor.decode(examples[i].image))
             labels.append(class_index.get(examples[i].label, -1))
         except DataError as error:
             on_unreadable(str(error))
@@ -299,6 +299,7 @@ def _metadata(predictor: Predictor) -> dict[str, str]:
                 "images": f"uint8 [batch, 3, {spec.size}, {spec.size}], RGB",
                 "resize": "the whole image, without cropping",
                 "interpolation": spec.interpolation,
+                "scales": scale.to_json(predictor.scales),
             }
         ),
         "autotl": version("autotl"),

@@ -4,9 +4,11 @@
 
     model/model.safetensors   the network's tensors, backbone.* and head.*
     model/config.json         backbone, head, preprocessing, classes and where the model comes from
+    model/training_images.npy a number of 64 bits for each image that the model was trained on
     model/README.md           the model card
 
-``config.json`` may have a ``temperature`` T: probabilities are ``softmax(logits / T)``. For an
+``config.json`` has the ``scales`` of images with more than 8 bits, see ``data.scale``, and may have
+a ``temperature`` T: probabilities are ``softmax(logits / T)``. For an
 ensemble it has ``members``, each with its own backbone, head and preprocessing.
 
 Shapes: B images in a batch, S their side in pixels, C classes.
@@ -52,6 +54,9 @@ SCHEMA = 1
 BATCH_SIZE = 32
 """Number of images in a batch of predictions."""
 
+TRAINING_IMAGES = "training_images.npy"
+"""The file with the digests of the training images, in ascending order, 8 bytes each."""
+
 KINDS = ("backbone", "head")
 """The kinds of plugins that a saved model is built from."""
 
@@ -64,6 +69,7 @@ def save(
     facts: Mapping[str, Any],
     readme: str = "",
     other_configs: Sequence[Config] = (),
+    training_images: NDArray[np.uint64] | None = None,
 ) -> None:
     """Write the model folder; an older one is replaced only when the new one is complete.
 
@@ -80,6 +86,8 @@ def save(
         readme: Text of ``README.md``; if empty, a model card without scores, see
             ``model_card.write``.
         other_configs: Configurations of the other members of an ensemble.
+        training_images: Digests of the images that the model was trained on, see
+            ``data.digest_examples``, ``[N]``.
 
     Raises:
         StoreError: The folder cannot be written.
@@ -88,19 +96,14 @@ def save(
     if isinstance(network, Ensemble):
         pairs = zip((config, *other_configs), network.members, strict=True)
         content["members"] = [_describe(*pair) for pair in pairs]
-    # Cloned, because safetensors refuses a tensor that is stored under two names.
-    tensors = {
-        name: t.detach().cpu().contiguous().clone() for name, t in network.state_dict().items()
-    }
     unfinished = folder.with_name(f".{folder.name}.unfinished")
     try:
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
-        save_file(tensors, unfinished / "model.safetensors")
+        _write_tensors(unfinished / "model.safetensors", network)
+        if training_images is not None:
+            np.save(unfinished / TRAINING_IMAGES, np.unique(training_images), allow_pickle=False)
         _write(unfinished / "config.json", json.dumps(content, indent=2) + "\n")
-        # safetensors makes its files readable by their owner only.
-        mode = (unfinished / "config.json").stat().st_mode
-        (unfinished / "model.safetensors").chmod(mode)
         content["standalone_code"] = (
             {"reason": "it is an ensemble of several models"}
             if other_configs
@@ -127,6 +130,17 @@ def _describe(config: Config, network: Model) -> dict[str, Any]:
     }
 
 
+def _write_tensors(file: Path, network: Model) -> None:
+    # Cloned, because safetensors refuses a tensor that is stored under two names.
+    tensors = {
+        name: t.detach().cpu().contiguous().clone() for name, t in network.state_dict().items()
+    }
+    file.touch()
+    mode = file.stat().st_mode  # safetensors makes its files readable by their owner only
+    save_file(tensors, file)
+    file.chmod(mode)
+
+
 def _write(file: Path, text: str) -> None:
     file.write_text(text, encoding="utf-8")
 
@@ -140,6 +154,7 @@ class Predictor:
         device: Where the model runs.
         temperature: Divisor of the logits.
         config: Content of ``config.json``.
+        training_images: Digests of the images that the model was trained on, ``[N]``.
 
     Attributes:
         network: The model in eval mode.
@@ -148,6 +163,9 @@ class Predictor:
         temperature: Divisor of the logits (Guo et al. 2017, arXiv:1706.04599); 1 if the model was
             not calibrated.
         config: Content of ``config.json``.
+        scales: The scales of images with more than 8 bits, by file type.
+        training_images: Digests of the images that the model was trained on, ``[N]``; None if they
+            are not known.
     """
 
     def __init__(
@@ -157,12 +175,15 @@ class Predictor:
         device: Device,
         temperature: float = 1.0,
         config: Mapping[str, Any] | None = None,
+        training_images: NDArray[np.uint64] | None = None,
     ) -> None:
         self.network = network.eval()
         self.classes = tuple(classes)
         self.device = device
         self.temperature = temperature
         self.config = config or {}
+        self.scales = data.scale.from_json(self.config.get("scales", {}))
+        self.training_images = training_images
 
     def was_trained_on(self, source: str) -> bool:
         """Whether ``source`` is the data that the model was searched and trained on."""
@@ -233,10 +254,18 @@ class Predictor:
                     rows = self._compute_probabilities(forward, batch_images)
                     yield from zip(indices, rows, strict=True)
 
-    def _decode(self, image: Any) -> NDArray[np.uint8] | DataError:
+    def decode(self, image: Any) -> NDArray[np.uint8]:
+        """Decode an image as the model was trained, ``uint8 [S, S, 3]``; see ``data.decode``.
+
+        Raises:
+            DataError: The image cannot be read.
+        """
         spec = self.network.input_spec
+        return data.decode(image, spec.size, spec.interpolation, self.scales)
+
+    def _decode(self, image: Any) -> NDArray[np.uint8] | DataError:
         try:
-            return data.decode(image, spec.size, spec.interpolation)
+            return self.decode(image)
         except DataError as error:
             return error
 
@@ -293,7 +322,30 @@ def load(folder: Path, plugins: Registry | None = None, device: Device | None = 
             f"the weights in {folder} do not fit the model that the available plugins build: "
             f"{detail}; use the plugins and versions that config.json names"
         ) from None
-    return Predictor(network, classes, device, content.get("temperature") or 1.0, content)
+    temperature, images = content.get("temperature") or 1.0, _read_training_images(folder)
+    return Predictor(network, classes, device, temperature, content, images)
+
+
+def _read_training_images(folder: Path) -> NDArray[np.uint64] | None:
+    """Read the digests of the training images; None if there are none, as in older folders.
+
+    Raises:
+        ArtifactError: The file is damaged.
+    """
+    try:
+        digests = np.load(folder / TRAINING_IMAGES, allow_pickle=False)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, EOFError) as error:
+        raise ArtifactError(
+            f"{folder} is damaged: {TRAINING_IMAGES}: {error}; copy it again, or delete this file"
+        ) from None
+    if not isinstance(digests, np.ndarray) or digests.dtype != np.uint64 or digests.ndim != 1:
+        raise ArtifactError(
+            f"{folder} is damaged: {TRAINING_IMAGES} is not a list of numbers; copy it again, or "
+            "delete this file"
+        )
+    return digests
 
 
 def _build_network(
@@ -345,6 +397,10 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         raise ArtifactError(
             f"{folder} is damaged: config.json has no {missing_keys[0]!r}; copy it again"
         )
+    try:
+        data.scale.from_json(content.get("scales", {}))
+    except (ValueError, AttributeError) as error:
+        raise ArtifactError(f"{folder} is damaged: config.json: {error}; copy it again") from None
     spec_keys = {field.name for field in fields(models.InputSpec)}
     for description in content.get("members") or [content]:
         spec = description.get("input")

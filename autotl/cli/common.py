@@ -13,7 +13,20 @@ import click
 from autotl.errors import StudyError
 from autotl.events import Event, Listener
 
-PATH = click.Path(path_type=Path)
+
+class NonEmptyPath(click.ParamType[Path]):
+    """A path; an empty one, of a shell variable that is not set, is a usage error."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """Convert the text of an option to a path."""
+        if not str(value).strip():
+            self.fail("the path is empty; is a variable of the shell not set?", param, ctx)
+        return Path(value)
+
+
+PATH = NonEmptyPath()
 PLUGIN = click.option(
     "--plugin",
     multiple=True,

@@ -19,11 +19,12 @@ def data() -> None:
 @PLUGIN
 def check_data(source: str, plugin: tuple[Path, ...]) -> None:
     """Open every image of DATA once and report the problems found."""
-    from autotl.cli.inputs import load_examples
-    from autotl.data import check
+    from autotl.data import check, read_source
+    from autotl.data.scale import describe
     from autotl.space import registry
 
-    dataset = check(load_examples(source, registry.load(plugin)), source)
+    examples, issues = read_source(source, registry.load(plugin))
+    dataset = check(examples, source, issues=issues)
     for issue in dataset.issues:
         click.echo(printable(f"{issue.name}: {issue.problem} ({issue.action})"))
     sizes = {split: len(dataset.indices(split)) for split in ("train", "validation", "test")}
@@ -31,5 +32,7 @@ def check_data(source: str, plugin: tuple[Path, ...]) -> None:
         f"{len(dataset.examples)} images of {len(dataset.classes)} classes can be used: "
         + ", ".join(f"{size} {split}" for split, size in sizes.items())
     )
+    for line in describe(dataset.scales):
+        click.echo(f"scale of {line}; values beyond are clipped")
     for i, name in enumerate(dataset.classes):
         click.echo(f"  {printable(name)}: {int((dataset.labels == i).sum())}")

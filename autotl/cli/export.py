@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from autotl.cli.common import FORMAT, PATH, PLUGIN
-from autotl.cli.inputs import image_files, load_examples
+from autotl.cli.inputs import find_images, load_examples, write_note
 from autotl.errors import ArtifactError, AutoTLError, DataError
 
 if TYPE_CHECKING:
@@ -97,11 +97,13 @@ def _comparison_examples(
     source: str | None, predictor: Predictor, plugins: Registry, to: str
 ) -> tuple[str, list[Example]]:
     """Return the source of the examples to compare on, and the examples; both may be empty."""
+    from autotl.data import read_source
+
     if source is not None:
         return source, _load_with_or_without_labels(source, plugins)
     origin = predictor.config.get("data", {}).get("source", "")
     try:
-        return origin, load_examples(origin, plugins)
+        return origin, read_source(origin, plugins).examples
     except AutoTLError:
         if to == "onnx-int8":
             raise DataError(
@@ -120,7 +122,7 @@ def _load_with_or_without_labels(source: str, plugins: Registry) -> list[Example
     except DataError:
         if not Path(source).is_dir():
             raise
-        return [Example(file, Path(file), "") for file in image_files([source])]
+        return [Example(file, Path(file), "") for file in find_images([source], write_note)]
 
 
 def _print_result(result: ExportResult, predictor: Predictor, to: str, origin: str) -> None:

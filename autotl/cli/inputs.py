@@ -2,59 +2,104 @@
 
 from __future__ import annotations
 
-import glob
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import click
+
+from autotl import image_files
+from autotl.cli.common import printable
 from autotl.errors import DataError
 
 if TYPE_CHECKING:
     from autotl.space.plugin import Example
     from autotl.space.registry import Registry
 
-SUFFIXES = (
-    *(".avif", ".bmp", ".gif", ".jfif", ".jpeg", ".jpg"),
-    *(".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"),
-)
-"""The suffixes of image files in a folder."""
+WILDCARDS = "*?["
 
 
-def image_files(names: Sequence[str]) -> Iterator[str]:
+def find_images(names: Sequence[str], warn: Callable[[str], None]) -> Iterator[str]:
     """Yield the image files that are given as files, folders, glob patterns, or ``-`` for stdin.
 
     Args:
         names: The arguments of the command. ``-`` stands for the file names on stdin, one a line.
+        warn: Called with a sentence on each kind of file in a folder that is not read.
 
     Raises:
-        DataError: A folder has no images, or a pattern matches no file.
+        DataError: A name is empty, a folder has no images, or a pattern matches no file.
     """
     for name in names:
+        if not name:
+            raise DataError("the name of a file is empty; is a variable of the shell not set?")
         if name == "-":
             yield from (line.strip("\r\n") for line in sys.stdin if line.strip())
         elif Path(name).is_dir():
-            candidates = sorted(p for p in Path(name).rglob("*") if p.suffix.lower() in SUFFIXES)
-            # Files whose names begin with a dot are metadata, such as ._photo.jpg on macOS.
-            files = [str(p) for p in candidates if not p.name.startswith(".")]
-            if not files:
-                endings = ", ".join(SUFFIXES)
-                raise DataError(f"{name}: no images in this folder; expected files with {endings}")
-            yield from files
-        elif not Path(name).exists() and any(c in name for c in "*?["):
-            files = sorted(glob.glob(name, recursive=True))  # noqa: PTH207 - absolute ones too
-            if not files:
+            yield from _list_folder(name, warn)
+        elif not Path(name).exists() and any(c in name for c in WILDCARDS):
+            matches = _expand(name)
+            if not matches:
                 raise DataError(f"no file matches the pattern {name!r}; check the path")
-            yield from files
+            for match in matches:
+                yield from _list_folder(match, warn) if Path(match).is_dir() else (match,)
         else:
             yield name
 
 
+def _list_folder(name: str, warn: Callable[[str], None]) -> Iterator[str]:
+    try:
+        listing = image_files.list_images(Path(name))
+    except OSError as error:
+        raise DataError(f"{name} cannot be listed: {error.strerror}") from None
+    issues = list(image_files.describe_unread(listing))
+    if not listing.images:
+        reason = f"there are {issues[0][1]}" if issues else "it is empty"
+        endings = ", ".join(image_files.SUFFIXES)
+        raise DataError(
+            f"{name}: no images in this folder; {reason}; expected files with {endings}"
+        )
+    for issue in issues:
+        warn("{}: {}: {} ({})".format(name, *issue))
+    yield from (str(Path(name, path)) for path in listing.images)
+
+
+def _expand(pattern: str) -> list[str]:
+    """The files and folders that match a pattern, without hidden and system ones, sorted.
+
+    Unlike ``glob.glob``, ``**`` does not follow links to folders, which may lead back.
+    """
+    path = Path(pattern).expanduser()
+    parts = list(path.parts)
+    first = next(i for i, part in enumerate(parts) if any(c in part for c in WILDCARDS))
+    base, rest = Path(*parts[:first]), Path(*parts[first:])
+    try:
+        matches = list(base.glob(str(rest)))
+    except ValueError as error:
+        raise DataError(f"{pattern!r} is not a pattern: {error}") from None
+    named = set(rest.parts)  # hidden only if the pattern does not name it
+    return sorted(
+        str(match)
+        for match in matches
+        if not any(map(image_files.is_hidden, {*match.relative_to(base).parts} - named))
+    )
+
+
 def load_examples(source: str, plugins: Registry) -> list[Example]:
-    """Read the examples of a data source with the dataset plugin that matches it.
+    """Read the examples of a data source; what it leaves out is written to stderr.
 
     Raises:
         DataError: The source cannot be read.
         PluginError: No dataset plugin reads it.
     """
-    return list(plugins.dataset(source).call({"source": source}, {}))
+    from autotl.data import read_source
+
+    examples, issues = read_source(source, plugins)
+    for issue in issues:
+        write_note(f"{issue.name}: {issue.problem} ({issue.action})")
+    return examples
+
+
+def write_note(text: str) -> None:
+    """Write a note to stderr, in one line."""
+    click.echo(f"note: {printable(text)}", err=True)

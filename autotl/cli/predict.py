@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 
 from autotl.cli.common import DEVICE, PATH, PLUGIN, printable
-from autotl.cli.inputs import image_files
+from autotl.cli.inputs import find_images, write_note
 from autotl.cli.progress_bar import ProgressBar
 from autotl.errors import DataError
 
@@ -52,7 +52,7 @@ def predict(
     Files that cannot be read are named on stderr and the others are predicted; the exit code is
     then 1.
     """
-    names = list(image_files(files))
+    names = list(find_images(files, write_note))
     if not names:
         raise DataError("no images: the list on stdin is empty")
     from autotl import models

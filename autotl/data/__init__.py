@@ -1,18 +1,25 @@
-"""From the examples of a dataset plugin to batches on a device.
+"""From a data source to batches on a device.
 
-``dataset`` checks every image once, ``split`` assigns the examples to train, validation and test,
-``resample`` draws cross-validation folds, ``image`` decodes one image, ``packing`` decodes all of
-them into one memory-mapped array, and ``batches`` reads that array. ``sample`` draws a part of the
-examples where there is no time for all.
+``source`` reads the examples of a dataset plugin. ``dataset`` checks them: ``inspection`` opens
+each image once, ``labels`` compares the names of classes, ``copies`` and ``duplicates`` find copies
+and near-copies, and ``split`` assigns the examples to train, validation and test. ``resample``
+draws cross-validation folds, ``image`` decodes one image, with the ``scale`` of those with more
+than 8 bits, ``packing`` decodes all of them into one memory-mapped array, and ``batches`` reads
+that array. ``sample`` draws a part of the examples where there is no time for all.
 """
 
+from autotl.data import scale
 from autotl.data.batches import RESIDENT_FRACTION, Batches, prefetch
-from autotl.data.dataset import Dataset, Issue, check, write_issues, write_splits
+from autotl.data.copies import digest_examples
+from autotl.data.dataset import Dataset, check, write_issues, write_splits
 from autotl.data.image import Progress, decode
+from autotl.data.labels import find_same, normalise_label
 from autotl.data.memory_map import MappedArray
 from autotl.data.packing import Packed, pack
 from autotl.data.resample import Indices, Resample, resample
 from autotl.data.sample import FEWEST_PER_CLASS, measure_decoding, sample_examples
+from autotl.data.scale import Scale, Scales
+from autotl.data.source import Source, read_source
 
 __all__ = [
     "FEWEST_PER_CLASS",
@@ -20,18 +27,25 @@ __all__ = [
     "Batches",
     "Dataset",
     "Indices",
-    "Issue",
     "MappedArray",
     "Packed",
     "Progress",
     "Resample",
+    "Scale",
+    "Scales",
+    "Source",
     "check",
     "decode",
+    "digest_examples",
+    "find_same",
     "measure_decoding",
+    "normalise_label",
     "pack",
     "prefetch",
+    "read_source",
     "resample",
     "sample_examples",
+    "scale",
     "write_issues",
     "write_splits",
 ]

@@ -5,32 +5,28 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass
-from io import BytesIO
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from autotl.data.image import Progress, map_in_threads, open_rgb, read_error
-from autotl.data.split import GIVEN_SPLITS, SPLITS, sampling_units, split
+from autotl.data import scale
+from autotl.data.copies import digest_thumbnails
+from autotl.data.duplicates import LEFT_OUT, find_duplicates, find_near_groups
+from autotl.data.image import Progress, map_in_threads
+from autotl.data.inspection import Inspection, inspect
+from autotl.data.labels import check_labels, find_same, join_names, natural_key, normalise_label
+from autotl.data.scale import Scale
+from autotl.data.split import GIVEN_SPLITS, SPLITS, join_units, split
 from autotl.errors import DataError, StoreError
-from autotl.space.plugin import Example
+from autotl.space.plugin import Example, Issue
 
-LEFT_OUT = "left out"
-
-
-@dataclass(frozen=True)
-class Issue:
-    """A problem of one example, class or group: one row of ``issues.csv``."""
-
-    name: str
-    problem: str
-    action: str
+FINGERPRINT_VERSION = 2
+"""Changes when equal files are decoded to other pixels than before."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,9 +45,11 @@ class Dataset:
         issues: The problems that were found.
         skipped: Number of examples of the source that were left out, for any reason.
         duplicates_across_splits: How many of these are copies of an image in another split.
-        units: Index of each example's sampling unit, ``[N]``. The examples of one group and exact
-            copies of one image form one unit (in statistics: a cluster). They are correlated, so a
-            drawn split never separates them; different units count as independent.
+        units: Index of each example's sampling unit, ``[N]``. The examples of one group, copies and
+            near-copies of one image form one unit (in statistics: a cluster). They are correlated,
+            so a drawn split never separates them; different units count as independent.
+        scales: The scales of images with more than 8 bits, by file type; see ``scale``.
+        thumbnail_digests: A number that identifies each image's thumbnail, ``uint64 [N]``.
     """
 
     source: str
@@ -64,6 +62,8 @@ class Dataset:
     skipped: int
     duplicates_across_splits: int
     units: tuple[int, ...]
+    scales: Mapping[str, Scale]
+    thumbnail_digests: NDArray[np.uint64]
 
     def indices(self, *splits: str) -> NDArray[np.int64]:
         """Indices of the examples in any of ``splits``, ascending, ``[n]``."""
@@ -78,25 +78,11 @@ class Dataset:
         return len(np.unique(np.array(self.units)[self.indices(split)]))
 
 
-class _Inspection(NamedTuple):
-    """The SHA-256 of an image's content, and the problem of the example or ``''``."""
-
-    digest: str
-    problem: str
-
-
-class _Duplicates(NamedTuple):
-    """The exact copies of images, and the actions for them."""
-
-    excluded: dict[int, Issue]  # by index of the example
-    across_splits: int  # how many of these have a copy in another split
-    notes: list[Issue]  # on copies that are used
-
-
 def check(
     examples: Iterable[Example],
     source: str,
     *,
+    issues: Sequence[Issue] = (),
     seed: int = 0,
     validation: float | None = None,
     test: float = 0.2,
@@ -107,6 +93,7 @@ def check(
     Args:
         examples: What a dataset plugin returned, in any order.
         source: What the user called the data, for messages.
+        issues: The problems that the source reported; the last ones of the data set.
         seed: Seed of the splits that are drawn.
         validation: Fraction of the remaining training examples, if the source gives no validation
             split; 0 for none, and None for ``split.validation_fraction``.
@@ -114,45 +101,65 @@ def check(
         progress: Called after every image.
 
     Raises:
-        DataError: No images, fewer than two classes, or too few usable images of a class.
+        DataError: No images, fewer than two classes, or too few usable images of one.
     """
     offered = _validate_and_sort(examples, source, validation, test)
-    inspections: list[_Inspection] = []
-    map_in_threads(_inspect, offered, inspections.append, "checking", progress)
-    excluded = {
-        i: Issue(offered[i].name, problem, LEFT_OUT)
-        for i, (_, problem) in enumerate(inspections)
-        if problem
-    }
-    duplicates = _find_duplicates(offered, inspections)
+    notes = check_labels(source, [e.label for e in offered])
+    inspections, excluded = _inspect_all(offered, progress)
+    duplicates = find_duplicates(offered, inspections)
     excluded |= duplicates.excluded
-    usable_indices = [i for i in range(len(offered)) if i not in excluded]
-    usable = [offered[i] for i in usable_indices]
-    digests = [inspections[i].digest for i in usable_indices]
-
+    chosen = [i for i in range(len(offered)) if i not in excluded]
+    usable, inspected = [offered[i] for i in chosen], [inspections[i] for i in chosen]
+    _require_training_split(source, offered, usable, excluded)
     classes, labels = _index_labels(source, offered, usable, excluded)
-    try:
-        splits = split(usable, digests, labels, seed=seed, validation=validation, test=test)
-    except DataError as error:
-        raise DataError(f"{source}: {error}") from None
-    _require_training_images(source, classes, labels, splits)
+    groups, near_issues = find_near_groups(usable, inspected, labels, classes)
+    units = join_units(usable, [duplicates.keys[i] for i in chosen], groups)
+    with _named(source):
+        splits = split(usable, units, labels, seed=seed, validation=validation, test=test)
+        _require_training_images(classes, labels, splits)
+    scales = scale.fit_scales(i.sample for i in inspected if i.sample)
     return Dataset(
         source=source,
-        fingerprint=_fingerprint(usable, digests),
+        fingerprint=_fingerprint(usable, [i.content for i in inspected], scales),
         classes=classes,
         examples=tuple(usable),
         labels=labels,
         splits=tuple(splits.tolist()),
         issues=(
+            *notes,
             *(excluded[i] for i in sorted(excluded)),
-            *duplicates.notes,
-            *_find_uncovered_classes(classes, labels, splits),
-            *_find_divided_groups(usable, splits),
+            *(*duplicates.notes, *near_issues),
+            *_find_issues(usable, inspected, classes, labels, splits),
+            *issues,
         ),
         skipped=len(excluded),
         duplicates_across_splits=duplicates.across_splits,
-        units=tuple(sampling_units(usable, digests)),
+        units=tuple(units),
+        scales=scales,
+        thumbnail_digests=digest_thumbnails([i.thumbnail for i in inspected]),
     )
+
+
+@contextmanager
+def _named(source: str) -> Iterator[None]:
+    """Begin the message of a DataError with the name of the source."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{source}: {error}") from None
+
+
+def _inspect_all(
+    examples: Sequence[Example], progress: Progress | None
+) -> tuple[list[Inspection], dict[int, Issue]]:
+    """Inspect all images; also return the issues of the unusable ones, by index."""
+    inspections: list[Inspection] = []
+    map_in_threads(inspect, examples, inspections.append, "checking", progress)
+    return inspections, {
+        i: Issue(examples[i].name, inspection.problem, LEFT_OUT)
+        for i, inspection in enumerate(inspections)
+        if inspection.problem
+    }
 
 
 def write_splits(dataset: Dataset, path: Path) -> None:
@@ -185,17 +192,6 @@ def _write_csv(path: Path, header: tuple[str, ...], rows: Iterable[tuple[str, ..
         raise StoreError(f"{path}: {error.strerror}; choose a folder you can write to") from error
 
 
-def _natural_key(text: str) -> tuple[list[str | int], str]:
-    """A sort key that puts '2' before '10'; the text itself decides between '1' and '01'."""
-    return [int(p) if p.isdecimal() else p for p in re.split(r"(\d+)", text)], text
-
-
-def _join_names(names: Sequence[str]) -> str:
-    """The first five names, and how many more there are."""
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return ", ".join(names[:5]) + more
-
-
 def _validate_and_sort(
     examples: Iterable[Example], source: str, validation: float | None, test: float
 ) -> list[Example]:
@@ -205,7 +201,8 @@ def _validate_and_sort(
             f"validation={validation} and test={test} are not valid fractions: expected values "
             "from 0 to below 1"
         )
-    offered = sorted(examples, key=lambda e: _natural_key(e.name))
+    normalised = (replace(e, label=normalise_label(e.label)) for e in examples)
+    offered = sorted(normalised, key=lambda e: natural_key(e.name))
     if not offered:
         raise DataError(f"{source}: no images found; check the path and the folder structure")
     if invalid := next((e for e in offered if e.split not in GIVEN_SPLITS), None):
@@ -216,57 +213,36 @@ def _validate_and_sort(
     return offered
 
 
-def _inspect(example: Example) -> _Inspection:
-    """Hash and open an image.
-
-    It is opened as ``decode`` will open it, so that packing cannot fail where this did not.
-    """
-    digest = ""
-    try:
-        if isinstance(example.image, np.ndarray):
-            image: Any = example.image
-            content = repr((image.dtype.str, image.shape)).encode() + image.tobytes()
-        else:
-            content = Path(example.image).read_bytes()
-            image = BytesIO(content)
-        if not content:
-            return _Inspection("", "the file is empty")
-        digest = hashlib.sha256(content).hexdigest()
-        open_rgb(image, 1)
-    except Exception as error:  # decoders raise anything on broken files
-        return _Inspection(digest, read_error(error))
-    return _Inspection(digest, "" if example.label else "no label")
+def _find_animated(
+    examples: Sequence[Example], inspections: Sequence[Inspection]
+) -> Iterator[Issue]:
+    """One issue about all images with several frames or pages."""
+    names = [e.name for e, i in zip(examples, inspections, strict=True) if i.animated]
+    if names:
+        yield Issue(
+            names[0],
+            f"{len(names)} images have several frames or pages: {join_names(names)}",
+            "only the first of each is used",
+        )
 
 
-def _find_duplicates(
-    examples: Sequence[Example], inspections: Sequence[_Inspection]
-) -> _Duplicates:
-    """Find exact copies: contradicting ones and those in several given splits are excluded."""
-    indices_of: defaultdict[str, list[int]] = defaultdict(list)
-    for i, inspection in enumerate(inspections):
-        if not inspection.problem:
-            indices_of[inspection.digest].append(i)
-    excluded: dict[int, Issue] = {}
-    across_splits = 0
-    notes: list[Issue] = []
-    for copies in indices_of.values():
-        labels = sorted({examples[i].label for i in copies}, key=_natural_key)
-        if len(labels) > 1:
-            names = _join_names([examples[i].name for i in copies])
-            problem = f"same image labelled {' and '.join(labels)}: {names}"
-            excluded |= {i: Issue(examples[i].name, problem, LEFT_OUT) for i in copies}
-            continue
-        # The most protected split keeps its copies: removing them there would change a test set
-        # on which others have published scores.
-        last = max((examples[i].split for i in copies), key=GIVEN_SPLITS.index)
-        first, *others = [i for i in copies if examples[i].split == last]
-        problem = f"same image as {examples[first].name}"
-        for i in copies:
-            if examples[i].split != last:
-                excluded[i] = Issue(examples[i].name, f"{problem} in {last}", LEFT_OUT)
-                across_splits += 1
-        notes += [Issue(examples[i].name, problem, "kept in the same split") for i in others]
-    return _Duplicates(excluded, across_splits, notes)
+def _require_training_split(
+    source: str,
+    offered: Sequence[Example],
+    usable: Sequence[Example],
+    excluded: Mapping[int, Issue],
+) -> None:
+    """Raise DataError if all training images are copies of validation or test images."""
+    train = [i for i, e in enumerate(offered) if e.split in ("", "train")]
+    if not train or any(e.split in ("", "train") for e in usable):
+        return
+    copies = [excluded[i] for i in train if excluded[i].problem.startswith("same image as")]
+    if copies:
+        raise DataError(
+            f"{source}: {len(copies)} of the {len(train)} training images are also in validation "
+            f"or test, and none is left: {copies[0].name} is the {copies[0].problem}; remove them "
+            "from one of the splits"
+        )
 
 
 def _index_labels(
@@ -280,9 +256,8 @@ def _index_labels(
     Raises:
         DataError: There are fewer than two classes, or fewer than two usable images of one.
     """
-    classes = tuple(sorted({e.label for e in offered if e.label}, key=_natural_key))
-    first = next(iter(excluded.values()), None)
-    hint = f" (first problem: {first.name}: {first.problem})" if first else ""
+    classes = tuple(sorted({e.label for e in offered if e.label}, key=natural_key))
+    hint = _describe_first(excluded.values())
     if len(classes) < 2:
         present = f"only the class {classes[0]!r}" if classes else "no class"
         raise DataError(
@@ -290,30 +265,60 @@ def _index_labels(
             f"one folder or label for each{hint}"
         )
     total, count = Counter(e.label for e in offered), Counter(e.label for e in usable)
-    if small := [f"{c} ({count[c]} of {total[c]})" for c in classes if count[c] < 2]:
+    if few := [c for c in classes if count[c] < 2]:
+        small = [f"{c} ({count[c]} of {total[c]})" for c in few]
+        hint = _describe_first(issue for i, issue in excluded.items() if offered[i].label in few)
         raise DataError(
-            f"{source}: fewer than two usable images of {_join_names(small)}; add images or "
-            f"remove the class{hint}"
+            f"{source}: fewer than two usable images of {join_names(small)}; add images or "
+            f"remove the class{_hint_same(few, classes)}{hint}"
         )
     class_index = {name: c for c, name in enumerate(classes)}
     return classes, np.array([class_index[e.label] for e in usable], dtype=np.int64)
 
 
+def _describe_first(issues: Iterable[Issue]) -> str:
+    """The end of a message: the first of some problems."""
+    first = next(iter(issues), None)
+    return f" (first problem: {first.name}: {first.problem})" if first else ""
+
+
+def _hint_same(names: Sequence[str], classes: Sequence[str]) -> str:
+    """The end of a message: another class whose name is probably meant."""
+    pairs = ((name, find_same(name, classes)) for name in names)
+    return next((f"; {n!r} is probably {same!r}: rename it" for n, same in pairs if same), "")
+
+
 def _require_training_images(
-    source: str, classes: Sequence[str], labels: NDArray[np.int64], splits: NDArray[np.str_]
+    classes: Sequence[str], labels: NDArray[np.int64], splits: NDArray[np.str_]
 ) -> None:
     """Raise DataError if a class has no image in the training split."""
     trained = set(labels[splits == "train"].tolist())
     if untrained := [name for c, name in enumerate(classes) if c not in trained]:
         raise DataError(
-            f"{source}: no training image of {_join_names(untrained)}; move some of its images to "
-            "the training split, or remove the class"
+            f"no training image of {join_names(untrained)}; move some of its images to "
+            f"the training split, or remove the class{_hint_same(untrained, classes)}"
         )
 
 
-def _fingerprint(examples: Sequence[Example], digests: Sequence[str]) -> str:
-    rows = [[e.name, d, e.label, e.split, e.group] for e, d in zip(examples, digests, strict=True)]
-    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+def _fingerprint(
+    examples: Sequence[Example], contents: Sequence[str], scales: Mapping[str, Scale]
+) -> str:
+    rows = [[e.name, c, e.label, e.split, e.group] for e, c in zip(examples, contents, strict=True)]
+    facts = [FINGERPRINT_VERSION, scale.to_json(scales), rows]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def _find_issues(
+    examples: Sequence[Example],
+    inspections: Sequence[Inspection],
+    classes: Sequence[str],
+    labels: NDArray[np.int64],
+    splits: NDArray[np.str_],
+) -> Iterator[Issue]:
+    """The issues of the usable examples and of their splits."""
+    yield from _find_uncovered_classes(classes, labels, splits)
+    yield from _find_divided_groups(examples, splits)
+    yield from _find_animated(examples, inspections)
 
 
 def _find_uncovered_classes(

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import math
 import os
+import stat
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from io import BytesIO
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from autotl.data import scale
+from autotl.data.scale import Scales
 from autotl.errors import DataError
 
 Progress = Callable[[str, int, int], None]
 """Called after every image with the name of the step, the number done and the total number."""
 
-FULL_SCALES = (1, 255, 4095, 65535)
-"""The white level of floats and masks, 8 bits, 12-bit cameras and X-ray detectors, and 16 bits."""
+HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
+"""What is at byte 8 of HEIC files, whatever their suffix."""
 
 CHUNK = 128
 """The number of images that are given to the threads at a time, which limits the memory used."""
@@ -29,7 +34,9 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def decode(image: Any, size: int, interpolation: str) -> NDArray[np.uint8]:
+def decode(
+    image: Any, size: int, interpolation: str, scales: Scales | None = None
+) -> NDArray[np.uint8]:
     """Decode the whole image, upright, with transparent pixels on white.
 
     The image is squashed to a square, not cropped: objects that distinguish the classes may lie
@@ -39,6 +46,7 @@ def decode(image: Any, size: int, interpolation: str) -> NDArray[np.uint8]:
         image: A file, or an array ``uint8 [H, W]`` or ``uint8 [H, W, 3]``.
         size: Height and width of the result, in pixels.
         interpolation: timm's name of the interpolation; see ``pillow_interpolation``.
+        scales: The scales of images with more than 8 bits, by file type; see ``scale``.
 
     Returns:
         ``uint8 [size, size, 3]``.
@@ -47,7 +55,7 @@ def decode(image: Any, size: int, interpolation: str) -> NDArray[np.uint8]:
         DataError: The image cannot be read.
     """
     try:
-        rgb = open_rgb(image, size)
+        rgb = to_rgb(open_upright(image, size), scales or {})
     except Exception as error:  # decoders raise anything on broken files
         source = "the array" if isinstance(image, np.ndarray) else image
         raise DataError(f"{source}: {read_error(error)}; replace the image or remove it") from error
@@ -60,13 +68,13 @@ def pillow_interpolation(interpolation: str) -> str:
     return interpolation if interpolation.upper() in Image.Resampling.__members__ else "bicubic"
 
 
-def open_rgb(image: Any, side: int) -> Image.Image:
-    """Open an image in RGB and upright.
+def open_upright(image: Any, side: int) -> Image.Image:
+    """Open an image upright; of several frames or pages the first.
 
     Args:
         image: A file, or an array ``uint8 [H, W]`` or ``uint8 [H, W, 3]``.
         side: Side that the image will be resized to, in pixels. A JPEG that is much larger may be
-            decoded at a reduced size.
+            decoded at a reduced size; 0 for the full size.
 
     Raises:
         Exception: Whatever Pillow raises on broken files; see ``read_error``.
@@ -77,16 +85,73 @@ def open_rgb(image: Any, side: int) -> Image.Image:
             shape = list(image.shape)
             raise ValueError(f"{image.dtype} {shape} is neither uint8 [H, W] nor uint8 [H, W, 3]")
         _check_size(image.shape[1], image.shape[0])
-        return Image.fromarray(image).convert("RGB")
-    with Image.open(image) as opened:
+        return Image.fromarray(image)
+    if not isinstance(image, BytesIO):
+        require_regular_file(image)
+    try:
+        opened = Image.open(image)
+    except UnidentifiedImageError:
+        return _open_other(image)
+    with opened:
         _check_size(*opened.size)
         # A JPEG decodes several times faster at 1/2, 1/4 or 1/8 of its size; twice the side is
         # enough for an antialiased resize.
-        opened.draft(None, (2 * side, 2 * side))
+        if side:
+            opened.draft(None, (2 * side, 2 * side))
         opened.load()
         with suppress(Exception):  # broken EXIF is common, and unrelated to the pixels
             ImageOps.exif_transpose(opened, in_place=True)
-        return _to_rgb(opened)
+        return opened
+
+
+def _open_other(image: Any) -> Image.Image:
+    """Open an image in a format that Pillow does not know: HEIC, with pillow-heif.
+
+    Raises:
+        ValueError: The message names the format.
+        UnidentifiedImageError: The format is not known.
+    """
+    head = image.getvalue()[:132] if isinstance(image, BytesIO) else _read_head(image)
+    if head[128:132] == b"DICM":
+        raise ValueError("DICOM is not read; convert it, e.g. to PNG")
+    if head[4:8] != b"ftyp" or head[8:12] not in HEIF_BRANDS:
+        raise UnidentifiedImageError
+    try:
+        import pillow_heif
+    except ImportError:
+        raise ValueError('HEIC is read only with: pip install "autotl[heif]"') from None
+    opened: Image.Image = pillow_heif.open_heif(image).to_pillow()  # upright already
+    _check_size(*opened.size)
+    return opened
+
+
+def _read_head(file: Any) -> bytes:
+    with Path(file).open("rb") as opened:
+        return opened.read(132)
+
+
+def require_regular_file(file: Any) -> None:
+    """Check that a path is a file, because opening a pipe may wait forever.
+
+    Raises:
+        OSError: It does not exist.
+        ValueError: It is a pipe, a socket, a device or a folder.
+    """
+    mode = Path(file).stat().st_mode
+    if stat.S_ISDIR(mode):
+        raise ValueError("it is a folder")
+    if not stat.S_ISREG(mode):
+        raise ValueError("not a file but a pipe, socket or device")
+
+
+def is_animated(image: Any) -> bool:
+    """Whether an image file has further frames or pages than the one that is used.
+
+    A photograph of a phone may have others, such as a depth map, which are not meant.
+    """
+    with suppress(Exception), Image.open(image) as opened:
+        return bool(getattr(opened, "is_animated", False)) and opened.format != "MPO"
+    return False
 
 
 def image_side(image: Any) -> float:
@@ -97,6 +162,7 @@ def image_side(image: Any) -> float:
     """
     if isinstance(image, np.ndarray):
         return math.sqrt(math.prod(image.shape[:2]))
+    require_regular_file(image)
     with Image.open(image) as opened:
         return math.sqrt(opened.width * opened.height)
 
@@ -106,24 +172,19 @@ def _check_size(width: int, height: int) -> None:
         raise ValueError(f"only {width} x {height} pixels")
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith(("I", "F")):  # Pillow's own conversion clips at 255
-        return Image.fromarray(_to_8_bits(np.asarray(image))).convert("RGB")
+def to_rgb(image: Image.Image, scales: Scales) -> Image.Image:
+    """Convert an image to RGB, with transparent pixels on white.
+
+    Args:
+        image: An image in any mode.
+        scales: The scales of images with more than 8 bits, by file type.
+    """
+    if scale.is_deep(image):  # Pillow's own conversion clips at 255
+        return Image.fromarray(scale.to_8_bits(image, scales)).convert("RGB")
     if "A" in image.getbands() or "transparency" in image.info:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
     return image.convert("RGB")
-
-
-def _to_8_bits(gray: NDArray[Any]) -> NDArray[np.uint8]:
-    """Scale gray values ``[H, W]`` of any depth to 8 bits.
-
-    The smallest of ``FULL_SCALES`` that holds all values becomes 255; else the largest value does.
-    """
-    values = np.nan_to_num(gray.astype(np.float32), posinf=0, neginf=0)
-    values -= min(0, values.min())
-    white = next((scale for scale in FULL_SCALES if values.max() <= scale), values.max())
-    return np.round(values * (255 / white)).astype(np.uint8)
 
 
 def read_error(error: Exception) -> str:

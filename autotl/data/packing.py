@@ -84,7 +84,7 @@ def pack(
             header = {"descr": "|u1", "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(file, header)
             map_in_threads(
-                lambda example: decode(example.image, size, interpolation).data,
+                lambda example: decode(example.image, size, interpolation, dataset.scales).data,
                 dataset.examples,
                 file.write,
                 f"packing at {size} px",

@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import numpy as np
 
-from autotl.data.image import image_side, map_in_threads, open_rgb
+from autotl.data.image import image_side, map_in_threads, open_upright
 from autotl.space.plugin import Example
 
 FEWEST_PER_CLASS = 6
@@ -54,7 +54,7 @@ def measure_decoding(examples: Sequence[Example]) -> tuple[float, int]:
 
     def open_image(example: Example) -> float:
         with suppress(Exception):  # decoders raise anything on broken files
-            open_rgb(example.image, 1)
+            open_upright(example.image, 1)
             return image_side(example.image)
         return 0.0
 

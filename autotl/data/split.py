@@ -1,13 +1,13 @@
 """Assignment of examples to train, validation and test.
 
 Splits that the source gives are kept and the others drawn. Drawn splits are stratified by class,
-and all examples of one sampling unit (a group, or exact copies of one image) go to the same split.
+and all examples of one sampling unit (a group, or copies of one image) go to the same split.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ GIVEN_SPLITS = ("", *SPLITS)
 
 def split(
     examples: Sequence[Example],
-    digests: Sequence[str],
+    units: Sequence[int],
     labels: NDArray[np.int64],
     *,
     seed: int,
@@ -37,7 +37,7 @@ def split(
 
     Args:
         examples: The usable examples, in a stable order.
-        digests: Hash of the content of each image, ``[N]``.
+        units: Sampling unit of each example, ``[N]``; see ``join_units``.
         labels: Class of each example, ``[N]``.
         seed: Seed of the random draws.
         validation: Fraction of the training examples that remain after the test split, at least 0;
@@ -50,7 +50,6 @@ def split(
     Raises:
         DataError: No training examples are left, or there are too few to draw a split from.
     """
-    units = sampling_units(examples, digests)
     splits = _given_splits(examples, units)
     rng = np.random.default_rng(seed)
     draw_test = bool(test) and "test" not in splits
@@ -103,15 +102,18 @@ def validation_fraction(training_images: int) -> float:
     return min(1 / 3, max(1 / 5, 300 / training_images))
 
 
-def sampling_units(examples: Sequence[Example], digests: Sequence[str]) -> list[int]:
+def join_units(
+    examples: Sequence[Example], contents: Sequence[str], near_copies: Iterable[Sequence[int]] = ()
+) -> list[int]:
     """The sampling unit of each example: equal for examples that must not be separated.
 
-    Examples are in one unit if they have the same group or the same content, also transitively
-    (union-find).
+    Examples are in one unit if they have the same group or the same content, or are near-copies,
+    also transitively (union-find).
 
     Args:
         examples: The examples.
-        digests: Hash of the content of each image, ``[N]``.
+        contents: A key of the content of each image, ``[N]``.
+        near_copies: Groups of indices of images that are nearly alike.
 
     Returns:
         The index of each example's unit, ``[N]``, from 0 in the order of first appearance.
@@ -124,11 +126,14 @@ def sampling_units(examples: Sequence[Example], digests: Sequence[str]) -> list[
             key = parent[key]
         return key
 
-    for example, digest in zip(examples, digests, strict=True):
+    for example, content in zip(examples, contents, strict=True):
         if example.group:
-            parent[root(f"group {example.group}")] = root(digest)
+            parent[root(f"group {example.group}")] = root(content)
+    for first, *others in near_copies:
+        for other in others:
+            parent[root(contents[other])] = root(contents[first])
     index_of_root: dict[str, int] = {}
-    return [index_of_root.setdefault(root(digest), len(index_of_root)) for digest in digests]
+    return [index_of_root.setdefault(root(content), len(index_of_root)) for content in contents]
 
 
 def draw_split(

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from autotl import data
-from autotl.data import Dataset, Indices
+from autotl.data import Dataset, Indices, Scales
 from autotl.errors import DataError
 from autotl.evaluation import saliency
 from autotl.models import Model
@@ -110,7 +110,7 @@ def _list_most_confident(
             "truth": dataset.classes[dataset.labels[indices[i]]],
             "guess": dataset.classes[guesses[i]],
             "probability": float(confidence[i]),
-            "thumbnail": make_thumbnail(dataset.examples[indices[i]].image),
+            "thumbnail": make_thumbnail(dataset.examples[indices[i]].image, dataset.scales),
         }
         for i in order[selected[order]][:MAX_IMAGES]
     ]
@@ -143,7 +143,9 @@ def add_saliency(
         if (time.monotonic() - start) * (done + 1) / max(1, done) > max_seconds:
             break
         try:
-            image = data.decode(images[entry["name"]], spec.size, spec.interpolation)
+            image = data.decode(
+                images[entry["name"]], spec.size, spec.interpolation, dataset.scales
+            )
         except DataError:  # the file was deleted since, as in make_thumbnail
             extended.append(entry)
             continue
@@ -153,17 +155,18 @@ def add_saliency(
     return extended + entries[len(extended) :]
 
 
-def make_thumbnail(image: Any) -> str:
+def make_thumbnail(image: Any, scales: Scales | None = None) -> str:
     """Encode an image, resized as for a model, as a small JPEG in a data URI.
 
     Args:
         image: A file, or ``uint8 [H, W]`` or ``[H, W, 3]``.
+        scales: The scales of images with more than 8 bits, see ``data.decode``.
 
     Returns:
         The data URI; empty if the image cannot be read.
     """
     try:
-        pixels = data.decode(image, THUMBNAIL_SIZE, "bicubic")
+        pixels = data.decode(image, THUMBNAIL_SIZE, "bicubic", scales)
     except DataError:  # readable when the search began; the other images can still be shown
         return ""
     file = io.BytesIO()

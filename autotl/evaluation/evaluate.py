@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from autotl.artifact.model_folder import Predictor
+from autotl.data import digest_examples, find_same, normalise_label
 from autotl.errors import DataError, did_you_mean
 from autotl.scoring import calibration, intervals, metrics
 from autotl.scoring.metrics import Labels, Probabilities
@@ -51,8 +53,8 @@ def evaluate(
     """
     for name in metric_names:
         metrics.get(name)
-    class_index = {name: i for i, name in enumerate(predictor.classes)}
-    usable, unknown = _select_usable(examples, source, split, predictor.classes)
+    class_index = {normalise_label(name): i for i, name in enumerate(predictor.classes)}
+    usable, unknown = _select_usable(examples, source, split, list(class_index))
     unreadable: list[dict[str, str]] = []
 
     def note_unreadable(index: int, reason: str) -> None:
@@ -72,12 +74,24 @@ def evaluate(
     groups = [usable[i].group or f"image {i}" for i in indices]
     unit_of = {group: unit for unit, group in enumerate(dict.fromkeys(groups))}
     units = np.array([unit_of[group] for group in groups])
+    trained = _count_trained(predictor, [usable[i] for i in indices], source)
     return {
         "n": len(rows),
         **compute_scores(labels, np.stack(rows), predictor.classes, metric_names, units),
-        "notes": _describe_limits(predictor, source, labels, unknown),
+        "notes": _describe_limits(predictor, trained, labels, unknown),
         "unreadable": unreadable,
     }
+
+
+def _count_trained(predictor: Predictor, examples: Sequence[Example], source: str) -> int | None:
+    """Count the images that the model was trained on; copies are counted, but not near-copies.
+
+    Returns:
+        The number; None if there are some, but it is not known how many.
+    """
+    if predictor.training_images is None:
+        return None if predictor.was_trained_on(source) else 0
+    return int(np.isin(digest_examples(examples), predictor.training_images).sum())
 
 
 def _select_usable(
@@ -91,7 +105,8 @@ def _select_usable(
     Raises:
         DataError: No example is left.
     """
-    selected = [e for e in examples if split is None or e.split == split]
+    normalised = (replace(e, label=normalise_label(e.label)) for e in examples)
+    selected = [e for e in normalised if split is None or e.split == split]
     if not selected and split:
         splits = sorted({e.split for e in examples if e.split})
         raise DataError(f"{source} has no split {split!r}; {did_you_mean(split, splits)}")
@@ -171,17 +186,19 @@ def _finite_or_none(value: float) -> float | None:
 
 
 def _describe_limits(
-    predictor: Predictor, source: str, labels: Labels, unknown: Counter[str]
+    predictor: Predictor, trained: int | None, labels: Labels, unknown: Counter[str]
 ) -> list[str]:
     """Describe in sentences what the scores do not cover."""
     notes = []
-    if predictor.was_trained_on(source):
+    if trained != 0:
+        number = "some of these" if trained is None else f"{trained} of the {len(labels)}"
         notes.append(
-            "the model was trained on some of these images; its scores on new images will be lower"
+            f"the model was trained on {number} images; its scores on new images will be lower"
         )
     for name, count in unknown.items():
         if name:
-            hint = did_you_mean(name, predictor.classes)
+            same = find_same(name, predictor.classes)
+            hint = f"is it {same!r}?" if same else did_you_mean(name, predictor.classes)
             notes.append(f"left out: {count} images of {name!r}, not a class of the model; {hint}")
         else:
             notes.append(f"left out: {count} images without a label")

@@ -9,6 +9,7 @@ from typing import Any
 
 from autotl import study
 from autotl.artifact import model_card, model_folder
+from autotl.data import scale
 from autotl.models import Model
 from autotl.scoring import metrics
 from autotl.search.context import TrainingContext
@@ -98,18 +99,13 @@ class RunFolder:
         recipes = self._write_recipes(winner, configs, epochs, model.input_spec.size)
         facts: dict[str, Any] = {
             "data": {"source": self.dataset.source, "fingerprint": self.dataset.fingerprint},
+            "scales": scale.to_json(self.dataset.scales),
             "weights": weights.model_dump(),
             "training": recipes[0],
             "versions": dict(self.versions),
         }
         if len(configs) > 1:
-            facts["combination"] = {
-                "kind": winner.kind,
-                "members": [
-                    {"name": f"trial {member.trial}", "weight": member.weight, "training": recipe}
-                    for member, recipe in zip(winner.members, recipes, strict=True)
-                ],
-            }
+            facts["combination"] = _describe_combination(winner, recipes)
         if evidence.calibration:
             facts["temperature"] = evidence.calibration.temperature
         others = configs[1:] if winner.kind == "ensemble" else []
@@ -120,6 +116,9 @@ class RunFolder:
             self.dataset.classes,
             facts,
             other_configs=others,
+            training_images=self.dataset.thumbnail_digests[
+                self.dataset.indices("train", *(["validation"] if refit_epochs else []))
+            ],
         )
         self.store_evidence(winner, evidence, refitted=bool(refit_epochs))
         self.write_card(winner, refitted=bool(refit_epochs))
@@ -225,6 +224,17 @@ def _selection_result(winner: Contender, selection: Selection | None) -> dict[st
     if selection is None or standing is None:
         return None
     return {"repeats": selection.repeats, **standing.score.model_dump()}
+
+
+def _describe_combination(
+    winner: Contender, recipes: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Describe the members of a combination for ``config.json``."""
+    members = [
+        {"name": f"trial {member.trial}", "weight": member.weight, "training": recipe}
+        for member, recipe in zip(winner.members, recipes, strict=True)
+    ]
+    return {"kind": winner.kind, "members": members}
 
 
 def _pretrained_weights(configs: Sequence[Config]) -> PretrainedWeights:

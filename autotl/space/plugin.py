@@ -52,6 +52,23 @@ class Example:
 
 
 @dataclass(frozen=True)
+class Issue:
+    """A problem of the data: one row of ``issues.csv``.
+
+    A dataset plugin returns them beside the examples for what it left out or is in doubt about.
+
+    Args:
+        name: The example, class, file or column.
+        problem: What is wrong with it.
+        action: What is done about it, and what the user can do.
+    """
+
+    name: str
+    problem: str
+    action: str
+
+
+@dataclass(frozen=True)
 class Weights:
     """Where the pretrained weights of a backbone come from.
 

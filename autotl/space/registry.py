@@ -175,8 +175,10 @@ class Registry:
         """Get the dataset plugin that reads ``source``.
 
         Raises:
-            DataError: There is no such file or folder, or no plugin reads it.
+            DataError: It is empty, there is no such file or folder, or no plugin reads it.
         """
+        if not source.strip():
+            raise DataError("the data source is empty; is a variable of the shell not set?")
         path = Path(source).expanduser()
         if ":" not in source and not path.exists():
             near = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []

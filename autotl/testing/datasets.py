@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from autotl.space.plugin import Example
+from autotl.space.plugin import Example, Issue
 from autotl.space.registry import AnyPlugin
 from autotl.testing.violations import Violations, describe
 
@@ -37,14 +37,18 @@ def check_dataset(plugin: AnyPlugin, source: str, violations: Violations) -> Non
             f"matches {list(plugin.matches)}, but none of these patterns matches {path!r}; "
             "correct matches"
         )
-    examples: Any = plugin.call({"source": source}, plugin.defaults)
-    if not isinstance(examples, list) or not all(isinstance(e, Example) for e in examples):
-        violations.add(f"returns {describe(examples)}; return a list of autotl.Example")
+    items: Any = plugin.call({"source": source}, plugin.defaults)
+    if not isinstance(items, list) or not all(isinstance(e, Example | Issue) for e in items):
+        violations.add(
+            f"returns {describe(items)}; return a list of autotl.Example, and autotl.Issue for "
+            "what is left out"
+        )
         return
+    examples = [e for e in items if isinstance(e, Example)]
     if not _check_examples(examples, violations):
         return
     repeated = plugin.call({"source": source}, plugin.defaults)
-    if [e.name for e in examples] != [e.name for e in repeated]:
+    if [e.name for e in items] != [e.name for e in repeated]:
         violations.add("returns different examples the second time; sort what you list")
 
 

@@ -143,8 +143,10 @@ def load(source: str, metric: str = "accuracy") -> Curves:
 
 def load_examples(source: str) -> list[Example]:
     """Draw ``IMAGES`` examples of a source at random; ``odd`` is digits labelled as odd or even."""
+    from autotl import data
+
     location = "sklearn:digits" if source == "odd" else source
-    available = registry.load().dataset(location).call({"source": location}, {})
+    available = data.read_source(location, registry.load()).examples
     order = np.random.default_rng(0).permutation(len(available))[:IMAGES]
     examples = [replace(available[i], split="") for i in order]
     if source == "odd":

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from autotl import models
 from autotl.artifact import export, model_folder
 from autotl.artifact.export import ExportResult
+from autotl.data import read_source
 from autotl.space import registry
 
 RunFunction = Callable[[NDArray[np.uint8]], object]
@@ -45,7 +46,7 @@ def main() -> None:
     plugins = registry.load(options.plugin)
     predictor = model_folder.load(options.model, plugins, models.select_device("cpu"))
     source = options.data or predictor.config["data"]["source"]
-    examples = plugins.dataset(source).call({"source": source}, {})
+    examples = read_source(source, plugins).examples
     images, labels = export.decode_examples(predictor, examples, 2000, print)
 
     model = export.ExportableModel(predictor.network, predictor.temperature)

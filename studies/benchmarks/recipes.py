@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path("runs/recipes"))
     options = parser.parse_args()
     plugins = registry.load()
-    examples = plugins.dataset(options.data).call({"source": options.data}, {})
+    examples = data.read_source(options.data, plugins).examples
     dataset = data.check(examples, options.data, seed=0)
     print("| recipe | test accuracy | accuracy by epoch | CPU seconds |\n" + "|---" * 4 + "|")
     for text in options.recipes:

@@ -315,7 +315,7 @@ def main() -> None:
     options = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     source = options.data
-    dataset = data.check(PLUGINS.dataset(source).call({"source": source}, {}), source)
+    dataset = data.check(data.read_source(source, PLUGINS).examples, source)
     random = np.random.default_rng(0)
     train, validation = (random.permutation(dataset.indices(p)) for p in ("train", "validation"))
     count = options.images or len(train)

@@ -119,6 +119,7 @@ def test_onnx_describes_classes_and_input_in_its_metadata(onnx: Onnx) -> None:
     metadata = session.get_modelmeta().custom_metadata_map
     assert json.loads(metadata["classes"]) == CLASSES
     assert json.loads(metadata["input"])["images"] == "uint8 [batch, 3, 16, 16], RGB"
+    assert json.loads(metadata["input"])["scales"] == {}
     [given], [output] = session.get_inputs(), session.get_outputs()
     assert (given.name, given.type, output.name) == ("images", "tensor(uint8)", "probabilities")
 

@@ -171,3 +171,9 @@ def test_a_code_block_cannot_be_ended_by_its_text() -> None:
     text = model_card.code_block('x = """\n```\n"""')
     assert text.startswith("````python\n")
     assert text.endswith("\n````")
+
+
+def test_the_scale_of_deep_images_is_stated() -> None:
+    text = model_card.render({**CONFIG, "scales": {"TIFF integer": [0, 4095.0]}}, "pets")
+    assert "- `TIFF integer`: 0 is black, 4095 is white." in text
+    assert "more than 8 bits" not in model_card.render({**CONFIG, "scales": {}}, "pets")

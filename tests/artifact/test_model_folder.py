@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from images import TINY, write_images
+from PIL import Image
 
 from autotl import data, models
 from autotl.artifact import model_folder
@@ -94,6 +95,46 @@ def test_files_are_preprocessed_as_in_training(loaded: Predictor, tmp_path: Path
     np.testing.assert_allclose(rows, loaded.predict_proba(images), rtol=1e-6)
     with pytest.raises(DataError, match=r"missing\.png: the file is missing"):
         loaded.predict([*files, tmp_path / "missing.png"])
+
+
+def test_deep_images_are_scaled_as_in_training(
+    tmp_path: Path, plugins: Registry, config: Config, network: Model
+) -> None:
+    save(tmp_path / "model", network, config, scales={"PNG integer": [0, 4095]})
+    loaded = model_folder.load(tmp_path / "model", plugins, CPU)
+    values = np.linspace(0, 2000, 40 * 40).reshape(40, 40).astype(np.uint16)
+    Image.fromarray(values).save(tmp_path / "deep.png")
+    grey = np.round(values * (255 / 4095)).astype(np.uint8)
+    assert (loaded.decode(tmp_path / "deep.png") == loaded.decode(grey)).all()
+
+
+@pytest.mark.parametrize("scales", [{"PNG integer": [5, 5]}, {"PNG integer": "x"}, [1]])
+def test_damaged_scales_are_reported(
+    tmp_path: Path, plugins: Registry, config: Config, network: Model, scales: Any
+) -> None:
+    save(tmp_path / "model", network, config)
+    file = tmp_path / "model/config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "scales": scales}))
+    with pytest.raises(ArtifactError, match=r"damaged: config\.json: "):
+        model_folder.load(tmp_path / "model", plugins, CPU)
+
+
+def test_digests_of_the_training_images_are_stored_in_8_bytes_each(
+    tmp_path: Path, plugins: Registry, config: Config, network: Model
+) -> None:
+    folder = tmp_path / "model"
+    digests = np.array([2**63, 5, 5], dtype=np.uint64)
+    model_folder.save(folder, network, config, ["a", "b", "c"], {}, training_images=digests)
+    assert model_folder.load(folder, plugins, CPU).training_images.tolist() == [5, 2**63]
+    file = folder / model_folder.TRAINING_IMAGES
+    assert file.stat().st_size == 128 + 2 * 8
+    np.save(file, np.array([{}], dtype=object), allow_pickle=True)
+    for content in (file.read_bytes(), b"", b"text"):
+        file.write_bytes(content)
+        with pytest.raises(ArtifactError, match=r"damaged: training_images\.npy"):
+            model_folder.load(folder, plugins, CPU)
+    file.unlink()  # as in a folder of an older version
+    assert model_folder.load(folder, plugins, CPU).training_images is None
 
 
 def test_logits_are_divided_by_the_temperature(

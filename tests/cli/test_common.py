@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import run
+from images import write_images
 
 from autotl.cli.common import interruptible
 from autotl.events import Note
@@ -26,3 +29,27 @@ def test_a_signal_interrupts_at_the_next_event_and_a_second_one_immediately(numb
             signal.raise_signal(number)
     assert events == [first, second]
     assert signal.getsignal(number) == previous
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["search", ""],
+        ["search", " ", "--trials", "1"],
+        ["search", "sklearn:digits", "--out", ""],
+        ["data", "check", ""],
+        ["predict", "", "x.png"],
+        ["evaluate", "", "photos"],
+        ["export", "", "--to", "onnx"],
+        ["train", ""],
+    ],
+)
+def test_an_empty_path_is_an_error_and_not_the_current_folder(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_images(tmp_path / "photos")
+    monkeypatch.chdir(tmp_path / "photos")
+    result = run(*words)
+    assert result.exit_code in (1, 2)
+    assert "empty; is a variable of the shell not set?" in result.stderr
+    assert sorted(p.name for p in Path().iterdir()) == ["blue", "green", "red"]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
 from command_line import run
 from images import write_images
+from PIL import Image
 
 
 def test_data_check_counts_images_and_names_problems(tmp_path: Path) -> None:
@@ -16,6 +18,25 @@ def test_data_check_counts_images_and_names_problems(tmp_path: Path) -> None:
     assert result.exit_code == 0
     assert "red/torn.jpg" in result.stdout
     assert "18 images of 3 classes" in result.stdout
+
+
+def test_data_check_states_the_scale_of_deep_images(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    for i in range(12):
+        (tmp_path / "ab"[i % 2]).mkdir(exist_ok=True)
+        values = random.integers(0, 4000, (16, 16)).astype(np.uint16)
+        Image.fromarray(values).save(tmp_path / "ab"[i % 2] / f"{i}.tif")
+    result = run("data", "check", tmp_path)
+    assert "scale of TIFF integer: 0 is black, 4095 is white; values beyond" in result.stdout
+
+
+def test_data_check_names_what_is_not_read(tmp_path: Path) -> None:
+    write_images(tmp_path / "photos")
+    (tmp_path / "photos" / "red" / "scan.dcm").write_bytes(b"")
+    (tmp_path / "photos" / "brown").mkdir()
+    result = run("data", "check", tmp_path / "photos")
+    assert "*.dcm: 1 file (DICOM): red/scan.dcm (not read; convert" in result.stdout
+    assert "brown: the folder has no image (it is not a class)" in result.stdout
 
 
 def test_data_check_prints_file_names_that_are_not_text(tmp_path: Path) -> None:

@@ -98,3 +98,13 @@ def test_mistakes_are_reported_in_one_line(home: Path, tmp_path: Path) -> None:
         assert result.exit_code == 1
         assert message in result.stderr
         assert len(result.stderr.splitlines()) == 1
+
+
+def test_training_images_are_counted_wherever_they_are(searched: Path, tmp_path: Path) -> None:
+    shutil.copytree(searched / "photos", tmp_path / "copies")
+    model, plugin = searched / "runs/photos/model", searched / "tiny_plugin.py"
+    options = ["--plugin", plugin, "--format", "json", "--metric", "accuracy"]
+    result = run("evaluate", model, tmp_path / "copies", *options)
+    digests = np.load(model / "training_images.npy")
+    [note] = json.loads(result.stdout)["notes"]
+    assert note.startswith(f"the model was trained on {len(digests)} of the 60 images")

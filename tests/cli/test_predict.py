@@ -85,6 +85,34 @@ def test_files_come_from_folders_patterns_and_lists(home: Path, tmp_path: Path) 
     assert float(rows[0]["probability"]) >= float(rows[1]["probability"])
 
 
+def test_a_folder_is_read_by_the_rules_of_a_search(home: Path, tmp_path: Path) -> None:
+    image = home / "photos/red/0.png"
+    for name in (".cache", ".ipynb_checkpoints", "__MACOSX", "@eaDir", "x.png", "a"):
+        (tmp_path / name).mkdir()
+        shutil.copy(image, tmp_path / name / "1.png")
+    (tmp_path / "a" / "loop").symlink_to(tmp_path, target_is_directory=True)
+    (tmp_path / "a" / "loop2").symlink_to(tmp_path / "a", target_is_directory=True)
+    (tmp_path / "a" / "scan.dcm").write_bytes(b"")
+    os.mkfifo(tmp_path / "a" / "pipe.png")
+    for argument in (tmp_path, f"{tmp_path}/**/1.png", f"{tmp_path}/[ax]*"):
+        result = predict(home, argument)
+        assert result.exit_code == 0, result.output
+        files = [line.split()[0] for line in result.stdout.splitlines()]
+        assert files == [f"{tmp_path}/a/1.png", f"{tmp_path}/x.png/1.png"], argument
+    notes = predict(home, tmp_path).stderr
+    assert "note: " in notes
+    assert "*.dcm: 1 file (DICOM): a/scan.dcm" in notes
+    assert "a/loop: the same folder as the data" in notes
+
+
+def test_a_pipe_is_not_opened(home: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    for name in (tmp_path / "pipe.png", "/dev/zero"):
+        result = predict(home, name)
+        assert result.exit_code == 1
+        assert "not a file but a pipe, socket or device" in result.stderr
+
+
 def test_unreadable_files_are_named_and_the_others_predicted(home: Path, tmp_path: Path) -> None:
     (tmp_path / "torn.jpg").write_bytes((home / "photos/red/0.png").read_bytes()[:200])
     (tmp_path / "text.jpg").write_text("no image")
@@ -114,6 +142,8 @@ def test_control_characters_are_not_printed(home: Path, tmp_path: Path) -> None:
         (["{home}", "x.jpg"], "did you mean {home}/model?"),
         (["{home}/model", "{home}/model"], "{home}/model: no images in this folder"),
         (["{home}/model", "{home}/*.jpg"], "no file matches the pattern '{home}/*.jpg'"),
+        (["{home}/model", ""], "the name of a file is empty"),
+        (["{home}/model", "{home}/**x/*.jpg"], "is not a pattern"),
         (["{home}/model", "-"], "the list on stdin is empty"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from PIL import Image
 from autotl.data import Dataset, check, write_issues, write_splits
 from autotl.data.split import SPLITS
 from autotl.errors import DataError, StoreError
-from autotl.space.plugin import Example
+from autotl.space.plugin import Example, Issue
 
 
 def problems(dataset: Dataset) -> dict[str, str]:
@@ -206,6 +207,45 @@ def test_sampling_units_are_counted_by_split() -> None:
 def test_unusable_data_are_an_error(examples: list[Example], message: str) -> None:
     with pytest.raises(DataError, match=f"^here: .*{message}"):
         check(examples, "here")
+
+
+def test_a_validation_split_that_is_a_copy_of_train_is_an_error() -> None:
+    train = noise_examples(5, split="train")
+    copies = [replace(e, name=f"val/{e.name}", split="validation") for e in train]
+    with pytest.raises(DataError, match=r"10 of the 10 training images are also in validation"):
+        check([*train, *copies], "here")
+
+
+def test_pipes_and_folders_are_named_and_not_opened(tmp_path: Path) -> None:
+    usable = noise_files(tmp_path, 5)
+    os.mkfifo(tmp_path / "pipe.png")
+    names = {"pipe": tmp_path / "pipe.png", "zero": Path("/dev/zero"), "folder": tmp_path}
+    dataset = check([*usable, *(Example(n, path, "a") for n, path in names.items())], "here")
+    assert problems(dataset) == {
+        "pipe": "not a file but a pipe, socket or device",
+        "zero": "not a file but a pipe, socket or device",
+        "folder": "it is a folder",
+    }
+
+
+def test_animated_images_are_mentioned_once(tmp_path: Path) -> None:
+    examples = noise_files(tmp_path, 5)
+    for name in ("x.gif", "y.tif", "z.webp"):
+        frames = [Image.fromarray(noise(ord(name[0]) + i, 40)) for i in range(3)]
+        frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:])
+        examples.append(Example(name, tmp_path / name, "a"))
+    dataset = check(examples, "here")
+    assert problems(dataset) == {
+        "x.gif": "3 images have several frames or pages: x.gif, y.tif, z.webp"
+    }
+    assert dataset.skipped == 0
+
+
+def test_problems_of_the_source_are_listed_last() -> None:
+    issue = Issue("*.dcm", "3 files", "not read")
+    dataset = check([*noise_examples(5), noise_example("x", "", 7)], "here", issues=[issue])
+    assert [i.name for i in dataset.issues] == ["x", "*.dcm"]
+    assert dataset.skipped == 1
 
 
 def test_fractions_must_be_below_1() -> None:

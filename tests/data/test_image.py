@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from PIL import Image
 
 from autotl.data import decode
 from autotl.data.image import map_in_threads
+from autotl.data.scale import Scale
 from autotl.errors import DataError
 
 
@@ -30,13 +32,11 @@ def test_16_bits_are_scaled_not_clipped(tmp_path: Path) -> None:
         assert (pixels == pixels[..., :1]).all()
 
 
-@pytest.mark.parametrize(
-    ("dtype", "white"), [(np.uint16, 4095), (np.int32, 255), (np.float32, 1), (np.int32, 10**6)]
-)
-def test_other_depths_are_scaled_to_8_bits(tmp_path: Path, dtype: type, white: int) -> None:
-    ramp = np.linspace(0, white, 64).astype(dtype).reshape(8, 8)
-    pixels = save_and_decode(tmp_path / "a.tif", Image.fromarray(ramp))
-    assert np.abs(pixels[..., 0] - ramp * (255 / white)).max() <= 1
+def test_deep_images_are_scaled_by_the_scale_of_their_type(tmp_path: Path) -> None:
+    ramp = np.linspace(0, 4095, 64).astype(np.uint16).reshape(8, 8)
+    Image.fromarray(ramp).save(tmp_path / "a.tif")
+    pixels = decode(tmp_path / "a.tif", 8, "bilinear", {"TIFF integer": Scale(0, 4095)})
+    assert np.abs(pixels[..., 0] - ramp * (255 / 4095)).max() <= 1
 
 
 def test_transparent_pixels_become_white(tmp_path: Path) -> None:
@@ -99,6 +99,34 @@ def test_a_large_jpeg_decoded_at_reduced_size_looks_the_same(tmp_path: Path) -> 
         exact = np.asarray(full.convert("RGB").resize((64, 64), Image.Resampling.BICUBIC))
     pixels = decode(tmp_path / "a.jpg", 64, "bicubic")
     assert np.abs(pixels.astype(int) - exact).max() <= 4
+
+
+def test_heic_is_read_where_pillow_heif_is_installed(tmp_path: Path) -> None:
+    pillow_heif = pytest.importorskip("pillow_heif")
+    image = Image.new("RGB", (64, 64), (200, 40, 40))
+    pillow_heif.from_pillow(image).save(tmp_path / "a.heic")
+    (tmp_path / "a.heic").rename(tmp_path / "a.jpg")  # the suffix does not matter
+    pixels = decode(tmp_path / "a.jpg", 8, "bicubic")
+    assert np.abs(pixels.astype(int) - [200, 40, 40]).max() <= 4
+
+
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [
+        (
+            b"\0\0\0\x18ftypheic" + bytes(200),
+            r'HEIC is read only with: pip install "autotl\[heif\]"',
+        ),
+        (bytes(128) + b"DICM" + bytes(50), "DICOM is not read; convert it"),
+    ],
+)
+def test_formats_that_are_not_read_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, head: bytes, message: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)  # as if it were not installed
+    (tmp_path / "a.png").write_bytes(head)
+    with pytest.raises(DataError, match=message):
+        decode(tmp_path / "a.png", 8, "bicubic")
 
 
 def test_the_error_names_the_unreadable_image(tmp_path: Path) -> None:

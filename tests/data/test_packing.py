@@ -20,9 +20,9 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The images that ``pack`` has decoded."""
     images: list[Any] = []
 
-    def record(image: Any, size: int, interpolation: str) -> np.ndarray:
+    def record(image: Any, size: int, interpolation: str, *scales: Any) -> np.ndarray:
         images.append(image)
-        return decode(image, size, interpolation)
+        return decode(image, size, interpolation, *scales)
 
     monkeypatch.setattr(packing, "decode", record)
     return images

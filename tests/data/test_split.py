@@ -12,7 +12,7 @@ import pytest
 from noise_images import noise, noise_examples
 
 from autotl.data import check
-from autotl.data.split import draw_split, split
+from autotl.data.split import draw_split, join_units, split
 from autotl.errors import DataError
 from autotl.space.plugin import Example
 
@@ -24,8 +24,8 @@ def draw(labels: Sequence[int], groups: Sequence[str] = (), seed: int = 0) -> np
         Example(str(i), None, str(c), "", g)
         for i, (c, g) in enumerate(zip(labels, groups, strict=True))
     ]
-    digests = [e.name for e in examples]
-    return split(examples, digests, np.array(labels), seed=seed, validation=0.25, test=0.2)
+    units = join_units(examples, [e.name for e in examples])
+    return split(examples, units, np.array(labels), seed=seed, validation=0.25, test=0.2)
 
 
 def test_a_drawn_split_is_stratified() -> None:

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 import sklearn.metrics
 import torch
+from PIL import Image
 from toy import CPU, model, squares
 
 from autotl import Example
 from autotl.artifact.model_folder import Predictor
+from autotl.data import digest_examples
 from autotl.errors import DataError, StudyError
 from autotl.evaluation.evaluate import compute_scores, evaluate
 from autotl.scoring import intervals
@@ -186,6 +188,36 @@ def test_data_without_usable_examples_are_an_error(
 def test_the_models_own_data_are_noted(predictor: Predictor, examples: list[Example]) -> None:
     [note] = evaluate(predictor, examples, "known", metric_names=ACCURACY)["notes"]
     assert "the model was trained on some of these images" in note
+
+
+def test_images_that_the_model_was_trained_on_are_counted(
+    predictor: Predictor, examples: list[Example], tmp_path: Path
+) -> None:
+    files = []
+    for i, example in enumerate(examples):
+        file = tmp_path / f"{i}.png"
+        Image.fromarray(example.image).save(file, compress_level=i % 10)
+        files.append(replace(example, image=file))
+    digests = digest_examples(examples[:7])
+    trained = Predictor(
+        predictor.network, CLASSES, CPU, 1.5, predictor.config, training_images=digests
+    )
+    [note] = evaluate(trained, files, "new", metric_names=ACCURACY)["notes"]
+    assert note.startswith("the model was trained on 7 of the 60 images; its scores")
+    assert evaluate(trained, files[7:], "known", metric_names=ACCURACY)["notes"] == []
+
+
+def test_labels_are_compared_in_one_form_and_similar_names_are_named(
+    predictor: Predictor, examples: list[Example]
+) -> None:
+    decomposed = [replace(e, label="re\N{COMBINING ACUTE ACCENT}") for e in examples[:30]]
+    others = [replace(e, label="RED ") for e in examples[30:40]]
+    composed = Predictor(predictor.network, ["x", "r\xe9", "red"], CPU)
+    result = evaluate(composed, [*decomposed, *others], "new", metric_names=ACCURACY)
+    assert result["n"] == 30
+    assert (
+        "left out: 10 images of 'RED ', not a class of the model; is it 'red'?" in result["notes"]
+    )
 
 
 def test_progress_counts_the_usable_images(predictor: Predictor, examples: list[Example]) -> None:

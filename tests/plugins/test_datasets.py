@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,18 @@ import pytest
 from autotl_plugins import datasets
 from PIL import Image
 
+from autotl import image_files
 from autotl.errors import DataError
-from autotl.space.plugin import Example
+from autotl.space.plugin import Example, Issue
+
+SUFFIXES = set(image_files.SUFFIXES)
 
 
 def create_files(root: Path, *names: str) -> Path:
     for name in names:
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.suffix.lower() in datasets.SUFFIXES:
+        if path.suffix.lower() in SUFFIXES - {".heic"}:
             Image.new("RGB", (4, 4)).save(path.with_suffix(".png"))
             path.with_suffix(".png").rename(path)
         else:
@@ -26,9 +30,21 @@ def create_files(root: Path, *names: str) -> Path:
     return root
 
 
+def examples_of(items: list[Example | Issue]) -> list[Example]:
+    return [item for item in items if isinstance(item, Example)]
+
+
+def problems_of(items: list[Example | Issue]) -> dict[str, str]:
+    return {item.name: item.problem for item in items if isinstance(item, Issue)}
+
+
+def read_folder(source: Path | str) -> list[Example]:
+    return examples_of(datasets.folder(str(source)))
+
+
 def read_table(root: Path, text: str, name: str = "table.csv") -> list[Example]:
     (root / name).write_text(text, encoding="utf-8")
-    return datasets.csv(str(root / name))
+    return examples_of(datasets.csv(str(root / name)))
 
 
 def summarise(examples: list[Example]) -> list[tuple[str, str, str]]:
@@ -37,18 +53,18 @@ def summarise(examples: list[Example]) -> list[tuple[str, str, str]]:
 
 def test_a_folder_of_classes(tmp_path: Path) -> None:
     create_files(tmp_path, "cat/a.jpg", "cat/deep/er/b.PNG", "dog/c.jpeg")
-    assert summarise(datasets.folder(f"{tmp_path}/")) == [
+    assert summarise(read_folder(f"{tmp_path}/")) == [
         ("cat/a.jpg", "cat", ""),
         ("cat/deep/er/b.PNG", "cat", ""),
         ("dog/c.jpeg", "dog", ""),
     ]
-    assert datasets.folder(f"{tmp_path}/")[0].image == tmp_path / "cat/a.jpg"
+    assert read_folder(f"{tmp_path}/")[0].image == tmp_path / "cat/a.jpg"
 
 
 def test_a_folder_of_splits_in_any_spelling(tmp_path: Path) -> None:
     create_files(tmp_path, "Training/cat/a.jpg", "VAL/cat/b.jpg", "test/cat/deep/c.jpg")
-    assert {e.split for e in datasets.folder(str(tmp_path))} == {"train", "validation", "test"}
-    assert {e.label for e in datasets.folder(str(tmp_path))} == {"cat"}
+    assert {e.split for e in read_folder(tmp_path)} == {"train", "validation", "test"}
+    assert {e.label for e in read_folder(tmp_path)} == {"cat"}
 
 
 def test_hidden_and_system_files_are_ignored(tmp_path: Path) -> None:
@@ -57,12 +73,12 @@ def test_hidden_and_system_files_are_ignored(tmp_path: Path) -> None:
         tmp_path, ".DS_Store", "cat/.DS_Store", "cat/._a.jpg", "cat/Thumbs.db", "notes.txt"
     )
     create_files(tmp_path, "__MACOSX/cat/x.jpg", ".cache/cat/y.jpg")
-    assert [e.name for e in datasets.folder(str(tmp_path))] == ["cat/a.jpg", "dog/b.jpg"]
+    assert [e.name for e in read_folder(tmp_path)] == ["cat/a.jpg", "dog/b.jpg"]
 
 
 def test_a_class_may_be_called_train(tmp_path: Path) -> None:
     create_files(tmp_path, "train/ice.jpg", "bus/red.jpg")
-    assert {(e.label, e.split) for e in datasets.folder(str(tmp_path))} == {
+    assert {(e.label, e.split) for e in read_folder(tmp_path)} == {
         ("train", ""),
         ("bus", ""),
     }
@@ -70,22 +86,58 @@ def test_a_class_may_be_called_train(tmp_path: Path) -> None:
 
 def test_images_outside_a_class_folder_have_no_label(tmp_path: Path) -> None:
     create_files(tmp_path, "train/cat/a.jpg", "train/loose.jpg", "figure.png", "docs/readme.txt")
-    loose = [e.name for e in datasets.folder(str(tmp_path)) if not e.label]
+    loose = [e.name for e in read_folder(tmp_path) if not e.label]
     assert loose == ["figure.png", "train/loose.jpg"]
 
 
 def test_class_folders_next_to_split_folders_are_rejected(tmp_path: Path) -> None:
     create_files(tmp_path, "train/cat/a.jpg", "dog/b.jpg")
     with pytest.raises(DataError, match="'dog' is not a split; move it"):
-        datasets.folder(str(tmp_path))
+        read_folder(tmp_path)
 
 
 def test_a_folder_without_images_is_reported_with_the_file_types(tmp_path: Path) -> None:
-    create_files(tmp_path, "cat/a.heic")
-    with pytest.raises(DataError, match=r"no images in class folders.*\.jpg"):
-        datasets.folder(str(tmp_path))
+    create_files(tmp_path, "cat/a.dcm", "cat/b.dcm")
+    with pytest.raises(DataError, match=r"no images in class folders.*\.jpg.*2 files \(DICOM\)"):
+        read_folder(tmp_path)
     with pytest.raises(DataError, match="no such folder"):
-        datasets.folder(str(tmp_path / "nowhere"))
+        read_folder(tmp_path / "nowhere")
+
+
+def test_folders_without_images_and_other_files_are_named(tmp_path: Path) -> None:
+    create_files(tmp_path, "train/cat/a.jpg", "train/dog/b.jpg", "train/cat/c.dcm", "train/x.txt")
+    (tmp_path / "train" / "bird").mkdir()
+    (tmp_path / "val" / "dog").mkdir(parents=True)
+    problems = problems_of(datasets.folder(str(tmp_path)))
+    assert problems["bird"] == "the folder has no image"
+    assert problems["val"] == "the folder has no image"
+    assert problems["*.dcm"] == "1 file (DICOM): train/cat/c.dcm"
+    assert "train/x.txt" in problems["*.txt"]
+
+
+@pytest.mark.parametrize("suffix", [".dcm", ".NEF", ""])
+def test_a_class_of_files_that_are_not_read_is_an_error(tmp_path: Path, suffix: str) -> None:
+    create_files(tmp_path, "cat/a.jpg", "dog/b.jpg", *(f"bird/{i}{suffix}" for i in range(4)))
+    with pytest.raises(DataError, match=r"class 'bird' has no image .* 4 other files"):
+        read_folder(tmp_path)
+
+
+def test_classes_two_levels_deep_are_pointed_out(tmp_path: Path) -> None:
+    create_files(tmp_path, "f/farm/a.jpg", "f/field/b.jpg", "g/deep/c.jpg")
+    items = datasets.folder(str(tmp_path))
+    assert {e.label for e in examples_of(items)} == {"f", "g"}
+    [issue] = [item for item in items if isinstance(item, Issue)]
+    assert (issue.name, issue.problem) == (
+        "f",
+        "the images of this class are in 2 folders: farm, field",
+    )
+    assert "write a CSV" in issue.action
+
+
+def test_a_single_folder_around_the_classes_is_pointed_out(tmp_path: Path) -> None:
+    create_files(tmp_path, "photos/cat/a.jpg", "photos/dog/b.jpg")
+    with pytest.raises(DataError, match=r"one class folder 'photos', .*give .*photos$"):
+        read_folder(tmp_path)
 
 
 @pytest.mark.parametrize("comma", [",", ";", "\t"])
@@ -97,10 +149,37 @@ def test_a_table(tmp_path: Path, comma: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "header", ["file_name,target", "filepath,Class Name", "image_path,category"]
+)
+def test_columns_may_have_other_names(tmp_path: Path, header: str) -> None:
+    [example] = read_table(tmp_path, f"{header}\na/1.jpg,cat\n")
+    assert (example.name, example.label) == ("a/1.jpg", "cat")
+
+
+def test_other_columns_are_ignored_with_a_note(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("id,path,class,label,age,splt\n1,a.jpg,7,cat,30,test\n")
+    example, issue = datasets.csv(str(tmp_path / "t.csv"))
+    assert isinstance(example, Example)
+    assert (example.label, example.split) == ("cat", "")
+    assert isinstance(issue, Issue)
+    assert issue.problem == "4 columns of the table are not read: id, class, age, splt"
+    assert issue.action.endswith("; splt: did you mean 'split'?")
+
+
+def test_a_pipe_is_not_opened(tmp_path: Path) -> None:
+    for name in ("pipe.csv", "pipe.npz"):
+        os.mkfifo(tmp_path / name)
+    for read, name in ((datasets.csv, "pipe.csv"), (datasets.npz, "pipe.npz")):
+        with pytest.raises(DataError, match="not a file"):
+            read(str(tmp_path / name))
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("path,lable\n", "unknown column 'lable'; did you mean 'label'"),
-        ("path,label,file\n", "two columns are read as 'path'"),
+        ("path,lable\n", "no column label; .*; did you mean 'label'"),
+        ("filename,image,label\n", "columns 'filename' and 'image' may both be the path"),
+        ("path,label,label\n", "columns 'label' and 'label' may both be the label"),
         ("path\na.jpg\n", "no column label; the first line must read path,label"),
         ("", "no column path or label"),
         ("path,label,split\na,b,train\na,b,tset\n", "line 3: unknown split 'tset'; did you mean"),
@@ -144,6 +223,35 @@ def test_arrays_are_read_with_the_keys_of_medmnist(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("images", "labels", "split"),
+    [
+        ("x_train", "y_train", "train"),
+        ("X_test", "y_test", "test"),
+        ("valid_images", "valid_labels", "validation"),
+        ("images", "labels", ""),
+        ("x", "y", ""),
+    ],
+)
+def test_arrays_may_have_other_names_and_one_channel(
+    tmp_path: Path, images: str, labels: str, split: str
+) -> None:
+    arrays = {images: np.zeros((2, 8, 8, 1), np.uint8), labels: np.array([[1], [0]])}
+    examples = read_arrays(tmp_path, **arrays)
+    assert [(e.label, e.split, e.image.shape) for e in examples] == [
+        ("1", split, (8, 8)),
+        ("0", split, (8, 8)),
+    ]
+
+
+def test_labels_become_text(tmp_path: Path) -> None:
+    images = np.zeros((4, 8, 8), np.uint8)
+    floats = read_arrays(tmp_path, x=images, y=np.array([1.0, np.nan, 2.5, -1]))
+    assert [e.label for e in floats] == ["1", "", "2.5", "-1"]
+    texts = read_arrays(tmp_path, x=images, y=np.array([b"cat", b"dog", b"1", b""]))
+    assert [e.label for e in texts] == ["cat", "dog", "1", ""]
+
+
+@pytest.mark.parametrize(
     ("given", "message"),
     [
         ({"train_labels": np.zeros((2, 5))}, "several labels"),
@@ -151,6 +259,8 @@ def test_arrays_are_read_with_the_keys_of_medmnist(tmp_path: Path) -> None:
         ({"train_images": np.zeros((2, 8, 8))}, "float64"),
         ({"train_images": np.zeros((2, 8, 8, 8), np.uint8)}, "expected uint8"),
         ({"val_images": np.zeros((2, 8, 8), np.uint8)}, "val_labels"),
+        ({"train_labels": np.array(3)}, r"train_labels must have one label .* but is \[\]"),
+        ({"train_images": np.array(3, np.uint8)}, "train_images is uint8 "),
     ],
 )
 def test_faulty_arrays_are_reported(tmp_path: Path, given: dict[str, Any], message: str) -> None:
@@ -160,8 +270,8 @@ def test_faulty_arrays_are_reported(tmp_path: Path, given: dict[str, Any], messa
 
 
 def test_files_that_are_not_npz_are_rejected(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no train_images; there are x"):
-        read_arrays(tmp_path, x=np.zeros(1))
+    with pytest.raises(DataError, match="no train_images, x_train or images; there are z"):
+        read_arrays(tmp_path, z=np.zeros(1))
     pickled = np.array([{}], dtype=object)
     with pytest.raises(DataError, match="not a readable"):
         read_arrays(tmp_path, train_images=pickled, train_labels=np.zeros(1))

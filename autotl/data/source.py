@@ -1,0 +1,31 @@
+"""Read the examples of a data source with the dataset plugin that matches it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from autotl.space.plugin import Example, Issue
+from autotl.space.registry import Registry
+
+
+class Source(NamedTuple):
+    """What a dataset plugin returned: the examples, and the problems it reported."""
+
+    examples: list[Example]
+    issues: list[Issue]
+
+
+def read_source(source: str, plugins: Registry) -> Source:
+    """Read the examples of a data source; no image is opened.
+
+    Args:
+        source: A folder, a file, or another source that an installed dataset plugin reads.
+        plugins: The plugins.
+
+    Raises:
+        DataError: The source cannot be read.
+        PluginError: No dataset plugin reads it.
+    """
+    items = list(plugins.dataset(source).call({"source": source}, {}))
+    issues = [item for item in items if isinstance(item, Issue)]
+    return Source([item for item in items if not isinstance(item, Issue)], issues)
