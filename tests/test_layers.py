@@ -26,7 +26,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {  # room: (rooms it may import,
     ),
     "artifact": (
         {"data", "errors", "models", "space", "training"},
-        {"jinja2", "numpy", "onnx", "onnxruntime", "safetensors", "timm", "torch"},
+        {"jinja2", "numpy", "onnx", "onnxruntime", "pydantic", "safetensors", "timm", "torch"},
     ),
     "evaluation": (
         {"artifact", "data", "errors", "models", "scoring", "space"},
@@ -69,7 +69,7 @@ ONLY = {  # library: the only rooms that may ever be allowed to use it
     "optuna": {"report", "search", "store"},
     "sqlalchemy": {"store"},
     "alembic": {"store"},
-    "pydantic": {"report", "store", "study"},
+    "pydantic": {"artifact", "report", "store", "study"},
     "tomli_w": {"study"},
     "sklearn": {"evaluation", "scoring"},
     "scipy": {"scoring"},

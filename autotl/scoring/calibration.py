@@ -30,9 +30,9 @@ def fit_temperature(labels: Labels, probabilities: Probabilities) -> float:
     """Fit the temperature that maximizes the likelihood of the labels and of one pseudo-example.
 
     Where all predictions are right, the likelihood of the labels alone grows with every decrease of
-    the temperature, so that the next image that is unlike them gets a certain, wrong answer. The
-    pseudo-example is an average image of a random class: its loss is the mean of ``-log p`` over all
-    images and classes. It counts as one image, so that it matters only where there are few errors.
+    the temperature, and the first image that is unlike them would get a certain, wrong prediction.
+    The pseudo-example is an average image of a random class: its loss is the mean of ``-log p``
+    over all images and classes. It counts as one image, so it matters only among few errors.
 
     Args:
         labels: ``[N]``.
