@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from autotl.errors import ArtifactError
+from autotl.errors import ArtifactError, shorten
 
 SCHEMA = 1
 """Version of the layout of ``config.json``."""
@@ -145,9 +145,3 @@ def _explain(error: Mapping[str, Any]) -> str:
         return f"{where!r} is missing"
     value = "" if isinstance(error["input"], dict | list) else f" = {shorten(error['input'])}"
     return f"{where}{value}: {reason}" if where else reason
-
-
-def shorten(value: Any) -> str:
-    """Return the representation of a value, at most 60 characters of it."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

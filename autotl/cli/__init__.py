@@ -28,6 +28,9 @@ class _ErrorReportingGroup(click.Group):
         except BrokenPipeError:  # the reader of our output, such as ``head``, has closed it
             sys.stderr.close()
             sys.exit(0)
+        except OSError as error:  # a full disk, missing permissions, a name that is too long
+            place = f"{error.filename}: " if error.filename else ""
+            raise click.ClickException(f"{place}{error.strerror or error}") from None
 
 
 @click.group(cls=_ErrorReportingGroup, context_settings={"help_option_names": ["-h", "--help"]})

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from autotl.data.image import Progress, map_in_threads, open_rgb, read_error
 from autotl.data.split import GIVEN_SPLITS, SPLITS, sampling_units, split
+from autotl.data.spreadsheet import escape_formula
 from autotl.errors import DataError, StoreError
 from autotl.space.plugin import Example
 
@@ -180,14 +181,16 @@ def _write_csv(path: Path, header: tuple[str, ...], rows: Iterable[tuple[str, ..
         path.parent.mkdir(parents=True, exist_ok=True)
         # File names need not be UTF-8; surrogateescape writes their bytes back unchanged.
         with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            csv.writer(file).writerows([header, *rows])
+            csv.writer(file).writerows(map(escape_formula, row) for row in (header, *rows))
     except OSError as error:
         raise StoreError(f"{path}: {error.strerror}; choose a folder you can write to") from error
 
 
-def _natural_key(text: str) -> tuple[list[str | int], str]:
+def _natural_key(text: str) -> tuple[list[str | tuple[int, str]], str]:
     """A sort key that puts '2' before '10'; the text itself decides between '1' and '01'."""
-    return [int(p) if p.isdecimal() else p for p in re.split(r"(\d+)", text)], text
+    # Numbers are compared by their length first, because int() refuses thousands of digits.
+    parts = [(len(p), p) if p.isdecimal() else p for p in re.split(r"0*(\d+)", text)]
+    return parts, text
 
 
 def _join_names(names: Sequence[str]) -> str:
