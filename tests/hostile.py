@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import csv
+import io
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, chdir, contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,16 +22,34 @@ from images import write_images, write_plugin
 
 from autotl.cli import main
 from autotl.errors import AutoTLError
+from autotl.study import StudyConfig
 
 TEXTS = (
     *("", " ", "\0", "a\0b", "x" * 300, "x/" * 2500, "~nosuchuser/x", "日本", "\u202egnp"),
-    *("\n", "\udcff", "caf\u0065\u0301", "\x1b[31mred", "a\tb", "=1+1", "-1", "--", "-", "@small", "*"),
+    *(
+        "\n",
+        "\udcff",
+        "caf\u0065\u0301",
+        "\x1b[31mred",
+        "a\tb",
+        "=1+1",
+        "-1",
+        "--",
+        "-",
+        "@small",
+        "*",
+    ),
     *("[", "]", "{}", "{0}", "%s", "%00", "'", '"', "a;b", "a|b", ":", "a:b", "sklearn:", "./."),
     *("0", "-0", "1", "1.5", "1e3", "1e999", "nan", "inf", "-inf", "9" * 30, "9" * 400, "9" * 5000),
     *("0x10", "١٢", "½", "10m", "1h" * 50, "1GB", "-1GB", "9" * 400 + "GB", "30M", "20ms", "true"),
     *("photos", "photos/red/0.png", "runs", "model", "tiny_plugin.py", "study.toml", "no.csv"),
     *("sqlite://", "sqlite:///", "sqlite:///%00x", "sqlite:///x.db?mode=ro&timeout=abc", "x://y"),
-    *("sqlite:///photos", "sqlite:///runs/autotl.db", "postgresql://u:p@ssSECRET@h/x", "mysql://h/x"),
+    *(
+        "sqlite:///photos",
+        "sqlite:///runs/autotl.db",
+        "postgresql://u:p@ssSECRET@h/x",
+        "mysql://h/x",
+    ),
     *("postgresql+psycopg://u:SECRET@127.0.0.1:1/x?sslpassword=SECRET", "sqlite:///study.toml"),
 )
 """Values that options, arguments and settings get."""
@@ -159,8 +179,10 @@ def find_fault(result: Result) -> str:
         return "a password is shown"
     if result.exit_code and not result.stderr.strip():
         return "an exit code without a message"
-    if result.exit_code and len(result.stderr.splitlines()) > MAX_LINES:
-        return f"a message of {len(result.stderr.splitlines())} lines"
+    is_help = result.stderr.startswith("Usage:") and "Error:" not in result.stderr
+    lines = result.stderr.splitlines()
+    if result.exit_code and not is_help and (len(lines) > MAX_LINES or max(map(len, lines)) > 1000):
+        return f"a message of {len(lines)} lines and {len(result.stderr)} characters"
     if "nan" in result.stdout.split():
         return "a result that is not a number"
     return ""
@@ -204,8 +226,16 @@ def run_arguments(words: list[str], folder: Path) -> Result:
 
 
 @st.composite
-def mutations(draw: st.DrawFn, content: dict[str, Any]) -> dict[str, Any]:
-    """Draw a copy of a JSON or TOML document in which one to three entries are damaged."""
+def mutations(
+    draw: st.DrawFn, content: dict[str, Any], keys: Sequence[str] = ("new",)
+) -> dict[str, Any]:
+    """Draw a copy of a JSON or TOML document in which one to three entries are damaged.
+
+    Args:
+        draw: Hypothesis' function.
+        content: The document.
+        keys: Keys that may be added to it.
+    """
     changed = copy.deepcopy(content)
     for _ in range(draw(st.integers(1, 3))):
         parent, key = draw(st.sampled_from(list(_entries(changed))))
@@ -213,7 +243,7 @@ def mutations(draw: st.DrawFn, content: dict[str, Any]) -> dict[str, Any]:
         if action == "drop":
             del parent[key]
         elif action == "add" and isinstance(parent, dict):
-            parent[draw(st.sampled_from(["", "new", "a\0b", "日本"]))] = draw(_values())
+            parent[draw(st.sampled_from(["", "a\0b", "日本", *keys]))] = draw(_values())
         elif action == "wrap":
             parent[key] = [parent[key]]
         else:
@@ -224,7 +254,8 @@ def mutations(draw: st.DrawFn, content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _values() -> st.SearchStrategy[Any]:
-    return st.sampled_from(VALUES) | st.integers() | st.floats() | st.text(max_size=20)
+    values = st.sampled_from(VALUES) | st.sampled_from(TEXTS)
+    return values | st.integers() | st.floats() | st.text(max_size=20)
 
 
 def _entries(value: Any) -> Iterator[tuple[Any, Any]]:
@@ -250,7 +281,8 @@ def run_config(content: dict[str, Any], folder: Path) -> Result:
 @st.composite
 def study_files(draw: st.DrawFn) -> bytes:
     """Draw a study file with damaged settings, some of them with damaged text."""
-    changed = _without_none(draw(mutations(STUDY)))
+    settings = sorted(StudyConfig.model_fields)
+    changed = _without_none(draw(mutations(STUDY, settings)))
     text = tomli_w.dumps(changed).encode("utf-8", "surrogatepass")
     if draw(st.integers(0, 3)) == 0:
         start = draw(st.integers(0, len(text)))
@@ -276,25 +308,23 @@ def run_study(text: bytes, folder: Path) -> Result:
 
 @st.composite
 def tables(draw: st.DrawFn) -> bytes:
-    """Draw a CSV file with unusual headers and cells."""
-    cells = st.sampled_from([*TEXTS, *(f"photos/red/{i}.png" for i in range(6)), "red", "train"])
-    header = draw(
-        st.sampled_from(["path,label", "path,label,split", "file,class,group", "path;label", "path"])
-        | st.text(max_size=20)
-    )
-    width = max(header.count(","), header.count(";")) + 1
-    rows = [
-        f"photos/{colour}/{i}.png,{colour}" + ",train" * (width - 2)
-        for colour in ("red", "blue")
-        for i in range(4)
-    ]
-    for _ in range(draw(st.integers(0, 4))):
-        row = ",".join(draw(st.lists(cells, min_size=1, max_size=width + 1)))
-        rows.insert(draw(st.integers(0, len(rows))), row)
-    text = "\n".join([header, *rows]).encode("utf-8", "surrogateescape")
-    if draw(st.integers(0, 4)) == 0:
-        text += draw(st.binary(max_size=10))
-    return text
+    """Draw a CSV file with unusual headers, cells and quotes."""
+    headers = ["path,label", "path,label,split", "file,class,group,split", "path", "path;label"]
+    header = draw(st.sampled_from(headers * 4) | st.text(max_size=20)).split(",")
+    paths = [f"photos/{colour}/{i}.png" for colour in ("red", "blue") for i in range(6)]
+    rows = [[path, path.split("/")[1], "train", ""][: len(header)] for path in paths]
+    for _ in range(draw(st.integers(0, 3))):
+        row = draw(st.sampled_from(rows))
+        row[draw(st.integers(0, len(row) - 1))] = draw(
+            st.sampled_from(TEXTS) | st.text(max_size=20)
+        )
+        if draw(st.integers(0, 5)) == 0:
+            row.append("")
+    file = io.StringIO()
+    quoting = draw(st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]))
+    csv.writer(file, quoting=quoting).writerows([header, *rows])
+    damage = draw(st.binary(max_size=10)) if draw(st.integers(0, 4)) == 0 else b""
+    return file.getvalue().encode("utf-8", "surrogatepass") + damage
 
 
 def run_table(text: bytes, folder: Path) -> Result:

@@ -35,7 +35,9 @@ def opens_text(call: ast.Call) -> bool:
 
 
 def test_a_missing_encoding_is_seen() -> None:
-    wrong = "p.read_text()\np.write_text(t)\np.open()\nopen(p)\nopen(p, 'w')\nwith p.open('r'): ...\n"
+    wrong = (
+        "p.read_text()\np.write_text(t)\np.open()\nopen(p)\nopen(p, 'w')\nwith p.open('r'): ...\n"
+    )
     assert list(calls_without_encoding(wrong)) == [1, 2, 3, 4, 5, 6]
     right = "p.read_text(encoding='utf-8')\np.open('rb')\nopen(p, 'w', encoding='utf-8')\n"
     assert not list(calls_without_encoding(f"{right}Image.open(p)\nos.open(p, 0)\n"))

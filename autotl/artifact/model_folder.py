@@ -31,6 +31,7 @@ from safetensors.torch import load_file, save_file
 
 from autotl import data, models, training
 from autotl.artifact import model_card, model_config, standalone
+from autotl.artifact.image_inputs import list_images
 from autotl.artifact.model_config import SCHEMA, damage
 from autotl.errors import (
     ArtifactError,
@@ -204,7 +205,7 @@ class Predictor:
         The next batch of images is decoded in threads while the model computes the current one.
 
         Args:
-            images: Files, or arrays ``uint8 [H, W]`` or ``[H, W, 3]``.
+            images: Files, Pillow images, or arrays ``uint8 [H, W]`` or ``[H, W, 3]``.
             on_unreadable: Called with the index of an image that cannot be read, and the reason.
         """
 
@@ -239,23 +240,25 @@ class Predictor:
         except DataError as error:
             return error
 
-    def predict(self, files: Sequence[str | Path]) -> list[dict[str, float]]:
-        """Predict the class probabilities of image files.
+    def predict(self, images: Any) -> list[dict[str, float]]:
+        """Predict the class probabilities of images.
 
         Args:
-            files: Paths of the images.
+            images: The path of an image or of a folder, which stands for all images below it,
+                sorted; a Pillow image; an array ``uint8 [H, W]`` or ``[H, W, 3]``, or a batch of
+                such arrays; or an iterable of these.
 
         Returns:
-            For each file the probability of each class by its name.
+            For each image the probability of each class by its name.
 
         Raises:
-            DataError: A file cannot be read.
+            DataError: An image cannot be read, or there is none in a folder.
         """
 
         def raise_error(index: int, reason: str) -> None:
             raise DataError(reason)
 
-        rows = self.stream([Path(file) for file in files], raise_error)
+        rows = self.stream(list_images(images), raise_error)
         return [dict(zip(self.classes, map(float, row), strict=True)) for _, row in rows]
 
 

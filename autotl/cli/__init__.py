@@ -21,7 +21,10 @@ class _ErrorReportingGroup(click.Group):
         try:
             return super().invoke(ctx)
         except AutoTLError as error:
-            raise click.ClickException(str(error)) from None
+            raise click.ClickException(_make_readable(str(error))) from None
+        except click.ClickException as error:
+            error.message = _make_readable(error.message)
+            raise
         except KeyboardInterrupt:
             click.echo("interrupted", err=True)
             sys.exit(130)
@@ -30,7 +33,17 @@ class _ErrorReportingGroup(click.Group):
             sys.exit(0)
         except OSError as error:  # a full disk, missing permissions, a name that is too long
             place = f"{error.filename}: " if error.filename else ""
-            raise click.ClickException(f"{place}{error.strerror or error}") from None
+            message = f"{place}{error.strerror or error}"
+            raise click.ClickException(_make_readable(message)) from None
+
+
+def _make_readable(message: str) -> str:
+    """Return an error message without passwords, and without the middle of a very long one."""
+    if ":/" in message:
+        from autotl.store import without_passwords  # Optuna is loaded only when needed
+
+        message = without_passwords(message)
+    return message if len(message) <= 800 else f"{message[:500]} ... {message[-250:]}"
 
 
 @click.group(cls=_ErrorReportingGroup, context_settings={"help_option_names": ["-h", "--help"]})

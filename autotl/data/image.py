@@ -36,7 +36,7 @@ def decode(image: Any, size: int, interpolation: str) -> NDArray[np.uint8]:
     near the border, and backbones tolerate a changed aspect ratio better than a lost object.
 
     Args:
-        image: A file, or an array ``uint8 [H, W]`` or ``uint8 [H, W, 3]``.
+        image: A file, a Pillow image, or an array ``uint8 [H, W]`` or ``uint8 [H, W, 3]``.
         size: Height and width of the result, in pixels.
         interpolation: timm's name of the interpolation; see ``pillow_interpolation``.
 
@@ -49,7 +49,8 @@ def decode(image: Any, size: int, interpolation: str) -> NDArray[np.uint8]:
     try:
         rgb = open_rgb(image, size)
     except Exception as error:  # decoders raise anything on broken files
-        source = "the array" if isinstance(image, np.ndarray) else image
+        names = {np.ndarray: "the array", Image.Image: "the image"}
+        source = next((names[kind] for kind in names if isinstance(image, kind)), image)
         raise DataError(f"{source}: {read_error(error)}; replace the image or remove it") from error
     resampling = Image.Resampling[pillow_interpolation(interpolation).upper()]
     return np.array(rgb.resize((size, size), resampling))
@@ -64,7 +65,7 @@ def open_rgb(image: Any, side: int) -> Image.Image:
     """Open an image in RGB and upright.
 
     Args:
-        image: A file, or an array ``uint8 [H, W]`` or ``uint8 [H, W, 3]``.
+        image: A file, a Pillow image, or an array ``uint8 [H, W]`` or ``uint8 [H, W, 3]``.
         side: Side that the image will be resized to, in pixels. A JPEG that is much larger may be
             decoded at a reduced size.
 
@@ -78,6 +79,9 @@ def open_rgb(image: Any, side: int) -> Image.Image:
             raise ValueError(f"{image.dtype} {shape} is neither uint8 [H, W] nor uint8 [H, W, 3]")
         _check_size(image.shape[1], image.shape[0])
         return Image.fromarray(image).convert("RGB")
+    if isinstance(image, Image.Image):
+        _check_size(*image.size)
+        return _to_rgb(ImageOps.exif_transpose(image))
     with Image.open(image) as opened:
         _check_size(*opened.size)
         # A JPEG decodes several times faster at 1/2, 1/4 or 1/8 of its size; twice the side is

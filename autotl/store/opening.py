@@ -88,6 +88,8 @@ def existing_url(database: str, option: str = "--storage") -> str:
         StoreError: It does not exist, cannot be read, or has no AutoTL tables.
     """
     if "://" not in database:
+        if fault := find_path_fault(database):
+            raise StoreError(f"{option}: {shorten(database)} is not a valid path: {fault}")
         database = str(Path(database) / "autotl.db") if Path(database).is_dir() else database
         database = sa.URL.create("sqlite", database=database).render_as_string()
     try:
@@ -120,9 +122,9 @@ def without_passwords(text: str) -> str:
 
 
 def _hide_passwords(word: str) -> str:
-    if "://" not in word:  # a driver's message may have the parameters of the connection
+    if ":/" not in word:  # a driver's message may have the parameters of the connection
         return re.sub(r"(\w*(?:passw|pwd)\w*=)[^\s'\"&;]*", r"\1***", word, flags=re.IGNORECASE)
-    word = re.sub(r"(://[^:/@?]*):.*@", r"\1:***@", word, flags=re.DOTALL)
+    word = re.sub(r"(:/+[^:/@?]*):.*@", r"\1:***@", word, flags=re.DOTALL)
 
     def hide(pair: re.Match[str]) -> str:
         return f"{pair[1]}***" if re.search(SECRET, pair[0], re.IGNORECASE) else pair[0]
