@@ -269,13 +269,33 @@ def _entries(value: Any) -> Iterator[tuple[Any, Any]]:
 
 def run_config(content: dict[str, Any], folder: Path) -> Result:
     """Predict an image with a model whose ``config.json`` has this content."""
+    return _predict_damaged(folder, "config.json", json.dumps(content).encode())
+
+
+def weights() -> st.SearchStrategy[tuple[int, bytes]]:
+    """Draw a damage of a file of weights: a position, and bytes that replace what follows it."""
+    return st.tuples(st.integers(0, 30_000), st.just(b"") | st.binary(max_size=200))
+
+
+def run_weights(damage: tuple[int, bytes], folder: Path) -> Result:
+    """Predict an image with a model whose weights are truncated, or other bytes in their header."""
+    content = (folder / "model" / "model.safetensors").read_bytes()
+    position, replacement = damage
+    header = 8 + int.from_bytes(content[:8], "little")
+    if not replacement:  # truncated
+        return _predict_damaged(folder, "model.safetensors", content[: position % len(content)])
+    start = position % header
+    damaged = content[:start] + replacement + content[start + len(replacement) :]
+    return _predict_damaged(folder, "model.safetensors", damaged)
+
+
+def _predict_damaged(folder: Path, name: str, content: bytes) -> Result:
     damaged = folder / "damaged"
     shutil.rmtree(damaged, ignore_errors=True)
     shutil.copytree(folder / "model", damaged)
-    (damaged / "config.json").write_text(json.dumps(content), encoding="utf-8")
-    words = ["predict", "damaged", "photos/red/0.png", "--plugin", "tiny_plugin.py"]
+    (damaged / name).write_bytes(content)
     with without_work(folder):
-        return run(*words)
+        return run("predict", "damaged", "photos/red/0.png", "--plugin", "tiny_plugin.py")
 
 
 @st.composite

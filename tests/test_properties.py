@@ -56,6 +56,12 @@ def test_tables(folder: Path, text: bytes) -> None:
     assert not hostile.find_fault(hostile.run_table(text, folder))
 
 
+@BOUNDED
+@given(damage=hostile.weights())
+def test_model_weights(folder: Path, damage: tuple[int, bytes]) -> None:
+    assert not hostile.find_fault(hostile.run_weights(damage, folder))
+
+
 @pytest.fixture(scope="module")
 def config(folder: Path) -> dict[str, Any]:
     content: dict[str, Any] = json.loads((folder / "model/config.json").read_text(encoding="utf-8"))
