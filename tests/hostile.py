@@ -81,8 +81,8 @@ LINES = {
 }
 """A command line for each command that is valid in the folder of ``make_folder``."""
 
-MAX_LINES = 8
-"""The lines that an error may have; a usage error has four and one for each near name."""
+MAX_LINES = 14
+"""The lines that an error may have; a usage error has four, and one for each choice."""
 
 
 class ReachedWork(AutoTLError):
