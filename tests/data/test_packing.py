@@ -115,7 +115,7 @@ def test_a_file_that_is_mapped_by_another_process_is_not_replaced(
         raise PermissionError(13, "the file is mapped")
 
     monkeypatch.setattr(Path, "replace", refuse)
-    dataset = check(noise_examples(6), "here")
+    dataset = check(noise_examples(3), "here")
     if is_written:
         assert pack(dataset, 8, "nearest", tmp_path).array.shape == (6, 8, 8, 3)
         assert [p.suffix for p in tmp_path.iterdir()] == [".npy"]
