@@ -81,6 +81,9 @@ LINES = {
 }
 """A command line for each command that is valid in the folder of ``make_folder``."""
 
+CHECKED = (click.Choice, click.IntRange, click.types.IntParamType, click.types.FloatParamType)
+"""The types of options that click checks."""
+
 MAX_LINES = 14
 """The lines that an error may have; a usage error has four, and one for each choice."""
 
@@ -195,9 +198,12 @@ def argument_lists(draw: st.DrawFn) -> list[str]:
     command = commands()[name]
     words = LINES[name].split()
     texts = st.sampled_from(TEXTS) | st.text(max_size=20)
-    for _ in range(draw(st.integers(1, 3))):
+    for _ in range(draw(st.sampled_from([1, 1, 1, 2, 3]))):
         options = [p for p in command.params if isinstance(p, click.Option)]
-        kind = draw(st.sampled_from(["option", "option", "option", "argument", "word", "drop"]))
+        # Numbers and choices are mostly refused by click itself, text is not.
+        text_options = [p for p in options if not isinstance(p.type, CHECKED) and not p.is_flag]
+        options += text_options * 4
+        kind = draw(st.sampled_from(["option"] * 6 + ["argument", "argument", "word", "drop"]))
         if kind == "option" and options:
             option = draw(st.sampled_from(options))
             words.append(draw(st.sampled_from([*option.opts, *option.secondary_opts])))

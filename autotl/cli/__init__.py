@@ -23,7 +23,7 @@ class _ErrorReportingGroup(click.Group):
         except AutoTLError as error:
             raise click.ClickException(_make_readable(str(error))) from None
         except click.ClickException as error:
-            error.message = _make_readable(error.message)
+            vars(error)["message"] = _make_readable(error.message)  # final for type checkers
             raise
         except KeyboardInterrupt:
             click.echo("interrupted", err=True)

@@ -87,7 +87,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     faults = []
-    print("| damaged | injected | survived | refused in a few lines | valid | lost |")
+    print("| damaged | injected | survived | refused in a few lines | with a result | lost |")
     print("|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as temporary:
         folder = hostile.make_folder(Path(temporary))
