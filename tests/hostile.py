@@ -260,7 +260,8 @@ def mutations(
 
 
 def _values() -> st.SearchStrategy[Any]:
-    values = st.sampled_from(VALUES) | st.sampled_from(TEXTS)
+    # Copied, because later mutations change lists in place.
+    values = st.sampled_from(VALUES).map(copy.deepcopy) | st.sampled_from(TEXTS)
     return values | st.integers() | st.floats() | st.text(max_size=20)
 
 
