@@ -19,7 +19,8 @@ def calls_without_encoding(text: str) -> Iterator[int]:
             continue
         name = getattr(node.func, "attr", getattr(node.func, "id", ""))
         keywords = {keyword.arg for keyword in node.keywords}
-        if name in ("read_text", "write_text") and "encoding" not in keywords:
+        positional = {"read_text": 1, "write_text": 2}.get(name)
+        if positional and "encoding" not in keywords and len(node.args) < positional:
             yield node.lineno
         if name in ("open", "fdopen") and "encoding" not in keywords and opens_text(node):
             yield node.lineno
@@ -39,7 +40,8 @@ def test_a_missing_encoding_is_seen() -> None:
         "p.read_text()\np.write_text(t)\np.open()\nopen(p)\nopen(p, 'w')\nwith p.open('r'): ...\n"
     )
     assert list(calls_without_encoding(wrong)) == [1, 2, 3, 4, 5, 6]
-    right = "p.read_text(encoding='utf-8')\np.open('rb')\nopen(p, 'w', encoding='utf-8')\n"
+    right = "p.read_text('utf-8')\np.read_text(encoding='utf-8')\n"
+    right += "p.open('rb')\nopen(p, 'w', encoding='utf-8')\n"
     assert not list(calls_without_encoding(f"{right}Image.open(p)\nos.open(p, 0)\n"))
 
 
