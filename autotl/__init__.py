@@ -41,7 +41,7 @@ def search(data: str | Path, listener: Listener | None = None, **options: Any) -
         options: The options of ``autotl search`` by name: ``backbone=["resnet*"], trials=20``.
 
     Returns:
-        The result, with ``best``, ``predict(files)`` and ``summary``.
+        The result, with ``best``, ``predict(images)`` and ``summary``.
 
     Raises:
         AutoTLError: An error that the user can resolve; the message says how.

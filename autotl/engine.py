@@ -78,14 +78,18 @@ class Result:
         best: Mapping[str, Any] | None = self.summary["best"]
         return best
 
-    def predict(self, files: Sequence[str | Path]) -> list[dict[str, float]]:
-        """Predict the class probabilities of image files with the model in the run folder.
+    def predict(self, images: Any) -> list[dict[str, float]]:
+        """Predict the class probabilities of images with the model in the run folder.
+
+        Args:
+            images: A path, a folder, a Pillow image, an array, or an iterable of these, see
+                ``Predictor.predict``.
 
         Raises:
             ArtifactError: There is no model.
-            DataError: A file cannot be read.
+            DataError: An image cannot be read.
         """
-        return model_folder.load(self.folder / "model", self.plugins).predict(files)
+        return model_folder.load(self.folder / "model", self.plugins).predict(images)
 
 
 def run(

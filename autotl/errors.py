@@ -20,7 +20,10 @@
 from __future__ import annotations
 
 import difflib
+import errno
+import os
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class AutoTLError(Exception):
@@ -105,3 +108,34 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
     if len(valid) > 12:
         return f"there are {len(valid)}, such as {', '.join(valid[:6])}"
     return f"there are {', '.join(valid)}" if valid else "there are none"
+
+
+def find_path_fault(path: str | Path) -> str:
+    r"""Return why no file can have this path; empty if one can, whether it exists or not.
+
+    >>> find_path_fault("photos/new"), find_path_fault("photos\0")
+    ('', 'it has a null character')
+    """
+    try:
+        os.lstat(Path(path).expanduser())
+    except RuntimeError:
+        return f"there is no user {Path(path).parts[0].removeprefix('~')!r}"
+    except ValueError:
+        return "it has a null character" if "\0" in str(path) else "it is not valid Unicode"
+    except OSError as error:
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL):
+            return (error.strerror or str(error)).lower()
+    return ""
+
+
+def shorten(value: object, length: int = 60) -> str:
+    """Return the representation of a value for a message, cut off after ``length`` characters.
+
+    >>> shorten("a" * 100, 10)
+    "'aaaaaa..."
+    """
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of thousands of digits
+        text = "a number of too many digits"
+    return text if len(text) <= length else f"{text[: length - 3]}..."

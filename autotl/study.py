@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 import tomllib
@@ -21,10 +22,12 @@ from pydantic import (
     field_validator,
 )
 
-from autotl.errors import StudyError, did_you_mean
+from autotl.errors import StudyError, did_you_mean, find_path_fault, shorten
 from autotl.space.kinds import OPTIONAL_KINDS, SEARCHED_KINDS
 
 SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+MAX_SECONDS = 365 * SECONDS["d"]
+"""The longest duration of a setting."""
 
 
 def parse_duration(text: str | float) -> float:
@@ -33,20 +36,21 @@ def parse_duration(text: str | float) -> float:
     Pydantic's ``timedelta`` does not read these forms.
 
     Raises:
-        StudyError: The text is not a duration, or not a positive one.
+        StudyError: The text is not a duration, or is not in the range of 0 s to 365 days.
 
     >>> parse_duration("1h30m")
     5400.0
     """
     normalised = str(text).strip().lower()
     parts = re.findall(r"(\d+(?:\.\d+)?)([smhd]?)", normalised)
+    invalid = f"{shorten(text)} is not a valid duration: expected"
     if not parts or "".join(number + unit for number, unit in parts) != normalised:
-        raise StudyError(f"{text!r} is not a valid duration: expected e.g. 90s, 10m, 1h30m or 2d")
+        raise StudyError(f"{invalid} e.g. 90s, 10m, 1h30m or 2d")
     seconds = sum(float(number) * SECONDS[unit] for number, unit in parts)
     if seconds <= 0:
-        raise StudyError(
-            f"{text!r} is not a valid duration: expected more than 0, e.g. 90s, 10m, 1h30m or 2d"
-        )
+        raise StudyError(f"{invalid} more than 0, e.g. 90s, 10m, 1h30m or 2d")
+    if seconds > MAX_SECONDS:
+        raise StudyError(f"{invalid} at most 365d, e.g. 90s, 10m, 1h30m or 2d")
     return seconds
 
 
@@ -60,31 +64,55 @@ def _parse_seconds(value: Any) -> float:
 def _parse_number(value: Any, units: Mapping[str, float], example: str) -> float:
     """Parse a number with one of ``units``, whose factors are the values."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?) *([a-z]*)", str(value).strip().lower())
-    if not match or match[2] not in units:
+    if not match or match[2] not in units or float(match[1]) == math.inf:
         raise ValueError(f"expected e.g. {example}")
     return float(match[1]) * units[match[2]]
 
 
-def _parse_count(value: Any) -> int:
+def _parse_count(value: Any) -> float:
     units = {"": 1, "k": 1e3, "m": 1e6, "b": 1e9}
-    return round(_parse_number(value, units, "500k, 30M or 1.5B"))
+    number = _parse_number(value, units, "500k, 30M or 1.5B")
+    return round(number) if number < MAX_PARAMETERS else number
+
+
+def _parse_bytes(value: Any) -> Any:
+    # ByteSize converts numbers of any length to an integer, and infinity is none.
+    if isinstance(value, str) and len(value) > 40:
+        raise ValueError("expected e.g. 500MB or 20GB")
+    return value
+
+
+def _has_null(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(_has_null(part) for part in (*value, *value.values()))
+    if isinstance(value, list | tuple):
+        return any(map(_has_null, value))
+    return "\0" in str(value)
 
 
 def _to_tuple(value: Any) -> Any:
     return (value,) if isinstance(value, str | Path | int) else value
 
 
+MAX_PARAMETERS = 10**12
+"""The largest limit of the number of parameters."""
+
 Duration = Annotated[float, BeforeValidator(_parse_seconds)]  # seconds
-ParameterCount = Annotated[int, BeforeValidator(_parse_count)]
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
+ParameterCount = Annotated[int, BeforeValidator(_parse_count), Field(ge=1, le=MAX_PARAMETERS)]
 Milliseconds = Annotated[
     float,
     BeforeValidator(
         partial(_parse_number, units={"": 1, "ms": 1, "s": 1000}, example="20ms or 0.5s")
     ),
+    Field(gt=0, le=1000 * SECONDS["d"]),
 ]
+Bytes = Annotated[ByteSize, BeforeValidator(_parse_bytes), Field(ge=0, le=10**18)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_to_tuple)]
 ImageSizes = Annotated[
-    tuple[Annotated[int, Field(ge=16, le=2048)], ...], BeforeValidator(_to_tuple)
+    tuple[Annotated[int, Field(ge=16, le=2048)], ...],
+    BeforeValidator(_to_tuple),
+    Field(max_length=100),
 ]
 Fraction = Annotated[float, Field(gt=0, lt=0.9)]
 
@@ -100,13 +128,13 @@ class StudyConfig(BaseModel):
     data: str
     study: Annotated[str, Field(pattern=r"^[^/\\.][^/\\]{0,199}$")] = ""
     budget: Duration | None = None
-    trials: Annotated[int, Field(ge=1)] | None = None
+    trials: Count | None = None
     metric: str = "accuracy"
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    epochs: Annotated[int, Field(ge=1)] = 12
-    patience: Annotated[int, Field(ge=1)] | None = None  # epochs without a better score
+    epochs: Annotated[int, Field(ge=1, le=100_000)] = 12
+    patience: Count | None = None  # epochs without a better score
     views: Annotated[int, Field(ge=1, le=64)] = 4  # augmented views of an image, for frozen layers
-    batch_size: Annotated[int, Field(ge=2)] = 32
+    batch_size: Annotated[int, Field(ge=2, le=65_536)] = 32
     image_size: ImageSizes = ()  # pixels; empty: the backbone's own; several: searched
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0  # decay of averaged weights; 0: no average
@@ -128,18 +156,35 @@ class StudyConfig(BaseModel):
     retest: bool = False  # test a new winner, although the test split was used for another one
     history: bool = True  # start with the best configurations of studies on similar data
     learn_from: str | None = None  # database with those studies; None: the study's own
-    cache_size: Annotated[ByteSize, Field(ge=0)] | None = None  # None: 10 GB at most
+    cache_size: Bytes | None = None  # None: 10 GB at most
     storage: str | None = None
     out: Path = Path("runs")
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+
+    @field_validator("*")
+    @classmethod
+    def _refuse_null(cls, value: Any) -> Any:
+        if _has_null(value):
+            raise ValueError("has a null character")
+        return value
 
     @field_validator("data")
     @classmethod
     def _expand_home(cls, data: str) -> str:
         if not data.strip():
             raise ValueError("it is empty; is a variable of the shell not set?")
+        if fault := "" if ":" in data else find_path_fault(data):
+            raise ValueError(f"is not a valid path: {fault}")
         return str(Path(data).expanduser()) if data.startswith("~") else data
+
+    @field_validator("plugin", "weights", "out")
+    @classmethod
+    def _check_paths(cls, value: Any) -> Any:
+        for path in value if isinstance(value, tuple) else (value,):
+            if fault := "" if path is None else find_path_fault(path):
+                raise ValueError(f"is not a valid path: {fault}")
+        return value
 
     @property
     def name(self) -> str:
@@ -163,6 +208,12 @@ class StudyConfig(BaseModel):
         return self.out / self.name
 
 
+OPTIONS = "options"
+"""The source of settings that are not in a file, for messages."""
+
+FILE_SETTINGS = ("data", "space", "views", "label_smoothing")
+"""The settings that are no options of the command line."""
+
 DEFAULT_BUDGET = 600.0
 """Budget in seconds if neither a budget nor a number of trials is given."""
 
@@ -179,13 +230,13 @@ def configure(source: str, options: Mapping[str, Any]) -> StudyConfig:
         StudyError: The file cannot be read, or a setting in it or in the options is not valid.
     """
     values: dict[str, Any] = {"data": source}
-    where = "options"
+    where = OPTIONS
     if source.endswith(".toml"):
         where = source
         values = {"study": Path(source).stem, **_read_toml(Path(source))}
         for key in {"data", "weights", "plugin", "learn_from"} & set(values):
             values[key] = _resolve_path(values[key], Path(source).parent)
-    return _validate({**values, **options}, where)
+    return _validate(values, options, where)
 
 
 def _resolve_path(value: Any, folder: Path) -> Any:
@@ -194,38 +245,52 @@ def _resolve_path(value: Any, folder: Path) -> Any:
         return [_resolve_path(v, folder) for v in value]
     if not str(value).strip():
         return value  # not the folder itself
+    if find_path_fault(str(value)):
+        return value  # the check of the setting explains it
     inside = folder / Path(str(value)).expanduser()
     return str(inside) if inside.exists() or ":" not in str(value) else value
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
+    if fault := find_path_fault(path):
+        raise StudyError(f"{shorten(str(path))} cannot be read: {fault}")
     try:
-        return tomllib.loads(path.read_text())
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         near = (p.name for p in path.parent.glob("*.toml"))
         raise StudyError(
             f"{path} cannot be read ({error.strerror}); {did_you_mean(path.name, near)}"
         ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # numbers of too many digits are ValueErrors
         raise StudyError(f"{path} is not valid TOML: {error}") from None
 
 
-def _validate(values: dict[str, Any], where: str) -> StudyConfig:
-    """Validate settings; ``where`` names their source for the message of a StudyError."""
+def _validate(values: dict[str, Any], options: Mapping[str, Any], where: str) -> StudyConfig:
+    """Validate settings.
+
+    Args:
+        values: The settings of a file, or the data source.
+        options: Settings that override them.
+        where: The source of ``values``, for the message of a StudyError.
+    """
     try:
-        return StudyConfig.model_validate(values)
-    except ValidationError as error:
-        raise StudyError(f"{where}: {_explain(error.errors()[0], where)}") from None
+        return StudyConfig.model_validate({**values, **options})
+    except ValidationError as errors:
+        error = errors.errors()[0]
+        given = error["loc"][0] in options
+        raise StudyError(
+            f"{OPTIONS if given else where}: {_explain(error, where, given)}"
+        ) from None
 
 
-def _explain(error: Mapping[str, Any], where: str) -> str:
+def _explain(error: Mapping[str, Any], where: str, is_option: bool) -> str:
     """Return the message for an error of pydantic."""
     # Indices of lists are left out.
     name = ".".join(str(part) for part in error["loc"] if not isinstance(part, int))
     if name in SEARCHED_KINDS and isinstance(error["input"], dict):
         return f"this is a recipe; use: autotl train {shlex.quote(where)}"
     if error["type"] == "extra_forbidden":
-        return f"{name!r} is not an option; {did_you_mean(name, StudyConfig.model_fields)}"
+        return f"{shorten(name)} is not an option; {did_you_mean(name, StudyConfig.model_fields)}"
     if error["type"] == "missing":
         return f"{name!r} is missing; add it"
     reason = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
@@ -233,7 +298,9 @@ def _explain(error: Mapping[str, Any], where: str) -> str:
         reason = "is not a valid name of a folder; expected 1 to 200 characters without / or \\"
     elif error["type"].startswith("byte_size"):
         reason = "is not a valid size; expected e.g. 500MB or 20GB"
-    return f"{name} = {error['input']!r}: {reason}"
+    if is_option and name not in FILE_SETTINGS:
+        name = f"--{name.replace('_', '-')}"
+    return f"{name} = {shorten(error['input'])}: {reason}"
 
 
 def write_recipe(
@@ -249,9 +316,8 @@ def write_recipe(
     """
     settings = {key: value for key, value in training.items() if value is not None}
     member = f"# This is one of the {of} members of an ensemble.\n" if of > 1 else ""
-    path.write_text(
-        f"# Retrain: autotl train {path.name} DATA\n{member}{tomli_w.dumps({**settings, **config})}"
-    )
+    text = f"# Retrain: autotl train {path.name} DATA\n{member}"
+    path.write_text(text + tomli_w.dumps({**settings, **config}), encoding="utf-8")
 
 
 def configure_recipe(path: Path, source: str | None, options: Mapping[str, Any]) -> StudyConfig:
@@ -283,4 +349,4 @@ def configure_recipe(path: Path, source: str | None, options: Mapping[str, Any])
         "space": config,
         **({"data": source} if source is not None else {}),
     }
-    return _validate({**values, **fixed, **options}, str(path))
+    return _validate({**values, **fixed}, options, str(path))

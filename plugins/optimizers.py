@@ -112,7 +112,7 @@ def _schedule(chosen: torch.optim.Optimizer, steps: int, warmup: float, clip: fl
     chosen.register_step_pre_hook(partial(_clip_gradients, max_norm=clip))
     schedule = CosineLRScheduler(
         chosen,
-        t_initial=steps,
+        t_initial=max(2, steps),  # timm warns of a single step, whose rate is the same
         warmup_t=round(warmup * steps),
         warmup_prefix=False,
         t_in_epochs=False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,7 @@ def test_sizes_in_bytes_have_decimal_or_binary_units(text: Any, size: int) -> No
 
 @pytest.mark.parametrize("text", ["", "big", "-1", -1, "1 elephant"])
 def test_invalid_sizes_are_rejected(text: Any) -> None:
-    message = r"cache_size = .*not a valid size; expected e\.g\. 500MB or 20GB"
+    message = r"options: --cache-size = .*expected e\.g\. 500MB or 20GB"
     with pytest.raises(StudyError, match=message):
         configure("x", {"cache_size": text})
 
@@ -311,6 +312,23 @@ def test_limits_and_sizes_are_read(key: str, value: Any, expected: Any) -> None:
         ("max_latency", "fast", "expected e.g. 20ms or 0.5s"),
         ("image_size", 8, "greater than or equal to 16"),
         ("ema", 1.0, "less than 1"),
+        ("epochs", 10**22, "options: --epochs = 10000000000000000000000: .* to 100000"),
+        ("max_parameters", "9" * 400, r"options: --max-parameters = '9{50,57}\.\.\.: "),
+        ("max_parameters", 0, "--max-parameters = 0: "),
+        ("max_latency", "9" * 400 + "s", "--max-latency = .*: expected e.g. 20ms or 0.5s"),
+        ("cache_size", "9" * 400, "--cache-size = .*: expected e.g. 500MB or 20GB"),
+        ("cache_size", 10**30, "--cache-size = .*: "),
+        ("budget", "9" * 400 + "d", "--budget = .*at most 365d"),
+        ("ema", float("nan"), "--ema = nan"),
+        ("test", float("nan"), "--test = nan"),
+        ("seed", 2**31, "--seed = 2147483648: "),
+        ("views", 65, "options: views = 65: "),
+        ("data", "~no-such-user/x", "data = '~no-such-user/x': .*there is no user 'no-such-user'"),
+        ("out", "x" * 300, "--out = 'xxx.*file name too long"),
+        ("weights", "a\0b", "--weights = .*has a null character"),
+        ("plugin", ["a" * 300], "--plugin = .*file name too long"),
+        ("space", {"head": {"a\0": {}}}, "space = .*has a null character"),
+        ("storage", "sqlite:///\0", "--storage = .*has a null character"),
     ],
 )
 def test_invalid_limits_are_rejected(key: str, value: Any, message: str) -> None:
@@ -326,3 +344,40 @@ def test_one_size_is_fixed_and_several_are_searched() -> None:
 
 def test_the_home_folder_may_be_written_as_a_tilde() -> None:
     assert configure("~/photos", {}).data == str(Path.home() / "photos")
+
+
+def test_every_number_has_a_lower_and_an_upper_limit() -> None:
+    """Huge and negative numbers are refused where they enter, not where they overflow."""
+    numbers = {
+        name
+        for name, field in StudyConfig.model_fields.items()
+        if re.search(r"\b(int|float|ByteSize)\b", str(field.annotation))
+    }
+    assert {"epochs", "seed", "ema", "max_parameters", "image_size", "cache_size"} <= numbers
+    for name in numbers:
+        for value in (-1, -1e300, 10**30, 1e300, float("inf"), float("nan"), "9" * 5000):
+            with pytest.raises(StudyError) as caught:
+                configure("x", {name: [value] if name == "image_size" else value})
+            assert name.replace("_", "-") in str(caught.value).replace("_", "-")
+            assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['data = "a\\u0000b"', 'data = "x"\nweights = "a\\u0000b"', 'data = "~nosuchuser/x"',
+     f'data = "{"x" * 300}"', f'data = "x"\nepochs = {"9" * 5000}',
+     f'data = "x"\nepochs = 0x{"9" * 5000}', f"data = {'[' * 10_000}",
+     'data = "x"\nplugin = ["~nosuchuser/x"]'],
+    ids=["null", "null weights", "user", "long", "digits", "hexadecimal", "deep", "user plugin"],
+)  # fmt: skip
+def test_a_file_with_impossible_values_is_explained_in_one_line(text: str, tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match=r"s\.toml") as caught:
+        configure(write(tmp_path / "s.toml", text), {})
+    assert len(str(caught.value).splitlines()) == 1
+    assert len(str(caught.value)) < 500
+
+
+def test_an_impossible_path_of_a_study_file_is_explained() -> None:
+    for path in ("a\0.toml", "x" * 300 + ".toml", "~nosuchuser/x.toml"):
+        with pytest.raises(StudyError, match="cannot be read"):
+            configure(path, {})

@@ -32,7 +32,9 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
 from autotl import data, models, training
-from autotl.artifact import model_card, standalone
+from autotl.artifact import model_card, model_config, standalone
+from autotl.artifact.image_inputs import list_images
+from autotl.artifact.model_config import SCHEMA, damage
 from autotl.errors import (
     ArtifactError,
     AutoTLError,
@@ -44,12 +46,10 @@ from autotl.errors import (
 from autotl.models import Device, Model
 from autotl.models.ensemble import Ensemble
 from autotl.space import registry, space
+from autotl.space.narrowing import check_values
 from autotl.space.registry import Registry
 from autotl.space.space import Config
 from autotl.training.predict import compile_if_it_pays, halve_when_out_of_memory
-
-SCHEMA = 1
-"""Version of the layout of ``config.json``."""
 
 BATCH_SIZE = 32
 """Number of images in a batch of predictions."""
@@ -226,7 +226,7 @@ class Predictor:
         The next batch of images is decoded in threads while the model computes the current one.
 
         Args:
-            images: Files, or arrays ``uint8 [H, W]`` or ``[H, W, 3]``.
+            images: Files, Pillow images, or arrays ``uint8 [H, W]`` or ``[H, W, 3]``.
             on_unreadable: Called with the index of an image that cannot be read, and the reason.
         """
 
@@ -269,23 +269,25 @@ class Predictor:
         except DataError as error:
             return error
 
-    def predict(self, files: Sequence[str | Path]) -> list[dict[str, float]]:
-        """Predict the class probabilities of image files.
+    def predict(self, images: Any) -> list[dict[str, float]]:
+        """Predict the class probabilities of images.
 
         Args:
-            files: Paths of the images.
+            images: The path of an image or of a folder, which stands for all images below it,
+                sorted; a Pillow image; an array ``uint8 [H, W]`` or ``[H, W, 3]``, or a batch of
+                such arrays; or an iterable of these.
 
         Returns:
-            For each file the probability of each class by its name.
+            For each image the probability of each class by its name.
 
         Raises:
-            DataError: A file cannot be read.
+            DataError: An image cannot be read, or there is none in a folder.
         """
 
         def raise_error(index: int, reason: str) -> None:
             raise DataError(reason)
 
-        rows = self.stream([Path(file) for file in files], raise_error)
+        rows = self.stream(list_images(images), raise_error)
         return [dict(zip(self.classes, map(float, row), strict=True)) for _, row in rows]
 
 
@@ -314,14 +316,13 @@ def load(folder: Path, plugins: Registry | None = None, device: Device | None = 
     else:
         network = _build_network(folder, content, len(classes), plugins, device)
     network = network.to(device.torch_device)
+    for name, tensor in network.state_dict().items():
+        if name in tensors and tensors[name].is_floating_point() != tensor.is_floating_point():
+            raise _misfit(folder, f"{name} does not have the type {tensor.dtype}")
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:
-        detail = str(error).splitlines()[-1].strip()
-        raise ArtifactError(
-            f"the weights in {folder} do not fit the model that the available plugins build: "
-            f"{detail}; use the plugins and versions that config.json names"
-        ) from None
+        raise _misfit(folder, str(error).splitlines()[-1].strip()) from None
     temperature, images = content.get("temperature") or 1.0, _read_training_images(folder)
     return Predictor(network, classes, device, temperature, content, images)
 
@@ -354,7 +355,7 @@ def _build_network(
     """Build a network as ``_describe`` described it, without its trained weights.
 
     Raises:
-        ArtifactError: A plugin is not available.
+        ArtifactError: A plugin is not available, or does not accept the values.
     """
     try:
         config = space.from_json(description, plugins, kinds=KINDS, pretrained=False)
@@ -364,12 +365,26 @@ def _build_network(
             f"{folder} was made with plugins from {origins}: {error}; give plugin files with "
             "--plugin"
         ) from None
-    network = models.build_model(config, classes, description["input"]["size"], device)
+    try:
+        for choice in config.values():  # a width of a billion would fill the memory
+            check_values(choice.plugin, choice.params)
+        network = models.build_model(config, classes, description["input"]["size"], device)
+    except Exception as error:  # the code of plugins raises anything on wrong values
+        raise _misfit(folder, str(error).splitlines()[0] if str(error) else repr(error)) from error
+    known_fields = {field.name for field in fields(models.InputSpec)}
     spec: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value
         for key, value in description["input"].items()
+        if key in known_fields
     }
     return Model(network.backbone, network.head, models.InputSpec(**spec), network.head_input)
+
+
+def _misfit(folder: Path, detail: str) -> ArtifactError:
+    return ArtifactError(
+        f"the weights in {folder} do not fit the model that the available plugins build: {detail}; "
+        "use the plugins and versions that config.json names"
+    )
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
@@ -381,7 +396,7 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     if not folder.is_dir():
         raise ArtifactError(f"there is no model folder {folder}; {_suggest_folder(folder)}")
     try:
-        content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        content = model_config.read(folder)
         tensors = load_file(folder / "model.safetensors")
     except OSError as error:
         missing = Path(error.filename or folder / "model.safetensors").name
@@ -389,25 +404,10 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
             f"{folder} is not a model folder: {missing} cannot be read; {_suggest_folder(folder)}"
         ) from None
     except (ValueError, safetensors.SafetensorError) as error:
-        raise ArtifactError(f"{folder} is damaged: {error}; copy it again") from None
-    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
-        raise ArtifactError(f"{folder} was written by another version of autotl; upgrade autotl")
-    required = ("backbone", "head", "classes", "input")
-    if missing_keys := [key for key in required if not content.get(key)]:
-        raise ArtifactError(
-            f"{folder} is damaged: config.json has no {missing_keys[0]!r}; copy it again"
-        )
-    try:
-        data.scale.from_json(content.get("scales", {}))
-    except (ValueError, AttributeError) as error:
-        raise ArtifactError(f"{folder} is damaged: config.json: {error}; copy it again") from None
-    spec_keys = {field.name for field in fields(models.InputSpec)}
-    for description in content.get("members") or [content]:
-        spec = description.get("input")
-        if not isinstance(spec, dict) or spec.keys() != spec_keys:
-            raise ArtifactError(
-                f"{folder} is damaged: config.json has an incomplete 'input'; copy it again"
-            )
+        raise damage(folder, f"model.safetensors cannot be read: {error}") from None
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise damage(folder, f"the tensor {name} has values that are not finite")
     return content, tensors
 
 

@@ -21,13 +21,29 @@ class _ErrorReportingGroup(click.Group):
         try:
             return super().invoke(ctx)
         except AutoTLError as error:
-            raise click.ClickException(str(error)) from None
+            raise click.ClickException(_make_readable(str(error))) from None
+        except click.ClickException as error:
+            vars(error)["message"] = _make_readable(error.message)  # final for type checkers
+            raise
         except KeyboardInterrupt:
             click.echo("interrupted", err=True)
             sys.exit(130)
         except BrokenPipeError:  # the reader of our output, such as ``head``, has closed it
             sys.stderr.close()
             sys.exit(0)
+        except OSError as error:  # a full disk, missing permissions, a name that is too long
+            place = f"{error.filename}: " if error.filename else ""
+            message = f"{place}{error.strerror or error}"
+            raise click.ClickException(_make_readable(message)) from None
+
+
+def _make_readable(message: str) -> str:
+    """Return an error message without passwords, and without the middle of a very long one."""
+    if ":/" in message:
+        from autotl.store import without_passwords  # Optuna is loaded only when needed
+
+        message = without_passwords(message)
+    return message if len(message) <= 800 else f"{message[:500]} ... {message[-250:]}"
 
 
 @click.group(cls=_ErrorReportingGroup, context_settings={"help_option_names": ["-h", "--help"]})

@@ -10,23 +10,37 @@ from typing import Any
 
 import click
 
-from autotl.errors import StudyError
+from autotl.errors import StudyError, find_path_fault, shorten
 from autotl.events import Event, Listener
 
 
-class NonEmptyPath(click.ParamType[Path]):
-    """A path; an empty one, of a shell variable that is not set, is a usage error."""
+class _Path(click.ParamType[Any]):
+    """A path that a file can have: without null characters, not too long, of a user that exists.
+
+    Args:
+        path_type: ``Path``, or ``str`` for what need not be a path, such as a data source.
+    """
 
     name = "path"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        """Convert the text of an option to a path."""
-        if not str(value).strip():
+    def __init__(self, path_type: type[Path] | type[str]) -> None:
+        self.path_type = path_type
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Path | str:
+        """Convert the text of an option; a path that no file can have is a usage error."""
+        if self.path_type is Path and not str(value).strip():
             self.fail("the path is empty; is a variable of the shell not set?", param, ctx)
-        return Path(value)
+        if fault := find_path_fault(value):
+            self.fail(f"{shorten(value)} is not a valid path: {fault}.", param, ctx)
+        return self.path_type(value)
 
 
-PATH = NonEmptyPath()
+PATH = _Path(Path)
+SOURCE = _Path(str)
+"""A data source, a plugin file or a name; whatever it is, a path that no file can have is none."""
+
 PLUGIN = click.option(
     "--plugin",
     multiple=True,

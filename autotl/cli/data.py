@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from autotl.cli.common import PLUGIN, printable
+from autotl.cli.common import PLUGIN, SOURCE, printable
 
 
 @click.group()
@@ -15,7 +15,7 @@ def data() -> None:
 
 
 @data.command("check")
-@click.argument("source", metavar="DATA")
+@click.argument("source", metavar="DATA", type=SOURCE)
 @PLUGIN
 def check_data(source: str, plugin: tuple[Path, ...]) -> None:
     """Open every image of DATA once and report the problems found."""

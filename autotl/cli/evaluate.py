@@ -10,14 +10,14 @@ from typing import Any
 
 import click
 
-from autotl.cli.common import DEVICE, FORMAT, PATH, PLUGIN, printable
+from autotl.cli.common import DEVICE, FORMAT, PATH, PLUGIN, SOURCE, printable
 from autotl.cli.inputs import load_examples
 from autotl.cli.progress_bar import ProgressBar
 
 
 @click.command()
 @click.argument("model", type=PATH)
-@click.argument("source", metavar="DATA")
+@click.argument("source", metavar="DATA", type=SOURCE)
 @click.option(
     "--split",
     type=click.Choice(["train", "validation", "test"]),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from autotl.cli.common import FORMAT, PATH, PLUGIN
+from autotl.cli.common import FORMAT, PATH, PLUGIN, SOURCE
 from autotl.cli.inputs import find_images, load_examples, write_note
 from autotl.errors import ArtifactError, AutoTLError, DataError
 
@@ -36,6 +36,7 @@ FLOAT32_IMAGES, INT8_IMAGES = 64, 2000
     "--data",
     "source",
     metavar="DATA",
+    type=SOURCE,
     help="Images to compare the file with the model on, preferably labelled "
     "(default: the data that the model was trained on).",
 )

@@ -13,7 +13,7 @@ import click
 from click.core import ParameterSource
 
 from autotl.cli import plugin_formats, templates
-from autotl.cli.common import PATH, PLUGIN
+from autotl.cli.common import PATH, PLUGIN, SOURCE
 from autotl.errors import PluginError, did_you_mean
 from autotl.space.kinds import GIVEN_ARGUMENTS
 
@@ -119,10 +119,11 @@ def _plugins_called(name: str, available: Registry) -> list[AnyPlugin]:
 
 
 @plugins.command("check")
-@click.argument("target", metavar="FILE|NAME")
+@click.argument("target", metavar="FILE|NAME", type=SOURCE)
 @click.option(
     "--source",
     metavar="SOURCE",
+    type=SOURCE,
     default="",
     help="Data source for the dataset plugins to read (default: none, only the signature is "
     "checked).",
@@ -181,7 +182,7 @@ def new_plugin(kind: str, name: str, folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for file, text in texts.items():
-            (folder / file).write_text(text)
+            (folder / file).write_text(text, encoding="utf-8")
     except OSError as error:
         raise PluginError(
             f"{folder} cannot be written ({error.strerror}); choose another folder with --dir"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import sys
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from autotl.cli.common import DEVICE, PATH, PLUGIN, printable
+from autotl.cli.common import DEVICE, PATH, PLUGIN, SOURCE, printable
 from autotl.cli.inputs import find_images, write_note
 from autotl.cli.progress_bar import ProgressBar
 from autotl.errors import DataError
@@ -22,7 +21,7 @@ Predictions = Iterator[tuple[str, list[tuple[str, float]]]]
 
 @click.command()
 @click.argument("model", type=PATH)
-@click.argument("files", nargs=-1, required=True)
+@click.argument("files", nargs=-1, required=True, type=SOURCE)
 @click.option(
     "--format",
     "output_format",
@@ -32,7 +31,7 @@ Predictions = Iterator[tuple[str, list[tuple[str, float]]]]
 )
 @click.option(
     "--top",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, 1_000_000),
     default=3,
     metavar="N",
     help="Number of classes for each image, the most probable first (default: 3).",
@@ -87,12 +86,13 @@ def _write_table(predictions: Predictions) -> None:
 
 
 def _write_csv(predictions: Predictions) -> None:
-    if isinstance(sys.stdout, io.TextIOWrapper):  # file names need not be valid Unicode
-        sys.stdout.reconfigure(errors="surrogateescape")
+    from autotl.data.spreadsheet import escape_formula
+
     writer = csv.writer(sys.stdout)
     writer.writerow(["file", "rank", "class", "probability"])
     for file, classes in predictions:
-        writer.writerows([file, i, name, f"{p:.6f}"] for i, (name, p) in enumerate(classes, 1))
+        for rank, (name, p) in enumerate(classes, 1):
+            writer.writerow([escape_formula(file), rank, escape_formula(name), f"{p:.6f}"])
 
 
 def _write_json(predictions: Predictions) -> None:

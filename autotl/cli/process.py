@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
 import ctypes
+import io
 import os
 import platform
+import sys
 
 TRIM_THRESHOLD, MMAP_MAX = -1, -4
 """The numbers of the parameters of glibc's ``mallopt``."""
@@ -16,6 +19,28 @@ def configure() -> None:
     # makes the wait longer: with one other busy process, training was 4 times faster without it.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     keep_freed_memory()
+    accept_all_text()
+
+
+def accept_all_text() -> None:
+    """Make the standard streams accept names that are not valid in their encoding.
+
+    Names of files need not be valid Unicode, and a class may have characters that the encoding of
+    the terminal lacks, such as a Japanese name on Western Windows. What was a byte of a file name
+    stays that byte; other characters are written as escapes, as Python does on stderr.
+    """
+    codecs.register_error("autotl", _encode_anyway)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="autotl")
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")
+
+
+def _encode_anyway(error: UnicodeError) -> tuple[str | bytes, int]:
+    try:
+        return codecs.lookup_error("surrogateescape")(error)
+    except UnicodeError:
+        return codecs.lookup_error("backslashreplace")(error)
 
 
 def keep_freed_memory() -> None:

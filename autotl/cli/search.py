@@ -14,6 +14,7 @@ import click
 from autotl.cli.common import (
     PATH,
     PLUGIN,
+    SOURCE,
     STORAGE,
     WEIGHTS,
     Duration,
@@ -34,7 +35,7 @@ QUIET = click.option(
 
 
 @click.command()
-@click.argument("source", metavar="DATA|STUDY.toml")
+@click.argument("source", metavar="DATA|STUDY.toml", type=SOURCE)
 @click.option(
     "--budget",
     type=Duration(),
@@ -224,7 +225,7 @@ def search(source: str, quiet: bool, **options: Any) -> None:
 
 @click.command()
 @click.argument("recipe", type=PATH)
-@click.argument("source", metavar="[DATA]", required=False)
+@click.argument("source", metavar="[DATA]", required=False, type=SOURCE)
 @click.option(
     "--out",
     type=PATH,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from autotl.cli.common import PATH, STORAGE
+from autotl.cli.common import PATH, SOURCE, STORAGE
 
 if TYPE_CHECKING:
     from autotl.store import Store
@@ -58,7 +58,7 @@ def list_studies(storage: str | None, out: Path) -> None:
 
 
 @studies.command("show")
-@click.argument("name")
+@click.argument("name", type=SOURCE)
 @STORAGE
 @OUT
 def show_study(name: str, storage: str | None, out: Path) -> None:
@@ -70,7 +70,7 @@ def show_study(name: str, storage: str | None, out: Path) -> None:
 
 
 @studies.command("delete")
-@click.argument("name")
+@click.argument("name", type=SOURCE)
 @click.option(
     "--yes", is_flag=True, help="Deletion without confirmation (default: confirmation first)."
 )
@@ -86,7 +86,7 @@ def delete_study(name: str, yes: bool, storage: str | None, out: Path) -> None:
 
 
 @click.command()
-@click.argument("study")
+@click.argument("study", type=SOURCE)
 @STORAGE
 @OUT
 def report(study: str, storage: str | None, out: Path) -> None:
@@ -102,7 +102,7 @@ def report(study: str, storage: str | None, out: Path) -> None:
 
 
 @click.command("dashboard")
-@click.argument("study")
+@click.argument("study", type=SOURCE)
 @click.option(
     "--port",
     type=click.IntRange(1, 65535),

@@ -22,6 +22,7 @@ from autotl.data.inspection import Inspection, inspect
 from autotl.data.labels import check_labels, find_same, join_names, natural_key, normalise_label
 from autotl.data.scale import Scale
 from autotl.data.split import GIVEN_SPLITS, SPLITS, join_units, split
+from autotl.data.spreadsheet import escape_formula
 from autotl.errors import DataError, StoreError
 from autotl.space.plugin import Example, Issue
 
@@ -187,7 +188,7 @@ def _write_csv(path: Path, header: tuple[str, ...], rows: Iterable[tuple[str, ..
         path.parent.mkdir(parents=True, exist_ok=True)
         # File names need not be UTF-8; surrogateescape writes their bytes back unchanged.
         with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            csv.writer(file).writerows([header, *rows])
+            csv.writer(file).writerows(map(escape_formula, row) for row in (header, *rows))
     except OSError as error:
         raise StoreError(f"{path}: {error.strerror}; choose a folder you can write to") from error
 

@@ -43,7 +43,7 @@ def decode(
     near the border, and backbones tolerate a changed aspect ratio better than a lost object.
 
     Args:
-        image: A file, or an array ``uint8 [H, W]`` or ``uint8 [H, W, 3]``.
+        image: A file, a Pillow image, or an array ``uint8 [H, W]`` or ``uint8 [H, W, 3]``.
         size: Height and width of the result, in pixels.
         interpolation: timm's name of the interpolation; see ``pillow_interpolation``.
         scales: The scales of images with more than 8 bits, by file type; see ``scale``.
@@ -57,7 +57,8 @@ def decode(
     try:
         rgb = to_rgb(open_upright(image, size), scales or {})
     except Exception as error:  # decoders raise anything on broken files
-        source = "the array" if isinstance(image, np.ndarray) else image
+        names = {np.ndarray: "the array", Image.Image: "the image"}
+        source = next((names[kind] for kind in names if isinstance(image, kind)), image)
         raise DataError(f"{source}: {read_error(error)}; replace the image or remove it") from error
     resampling = Image.Resampling[pillow_interpolation(interpolation).upper()]
     return np.array(rgb.resize((size, size), resampling))
@@ -72,7 +73,7 @@ def open_upright(image: Any, side: int) -> Image.Image:
     """Open an image upright; of several frames or pages the first.
 
     Args:
-        image: A file, or an array ``uint8 [H, W]`` or ``uint8 [H, W, 3]``.
+        image: A file, a Pillow image, or an array ``uint8 [H, W]`` or ``uint8 [H, W, 3]``.
         side: Side that the image will be resized to, in pixels. A JPEG that is much larger may be
             decoded at a reduced size; 0 for the full size.
 
@@ -86,6 +87,9 @@ def open_upright(image: Any, side: int) -> Image.Image:
             raise ValueError(f"{image.dtype} {shape} is neither uint8 [H, W] nor uint8 [H, W, 3]")
         _check_size(image.shape[1], image.shape[0])
         return Image.fromarray(image)
+    if isinstance(image, Image.Image):
+        _check_size(*image.size)
+        return ImageOps.exif_transpose(image)
     if not isinstance(image, BytesIO):
         require_regular_file(image)
     try:

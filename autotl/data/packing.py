@@ -92,7 +92,7 @@ def pack(
             )
             file.flush()
             os.fsync(file.fileno())
-        unfinished.replace(path)
+        _replace(unfinished, path, shape)
     except OSError as error:
         raise StoreError(
             f"{path}: cannot write {math.prod(shape) / 2**20:.0f} MiB of packed images "
@@ -107,6 +107,19 @@ def pack(
         f"{path}: the file differs from what was written; check that no other program writes to "
         "this folder"
     )
+
+
+def _replace(unfinished: Path, path: Path, shape: tuple[int, ...]) -> None:
+    """Rename a complete array, unless another process was faster.
+
+    Windows does not replace a file that is mapped into memory, which the array of the other process
+    is; it has the same content.
+    """
+    try:
+        unfinished.replace(path)
+    except PermissionError:
+        if _open_packed(path, shape) is None:
+            raise
 
 
 def _open_packed(path: Path, shape: tuple[int, ...]) -> Packed | None:

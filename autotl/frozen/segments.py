@@ -206,7 +206,7 @@ class Entry:
         path = self.folder / uuid.uuid4().hex  # no other process writes to this name
         try:
             path.with_suffix(".bin").write_bytes(records.data)
-            path.with_suffix(".tmp").write_text(content)
+            path.with_suffix(".tmp").write_text(content, encoding="utf-8")
             path.with_suffix(".tmp").replace(path.with_suffix(".json"))
         except OSError:
             _delete_segment(path)

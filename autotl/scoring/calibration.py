@@ -19,7 +19,7 @@ from autotl.scoring.metrics import METRICS, Labels, Probabilities
 NUM_BINS = 15
 """Bins of equal width for the expected calibration error."""
 
-MAX_TEMPERATURE = 20.0
+MAX_TEMPERATURE = 5.0
 """Temperatures are searched from its reciprocal to this."""
 
 SMALLEST_PROBABILITY = 1e-12
@@ -27,20 +27,29 @@ SMALLEST_PROBABILITY = 1e-12
 
 
 def fit_temperature(labels: Labels, probabilities: Probabilities) -> float:
-    """Fit the temperature that maximizes the likelihood of the labels.
+    """Fit the temperature that maximizes the likelihood of the labels and of one pseudo-example.
+
+    Where all predictions are right, the likelihood of the labels alone grows with every decrease of
+    the temperature, and the first image that is unlike them would get a certain, wrong prediction.
+    The pseudo-example is an average image of a random class: its loss is the mean of ``-log p``
+    over all images and classes. It counts as one image, so it matters only among few errors.
 
     Args:
         labels: ``[N]``.
         probabilities: ``[N, C]`` of images that were not trained on.
+
+    Returns:
+        The temperature, from ``1 / MAX_TEMPERATURE`` to ``MAX_TEMPERATURE``.
     """
     rows = np.arange(len(labels))
 
-    def negative_log_likelihood(log_temperature: float) -> float:
+    def penalized_loss(log_temperature: float) -> float:
         scaled = apply_temperature(probabilities, float(np.exp(log_temperature)))
-        return float(-np.log(np.maximum(scaled[rows, labels], SMALLEST_PROBABILITY)).mean())
+        losses = -np.log(np.maximum(scaled, SMALLEST_PROBABILITY))
+        return float((losses[rows, labels].sum() + losses.mean()) / (len(labels) + 1))
 
     limit = float(np.log(MAX_TEMPERATURE))
-    optimum = minimize_scalar(negative_log_likelihood, bounds=(-limit, limit), method="bounded")
+    optimum = minimize_scalar(penalized_loss, bounds=(-limit, limit), method="bounded")
     return float(np.exp(optimum.x))
 
 

@@ -46,6 +46,16 @@ def check_keywords(plugin: AnyPlugin, values: Mapping[str, Any]) -> None:
         )
 
 
+def check_values(plugin: AnyPlugin, values: Mapping[str, Any]) -> None:
+    """Raise ``StudyError`` if a value is outside the domain that ``plugin`` declares."""
+    for h in plugin.hyperparameters:
+        if h.name in values and not h.allows(values[h.name]):
+            raise StudyError(
+                f"{plugin.kind} plugin {plugin.name!r} declares {h.name} = {h.domain}, "
+                f"not {values[h.name]!r:.60}"
+            )
+
+
 def _narrow(plugin: AnyPlugin, h: Hyperparameter, value: Any) -> Hyperparameter:
     """One hyperparameter with the domain that ``value`` leaves of it."""
     where = f"[space.{plugin.kind}.{plugin.name}] {h.name}"

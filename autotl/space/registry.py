@@ -16,7 +16,14 @@ from typing import Any
 
 from packaging.requirements import InvalidRequirement, Requirement
 
-from autotl.errors import DataError, PluginError, WeightsError, did_you_mean
+from autotl.errors import (
+    DataError,
+    PluginError,
+    WeightsError,
+    did_you_mean,
+    find_path_fault,
+    shorten,
+)
 from autotl.space.kinds import GIVEN_ARGUMENTS
 from autotl.space.plugin import Plugin, Weights
 
@@ -179,6 +186,8 @@ class Registry:
         """
         if not source.strip():
             raise DataError("the data source is empty; is a variable of the shell not set?")
+        if fault := find_path_fault(source):
+            raise DataError(f"{shorten(source)} is not a valid path: {fault}")
         path = Path(source).expanduser()
         if ":" not in source and not path.exists():
             near = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []

@@ -35,7 +35,13 @@ from autotl.store.migrations.tables import (
     TEST,
     TRIAL,
 )
-from autotl.store.opening import convert_errors, merge_write_ahead_log, open_database
+from autotl.store.opening import (
+    DATABASE_ERRORS,
+    convert_damage,
+    convert_errors,
+    merge_write_ahead_log,
+    open_database,
+)
 from autotl.store.rows import (
     STATUSES,
     DataIssueRow,
@@ -142,8 +148,8 @@ class Store:
             exists = connection.scalar(sa.select(STUDY.c.name).where(STUDY.c.name == study))
             query = sa.select(*columns).where(STUDY_FACT.c.study == study)
             facts = {name: value for name, value in connection.execute(query)}
-        given = {name: value for name, value in facts.items() if value is not None}
-        return StudyFacts.model_validate(given) if exists else None
+            given = {name: value for name, value in facts.items() if value is not None}
+            return StudyFacts.model_validate(given) if exists else None
 
     def study(self, study: str) -> StudyFacts:
         """The facts of the study.
@@ -364,9 +370,10 @@ class Store:
         query = sa.select(PREDICTION.c.classes, PREDICTION.c.probabilities)
         with self._read() as connection:
             row = connection.execute(query.where(*_at(PREDICTION, study, number))).first()
-        if row is None:
-            return None
-        return np.frombuffer(row.probabilities, "<f2").astype(np.float32).reshape(-1, row.classes)
+            if row is None:
+                return None
+            values = np.frombuffer(row.probabilities, "<f2").astype(np.float32)
+            return values.reshape(-1, row.classes)
 
     def epochs(self, study: str, number: int) -> list[EpochRow]:
         """Return the epochs of a trial, in order."""
@@ -442,7 +449,11 @@ class Store:
 
     @contextmanager
     def _read(self) -> Iterator[sa.Connection]:
-        with convert_errors(self._label), self.storage.engine.connect() as connection:
+        with (
+            convert_errors(self._label, (*DATABASE_ERRORS, exc.DatabaseError)),
+            convert_damage(self._label),
+            self.storage.engine.connect() as connection,
+        ):
             yield connection
 
     @contextmanager
@@ -468,14 +479,14 @@ class Store:
         same = [table.c[name] == value for name, value in equal.items()]
         keys = [column for column in table.primary_key if column.name != order]
         query = sa.select(*columns).where(table.c.study == study, *same, *where)
-        with self._read() as connection:
-            rows = connection.execute(query.order_by(table.c[order], *keys)).all()
         records = RECORDS.get(kind, {})
 
         def value(name: str, stored: Any) -> Any:
             return records[name].model_validate(stored or {}) if name in records else stored
 
-        return [kind(*map(value, names, row)) for row in rows]
+        with self._read() as connection:
+            rows = connection.execute(query.order_by(table.c[order], *keys)).all()
+            return [kind(*map(value, names, row)) for row in rows]
 
     def _replace(self, table: sa.Table, study: str, rows: Sequence[Any], **equal: Any) -> None:
         """Replace the rows of a study whose columns have the values ``equal``, in this order."""

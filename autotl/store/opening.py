@@ -17,7 +17,7 @@ from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from sqlalchemy import exc
 
-from autotl.errors import StoreError, did_you_mean
+from autotl.errors import StoreError, did_you_mean, find_path_fault, shorten
 from autotl.store.migrations import migrate
 from autotl.store.migrations.tables import STUDY
 
@@ -25,16 +25,33 @@ LOCK_SECONDS = 60  # how long to wait for another process that is writing to a S
 DATABASE_ERRORS = (exc.OperationalError, StorageInternalError)
 """The errors that an open database can raise, such as a full disk."""
 
+OPENING_ERRORS = (
+    *(*DATABASE_ERRORS, exc.SQLAlchemyError, ImportError, RuntimeError),
+    *(TypeError, ValueError),  # parameters in the URL that the driver does not accept
+)
+"""The errors that opening a database can raise."""
+
+SECRET = "pass|pwd|secret|token|credential|key"
+"""Words in a parameter of a URL whose value is not shown."""
+
+SHELL_WORD = r"(?:'[^']*'|\"[^\"]*\"|\S)+"
+"""A word of a command line; blanks are part of it if they are quoted."""
+
 HINTS = {
     "not a database": "it is another kind of file; choose a new file with --storage",
     "locked": "another program is writing to it; run the command again when that has finished",
     "readonly": "make the file and its folder writable, or choose another one with --storage",
     "unable to open": "check that its folder exists and that you may read and write it",
     "disk is full": "free some disk space and run the command again",
-    "no module named": "install the driver; for PostgreSQL: pip install 'psycopg[binary]'",
-    "pq wrapper": "install the complete driver: pip install 'psycopg[binary]'",
-    "can't load plugin": "write sqlite:///FILE.db, or postgresql+psycopg://... and run "
+    "no module named 'mysqldb'": "write mysql+pymysql://... and run: pip install pymysql",
+    "no module named 'pymysql'": "install the driver: pip install pymysql",
+    "no module named 'psycopg2'": "write postgresql+psycopg://... and run: "
     "pip install 'psycopg[binary]'",
+    "no module named 'psycopg'": "install the driver: pip install 'psycopg[binary]'",
+    "no module named": "install the driver of this kind of database with pip",
+    "pq wrapper": "install the complete driver: pip install 'psycopg[binary]'",
+    "can't load plugin": "write sqlite:///FILE.db, postgresql+psycopg://... (pip install "
+    "'psycopg[binary]') or mysql+pymysql://... (pip install pymysql)",
     "optuna version": "copy the database before you upgrade it",
     "": "check --storage: the server or file, the name, the user, the password and the permissions",
 }
@@ -54,7 +71,10 @@ def default_url(out: Path) -> str:
         raise StoreError(f"cannot create {out}: {e.strerror}; choose another --out") from e
     if not file.exists() and not os.access(out, os.W_OK | os.X_OK):
         raise StoreError(f"the folder {out} is not writable; choose another --out")
-    return sa.URL.create("sqlite", database=str(file)).render_as_string()
+    try:
+        return sa.URL.create("sqlite", database=str(file)).render_as_string()
+    except UnicodeEncodeError:  # SQLite opens files by names in UTF-8
+        raise StoreError(f"the name of {out} is not valid Unicode; choose another --out") from None
 
 
 def existing_url(database: str, option: str = "--storage") -> str:
@@ -68,6 +88,8 @@ def existing_url(database: str, option: str = "--storage") -> str:
         StoreError: It does not exist, cannot be read, or has no AutoTL tables.
     """
     if "://" not in database:
+        if fault := find_path_fault(database):
+            raise StoreError(f"{option}: {shorten(database)} is not a valid path: {fault}")
         database = str(Path(database) / "autotl.db") if Path(database).is_dir() else database
         database = sa.URL.create("sqlite", database=database).render_as_string()
     try:
@@ -76,8 +98,7 @@ def existing_url(database: str, option: str = "--storage") -> str:
         if address.url.get_backend_name() == "sqlite" and not file.is_file():
             near = did_you_mean(file.name, (f.name for f in file.parent.glob("*.db")))
             raise StoreError(f"{option}: there is no database {file}; {near}")
-        errors = (*DATABASE_ERRORS, exc.SQLAlchemyError, ImportError)
-        with convert_errors(address.label, errors):
+        with convert_errors(address.label, OPENING_ERRORS):
             engine = sa.create_engine(address.url, **address.engine_options)
             has_tables = sa.inspect(engine).has_table(STUDY.name)
         engine.dispose()
@@ -89,9 +110,26 @@ def existing_url(database: str, option: str = "--storage") -> str:
 
 
 def without_passwords(text: str) -> str:
-    """Replace the passwords of the database URLs in a command line by ``***``."""
-    text = re.sub(r"(://[^:/@\s]*):[^@\s]*@", r"\1:***@", text)
-    return re.sub(r"([?&]passw(?:or)?d=)[^&\s'\"]*", r"\1***", text)
+    """Replace the passwords of the database URLs in a text, such as a command line, by ``***``.
+
+    Everything between the user and the last ``@`` of a URL counts as the password, because one that
+    is not encoded may contain ``@``, ``:`` and ``/``. So do the values of keys that look like it.
+
+    >>> without_passwords("postgresql://me:p@ss@host/x?sslpassword=a&timeout=3")
+    'postgresql://me:***@host/x?sslpassword=***&timeout=3'
+    """
+    return re.sub(SHELL_WORD, lambda word: _hide_passwords(word[0]), text)
+
+
+def _hide_passwords(word: str) -> str:
+    if ":/" not in word:  # a driver's message may have the parameters of the connection
+        return re.sub(r"(\w*(?:passw|pwd)\w*=)[^\s'\"&;]*", r"\1***", word, flags=re.IGNORECASE)
+    word = re.sub(r"(:/+[^:/@?]*):.*@", r"\1:***@", word, flags=re.DOTALL)
+
+    def hide(pair: re.Match[str]) -> str:
+        return f"{pair[1]}***" if re.search(SECRET, pair[0], re.IGNORECASE) else pair[0]
+
+    return re.sub(r"([?&;][^=&;]*=)[^&;'\"]*", hide, word)
 
 
 @dataclass(frozen=True)
@@ -133,8 +171,7 @@ def open_database(url: str) -> OpenDatabase:
         StoreError: It cannot be opened, or a newer version of AutoTL created it.
     """
     address = _parse_address(url)
-    errors = (*DATABASE_ERRORS, exc.SQLAlchemyError, ImportError, RuntimeError)
-    with convert_errors(address.label, errors):
+    with convert_errors(address.label, OPENING_ERRORS):
         storage = _open(url, address.engine_options, address.label)
         return OpenDatabase(storage, address.public_url, address.label)
 
@@ -142,20 +179,43 @@ def open_database(url: str) -> OpenDatabase:
 def _parse_address(url: str) -> _Address:
     try:
         parsed = sa.make_url(url)
+        if "@" in (parsed.host or ""):  # the password has an @, and its end would be the host
+            raise ValueError
+        public_url = without_passwords(parsed.render_as_string(hide_password=True))
     except (exc.ArgumentError, ValueError):
         # The message contains neither the URL nor the cause: both may contain a password.
         raise StoreError(
             "the storage is not a database URL; write sqlite:///FILE.db or "
             "postgresql+psycopg://USER:PASSWORD@HOST/NAME, with %40 for an @ in the password"
         ) from None
-    without_query = parsed.difference_update_query(["password", "passwd"])
-    public_url = without_query.render_as_string(hide_password=True)
     is_sqlite = parsed.get_backend_name() == "sqlite"
     label = (parsed.database if is_sqlite else None) or public_url
+    if is_sqlite and (fault := find_path_fault(label)):
+        raise StoreError(f"the database {shorten(label)} is not a valid path: {fault}")
     if is_sqlite and Path(label).is_dir():
         raise StoreError(f"the database {label} is a folder; give a file in it")
     options = {"connect_args": {"timeout": LOCK_SECONDS}} if is_sqlite else {"pool_pre_ping": True}
     return _Address(parsed, public_url, label, options)
+
+
+@contextmanager
+def convert_damage(label: str) -> Iterator[None]:
+    """Convert errors of reading what is stored, such as text that is no JSON, to a StoreError.
+
+    Args:
+        label: The database, for the message.
+
+    Raises:
+        StoreError: What is stored cannot be read.
+    """
+    try:
+        yield
+    except ValueError as error:  # of the json module, and of pydantic
+        lines = [line.strip() for line in str(error).splitlines()][:3]
+        raise StoreError(
+            f"the database {label} is damaged: {': '.join(lines)}; use a backup of it, or choose "
+            "another one with --storage"
+        ) from error
 
 
 @contextmanager
@@ -177,7 +237,7 @@ def convert_errors(
         cause: BaseException = e  # the innermost error has the shortest message
         while cause.__cause__:
             cause = cause.__cause__
-        message = (str(cause).splitlines() or [type(cause).__name__])[0]
+        message = without_passwords((str(cause).splitlines() or [type(cause).__name__])[0])
         hint = next(hint for part, hint in HINTS.items() if part in message.lower())
         raise StoreError(f"cannot use the database {label}: {message}; {hint}") from e
 

@@ -80,7 +80,8 @@ class Checkpoint:
         """
         try:
             with safetensors.safe_open(self.path, "pt") as file:
-                return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                # Cloned, because Windows does not replace a file that is mapped into memory.
+                return {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
         except (OSError, safetensors.SafetensorError) as error:
             raise ValueError(f"{self.path} cannot be read: {error}") from None
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from images import TINY, write_images
 from PIL import Image
+from safetensors.torch import save_file
 
 from autotl import data, models
 from autotl.artifact import model_folder
@@ -271,10 +272,15 @@ def test_a_missing_plugin_file_is_named(saved: Path) -> None:
     ("change", "message"),
     [
         ({"schema": 2}, "another version"),
-        ({"input": None}, "config.json has no 'input'"),
-        ({"input": {"mean": [0, 0, 0]}}, "an incomplete 'input'"),
+        ({"input": {"mean": [0, 0, 0]}}, "'input.size' is missing"),
         ({"classes": ["a", "b"]}, "do not fit"),
         ({"head": {"mlp": {"depth": 3.5, "nothing": 1}}}, "no keyword 'nothing'"),
+        (
+            {"head": {"mlp": {"width": 10**12}}},
+            "declares width = .*, not 1000000000000",
+        ),
+        ({"head": {"mlp": {"width": "64"}}}, "declares width = .*, not '64'"),
+        ({"backbone": {"tiny": {"nothing": 1}}}, "no keyword 'nothing'"),
     ],
 )
 def test_a_damaged_config_is_named(
@@ -290,6 +296,27 @@ def test_a_config_that_is_not_json_is_damage(folder: Path, plugins: Registry) ->
     (folder / "config.json").write_text("{")
     with pytest.raises(ArtifactError, match="is damaged"):
         model_folder.load(folder, plugins)
+
+
+def test_weights_of_other_shapes_or_that_are_not_finite_are_named(
+    folder: Path, plugins: Registry, network: Model
+) -> None:
+    tensors = {name: t.contiguous() for name, t in network.state_dict().items()}
+    name = next(n for n, t in tensors.items() if t.is_floating_point())
+    file = folder / "model.safetensors"
+    changed = {
+        "has values that are not finite": tensors[name] * float("nan"),
+        "size mismatch": tensors[name][:1].clone(),
+        "does not have the type": torch.zeros(tensors[name].shape, dtype=torch.int8),
+    }
+    for message, tensor in changed.items():
+        save_file({**tensors, name: tensor}, file)
+        with pytest.raises(ArtifactError, match=message):
+            model_folder.load(folder, plugins)
+    for content in (b"", b"text", bytes(8), b"\xff" * 100):
+        file.write_bytes(content)
+        with pytest.raises(ArtifactError, match=r"model\.safetensors cannot be read"):
+            model_folder.load(folder, plugins)
 
 
 def test_pickled_weights_are_not_read(folder: Path, plugins: Registry, network: Model) -> None:

@@ -103,6 +103,16 @@ def wrong_inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "{folder}/file is not an AutoTL database",
         ),
         (["dashboard", "photos", "--port", "99999"], 2, "1<=x<=65535"),
+        (["search", "{folder}/photos", "--epochs", "9" * 22], 1, "--epochs = 99999"),
+        (["search", "{folder}/photos", "--max-parameters", "9" * 400], 1, "--max-parameters = "),
+        (["search", "{folder}/photos", "--cache-size", "9" * 400], 1, "--cache-size = "),
+        (["search", "{folder}/photos", "--out", "x" * 300], 2, "'--out': 'xxx"),
+        (["search", "x" * 300], 2, "file name too long"),
+        (["search", "~nosuchuser/x"], 2, "there is no user 'nosuchuser'"),
+        (["data", "check", "a\0b"], 2, "it has a null character"),
+        (["report", "x" * 300], 2, "file name too long"),
+        (["search", "x://u:SECRET@h/y"], 1, "x://u:***@h/y"),
+        (["predict", "{folder}/photos", "x", "--top", "9" * 30], 2, "'--top'"),
     ],
 )
 def test_mistakes_are_reported_in_one_line_that_says_what_to_do(
@@ -116,3 +126,31 @@ def test_mistakes_are_reported_in_one_line_that_says_what_to_do(
     assert message.format(folder=wrong_inputs) in result.stderr
     assert "Traceback" not in result.output
     assert len(result.stderr.strip().splitlines()) <= (1 if code == 1 else 4)
+
+
+@pytest.mark.parametrize(("name", "option"), [pytest.param(*o, id=o[0]) for o in options()])
+def test_every_number_has_a_range(name: str, option: click.Option) -> None:
+    """Either that of the option, or that of the setting of a study, see tests/test_study.py."""
+    is_number = isinstance(option.type, click.types.IntParamType | click.types.FloatParamType)
+    if is_number and not name.startswith("search"):
+        assert isinstance(option.type, click.IntRange | click.FloatRange), name
+        assert option.type.min is not None
+        assert option.type.max is not None
+
+
+def test_a_fault_of_the_machine_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fill(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device", "/disk/file")
+
+    monkeypatch.setattr("autotl.study.configure", fill)
+    result = run("search", tmp_path)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == "Error: /disk/file: No space left on device\n"
+
+
+def test_a_very_long_message_is_shortened(tmp_path: Path) -> None:
+    result = run("search", tmp_path, "--metric", "x" * 100_000)
+    assert result.exit_code == 1
+    assert len(result.stderr) < 1000

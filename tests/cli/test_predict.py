@@ -166,3 +166,17 @@ def test_a_csv_has_file_names_as_they_are_on_disk(home: Path, tmp_path: Path) ->
     result = predict(home, file, "--format", "csv")
     assert result.exit_code == 0, result.output
     assert os.fsencode(file) in result.stdout_bytes
+
+
+def test_a_csv_has_no_formulas(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(home / "model", tmp_path / "model")
+    file = tmp_path / "model" / "config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps({**config, "classes": ["=1+1", "-2", "@x"]}), encoding="utf-8")
+    shutil.copy(next((home / "photos" / "red").glob("*.png")), tmp_path / "=a.png")
+    monkeypatch.chdir(tmp_path)
+    words = ["--plugin", home / "tiny_plugin.py", "--format", "csv"]
+    result = run("predict", "model", "=a.png", *words)
+    rows = list(csv.DictReader(io.StringIO(result.stdout)))
+    assert {row["class"] for row in rows} == {"'=1+1", "-2", "'@x"}
+    assert {row["file"] for row in rows} == {"'=a.png"}

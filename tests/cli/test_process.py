@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import platform
 import subprocess
@@ -43,3 +44,27 @@ def test_openmp_threads_sleep_while_they_wait_unless_the_user_decided(
     monkeypatch.setattr(os, "environ", {} if value is None else {"OMP_WAIT_POLICY": value})
     process.configure()
     assert os.environ["OMP_WAIT_POLICY"] == expected
+
+
+@pytest.mark.parametrize(
+    ("encoding", "text", "written"),
+    [
+        ("cp1252", "caf\u00e9 \u65e5\u672c", b"caf\xe9 \\u65e5\\u672c"),
+        ("utf-8", "\u65e5", "\u65e5".encode()),
+        ("utf-8", os.fsdecode(b"caf\xe9.png"), b"caf\xe9.png"),
+        ("ascii", "caf\u00e9", b"caf\\xe9"),
+        ("utf-8", "\ud800", b"\\ud800"),
+    ],
+)
+def test_text_that_the_encoding_lacks_is_written(
+    encoding: str, text: str, written: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stdout = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    stdin = io.TextIOWrapper(io.BytesIO(b"caf\xe9.png"), encoding="utf-8")
+    monkeypatch.setattr("sys.stdout", stdout)
+    monkeypatch.setattr("sys.stdin", stdin)
+    process.accept_all_text()
+    stdout.write(text)
+    stdout.flush()
+    assert stdout.buffer.getvalue() == written  # type: ignore[attr-defined]
+    assert os.fsencode(stdin.read()) == b"caf\xe9.png"

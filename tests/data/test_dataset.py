@@ -100,6 +100,14 @@ def test_examples_are_in_natural_order_whatever_the_order_of_the_source() -> Non
     assert from_reversed.fingerprint == dataset.fingerprint
 
 
+def test_names_of_thousands_of_digits_are_sorted() -> None:
+    """int() refuses them."""
+    names = ["1" * 5000, "10", "9", "09", "2a", "0"]
+    labels = [f"c{name}" for name in names for _ in range(3)]
+    examples = [noise_example(f"{i}", label, i) for i, label in enumerate(labels)]
+    assert check(examples, "here").classes == ("c0", "c2a", "c09", "c9", "c10", "c" + "1" * 5000)
+
+
 def test_the_fingerprint_depends_on_every_field_and_pixel_but_not_on_the_folder_or_seed(
     tmp_path: Path,
 ) -> None:

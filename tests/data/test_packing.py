@@ -101,3 +101,24 @@ def test_the_key_is_the_file_name_or_a_hash_of_an_array_in_memory(tmp_path: Path
     assert dataset.fingerprint[:16] in keys[0]
     one, same, other = (Packed(noise(seed)[None], Path("nowhere")).key for seed in (1, 1, 2))
     assert one == same != other
+
+
+@pytest.mark.parametrize("is_written", [True, False])
+def test_a_file_that_is_mapped_by_another_process_is_not_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_written: bool
+) -> None:
+    """On Windows; another process has packed the same images at the same time."""
+
+    def refuse(unfinished: Path, target: Path) -> Path:
+        if is_written:
+            target.write_bytes(unfinished.read_bytes())
+        raise PermissionError(13, "the file is mapped")
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    dataset = check(noise_examples(3), "here")
+    if is_written:
+        assert pack(dataset, 8, "nearest", tmp_path).array.shape == (6, 8, 8, 3)
+        assert [p.suffix for p in tmp_path.iterdir()] == [".npy"]
+    else:
+        with pytest.raises(StoreError, match="the file is mapped"):
+            pack(dataset, 8, "nearest", tmp_path)

@@ -204,3 +204,14 @@ def test_clipping_and_momentum_continue_when_parameters_are_unfrozen(name: str) 
     assert [count for count, _ in norms] == [2, 14, 14]
     assert [length for _, length in norms] == pytest.approx([1e-3] * 3, rel=2e-3)
     assert all(not torch.equal(p, before[n]) for n, p in network.named_parameters())
+
+
+def test_a_schedule_of_a_single_step_is_no_warning(caplog: pytest.LogCaptureFixture) -> None:
+    """Timm warns of it, once for each trial."""
+    network = model()
+    for name in ("adamw", "sgd", "lion"):
+        plugin = REGISTRY.get_untrained("optimizer", name)
+        groups = [{"params": list(network.head.parameters()), "lr": 1e-3}]
+        optimizer, _ = plugin.call({"groups": groups, "steps": 1}, plugin.defaults)
+        assert optimizer.param_groups[0]["lr"] > 0
+    assert not caplog.records

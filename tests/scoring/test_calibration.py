@@ -12,7 +12,7 @@ from autotl.scoring.calibration import (
     expected_calibration_error,
     fit_temperature,
 )
-from autotl.scoring.metrics import Labels, Probabilities
+from autotl.scoring.metrics import METRICS, Labels, Probabilities
 
 
 def scaled_predictions(
@@ -88,3 +88,19 @@ def test_the_error_of_each_fold_is_measured_under_the_temperature_of_the_others(
     assert result["ece_after"] == expected_calibration_error(labels, scaled)
     fitted_inside = apply_temperature(p, result["temperature"])
     assert result["ece_after"] != expected_calibration_error(labels, fitted_inside)
+
+
+@pytest.mark.parametrize("n", [20, 300])
+def test_predictions_that_are_all_right_do_not_become_certain(n: int) -> None:
+    """One of 500 images is misclassified, so that a small sample has no error to learn from."""
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 2, 20_000)
+    noise = random.normal(size=(len(labels), 2))
+    logits = 4.1 * (noise + 4.1 * np.eye(2)[labels])
+    p = softmax(0.45 * logits, axis=1).astype(np.float32)
+    right = np.flatnonzero(p.argmax(1) == labels)[:n]
+    temperature = calibrate(labels[right], p[right], np.arange(n) % 5)["temperature"]
+    assert 0.5 < temperature <= 1
+    log_loss = METRICS["log_loss"].score
+    assert log_loss(labels, apply_temperature(p, temperature)) <= log_loss(labels, p)
+    assert 1 / 5 <= fit_temperature(labels[right], p[right]) <= 5

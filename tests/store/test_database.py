@@ -19,7 +19,7 @@ import pytest
 import sqlalchemy as sa
 from filelock import FileLock, Timeout
 
-from autotl.errors import StudyError
+from autotl.errors import StoreError, StudyError
 from autotl.store import (
     Contender,
     DataFacts,
@@ -408,3 +408,24 @@ def test_postgresql(postgresql: str) -> None:
     use_everything(store)
     assert "secret" not in store.url
     store.close()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("update autotl_study_fact set value = 'no JSON' where name = 'seed'", "Expecting value"),
+        ("update autotl_study_fact set value = '\"no number\"' where name = 'seed'", "seed"),
+        ("update autotl_trial set facts = '{'", "Expecting property name"),
+        ('update autotl_trial set facts = \'{"views": "many"}\'', "views"),
+        ("update autotl_trial set config = 'x'", "Expecting value"),
+    ],
+)
+def test_what_cannot_be_read_is_damage(store: Store, change: str, message: str) -> None:
+    store.begin_study("s", seed=3)
+    store.begin_trial("s", 0, {"head": {"linear": {}}}, 2, TrialFacts(views=2))
+    with store.storage.engine.begin() as connection:
+        connection.exec_driver_sql(change)
+    read = store.study if "fact " in change else store.trials
+    with pytest.raises(StoreError, match=f"is damaged: .*{message}.*backup") as caught:
+        read("s")
+    assert "\n" not in str(caught.value)

@@ -86,11 +86,22 @@ def test_folders_may_have_unusual_names(tmp_path: Path, folder: str) -> None:
         ("postgresql+nosuchdriver://h/x?user=u&password=secret", "pip install 'psycopg"),
         ("postgresql://u:secret@h:port/x", "not a database URL; write sqlite:///"),
         ("secret.db", "not a database URL; write sqlite:///"),
+        ("postgresql://u:p@ssecret@h/x", "with %40 for an @ in the password"),
+        ("postgresql+psycopg://u@127.0.0.1:1/x?sslpassword=secret", "psycopg|127.0.0.1"),
+        ("mysql://u:secret@h/x", r"mysql\+pymysql://\.\.\. and run: pip install pymysql"),
+        ("sqlite:///{tmp}/x.db?mode=ro&timeout=abc", "could not convert string to float"),
+        ("sqlite:///{tmp}/x.db?check_same_thread=maybe", "is not true/false"),
+        ("sqlite:///%00x", "is not a valid path: it has a null character"),
+        ("sqlite:///" + "x" * 300, "file name too long"),
+        ("sqlite:///~nosuchuser/x.db", "there is no user 'nosuchuser'"),
+        ("sqlite:///{tmp}/\udcff.db", "not a database URL"),
     ],
 )
-def test_a_url_that_cannot_be_used_is_explained_without_its_password(url: str, says: str) -> None:
+def test_a_url_that_cannot_be_used_is_explained_without_its_password(
+    url: str, says: str, tmp_path: Path
+) -> None:
     with pytest.raises(StoreError, match=says) as e:
-        Store(url)
+        Store(url.replace("{tmp}", str(tmp_path)))
     assert "secret" not in str(e.value)
     assert "\n" not in str(e.value)
 
@@ -152,6 +163,23 @@ def test_a_database_is_found_by_its_url_folder_and_file(tmp_path: Path, folder: 
         ("--storage postgresql://u:secret@h/x", "--storage postgresql://u:***@h/x"),
         ("--storage 'postgresql://h/x?user=u&password=secret'",
          "--storage 'postgresql://h/x?user=u&password=***'"),
+        ("postgresql://u:p@ssecret@h/x", "postgresql://u:***@h/x"),
+        ("postgresql://u:a:secret/b@h/x", "postgresql://u:***@h/x"),
+        ("postgresql://:secret@h/x", "postgresql://:***@h/x"),
+        ("--storage 'postgresql://u:secret secret@h/x' x@y",
+         "--storage 'postgresql://u:***@h/x' x@y"),
+        ("""'postgresql://u:secret'"'"' secret@h/x'""", "'postgresql://u:***@h/x'"),
+        ("mysql://h/x?ssl_ca=a&pwd=secret&b=1", "mysql://h/x?ssl_ca=a&pwd=***&b=1"),
+        ("postgresql://h/x?sslpassword=secret", "postgresql://h/x?sslpassword=***"),
+        ("postgresql://h/x?Passwd=secret;auth_token=secret",
+         "postgresql://h/x?Passwd=***;auth_token=***"),
+        ("postgresql://h/x?options=-cpassword%3Dsecret", "postgresql://h/x?options=***"),
+        ("mssql+pyodbc:///?odbc_connect=DRIVER%3Dx%3BPWD%3Dsecret&a=1",
+         "mssql+pyodbc:///?odbc_connect=***&a=1"),
+        ("invalid dsn: host=h password=secret", "invalid dsn: host=h password=***"),
+        ("search sqlite://h?a=b --out=monkeys", "search sqlite://h?a=b --out=monkeys"),
+        ("autotl search photos@home --study a:b --storage sqlite:///a.db",
+         "autotl search photos@home --study a:b --storage sqlite:///a.db"),
         ("autotl search photos --storage sqlite:///a.db",
          "autotl search photos --storage sqlite:///a.db"),
     ],

@@ -1,0 +1,58 @@
+"""The images that a loaded model predicts: paths, folders, Pillow images and arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from autotl import image_files
+from autotl.errors import DataError, find_path_fault, shorten
+
+
+def list_images(images: Any) -> list[Any]:
+    """List the images that are given alone, as a folder, or in a list.
+
+    Args:
+        images: A path of an image or of a folder, which stands for all images below it, sorted; a
+            Pillow image; an array ``uint8 [H, W]`` or ``[H, W, 3]``, or a batch of such arrays; or
+            an iterable of these.
+
+    Returns:
+        Paths of files, Pillow images and arrays.
+
+    Raises:
+        DataError: There is something else, or no image in a folder.
+    """
+    if isinstance(images, str | Path):
+        return list(_list_path(images))
+    if isinstance(images, np.ndarray):
+        is_batch = images.ndim > 3 or (images.ndim == 3 and images.shape[2] != 3)
+        return list(images) if is_batch else [images]
+    if hasattr(images, "getbands"):  # a Pillow image
+        return [images]
+    if isinstance(images, Iterable) and not isinstance(images, bytes | dict):
+        return [image for inner in images for image in list_images(inner)]
+    raise DataError(
+        f"{shorten(images)} is not an image: expected a path, a folder, a Pillow image, an array "
+        "uint8 [H, W] or [H, W, 3], or a list of these"
+    )
+
+
+def _list_path(name: str | Path) -> Iterator[Path]:
+    path = Path(name)
+    if fault := find_path_fault(path) if str(name) else "it is empty":
+        raise DataError(f"{shorten(str(name))} is not a valid path: {fault}")
+    if not path.is_dir():
+        yield path
+        return
+    try:
+        files = image_files.list_images(path).images
+    except OSError as error:
+        raise DataError(f"{path} cannot be listed: {error.strerror}") from None
+    if not files:
+        endings = ", ".join(image_files.SUFFIXES)
+        raise DataError(f"{path}: no images in this folder; expected files with {endings}")
+    yield from (path / file for file in files)

@@ -1,0 +1,156 @@
+"""The schema of a model folder's ``config.json``, checked before anything is built from it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from autotl.data import scale
+from autotl.errors import ArtifactError, shorten
+
+SCHEMA = 1
+"""Version of the layout of ``config.json``."""
+
+MAX_IMAGE_SIZE = 2048
+"""The largest side of input images in pixels, as in a search."""
+
+MAX_VALUE = 1000
+"""The largest magnitude of a mean or a std of the input, which are usually in the range 0..1."""
+
+Finite = Annotated[float, Field(ge=-MAX_VALUE, le=MAX_VALUE, allow_inf_nan=False)]
+Positive = Annotated[float, Field(ge=1 / MAX_VALUE, le=MAX_VALUE, allow_inf_nan=False)]
+PluginValues = Annotated[dict[str, dict[str, Any]], Field(min_length=1, max_length=1)]
+
+
+class _Part(BaseModel):
+    """A part of the file; keys that are not declared, e.g. of newer versions, are not checked."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
+
+
+class Input(_Part):
+    """The entry ``input``: see ``models.InputSpec``."""
+
+    size: Annotated[int, Field(ge=2, le=MAX_IMAGE_SIZE)]
+    mean: Annotated[list[Finite], Field(min_length=1, max_length=3)]
+    std: Annotated[list[Positive], Field(min_length=1, max_length=3)]
+    interpolation: Annotated[str, Field(min_length=1)]
+
+    @field_validator("mean", "std")
+    @classmethod
+    def _count_channels(cls, values: list[float]) -> list[float]:
+        if len(values) == 2:
+            raise ValueError("should have one value, or one for each of the three channels")
+        return values
+
+
+class Description(_Part):
+    """One network: its plugins with their values, and its input."""
+
+    backbone: PluginValues
+    head: PluginValues
+    input: Input
+    plugins: dict[str, str] = {}
+
+    @model_validator(mode="after")
+    def _check_image_size(self) -> Description:
+        if isinstance(self, ModelConfig) and self.members:
+            return self  # the input is that of the largest member, and the backbone of the first
+        [values] = self.backbone.values()
+        if values.get("image_size", None) not in (None, self.input.size):
+            raise ValueError("the image_size of the backbone is not the size of the input")
+        return self
+
+
+class Data(_Part):
+    """The entry ``data``: where the training images were."""
+
+    source: Annotated[str, Field(pattern=r"^[^\x00]*$")] = ""
+
+
+class ModelConfig(Description):
+    """The content of ``config.json``."""
+
+    schema_version: Annotated[Literal[1], Field(alias="schema")]
+    classes: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=2)]
+    temperature: Positive | None = None
+    members: Annotated[list[Description], Field(max_length=100)] | None = None
+    data: Data = Data()
+    weights: dict[str, Any] = {}
+    training: dict[str, Any] = {}
+    versions: dict[str, str] = {}
+    combination: dict[str, Any] = {}
+    scales: dict[str, Any] = {}
+    standalone_code: dict[str, str] = {}
+
+    @field_validator("classes")
+    @classmethod
+    def _require_unique(cls, classes: list[str]) -> list[str]:
+        if len(set(classes)) < len(classes):
+            raise ValueError("should not name a class twice")
+        return classes
+
+    @field_validator("scales")
+    @classmethod
+    def _check_scales(cls, scales: dict[str, Any]) -> dict[str, Any]:
+        scale.from_json(scales)
+        return scales
+
+    @model_validator(mode="after")
+    def _check_members(self) -> ModelConfig:
+        if self.members and max(m.input.size for m in self.members) != self.input.size:
+            raise ValueError("the size of the input is not the largest one of the members")
+        return self
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """Read and check the ``config.json`` of a model folder.
+
+    Args:
+        folder: The model folder.
+
+    Returns:
+        The content of the file.
+
+    Raises:
+        ArtifactError: The file is damaged, or a newer version wrote it.
+        OSError: The file cannot be read.
+    """
+    text = (folder / "config.json").read_bytes()
+    try:
+        content = json.loads(text.decode("utf-8"), parse_constant=_refuse_constant)
+        version = content.get("schema") if isinstance(content, dict) else None
+        if isinstance(version, int) and version > SCHEMA:
+            raise ArtifactError(
+                f"{folder} was written by another version of autotl; upgrade autotl"
+            )
+        ModelConfig.model_validate(content)
+    except ValidationError as error:
+        raise damage(folder, f"config.json: {_explain(error.errors()[0])}") from None
+    except (ValueError, RecursionError) as error:
+        raise damage(folder, f"config.json is not valid JSON: {error}") from None
+    checked: dict[str, Any] = content
+    return checked
+
+
+def damage(folder: Path, reason: str) -> ArtifactError:
+    """Return the error for a model folder that is damaged, with what is wrong in it."""
+    return ArtifactError(f"{folder} is damaged: {reason}; copy it again")
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not a number")
+
+
+def _explain(error: Mapping[str, Any]) -> str:
+    """Return the message for an error of pydantic, in one line."""
+    where = ".".join(str(part) for part in error["loc"])
+    reason = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    if error["type"] == "missing":
+        return f"{where!r} is missing"
+    value = "" if isinstance(error["input"], dict | list) else f" = {shorten(error['input'])}"
+    return f"{where}{value}: {reason}" if where else reason
