@@ -107,9 +107,7 @@ def facts(**changes: Any) -> dict[str, Any]:
             "test": 4.0,
         },
         "command": f"autotl search {HOSTILE}",
-        "mirroring": MirroringFacts(
-            n=240, accuracy=0.9, mirrored=0.6, error=0.03, survives=False
-        ),
+        "mirroring": MirroringFacts(n=240, accuracy=0.9, mirrored=0.6, error=0.03, survives=False),
     }
     return {**standard, **changes}
 

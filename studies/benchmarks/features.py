@@ -4,7 +4,7 @@
 
 For each data source, the packaged backbones compute the features of each image and of its mirrored
 image once. Two heads are fitted on four fifths of the training images, another four fifths for each
-seed, and scored on the test split that the source gives, or else on a drawn one: logistic regression
+seed, and scored on the test split of the source, or else on a drawn one: logistic regression
 as the head of that name, and ridge regression whose penalty is chosen by leave-one-out errors. The
 tables are Markdown.
 """
@@ -56,9 +56,7 @@ def main() -> None:
         print_table(columns, head)
 
 
-def compute_features(
-    dataset: data.Dataset, plugins: Registry, size: int, cache: Path
-) -> Features:
+def compute_features(dataset: data.Dataset, plugins: Registry, size: int, cache: Path) -> Features:
     """Compute the features of all images, or read those of an earlier run."""
     file = cache / f"{dataset.fingerprint[:16]}-{size}.npz"
     if file.exists():

@@ -30,7 +30,7 @@ def prepare(configure: Callable[..., StudyConfig], tmp_path: Path) -> Prepare:
     """Makes the search space and the context of a search on a folder."""
 
     def make(folder: Path) -> Search:
-        settings = configure(tmp_path / "runs", validation=0.5, test=0).model_copy(
+        settings = configure(tmp_path / "runs", validation=0.5, test=0.1).model_copy(
             update={"data": str(folder)}
         )
         plugins = registry.load(settings.plugin)
@@ -60,7 +60,7 @@ def write_ramps(folder: Path, count: int = 70) -> Path:
 def test_directions_do_not_survive_and_colours_do(prepare: Prepare, tmp_path: Path) -> None:
     ramps = measure_mirroring(*prepare(write_ramps(tmp_path / "ramps")))
     assert ramps
-    assert ramps.n == 70
+    assert ramps.n >= FEWEST_SCORED
     assert ramps.accuracy > 0.9
     assert ramps.mirrored < 0.1
     assert not ramps.survives
