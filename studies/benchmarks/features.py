@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -20,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression, RidgeClassifierCV
+from sklearn.linear_model import LogisticRegression
 
 from autotl import data, models
 from autotl.models import Device, Model, fast_inference
@@ -29,8 +30,8 @@ from autotl.space.registry import Registry
 from autotl.space.space import Choice
 
 BACKBONES = ("tf_efficientnet_lite0", "tf_efficientnet_lite1", "tf_efficientnet_lite2")
-RIDGE = "ridge regression"
-HEADS = ("logistic regression", RIDGE)
+HEADS = ("logistic regression", "ridge regression")
+PENALTIES = np.logspace(1, 6, 21)
 Array = NDArray[np.float32]
 Features = dict[tuple[str, str, str], Array]
 """Features ``[N, F]`` by backbone (``lite0``), kind (``pooled`` or ``stages``) and view."""
@@ -101,9 +102,10 @@ def score_all(
 ) -> dict[tuple[str, str], list[float]]:
     """Accuracies on the test split for each seed, by head and candidate."""
     pool, test = dataset.indices("train", "validation"), dataset.indices("test")
-    scores: dict[tuple[str, str], list[float]] = {}
+    labels, scores = dataset.labels[test], defaultdict(list)
     for seed in range(seeds):
         train = draw(dataset.labels, pool, seed)
+        outputs: dict[str, tuple[Array, ...]] = {}
         for candidate, parts, fit_on, score_on in candidates():
             views = {
                 view: np.concatenate([features[b, kind, view] for b, kind in parts], 1)
@@ -111,13 +113,14 @@ def score_all(
             }
             x = np.concatenate([views[view][train] for view in fit_on])
             y = np.concatenate([dataset.labels[train]] * len(fit_on))
-            x, *scored = rotate(x, [views[view][test] for view in score_on])
-            for head in HEADS:
-                model = fit(head, x, y)
-                outputs = np.mean([model.decision_function(view) for view in scored], 0)
-                labels = model.classes_[outputs.argmax(1)]
-                accuracy = float((labels == dataset.labels[test]).mean())
-                scores.setdefault((head, candidate), []).append(accuracy)
+            outputs[candidate] = fit(x, y, [views[view][test] for view in score_on])
+        for ensemble, members in ensembles():
+            outputs[ensemble] = tuple(
+                sum(o) for o in zip(*(outputs[m] for m in members), strict=True)
+            )
+        for candidate, both in outputs.items():
+            for head, output in zip(HEADS, both, strict=True):
+                scores[head, candidate].append(float((output.argmax(1) == labels).mean()))
         print(f"seed {seed} of {dataset.source}", file=sys.stderr, flush=True)
     return scores
 
@@ -151,37 +154,78 @@ def candidates() -> Iterator[tuple[str, Parts, Sequence[str], Sequence[str]]]:
             yield f"{text}, stages", [(name, "stages") for name in members], plain, plain
 
 
-def rotate(x: Array, others: Sequence[Array]) -> list[Array]:
-    """Standardise features ``[N, F]``, and rotate them into the N dimensions that ``x`` spans.
+def ensembles() -> Iterator[tuple[str, list[str]]]:
+    """Name and members of ensembles of heads, each on one backbone."""
+    names = [name.rpartition("_")[2] for name in BACKBONES]
+    for count in (2, 3):
+        for members in combinations(names, count):
+            for kind in ("", ", stages"):
+                text = f"ensemble of {', '.join(members)}{kind}"
+                yield text, [f"{member}{kind}" for member in members]
 
-    The heads are the same, because their penalties do not depend on the axes.
+
+def fit(x: Array, y: NDArray[np.int64], scored: Sequence[Array]) -> tuple[Array, Array]:
+    """Fit both heads on ``x [N, F]``, and return their mean outputs for some views.
+
+    Features are standardised, and rotated into the N dimensions that ``x`` spans. The heads are the
+    same then, because their penalties do not depend on the axes. Outputs are probabilities of the
+    logistic regression, and regressed labels of the ridge regression, ``[n, C]``.
+
+    Args:
+        x: Features of training images.
+        y: Their labels ``[N]``; each class occurs.
+        scored: Views of other images, each ``[n, F]``.
     """
     mean, std = x.mean(0), x.std(0)
     std[std < 1e-5] = 1.0
-    standard = [(each - mean) / std for each in (x, *others)]
-    if x.shape[1] <= x.shape[0]:
-        return standard
-    values, vectors = np.linalg.eigh(standard[0] @ standard[0].T)
-    used = values > 1e-5 * values[-1]
-    axes = standard[0].T @ (vectors[:, used] / np.sqrt(values[used]))
-    return [each @ axes for each in standard]
+    x, *others = ((each - mean) / std for each in (x, *scored))
+    values, vectors = np.linalg.eigh((x @ x.T).astype(np.float64))
+    used = values > 1e-6 * values[-1]
+    values, vectors = values[used], vectors[:, used]
+    axes = x.T @ (vectors / np.sqrt(values))
+    x, *others = (each @ axes for each in (x, *others))
+    logistic = LogisticRegression(C=0.03, max_iter=100, tol=1e-3).fit(x, y)
+    weights, bias = ridge(values, vectors, np.eye(y.max() + 1)[y])
+    outputs = (
+        np.mean([logistic.predict_proba(view) for view in others], 0),
+        np.mean([view @ weights + bias for view in others], 0),
+    )
+    return outputs
 
 
-def fit(head: str, x: Array, y: NDArray[np.int64]) -> LogisticRegression | RidgeClassifierCV:
-    """Fit a head; the penalty of the ridge regression is chosen by leave-one-out errors."""
-    if head == RIDGE:
-        return RidgeClassifierCV(np.logspace(1, 6, 21)).fit(x, y)
-    return LogisticRegression(C=0.03, max_iter=300).fit(x, y)
+def ridge(
+    values: NDArray[np.float64], vectors: NDArray[np.float64], targets: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Solve a ridge regression with the penalty that has the smallest leave-one-out error.
+
+    Args:
+        values: Eigenvalues ``[R]`` of the Gram matrix of the features.
+        vectors: Its eigenvectors ``[N, R]``; the features are these times the roots of ``values``.
+        targets: One-hot labels ``[N, C]``.
+
+    Returns:
+        Weights ``[R, C]`` and biases ``[C]``.
+    """
+    bias = targets.mean(0)
+    projected = vectors.T @ (targets - bias)
+    errors = []
+    for penalty in PENALTIES:
+        shrunk = values / (values + penalty)
+        leverage = vectors**2 @ shrunk + 1 / len(targets)
+        residuals = targets - bias - vectors @ (shrunk[:, None] * projected)
+        errors.append(float(np.square(residuals / (1 - leverage)[:, None]).mean()))
+    penalty = PENALTIES[int(np.argmin(errors))]
+    return np.sqrt(values)[:, None] * projected / (values + penalty)[:, None], bias
 
 
 def print_table(columns: dict[str, dict[tuple[str, str], list[float]]], head: str) -> None:
     """Print the mean accuracy over the seeds for each candidate and data source."""
     print("| features | " + " | ".join(columns) + " | mean |")
     print("|---" * (len(columns) + 2) + "|")
-    for candidate, *_ in candidates():
-        means = [float(np.mean(scores[head, candidate])) for scores in columns.values()]
+    for name in [name for name, *_ in (*candidates(), *ensembles())]:
+        means = [float(np.mean(scores[head, name])) for scores in columns.values()]
         cells = [f"{value:.3f}" for value in [*means, float(np.mean(means))]]
-        print(f"| {candidate} | " + " | ".join(cells) + " |")
+        print(f"| {name} | " + " | ".join(cells) + " |")
 
 
 if __name__ == "__main__":
