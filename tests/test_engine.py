@@ -408,9 +408,9 @@ def test_images_are_not_mirrored_if_the_classes_do_not_survive(
     monkeypatch.setattr(engine, "measure_mirroring", measure)
     notes: list[Event] = []
     result = engine.run(settings(trials=6), notes.append)
-    assert any(isinstance(n, Note) and "mirrors no images" in n.text for n in notes)
+    assert any(isinstance(n, Note) and "does not mirror images" in n.text for n in notes)
     assert result.summary["mirroring"]["survives"] is False
-    assert "mirrors no images" in (result.folder / "report.html").read_text()
+    assert "does not mirror images" in (result.folder / "report.html").read_text()
     engine.run(settings(trials=8), notes.append)
     assert len(calls) == 1
     assert flips() == {False}
