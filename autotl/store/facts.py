@@ -7,7 +7,6 @@ or that was interrupted, lacks some of them.
 
 from __future__ import annotations
 
-import math
 from typing import Any, Literal
 
 from autotl.store.contender import Contender, Facts, Interval, Number
@@ -101,9 +100,9 @@ class MirroringFacts(Facts):
     """
 
     n: int = 0
-    accuracy: Number = math.nan
-    mirrored: Number = math.nan
-    error: Number = math.nan
+    accuracy: float | None = None
+    mirrored: float | None = None
+    error: float | None = None
     survives: bool = True
 
 
