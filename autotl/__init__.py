@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import autotl.search  # noqa: F401  the package is loaded first, so that the function keeps its name
 from autotl.errors import AutoTLError, Incompatible
-from autotl.space.hyperparameter import Range, When
+from autotl.space.hyperparameter import Mirrors, Range, When
 from autotl.space.plugin import (
     Balance,
     Example,
@@ -74,6 +74,7 @@ __all__ = [
     "Example",
     "Incompatible",
     "Issue",
+    "Mirrors",
     "Range",
     "Weights",
     "When",

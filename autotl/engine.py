@@ -6,7 +6,7 @@ import platform
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from autotl.search.budget import Budget
 from autotl.search.context import TrainingContext
 from autotl.search.input_plan import InputPlan, plan_inputs
 from autotl.search.leaderboard import UNFINISHED, Leaderboard
+from autotl.search.mirroring import measure_mirroring
 from autotl.search.trials import TrialLoop, quiet_optuna
 from autotl.selection.finish import Finish
 from autotl.space import registry, space
@@ -37,6 +38,7 @@ from autotl.store import (
     DataFacts,
     DataIssueRow,
     ExcludedPlugin,
+    MirroringFacts,
     Store,
     default_url,
     existing_url,
@@ -130,6 +132,8 @@ def run(
         begin_study(settings, store, dataset, search_space, device, budget, plan)
         write_data(settings, dataset, listener)
         context = training_context(settings, store, dataset, device, budget, plugins, listener)
+        with budget.stage("time"):
+            search_space = fit_augmentations(search_space, store, context, listener)
         interrupted = search_and_finish(store, search_space, context, budget, listener, command)
         summary = conclude(store, settings, budget, interrupted, command)
         if not interrupted:
@@ -495,6 +499,30 @@ def training_context(
         micro_batch_sizes=dict(facts.micro_batch_sizes),
         measured_costs=dict(facts.measured_costs),
     )
+
+
+def fit_augmentations(
+    search_space: Space, store: Store, context: TrainingContext, listener: Listener
+) -> Space:
+    """Remove mirroring from the search space if the classes of these data do not survive it.
+
+    That is measured before the first trial and stored, so that a study that is continued has the
+    same augmentations. One that was begun without the measurement keeps its own.
+    """
+    name = context.settings.name
+    facts = store.study(name).mirroring
+    if facts is None and search_space.may_mirror and not store.trials(name):
+        listener(Stage("measuring whether images may be mirrored"))
+        facts = MirroringFacts()
+        if result := measure_mirroring(search_space, context):
+            facts = MirroringFacts(**asdict(result), survives=result.survives)
+            listener(Note(report.describe_mirroring(facts.model_dump())))
+        store.update_study(name, mirroring=facts)
+    if facts is None or facts.survives or not search_space.may_mirror:
+        return search_space
+    search_space = search_space.without_mirroring()
+    store.update_study(name, space=search_space.describe())
+    return search_space
 
 
 def search_and_finish(

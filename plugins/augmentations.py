@@ -14,13 +14,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from autotl import Range, augment
+from autotl import Mirrors, Range, augment
 
 Transform = Callable[[Tensor], Tensor]
 Mixing = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 MinScale = Annotated[float, Range(0.1, 0.9, step=0.2)]
 """Few values, so that trials share the cached features of augmented views."""
+
+Flip = Annotated[bool, Mirrors()]
 
 Alpha = Annotated[float, Range(0.1, 1.0, log=True)]
 
@@ -32,7 +34,7 @@ def none(size: int) -> Transform:
 
 
 @augment(order=1)
-def flip_crop(size: int, *, min_scale: MinScale = 0.5, flip: bool = True) -> Transform:
+def flip_crop(size: int, *, min_scale: MinScale = 0.5, flip: Flip = True) -> Transform:
     """Random resized crop and horizontal flip (Szegedy et al. 2014, arXiv:1409.4842).
 
     ``min_scale`` is the minimum fraction of the area in the crop; the aspect ratio is 3/4 to 4/3.
@@ -63,7 +65,7 @@ def rand_augment(
     *,
     operations: Annotated[int, Range(1, 3)] = 2,
     magnitude: Annotated[int, Range(1, 20)] = 7,
-    flip: bool = True,
+    flip: Flip = True,
 ) -> Transform:
     """RandAugment: a few random operations (Cubuk et al. 2019, arXiv:1909.13719).
 
@@ -75,7 +77,7 @@ def rand_augment(
 
 
 @augment
-def trivial_augment(size: int, *, flip: bool = True) -> Transform:
+def trivial_augment(size: int, *, flip: Flip = True) -> Transform:
     """TrivialAugment: one random operation (Müller & Hutter 2021, arXiv:2103.10158)."""
     from torchvision.transforms import v2
 
@@ -98,7 +100,7 @@ def random_erasing(
     max_area: Annotated[float, Range(0.05, 0.5)] = 0.33,
     fill: Literal["noise", "mean"] = "noise",
     min_scale: MinScale = 0.5,
-    flip: bool = True,
+    flip: Flip = True,
 ) -> Transform:
     """Crop, flip and random erasing of a rectangle (Zhong et al. 2017, arXiv:1708.04896).
 
@@ -122,7 +124,7 @@ def random_erasing(
 
 
 @augment(mixes=True)
-def mixup(size: int, *, alpha: Alpha = 0.2, min_scale: MinScale = 0.5, flip: bool = True) -> Mixing:
+def mixup(size: int, *, alpha: Alpha = 0.2, min_scale: MinScale = 0.5, flip: Flip = True) -> Mixing:
     """Crop, flip and mixup of pairs of images (Zhang et al. 2017, arXiv:1710.09412).
 
     The weight of an image is drawn from Beta(``alpha``, ``alpha``): the larger, the more even.
@@ -141,7 +143,7 @@ def mixup(size: int, *, alpha: Alpha = 0.2, min_scale: MinScale = 0.5, flip: boo
 
 @augment(mixes=True)
 def cutmix(
-    size: int, *, alpha: Alpha = 1.0, min_scale: MinScale = 0.5, flip: bool = True
+    size: int, *, alpha: Alpha = 1.0, min_scale: MinScale = 0.5, flip: Flip = True
 ) -> Mixing:
     """Crop, flip and CutMix of pairs of images (Yun et al. 2019, arXiv:1905.04899).
 

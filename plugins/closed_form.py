@@ -74,6 +74,17 @@ def logistic_regression(
     return SolvedLinear(features, classes, partial(_solve_logistic_regression, C=C))
 
 
+@head(order=3, takes="stages")
+def stages_logistic(
+    features: int, classes: int, *, C: Annotated[float, Range(1e-4, 10.0, log=True)] = 0.03
+) -> nn.Module:
+    """Logistic regression on several stages (Head2Toe: Evci et al. 2022, arXiv:2201.03529).
+
+    ``C`` is that of ``logistic_regression``.
+    """
+    return SolvedLinear(features, classes, partial(_solve_logistic_regression, C=C))
+
+
 def _solve_logistic_regression(features: Tensor, labels: Tensor, C: float) -> Solution:
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression

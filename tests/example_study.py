@@ -29,6 +29,7 @@ from autotl.store import (
     ImageRow,
     Interval,
     Member,
+    MirroringFacts,
     PretrainedWeights,
     RepeatFacts,
     RepeatRow,
@@ -106,6 +107,7 @@ def facts(**changes: Any) -> dict[str, Any]:
             "test": 4.0,
         },
         "command": f"autotl search {HOSTILE}",
+        "mirroring": MirroringFacts(n=240, accuracy=0.9, mirrored=0.6, error=0.03, survives=False),
     }
     return {**standard, **changes}
 

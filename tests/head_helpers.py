@@ -10,7 +10,7 @@ from toy import REGISTRY
 
 from autotl.space.registry import AnyPlugin
 
-FITTED = ["logistic_regression", "lda", "nearest_mean", "knn"]
+FITTED = ["logistic_regression", "stages_logistic", "lda", "nearest_mean", "knn"]
 
 
 def build_head(name: str, features: int = 10, classes: int = 4, **params: Any) -> Any:

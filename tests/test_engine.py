@@ -19,6 +19,7 @@ import autotl
 from autotl import data, engine, events, models, report, study, training
 from autotl.errors import DataError, OutOfTime, PluginError, StoreError, StudyError
 from autotl.events import EpochCompleted, Event, Note, TrialFinished
+from autotl.scoring.mirroring import Mirroring
 from autotl.search import warm_start
 from autotl.search.input_plan import InputPlan
 from autotl.search.selection_budget import Field, SelectionBudget
@@ -389,6 +390,34 @@ def test_a_metric_needs_two_classes_in_the_test_split(settings: Make, tmp_path: 
     (tmp_path / "table.csv").write_text("\n".join(lines))
     with pytest.raises(StudyError, match="auroc needs images of two classes to test on"):
         engine.run(chosen.model_copy(update={"data": str(tmp_path / "table.csv")}))
+
+
+def test_images_are_not_mirrored_if_the_classes_do_not_survive(
+    settings: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def measure(*_: object) -> Mirroring:
+        calls.append(1)
+        return Mirroring(300, 0.95, 0.5, 0.03)
+
+    def flips() -> set[bool]:
+        chosen = [c for r in read_trials(settings()) for c in r.config["augment"].values()]
+        return {values["flip"] for values in chosen if "flip" in values}
+
+    monkeypatch.setattr(engine, "measure_mirroring", measure)
+    notes: list[Event] = []
+    result = engine.run(settings(trials=6), notes.append)
+    assert any(isinstance(n, Note) and "does not mirror images" in n.text for n in notes)
+    assert result.summary["mirroring"]["survives"] is False
+    assert "does not mirror images" in (result.folder / "report.html").read_text()
+    engine.run(settings(trials=8), notes.append)
+    assert len(calls) == 1
+    assert flips() == {False}
+    assert not any(isinstance(n, Note) and "has changed" in n.text for n in notes)
+    pinned = {"augment": {"flip_crop": {"flip": True}}}
+    engine.run(settings(study="pinned", trials=1, augment=["flip_crop"], space=pinned))
+    assert len(calls) == 1
 
 
 def test_a_study_keeps_the_inputs_of_its_first_run(

@@ -142,12 +142,15 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from autotl import Range, augment
+from autotl import Mirrors, Range, augment
 
 
 @augment
 def NAME(
-    size: int, *, strength: Annotated[float, Range(0.1, 0.9)] = 0.4, flip: bool = True
+    size: int,
+    *,
+    strength: Annotated[float, Range(0.1, 0.9)] = 0.4,
+    flip: Annotated[bool, Mirrors()] = True,
 ) -> Callable[[Tensor], Tensor]:
     """Change the brightness of images, and flip half of them (add the paper here).
 
@@ -156,7 +159,7 @@ def NAME(
     Args:
         size: The side length of the images in pixels.
         strength: The maximum relative change of the brightness, 0 to 1.
-        flip: Whether half of the images are flipped horizontally.
+        flip: Whether half of the images are mirrored; ``Mirrors`` declares it.
 
     Returns:
         A transform ``uint8 [B, 3, S, S] -> uint8 [B, 3, S, S]`` on the device of the images.

@@ -18,6 +18,7 @@ from autotl.errors import StoreError
 from autotl.report import axis, figures
 from autotl.report.sentences import (
     describe_config,
+    describe_mirroring,
     describe_result,
     format_members,
     plugin_choices,
@@ -139,6 +140,7 @@ def _page(store: Store, study: str, summary: Mapping[str, Any], folder: Path) ->
         "winner": name,
         "recipe": plugin_choices(winner["config"] or {}) if winner else {},
         "describe_config": describe_config,
+        "describe_mirroring": describe_mirroring,
         "with_article": with_article,
         "format_members": format_members,
         "openings": tests,

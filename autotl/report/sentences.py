@@ -83,6 +83,21 @@ def with_article(name: str) -> str:
     return name if name.startswith("trial ") else f"the {name}"
 
 
+def describe_mirroring(mirroring: Mapping[str, Any]) -> str:
+    """Describe how the head scored on mirrored images, and what follows.
+
+    >>> describe_mirroring({"n": 90, "accuracy": 0.9, "mirrored": 0.5, "survives": False})
+    'A head scores 0.90 on 90 images and 0.50 on them mirrored, so training does not mirror images.'
+    """
+    if not mirroring["n"]:
+        return "There was no time to measure whether the classes survive mirroring."
+    result = "may mirror images" if mirroring["survives"] else "does not mirror images"
+    return (
+        f"A head scores {mirroring['accuracy']:.2f} on {mirroring['n']} images and "
+        f"{mirroring['mirrored']:.2f} on them mirrored, so training {result}."
+    )
+
+
 def describe_result(summary: Mapping[str, Any]) -> list[str]:
     """Describe the result of a study.
 

@@ -156,6 +156,7 @@ def summarise(store: Store, study: str) -> dict[str, Any]:
         if selection
         else None,
         "prefer": facts.prefer,
+        "mirroring": facts.mirroring.model_dump(mode="json") if facts.mirroring else None,
         "calibration": facts.calibration.model_dump() if facts.calibration else None,
         "pareto": pareto(rows, facts.direction),
         "test": {key: getattr(test, key) for key in ("score", "low", "high", "n")}

@@ -8,7 +8,8 @@ tried in this order:
 3. the plugins that the user added with ``--plugin``, in the place of those of the default recipe;
 4. the first strategy on the other backbones, while there is time for probing;
 5. the best configurations of earlier studies on similar data;
-6. the first strategy with the other heads on the most promising backbone;
+6. the first strategy with the other heads on the most promising backbone; from the third head on,
+   also on the next ones while there is time for probing, for ensembles of several backbones;
 7. the second strategy on the most promising backbones;
 8. the other strategies on the most promising backbone;
 9. the first strategy on backbones for which there was no time before, for a better ensemble.
@@ -29,8 +30,8 @@ WARM_START = "learned from"
 """The first part of the name of a recipe from an earlier study; the second is the study."""
 
 BACKBONES = 3
-"""The number of most promising backbones that are fine-tuned with the second strategy, and of those
-that are probed even if there is little time."""
+"""The number of most promising backbones that are fine-tuned with the second strategy and that get
+the heads from the third on, and of those that are probed even if there is little time."""
 
 Names = tuple[str, ...]
 Recipe = tuple[Names, dict[str, Any]]
@@ -146,8 +147,10 @@ class Portfolio:
         for name, params in self.warm_start().items():
             yield self._learned(name, params)
         promising = self._promising(ranked)
-        for other in self._other_heads:
-            yield from (self._default(backbone, first, other) for backbone in promising[:1])
+        for position, other in enumerate(self._other_heads):
+            # Others are trained together with the second head, so its other backbones gain little.
+            count = BACKBONES if position and probing else 1
+            yield from (self._default(backbone, first, other) for backbone in promising[:count])
         latencies = _latencies(ranked)
         for position, freeze in enumerate(self._strategies[1:]):
             count = 1 if position else BACKBONES

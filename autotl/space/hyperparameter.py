@@ -1,4 +1,4 @@
-"""Hyperparameters of plugins: ``Range`` and ``When``, with which an author declares them."""
+"""Hyperparameters of plugins: ``Range``, ``When`` and ``Mirrors``, by which they are declared."""
 
 from __future__ import annotations
 
@@ -63,9 +63,20 @@ class When:
         return all(values.get(name) in allowed for name, allowed in self.conditions.items())
 
 
+class Mirrors:
+    """Declares that a ``bool`` of an augmentation mirrors images horizontally.
+
+    ``flip: Annotated[bool, Mirrors()] = True``. The search pins the keyword to False if the classes
+    do not survive mirroring, like those of letters or arrows, which is measured once.
+    """
+
+
 @dataclass(frozen=True)
 class Hyperparameter:
-    """One keyword of a plugin that the search may choose, by ``choices`` or by ``range``."""
+    """One keyword of a plugin that the search may choose, by ``choices`` or by ``range``.
+
+    ``mirrors`` says that images are mirrored where its value is True, see ``Mirrors``.
+    """
 
     name: str
     type: type
@@ -73,6 +84,7 @@ class Hyperparameter:
     choices: tuple[Any, ...] | None = None
     range: Range | None = None
     when: When | None = None
+    mirrors: bool = False
 
     def allows(self, value: Any) -> bool:
         """Whether ``value`` has the right type and lies in the domain, on a step or not."""

@@ -36,6 +36,17 @@ def narrow_plugin(plugin: AnyPlugin, values: Mapping[str, Any]) -> AnyPlugin:
     return replace(plugin, hyperparameters=tuple(hyperparameters))
 
 
+def mirrors_by_choice(hyperparameter: Hyperparameter) -> bool:
+    """Whether the search chooses if images are mirrored: a keyword that is not pinned."""
+    return hyperparameter.mirrors and len(hyperparameter.choices or ()) > 1
+
+
+def pin_unmirrored(plugin: AnyPlugin) -> AnyPlugin:
+    """Pin the keywords to False by which the search chooses whether images are mirrored."""
+    names = [h.name for h in plugin.hyperparameters if mirrors_by_choice(h)]
+    return narrow_plugin(plugin, dict.fromkeys(names, False))
+
+
 def check_keywords(plugin: AnyPlugin, values: Mapping[str, Any]) -> None:
     """Raise ``StudyError`` if ``plugin`` lacks a keyword that ``values`` names."""
     keywords = [*plugin.defaults, *plugin.settings]

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from autotl.errors import PluginError
-from autotl.space.hyperparameter import Hyperparameter, Range, When
+from autotl.space.hyperparameter import Hyperparameter, Mirrors, Range, When
 from autotl.space.kinds import GIVEN_ARGUMENTS, IMAGE_SIZE
 
 
@@ -89,7 +89,8 @@ def _parse_annotation(name: str, hint: Any, default: Any) -> Hyperparameter | No
     interval = next((n for n in notes if isinstance(n, Range)), None)
     when = next((n for n in notes if isinstance(n, When)), None)
     if base is bool:
-        return Hyperparameter(name, bool, default, (False, True), None, when)
+        mirrors = any(isinstance(n, Mirrors) for n in notes)
+        return Hyperparameter(name, bool, default, (False, True), None, when, mirrors)
     if get_origin(base) is Literal:
         return Hyperparameter(name, type(default), default, get_args(base), None, when)
     return Hyperparameter(name, base, default, None, interval, when) if interval else None

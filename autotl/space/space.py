@@ -17,7 +17,12 @@ from typing import Any, Protocol
 from autotl.errors import PluginError, StudyError, did_you_mean
 from autotl.space.hyperparameter import Hyperparameter
 from autotl.space.kinds import IMAGE_SIZE, OPTIONAL_KINDS, SEARCHED_KINDS
-from autotl.space.narrowing import check_keywords, narrow_plugin
+from autotl.space.narrowing import (
+    check_keywords,
+    mirrors_by_choice,
+    narrow_plugin,
+    pin_unmirrored,
+)
 from autotl.space.registry import NO_CRITERIA, AnyPlugin, BackboneCriteria, Excluded, Registry
 
 
@@ -140,6 +145,17 @@ class Space:
     def without_kind(self, kind: str) -> Space:
         """The space without an optional kind that the data do not need."""
         return replace(self, plugins={k: v for k, v in self.plugins.items() if k != kind})
+
+    @property
+    def may_mirror(self) -> bool:
+        """Whether the search chooses if images are mirrored."""
+        augmentations = self.plugins.get("augment", ())
+        return any(mirrors_by_choice(h) for p in augmentations for h in p.hyperparameters)
+
+    def without_mirroring(self) -> Space:
+        """The space in which no augmentation mirrors images, except where that is pinned."""
+        plugins = tuple(map(pin_unmirrored, self.plugins["augment"]))
+        return replace(self, plugins={**self.plugins, "augment": plugins})
 
     def suggest(self, trial: Trial) -> Config:
         """Sample one plugin of each kind, and the hyperparameters of these plugins only."""

@@ -92,6 +92,20 @@ class SavedModel(Facts):
     refitted: bool = False
 
 
+class MirroringFacts(Facts):
+    """Accuracies of a head on ``n`` validation images and on the same images mirrored.
+
+    ``error`` is the standard error of their difference; ``survives`` says whether augmentations
+    may mirror images. Without time to measure it, ``n`` is 0.
+    """
+
+    n: int = 0
+    accuracy: float | None = None
+    mirrored: float | None = None
+    error: float | None = None
+    survives: bool = True
+
+
 class StudyFacts(Facts):
     """Everything that is stored about a study except its trials.
 
@@ -125,6 +139,7 @@ class StudyFacts(Facts):
     seconds: float = 0.0
     stages: dict[str, Number] = {}
     # measurements
+    mirroring: MirroringFacts | None = None
     micro_batch_sizes: dict[str, int] = {}
     measured_costs: dict[str, Any] = {}
     warm_start: dict[str, dict[str, Any]] | None = None

@@ -24,6 +24,7 @@ from autotl.training.predict import logits_to_probabilities, predict
 from autotl.training.probes import (
     ProbeEpoch,
     extract_backbone_features,
+    extract_mirrored_features,
     keeps_backbone_frozen,
     train_probes,
 )
@@ -37,6 +38,7 @@ __all__ = [
     "ProbeEpoch",
     "Task",
     "extract_backbone_features",
+    "extract_mirrored_features",
     "fine_tune",
     "keeps_backbone_frozen",
     "logits_to_probabilities",

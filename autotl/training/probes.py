@@ -7,17 +7,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from autotl.errors import OutOfTime
 from autotl.models import Model, replace_head
 from autotl.space.space import Config
+from autotl.training.frozen_inputs import eval_mode
 from autotl.training.inputs import Inputs
 from autotl.training.loop import Training, set_trainable, simulate_strategy
+from autotl.training.predict import autocast, halve_when_out_of_memory
 from autotl.training.random_state import RandomState
 from autotl.training.task import Epoch, Task
 
@@ -109,6 +114,34 @@ def extract_backbone_features(model: Model, config: Config, task: Task) -> NDArr
         finally:
             inputs.close()
     return features
+
+
+def extract_mirrored_features(
+    model: Model, task: Task
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Compute the features of mirrored training images, of as many as there is time for.
+
+    They are not cached.
+
+    Args:
+        model: Its backbone is run.
+        task: Has the images; the deadline ends the computation.
+
+    Returns:
+        Features ``[n, ...]``, and the positions ``[n]`` of their images among the training images.
+        The order is random, so that fewer images are a fair sample.
+    """
+    rows: list[Tensor] = []
+    positions = task.train.shuffled_indices(task.seed)
+    with eval_mode(model), torch.inference_mode(), autocast(task.device):
+        for images, _ in task.train.load(positions):
+            with suppress(OutOfTime):
+                task.check_time()
+                rows.append(halve_when_out_of_memory(model.features, images.flip(3)).float())
+                continue
+            break
+    done = np.concatenate([np.empty(0, np.int64), *positions[: len(rows)]])
+    return torch.cat(rows).cpu().numpy() if rows else np.empty((0, 0), np.float32), done
 
 
 class _Run:

@@ -5,8 +5,8 @@
 
 Each recipe is trained once on train + validation, or with ``train=part`` on train alone, and scored
 on the test split after every epoch. Without values it is the default recipe on the smallest
-packaged backbone. The table is Markdown. CPU seconds include the caching of features, which later
-recipes of the same size reuse.
+packaged backbone; ``flip=false`` mirrors no images. The table is Markdown. CPU seconds include the
+caching of features, which later recipes of the same size reuse.
 """
 
 from __future__ import annotations
@@ -64,8 +64,12 @@ def train(
     config = {}
     for kind in KINDS:
         plugin = plugins.get(kind, recipe[kind])
-        given = {"lr": float(recipe["lr"])} if kind == "freeze" and "lr" in recipe else {}
-        config[kind] = Choice(plugin, {**plugin.defaults, **given})
+        params = plugin.defaults
+        if kind == "freeze" and "lr" in recipe:
+            params["lr"] = float(recipe["lr"])
+        if kind == "augment" and "flip" in recipe:
+            params["flip"] = recipe["flip"] == "true"
+        config[kind] = Choice(plugin, params)
     device = models.select_device("auto", "auto")
     seed, size = int(recipe["seed"]), int(recipe["size"])
     model = models.build_model(config, len(dataset.classes), size, device, seed)

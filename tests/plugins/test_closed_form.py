@@ -25,7 +25,7 @@ from toy import config, model, task
 
 from autotl.training import fine_tune
 
-LINEAR = FITTED[:3]
+LINEAR = FITTED[:4]
 
 
 @pytest.fixture(autouse=True)
@@ -54,9 +54,10 @@ def predict(head: nn.Module, features: Tensor) -> Any:
 
 @pytest.mark.parametrize("classes", [2, 3, 7])
 @pytest.mark.parametrize("C", [1e-3, 0.1, 10.0])
-def test_logistic_regression_agrees_with_scikit_learn(classes: int, C: float) -> None:
+@pytest.mark.parametrize("name", ["logistic_regression", "stages_logistic"])
+def test_logistic_regression_agrees_with_scikit_learn(name: str, classes: int, C: float) -> None:
     features, labels = sample_features(classes)
-    head = fit_head("logistic_regression", classes, C=C)
+    head = fit_head(name, classes, C=C)
     reference = make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=300))
     reference.fit(features.double().numpy(), labels.numpy())
     new, _ = sample_features(classes, seed=1)

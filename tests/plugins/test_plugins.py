@@ -23,7 +23,7 @@ BUILT_IN = {
     },
     "head": {
         *("linear", "mlp", "cosine", "batch_norm", "multi_dropout", "gem", "attention", "stages"),
-        *("logistic_regression", "lda", "nearest_mean", "knn"),
+        *("logistic_regression", "stages_logistic", "lda", "nearest_mean", "knn"),
     },
     "augment": {
         *("none", "flip_crop", "rand_augment", "trivial_augment", "mixup", "cutmix"),

@@ -54,6 +54,7 @@ SHAPE = {
     "baselines": {"linear_probe": {}, "default_recipe": {}},
     "selection": {},
     "prefer": {},
+    "mirroring": {"n": {}, "accuracy": {}, "mirrored": {}, "error": {}, "survives": {}},
     "calibration": {},
     "pareto": {},
     "test": {"score": {}, "low": {}, "high": {}, "n": {}},

@@ -373,3 +373,20 @@ def test_a_backbone_that_was_excluded_later_is_not_promising() -> None:
     search.portfolio = replace(search.portfolio, space=less)
     assert search.next() == ("small", "full", "linear")  # the default recipe of this run
     assert search.next() == ("small", "probe", "solved")
+
+
+@head(order=3)
+def third(features: int, classes: int) -> Any: ...
+
+
+@pytest.mark.parametrize("probing", [True, False])
+def test_the_third_head_is_tried_on_several_backbones_while_there_is_time(probing: bool) -> None:
+    space = Space({**SPACE.plugins, "head": (linear, solved, third)})
+    search = Search(space=space)
+    while search.next() != ("small", "probe", "linear"):
+        pass
+    tried = [names for names in iter(lambda: search.next(probing=probing), ())]
+    heads = [names for names in tried if names[1] == "probe"]
+    first, second = ("small", "large")  # equally good, and the smaller is more promising
+    several = [(first, "probe", "third"), (second, "probe", "third")]
+    assert heads == [(first, "probe", "solved"), *several[: 2 if probing else 1]]

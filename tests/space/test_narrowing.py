@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 
 import pytest
 
-from autotl import Range, augment, head
+from autotl import Mirrors, Range, augment, head
 from autotl.errors import StudyError
-from autotl.space.narrowing import narrow_plugin
+from autotl.space.narrowing import mirrors_by_choice, narrow_plugin, pin_unmirrored
 
 
 @head
@@ -92,3 +92,17 @@ def test_the_default_of_an_integer_stays_an_integer() -> None:
     [_, count] = narrow_plugin(stepped, {"count": [2, 7]}).hyperparameters
     assert (count.range, count.default) == (Range(2, 5, step=3), 5)
     assert isinstance(count.default, int)
+
+
+@augment
+def mirrored(size: int, *, flip: Annotated[bool, Mirrors()] = True, grey: bool = True) -> Any: ...
+
+
+def test_only_what_the_search_chooses_is_pinned_to_no_mirroring() -> None:
+    [flip, grey] = pin_unmirrored(mirrored).hyperparameters
+    assert (flip.choices, flip.default) == ((False,), False)
+    assert (grey.choices, grey.default) == ((False, True), True)
+    chosen = narrow_plugin(mirrored, {"flip": True})
+    assert pin_unmirrored(chosen) == chosen
+    assert [mirrors_by_choice(h) for h in mirrored.hyperparameters] == [True, False]
+    assert not any(map(mirrors_by_choice, chosen.hyperparameters))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import pytest
 
-from autotl import Range, When, augment, freeze, head
+from autotl import Mirrors, Range, When, augment, freeze, head
 from autotl.errors import PluginError
 from autotl.space.hyperparameter import Hyperparameter
 
@@ -35,6 +35,11 @@ def rich(
     return (features, classes, depth, width)  # type: ignore[return-value]
 
 
+@augment
+def mirrored(size: int, *, flip: Annotated[bool, Mirrors()] = True) -> Any:
+    """An augmentation that declares that it mirrors."""
+
+
 def define(code: str, future: bool = True) -> dict[str, Any]:
     """The names that a plugin module with this code defines.
 
@@ -59,6 +64,8 @@ def test_hyperparameters_and_settings_are_read() -> None:
     assert h["depth"] == Hyperparameter("depth", int, 1, choices=(1, 2))
     assert h["width"] == Hyperparameter("width", int, 256, range=Range(64, 1024, log=True))
     assert h["norm"] == Hyperparameter("norm", bool, True, choices=(False, True))
+    assert not h["norm"].mirrors
+    assert hyperparameters(mirrored)["flip"].mirrors
     assert (h["dropout"].type, h["dropout"].range) == (float, Range(0, 0.5))
     assert h["second"].when is not None
     assert h["second"].when.conditions == {"depth": (2,)}

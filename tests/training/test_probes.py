@@ -20,6 +20,7 @@ from autotl.space.space import Config
 from autotl.training import (
     ProbeEpoch,
     extract_backbone_features,
+    extract_mirrored_features,
     fine_tune,
     keeps_backbone_frozen,
     train_probes,
@@ -247,6 +248,26 @@ def test_backbone_features_are_those_without_augmentation() -> None:
     with torch.no_grad():
         expected = network.eval().features(images)
     assert torch.allclose(torch.from_numpy(results), expected, atol=1e-5)
+
+
+def test_mirrored_features_are_those_of_mirrored_images() -> None:
+    network, task = toy.model(), toy.task(1)
+    features, positions = extract_mirrored_features(network, task)
+    images = torch.cat([images for images, _ in task.train])[torch.from_numpy(positions)]
+    assert sorted(positions) == list(range(36))
+    with torch.no_grad():
+        expected = network.eval().features(images.flip(3))
+    assert torch.allclose(torch.from_numpy(features), expected, atol=1e-5)
+
+
+def test_mirrored_features_end_at_the_deadline() -> None:
+    def step() -> None:
+        task.deadline = None if task.deadline is None else 0.0 if steps.pop() else task.deadline
+
+    task, steps = toy.task(1), [True, False]
+    task.deadline, task.on_step = float("inf"), step
+    features, positions = extract_mirrored_features(toy.model(), task)
+    assert 0 < len(features) == len(positions) < 36
 
 
 @pytest.mark.parametrize(

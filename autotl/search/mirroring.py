@@ -1,0 +1,81 @@
+"""Whether augmentations may mirror images, measured once for each study.
+
+A head is fitted on the features of the first backbone without augmentation, and scored on
+validation images and on the same images mirrored. If it loses too much, no augmentation of the
+search space mirrors. Features of images that are not mirrored are those that the first probe needs,
+and are cached for it.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import numpy as np
+
+from autotl import training
+from autotl.data import Indices
+from autotl.models import Model
+from autotl.scoring.mirroring import Mirroring, score_mirrored
+from autotl.search.context import TrainingContext
+from autotl.space.space import Choice, Config, Space
+from autotl.training import Task
+
+MOST_TRAINING, MOST_SCORED = 500, 300
+"""The number of images that the head is fitted on, and scored on."""
+
+FEWEST_SCORED = 50
+"""The number of mirrored images for which there must be time."""
+
+TIME_FRACTION = 0.02
+"""The fraction of the budget in which features of mirrored images are computed."""
+
+
+def measure_mirroring(space: Space, context: TrainingContext) -> Mirroring | None:
+    """Measure whether the classes survive mirroring.
+
+    Returns:
+        The accuracies; None if nothing can be measured, or if there is no time for it.
+    """
+    plugins = {kind: space.find(kind, space.default_order(kind)[0]) for kind in space.plugins}
+    config = {kind: Choice(plugin, plugin.defaults) for kind, plugin in plugins.items()}
+    if plugins["head"].takes == "map":
+        return None
+    try:
+        model = context.build(config)
+        return _measure(model, config, context)
+    except Exception:  # its trials will report why it cannot be built or run
+        return None
+
+
+def _measure(model: Model, config: Config, context: TrainingContext) -> Mirroring | None:
+    dataset, budget = context.dataset, context.budget
+    task = context.task(model, "train", epochs=1, views=1)
+    if budget.seconds is not None:  # as the first trial will compute them
+        task = replace(task, compute=training.measure_cost(model, config, task).compute)
+    train = _draw(dataset.indices("train"), MOST_TRAINING, context.settings.seed)
+    scored = _draw(dataset.indices("validation"), MOST_SCORED, context.settings.seed)
+    if len(scored) < FEWEST_SCORED:
+        return None
+
+    def on(indices: Indices) -> Task:
+        return replace(task, train=context.batches_of(model, indices), validation=None)
+
+    features = training.extract_backbone_features(model, config, on(train))
+    plain = training.extract_backbone_features(model, config, on(scored))
+    mirrored_task = on(scored)
+    if budget.seconds is not None:
+        mirrored_task.deadline = time.monotonic() + TIME_FRACTION * budget.seconds
+    mirrored, positions = training.extract_mirrored_features(model, mirrored_task)
+    if len(positions) < FEWEST_SCORED:
+        return None
+    labels = dataset.labels
+    return score_mirrored(
+        features, labels[train], plain[positions], mirrored, labels[scored[positions]]
+    )
+
+
+def _draw(indices: Indices, most: int, seed: int) -> Indices:
+    """Draw at most so many indices, ascending."""
+    drawn = np.random.default_rng(seed).permutation(indices)[:most]
+    return np.sort(drawn)
