@@ -9,12 +9,19 @@ writes notes for Optuna Dashboard.
 """
 
 from autotl.report.page import write
-from autotl.report.sentences import describe_config, describe_result, plugin_choices, winner_name
+from autotl.report.sentences import (
+    describe_config,
+    describe_ranking,
+    describe_result,
+    plugin_choices,
+    winner_name,
+)
 from autotl.report.summary import backbone_costs, pareto, summarise, top
 
 __all__ = [
     "backbone_costs",
     "describe_config",
+    "describe_ranking",
     "describe_result",
     "pareto",
     "plugin_choices",

@@ -19,6 +19,7 @@ from autotl.report import axis, figures
 from autotl.report.sentences import (
     describe_config,
     describe_result,
+    describe_winner,
     format_members,
     plugin_choices,
     winner_name,
@@ -135,6 +136,7 @@ def _page(store: Store, study: str, summary: Mapping[str, Any], folder: Path) ->
         "higher": direction == "maximize",
         "state": facts.state,
         "result": describe_result(summary),
+        "leading": len(describe_winner(summary)),
         "cheapest": _smallest_tied(summary, {row.number: row for row in rows}),
         "winner": name,
         "recipe": plugin_choices(winner["config"] or {}) if winner else {},

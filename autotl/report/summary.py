@@ -8,16 +8,19 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from autotl.scoring import majority
 from autotl.search.leaderboard import (
     UNFINISHED,
     baselines,
     compare_on_validation,
     contender,
+    is_fine_tuned,
     is_ranked,
     rank,
     search_winner,
     validation_interval,
 )
+from autotl.store import OutOfSampleScores
 
 if TYPE_CHECKING:
     from autotl.store import (
@@ -117,6 +120,9 @@ def summarise(store: Store, study: str) -> dict[str, Any]:
     ``leaderboard.compare_on_validation`` for which of them are tied. An ensemble of trials that is
     the winner precedes them.
 
+    ``cut_trial`` is the trial that ended early with a better score than every complete trial.
+    ``not_fine_tuned`` is there if the budget was too short for fine-tuning.
+
     ``best`` is the contender whose model is in the run folder, or, without a model, the winner of
     the search. ``test`` is its test result; those of earlier winners are only on the page.
     ``test_openings`` counts every use of the test split.
@@ -144,27 +150,73 @@ def summarise(store: Store, study: str) -> dict[str, Any]:
         "study": study,
         "seed": facts.seed,
         "metric": facts.metric,
-        "data": facts.data.model_dump(exclude={"independent_validation", "imbalance"}),
+        "data": facts.data.model_dump(exclude={"independent_validation", "majority"}),
         "budget_seconds": facts.budget_seconds,
         "seconds": facts.seconds,
+        "run_seconds": facts.run_seconds,
         "device": facts.device,
         "trials": _count(rows),
+        "not_fine_tuned": _not_fine_tuned(rows, facts),
+        "cut_trial": _cut_trial(store, study, rows, facts),
         "best": _best(winner, selection, facts, rows, test) if winner else None,
-        "contenders": [_entry(c, winner, selection) for c in contenders],
+        "contenders": [_entry(c, winner, selection, rows) for c in contenders],
         "baselines": _baselines(selection, ranked, facts),
-        "selection": selection.model_dump(mode="json", exclude={"contenders", "winner", "cheapest"})
-        if selection
-        else None,
+        "selection": _selection_entry(selection) if selection else None,
         "prefer": facts.prefer,
         "calibration": facts.calibration.model_dump() if facts.calibration else None,
         "pareto": pareto(rows, facts.direction),
-        "test": {key: getattr(test, key) for key in ("score", "low", "high", "n")}
-        if test
-        else None,
+        "test": _test_entry(test) if test else None,
         "test_openings": len(tests),
         "artifact": "model",
         "versions": facts.versions,
     }
+
+
+def _selection_entry(selection: Selection) -> dict[str, Any]:
+    return selection.model_dump(mode="json", exclude={"contenders", "winner", "cheapest"})
+
+
+def _test_entry(test: TestResult) -> dict[str, Any]:
+    scores = {key: getattr(test, key) for key in ("score", "low", "high", "n")}
+    return {**scores, **_by_class(test)}
+
+
+def _by_class(result: TestResult | OutOfSampleScores) -> dict[str, Any]:
+    """The balanced accuracy, the recalls, and the comparison with the majority class."""
+    return {
+        "balanced_accuracy": majority.balanced_accuracy(result.per_class),
+        "per_class": result.per_class,
+        "majority_class": result.majority.model_dump() if result.majority else None,
+    }
+
+
+def _not_fine_tuned(rows: Sequence[TrialRow], facts: StudyFacts) -> dict[str, Any] | None:
+    """The budget in seconds that would do, if there was no time to fine-tune the backbone."""
+    needed = [row.facts.budget_needed for row in rows if row.facts.budget_needed]
+    if not needed or any(is_fine_tuned(row) for row in rows if is_ranked(row)):
+        return None
+    return {"budget_seconds": min(needed)}
+
+
+def _cut_trial(
+    store: Store, study: str, rows: Sequence[TrialRow], facts: StudyFacts
+) -> dict[str, Any] | None:
+    """The best trial that ended early, if its last epoch scored better than all that completed."""
+    sign, ranked = -1 if facts.direction == "minimize" else 1, rank(rows, facts.direction)
+    completed = [row.config for row in ranked]  # an interrupted trial is begun again
+    best = None
+    limit = ranked[0].score if ranked else None
+    for row in rows:
+        if row.status in ("complete", "running") or row.facts.excluded or row.config in completed:
+            continue
+        scores = [(e.score, e.epoch) for e in store.epochs(study, row.number)]
+        score, epoch = scores[-1] if scores else (None, 0)
+        if score is not None and (limit is None or sign * score > sign * limit):
+            limit = score
+            keys = ("status", "reason", "epochs", "config")
+            values = {key: getattr(row, key) for key in keys}
+            best = {"trial": row.number, "score": score, "epoch": epoch, **values}
+    return best
 
 
 def find_winner(facts: StudyFacts, rows: Sequence[TrialRow]) -> Contender | None:
@@ -206,17 +258,22 @@ def _members(contender: Contender) -> list[dict[str, Any]] | None:
 
 
 def _entry(
-    contender: Contender, winner: Contender | None, selection: Selection | None
+    contender: Contender,
+    winner: Contender | None,
+    selection: Selection | None,
+    rows: Sequence[TrialRow],
 ) -> dict[str, Any]:
     """A contender with its standing, and whether it is the winner or the cheapest of the tied."""
     assert contender.standing is not None  # they were compared
     standing = contender.standing
+    trial = contender.lead if contender.kind == "trial" else None
     keys = ("kind", "role", "config", "scores", "seconds", "parameters", "ms_per_item")
     return {
         "name": contender.name,
-        "trial": contender.lead if contender.kind == "trial" else None,
+        "trial": trial,
         "members": _members(contender),
         **contender.model_dump(mode="json", include=set(keys)),
+        "search_score": next((row.score for row in rows if row.number == trial), None),
         **standing.score.model_dump(),
         "difference": standing.difference.model_dump(),
         "tied_with_best": standing.tied,
@@ -228,8 +285,9 @@ def _entry(
 def _baselines(
     selection: Selection | None, ranked: Sequence[TrialRow], facts: StudyFacts
 ) -> dict[str, dict[str, Any]]:
-    """The linear probe and the default recipe, each ``{}`` if there is none."""
+    """The linear probe, the default recipe and the majority class, each ``{}`` without one."""
     entries: dict[str, dict[str, Any]] = {"linear_probe": {}, "default_recipe": {}}
+    entries["majority_class"] = facts.data.majority.model_dump() if facts.data.majority else {}
     if selection:
         for contender in selection.contenders:
             if contender.role in entries and not entries[contender.role] and contender.standing:
@@ -255,12 +313,18 @@ def _best(
     rows: Sequence[TrialRow],
     test: TestResult | None,
 ) -> dict[str, Any]:
-    """The winner; its costs are those of the test, else the final selection, else the trial."""
+    """The winner; its costs are those of the test, else the final selection, else the trial.
+
+    Without a model in the run folder, ``refitted`` and ``calibrated`` are None.
+    """
     row = next(row for row in rows if row.number == winner.lead)
     compared = selection.contenders if selection else []
     repeated = next((c for c in compared if c.id == winner.id), winner)
     interval = repeated.standing.score if repeated.standing else validation_interval(row, facts)
     repeats = selection.repeats if selection else 1
+    model = facts.model if facts.model and facts.model.contender.id == winner.id else None
+    scores = facts.out_of_sample if model else None
+    by_class = _by_class(scores or OutOfSampleScores(n=0))
     sources: list[Any] = [test, repeated, row, row.facts]
 
     def first(key: str) -> Any:
@@ -273,7 +337,10 @@ def _best(
         "trial": winner.lead,
         "config": row.config,
         "members": _members(winner),
-        "validation": {**interval.model_dump(), "repeats": repeats},
+        "validation": {**interval.model_dump(), "repeats": repeats, **by_class},
+        "refitted": model.refitted if model else None,
+        "not_refitted_because": model.reason if model else "",
+        "calibrated": facts.calibration is not None if model else None,
         "parameters": first("parameters"),
         "trained_parameters": first("trained_parameters"),
         "ms_per_item": first("ms_per_item") or 0.0,

@@ -13,7 +13,7 @@ best single contender by at least a standard error of the difference.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from autotl import events, training
 from autotl.data import Indices
 from autotl.events import Listener
 from autotl.models import Model, ensemble
-from autotl.scoring import calibration, comparison, metrics
+from autotl.scoring import calibration, comparison, majority, metrics
 from autotl.scoring.metrics import Probabilities
 from autotl.search.budget import Budget
 from autotl.search.context import TrainingContext
@@ -31,7 +31,15 @@ from autotl.selection.refit import combine
 from autotl.selection.repeats import Repeats
 from autotl.selection.standings import Compared, Comparer
 from autotl.selection.trial_ensemble import stored_predictions
-from autotl.store import Calibration, Contender, Member, Selection, with_costs
+from autotl.store import (
+    Baseline,
+    Calibration,
+    Contender,
+    Member,
+    OutOfSampleScores,
+    Selection,
+    with_costs,
+)
 
 
 @dataclass(frozen=True)
@@ -40,13 +48,16 @@ class OutOfSample:
 
     Attributes:
         indices: The indices of the examples in the data set, ``[N]``.
-        folds: The number of the repeat that predicted each example, ``[N]``.
+        folds: The number of the repeat that predicted each example, ``[N]``; without repeats, two
+            halves.
         probabilities: The predicted probabilities, ``[N, C]``.
+        repeats: The number of repeats; 1 without any.
     """
 
     indices: Indices
     folds: Indices
     probabilities: Probabilities
+    repeats: int = 1
 
 
 class FinalSelection:
@@ -271,7 +282,10 @@ class FinalSelection:
                 np.full(len(rows), number) for rows, number in zip(indices, repeats, strict=True)
             ]
             return OutOfSample(
-                np.concatenate(indices), np.concatenate(folds), np.concatenate(winner.predictions)
+                np.concatenate(indices),
+                np.concatenate(folds),
+                np.concatenate(winner.predictions),
+                len(repeats),
             )
         rows, tested = (self.dataset.indices(split) for split in ("validation", "test"))
         probabilities = stored_predictions(self.repeats.store, self.settings.name, winner)
@@ -290,6 +304,25 @@ class FinalSelection:
         labels = self.dataset.labels[predictions.indices]
         return Calibration.model_validate(
             calibration.calibrate(labels, predictions.probabilities, predictions.folds)
+        )
+
+    def score_by_class(self, predictions: OutOfSample) -> OutOfSampleScores:
+        """Compute the recalls of the winner and compare it with the majority class."""
+        classes, split = self.dataset.classes, self.dataset.indices("train")
+        labels, units = self.dataset.labels, np.array(self.dataset.units)
+        own, probabilities = labels[predictions.indices], predictions.probabilities
+        baseline = majority.compare_with_constant(
+            self.metric,
+            own,
+            probabilities,
+            majority.constant_probabilities(labels[split], len(classes)),
+            units[predictions.indices],
+            predictions.folds if predictions.repeats > 1 else None,
+        )
+        return OutOfSampleScores(
+            n=len(own),
+            per_class=majority.class_recalls(own, probabilities, classes),
+            majority=Baseline.model_validate(asdict(baseline)) if baseline else None,
         )
 
 

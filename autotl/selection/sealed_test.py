@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from autotl import events, models, training
 from autotl.artifact import model_folder
 from autotl.evaluation import error_analysis
 from autotl.events import Listener
-from autotl.scoring import calibration, intervals, metrics
+from autotl.scoring import calibration, intervals, majority, metrics
 from autotl.search.budget import Budget
 from autotl.search.context import TrainingContext
 from autotl.store import Contender, ImageRow, Store, TestResult, TrialRow
@@ -126,17 +127,16 @@ class SealedTest:
     ) -> dict[str, Any]:
         metric = metrics.get(self.settings.metric)
         low, high = intervals.score_interval(metric, labels, probabilities, units)
-        confusion = metrics.confusion_matrix(labels, probabilities)
-        per_class = [
-            {"class": name, "n": sum(row), "score": row[i] / sum(row) if sum(row) else None}
-            for i, (name, row) in enumerate(zip(self.dataset.classes, confusion, strict=True))
-        ]
+        train = self.dataset.labels[self.dataset.indices("train")]
+        constant = majority.constant_probabilities(train, len(self.dataset.classes))
+        baseline = majority.compare_with_constant(metric, labels, probabilities, constant, units)
         return {
             "score": metric.score(labels, probabilities),
             "low": low,
             "high": high,
             "n": len(labels),
             "ece": calibration.expected_calibration_error(labels, probabilities),
-            "per_class": per_class,
-            "confusion_matrix": confusion,
+            "per_class": majority.class_recalls(labels, probabilities, self.dataset.classes),
+            "confusion_matrix": metrics.confusion_matrix(labels, probabilities),
+            "majority": asdict(baseline) if baseline else None,
         }

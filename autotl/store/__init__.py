@@ -24,9 +24,12 @@ from autotl.store.contender import (
 )
 from autotl.store.database import Store
 from autotl.store.facts import (
+    Baseline,
     Calibration,
     DataFacts,
     ExcludedPlugin,
+    MajorityClass,
+    OutOfSampleScores,
     PretrainedWeights,
     RepeatFacts,
     SavedModel,
@@ -48,6 +51,7 @@ from autotl.store.rows import (
 
 __all__ = [
     "STATUSES",
+    "Baseline",
     "Calibration",
     "Contender",
     "DataFacts",
@@ -57,7 +61,9 @@ __all__ = [
     "ImageRow",
     "Interval",
     "Kind",
+    "MajorityClass",
     "Member",
+    "OutOfSampleScores",
     "PretrainedWeights",
     "RepeatFacts",
     "RepeatRow",
