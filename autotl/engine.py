@@ -323,7 +323,7 @@ def exclude_slow_backbones(
         try:
             if latency is None:
                 choice = Choice(plugin, plugin.defaults)
-                latency = training.measure_latency(choice, settings.size, device)
+                latency = training.measure_latency(choice, settings.size, device).median
         except Incompatible as reason:
             slow[plugin.name] = str(reason)
             continue

@@ -16,7 +16,6 @@ from rich.table import Table
 from rich.text import Text
 
 from autotl.report import (
-    backbone_costs,
     describe_config,
     describe_ranking,
     describe_result,
@@ -89,7 +88,7 @@ def show_summary(
 
 
 def show_trials(metric: str, rows: Sequence[TrialRow]) -> None:
-    """Print every trial of a study with its status, and what each backbone costs.
+    """Print every trial of a study with its status.
 
     On a terminal lines are wrapped to its width; in a file each trial is one line.
     """
@@ -107,8 +106,6 @@ def show_trials(metric: str, rows: Sequence[TrialRow]) -> None:
         numbers = (score, str(row.epochs), f"{row.seconds:.1f}")
         table.add_row(str(row.number), row.status.replace("_", " "), *numbers, recipe)
     _print_uncut(console, table)
-    if costs := backbone_costs(rows):
-        _print_uncut(console, _costs(costs))
 
 
 def _print_fitting(console: Console, make_table: Callable[[bool], Table]) -> None:
@@ -128,27 +125,6 @@ def _print_uncut(console: Console, table: Table) -> None:
         width = console.measure(table, options=console.options.update(max_width=10_000)).maximum
         console.width = max(console.width, width)
     console.print(table)
-
-
-def _costs(costs: Sequence[Mapping[str, Any]]) -> Table:
-    """Make the table of milliseconds and memory for one image of a batch, by backbone."""
-    table = _new_table()
-    table.add_column("backbone")
-    for name in (
-        *("predict ms/image", "forward ms/image", "backward ms/image"),
-        *("activations per image", "peak memory per image", "parameters"),
-    ):
-        table.add_column(name, justify="right")
-    for c in costs:
-        times = [c[key] for key in ("ms_per_item", "forward_ms", "backward_ms")]
-        sizes = [c[key] for key in ("activation_bytes", "peak_bytes")]
-        table.add_row(
-            on_one_line(c["backbone"]),
-            *("-" if t is None else f"{t:.3g}" for t in times),
-            *("-" if s is None else f"{s / 2**20:.3g} MiB" for s in sizes),
-            "-" if c["parameters"] is None else f"{c['parameters'] / 1e6:.3g} M",
-        )
-    return table
 
 
 def _contenders(summary: Mapping[str, Any], one_column: bool) -> Table:

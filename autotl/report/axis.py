@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from autotl.report.effects import effective_config
 from autotl.report.figures import score_range
 from autotl.report.sentences import BASELINES
 from autotl.search.leaderboard import rank
@@ -87,9 +88,9 @@ def _labelled(contender: Mapping[str, Any]) -> dict[str, Any]:
 def _with_baselines(rows: list[dict[str, Any]], summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The contenders and the baselines of a search without a final selection."""
     rows = [{**row, "label": row["name"], "role": "finalist", "scores": ()} for row in rows]
-    for role, baseline in summary["baselines"].items():
-        if baseline:
-            label = f"{BASELINES[role]}, trial {baseline['trial']}"
+    for role, name in BASELINES.items():
+        if baseline := summary["baselines"][role]:
+            label = f"{name}, trial {baseline['trial']}"
             rows.append({**baseline, "label": label, "role": "baseline"})
     best = (summary["best"] or {}).get("trial")
     if winner := next((row for row in rows if row["trial"] == best), None):
@@ -101,6 +102,8 @@ def plugin_effects(
     rows: Iterable[TrialRow], direction: str, best: int | None
 ) -> list[dict[str, Any]]:
     """Place the scores of each plugin on one axis, for each kind of which several were tried.
+
+    A trial does not count for a kind that had no effect in it.
 
     Args:
         rows: The trials of a study.
@@ -119,7 +122,7 @@ def plugin_effects(
     for kind in SEARCHED_KINDS:
         trials_of: dict[str, list[TrialRow]] = {}
         for row in complete:
-            for name in row.config.get(kind, {}):
+            for name in effective_config(row).get(kind, {}):
                 trials_of.setdefault(name, []).append(row)
         if len(trials_of) > 1:
             lines = [_plugin_effect(name, trials, axis, best) for name, trials in trials_of.items()]

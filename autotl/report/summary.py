@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from autotl.report.costs import prediction_ms
 from autotl.scoring import majority
 from autotl.search.leaderboard import (
     UNFINISHED,
@@ -33,12 +33,6 @@ if TYPE_CHECKING:
         TrialRow,
     )
 
-COSTS = ("forward_ms", "backward_ms", "activation_bytes", "peak_bytes")
-"""Costs that a trial measures: time and memory per image, and peak memory."""
-
-INTERVAL = ("mean", "low", "high")
-"""The keys of a mean score with its 95 % interval."""
-
 
 def top(store: Store, study: str, n: int = 10) -> list[dict[str, Any]]:
     """The ``n`` best complete trials: number, score, epochs, seconds, config."""
@@ -47,7 +41,9 @@ def top(store: Store, study: str, n: int = 10) -> list[dict[str, Any]]:
     return [{key: getattr(row, key) for key in keys} for row in rows[:n]]
 
 
-def pareto(rows: Iterable[TrialRow], direction: str) -> list[dict[str, Any]]:
+def pareto(
+    rows: Iterable[TrialRow], direction: str, milliseconds: Mapping[int, float]
+) -> list[dict[str, Any]]:
     """Find the Pareto front: the complete trials that no other trial dominates.
 
     The objectives are the score, ``ms_per_item`` (milliseconds of inference per image),
@@ -56,6 +52,7 @@ def pareto(rows: Iterable[TrialRow], direction: str) -> list[dict[str, Any]]:
     Args:
         rows: The trials of a study.
         direction: ``maximize`` or ``minimize``.
+        milliseconds: Those of inference, see ``costs.prediction_ms``.
 
     Returns:
         The trials of the front with their objectives, the best score first.
@@ -63,7 +60,7 @@ def pareto(rows: Iterable[TrialRow], direction: str) -> list[dict[str, Any]]:
     sign = -1.0 if direction == "maximize" else 1.0
     points = []
     for row in rank(rows, direction):
-        costs = (row.facts.ms_per_item, row.parameters, row.seconds)
+        costs = (milliseconds.get(row.number), row.parameters, row.seconds)
         assert row.score is not None
         finite = [math.inf if c is None else float(c) for c in costs]
         points.append((row, costs, (sign * row.score, *finite)))
@@ -78,34 +75,6 @@ def pareto(rows: Iterable[TrialRow], direction: str) -> list[dict[str, Any]]:
 def _dominates(a: Sequence[float], b: Sequence[float]) -> bool:
     """Whether ``a`` is nowhere greater than ``b``, and somewhere less."""
     return a != b and all(x <= y for x, y in zip(a, b, strict=True))
-
-
-def backbone_costs(rows: Iterable[TrialRow]) -> list[dict[str, Any]]:
-    """Summarise the measured costs of each backbone on this machine.
-
-    Args:
-        rows: The trials of a study.
-
-    Returns:
-        For each backbone that was measured, the one with the fastest inference first: ``backbone``,
-        the number of ``trials`` that measured it, ``COSTS``, ``ms_per_item`` and ``parameters``.
-        They are medians over these trials, ``peak_bytes`` is the maximum; None if unknown.
-    """
-    trials_of: dict[str, list[TrialRow]] = {}
-    for row in rows:
-        if row.facts.costs or row.facts.ms_per_item:
-            for name in row.config.get("backbone", {}):
-                trials_of.setdefault(name, []).append(row)
-    entries = []
-    for name, trials in trials_of.items():
-        costs = [row.facts.costs for row in trials]
-        values = {key: [v for c in costs if (v := c.get(key)) is not None] for key in COSTS}
-        values["ms_per_item"] = [ms for row in trials if (ms := row.facts.ms_per_item)]
-        values["parameters"] = [row.parameters for row in trials if row.parameters]
-        entry = {key: statistics.median(v) if v else None for key, v in values.items()}
-        entry["peak_bytes"] = max(values["peak_bytes"], default=None)
-        entries.append({"backbone": name, "trials": len(trials), **entry})
-    return sorted(entries, key=lambda e: (e["ms_per_item"] or math.inf, e["backbone"]))
 
 
 COUNTED = ("complete", "pruned", "out_of_time", "duplicate")
@@ -158,13 +127,13 @@ def summarise(store: Store, study: str) -> dict[str, Any]:
         "trials": _count(rows),
         "not_fine_tuned": _not_fine_tuned(rows, facts),
         "cut_trial": _cut_trial(store, study, rows, facts),
-        "best": _best(winner, selection, facts, rows, test) if winner else None,
+        "best": _best(winner, selection, facts, rows) if winner else None,
         "contenders": [_entry(c, winner, selection, rows) for c in contenders],
         "baselines": _baselines(selection, ranked, facts),
         "selection": _selection_entry(selection) if selection else None,
         "prefer": facts.prefer,
         "calibration": facts.calibration.model_dump() if facts.calibration else None,
-        "pareto": pareto(rows, facts.direction),
+        "pareto": pareto(rows, facts.direction, prediction_ms(rows, measured(facts))),
         "test": _test_entry(test) if test else None,
         "test_openings": len(tests),
         "artifact": "model",
@@ -231,6 +200,14 @@ def find_winner(facts: StudyFacts, rows: Sequence[TrialRow]) -> Contender | None
     return contender(search_winner(ranked, facts)) if ranked else None
 
 
+def measured(facts: StudyFacts) -> list[Contender]:
+    """The contenders whose predictions were timed at the end of the search."""
+    contenders = list(facts.selection.contenders) if facts.selection else []
+    return [
+        c for c in (*contenders, *([facts.model.contender] if facts.model else [])) if c.latency
+    ]
+
+
 def test_of(winner: Contender | None, tests: Sequence[TestRow]) -> TestResult | None:
     """The result of the last completed test of a contender; None without one."""
     results = [row.result for row in tests if row.done and winner and row.contender.id == winner.id]
@@ -267,7 +244,7 @@ def _entry(
     assert contender.standing is not None  # they were compared
     standing = contender.standing
     trial = contender.lead if contender.kind == "trial" else None
-    keys = ("kind", "role", "config", "scores", "seconds", "parameters", "ms_per_item")
+    keys = ("kind", "role", "config", "scores", "seconds", "parameters", "latency")
     return {
         "name": contender.name,
         "trial": trial,
@@ -311,9 +288,8 @@ def _best(
     selection: Selection | None,
     facts: StudyFacts,
     rows: Sequence[TrialRow],
-    test: TestResult | None,
 ) -> dict[str, Any]:
-    """The winner; its costs are those of the test, else the final selection, else the trial.
+    """The winner; its latency is that of the final measurement, or an estimate of its trial.
 
     Without a model in the run folder, ``refitted`` and ``calibrated`` are None.
     """
@@ -325,7 +301,9 @@ def _best(
     model = facts.model if facts.model and facts.model.contender.id == winner.id else None
     scores = facts.out_of_sample if model else None
     by_class = _by_class(scores or OutOfSampleScores(n=0))
-    sources: list[Any] = [test, repeated, row, row.facts]
+    latency = (model.contender if model else repeated).latency
+    spread = latency and (latency.batch or latency.single)
+    sources: list[Any] = [repeated, row]
 
     def first(key: str) -> Any:
         values = (getattr(source, key, None) for source in sources)
@@ -343,5 +321,6 @@ def _best(
         "calibrated": facts.calibration is not None if model else None,
         "parameters": first("parameters"),
         "trained_parameters": first("trained_parameters"),
-        "ms_per_item": first("ms_per_item") or 0.0,
+        "ms_per_item": spread.median if spread else row.facts.ms_per_item,
+        "latency": latency.model_dump() if latency else None,
     }

@@ -349,23 +349,26 @@ def nested_selection_score(scores: Scores, *, higher_is_better: bool = True) -> 
 
 
 def index_of_cheapest(
-    milliseconds: Sequence[float | None], parameters: Sequence[float | None]
+    milliseconds: Sequence[tuple[float, float, float] | None], parameters: Sequence[float | None]
 ) -> int:
     """Find the model that is cheapest to run.
 
     Args:
-        milliseconds: Latency of each model for one image; None if unknown, which counts as slowest.
-        parameters: Number of parameters of each model, which decides between latencies within
-            ``LATENCY_TOLERANCE`` of the lowest; None if unknown, which counts as largest.
+        milliseconds: Latency of each model, the median and its lower and upper quartile; None if
+            unknown, which counts as slowest.
+        parameters: Number of parameters of each model, which decides between the fastest one and
+            those whose quartiles overlap with its own, or are within ``LATENCY_TOLERANCE`` of its
+            median; None if unknown, which counts as largest.
 
     Returns:
         The index of the model; of equal ones the first.
     """
-    times, sizes = (
-        [float("inf") if value is None else value for value in values]
-        for values in (milliseconds, parameters)
-    )
-    fastest = [i for i, time in enumerate(times) if time <= min(times) * (1 + LATENCY_TOLERANCE)]
+    infinite = float("inf")
+    times = [(infinite,) * 3 if value is None else value for value in milliseconds]
+    sizes = [infinite if value is None else value for value in parameters]
+    median, _, high = min(times)
+    limit = max(high, median * (1 + LATENCY_TOLERANCE))
+    fastest = [i for i, (_, low, _) in enumerate(times) if low <= limit]
     return min(fastest, key=sizes.__getitem__)
 
 

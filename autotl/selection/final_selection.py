@@ -27,6 +27,7 @@ from autotl.search.budget import Budget
 from autotl.search.context import TrainingContext
 from autotl.search.selection_budget import FEWEST_REPEATS, SelectionBudget
 from autotl.search.trials import TrialModel
+from autotl.selection.prediction_costs import add_latencies
 from autotl.selection.refit import combine
 from autotl.selection.repeats import Repeats
 from autotl.selection.standings import Compared, Comparer
@@ -99,8 +100,20 @@ class FinalSelection:
         for _ in self.repeats.run():
             self._compare(self.repeats.completed(), [])
         singles = self.repeats.completed()
+        if len(singles) > 1 and self.repeats.count >= FEWEST_REPEATS:
+            singles = self._with_latencies(singles)
         enough = self.repeats.count >= FEWEST_REPEATS and len(singles) > 1
         self._compare(singles, self._combinations(singles) if enough else [])
+
+    def _with_latencies(self, singles: Sequence[Contender]) -> list[Contender]:
+        """Measure what a prediction takes, in turn for all contenders."""
+        self.listener(events.Stage("timing predictions"))
+        rows, models = self.selection.leaderboard.rows, self.repeats.models
+        networks = [
+            models.get(c.lead) or self.context.build(self.context.config(rows[c.lead]))
+            for c in singles
+        ]
+        return add_latencies(singles, networks, self.context.device, self.budget)
 
     def winner(self, default: Contender) -> Contender:
         """Return the winner, or ``default`` if there was no time for a comparison."""
@@ -334,7 +347,10 @@ def _is_clearly_better(standing: comparison.Standing) -> bool:
 
 
 def _cheapest(contenders: Sequence[Contender]) -> int:
-    times = [c.ms_per_item for c in contenders]
+    latencies = [c.latency for c in contenders]
+    of_batch = all(each and each.batch for each in latencies)
+    spreads = [(each.batch if of_batch else each.single) if each else None for each in latencies]
+    times = [(each.median, each.low, each.high) if each else None for each in spreads]
     return comparison.index_of_cheapest(times, [c.parameters for c in contenders])
 
 

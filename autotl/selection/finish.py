@@ -17,6 +17,7 @@ from autotl.search.leaderboard import Leaderboard, contender
 from autotl.search.selection_budget import SelectionBudget
 from autotl.search.trials import TrialModel
 from autotl.selection.final_selection import FinalSelection
+from autotl.selection.prediction_costs import add_latencies
 from autotl.selection.refit import refit
 from autotl.selection.repeats import Repeats
 from autotl.selection.run_folder import Evidence, RunFolder
@@ -193,15 +194,14 @@ class Finish:
         model, epochs, reason = self._refit(winner)
         refitted = bool(epochs)
         seconds = time.monotonic() - began
+        if winner.latency is None:
+            [winner] = add_latencies([winner], [model], self.context.device, self.budget)
         self.folder.save(winner, model, evidence, refit_epochs=epochs, reason=reason)
         result = self.test.result(winner, refitted=refitted)  # of an earlier run
         if result is None and self.test.may_open(winner):
-            rows = [self.leaderboard.rows[trial] for trial in winner.trials]
-            trained = max(row.trained_parameters or 0 for row in rows) or None
+            row = self.leaderboard.rows[winner.lead]
             with self.budget.stage("test"):
-                result = self.test.run(
-                    winner, rows[0], trained=trained, refit_seconds=seconds, refitted=refitted
-                )
+                result = self.test.run(winner, row, refit_seconds=seconds, refitted=refitted)
         if result:
             self.folder.write_card(winner, result, refitted=refitted)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from autotl import events, models, training
+from autotl import events, training
 from autotl.artifact import model_folder
 from autotl.evaluation import error_analysis
 from autotl.events import Listener
@@ -81,15 +81,13 @@ class SealedTest:
         return False
 
     def run(
-        self, winner: Contender, row: TrialRow, *, trained: int | None, refit_seconds: float,
-        refitted: bool,
-    ) -> TestResult:  # fmt: skip
+        self, winner: Contender, row: TrialRow, *, refit_seconds: float, refitted: bool
+    ) -> TestResult:
         """Score the model in the run folder, with the same calibration as ``autotl predict``.
 
         Args:
             winner: The contender that the model belongs to.
             row: Its trial with the largest weight.
-            trained: Number of trained parameters.
             refit_seconds: Duration of the refit.
             refitted: Whether the model was refitted.
 
@@ -105,13 +103,8 @@ class SealedTest:
         raw = training.predict(predictor.network, batches, predictor.device)
         probabilities = calibration.apply_temperature(raw, predictor.temperature)
         labels = self.dataset.labels[indices]
-        images, _ = next(iter(batches))
-        latency = training.milliseconds_per_image(predictor.network, images[:32], predictor.device)
         result = TestResult(
             **self._scores(labels, probabilities, np.array(self.dataset.units)[indices]),
-            ms_per_item=latency,
-            parameters=models.count_parameters(predictor.network),
-            trained_parameters=trained,
             refit_seconds=refit_seconds,
             refitted=refitted,
         )

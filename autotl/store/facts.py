@@ -222,7 +222,6 @@ class RepeatFacts(Facts):
     ``members`` are the trials of a soup.
     """
 
-    ms_per_item: float | None = None
     confusion_matrix: list[list[int]] | None = None
     members: list[int] = []
 
@@ -237,9 +236,6 @@ class TestResult(Facts):
     high: float | None = None
     n: int = 0
     ece: float | None = None
-    ms_per_item: float | None = None
-    parameters: int | None = None
-    trained_parameters: int | None = None
     refit_seconds: float | None = None
     refitted: bool = False
     per_class: list[dict[str, Any]] = []

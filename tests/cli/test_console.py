@@ -121,13 +121,11 @@ def test_on_80_columns_the_table_shows_whole_names(
     assert sum("flip_crop" in line for line in table) == 10
 
 
-def test_trials_are_shown_with_status_reason_and_costs(
+def test_trials_are_shown_with_status_and_reason(
     store: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.begin_study("birds", **facts())
-    costs = {"forward_ms": 1.25, "backward_ms": 3.5, "activation_bytes": 3 << 20}
-    measured = {"costs": {**costs, "peak_bytes": None}, "ms_per_item": 2.0}
-    add_trial(store, 0, 0.9, measured=measured)
+    add_trial(store, 0, 0.9)
     add_trial(store, 1, None, "out_of_memory", reason=f"no room for {HOSTILE}\n{ESCAPE}")
     terminal.show_trials("accuracy", store.trials("birds"))
     lines = [line for line in capsys.readouterr().out.splitlines() if line.strip()]
@@ -135,7 +133,7 @@ def test_trials_are_shown_with_status_reason_and_costs(
     assert lines[2].split()[:5] == ["0", "complete", "0.9000", "6", "12.3"]
     assert lines[3].startswith("     1  out of memory")
     assert lines[3].rstrip().endswith(f"adamw  no room for {HOSTILE} ?[31mred.jpg")
-    assert " ".join(lines[-1].split()) == ("tf_efficientnet_lite0 2 1.25 3.5 3 MiB - 3.4 M")
+    assert lines[3] == lines[-1], "no costs, which trials measure by chance"
 
     set_width(monkeypatch, 200)
     add_trial(store, 2, 0.5, chosen=config(head="x" * 300))

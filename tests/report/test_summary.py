@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from example_study import add_test, add_trial, begin, config, facts, result
+from example_study import add_test, add_trial, begin, config, facts, latency, result
 from report_examples import (
     add_selection,
     add_study,
@@ -18,7 +18,7 @@ from report_examples import (
 from autotl import report
 from autotl.scoring import intervals
 from autotl.search.leaderboard import rank
-from autotl.store import Store, single
+from autotl.store import SavedModel, Store, single
 
 BY_CLASS: dict[str, Any] = {"balanced_accuracy": {}, "per_class": {}, "majority_class": {}}
 
@@ -58,6 +58,7 @@ SHAPE = {
         "parameters": {},
         "trained_parameters": {},
         "ms_per_item": {},
+        "latency": {},
     },
     "contenders": {},
     "baselines": {"linear_probe": {}, "default_recipe": {}, "majority_class": {}},
@@ -73,7 +74,7 @@ SHAPE = {
 """The keys of ``summary.json``, in its order."""
 
 CONTENDER = (
-    "name trial members kind role config parameters ms_per_item seconds scores search_score "
+    "name trial members kind role config parameters latency seconds scores search_score "
     "mean low high "
     "difference tied_with_best is_winner is_cheapest"
 )
@@ -123,7 +124,9 @@ def test_an_interrupted_study_has_all_keys(
     assert (summary["best"] is None) == (scores in ([], [None]))
 
 
-def test_costs_and_score_come_from_the_last_test_of_the_best_trial(store: Store) -> None:
+def test_the_score_comes_from_the_last_test_and_costs_from_the_final_measurement(
+    store: Store,
+) -> None:
     add_study(store, 0.8, 0.9)
     add_test(store, 1, result(0.7))
     add_test(store, 1, result(0.8))
@@ -133,7 +136,11 @@ def test_costs_and_score_come_from_the_last_test_of_the_best_trial(store: Store)
     assert tested == {"score": 0.8, "low": low, "high": high, "n": 180}
     assert summary["test_openings"] == 2
     best = summary["best"]
-    assert (best["trial"], best["parameters"], best["ms_per_item"]) == (1, 3_700_001, 2.5)
+    assert (best["trial"], best["parameters"], best["latency"]) == (1, 3_400_000, None)
+    winner = single(1, latency=latency(2.5))
+    store.update_study("birds", model=SavedModel(contender=winner))
+    best = report.summarise(store, "birds")["best"]
+    assert (best["ms_per_item"], best["latency"]["batch"]["median"]) == (2.5, 2.5)
 
 
 def test_an_unfinished_test_or_one_of_another_trial_is_not_reported(store: Store) -> None:
@@ -220,6 +227,10 @@ def test_trials_are_counted_by_status(store: Store) -> None:
 
 def test_the_pareto_front_has_the_trials_that_no_other_dominates(store: Store) -> None:
     begin(store)
+
+    def backbone(ms: float | None) -> dict[str, Any]:
+        return config(backbone=f"takes {ms}")  # its latency is that of the backbone
+
     trials = [  # score, ms, parameters, seconds
         (0.9, 9.0, 100, 9.0),  # the best
         (0.8, 1.0, 100, 9.0),  # the fastest inference
@@ -230,9 +241,12 @@ def test_the_pareto_front_has_the_trials_that_no_other_dominates(store: Store) -
     ]
     for number, (score, ms, size, seconds) in enumerate(trials):
         add_trial(
-            store, number, score, parameters=size, seconds=seconds, measured={"ms_per_item": ms}
-        )
-    add_trial(store, 6, 0.9, parameters=100, seconds=9.0)  # its inference time is unknown
+            store, number, score, parameters=size, seconds=seconds, chosen=backbone(ms),
+            measured={"ms_per_item": ms},
+        )  # fmt: skip
+    add_trial(
+        store, 6, 0.9, parameters=100, seconds=9.0, chosen=backbone(None)
+    )  # its inference time is unknown
     front = report.summarise(store, "birds")["pareto"]
     assert [p["trial"] for p in front] == [0, 5, 2, 1, 3]
     costs = {"ms_per_item": 9.0, "parameters": 100, "seconds": 9.0}
@@ -242,20 +256,6 @@ def test_the_pareto_front_has_the_trials_that_no_other_dominates(store: Store) -
 def test_the_pareto_front_of_a_loss_has_the_lowest(store: Store) -> None:
     add_study(store, 0.5, 0.4, direction="minimize", metric="log_loss")
     assert [p["trial"] for p in report.summarise(store, "birds")["pareto"]] == [1]
-
-
-def test_each_backbone_has_the_median_of_its_measured_costs(store: Store) -> None:
-    begin(store)
-    for number, (ms, peak) in enumerate(((2.0, None), (4.0, 100), (3.0, 300))):
-        costs = {"forward_ms": 2 * ms, "peak_bytes": peak}
-        add_trial(store, number, 0.5, measured={"costs": costs, "ms_per_item": ms})
-    add_trial(store, 3, 0.5, chosen=config(backbone="quick"), measured={"ms_per_item": 1.0})
-    add_trial(store, 4, 0.5, chosen=config(backbone="unknown"))
-    quick, usual = report.backbone_costs(store.trials("birds"))
-    assert (quick["backbone"], quick["forward_ms"], quick["peak_bytes"]) == ("quick", None, None)
-    assert usual["backbone"] == "tf_efficientnet_lite0"
-    assert (usual["trials"], usual["ms_per_item"], usual["forward_ms"]) == (3, 3.0, 6.0)
-    assert (usual["peak_bytes"], usual["backward_ms"]) == (300, None)
 
 
 def test_winner_and_baselines_are_those_of_the_final_selection(store: Store) -> None:

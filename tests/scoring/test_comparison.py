@@ -272,19 +272,26 @@ def test_nested_selection_removes_selection_bias() -> None:
     assert losses == pytest.approx([-comparison.nested_selection_score(m) for m in studies[:50]])
 
 
+def around(milliseconds: float, spread: float = 0.01) -> tuple[float, float, float]:
+    return milliseconds, milliseconds * (1 - spread), milliseconds * (1 + spread)
+
+
 @pytest.mark.parametrize(
     ("milliseconds", "parameters", "index"),
     [
-        ([5.0, 2.0, 9.0], [1, 2, 3], 1),
-        ([2.0, 2.1, 9.0], [5, 4, 1], 1),  # latencies within a tenth are equal; fewer parameters
-        ([2.0, 2.3, 9.0], [5, 4, 1], 0),
-        ([None, 3.0], [1, 9], 1),  # unknown counts as slowest
+        ([around(5), around(2), around(9)], [1, 2, 3], 1),
+        ([around(2), around(2.1), around(9)], [5, 4, 1], 1),  # within a tenth: fewer parameters
+        ([around(2), around(2.3), around(9)], [5, 4, 1], 0),
+        ([around(2, 0.2), around(2.5, 0.2), around(9)], [5, 4, 1], 1),  # their quartiles overlap
+        ([None, around(3)], [1, 9], 1),  # unknown counts as slowest
         ([None, None], [3, 2], 1),
         ([None, None], [None, None], 0),
-        ([1.0, 1.0], [2, 2], 0),
+        ([around(1), around(1)], [2, 2], 0),
     ],
 )
-def test_the_cheapest_has_the_lowest_latency_then_the_fewest_parameters(
-    milliseconds: list[float | None], parameters: list[float | None], index: int
+def test_the_cheapest_is_faster_beyond_the_spread_or_has_the_fewest_parameters(
+    milliseconds: list[tuple[float, float, float] | None],
+    parameters: list[float | None],
+    index: int,
 ) -> None:
     assert comparison.index_of_cheapest(milliseconds, parameters) == index
