@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from autotl.report.effects import effective_config
 from autotl.report.figures import score_range
 from autotl.report.sentences import BASELINES
 from autotl.search.leaderboard import rank
@@ -122,7 +121,7 @@ def plugin_effects(
     for kind in SEARCHED_KINDS:
         trials_of: dict[str, list[TrialRow]] = {}
         for row in complete:
-            for name in effective_config(row).get(kind, {}):
+            for name in row.effective_config.get(kind, {}):
                 trials_of.setdefault(name, []).append(row)
         if len(trials_of) > 1:
             lines = [_plugin_effect(name, trials, axis, best) for name, trials in trials_of.items()]

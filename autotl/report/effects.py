@@ -5,10 +5,9 @@ Only what had an effect counts, and only what enough trials had.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -40,14 +39,6 @@ class Effect:
     trials: int
 
 
-def effective_config(row: TrialRow) -> Mapping[str, Any]:
-    """The configuration of a trial without what had no effect."""
-    if not row.facts.effective_config:
-        return row.config
-    config: dict[str, Any] = json.loads(row.facts.effective_config)
-    return config
-
-
 def kind_effects(rows: Sequence[TrialRow], direction: str) -> list[Effect]:
     """How much the choice of the plugin of each kind mattered, the most important first.
 
@@ -64,7 +55,7 @@ def kind_effects(rows: Sequence[TrialRow], direction: str) -> list[Effect]:
     complete = rank(rows, direction)
     effects = []
     for kind in SEARCHED_KINDS:
-        names = [next(iter(effective_config(row).get(kind, {})), None) for row in complete]
+        names = [next(iter(row.effective_config.get(kind, {})), None) for row in complete]
         pairs = [(name, place) for place, name in enumerate(names) if name is not None]
         groups: dict[str, list[int]] = {}
         for name, place in pairs:
@@ -89,7 +80,7 @@ def hyperparameter_effects(rows: Sequence[TrialRow], direction: str) -> list[Eff
     """
     values: dict[str, list[tuple[float, int]]] = {}
     for place, row in enumerate(rank(rows, direction)):
-        for kind, choice in effective_config(row).items():
+        for kind, choice in row.effective_config.items():
             for plugin, params in choice.items():
                 for key, value in params.items():
                     if isinstance(value, int | float):

@@ -140,7 +140,7 @@ def _page(store: Store, study: str, summary: Mapping[str, Any], folder: Path) ->
         "leading": len(describe_winner(summary)),
         "cheapest": _smallest_tied(summary, {row.number: row for row in rows}),
         "winner": name,
-        "recipe": plugin_choices(winner["config"] or {}) if winner else {},
+        "recipe": plugin_choices(winner["effective_config"]) if winner else {},
         "describe_config": describe_config,
         "with_article": with_article,
         "format_members": format_members,

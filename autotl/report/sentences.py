@@ -231,7 +231,7 @@ def _winner(summary: Mapping[str, Any], name: str) -> str:
         weights = format_members(members)
         name, details = f"{name} of {_enumerate(weights)}", ""
     else:
-        details = describe_config(best["config"] or {}, values=False)
+        details = describe_config(best["effective_config"], values=False)
     score = best["validation"]
     measured = (
         f"the mean of {score['repeats']} repeats, each with its own seed and validation split"

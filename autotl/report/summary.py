@@ -314,6 +314,7 @@ def _best(
         "kind": winner.kind,
         "trial": winner.lead,
         "config": row.config,
+        "effective_config": row.effective_config,
         "members": _members(winner),
         "validation": {**interval.model_dump(), "repeats": repeats, **by_class},
         "refitted": model.refitted if model else None,

@@ -173,7 +173,8 @@ def effective_config(config: Config, *, closed_form: bool) -> str:
     """
     plain = space.to_json(config)
     if closed_form:
-        plain = {kind: plain[kind] for kind in ("backbone", "head")}
+        freeze: dict[str, Any] = {name: {} for name in plain["freeze"]}
+        plain = {"backbone": plain["backbone"], "freeze": freeze, "head": plain["head"]}
     return json.dumps(plain, sort_keys=True)
 
 

@@ -202,8 +202,9 @@ class RunFolder:
             }
             file = self.folder / ("recipe.toml" if number == 1 else f"recipe-{number}.toml")
             settings = {**sources, **training, "versions": dict(self.versions)}
-            study.write_recipe(file, space.to_json(config), settings, of=len(configs))
-            recipes.append({**space.to_json(config), **training})
+            plain, effective = space.to_json(config), self.rows[trial].effective_config
+            study.write_recipe(file, plain, settings, of=len(configs), effective=effective)
+            recipes.append({**effective, **training})
         return recipes
 
     def _sources(self) -> dict[str, Any]:

@@ -53,6 +53,6 @@ def test_a_single_trial_of_a_plugin_does_not_count(store: Store) -> None:
 def test_what_had_no_effect_does_not_count(store: Store) -> None:
     """A head in closed form on a frozen backbone: the strategy and its rate change nothing."""
     plain = config()
-    effective = json.dumps({kind: plain[kind] for kind in ("backbone", "head")})
+    effective = json.dumps({**{k: plain[k] for k in ("backbone", "head")}, "freeze": {"full": {}}})
     rows = add_trials(store, 24, effective_config=effective)
     assert (kind_effects(rows, "maximize"), hyperparameter_effects(rows, "maximize")) == ([], [])

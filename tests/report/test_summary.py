@@ -50,6 +50,7 @@ SHAPE = {
         "kind": {},
         "trial": {},
         "config": {},
+        "effective_config": {},
         "members": {},
         "validation": {"mean": {}, "low": {}, "high": {}, "repeats": {}, **BY_CLASS},
         "refitted": {},
