@@ -326,3 +326,14 @@ def test_one_size_is_fixed_and_several_are_searched() -> None:
 
 def test_the_home_folder_may_be_written_as_a_tilde() -> None:
     assert configure("~/photos", {}).data == str(Path.home() / "photos")
+
+
+def test_a_recipe_says_what_has_no_effect(tmp_path: Path) -> None:
+    config = {kind: {"name": {}} for kind in ("backbone", "freeze", "head", "augment", "optimizer")}
+    effective = {kind: config[kind] for kind in ("backbone", "freeze", "head")}
+    study.write_recipe(tmp_path / "a.toml", config, {"epochs": 1}, effective=effective)
+    study.write_recipe(tmp_path / "b.toml", config, {"epochs": 1}, effective=config)
+    text = (tmp_path / "a.toml").read_text()
+    assert "no effect have augment, optimizer and the learning rate" in text
+    assert tomllib.loads(text) == tomllib.loads((tmp_path / "b.toml").read_text())
+    assert "no effect" not in (tmp_path / "b.toml").read_text()

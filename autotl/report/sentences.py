@@ -246,9 +246,12 @@ def _winner(summary: Mapping[str, Any], name: str) -> str:
 
 def _test_score(summary: Mapping[str, Any]) -> str:
     if test := summary["test"]:
+        total, sample = summary["data"]["test"], ""
+        if test["n"] < total:
+            sample = f", a random sample of {total}, because there was no time for all"
         return (
             f"Its {summary['metric']} on the test split is {format_interval(test['score'], test)}, "
-            f"measured on {test['n']} images that the search did not use."
+            f"measured on {test['n']} images that the search did not use{sample}."
         )
     if summary["test_openings"]:
         return (

@@ -108,7 +108,8 @@ def plan_trial(
     task, views = plan.task, plan.task.views
     cost = training.measure_cost(model, config, task)
     views = cost.affordable_views(views, VIEWS_FRACTION * budget.seconds)
-    test = cost.prediction_seconds * len(context.dataset.indices("test"))
+    predicted = cost.prediction_seconds * len(context.dataset.indices("test"))
+    test = budget.test_seconds(predicted)
     first = not (complete if plan.backbone_frozen else any(map(is_fine_tuned, complete)))
     saved = task.checkpoint.facts if task.checkpoint else {}
     if saved:  # it continues as it was planned
@@ -127,7 +128,7 @@ def plan_trial(
         "costs": cost.facts(),
         "ms_per_item": 1000 * cost.prediction_seconds,
         "compute": asdict(cost.compute),
-        "seconds_test": test,
+        "seconds_test": predicted,
         "seconds_needed": cost.training_seconds(epochs, views),
         "seconds_repeat": repeat,
     }

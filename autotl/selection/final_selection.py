@@ -303,7 +303,7 @@ class FinalSelection:
         rows, tested = (self.dataset.indices(split) for split in ("validation", "test"))
         probabilities = stored_predictions(self.repeats.store, self.settings.name, winner)
         if probabilities is None or len(probabilities) != len(rows):
-            seconds = self.selection.test_seconds(winner) * len(rows) / max(1, len(tested))
+            seconds = self.selection.whole_test_seconds(winner) * len(rows) / max(1, len(tested))
             model = self.model_of(winner)
             if model is None or self.budget.left < seconds + self.selection.finish_seconds(winner):
                 return None

@@ -201,7 +201,13 @@ class Finish:
         if result is None and self.test.may_open(winner):
             row = self.leaderboard.rows[winner.lead]
             with self.budget.stage("test"):
-                result = self.test.run(winner, row, refit_seconds=seconds, refitted=refitted)
+                result = self.test.run(
+                    winner,
+                    row,
+                    refit_seconds=seconds,
+                    refitted=refitted,
+                    predicted=self.plan.whole_test_seconds(winner),
+                )
         if result:
             self.folder.write_card(winner, result, refitted=refitted)
 

@@ -9,12 +9,16 @@ import numpy as np
 
 from autotl import events, training
 from autotl.artifact import model_folder
+from autotl.data import Indices
 from autotl.evaluation import error_analysis
 from autotl.events import Listener
 from autotl.scoring import calibration, intervals, majority, metrics
 from autotl.search.budget import Budget
 from autotl.search.context import TrainingContext
 from autotl.store import Contender, ImageRow, Store, TestResult, TrialRow
+
+FEWEST_TESTED = 100
+"""The minimum number of test images that are scored, whatever that takes."""
 
 MAX_SALIENCY_SECONDS = 10.0
 """The maximum time for saliency maps of misclassified images, in seconds."""
@@ -81,8 +85,9 @@ class SealedTest:
         return False
 
     def run(
-        self, winner: Contender, row: TrialRow, *, refit_seconds: float, refitted: bool
-    ) -> TestResult:
+        self, winner: Contender, row: TrialRow, *, refit_seconds: float, refitted: bool,
+        predicted: float = 0.0,
+    ) -> TestResult:  # fmt: skip
         """Score the model in the run folder, with the same calibration as ``autotl predict``.
 
         Args:
@@ -90,16 +95,18 @@ class SealedTest:
             row: Its trial with the largest weight.
             refit_seconds: Duration of the refit.
             refitted: Whether the model was refitted.
+            predicted: The predicted seconds of scoring all test images. If there is no time for
+                that, a random sample of them is scored.
 
         Raises:
             ArtifactError: The model cannot be loaded.
         """
-        indices = self.dataset.indices("test")
+        indices = self._affordable_indices(predicted)
         self.listener(events.Stage("opening the test split"))
         opening = self.store.open_test(self.name, winner, row.config)
         folder = self.settings.folder / "model"
         predictor = model_folder.load(folder, self.context.registry, self.context.device)
-        batches = self.context.batches(predictor.network, "test")
+        batches = self.context.batches_of(predictor.network, indices)
         raw = training.predict(predictor.network, batches, predictor.device)
         probabilities = calibration.apply_temperature(raw, predictor.temperature)
         labels = self.dataset.labels[indices]
@@ -114,6 +121,21 @@ class SealedTest:
         self.store.set_images(self.name, [ImageRow(**m) for m in mistakes], opening)
         self.store.close_test(opening, result)
         return result
+
+    def _affordable_indices(self, predicted: float) -> Indices:
+        """Return the indices of the test images, or of a random sample for which there is time."""
+        indices, budget = self.dataset.indices("test"), self.budget
+        available = max(budget.test_seconds(predicted), budget.left - budget.fixed / 2)
+        if predicted <= available:
+            return indices
+        count = max(FEWEST_TESTED, int(len(indices) * available / predicted))
+        if count >= len(indices):
+            return indices
+        text = f"{count:,} of {len(indices):,} test images are scored; there is no time for all"
+        self.listener(events.Note(text, warning=True))
+        random = np.random.default_rng(self.settings.seed)
+        sample: Indices = np.sort(random.permutation(indices)[:count])
+        return sample
 
     def _scores(
         self, labels: metrics.Labels, probabilities: metrics.Probabilities, units: metrics.Labels

@@ -60,6 +60,15 @@ def test_the_test_score_names_its_images(store: Store) -> None:
     )
 
 
+def test_a_test_of_a_sample_is_said_to_be_one(store: Store) -> None:
+    add_study(store, 0.9, data=data_facts(test=5000))
+    add_test(store, 0)
+    assert describe(store)[1].endswith(
+        "measured on 180 images that the search did not use, a random sample of 5000, because "
+        "there was no time for all."
+    )
+
+
 def test_a_missing_test_score_is_explained(store: Store) -> None:
     add_study(store, 0.8, 0.9)
     assert describe(store)[1] == "There is no test score: the search ended before the test."
