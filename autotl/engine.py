@@ -21,7 +21,7 @@ from autotl.events import Listener, Note, Stage
 from autotl.frozen import FeatureCache
 from autotl.models import Device
 from autotl.report import dashboard
-from autotl.scoring import metrics
+from autotl.scoring import majority, metrics
 from autotl.search import pruner, resume, sampler
 from autotl.search.budget import Budget
 from autotl.search.context import TrainingContext
@@ -38,6 +38,7 @@ from autotl.store import (
     DataFacts,
     DataIssueRow,
     ExcludedPlugin,
+    MajorityClass,
     MirroringFacts,
     Store,
     default_url,
@@ -45,9 +46,6 @@ from autotl.store import (
     without_passwords,
 )
 from autotl.study import DEFAULT_BUDGET, StudyConfig
-
-IMBALANCED = 1.5
-"""Classes are imbalanced if the largest has more than this many times the smallest one's images."""
 
 DASHBOARD_SECONDS = 5.0
 """The maximum time to write notes for Optuna Dashboard; ``autotl dashboard`` writes the rest."""
@@ -297,7 +295,7 @@ def fit_space(
     """
     if not (settings.requested.get("balance") or settings.space.get("balance")):
         plain = search_space.without_kind("balance")
-        if _is_recipe(settings, plain) or imbalance(dataset) <= IMBALANCED:
+        if _is_recipe(settings, plain) or imbalance(dataset) <= majority.IMBALANCED:
             search_space = plain
     search_space = exclude_slow_backbones(search_space, settings, store, device)
     notify_excluded(search_space, settings, listener)
@@ -333,7 +331,7 @@ def exclude_slow_backbones(
         try:
             if latency is None:
                 choice = Choice(plugin, plugin.defaults)
-                latency = training.measure_latency(choice, settings.size, device)
+                latency = training.measure_latency(choice, settings.size, device).median
         except Incompatible as reason:
             slow[plugin.name] = str(reason)
             continue
@@ -382,7 +380,7 @@ def begin_study(
         direction=metrics.get(settings.metric).direction,
         prefer=settings.prefer,
         identity=identity,
-        data=_data_facts(dataset),
+        data=_data_facts(dataset, metrics.get(settings.metric)),
         space=search_space.describe(),
         excluded=[ExcludedPlugin(**vars(plugin)) for plugin in search_space.excluded],
         sampler=sampler.DESCRIPTION,
@@ -440,7 +438,7 @@ def _check_identity(name: str, old: Mapping[str, Any], new: Mapping[str, Any], d
         raise StudyError(f"study {name!r} was begun with {key}={was}, not {now}; {advice}")
 
 
-def _data_facts(dataset: Dataset) -> DataFacts:
+def _data_facts(dataset: Dataset, metric: metrics.Metric) -> DataFacts:
     train, validation, test = (
         len(dataset.indices(split)) for split in ("train", "validation", "test")
     )
@@ -455,7 +453,23 @@ def _data_facts(dataset: Dataset) -> DataFacts:
         duplicates_across_splits=dataset.duplicates_across_splits,
         independent_validation=dataset.count_units("validation"),
         imbalance=imbalance(dataset),
+        majority=_majority_class(dataset, metric),
     )
+
+
+def _majority_class(dataset: Dataset, metric: metrics.Metric) -> MajorityClass:
+    """Return the most frequent class of the training split, with the scores of predicting it."""
+    labels = {
+        name: dataset.labels[dataset.indices(name)] for name in ("train", "validation", "test")
+    }
+    constant = majority.constant_probabilities(labels["train"], len(dataset.classes))
+    scores = {
+        name: majority.constant_score(metric, labels[name], constant)
+        for name in ("validation", "test")
+        if len(labels[name])
+    }
+    finite = {name: score for name, score in scores.items() if np.isfinite(score)}
+    return MajorityClass(name=dataset.classes[int(constant.argmax())], **finite)
 
 
 def write_data(settings: StudyConfig, dataset: Dataset, listener: Listener) -> None:
@@ -600,6 +614,7 @@ def _store_state(
         settings.name,
         state=state,
         seconds=before + budget.spent,
+        run_seconds=budget.spent,
         stages=budget.stages,
         command=without_passwords(command),
     )

@@ -79,9 +79,19 @@ class OutOfMemory(TrialStopped):
 
 
 class OutOfTime(TrialStopped):
-    """The deadline passed during an epoch, or the trial cannot finish before it."""
+    """The deadline passed during an epoch, or the trial cannot finish before it.
+
+    Args:
+        message: What there was no time for.
+        budget: The budget in seconds with which a trial that fine-tunes the backbone would have had
+            enough time; None if it is unknown, or the backbone is frozen.
+    """
 
     status = "out_of_time"
+
+    def __init__(self, message: str, budget: float | None = None) -> None:
+        super().__init__(message)
+        self.budget = budget
 
 
 class Duplicate(TrialStopped):

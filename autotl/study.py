@@ -304,7 +304,11 @@ def _explain(error: Mapping[str, Any], where: str, is_option: bool) -> str:
 
 
 def write_recipe(
-    path: Path, config: Mapping[str, Any], training: Mapping[str, Any], of: int = 1
+    path: Path,
+    config: Mapping[str, Any],
+    training: Mapping[str, Any],
+    of: int = 1,
+    effective: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a recipe: a configuration and the settings with which it was trained.
 
@@ -313,9 +317,17 @@ def write_recipe(
         config: One plugin with its values for each kind, as ``space.to_json`` returns it.
         training: Settings that affect the result: epochs, batch_size, seed, metric, ...
         of: Number of members, if the winner is an ensemble or a soup.
+        effective: The configuration without what has no effect, which a comment names; None if
+            everything has one.
     """
     settings = {key: value for key, value in training.items() if value is not None}
     member = f"# This is one of the {of} members of an ensemble.\n" if of > 1 else ""
+    unused = [kind for kind in config if kind not in (effective or config)]
+    if unused:
+        member += (
+            "# The head is fitted in closed form on a frozen backbone: no effect have "
+            f"{', '.join(unused)} and the learning rate.\n"
+        )
     text = f"# Retrain: autotl train {path.name} DATA\n{member}"
     path.write_text(text + tomli_w.dumps({**settings, **config}), encoding="utf-8")
 

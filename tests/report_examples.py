@@ -10,6 +10,7 @@ from example_study import add_trial, config, facts
 
 from autotl import report
 from autotl.store import (
+    Calibration,
     Contender,
     DataFacts,
     Interval,
@@ -85,6 +86,7 @@ def add_selection(
     store.update_study(
         "birds",
         selection=selection.model_copy(update=changes),
-        model=SavedModel(contender=winner),
+        model=SavedModel(contender=winner, refitted=True),
+        calibration=Calibration(temperature=1.0, ece_before=0.1, ece_after=0.1, n=9),
     )
     return report.summarise(store, "birds")

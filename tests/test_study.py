@@ -381,3 +381,14 @@ def test_an_impossible_path_of_a_study_file_is_explained() -> None:
     for path in ("a\0.toml", "x" * 300 + ".toml", "~nosuchuser/x.toml"):
         with pytest.raises(StudyError, match="cannot be read"):
             configure(path, {})
+
+
+def test_a_recipe_says_what_has_no_effect(tmp_path: Path) -> None:
+    config = {kind: {"name": {}} for kind in ("backbone", "freeze", "head", "augment", "optimizer")}
+    effective = {kind: config[kind] for kind in ("backbone", "freeze", "head")}
+    study.write_recipe(tmp_path / "a.toml", config, {"epochs": 1}, effective=effective)
+    study.write_recipe(tmp_path / "b.toml", config, {"epochs": 1}, effective=config)
+    text = (tmp_path / "a.toml").read_text()
+    assert "no effect have augment, optimizer and the learning rate" in text
+    assert tomllib.loads(text) == tomllib.loads((tmp_path / "b.toml").read_text())
+    assert "no effect" not in (tmp_path / "b.toml").read_text()

@@ -56,7 +56,8 @@ def render(config: Mapping[str, Any], title: str, results: Mapping[str, Any] | N
             ``calibration``: ``{"temperature", "ece_before", "ece_after", "n"}``;
             ``test``: ``{"score", "low", "high", "n"}`` and ``per_class``, a list of ``{"class",
             "n", "score"}``;
-            ``refitted``: whether the model was trained on the validation split too.
+            ``refitted``: whether the model was trained on the validation split too;
+            ``not_refitted_because``: why it was not.
 
     Returns:
         Markdown text.

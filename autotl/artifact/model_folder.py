@@ -81,8 +81,9 @@ def save(
         network: The trained model.
         config: Its configuration; for an ensemble, that of its first member.
         classes: Names of the classes, in the order of the logits.
-        facts: Further entries of ``config.json``: data, versions, weights, training recipe, and the
-            ``temperature`` of the logits if they were calibrated.
+        facts: Further entries of ``config.json``: data, versions, weights, training recipe, whether
+            the model was ``refitted`` and ``calibrated``, and the ``temperature`` of the logits if
+            they were.
         readme: Text of ``README.md``; if empty, a model card without scores, see
             ``model_card.write``.
         other_configs: Configurations of the other members of an ensemble.

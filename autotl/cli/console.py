@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -14,7 +15,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from autotl.report import backbone_costs, describe_config, describe_result, plugin_choices
+from autotl.report import (
+    describe_config,
+    describe_ranking,
+    describe_result,
+    plugin_choices,
+)
 
 if TYPE_CHECKING:
     from autotl.store import TrialRow
@@ -58,14 +64,12 @@ def show_summary(
         resumable: Whether repeating the command would continue the study.
     """
     console = open_console(sys.stdout)
-    if trials:
-        table = _leaderboard(summary["metric"], trials, one_column=False)
-        full_width = console.measure(table, options=console.options.update(max_width=1000)).maximum
-        if full_width > console.width:
-            table = _leaderboard(summary["metric"], trials, one_column=True)
-        console.print(table)
-    if summary["selection"]:
-        console.print(_contenders(summary))
+    for sentence in describe_ranking(summary) if trials else ():
+        console.print(f"\n{on_one_line(sentence)}", soft_wrap=not console.is_terminal)
+    if summary["selection"]:  # two rankings would contradict each other
+        _print_fitting(console, partial(_contenders, summary))
+    elif trials:
+        _print_fitting(console, partial(_leaderboard, summary, trials))
     for sentence in describe_result(summary):
         console.print(on_one_line(sentence), soft_wrap=not console.is_terminal)
     console.print()
@@ -84,7 +88,7 @@ def show_summary(
 
 
 def show_trials(metric: str, rows: Sequence[TrialRow]) -> None:
-    """Print every trial of a study with its status, and what each backbone costs.
+    """Print every trial of a study with its status.
 
     On a terminal lines are wrapped to its width; in a file each trial is one line.
     """
@@ -102,8 +106,13 @@ def show_trials(metric: str, rows: Sequence[TrialRow]) -> None:
         numbers = (score, str(row.epochs), f"{row.seconds:.1f}")
         table.add_row(str(row.number), row.status.replace("_", " "), *numbers, recipe)
     _print_uncut(console, table)
-    if costs := backbone_costs(rows):
-        _print_uncut(console, _costs(costs))
+
+
+def _print_fitting(console: Console, make_table: Callable[[bool], Table]) -> None:
+    """Print a table with a column for each kind of plugin, or, if that is too wide, with one."""
+    table = make_table(False)
+    width = console.measure(table, options=console.options.update(max_width=1000)).maximum
+    console.print(table if width <= console.width else make_table(True))
 
 
 def _new_table() -> Table:
@@ -118,68 +127,76 @@ def _print_uncut(console: Console, table: Table) -> None:
     console.print(table)
 
 
-def _costs(costs: Sequence[Mapping[str, Any]]) -> Table:
-    """Make the table of milliseconds and memory for one image of a batch, by backbone."""
-    table = _new_table()
-    table.add_column("backbone")
-    for name in (
-        *("predict ms/image", "forward ms/image", "backward ms/image"),
-        *("activations per image", "peak memory per image", "parameters"),
-    ):
-        table.add_column(name, justify="right")
-    for c in costs:
-        times = [c[key] for key in ("ms_per_item", "forward_ms", "backward_ms")]
-        sizes = [c[key] for key in ("activation_bytes", "peak_bytes")]
-        table.add_row(
-            on_one_line(c["backbone"]),
-            *("-" if t is None else f"{t:.3g}" for t in times),
-            *("-" if s is None else f"{s / 2**20:.3g} MiB" for s in sizes),
-            "-" if c["parameters"] is None else f"{c['parameters'] / 1e6:.3g} M",
-        )
-    return table
+def _contenders(summary: Mapping[str, Any], one_column: bool) -> Table:
+    """Make the table of the contenders with the interval of their mean, the best first.
 
-
-def _contenders(summary: Mapping[str, Any]) -> Table:
-    """Make the table of the contenders with the interval of their mean, the best first."""
-    table = _new_table()
-    table.add_column(f"final selection, {summary['selection']['repeats']} repeats")
-    table.add_column(summary["metric"], justify="right", no_wrap=True)
-    table.add_column("95 % interval", justify="right", no_wrap=True)
+    Args:
+        summary: The summary, with a final selection.
+        one_column: See ``_recipe_columns``.
+    """
+    table, contenders = _new_table(), summary["contenders"]
+    table.add_column("contender")
+    for name in (summary["metric"], "95 % interval", "in the search"):
+        table.add_column(name, justify="right", no_wrap=True)
     table.add_column("")
-    for c in summary["contenders"]:
+    configs = [c["config"] or {} for c in contenders]
+    columns = _recipe_columns(table, configs, one_column)
+    for c, recipe in zip(contenders, columns, strict=True):
         role = c["role"].replace("_", " ") if c["kind"] == "trial" else ""
         table.add_row(
             f"{c['name']}{', ' + role if role not in ('', 'finalist') else ''}",
             f"{c['mean']:.4f}",
             f"{c['low']:.4f} to {c['high']:.4f}",
+            "" if c["search_score"] is None else f"{c['search_score']:.4f}",
             "winner" if c["is_winner"] else "tied" if c["tied_with_best"] else "",
+            *recipe,
             style="bold" if c["is_winner"] else "",
         )
     return table
 
 
-def _leaderboard(metric: str, trials: Sequence[Mapping[str, Any]], one_column: bool) -> Table:
+def _leaderboard(
+    summary: Mapping[str, Any], trials: Sequence[Mapping[str, Any]], one_column: bool
+) -> Table:
     """Make the table of the best trials.
 
     Args:
-        metric: The name of the metric.
+        summary: The summary.
         trials: The best trials, the best first; at least one.
-        one_column: Whether all plugins are in one column, which wraps, or each kind in its own.
+        one_column: See ``_recipe_columns``.
     """
     table = _new_table()
-    for name in ("rank", "trial", metric, "epochs", "seconds"):
+    for name in ("rank", "trial", summary["metric"], "epochs", "seconds"):
         table.add_column(name, justify="right", no_wrap=True)
-    for kind in ["recipe"] if one_column else plugin_choices(trials[0]["config"]):
-        table.add_column(kind)
-    for rank, trial in enumerate(trials, 1):
-        names = [name for name, _ in plugin_choices(trial["config"]).values()]
+    columns = _recipe_columns(table, [trial["config"] for trial in trials], one_column)
+    best = summary["best"]
+    winner = best["trial"] if best and best["kind"] == "trial" else None
+    for rank, (trial, recipe) in enumerate(zip(trials, columns, strict=True), 1):
         table.add_row(
             str(rank),
             str(trial["number"]),
             f"{trial['score']:.4f}",
             str(trial["epochs"]),
             f"{trial['seconds']:.1f}",
-            *([" · ".join(names)] if one_column else names),
-            style="bold" if rank == 1 else "",
+            *recipe,
+            style="bold" if trial["number"] == winner else "",
         )
     return table
+
+
+def _recipe_columns(
+    table: Table, configs: Sequence[Mapping[str, Any]], one_column: bool
+) -> list[list[str]]:
+    """Add columns for the plugins of configurations, and return the cells of each row.
+
+    Args:
+        table: The table.
+        configs: The configurations; some may be empty.
+        one_column: Whether all plugins are in one column, which wraps, or each kind in its own.
+    """
+    choices = [plugin_choices(config) for config in configs]
+    kinds = list(dict.fromkeys(kind for each in choices for kind in each))
+    for kind in ["recipe"] if one_column else kinds:
+        table.add_column(kind)
+    rows = [[each[kind][0] if kind in each else "" for kind in kinds] for each in choices]
+    return [[" · ".join(filter(None, row))] for row in rows] if one_column else rows

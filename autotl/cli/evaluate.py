@@ -75,13 +75,16 @@ def _table(result: Mapping[str, Any]) -> Iterator[str]:
     """Yield the lines of the scores, the table of classes and the notes."""
     yield f"{result['n']} images"
     yield ""
+    majority = f"always {printable(result['majority_class'])}"
+    yield f"{'':<18}  {'score':<6}  {'95 % interval':<16}  {majority}"
     for name, metric in result["metrics"].items():
         if metric["score"] is None:
             yield f"{name:<18}  undefined: too few classes"
         else:
-            interval = f"95 % interval {metric['low']:.4f} to {metric['high']:.4f}"
-            yield f"{name:<18}  {metric['score']:.4f}  {interval}"
-    yield f"{'calibration error':<18}  {result['ece']:.4f}  (expected, 0 is best)"
+            interval = f"{metric['low']:.4f} to {metric['high']:.4f}"
+            baseline = "" if metric["majority"] is None else f"  {metric['majority']:.4f}"
+            yield f"{name:<18}  {metric['score']:.4f}  {interval}{baseline}"
+    yield f"{'calibration error':<18}  {result['ece']:.4f}  expected error, 0 is best"
     yield ""
     names = [printable(row["class"]) for row in result["per_class"]]
     width = max(map(len, [*names, "class"]))

@@ -6,7 +6,7 @@ Shapes: N images, C classes.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from autotl.artifact.model_folder import Predictor
 from autotl.data import digest_examples, find_same, normalise_label
 from autotl.errors import DataError, did_you_mean
-from autotl.scoring import calibration, intervals, metrics
+from autotl.scoring import calibration, intervals, majority, metrics
 from autotl.scoring.metrics import Labels, Probabilities
 from autotl.space.plugin import Example
 
@@ -67,20 +67,17 @@ def evaluate(
         if progress:
             progress(index + 1, len(usable))
     if not rows:
-        reason = unreadable[0]["reason"]
-        raise DataError(f"{source}: no image can be read; error of the first image: {reason}")
-    labels = np.array([class_index[usable[i].label] for i in indices], dtype=np.int64)
+        first = unreadable[0]["reason"]
+        raise DataError(f"{source}: no image can be read; error of the first image: {first}")
+    labels = np.array([class_index[usable[i].label] for i in indices])
     # An image without a group is a sampling unit of its own. Units are numbered as they occur.
     groups = [usable[i].group or f"image {i}" for i in indices]
     unit_of = {group: unit for unit, group in enumerate(dict.fromkeys(groups))}
     units = np.array([unit_of[group] for group in groups])
+    scores = compute_scores(labels, np.stack(rows), predictor.classes, metric_names, units)
     trained = _count_trained(predictor, [usable[i] for i in indices], source)
-    return {
-        "n": len(rows),
-        **compute_scores(labels, np.stack(rows), predictor.classes, metric_names, units),
-        "notes": _describe_limits(predictor, trained, labels, unknown),
-        "unreadable": unreadable,
-    }
+    notes = _describe_useless(scores) + _describe_limits(predictor, trained, labels, unknown)
+    return {"n": len(rows), **scores, "notes": notes, "unreadable": unreadable}
 
 
 def _count_trained(predictor: Predictor, examples: Sequence[Example], source: str) -> int | None:
@@ -140,10 +137,12 @@ def compute_scores(
         units: Sampling unit of each image, see ``intervals.score_interval``, ``[N]``.
 
     Returns:
-        ``metrics``, by name ``{"score", "low", "high"}`` with a 95 % interval, None where the
-        metric is undefined; ``ece``, the expected calibration error; ``per_class``, a list of
-        ``{"class", "n", "recall", "precision", "f1"}``; and ``confusion``, the confusion matrix
-        with a row for each label and a column for each prediction.
+        ``metrics``, by name ``{"score", "low", "high"}`` with a 95 % interval, ``majority``, the
+        score of always predicting the frequencies of the classes, and ``beats_majority``, whether
+        the predictions are better beyond chance; all None where the metric is undefined.
+        ``majority_class``, the most frequent class; ``ece``, the expected calibration error;
+        ``per_class``, a list of ``{"class", "n", "recall", "precision", "f1"}``; and ``confusion``,
+        the confusion matrix with a row for each label and a column for each prediction.
     """
     from sklearn.metrics import precision_recall_fscore_support
 
@@ -160,10 +159,14 @@ def compute_scores(
         }
         for i, name in enumerate(classes)
     ]
+    units = np.arange(len(labels)) if units is None else units
+    constant = majority.constant_probabilities(labels, len(classes))
     return {
         "metrics": {
-            name: _score_with_interval(name, labels, probabilities, units) for name in metric_names
+            name: _score_with_interval(name, labels, probabilities, units, constant)
+            for name in metric_names
         },
+        "majority_class": classes[int(constant.argmax())],
         "ece": calibration.expected_calibration_error(labels, probabilities),
         "per_class": per_class,
         "confusion": metrics.confusion_matrix(labels, probabilities),
@@ -171,18 +174,38 @@ def compute_scores(
 
 
 def _score_with_interval(
-    name: str, labels: Labels, probabilities: Probabilities, units: NDArray[np.int64] | None
-) -> dict[str, float | None]:
+    name: str,
+    labels: Labels,
+    probabilities: Probabilities,
+    units: NDArray[np.int64],
+    constant: Probabilities,
+) -> dict[str, Any]:
     metric = metrics.get(name)
     score = metric.score(labels, probabilities)
+    keys = ("score", "low", "high", "majority", "beats_majority")
     if not np.isfinite(score):
-        return {"score": None, "low": None, "high": None}
+        return dict.fromkeys(keys)
     low, high = intervals.score_interval(metric, labels, probabilities, units=units)
-    return {"score": score, "low": low, "high": high}
+    compared = majority.compare_with_constant(metric, labels, probabilities, constant, units)
+    baseline = (compared.score, compared.is_beaten) if compared else (None, None)
+    return dict(zip(keys, (score, low, high, *baseline), strict=True))
 
 
 def _finite_or_none(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
+
+
+def _describe_useless(scores: Mapping[str, Any]) -> list[str]:
+    """Warn of scores that are not better than those of the most frequent class."""
+    equal = [
+        name for name, metric in scores["metrics"].items() if metric["beats_majority"] is False
+    ]
+    if not equal:
+        return []
+    return [
+        f"by {', '.join(equal)}, the model may be no better than always predicting the most "
+        f"frequent class, {scores['majority_class']!r}"
+    ]
 
 
 def _describe_limits(

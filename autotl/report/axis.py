@@ -87,9 +87,9 @@ def _labelled(contender: Mapping[str, Any]) -> dict[str, Any]:
 def _with_baselines(rows: list[dict[str, Any]], summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The contenders and the baselines of a search without a final selection."""
     rows = [{**row, "label": row["name"], "role": "finalist", "scores": ()} for row in rows]
-    for role, baseline in summary["baselines"].items():
-        if baseline:
-            label = f"{BASELINES[role]}, trial {baseline['trial']}"
+    for role, name in BASELINES.items():
+        if baseline := summary["baselines"][role]:
+            label = f"{name}, trial {baseline['trial']}"
             rows.append({**baseline, "label": label, "role": "baseline"})
     best = (summary["best"] or {}).get("trial")
     if winner := next((row for row in rows if row["trial"] == best), None):
@@ -101,6 +101,8 @@ def plugin_effects(
     rows: Iterable[TrialRow], direction: str, best: int | None
 ) -> list[dict[str, Any]]:
     """Place the scores of each plugin on one axis, for each kind of which several were tried.
+
+    A trial does not count for a kind that had no effect in it.
 
     Args:
         rows: The trials of a study.
@@ -119,7 +121,7 @@ def plugin_effects(
     for kind in SEARCHED_KINDS:
         trials_of: dict[str, list[TrialRow]] = {}
         for row in complete:
-            for name in row.config.get(kind, {}):
+            for name in row.effective_config.get(kind, {}):
                 trials_of.setdefault(name, []).append(row)
         if len(trials_of) > 1:
             lines = [_plugin_effect(name, trials, axis, best) for name, trials in trials_of.items()]

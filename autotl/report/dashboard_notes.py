@@ -176,14 +176,13 @@ def _confusion_table(confusion: Confusion) -> str:
 
 def _costs(row: TrialRow) -> list[str]:
     """The costs of a trial that were measured."""
-    inference, peak = row.facts.ms_per_item or 0, row.facts.costs.get("peak_bytes") or 0
+    peak = row.facts.costs.get("peak_bytes") or 0
     views = row.facts.views
     parts = [
         (row.epochs, f"{row.epochs} epochs planned"),
         (row.seconds, f"{row.seconds:.1f} s"),
         (row.parameters, f"{row.parameters or 0:,} parameters"),
         (row.trained_parameters, f"{row.trained_parameters or 0:,} trained parameters"),
-        (inference, f"{inference:.3g} ms per image for inference"),
         (peak, f"{peak / 2**20:.0f} MiB peak memory"),
         (views > 1, f"{views} views of each image"),
     ]

@@ -84,7 +84,11 @@ def score_range(scores: Sequence[float], direction: str) -> list[float]:
 
 
 def score_by_cost(
-    rows: Iterable[TrialRow], metric: str, direction: str, best: int | None
+    rows: Iterable[TrialRow],
+    metric: str,
+    direction: str,
+    best: int | None,
+    milliseconds: Mapping[int, float],
 ) -> Figure | None:
     """Draw score against cost of all complete trials, with the Pareto front of each cost.
 
@@ -93,14 +97,19 @@ def score_by_cost(
         metric: Name of the metric.
         direction: ``maximize`` or ``minimize``.
         best: Number of the winner.
+        milliseconds: Those of inference, see ``costs.prediction_ms``.
 
     Returns:
         A view for each cost that differs between trials; None without any.
     """
     complete = rank(rows, direction)
+
+    def cost(row: TrialRow, key: str) -> float | None:
+        return milliseconds.get(row.number) if key == "ms_per_item" else getattr(row, key)
+
     views = []
     for key, title in COSTS.items():
-        points = [(c, row) for row in complete if (c := _cost(row, key)) is not None and c > 0]
+        points = [(c, row) for row in complete if (c := cost(row, key)) is not None and c > 0]
         lowest, highest = (pick((c for c, _ in points), default=0.0) for pick in (min, max))
         if highest <= MIN_COST_RATIO * lowest:
             continue
@@ -122,10 +131,6 @@ def score_by_cost(
         }
         views.append({"label": title, "data": data, "layout": layout})
     return {"views": views, "height": 400} if views else None
-
-
-def _cost(row: TrialRow, key: str) -> float | None:
-    return row.facts.ms_per_item if key == "ms_per_item" else getattr(row, key)
 
 
 def _pareto_front(points: Sequence[tuple[float, TrialRow]]) -> list[tuple[float, TrialRow]]:

@@ -7,7 +7,6 @@ import hashlib
 import json
 import math
 import shlex
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,16 +15,19 @@ from pydantic import ConfigDict, TypeAdapter
 
 from autotl.errors import StoreError
 from autotl.report import axis, figures
+from autotl.report.costs import prediction_costs, prediction_ms
+from autotl.report.effects import hyperparameter_effects, kind_effects
 from autotl.report.sentences import (
     describe_config,
     describe_mirroring,
     describe_result,
+    describe_winner,
     format_members,
     plugin_choices,
     winner_name,
     with_article,
 )
-from autotl.report.summary import backbone_costs, find_winner, summarise
+from autotl.report.summary import find_winner, measured, summarise
 from autotl.scoring import intervals
 from autotl.search.leaderboard import model_cost
 
@@ -44,8 +46,8 @@ MAX_CONFUSIONS = 20
 MAX_IMAGES = 24
 """The maximum number of misclassified images, and of images with doubtful labels, on the page."""
 
-MIN_IMPORTANCE_TRIALS = 10
-"""The minimum number of complete trials to estimate the importance of hyperparameters."""
+MAX_EFFECTS = 10
+"""The maximum number of hyperparameters whose effect is on the page."""
 
 STAGES = {
     "check": "data check",
@@ -136,9 +138,10 @@ def _page(store: Store, study: str, summary: Mapping[str, Any], folder: Path) ->
         "higher": direction == "maximize",
         "state": facts.state,
         "result": describe_result(summary),
+        "leading": len(describe_winner(summary)),
         "cheapest": _smallest_tied(summary, {row.number: row for row in rows}),
         "winner": name,
-        "recipe": plugin_choices(winner["config"] or {}) if winner else {},
+        "recipe": plugin_choices(winner["effective_config"]) if winner else {},
         "describe_config": describe_config,
         "describe_mirroring": describe_mirroring,
         "with_article": with_article,
@@ -151,14 +154,17 @@ def _page(store: Store, study: str, summary: Mapping[str, Any], folder: Path) ->
         "intervals": axis.score_intervals(summary),
         "rows": rows,
         "figures": {
-            "cost": figures.score_by_cost(rows, metric, direction, best),
+            "cost": figures.score_by_cost(
+                rows, metric, direction, best, prediction_ms(rows, measured(facts))
+            ),
             "progress": figures.best_so_far(rows, metric, direction, best),
             "curves": figures.learning_curves(rows, epochs, metric, direction, best),
             "confusion": confusion.pop("figure", None),
         },
         "hover": {row.number: figures.hover_text(row, best) for row in rows},
-        "backbones": backbone_costs(rows),
-        "importances": _importances(store, study, rows),
+        "costs": prediction_costs(summary["contenders"]),
+        "kind_effects": kind_effects(rows, direction),
+        "hyperparameter_effects": hyperparameter_effects(rows, direction)[:MAX_EFFECTS],
         "effects": axis.plugin_effects(rows, direction, best),
         "mistakes": _images(mistakes),
         "label_issues": _images(store.images(study)),
@@ -224,28 +230,6 @@ def _confusion(test: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any
         return {**confusion, "figure": figures.confusion_heatmap(matrix, names)}
     cells = [[(count, count / (sum(row) or 1)) for count in row] for row in matrix]
     return {**confusion, "rows": list(zip(names, cells, strict=True))}
-
-
-def _importances(store: Store, study: str, rows: Sequence[TrialRow]) -> list[tuple[str, float]]:
-    """Importance of each hyperparameter for being among the best trials, the largest first.
-
-    By PED-ANOVA (Watanabe et al. 2023). Importances add up to 1; those below 0.5 % are left out.
-    Few trials say nothing about them.
-    """
-    import optuna
-
-    if sum(row.status == "complete" for row in rows) < MIN_IMPORTANCE_TRIALS:
-        return []
-    with warnings.catch_warnings():
-        # Some branches of the space had few trials: the page says that this is a guide.
-        warnings.simplefilter("ignore", UserWarning)
-        try:
-            optuna_study = optuna.load_study(study_name=study, storage=store.storage)
-        except KeyError:  # deleted by another program
-            return []
-        importances = optuna.importance.get_param_importances(optuna_study)
-    visible = [(name, value) for name, value in importances.items() if value >= 0.005]
-    return sorted(visible, key=lambda item: -item[1])
 
 
 def _images(examples: Sequence[ImageRow]) -> dict[str, Any]:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from autotl.scoring import majority
 from autotl.space.kinds import SEARCHED_KINDS
 
 BASELINES = {"default_recipe": "default recipe", "linear_probe": "linear probe"}
 """The baselines of a study: the key in the summary, and the name in a sentence."""
+
+MAX_RECALLS = 6
+"""The maximum number of classes whose recall is in a sentence."""
 
 
 def plugin_choices(config: Mapping[str, Any]) -> dict[str, tuple[str, dict[str, str]]]:
@@ -105,21 +110,22 @@ def describe_result(summary: Mapping[str, Any]) -> list[str]:
         summary: As ``summarise`` returns it.
 
     Returns:
-        Sentences. The first names the winner with its score, or says that there is none. The second
-        has its score on the test split, or says why there is none. The others are about ties, the
+        Sentences: those of ``describe_winner``; then others about what was not done, ties, the
         smallest difference that could be seen, an ensemble that is better than the winner, the
-        baselines, and repeated use of the test split.
+        baselines, the classes if they are unequal, and repeated use of the test split.
     """
+    sentences = describe_winner(summary)
     if summary["best"] is None:
-        return ["No trial completed, so there is no winner."]
-    winner = winner_name(summary)
-    sentences = [
-        _winner(summary, winner),
-        _test_score(summary),
+        return [*sentences, *_cut_trial(summary)]
+    sentences += [
+        *_undone(summary),
+        *_cut_trial(summary),
         *_ties(summary),
         *_detectable(summary),
         *_better_ensemble(summary),
         *_baselines(summary),
+        *_majority_class(summary),
+        *_recalls(summary),
     ]
     if (openings := summary["test_openings"]) > 1:
         sentences.append(
@@ -129,13 +135,118 @@ def describe_result(summary: Mapping[str, Any]) -> list[str]:
     return sentences
 
 
+def describe_winner(summary: Mapping[str, Any]) -> list[str]:
+    """Say what matters most about the result.
+
+    Args:
+        summary: As ``summarise`` returns it.
+
+    Returns:
+        Sentences: that there was no time for fine-tuning, if so; the winner with its score, or that
+        there is none; its score on the test split, or why there is none; and a warning if it is not
+        better than the majority class.
+    """
+    if summary["best"] is None:
+        return [*_not_fine_tuned(summary), "No trial completed, so there is no winner."]
+    return [
+        *_not_fine_tuned(summary),
+        _winner(summary, winner_name(summary)),
+        _test_score(summary),
+        *_useless(summary),
+    ]
+
+
+def describe_ranking(summary: Mapping[str, Any]) -> list[str]:
+    """Say what the table of contenders or trials ranks, if there is one.
+
+    Args:
+        summary: As ``summarise`` returns it.
+    """
+    if selection := summary["selection"]:
+        return [
+            "Final selection: the best trials and the baselines, retrained in "
+            f"{selection['repeats']} repeats on new splits. It decides, because each score in the "
+            "search is of one split and may be good by chance."
+        ]
+    return ["The best trials, by their score on the validation split."] if summary["best"] else []
+
+
+def _not_fine_tuned(summary: Mapping[str, Any]) -> list[str]:
+    if not (needed := summary["not_fine_tuned"]):
+        return []
+    return [
+        "There was no time to fine-tune a backbone, only to train heads on frozen ones. "
+        f"A budget of about {format_budget(needed['budget_seconds'])} would do."
+    ]
+
+
+def format_budget(seconds: float) -> str:
+    """Format a budget as the command line takes it, rounded up.
+
+    >>> format_budget(83.2), format_budget(301)
+    ('90s', '6m')
+    """
+    return f"{10 * math.ceil(seconds / 10)}s" if seconds <= 120 else f"{math.ceil(seconds / 60)}m"
+
+
+def _useless(summary: Mapping[str, Any]) -> list[str]:
+    """Warn of a winner that is not significantly better than the majority class."""
+    name = summary["baselines"]["majority_class"].get("name")
+    for split, result in _results_by_class(summary):
+        baseline = result["majority_class"]
+        if name and baseline and not baseline["is_beaten"]:
+            gap = baseline["difference"]
+            interval = f"95 % interval {gap['low']:+.4f} to {gap['high']:+.4f}"
+            return [
+                f"Warning: {split} the winner may be no better than always predicting the most "
+                f"frequent class, {name}: the difference in {summary['metric']} is "
+                f"{gap['mean']:+.4f} ({interval})."
+            ]
+    return []
+
+
+def _results_by_class(summary: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """The results with recalls and a comparison with the majority class, those of the test first.
+
+    Each with where it was measured, for a sentence.
+    """
+    validation = summary["best"]["validation"]
+    where = "in the repeats" if validation["repeats"] > 1 else "on the validation split"
+    pairs = [("on the test split", summary["test"] or {}), (where, validation)]
+    return [(split, result) for split, result in pairs if result.get("per_class")]
+
+
+def _undone(summary: Mapping[str, Any]) -> list[str]:
+    best = summary["best"]
+    undone = [name for name in ("refitted", "calibrated") if best[name] is False]
+    if not undone:
+        return []
+    reason = f" ({best['not_refitted_because']})" if best["not_refitted_because"] else ""
+    refitted = f"refitted on train + validation{reason}: it was trained on a part of these images"
+    calibrated = "calibrated: its probabilities are as the network computes them"
+    texts = {"refitted": refitted, "calibrated": calibrated}
+    return [f"The winner was not {texts[name]}." for name in undone]
+
+
+def _cut_trial(summary: Mapping[str, Any]) -> list[str]:
+    if not (cut := summary["cut_trial"]):
+        return []
+    reason = f": {cut['reason']}" if cut["reason"] else ""
+    compared = ", better than all that completed" if summary["best"] else ""
+    return [
+        f"Trial {cut['trial']} ({describe_config(cut['config'], values=False)}) scored "
+        f"{cut['score']:.4f} after epoch {cut['epoch']} of {cut['epochs']}{compared}, but ended "
+        f"early ({cut['status'].replace('_', ' ')}{reason}), so it is not ranked."
+    ]
+
+
 def _winner(summary: Mapping[str, Any], name: str) -> str:
     best = summary["best"]
     if members := best.get("members"):
         weights = format_members(members)
         name, details = f"{name} of {_enumerate(weights)}", ""
     else:
-        details = describe_config(best["config"] or {}, values=False)
+        details = describe_config(best["effective_config"], values=False)
     score = best["validation"]
     measured = (
         f"the mean of {score['repeats']} repeats, each with its own seed and validation split"
@@ -150,9 +261,12 @@ def _winner(summary: Mapping[str, Any], name: str) -> str:
 
 def _test_score(summary: Mapping[str, Any]) -> str:
     if test := summary["test"]:
+        total, sample = summary["data"]["test"], ""
+        if test["n"] < total:
+            sample = f", a random sample of {total}, because there was no time for all"
         return (
             f"Its {summary['metric']} on the test split is {format_interval(test['score'], test)}, "
-            f"measured on {test['n']} images that the search did not use."
+            f"measured on {test['n']} images that the search did not use{sample}."
         )
     if summary["test_openings"]:
         return (
@@ -214,15 +328,48 @@ def _better_ensemble(summary: Mapping[str, Any]) -> list[str]:
 
 
 def _baselines(summary: Mapping[str, Any]) -> list[str]:
-    scores = []
+    sentences, scores = [], []
     for role, name in BASELINES.items():
         baseline = summary["baselines"][role]
         best = summary["best"]
         if baseline and best["kind"] == "trial" and baseline["trial"] == best["trial"]:
-            return [f"The winner is the {name} itself."]
-        if baseline:
+            sentences.append(f"The winner is the {name} itself.")
+        elif baseline:
             scores.append(f"{name} {baseline['mean']:.4f}")
-    return [f"Baselines: {', '.join(scores)}."] if scores else []
+    where = "in the same repeats" if summary["selection"] else "on the validation split"
+    if scores:
+        sentences.append(f"Baselines {where}: {', '.join(scores)}.")
+    return sentences
+
+
+def _majority_class(summary: Mapping[str, Any]) -> list[str]:
+    entry = summary["baselines"]["majority_class"]
+    scores = [
+        f"{entry[split]:.4f} on the {split} split"
+        for split in ("validation", "test")
+        if entry.get(split) is not None
+    ]
+    if not scores:
+        return []
+    return [
+        f"Always predicting the most frequent class, {entry['name']}, scores {_enumerate(scores)}."
+    ]
+
+
+def _recalls(summary: Mapping[str, Any]) -> list[str]:
+    """List the recalls of unequal classes, the lowest first, with the balanced accuracy."""
+    results = _results_by_class(summary)
+    if summary["data"]["imbalance"] <= majority.IMBALANCED or not results:
+        return []
+    split, result = results[0]
+    present = [c for c in result["per_class"] if c["score"] is not None]
+    lowest = sorted(present, key=lambda c: float(c["score"]))[:MAX_RECALLS]
+    listed = [f"{c['class']} {c['score']:.4f} ({c['n']})" for c in lowest]
+    more = f", and {len(present) - MAX_RECALLS} more classes" if len(present) > MAX_RECALLS else ""
+    return [
+        f"The classes are unequal. Recalls {split}, lowest first, with the number of images: "
+        f"{', '.join(listed)}{more}. Balanced accuracy: {result['balanced_accuracy']:.4f}."
+    ]
 
 
 def _enumerate(names: Sequence[str]) -> str:

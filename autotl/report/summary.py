@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from autotl.report.costs import prediction_ms
+from autotl.scoring import majority
 from autotl.search.leaderboard import (
     UNFINISHED,
     baselines,
     compare_on_validation,
     contender,
+    is_fine_tuned,
     is_ranked,
     rank,
     search_winner,
     validation_interval,
 )
+from autotl.store import OutOfSampleScores
 
 if TYPE_CHECKING:
     from autotl.store import (
@@ -30,12 +33,6 @@ if TYPE_CHECKING:
         TrialRow,
     )
 
-COSTS = ("forward_ms", "backward_ms", "activation_bytes", "peak_bytes")
-"""Costs that a trial measures: time and memory per image, and peak memory."""
-
-INTERVAL = ("mean", "low", "high")
-"""The keys of a mean score with its 95 % interval."""
-
 
 def top(store: Store, study: str, n: int = 10) -> list[dict[str, Any]]:
     """The ``n`` best complete trials: number, score, epochs, seconds, config."""
@@ -44,7 +41,9 @@ def top(store: Store, study: str, n: int = 10) -> list[dict[str, Any]]:
     return [{key: getattr(row, key) for key in keys} for row in rows[:n]]
 
 
-def pareto(rows: Iterable[TrialRow], direction: str) -> list[dict[str, Any]]:
+def pareto(
+    rows: Iterable[TrialRow], direction: str, milliseconds: Mapping[int, float]
+) -> list[dict[str, Any]]:
     """Find the Pareto front: the complete trials that no other trial dominates.
 
     The objectives are the score, ``ms_per_item`` (milliseconds of inference per image),
@@ -53,6 +52,7 @@ def pareto(rows: Iterable[TrialRow], direction: str) -> list[dict[str, Any]]:
     Args:
         rows: The trials of a study.
         direction: ``maximize`` or ``minimize``.
+        milliseconds: Those of inference, see ``costs.prediction_ms``.
 
     Returns:
         The trials of the front with their objectives, the best score first.
@@ -60,7 +60,7 @@ def pareto(rows: Iterable[TrialRow], direction: str) -> list[dict[str, Any]]:
     sign = -1.0 if direction == "maximize" else 1.0
     points = []
     for row in rank(rows, direction):
-        costs = (row.facts.ms_per_item, row.parameters, row.seconds)
+        costs = (milliseconds.get(row.number), row.parameters, row.seconds)
         assert row.score is not None
         finite = [math.inf if c is None else float(c) for c in costs]
         points.append((row, costs, (sign * row.score, *finite)))
@@ -77,34 +77,6 @@ def _dominates(a: Sequence[float], b: Sequence[float]) -> bool:
     return a != b and all(x <= y for x, y in zip(a, b, strict=True))
 
 
-def backbone_costs(rows: Iterable[TrialRow]) -> list[dict[str, Any]]:
-    """Summarise the measured costs of each backbone on this machine.
-
-    Args:
-        rows: The trials of a study.
-
-    Returns:
-        For each backbone that was measured, the one with the fastest inference first: ``backbone``,
-        the number of ``trials`` that measured it, ``COSTS``, ``ms_per_item`` and ``parameters``.
-        They are medians over these trials, ``peak_bytes`` is the maximum; None if unknown.
-    """
-    trials_of: dict[str, list[TrialRow]] = {}
-    for row in rows:
-        if row.facts.costs or row.facts.ms_per_item:
-            for name in row.config.get("backbone", {}):
-                trials_of.setdefault(name, []).append(row)
-    entries = []
-    for name, trials in trials_of.items():
-        costs = [row.facts.costs for row in trials]
-        values = {key: [v for c in costs if (v := c.get(key)) is not None] for key in COSTS}
-        values["ms_per_item"] = [ms for row in trials if (ms := row.facts.ms_per_item)]
-        values["parameters"] = [row.parameters for row in trials if row.parameters]
-        entry = {key: statistics.median(v) if v else None for key, v in values.items()}
-        entry["peak_bytes"] = max(values["peak_bytes"], default=None)
-        entries.append({"backbone": name, "trials": len(trials), **entry})
-    return sorted(entries, key=lambda e: (e["ms_per_item"] or math.inf, e["backbone"]))
-
-
 COUNTED = ("complete", "pruned", "out_of_time", "duplicate")
 """The statuses by which trials are counted; all others count as failed."""
 
@@ -116,6 +88,9 @@ def summarise(store: Store, study: str) -> dict[str, Any]:
     selection they are the best distinct trials, with their scores on one split with one seed; see
     ``leaderboard.compare_on_validation`` for which of them are tied. An ensemble of trials that is
     the winner precedes them.
+
+    ``cut_trial`` is the trial that ended early with a better score than every complete trial.
+    ``not_fine_tuned`` is there if the budget was too short for fine-tuning.
 
     ``best`` is the contender whose model is in the run folder, or, without a model, the winner of
     the search. ``test`` is its test result; those of earlier winners are only on the page.
@@ -144,28 +119,74 @@ def summarise(store: Store, study: str) -> dict[str, Any]:
         "study": study,
         "seed": facts.seed,
         "metric": facts.metric,
-        "data": facts.data.model_dump(exclude={"independent_validation", "imbalance"}),
+        "data": facts.data.model_dump(exclude={"independent_validation", "majority"}),
         "budget_seconds": facts.budget_seconds,
         "seconds": facts.seconds,
+        "run_seconds": facts.run_seconds,
         "device": facts.device,
         "trials": _count(rows),
-        "best": _best(winner, selection, facts, rows, test) if winner else None,
-        "contenders": [_entry(c, winner, selection) for c in contenders],
+        "not_fine_tuned": _not_fine_tuned(rows, facts),
+        "cut_trial": _cut_trial(store, study, rows, facts),
+        "best": _best(winner, selection, facts, rows) if winner else None,
+        "contenders": [_entry(c, winner, selection, rows) for c in contenders],
         "baselines": _baselines(selection, ranked, facts),
-        "selection": selection.model_dump(mode="json", exclude={"contenders", "winner", "cheapest"})
-        if selection
-        else None,
+        "selection": _selection_entry(selection) if selection else None,
         "prefer": facts.prefer,
         "mirroring": facts.mirroring.model_dump(mode="json") if facts.mirroring else None,
         "calibration": facts.calibration.model_dump() if facts.calibration else None,
-        "pareto": pareto(rows, facts.direction),
-        "test": {key: getattr(test, key) for key in ("score", "low", "high", "n")}
-        if test
-        else None,
+        "pareto": pareto(rows, facts.direction, prediction_ms(rows, measured(facts))),
+        "test": _test_entry(test) if test else None,
         "test_openings": len(tests),
         "artifact": "model",
         "versions": facts.versions,
     }
+
+
+def _selection_entry(selection: Selection) -> dict[str, Any]:
+    return selection.model_dump(mode="json", exclude={"contenders", "winner", "cheapest"})
+
+
+def _test_entry(test: TestResult) -> dict[str, Any]:
+    scores = {key: getattr(test, key) for key in ("score", "low", "high", "n")}
+    return {**scores, **_by_class(test)}
+
+
+def _by_class(result: TestResult | OutOfSampleScores) -> dict[str, Any]:
+    """The balanced accuracy, the recalls, and the comparison with the majority class."""
+    return {
+        "balanced_accuracy": majority.balanced_accuracy(result.per_class),
+        "per_class": result.per_class,
+        "majority_class": result.majority.model_dump() if result.majority else None,
+    }
+
+
+def _not_fine_tuned(rows: Sequence[TrialRow], facts: StudyFacts) -> dict[str, Any] | None:
+    """The budget in seconds that would do, if there was no time to fine-tune the backbone."""
+    needed = [row.facts.budget_needed for row in rows if row.facts.budget_needed]
+    if not needed or any(is_fine_tuned(row) for row in rows if is_ranked(row)):
+        return None
+    return {"budget_seconds": min(needed)}
+
+
+def _cut_trial(
+    store: Store, study: str, rows: Sequence[TrialRow], facts: StudyFacts
+) -> dict[str, Any] | None:
+    """The best trial that ended early, if its last epoch scored better than all that completed."""
+    sign, ranked = -1 if facts.direction == "minimize" else 1, rank(rows, facts.direction)
+    completed = [row.config for row in ranked]  # an interrupted trial is begun again
+    best = None
+    limit = ranked[0].score if ranked else None
+    for row in rows:
+        if row.status in ("complete", "running") or row.facts.excluded or row.config in completed:
+            continue
+        scores = [(e.score, e.epoch) for e in store.epochs(study, row.number)]
+        score, epoch = scores[-1] if scores else (None, 0)
+        if score is not None and (limit is None or sign * score > sign * limit):
+            limit = score
+            keys = ("status", "reason", "epochs", "config")
+            values = {key: getattr(row, key) for key in keys}
+            best = {"trial": row.number, "score": score, "epoch": epoch, **values}
+    return best
 
 
 def find_winner(facts: StudyFacts, rows: Sequence[TrialRow]) -> Contender | None:
@@ -178,6 +199,14 @@ def find_winner(facts: StudyFacts, rows: Sequence[TrialRow]) -> Contender | None
         return facts.model.contender
     ranked = rank(rows, facts.direction)
     return contender(search_winner(ranked, facts)) if ranked else None
+
+
+def measured(facts: StudyFacts) -> list[Contender]:
+    """The contenders whose predictions were timed at the end of the search."""
+    contenders = list(facts.selection.contenders) if facts.selection else []
+    return [
+        c for c in (*contenders, *([facts.model.contender] if facts.model else [])) if c.latency
+    ]
 
 
 def test_of(winner: Contender | None, tests: Sequence[TestRow]) -> TestResult | None:
@@ -207,17 +236,22 @@ def _members(contender: Contender) -> list[dict[str, Any]] | None:
 
 
 def _entry(
-    contender: Contender, winner: Contender | None, selection: Selection | None
+    contender: Contender,
+    winner: Contender | None,
+    selection: Selection | None,
+    rows: Sequence[TrialRow],
 ) -> dict[str, Any]:
     """A contender with its standing, and whether it is the winner or the cheapest of the tied."""
     assert contender.standing is not None  # they were compared
     standing = contender.standing
-    keys = ("kind", "role", "config", "scores", "seconds", "parameters", "ms_per_item")
+    trial = contender.lead if contender.kind == "trial" else None
+    keys = ("kind", "role", "config", "scores", "seconds", "parameters", "latency")
     return {
         "name": contender.name,
-        "trial": contender.lead if contender.kind == "trial" else None,
+        "trial": trial,
         "members": _members(contender),
         **contender.model_dump(mode="json", include=set(keys)),
+        "search_score": next((row.score for row in rows if row.number == trial), None),
         **standing.score.model_dump(),
         "difference": standing.difference.model_dump(),
         "tied_with_best": standing.tied,
@@ -229,8 +263,9 @@ def _entry(
 def _baselines(
     selection: Selection | None, ranked: Sequence[TrialRow], facts: StudyFacts
 ) -> dict[str, dict[str, Any]]:
-    """The linear probe and the default recipe, each ``{}`` if there is none."""
+    """The linear probe, the default recipe and the majority class, each ``{}`` without one."""
     entries: dict[str, dict[str, Any]] = {"linear_probe": {}, "default_recipe": {}}
+    entries["majority_class"] = facts.data.majority.model_dump() if facts.data.majority else {}
     if selection:
         for contender in selection.contenders:
             if contender.role in entries and not entries[contender.role] and contender.standing:
@@ -254,15 +289,22 @@ def _best(
     selection: Selection | None,
     facts: StudyFacts,
     rows: Sequence[TrialRow],
-    test: TestResult | None,
 ) -> dict[str, Any]:
-    """The winner; its costs are those of the test, else the final selection, else the trial."""
+    """The winner; its latency is that of the final measurement, or an estimate of its trial.
+
+    Without a model in the run folder, ``refitted`` and ``calibrated`` are None.
+    """
     row = next(row for row in rows if row.number == winner.lead)
     compared = selection.contenders if selection else []
     repeated = next((c for c in compared if c.id == winner.id), winner)
     interval = repeated.standing.score if repeated.standing else validation_interval(row, facts)
     repeats = selection.repeats if selection else 1
-    sources: list[Any] = [test, repeated, row, row.facts]
+    model = facts.model if facts.model and facts.model.contender.id == winner.id else None
+    scores = facts.out_of_sample if model else None
+    by_class = _by_class(scores or OutOfSampleScores(n=0))
+    latency = (model.contender if model else repeated).latency
+    spread = latency and (latency.batch or latency.single)
+    sources: list[Any] = [repeated, row]
 
     def first(key: str) -> Any:
         values = (getattr(source, key, None) for source in sources)
@@ -273,9 +315,14 @@ def _best(
         "kind": winner.kind,
         "trial": winner.lead,
         "config": row.config,
+        "effective_config": row.effective_config,
         "members": _members(winner),
-        "validation": {**interval.model_dump(), "repeats": repeats},
+        "validation": {**interval.model_dump(), "repeats": repeats, **by_class},
+        "refitted": model.refitted if model else None,
+        "not_refitted_because": model.reason if model else "",
+        "calibrated": facts.calibration is not None if model else None,
         "parameters": first("parameters"),
         "trained_parameters": first("trained_parameters"),
-        "ms_per_item": first("ms_per_item") or 0.0,
+        "ms_per_item": spread.median if spread else row.facts.ms_per_item,
+        "latency": latency.model_dump() if latency else None,
     }

@@ -8,7 +8,9 @@ contributes to their scores (see ``influence``). Two kinds of chance are in such
   hundreds of predictions determine well.
 - The training: another seed gives another score. A few runs hardly determine that variance, so the
   factor by which runs differ more than their examples explain is shrunk to what is usual, as limma
-  moderates variances (Smyth 2004, SAGMB 3), with ``PRIOR_FACTOR`` and ``PRIOR_DEGREES``.
+  moderates variances (Smyth 2004, SAGMB 3), with ``PRIOR_FACTOR`` and ``PRIOR_DEGREES``. It is
+  common to all candidates but those whose runs differ far more than those of the others: their
+  noise says nothing about the other pairs, and each of their pairs has a factor of its own.
 
 Which candidates are tied is tested by ranges (Tukey's studentized range), step by step from the
 one farthest behind the best: first as one of k, then, if it is not tied, the next one as one of
@@ -41,6 +43,9 @@ CONFIDENCE_LEVEL = 0.95
 
 PRIOR_FACTOR, PRIOR_DEGREES = 1.25, 12
 """The usual variance of runs relative to that of their examples, and its weight in runs."""
+
+UNSTABLE_LEVEL = 0.05
+"""The error rate at which one of several candidates is taken to be less stable than the others."""
 
 LATENCY_TOLERANCE = 0.1
 """Latencies within this fraction of the lowest count as equal: their order may be by chance."""
@@ -88,11 +93,13 @@ class Standing:
         difference: Candidate minus best, with a simultaneous interval: all of them hold together.
         tied: Whether the candidate is statistically indistinguishable from the best. The interval
             of a candidate that is not may still contain 0, because it is the wider one for k.
+        training_variance: The variance of its mean score that is due to the training.
     """
 
     mean: float
     difference: Interval
     tied: bool
+    training_variance: float
 
 
 @dataclass(frozen=True)
@@ -102,12 +109,23 @@ class Comparison:
     Attributes:
         standings: One for each candidate.
         detectable: The smallest difference to the best that could be seen, by the median.
-        training_variance: The variance of a mean score that is due to the training.
     """
 
     standings: list[Standing]
     detectable: float
-    training_variance: float
+
+
+@dataclass(frozen=True, eq=False)
+class _Noise:
+    """By how much runs differ more than their examples explain.
+
+    Attributes:
+        factors: As a factor of the variance of the examples, for each pair, ``[k, k]``.
+        degrees: The degrees of freedom of the variance of each pair, ``[k, k]``.
+    """
+
+    factors: Scores
+    degrees: NDArray[np.int64]
 
 
 def compare(
@@ -129,34 +147,31 @@ def compare(
     if selected := reference is None:
         reference = _index_of_best(means[:num_candidates], higher_is_better)
     variances = _difference_variances(results)
-    runs_degrees = int(np.isfinite(results.scores).sum()) - sum(results.scores.shape) + 1
-    factor = _moderated_factor(results.scores, variances, runs_degrees)
-    degrees = min(PRIOR_DEGREES + runs_degrees, max(1, len(np.unique(results.units)) - 1))
+    noise = _estimate_noise(results, variances)
+    factors, degrees = noise.factors[reference], noise.degrees[reference]
 
     gaps, others = means - means[reference], np.arange(len(means)) != reference
     # The studentized range is in standard errors of a mean, not of a difference.
-    errors = np.sqrt(factor * variances[reference] / 2)
+    errors = np.sqrt(factors * variances[reference] / 2)
     distances = np.zeros(len(means))
     distances[others] = np.abs(gaps[others]) / errors[others]
-    widest = _studentized_range(len(means), degrees)
-    tied, quantile = distances <= widest, widest
+    widest = np.array([_studentized_range(len(means), each) for each in degrees.tolist()])
+    tied, quantiles = distances <= widest, widest
     if selected:
         first = slice(num_candidates)
-        tied[first], quantile = _stepwise(distances[first], degrees)
-    standings = [
-        Standing(float(mean), Interval(gap, gap - margin, gap + margin), bool(is_tied))
-        for mean, gap, margin, is_tied in zip(
-            means, gaps.tolist(), (widest * errors).tolist(), tied, strict=True
-        )
-    ]
-    complete = np.isfinite(results.scores).all(1)  # at least two, or all are used
-    rows = np.flatnonzero(complete) if complete.sum() > 1 else np.arange(len(means))
-    pairs = variances[np.ix_(rows, rows)][np.triu_indices(len(rows), 1)]
+        tied[first], step = _stepwise(distances[first], degrees[first])
+        quantiles = np.array([_studentized_range(step, each) for each in degrees.tolist()])
+    training = _training_variances(results, variances, noise)
     return Comparison(
-        standings,
-        detectable=float(np.median(quantile * errors[others])),
-        training_variance=float((factor - 1) * pairs.mean() / 2),
-    )
+        [
+            Standing(mean, Interval(gap, gap - margin, gap + margin), is_tied, variance)
+            for mean, gap, margin, is_tied, variance in zip(
+                means.tolist(), gaps.tolist(), (widest * errors).tolist(), tied.tolist(),
+                training.tolist(), strict=True,
+            )
+        ],
+        detectable=float(np.median((quantiles * errors)[others])),
+    )  # fmt: skip
 
 
 def additive_means(scores: Scores) -> Scores:
@@ -207,40 +222,111 @@ def _difference_variances(results: Results) -> Scores:
     return variances
 
 
-def _moderated_factor(scores: Scores, variances: Scores, degrees: int) -> float:
-    """By how much runs differ more than their examples explain, as a factor of the variance."""
-    usual = PRIOR_DEGREES * PRIOR_FACTOR
-    if degrees <= 0:
-        return PRIOR_FACTOR
-    between = within = 0.0
-    for a in range(len(scores)):
-        for b in range(a):
+def _estimate_noise(results: Results, variances: Scores) -> _Noise:
+    """Estimate by how much runs differ more than the ``variances`` of pairs explain.
+
+    The factor is common to all pairs of stable candidates, and moderated. A pair with an unstable
+    one has a factor of its own, which is not moderated, because it is not of the usual size.
+    """
+    scores, k = results.scores, len(results.scores)
+    units = max(1, len(np.unique(results.units)) - 1)
+    between, runs = _run_variances(scores)
+    stable = _stable_candidates(scores, between, variances)
+    common = np.outer(stable, stable) if stable.sum() > 1 else np.zeros((k, k), dtype=bool)
+    measured = np.triu(common & (runs > 1), 1)
+    ratio = between[measured].sum() / variances[measured].sum() if measured.any() else 0.0
+    degrees = _run_degrees(scores[stable]) if common.any() else 0
+    moderated = (PRIOR_DEGREES * PRIOR_FACTOR + degrees * ratio) / (PRIOR_DEGREES + degrees)
+    own = np.divide(between, variances, out=np.zeros((k, k)), where=variances > 0)
+    factors = np.where(common | (runs < 2), moderated, own)
+    all_degrees = np.where(common | (runs < 2), PRIOR_DEGREES + degrees, runs - 1)
+    return _Noise(
+        np.maximum(1.0, factors),  # the training cannot reduce the variance
+        np.minimum(all_degrees, units),
+    )
+
+
+def _run_variances(scores: Scores) -> tuple[Scores, NDArray[np.int64]]:
+    """The variance ``[k, k]`` of the mean difference of two candidates between runs.
+
+    The second array has the number of the common runs of each pair; with less than two of them the
+    variance is 0.
+    """
+    k = len(scores)
+    between, runs = np.zeros((k, k)), np.zeros((k, k), dtype=np.int64)
+    for a in range(k):
+        for b in range(k):
             differences = (scores[a] - scores[b])[np.isfinite(scores[a] - scores[b])]
-            if (runs := len(differences)) > 1:
-                between += float(differences.var(ddof=1)) / runs
-                within += variances[a, b]
-    factor = (usual + degrees * between / within) / (PRIOR_DEGREES + degrees)
-    return max(1.0, factor)  # the training cannot reduce the variance
+            runs[a, b] = count = len(differences)
+            if count > 1:
+                between[a, b] = float(differences.var(ddof=1)) / count
+    return between, runs
 
 
-def _stepwise(distances: Scores, degrees: int) -> tuple[NDArray[np.bool_], float]:
+def _run_degrees(scores: Scores) -> int:
+    """The degrees of freedom of the residuals of effects of candidates and runs."""
+    return max(0, int(np.isfinite(scores).sum()) - sum(scores.shape) + 1)
+
+
+def _stable_candidates(scores: Scores, between: Scores, variances: Scores) -> NDArray[np.bool_]:
+    """Find the candidates whose runs do not differ far more than those of the others.
+
+    The least stable one is left out while an F test against the others rejects, and two others
+    remain.
+    """
+    stable = np.ones(len(scores), dtype=bool)
+    while stable.sum() > 2:
+        statistics = {}
+        for candidate in np.flatnonzero(stable):
+            others = stable & (np.arange(len(scores)) != candidate)
+            pairs = np.ix_(others, others)
+            degrees, runs = _run_degrees(scores[others]), np.isfinite(scores[candidate]).sum()
+            if degrees < 1 or runs < 2:
+                continue
+            rest = max(PRIOR_FACTOR, between[pairs].sum() / variances[pairs].sum())
+            own = between[candidate, others].sum() / variances[candidate, others].sum()
+            tail = stats.f.sf(own / rest, runs - 1, degrees)
+            statistics[int(candidate)] = float(tail)
+        least = min(statistics, key=statistics.__getitem__, default=None)
+        if least is None or statistics[least] * int(stable.sum()) > UNSTABLE_LEVEL:
+            break
+        stable[least] = False
+    return stable
+
+
+def _training_variances(results: Results, variances: Scores, noise: _Noise) -> Scores:
+    """The variance ``[k]`` of each mean score that is due to the training.
+
+    That of a difference is the sum of two. The most stable candidates have equal shares in it.
+    """
+    k = len(variances)
+    complete = np.isfinite(results.scores).all(1)
+    rows = np.flatnonzero(complete) if complete.sum() > 1 else np.arange(k)
+    usual = variances[np.ix_(rows, rows)][np.triu_indices(len(rows), 1)].mean()
+    excess: Scores = (noise.factors - 1) * usual
+    np.fill_diagonal(excess, np.inf)
+    smallest = float(excess.min()) / 2
+    shares: Scores = np.maximum(smallest, excess.min(1) - smallest)
+    return shares
+
+
+def _stepwise(distances: Scores, degrees: NDArray[np.int64]) -> tuple[NDArray[np.bool_], int]:
     """Exclude candidates from the farthest on, while they are farther than the range of those left.
 
     Args:
         distances: The distance of each candidate to the best in standard errors of a mean.
-        degrees: The degrees of freedom of the standard errors.
+        degrees: The degrees of freedom of each standard error.
 
     Returns:
-        Which candidates are tied, and the distance that the last one tested had to exceed.
+        Which candidates are tied, and the number of candidates of the last range.
     """
-    tied = np.ones(len(distances), dtype=bool)
-    quantile = _studentized_range(2, degrees)
+    tied, left = np.ones(len(distances), dtype=bool), 2
     for step, candidate in enumerate(np.argsort(-distances, kind="stable")[:-1]):
-        quantile = _studentized_range(len(distances) - step, degrees)
-        if distances[candidate] <= quantile:
+        left = len(distances) - step
+        if distances[candidate] <= _studentized_range(left, int(degrees[candidate])):
             break
         tied[candidate] = False
-    return tied, quantile
+    return tied, left
 
 
 def nested_selection_score(scores: Scores, *, higher_is_better: bool = True) -> float:
@@ -263,23 +349,26 @@ def nested_selection_score(scores: Scores, *, higher_is_better: bool = True) -> 
 
 
 def index_of_cheapest(
-    milliseconds: Sequence[float | None], parameters: Sequence[float | None]
+    milliseconds: Sequence[tuple[float, float, float] | None], parameters: Sequence[float | None]
 ) -> int:
     """Find the model that is cheapest to run.
 
     Args:
-        milliseconds: Latency of each model for one image; None if unknown, which counts as slowest.
-        parameters: Number of parameters of each model, which decides between latencies within
-            ``LATENCY_TOLERANCE`` of the lowest; None if unknown, which counts as largest.
+        milliseconds: Latency of each model, the median and its lower and upper quartile; None if
+            unknown, which counts as slowest.
+        parameters: Number of parameters of each model, which decides between the fastest one and
+            those whose quartiles overlap with its own, or are within ``LATENCY_TOLERANCE`` of its
+            median; None if unknown, which counts as largest.
 
     Returns:
         The index of the model; of equal ones the first.
     """
-    times, sizes = (
-        [float("inf") if value is None else value for value in values]
-        for values in (milliseconds, parameters)
-    )
-    fastest = [i for i, time in enumerate(times) if time <= min(times) * (1 + LATENCY_TOLERANCE)]
+    infinite = float("inf")
+    times = [(infinite,) * 3 if value is None else value for value in milliseconds]
+    sizes = [infinite if value is None else value for value in parameters]
+    median, _, high = min(times)
+    limit = max(high, median * (1 + LATENCY_TOLERANCE))
+    fastest = [i for i, (_, low, _) in enumerate(times) if low <= limit]
     return min(fastest, key=sizes.__getitem__)
 
 

@@ -18,6 +18,10 @@ PROBING_FRACTION = 0.15
 SELECTION_FRACTION = 0.3
 """The fraction of the budget that the repeats of the final selection may use."""
 
+TEST_FRACTION = 0.2
+"""The fraction of the budget that is reserved for the test at most; where it takes longer, a sample
+of the test images is scored."""
+
 SLACK = 1.1
 """The factor by which predicted times of repeats and of the refit are increased."""
 
@@ -70,6 +74,10 @@ class Budget:
     def left(self) -> float:
         """Seconds until the deadline; infinite without a limit."""
         return float("inf") if self.seconds is None else self.seconds - self.spent
+
+    def test_seconds(self, predicted: float) -> float:
+        """Return the seconds to reserve for a test that would take ``predicted`` seconds."""
+        return predicted if self.seconds is None else min(predicted, TEST_FRACTION * self.seconds)
 
     def refit_seconds(self, repeat: float, test: float = 0.0) -> float:
         """Return the seconds to refit and test a model.

@@ -61,7 +61,11 @@ class SelectionBudget:
         return sum(repeat_seconds(self.leaderboard.rows[number]) for number in contender.trials)
 
     def test_seconds(self, contender: Contender) -> float:
-        """Return the seconds to predict the test split with a contender."""
+        """Return the seconds to reserve for predicting the test split with a contender."""
+        return self.budget.test_seconds(self.whole_test_seconds(contender))
+
+    def whole_test_seconds(self, contender: Contender) -> float:
+        """Return the seconds to predict all test images with a contender."""
         rows = self.leaderboard.rows
         return sum(rows[number].facts.seconds_test for number in contender.trials)
 

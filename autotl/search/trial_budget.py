@@ -36,6 +36,9 @@ IMPRECISION = 0.7
 """The factor by which a time that is predicted from other backbones is reduced before a trial is
 refused because of it."""
 
+SENSIBLE_EPOCHS = 3
+"""The number of epochs of the first fine-tuning for which a larger budget is suggested."""
+
 VIEWS_FRACTION = 0.04
 """The fraction of the budget in which a trial may compute views with its frozen prefix."""
 
@@ -105,14 +108,18 @@ def plan_trial(
     task, views = plan.task, plan.task.views
     cost = training.measure_cost(model, config, task)
     views = cost.affordable_views(views, VIEWS_FRACTION * budget.seconds)
-    test = cost.prediction_seconds * len(context.dataset.indices("test"))
+    predicted = cost.prediction_seconds * len(context.dataset.indices("test"))
+    test = budget.test_seconds(predicted)
     first = not (complete if plan.backbone_frozen else any(map(is_fine_tuned, complete)))
     saved = task.checkpoint.facts if task.checkpoint else {}
     if saved:  # it continues as it was planned
         epochs, views = saved["planned"], saved["views"]
     else:
         fewest = 1 if first else fewest_epochs(task.epochs, complete)
-        epochs = affordable_epochs(cost, task.epochs, fewest, views, budget, test, first=first)
+        epochs = affordable_epochs(
+            cost, task.epochs, fewest, views, budget, test,
+            first=first, frozen=plan.backbone_frozen,
+        )  # fmt: skip
     repeat = cost.repeat_seconds(epochs, views)
     longest = budget.usable(test) if first else budget.available(repeat, test)
     facts = {
@@ -121,7 +128,7 @@ def plan_trial(
         "costs": cost.facts(),
         "ms_per_item": 1000 * cost.prediction_seconds,
         "compute": asdict(cost.compute),
-        "seconds_test": test,
+        "seconds_test": predicted,
         "seconds_needed": cost.training_seconds(epochs, views),
         "seconds_repeat": repeat,
     }
@@ -150,6 +157,7 @@ def _plan_without_budget(
     if not frozen:
         task.checkpoint = context.checkpoint(config)
     facts = {
+        "input": (model.input_spec.size, model.input_spec.interpolation),
         "backbone_frozen": frozen,
         "effective_config": effective_config(config, closed_form=closed_form),
         "views": views,
@@ -167,7 +175,8 @@ def effective_config(config: Config, *, closed_form: bool) -> str:
     """
     plain = space.to_json(config)
     if closed_form:
-        plain = {kind: plain[kind] for kind in ("backbone", "head")}
+        freeze: dict[str, Any] = {name: {} for name in plain["freeze"]}
+        plain = {"backbone": plain["backbone"], "freeze": freeze, "head": plain["head"]}
     return json.dumps(plain, sort_keys=True)
 
 
@@ -191,6 +200,7 @@ def affordable_epochs(
     test: float,
     *,
     first: bool,
+    frozen: bool = False,
 ) -> int:
     """Return the number of epochs for which there is time.
 
@@ -205,6 +215,7 @@ def affordable_epochs(
         budget: The wall-clock budget.
         test: Seconds to predict the test split.
         first: Whether no trial of its kind is complete yet.
+        frozen: Whether the backbone is frozen.
 
     Raises:
         OutOfTime: There is not enough time for the minimum number of epochs.
@@ -223,7 +234,15 @@ def affordable_epochs(
         allowed = limit(epochs)
         if cost.training_seconds(epochs, views) <= allowed:
             return epochs
-    raise _out_of_time(fewest, cost.training_seconds(fewest, views), allowed)
+    needed = None if frozen else _budget_needed(cost, views, budget, test)
+    raise _out_of_time(fewest, cost.training_seconds(fewest, views), allowed, needed)
+
+
+def _budget_needed(cost: Cost, views: int, budget: Budget, test: float) -> float:
+    """Return the budget with which there would be time to fine-tune and to refit a model now."""
+    training = cost.training_seconds(SENSIBLE_EPOCHS, views)
+    refit = budget.refit_seconds(cost.repeat_seconds(SENSIBLE_EPOCHS, views))
+    return budget.spent + (training + refit) / FIRST_FRACTION + test + budget.fixed
 
 
 def refuse_too_slow(
@@ -278,9 +297,12 @@ def _predict_backward_ms(config: Mapping[str, Any], rows: Sequence[TrialRow]) ->
     return min(others) / 2 if others else None
 
 
-def _out_of_time(epochs: int, seconds: float, allowed: float) -> OutOfTime:
+def _out_of_time(
+    epochs: int, seconds: float, allowed: float, budget: float | None = None
+) -> OutOfTime:
     noun = "epoch" if epochs == 1 else "epochs"
     return OutOfTime(
         f"{epochs} {noun} would take {seconds:.1f} s, and a trial may take "
-        f"{max(0.0, allowed):.1f} s now"
+        f"{max(0.0, allowed):.1f} s now",
+        budget,
     )

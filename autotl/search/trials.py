@@ -424,6 +424,9 @@ class TrialLoop:
         if trained is not None:
             trial.set_user_attr("trained_parameters", trained)
         self.study.tell(trial, score if error is None else None, state=state)
+        facts = dict(outcome.facts)
+        if isinstance(error, OutOfTime):
+            facts["budget_needed"] = error.budget
         if score is not None and (predicted := outcome.epochs[-1].probabilities) is not None:
             store_predictions(self.store, self.context, trial.number, predicted)
         self.store.finish_trial(
@@ -435,7 +438,7 @@ class TrialLoop:
             seconds=seconds,
             trained_parameters=trained,
             epochs=rows,
-            **outcome.facts,
+            **facts,
         )
         if status == "interrupted":
             resume.requeue(self.study, trial.params, trial.user_attrs)

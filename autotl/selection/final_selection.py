@@ -13,7 +13,7 @@ best single contender by at least a standard error of the difference.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
@@ -21,17 +21,26 @@ from autotl import events, training
 from autotl.data import Indices
 from autotl.events import Listener
 from autotl.models import Model, ensemble
-from autotl.scoring import calibration, comparison, metrics
+from autotl.scoring import calibration, comparison, majority, metrics
 from autotl.scoring.metrics import Probabilities
 from autotl.search.budget import Budget
 from autotl.search.context import TrainingContext
 from autotl.search.selection_budget import FEWEST_REPEATS, SelectionBudget
 from autotl.search.trials import TrialModel
+from autotl.selection.prediction_costs import add_latencies
 from autotl.selection.refit import combine
 from autotl.selection.repeats import Repeats
 from autotl.selection.standings import Compared, Comparer
 from autotl.selection.trial_ensemble import stored_predictions
-from autotl.store import Calibration, Contender, Member, Selection, with_costs
+from autotl.store import (
+    Baseline,
+    Calibration,
+    Contender,
+    Member,
+    OutOfSampleScores,
+    Selection,
+    with_costs,
+)
 
 
 @dataclass(frozen=True)
@@ -40,13 +49,16 @@ class OutOfSample:
 
     Attributes:
         indices: The indices of the examples in the data set, ``[N]``.
-        folds: The number of the repeat that predicted each example, ``[N]``.
+        folds: The number of the repeat that predicted each example, ``[N]``; without repeats, two
+            halves.
         probabilities: The predicted probabilities, ``[N, C]``.
+        repeats: The number of repeats; 1 without any.
     """
 
     indices: Indices
     folds: Indices
     probabilities: Probabilities
+    repeats: int = 1
 
 
 class FinalSelection:
@@ -88,8 +100,20 @@ class FinalSelection:
         for _ in self.repeats.run():
             self._compare(self.repeats.completed(), [])
         singles = self.repeats.completed()
+        if len(singles) > 1 and self.repeats.count >= FEWEST_REPEATS:
+            singles = self._with_latencies(singles)
         enough = self.repeats.count >= FEWEST_REPEATS and len(singles) > 1
         self._compare(singles, self._combinations(singles) if enough else [])
+
+    def _with_latencies(self, singles: Sequence[Contender]) -> list[Contender]:
+        """Measure what a prediction takes, in turn for all contenders."""
+        self.listener(events.Stage("timing predictions"))
+        rows, models = self.selection.leaderboard.rows, self.repeats.models
+        networks = [
+            models.get(c.lead) or self.context.build(self.context.config(rows[c.lead]))
+            for c in singles
+        ]
+        return add_latencies(singles, networks, self.context.device, self.budget)
 
     def winner(self, default: Contender) -> Contender:
         """Return the winner, or ``default`` if there was no time for a comparison."""
@@ -271,12 +295,15 @@ class FinalSelection:
                 np.full(len(rows), number) for rows, number in zip(indices, repeats, strict=True)
             ]
             return OutOfSample(
-                np.concatenate(indices), np.concatenate(folds), np.concatenate(winner.predictions)
+                np.concatenate(indices),
+                np.concatenate(folds),
+                np.concatenate(winner.predictions),
+                len(repeats),
             )
         rows, tested = (self.dataset.indices(split) for split in ("validation", "test"))
         probabilities = stored_predictions(self.repeats.store, self.settings.name, winner)
         if probabilities is None or len(probabilities) != len(rows):
-            seconds = self.selection.test_seconds(winner) * len(rows) / max(1, len(tested))
+            seconds = self.selection.whole_test_seconds(winner) * len(rows) / max(1, len(tested))
             model = self.model_of(winner)
             if model is None or self.budget.left < seconds + self.selection.finish_seconds(winner):
                 return None
@@ -292,6 +319,25 @@ class FinalSelection:
             calibration.calibrate(labels, predictions.probabilities, predictions.folds)
         )
 
+    def score_by_class(self, predictions: OutOfSample) -> OutOfSampleScores:
+        """Compute the recalls of the winner and compare it with the majority class."""
+        classes, split = self.dataset.classes, self.dataset.indices("train")
+        labels, units = self.dataset.labels, np.array(self.dataset.units)
+        own, probabilities = labels[predictions.indices], predictions.probabilities
+        baseline = majority.compare_with_constant(
+            self.metric,
+            own,
+            probabilities,
+            majority.constant_probabilities(labels[split], len(classes)),
+            units[predictions.indices],
+            predictions.folds if predictions.repeats > 1 else None,
+        )
+        return OutOfSampleScores(
+            n=len(own),
+            per_class=majority.class_recalls(own, probabilities, classes),
+            majority=Baseline.model_validate(asdict(baseline)) if baseline else None,
+        )
+
 
 def _is_clearly_better(standing: comparison.Standing) -> bool:
     """Whether a combination that is ahead of the best is so by a standard error or more."""
@@ -301,7 +347,10 @@ def _is_clearly_better(standing: comparison.Standing) -> bool:
 
 
 def _cheapest(contenders: Sequence[Contender]) -> int:
-    times = [c.ms_per_item for c in contenders]
+    latencies = [c.latency for c in contenders]
+    of_batch = all(each and each.batch for each in latencies)
+    spreads = [(each.batch if of_batch else each.single) if each else None for each in latencies]
+    times = [(each.median, each.low, each.high) if each else None for each in spreads]
     return comparison.index_of_cheapest(times, [c.parameters for c in contenders])
 
 

@@ -17,12 +17,16 @@ from autotl.search.leaderboard import Leaderboard, contender
 from autotl.search.selection_budget import SelectionBudget
 from autotl.search.trials import TrialModel
 from autotl.selection.final_selection import FinalSelection
+from autotl.selection.prediction_costs import add_latencies
 from autotl.selection.refit import refit
 from autotl.selection.repeats import Repeats
 from autotl.selection.run_folder import Evidence, RunFolder
 from autotl.selection.sealed_test import SealedTest
 from autotl.selection.trial_ensemble import choose_ensemble
 from autotl.store import Contender, ImageRow, Store
+
+ENDED_EARLY = "the search ended early"
+"""Why a model was not refitted after an interruption or an error."""
 
 
 class Finish:
@@ -112,10 +116,10 @@ class Finish:
             return
         model = self.selection.model_of(winner) if self.selection.result else None
         if model:
-            self.folder.save(winner, model, Evidence(self.selection.result))
+            self.folder.save(winner, model, Evidence(self.selection.result), reason=ENDED_EARLY)
         elif self.best and self.best.number in available:
             row = self.leaderboard.rows[self.best.number]
-            self.folder.save(contender(row), self.best.model, Evidence())
+            self.folder.save(contender(row), self.best.model, Evidence(), reason=ENDED_EARLY)
 
     def _winner(self) -> Contender:
         """Return the winner of the final selection, or of the search if there was none.
@@ -159,7 +163,7 @@ class Finish:
         """Store the new comparison; the model and its calibration do not change."""
         facts = self.store.study(self.context.settings.name)
         images = tuple(self.store.images(self.context.settings.name))
-        evidence = Evidence(self.selection.result, facts.calibration, images)
+        evidence = Evidence(self.selection.result, facts.calibration, facts.out_of_sample, images)
         self.folder.store_evidence(winner, evidence, refitted=True)
 
     def _evidence(self, winner: Contender) -> Evidence:
@@ -174,6 +178,7 @@ class Finish:
         return Evidence(
             self.selection.result,
             self.selection.calibrate(predictions),
+            self.selection.score_by_class(predictions),
             tuple(ImageRow(**issue) for issue in issues),
         )
 
@@ -186,26 +191,32 @@ class Finish:
         with self.budget.stage("selection"):
             evidence = self._evidence(winner)
         began = time.monotonic()
-        model, epochs = self._refit(winner)
+        model, epochs, reason = self._refit(winner)
         refitted = bool(epochs)
         seconds = time.monotonic() - began
-        self.folder.save(winner, model, evidence, refit_epochs=epochs)
+        if winner.latency is None:
+            [winner] = add_latencies([winner], [model], self.context.device, self.budget)
+        self.folder.save(winner, model, evidence, refit_epochs=epochs, reason=reason)
         result = self.test.result(winner, refitted=refitted)  # of an earlier run
         if result is None and self.test.may_open(winner):
-            rows = [self.leaderboard.rows[trial] for trial in winner.trials]
-            trained = max(row.trained_parameters or 0 for row in rows) or None
+            row = self.leaderboard.rows[winner.lead]
             with self.budget.stage("test"):
                 result = self.test.run(
-                    winner, rows[0], trained=trained, refit_seconds=seconds, refitted=refitted
+                    winner,
+                    row,
+                    refit_seconds=seconds,
+                    refitted=refitted,
+                    predicted=self.plan.whole_test_seconds(winner),
                 )
         if result:
             self.folder.write_card(winner, result, refitted=refitted)
 
-    def _refit(self, winner: Contender) -> tuple[Model, tuple[int, ...]]:
+    def _refit(self, winner: Contender) -> tuple[Model, tuple[int, ...], str]:
         """Refit the winner, or use a model that was trained on a part of the data.
 
         Returns:
-            The model, and the epochs of the refit of each member; none if it was not refitted.
+            The model, the epochs of the refit of each member, and why it was not refitted, in which
+            case there are no epochs.
 
         Raises:
             StudyError: The refit failed, and there is no other model.
@@ -232,5 +243,5 @@ class Finish:
                 f"the winner was not refitted ({stop}); its model was trained on a part of the data"
             )
             self.listener(events.Note(text, warning=True))
-            return fallback, ()
-        return refitted.model, refitted.epochs
+            return fallback, (), str(stop)
+        return refitted.model, refitted.epochs, ""

@@ -269,30 +269,14 @@ class Repeats:
         if not np.isfinite(last.score):  # such as the AUROC of a split with one class
             raise Diverged(f"its score is {last.score} in repeat {number + 1}")
         assert last.probabilities is not None  # a resample has a validation split
-        latency = contender.ms_per_item
-        if latency is None:
-            images, _ = next(iter(task.validation or task.train))
-            latency = training.milliseconds_per_image(model, images[:32], self.context.device)
         self.models[contender.lead] = model.cpu()
         result = Result(last.score, time.monotonic() - began, last.probabilities)
-        self._add(contender, number, result, latency)
+        self._results[contender.lead][number] = result
         labels = self.dataset.labels[resample.validation]
         facts = RepeatFacts(
-            ms_per_item=latency,
             confusion_matrix=metrics.confusion_matrix(labels, last.probabilities),
         )
         self._write("trial", contender.lead, number, result, facts)
-
-    def _add(
-        self, contender: Contender, number: int, result: Result, latency: float | None
-    ) -> None:
-        self._results[contender.lead][number] = result
-        self.contenders = [
-            c.model_copy(update={"ms_per_item": c.ms_per_item or latency})
-            if c.lead == contender.lead
-            else c
-            for c in self.contenders
-        ]
 
     def _load(self, contender: Contender, row: RepeatRow, resample: Resample) -> bool:
         """Load a repeat from the database; return whether its predictions still exist."""
@@ -301,7 +285,7 @@ class Repeats:
             return False
         self.models.pop(contender.lead, None)  # the model is of an earlier repeat
         result = Result(row.score, row.seconds, probabilities)
-        self._add(contender, row.repeat, result, row.facts.ms_per_item)
+        self._results[contender.lead][row.repeat] = result
         return True
 
     # ---------------------------------------------------------------- the soup

@@ -20,6 +20,7 @@ from autotl.store import (
     Calibration,
     Contender,
     ImageRow,
+    OutOfSampleScores,
     PretrainedWeights,
     SavedModel,
     Selection,
@@ -32,10 +33,11 @@ from autotl.store import (
 
 @dataclass(frozen=True)
 class Evidence:
-    """The facts about a winner: its final selection, calibration and possible label issues."""
+    """The facts about a winner: its final selection, calibration, results and label issues."""
 
     selection: Selection | None = None
     calibration: Calibration | None = None
+    out_of_sample: OutOfSampleScores | None = None
     label_issues: tuple[ImageRow, ...] = ()
 
 
@@ -73,6 +75,7 @@ class RunFolder:
         evidence: Evidence,
         *,
         refit_epochs: Sequence[int] = (),
+        reason: str = "",
     ) -> None:
         """Write ``model/`` and ``recipe.toml``, and store the facts about the winner.
 
@@ -85,6 +88,7 @@ class RunFolder:
             evidence: The facts about the winner.
             refit_epochs: The epochs of each member's refit on train + validation; empty if the
                 model was trained on a part of these.
+            reason: Why it was not refitted.
 
         Raises:
             StoreError: The folder cannot be written.
@@ -93,19 +97,20 @@ class RunFolder:
         weights = _pretrained_weights(configs)
         self.store.set_images(self.name, [])  # the facts about the old model no longer apply
         self.store.update_study(
-            self.name, weights=weights, model=None, selection=None, calibration=None
+            self.name,
+            weights=weights,
+            model=None,
+            selection=None,
+            calibration=None,
+            out_of_sample=None,
         )
         epochs = refit_epochs or [self.rows[trial].epochs for trial in winner.trials]
         recipes = self._write_recipes(winner, configs, epochs, model.input_spec.size)
-        facts: dict[str, Any] = {
-            "data": {"source": self.dataset.source, "fingerprint": self.dataset.fingerprint},
-            "scales": scale.to_json(self.dataset.scales),
-            "weights": weights.model_dump(),
-            "training": recipes[0],
-            "versions": dict(self.versions),
+        facts = {
+            **self._origin(winner, weights, recipes),
+            "refitted": bool(refit_epochs),
+            "calibrated": evidence.calibration is not None,
         }
-        if len(configs) > 1:
-            facts["combination"] = _describe_combination(winner, recipes)
         if evidence.calibration:
             facts["temperature"] = evidence.calibration.temperature
         others = configs[1:] if winner.kind == "ensemble" else []
@@ -120,17 +125,35 @@ class RunFolder:
                 self.dataset.indices("train", *(["validation"] if refit_epochs else []))
             ],
         )
-        self.store_evidence(winner, evidence, refitted=bool(refit_epochs))
+        self.store_evidence(winner, evidence, refitted=bool(refit_epochs), reason=reason)
         self.write_card(winner, refitted=bool(refit_epochs))
 
-    def store_evidence(self, winner: Contender, evidence: Evidence, *, refitted: bool) -> None:
+    def _origin(
+        self, winner: Contender, weights: PretrainedWeights, recipes: Sequence[dict[str, Any]]
+    ) -> dict[str, Any]:
+        """Return the entries of ``config.json`` about where the model comes from."""
+        origin: dict[str, Any] = {
+            "data": {"source": self.dataset.source, "fingerprint": self.dataset.fingerprint},
+            "scales": scale.to_json(self.dataset.scales),
+            "weights": weights.model_dump(),
+            "training": recipes[0],
+            "versions": dict(self.versions),
+        }
+        if len(recipes) > 1:
+            origin["combination"] = _describe_combination(winner, recipes)
+        return origin
+
+    def store_evidence(
+        self, winner: Contender, evidence: Evidence, *, refitted: bool, reason: str = ""
+    ) -> None:
         """Store which contender the model in the folder belongs to, and the facts about it."""
         self.store.set_images(self.name, evidence.label_issues)
         self.store.update_study(
             self.name,
-            model=SavedModel(contender=winner, refitted=refitted),
+            model=SavedModel(contender=winner, refitted=refitted, reason=reason),
             selection=evidence.selection,
             calibration=evidence.calibration,
+            out_of_sample=evidence.out_of_sample,
         )
 
     def write_card(
@@ -156,6 +179,7 @@ class RunFolder:
             "optimism": self._optimism(winner, facts.selection),
             "calibration": facts.calibration.model_dump() if facts.calibration else None,
             "refitted": refitted,
+            "not_refitted_because": facts.model.reason if facts.model else "",
         }
         if test:
             results["test"] = test.model_dump()
@@ -178,8 +202,9 @@ class RunFolder:
             }
             file = self.folder / ("recipe.toml" if number == 1 else f"recipe-{number}.toml")
             settings = {**sources, **training, "versions": dict(self.versions)}
-            study.write_recipe(file, space.to_json(config), settings, of=len(configs))
-            recipes.append({**space.to_json(config), **training})
+            plain, effective = space.to_json(config), self.rows[trial].effective_config
+            study.write_recipe(file, plain, settings, of=len(configs), effective=effective)
+            recipes.append({**effective, **training})
         return recipes
 
     def _sources(self) -> dict[str, Any]:

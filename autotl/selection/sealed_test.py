@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
-from autotl import events, models, training
+from autotl import events, training
 from autotl.artifact import model_folder
+from autotl.data import Indices
 from autotl.evaluation import error_analysis
 from autotl.events import Listener
-from autotl.scoring import calibration, intervals, metrics
+from autotl.scoring import calibration, intervals, majority, metrics
 from autotl.search.budget import Budget
 from autotl.search.context import TrainingContext
 from autotl.store import Contender, ImageRow, Store, TestResult, TrialRow
+
+FEWEST_TESTED = 100
+"""The minimum number of test images that are scored, whatever that takes."""
 
 MAX_SALIENCY_SECONDS = 10.0
 """The maximum time for saliency maps of misclassified images, in seconds."""
@@ -80,37 +85,33 @@ class SealedTest:
         return False
 
     def run(
-        self, winner: Contender, row: TrialRow, *, trained: int | None, refit_seconds: float,
-        refitted: bool,
+        self, winner: Contender, row: TrialRow, *, refit_seconds: float, refitted: bool,
+        predicted: float = 0.0,
     ) -> TestResult:  # fmt: skip
         """Score the model in the run folder, with the same calibration as ``autotl predict``.
 
         Args:
             winner: The contender that the model belongs to.
             row: Its trial with the largest weight.
-            trained: Number of trained parameters.
             refit_seconds: Duration of the refit.
             refitted: Whether the model was refitted.
+            predicted: The predicted seconds of scoring all test images. If there is no time for
+                that, a random sample of them is scored.
 
         Raises:
             ArtifactError: The model cannot be loaded.
         """
-        indices = self.dataset.indices("test")
+        indices = self._affordable_indices(predicted)
         self.listener(events.Stage("opening the test split"))
         opening = self.store.open_test(self.name, winner, row.config)
         folder = self.settings.folder / "model"
         predictor = model_folder.load(folder, self.context.registry, self.context.device)
-        batches = self.context.batches(predictor.network, "test")
+        batches = self.context.batches_of(predictor.network, indices)
         raw = training.predict(predictor.network, batches, predictor.device)
         probabilities = calibration.apply_temperature(raw, predictor.temperature)
         labels = self.dataset.labels[indices]
-        images, _ = next(iter(batches))
-        latency = training.milliseconds_per_image(predictor.network, images[:32], predictor.device)
         result = TestResult(
             **self._scores(labels, probabilities, np.array(self.dataset.units)[indices]),
-            ms_per_item=latency,
-            parameters=models.count_parameters(predictor.network),
-            trained_parameters=trained,
             refit_seconds=refit_seconds,
             refitted=refitted,
         )
@@ -121,22 +122,36 @@ class SealedTest:
         self.store.close_test(opening, result)
         return result
 
+    def _affordable_indices(self, predicted: float) -> Indices:
+        """Return the indices of the test images, or of a random sample for which there is time."""
+        indices, budget = self.dataset.indices("test"), self.budget
+        available = max(budget.test_seconds(predicted), budget.left - budget.fixed / 2)
+        if predicted <= available:
+            return indices
+        count = max(FEWEST_TESTED, int(len(indices) * available / predicted))
+        if count >= len(indices):
+            return indices
+        text = f"{count:,} of {len(indices):,} test images are scored; there is no time for all"
+        self.listener(events.Note(text, warning=True))
+        random = np.random.default_rng(self.settings.seed)
+        sample: Indices = np.sort(random.permutation(indices)[:count])
+        return sample
+
     def _scores(
         self, labels: metrics.Labels, probabilities: metrics.Probabilities, units: metrics.Labels
     ) -> dict[str, Any]:
         metric = metrics.get(self.settings.metric)
         low, high = intervals.score_interval(metric, labels, probabilities, units)
-        confusion = metrics.confusion_matrix(labels, probabilities)
-        per_class = [
-            {"class": name, "n": sum(row), "score": row[i] / sum(row) if sum(row) else None}
-            for i, (name, row) in enumerate(zip(self.dataset.classes, confusion, strict=True))
-        ]
+        train = self.dataset.labels[self.dataset.indices("train")]
+        constant = majority.constant_probabilities(train, len(self.dataset.classes))
+        baseline = majority.compare_with_constant(metric, labels, probabilities, constant, units)
         return {
             "score": metric.score(labels, probabilities),
             "low": low,
             "high": high,
             "n": len(labels),
             "ece": calibration.expected_calibration_error(labels, probabilities),
-            "per_class": per_class,
-            "confusion_matrix": confusion,
+            "per_class": majority.class_recalls(labels, probabilities, self.dataset.classes),
+            "confusion_matrix": metrics.confusion_matrix(labels, probabilities),
+            "majority": asdict(baseline) if baseline else None,
         }

@@ -78,7 +78,7 @@ class Comparer:
         )
         standings = [
             Standing(
-                score=self._interval(contender, values, each.mean, compared.training_variance),
+                score=self._interval(contender, values, each.mean, each.training_variance),
                 difference=Interval(**vars(each.difference)),
                 tied=each.tied,
             )
@@ -101,7 +101,7 @@ class Comparer:
         Args:
             contender: The trial in the final selection, compared.
             row: The trial.
-            compared: The comparison.
+            compared: The comparison, in which the contender is.
 
         Returns:
             The optimism; None if the trial did not store what its examples contribute.
@@ -117,7 +117,8 @@ class Comparer:
         influences[validation] += (in_search - in_search.mean()) / len(in_search)
         np.subtract.at(influences, units, (values - values.mean()) / len(values))
         # The variance of one training, of which the repeats average several.
-        training = compared.comparison.training_variance * compared.repeats
+        place = [c.id for c in compared.contenders].index(contender.id)
+        training = compared.comparison.standings[place].training_variance * compared.repeats
         variance = float((influences**2).sum()) + training * (1 + 1 / runs)
         half_width = comparison.t_quantile() * variance**0.5
         mean = self.metric.gain(row.score, contender.standing.score.mean)

@@ -47,6 +47,22 @@ class Standing(Facts):
     tied: bool
 
 
+class Spread(Facts):
+    """Milliseconds per image: the median, and the quartiles between which measurements are."""
+
+    median: float
+    low: float
+    high: float
+
+
+class Latency(Facts):
+    """What a prediction takes, see ``training.latency``: of one image, and of one of a batch."""
+
+    single: Spread
+    batch: Spread | None = None
+    threads: int | None = None
+
+
 class Member(Facts):
     """A trial and its weight in a contender; the weights of a contender sum to 1."""
 
@@ -64,7 +80,9 @@ class Contender(Facts):
         role: The reason why it is compared.
         config: The configuration of a single trial, as ``config_to_json`` writes it.
         parameters: Number of parameters of all members; None if unknown.
-        ms_per_item: Milliseconds to predict one example in a batch; None if unknown.
+        ms_per_item: Milliseconds to predict one example in a batch, estimated in the search; None
+            if unknown.
+        latency: The same, measured at the end of the search; None before.
         seconds: Training time of all repeats.
         scores: The score of each repeat of the final selection, or the one score of the trial.
         standing: The comparison with the best contender; None before the comparison.
@@ -77,6 +95,7 @@ class Contender(Facts):
     config: dict[str, Any] | None = None
     parameters: int | None = None
     ms_per_item: float | None = None
+    latency: Latency | None = None
     seconds: Number = 0.0
     scores: tuple[Number, ...] = ()
     standing: Standing | None = None
@@ -127,11 +146,28 @@ def with_costs(combination: Contender, members: Sequence[Contender]) -> Contende
     run = members if combination.kind == "ensemble" else members[:1]
     times = [c.ms_per_item for c in run if c.ms_per_item is not None]
     sizes = [c.parameters for c in run if c.parameters is not None]
+    measured = [c.latency for c in run if c.latency is not None]
     costs = {
+        "latency": _sum_latencies(measured) if len(measured) == len(run) else None,
         "ms_per_item": sum(times) if len(times) == len(run) else None,
         "parameters": sum(sizes) if len(sizes) == len(run) else None,
     }
     return combination.model_copy(update=costs)
+
+
+def _sum_latencies(latencies: Sequence[Latency]) -> Latency:
+    """Add up what predictions with several models take."""
+    batches = [each.batch for each in latencies if each.batch]
+    return Latency(
+        single=_sum_spreads([each.single for each in latencies]),
+        batch=_sum_spreads(batches) if len(batches) == len(latencies) else None,
+        threads=latencies[0].threads,
+    )
+
+
+def _sum_spreads(spreads: Sequence[Spread]) -> Spread:
+    keys = ("median", "low", "high")
+    return Spread(**{key: sum(getattr(spread, key) for spread in spreads) for key in keys})
 
 
 def parse(reference: Mapping[str, Any]) -> Contender:

@@ -14,6 +14,18 @@ from autotl.store.contender import Contender, Facts, Interval, Number
 State = Literal["", "running", "done", "interrupted", "failed"]
 
 
+class MajorityClass(Facts):
+    """The most frequent class of the training split, and the scores of always predicting it.
+
+    Its probabilities are the frequencies of the classes, see ``scoring.majority``. A score is None
+    without a split, or where the metric is not defined.
+    """
+
+    name: str
+    validation: float | None = None
+    test: float | None = None
+
+
 class DataFacts(Facts):
     """The data set of a study.
 
@@ -32,6 +44,7 @@ class DataFacts(Facts):
     duplicates_across_splits: int = 0
     independent_validation: int = 0
     imbalance: Number = 1.0
+    majority: MajorityClass | None = None
 
 
 class ExcludedPlugin(Facts):
@@ -50,6 +63,25 @@ class Calibration(Facts):
     ece_after: Number
     n: int
     bins: int = 15
+
+
+class Baseline(Facts):
+    """The majority class as a baseline of a model, see ``scoring.majority.Baseline``."""
+
+    score: Number
+    difference: Interval
+    is_beaten: bool
+
+
+class OutOfSampleScores(Facts):
+    """The results of the winner on images of train + validation that it was not trained on.
+
+    ``n`` counts predictions. ``per_class`` has ``class``, ``n`` and ``score``, the recall.
+    """
+
+    n: int
+    per_class: list[dict[str, Any]] = []
+    majority: Baseline | None = None
 
 
 class PretrainedWeights(Facts):
@@ -86,10 +118,11 @@ class Selection(Facts):
 
 
 class SavedModel(Facts):
-    """The model in the run folder, and whether it was refitted on train + validation."""
+    """The model in the run folder, whether it was refitted on train + validation, or why not."""
 
     contender: Contender
     refitted: bool = False
+    reason: str = ""
 
 
 class MirroringFacts(Facts):
@@ -112,8 +145,10 @@ class StudyFacts(Facts):
     ``identity`` has the settings that must be the same in all runs of the study. ``input_size`` and
     ``used_examples`` are those that the search chose: the side of the input images in pixels, None
     for that of the settings or of each backbone, and the number of examples, None for all.
-    ``stages`` has
-    the seconds spent in each stage. ``selection`` and ``calibration`` belong to ``model``.
+    ``seconds`` are those of all runs; ``run_seconds``, those of the last run, which
+    ``budget_seconds`` limits. ``stages`` has
+    the seconds spent in each stage. ``selection``, ``calibration`` and ``out_of_sample`` belong to
+    ``model``.
     """
 
     # settings
@@ -132,6 +167,7 @@ class StudyFacts(Facts):
     command: str = ""
     budget_seconds: float | None = None
     first_budget_seconds: float | None = None
+    run_seconds: float | None = None
     input_size: int | None = None
     used_examples: int | None = None
     # progress
@@ -148,6 +184,7 @@ class StudyFacts(Facts):
     model: SavedModel | None = None
     selection: Selection | None = None
     calibration: Calibration | None = None
+    out_of_sample: OutOfSampleScores | None = None
     weights: PretrainedWeights = PretrainedWeights()
 
 
@@ -158,6 +195,7 @@ class TrialFacts(Facts):
         recipe: The name of its recipe in the portfolio, in parts; empty if it was sampled.
         is_default: Whether that recipe is the default recipe, on any backbone.
         is_probe: Whether it is the linear probe of its backbone.
+        input: Side of the input images in pixels, and their interpolation; None if unknown.
         effective_config: The configuration without what has no effect, as JSON.
         backbone_frozen: Whether only the head was trained; None if unknown.
         logme: LogME of the frozen features, in nats; see ``scoring.logme``.
@@ -168,6 +206,8 @@ class TrialFacts(Facts):
         seconds_needed: Predicted training time in seconds.
         seconds_repeat: Seconds to retrain it on another resample.
         seconds_test: Seconds to predict the test split.
+        budget_needed: The budget in seconds with which there would have been time to fine-tune the
+            backbone; None if there was, or if that is unknown.
         low: The lower limit of the 95 % interval of the score; None if it is unknown.
         high: The upper limit.
         excluded: Why the limits of the last run exclude it; empty if they do not.
@@ -176,6 +216,7 @@ class TrialFacts(Facts):
     recipe: list[str] = []
     is_default: bool = False
     is_probe: bool = False
+    input: tuple[int, str] | None = None
     effective_config: str = ""
     backbone_frozen: bool | None = None
     logme: float | None = None
@@ -186,6 +227,7 @@ class TrialFacts(Facts):
     seconds_needed: float | None = None
     seconds_repeat: float | None = None
     seconds_test: float = 0.0
+    budget_needed: float | None = None
     low: float | None = None
     high: float | None = None
     excluded: str = ""
@@ -197,7 +239,6 @@ class RepeatFacts(Facts):
     ``members`` are the trials of a soup.
     """
 
-    ms_per_item: float | None = None
     confusion_matrix: list[list[int]] | None = None
     members: list[int] = []
 
@@ -212,10 +253,8 @@ class TestResult(Facts):
     high: float | None = None
     n: int = 0
     ece: float | None = None
-    ms_per_item: float | None = None
-    parameters: int | None = None
-    trained_parameters: int | None = None
     refit_seconds: float | None = None
     refitted: bool = False
     per_class: list[dict[str, Any]] = []
     confusion_matrix: list[list[int]] = []
+    majority: Baseline | None = None

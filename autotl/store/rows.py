@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -44,6 +45,12 @@ class TrialRow:
     started: datetime
     facts: TrialFacts = field(default_factory=TrialFacts)
     contributions: bytes | None = field(default=None, repr=False)
+
+    @property
+    def effective_config(self) -> dict[str, Any]:
+        """The configuration without what had no effect."""
+        stored: dict[str, Any] = json.loads(self.facts.effective_config or "{}")
+        return stored or self.config
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,8 @@ from autotl.training.cost import (
     Cost,
     measure_cost,
     measure_forward,
-    measure_latency,
-    milliseconds_per_image,
 )
+from autotl.training.latency import measure_latencies, measure_latency
 from autotl.training.loop import fine_tune, set_trainable
 from autotl.training.predict import logits_to_probabilities, predict
 from autotl.training.probes import (
@@ -44,8 +43,8 @@ __all__ = [
     "logits_to_probabilities",
     "measure_cost",
     "measure_forward",
+    "measure_latencies",
     "measure_latency",
-    "milliseconds_per_image",
     "predict",
     "set_trainable",
     "train_probes",

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import math
-import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -24,7 +23,7 @@ from autotl.training.frozen_inputs import FrozenInputs
 from autotl.training.inputs import Inputs
 from autotl.training.loop import simulate_strategy
 from autotl.training.predict import autocast, compute_logits
-from autotl.training.random_state import RandomState, deterministic_cudnn
+from autotl.training.random_state import RandomState
 from autotl.training.task import Task
 
 CPU_IMAGES, CPU_IMAGE_SIDE = 16, 224
@@ -335,31 +334,6 @@ def _time(function: Callable[[], object], device: Device) -> float:
     return time.monotonic() - start
 
 
-def measure_latency(backbone: Choice, size: int | None, device: Device) -> float:
-    """Measure the milliseconds that a backbone takes for a single image; the median of five.
-
-    Args:
-        backbone: The plugin and its values.
-        size: Height and width of the image in pixels; None for the size that the backbone was
-            pretrained with.
-        device: The device and the type to compute in.
-
-    Returns:
-        Milliseconds.
-
-    Raises:
-        Incompatible: The backbone cannot take images of this size.
-    """
-    with RandomState(device.torch_device, 0).active():
-        network, input_spec = build_backbone(backbone, size)
-        model = Model(network, nn.Identity(), input_spec).to(device.torch_device).eval()
-        shape = (1, 3, input_spec.size, input_spec.size)
-        images = torch.zeros(shape, dtype=torch.uint8, device=device.torch_device)
-        return 1000 * statistics.median(
-            _time(lambda: compute_logits(model, images, device), device) for _ in range(5)
-        )
-
-
 def measure_forward(backbone: Choice, size: int, device: Device) -> tuple[float, int]:
     """Measure the seconds per image of a forward pass of a batch.
 
@@ -382,11 +356,3 @@ def measure_forward(backbone: Choice, size: int, device: Device) -> tuple[float,
     with RandomState(device.torch_device, 0).active():
         seconds = _time(lambda: compute_logits(model, images, device), device)
     return seconds / CPU_IMAGES, size
-
-
-def milliseconds_per_image(model: Model, images: Tensor, device: Device) -> float:
-    """Measure the milliseconds per image of a batch ``uint8 [B, 3, S, S]``; the best of three."""
-    model.eval()
-    with deterministic_cudnn(device.torch_device):
-        seconds = [_time(lambda: compute_logits(model, images, device), device) for _ in range(3)]
-    return 1000 * min(seconds) / len(images)

@@ -202,7 +202,7 @@ def mean_intervals(runs: int, studies: int, seed: int = 0) -> dict[str, NDArray[
         intervals["run scores"].append((scores.mean() - half_width, scores.mean() + half_width))
         values = correct[0].ravel().astype(np.float64)
         labels = np.zeros(len(values), np.int64)
-        noise = moderated(correct).training_variance
+        noise = moderated(correct).standings[0].training_variance
         intervals["pooled"].append(mean_interval(metric, values, labels, None, 2, noise))
     return {name: np.array(each) for name, each in intervals.items()}
 

@@ -29,8 +29,8 @@ def test_a_note_lists_the_costs_that_were_measured(store: Store) -> None:
     costs = {"ms_per_item": 2.5, "costs": {"peak_bytes": 3 * 2**20}, "views": 2}
     add_trial(store, 1, 0.8, measured=costs)
     assert "trained parameters" in note(store, 0, None)
-    assert "for inference" not in note(store, 0, None)
-    expected = "2.5 ms per image for inference; 3 MiB peak memory; 2 views of each image."
+    assert "peak memory" not in note(store, 0, None)
+    expected = "3 MiB peak memory; 2 views of each image."
     assert expected in note(store, 1, None).replace("\\", "")
 
 

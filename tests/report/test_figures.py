@@ -17,9 +17,10 @@ from autotl.store import Store
 def draw(store: Store) -> dict[str, Any]:
     """Draw the figures of the study, and have Plotly validate them."""
     rows = store.trials("birds")
+    ms = {row.number: row.facts.ms_per_item for row in rows if row.facts.ms_per_item}
     epochs = {row.number: store.epochs("birds", row.number) for row in rows}
     drawn = {
-        "cost": figures.score_by_cost(rows, "accuracy", "maximize", 2),
+        "cost": figures.score_by_cost(rows, "accuracy", "maximize", 2, ms),
         "progress": figures.best_so_far(rows, "accuracy", "maximize", 2),
         "curves": figures.learning_curves(rows, epochs, "accuracy", "maximize", 2),
         "confusion": figures.confusion_heatmap([[1, 2], [0, 3]], [HOSTILE, "wren"]),

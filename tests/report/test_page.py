@@ -12,7 +12,7 @@ from typing import Any
 
 import example_study
 import pytest
-from example_study import HOSTILE, add_test, add_trial, facts, result
+from example_study import HOSTILE, add_test, add_trial, config, facts, result
 from report_examples import add_selection, add_study, data_facts, trial_contender
 
 from autotl import report
@@ -170,10 +170,10 @@ def test_the_page_has_its_sections_in_order(complete_store: Store, tmp_path: Pat
         "Recall and precision",
         "Contenders and baselines",
         "Score against cost",
-        "Cost of each backbone",
+        "What a prediction takes on this machine",
         "Search progress",
         "Learning curves",
-        "Hyperparameter importance",
+        "What mattered",
         "Scores by freeze",
         "All trials",
         "Misclassified test images",
@@ -268,13 +268,35 @@ def test_a_folder_that_cannot_be_written_is_reported_in_one_line(
     assert "\n" not in str(error.value)
 
 
-def test_importances_are_sorted_and_add_up_to_one(complete_store: Store, tmp_path: Path) -> None:
+def test_what_mattered_names_kinds_first_and_how_many_trials(
+    complete_store: Store, tmp_path: Path
+) -> None:
     report.write(complete_store, "birds", tmp_path)
     text = read(tmp_path / "report.html").text
-    section = text[text.rindex("Hyperparameter importance") : text.index("Scores by backbone")]
-    importances = [int(percent) for percent in re.findall(r"(\d+) %", section)]
-    assert importances == sorted(importances, reverse=True)
-    assert sum(importances) == pytest.approx(100, abs=5)
+    section = text[text.rindex("What mattered") : text.index("Scores by backbone")]
+    kinds, _, others = section.partition("Hyperparameters, among the trials that had them")
+    fractions = [int(percent) for percent in re.findall(r"(\d+) %", kinds)]
+    assert fractions == sorted(fractions, reverse=True)
+    assert max(fractions) <= 100
+    assert re.search(r"freeze \d+ trials", " ".join(kinds.split()))
+    assert "lr" not in kinds.split("backbone")[0]
+    counts = [int(count) for count in re.findall(r"(\d+) trials", others)]
+    assert all(count >= 10 for count in counts)
+
+
+def test_few_trials_say_nothing_about_what_mattered(store: Store, tmp_path: Path) -> None:
+    add_study(store, 0.5, 0.6)
+    add_trial(store, 2, 0.7, chosen=config("linear_probe"))
+    report.write(store, "birds", tmp_path)
+    text = " ".join(read(tmp_path / "report.html").text.split())
+    assert "3 complete trials are too few to say which kinds of plugins mattered" in text
+
+
+def test_the_time_of_a_run_stands_beside_its_own_budget(store: Store, tmp_path: Path) -> None:
+    add_study(store, 0.5, budget_seconds=360.0, run_seconds=340.0, seconds=618.0)
+    report.write(store, "birds", tmp_path)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8").replace("\xa0", " ")
+    assert "5.7 min<small>budget 6.0 min, 10.3 min in all runs</small>" in page
 
 
 def test_the_optimism_of_the_search_and_of_the_winner_are_named_apart(

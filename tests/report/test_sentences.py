@@ -13,7 +13,18 @@ from report_examples import (
 )
 
 from autotl import report
-from autotl.store import DataFacts, SavedModel, Store, single
+from autotl.store import (
+    Baseline,
+    DataFacts,
+    EpochRow,
+    Interval,
+    MajorityClass,
+    OutOfSampleScores,
+    SavedModel,
+    Store,
+    TestResult,
+    single,
+)
 
 
 def describe(store: Store) -> list[str]:
@@ -46,6 +57,15 @@ def test_the_test_score_names_its_images(store: Store) -> None:
     assert describe(store)[1] == (
         "Its accuracy on the test split is 0.9222 (95 % interval 0.8737 to 0.9531), "
         "measured on 180 images that the search did not use."
+    )
+
+
+def test_a_test_of_a_sample_is_said_to_be_one(store: Store) -> None:
+    add_study(store, 0.9, data=data_facts(test=5000))
+    add_test(store, 0)
+    assert describe(store)[1].endswith(
+        "measured on 180 images that the search did not use, a random sample of 5000, because "
+        "there was no time for all."
     )
 
 
@@ -101,7 +121,9 @@ def test_the_winner_of_a_final_selection_stands_beside_the_baselines(store: Stor
         "accuracy 0.9000 (95 % interval 0.8800 to 0.9200), the mean of 2 repeats, "
         "each with its own seed and validation split."
     )
-    assert sentences[2:] == ["Baselines: default recipe 0.8800, linear probe 0.8000."]
+    assert sentences[2:] == [
+        "Baselines in the same repeats: default recipe 0.8800, linear probe 0.8000."
+    ]
 
 
 @pytest.mark.parametrize(
@@ -138,7 +160,9 @@ def test_ties_are_named_with_the_cheapest_of_them(
     assert sentences[2] == beginning + ending
     itself = "The winner is the default recipe itself."
     assert sentences[3] == "Differences under 0.0280 cannot be seen in 2 repeats."
-    assert sentences[4] == (itself if winner == 2 else "Baselines: default recipe 0.8900.")
+    assert sentences[4] == (
+        itself if winner == 2 else "Baselines in the same repeats: default recipe 0.8900."
+    )
 
 
 def test_an_ensemble_that_could_not_be_built_is_mentioned(store: Store) -> None:
@@ -164,3 +188,112 @@ def test_an_ensemble_is_described_by_its_members(store: Store) -> None:
     assert sentences[0].startswith(
         "The winner is the ensemble of trial 0 (0.75) and trial 1 (0.25): accuracy 0.9500 ("
     )
+
+
+def baseline(low: float, high: float) -> Baseline:
+    """The majority class with an accuracy of 0.9, compared with a model."""
+    difference = Interval(mean=(low + high) / 2, low=low, high=high)
+    return Baseline(score=0.9, difference=difference, is_beaten=low > 0)
+
+
+RECALLS = [
+    {"class": "wren", "n": 36, "score": 1.0},
+    {"class": "robin", "n": 4, "score": 0.25},
+    {"class": "owl", "n": 0, "score": None},
+]
+
+
+def add_unequal(store: Store, tested: Baseline | None = None, imbalance: float = 9.0) -> None:
+    """A study of unequal classes, with a test if the comparison of it is given."""
+    majority = MajorityClass(name="wren", validation=0.88, test=0.9 if tested else None)
+    add_study(store, 0.9, data=data_facts(imbalance=imbalance, majority=majority))
+    scores = OutOfSampleScores(n=40, per_class=RECALLS, majority=baseline(-0.01, 0.03))
+    store.update_study(
+        "birds", model=SavedModel(contender=single(0), refitted=True), out_of_sample=scores
+    )
+    if tested:
+        score = TestResult(score=0.925, low=0.9, high=1.0, n=40, per_class=RECALLS, majority=tested)
+        add_test(store, 0, score)
+
+
+def test_a_winner_that_is_no_better_than_the_majority_class_is_warned_of(store: Store) -> None:
+    add_unequal(store, baseline(-0.02, 0.07))
+    sentences = describe(store)
+    assert sentences[2] == (
+        "Warning: on the test split the winner may be no better than always predicting the most "
+        "frequent class, wren: the difference in accuracy is +0.0250 (95 % interval -0.0200 to "
+        "+0.0700)."
+    )
+    assert (
+        "Always predicting the most frequent class, wren, scores 0.8800 on the validation split "
+        "and 0.9000 on the test split." in sentences
+    )
+    assert (
+        "The classes are unequal. Recalls on the test split, lowest first, with the number of "
+        "images: robin 0.2500 (4), wren 1.0000 (36). Balanced accuracy: 0.6250." in sentences
+    )
+
+
+def test_without_a_test_the_validation_images_are_compared(store: Store) -> None:
+    add_unequal(store)
+    assert describe(store)[2].startswith("Warning: on the validation split the winner may be")
+    assert any("Recalls on the validation split" in sentence for sentence in describe(store))
+
+
+def test_a_winner_that_is_better_than_the_majority_class_is_not_warned_of(store: Store) -> None:
+    add_unequal(store, baseline(0.02, 0.07), imbalance=1.2)
+    store.update_study(
+        "birds",
+        out_of_sample=OutOfSampleScores(n=40, per_class=RECALLS, majority=baseline(0.01, 0.05)),
+    )
+    text = " ".join(describe(store))
+    assert "Warning" not in text
+    assert "Recalls" not in text, "the classes are about equal"
+
+
+def test_without_time_for_fine_tuning_that_is_said_first(store: Store) -> None:
+    add_study(store, 0.9)
+    store.update_trial("birds", 0, backbone_frozen=True)
+    for number, needed in ((1, 91.5), (2, 300.0)):
+        add_trial(store, number, None, "out_of_time", measured={"budget_needed": needed})
+    assert describe(store)[0].endswith("A budget of about 100s would do.")
+    assert describe(store)[1].startswith("The winner is trial 0")
+    store.update_trial("birds", 0, backbone_frozen=False)
+    assert describe(store)[0].startswith("The winner is trial 0")
+
+
+def test_a_trial_that_was_cut_with_the_best_score_is_named(store: Store) -> None:
+    add_study(store, 0.727)
+    add_trial(store, 1, None, "diverged", reason="the loss is nan", epochs=11, chosen=config(lr=1))
+    assert "ended early" not in " ".join(describe(store))
+    rows = [EpochRow(n, 0.5, score, 1.0) for n, score in ((7, 0.5), (8, 0.788))]
+    store.finish_trial(
+        "birds", 1, "diverged", reason="the loss is nan", score=None, seconds=1.0,
+        trained_parameters=None, epochs=rows,
+    )  # fmt: skip
+    [sentence] = [s for s in describe(store) if "ended early" in s]
+    assert sentence.startswith("Trial 1 (tf_efficientnet_lite0 · full · linear")
+    assert sentence.endswith(
+        "scored 0.7880 after epoch 8 of 11, better than all that completed, but ended early "
+        "(diverged: the loss is nan), so it is not ranked."
+    )
+    add_trial(store, 2, 0.7, chosen=config(lr=1))  # it was trained again
+    assert "ended early" not in " ".join(describe(store))
+
+
+def test_what_was_not_done_with_the_winner_is_said(store: Store) -> None:
+    add_study(store, 0.9)
+    assert "The winner was not" not in " ".join(describe(store)), "there is no model"
+    saved = SavedModel(contender=single(0), reason="it would take 20 s, and 5 s are left")
+    store.update_study("birds", model=saved)
+    assert (
+        "The winner was not refitted on train + validation (it would take 20 s, and 5 s are left): "
+        "it was trained on a part of these images." in describe(store)
+    )
+    best = report.summarise(store, "birds")["best"]
+    assert (best["refitted"], best["calibrated"]) == (False, False)
+    assert best["not_refitted_because"] == saved.reason
+    store.update_study("birds", model=SavedModel(contender=single(0), refitted=True))
+    assert [s for s in describe(store) if s.startswith("The winner was not")] == [
+        "The winner was not calibrated: its probabilities are as the network computes them."
+    ]

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from example_study import add_test, add_trial, begin, config, facts, result
+from example_study import add_test, add_trial, begin, config, facts, latency, result
 from report_examples import (
     add_selection,
     add_study,
@@ -18,7 +18,9 @@ from report_examples import (
 from autotl import report
 from autotl.scoring import intervals
 from autotl.search.leaderboard import rank
-from autotl.store import Store, single
+from autotl.store import SavedModel, Store, single
+
+BY_CLASS: dict[str, Any] = {"balanced_accuracy": {}, "per_class": {}, "majority_class": {}}
 
 SHAPE = {
     "schema": {},
@@ -34,30 +36,39 @@ SHAPE = {
         "test": {},
         "skipped": {},
         "duplicates_across_splits": {},
+        "imbalance": {},
     },
     "budget_seconds": {},
     "seconds": {},
+    "run_seconds": {},
     "device": {},
     "trials": {"complete": {}, "pruned": {}, "out_of_time": {}, "duplicate": {}, "failed": {}},
+    "not_fine_tuned": {},
+    "cut_trial": {},
     "best": {
         "name": {},
         "kind": {},
         "trial": {},
         "config": {},
+        "effective_config": {},
         "members": {},
-        "validation": {"mean": {}, "low": {}, "high": {}, "repeats": {}},
+        "validation": {"mean": {}, "low": {}, "high": {}, "repeats": {}, **BY_CLASS},
+        "refitted": {},
+        "not_refitted_because": {},
+        "calibrated": {},
         "parameters": {},
         "trained_parameters": {},
         "ms_per_item": {},
+        "latency": {},
     },
     "contenders": {},
-    "baselines": {"linear_probe": {}, "default_recipe": {}},
+    "baselines": {"linear_probe": {}, "default_recipe": {}, "majority_class": {}},
     "selection": {},
     "prefer": {},
     "mirroring": {"n": {}, "accuracy": {}, "mirrored": {}, "error": {}, "survives": {}},
     "calibration": {},
     "pareto": {},
-    "test": {"score": {}, "low": {}, "high": {}, "n": {}},
+    "test": {"score": {}, "low": {}, "high": {}, "n": {}, **BY_CLASS},
     "test_openings": {},
     "artifact": {},
     "versions": {},
@@ -65,7 +76,8 @@ SHAPE = {
 """The keys of ``summary.json``, in its order."""
 
 CONTENDER = (
-    "name trial members kind role config parameters ms_per_item seconds scores mean low high "
+    "name trial members kind role config parameters latency seconds scores search_score "
+    "mean low high "
     "difference tied_with_best is_winner is_cheapest"
 )
 """The keys of a contender, in its order."""
@@ -95,7 +107,7 @@ def test_the_summary_has_exactly_the_keys_that_other_programs_read(
     assert_same_keys(SHAPE, summary)
     assert {tuple(c) for c in summary["contenders"]} == {tuple(CONTENDER.split())}
     scored = ["trial", "config", "mean", "low", "high"]
-    assert [list(b) for b in summary["baselines"].values()] == [scored, scored]
+    assert [list(b) for b in summary["baselines"].values()][:2] == [scored, scored]
     assert list(summary["selection"] or ()) == (SELECTION.split() if selection else [])
     assert json.loads(json.dumps(summary)) == summary
 
@@ -114,16 +126,23 @@ def test_an_interrupted_study_has_all_keys(
     assert (summary["best"] is None) == (scores in ([], [None]))
 
 
-def test_costs_and_score_come_from_the_last_test_of_the_best_trial(store: Store) -> None:
+def test_the_score_comes_from_the_last_test_and_costs_from_the_final_measurement(
+    store: Store,
+) -> None:
     add_study(store, 0.8, 0.9)
     add_test(store, 1, result(0.7))
     add_test(store, 1, result(0.8))
     summary = report.summarise(store, "birds")
     low, high = intervals.wilson_interval(0.8, 180)
-    assert summary["test"] == {"score": 0.8, "low": low, "high": high, "n": 180}
+    tested = {key: summary["test"][key] for key in ("score", "low", "high", "n")}
+    assert tested == {"score": 0.8, "low": low, "high": high, "n": 180}
     assert summary["test_openings"] == 2
     best = summary["best"]
-    assert (best["trial"], best["parameters"], best["ms_per_item"]) == (1, 3_700_001, 2.5)
+    assert (best["trial"], best["parameters"], best["latency"]) == (1, 3_400_000, None)
+    winner = single(1, latency=latency(2.5))
+    store.update_study("birds", model=SavedModel(contender=winner))
+    best = report.summarise(store, "birds")["best"]
+    assert (best["ms_per_item"], best["latency"]["batch"]["median"]) == (2.5, 2.5)
 
 
 def test_an_unfinished_test_or_one_of_another_trial_is_not_reported(store: Store) -> None:
@@ -177,8 +196,9 @@ def test_a_metric_that_is_better_when_lower_is_ranked_in_reverse_and_has_no_inte
 ) -> None:
     add_study(store, 0.5, 0.4, None, metric="log_loss", direction="minimize")
     summary = report.summarise(store, "birds")
-    expected = {"mean": 0.4, "low": 0.4, "high": 0.4, "repeats": 1}
-    assert (summary["best"]["trial"], summary["best"]["validation"]) == (1, expected)
+    validation = summary["best"]["validation"]
+    assert summary["best"]["trial"] == 1
+    assert (validation["mean"], validation["low"], validation["high"]) == (0.4, 0.4, 0.4)
     assert [c["tied_with_best"] for c in summary["contenders"]] == [True, False]
 
 
@@ -209,6 +229,10 @@ def test_trials_are_counted_by_status(store: Store) -> None:
 
 def test_the_pareto_front_has_the_trials_that_no_other_dominates(store: Store) -> None:
     begin(store)
+
+    def backbone(ms: float | None) -> dict[str, Any]:
+        return config(backbone=f"takes {ms}")  # its latency is that of the backbone
+
     trials = [  # score, ms, parameters, seconds
         (0.9, 9.0, 100, 9.0),  # the best
         (0.8, 1.0, 100, 9.0),  # the fastest inference
@@ -219,9 +243,12 @@ def test_the_pareto_front_has_the_trials_that_no_other_dominates(store: Store) -
     ]
     for number, (score, ms, size, seconds) in enumerate(trials):
         add_trial(
-            store, number, score, parameters=size, seconds=seconds, measured={"ms_per_item": ms}
-        )
-    add_trial(store, 6, 0.9, parameters=100, seconds=9.0)  # its inference time is unknown
+            store, number, score, parameters=size, seconds=seconds, chosen=backbone(ms),
+            measured={"ms_per_item": ms},
+        )  # fmt: skip
+    add_trial(
+        store, 6, 0.9, parameters=100, seconds=9.0, chosen=backbone(None)
+    )  # its inference time is unknown
     front = report.summarise(store, "birds")["pareto"]
     assert [p["trial"] for p in front] == [0, 5, 2, 1, 3]
     costs = {"ms_per_item": 9.0, "parameters": 100, "seconds": 9.0}
@@ -231,20 +258,6 @@ def test_the_pareto_front_has_the_trials_that_no_other_dominates(store: Store) -
 def test_the_pareto_front_of_a_loss_has_the_lowest(store: Store) -> None:
     add_study(store, 0.5, 0.4, direction="minimize", metric="log_loss")
     assert [p["trial"] for p in report.summarise(store, "birds")["pareto"]] == [1]
-
-
-def test_each_backbone_has_the_median_of_its_measured_costs(store: Store) -> None:
-    begin(store)
-    for number, (ms, peak) in enumerate(((2.0, None), (4.0, 100), (3.0, 300))):
-        costs = {"forward_ms": 2 * ms, "peak_bytes": peak}
-        add_trial(store, number, 0.5, measured={"costs": costs, "ms_per_item": ms})
-    add_trial(store, 3, 0.5, chosen=config(backbone="quick"), measured={"ms_per_item": 1.0})
-    add_trial(store, 4, 0.5, chosen=config(backbone="unknown"))
-    quick, usual = report.backbone_costs(store.trials("birds"))
-    assert (quick["backbone"], quick["forward_ms"], quick["peak_bytes"]) == ("quick", None, None)
-    assert usual["backbone"] == "tf_efficientnet_lite0"
-    assert (usual["trials"], usual["ms_per_item"], usual["forward_ms"]) == (3, 3.0, 6.0)
-    assert (usual["peak_bytes"], usual["backward_ms"]) == (300, None)
 
 
 def test_winner_and_baselines_are_those_of_the_final_selection(store: Store) -> None:
@@ -257,7 +270,8 @@ def test_winner_and_baselines_are_those_of_the_final_selection(store: Store) -> 
     summary = add_selection(store, contenders, winner=contenders[0])
     best = summary["best"]
     assert best["trial"] == 1
-    assert best["validation"] == {"mean": 0.9, "low": 0.88, "high": 0.92, "repeats": 2}
+    validation = [best["validation"][key] for key in ("mean", "low", "high", "repeats")]
+    assert validation == [0.9, 0.88, 0.92, 2]
     assert (best["parameters"], best["trained_parameters"]) == (7, 1000)
     assert [c["trial"] for c in summary["contenders"]] == [1, 0, 2]
     assert summary["baselines"]["default_recipe"]["mean"] == 0.88

@@ -110,11 +110,48 @@ def test_noise_between_trainings_widens_intervals() -> None:
     for noise in (0.0, 0.04):
         compared = [compare(synthetic_study(random, 3, 5, noise=noise)) for _ in range(100)]
         widths.append(np.median([half_width(c.standings) for c in compared]))
-        variances.append(np.median([c.training_variance for c in compared]))
+        variances.append(np.median([c.standings[0].training_variance for c in compared]))
     assert widths[1] > 1.7 * widths[0]
     # The variance of a mean of five runs, shrunk to what is usual.
     assert 0.4 < variances[1] / (0.04**2 / 5) < 1
     assert variances[0] < 0.1 * variances[1]
+
+
+def unstable_study(random: np.random.Generator, accuracies: Sequence[float]) -> Results:
+    """Five runs of forty images; the accuracy of the last candidate is anything in each run."""
+    limits = np.repeat(np.array(accuracies)[:, None, None], 5, axis=1)
+    limits[-1, :, 0] = random.permutation(np.linspace(0.1, 1.0, 5))
+    correct = (random.random((len(accuracies), 5, 40)) < limits).astype(np.float64)
+    runs = np.arange(5).repeat(40)
+    return Results(correct.mean(2), correct.reshape(len(accuracies), -1), runs, np.arange(200))
+
+
+def test_an_unstable_candidate_does_not_hide_what_is_known_about_the_others() -> None:
+    """A candidate that loses all runs is not tied because of the noise of another one."""
+    random = np.random.default_rng(0)
+    studies = [unstable_study(random, [1.0, 0.98, 0.75, 0.55]) for _ in range(50)]
+    compared = [compare(study) for study in studies]
+    assert np.mean([ties(c)[2] for c in compared]) < 0.1
+    # The noise of the pair of stable candidates is that of a study without the unstable one.
+    for study, each in zip(studies[:10], compared, strict=False):
+        stable = Results(study.scores[:3], study.contributions[:3], study.runs, study.units)
+        alone = compare(stable).standings[2].difference
+        both = each.standings[2].difference
+        assert (both.high - both.mean) / (alone.high - alone.mean) < 1.3
+    # That of the unstable one is its own, in its differences and in its mean.
+    margins = [c.standings[3].difference for c in compared]
+    assert np.median([m.high - m.mean for m in margins]) > 0.4
+    variances = np.array([[s.training_variance for s in c.standings] for c in compared])
+    assert np.median(variances[:, 3] / variances[:, 0].clip(1e-4)) > 20
+
+
+def test_unequal_noise_is_rarely_seen_where_there_is_none() -> None:
+    random = np.random.default_rng(1)
+    factors = [
+        {s.training_variance for s in compare(synthetic_study(random, 4, 5)).standings}
+        for _ in range(300)
+    ]
+    assert np.mean([len(each) > 1 for each in factors]) < 0.08
 
 
 def test_simultaneous_intervals_contain_the_differences() -> None:
@@ -235,19 +272,26 @@ def test_nested_selection_removes_selection_bias() -> None:
     assert losses == pytest.approx([-comparison.nested_selection_score(m) for m in studies[:50]])
 
 
+def around(milliseconds: float, spread: float = 0.01) -> tuple[float, float, float]:
+    return milliseconds, milliseconds * (1 - spread), milliseconds * (1 + spread)
+
+
 @pytest.mark.parametrize(
     ("milliseconds", "parameters", "index"),
     [
-        ([5.0, 2.0, 9.0], [1, 2, 3], 1),
-        ([2.0, 2.1, 9.0], [5, 4, 1], 1),  # latencies within a tenth are equal; fewer parameters
-        ([2.0, 2.3, 9.0], [5, 4, 1], 0),
-        ([None, 3.0], [1, 9], 1),  # unknown counts as slowest
+        ([around(5), around(2), around(9)], [1, 2, 3], 1),
+        ([around(2), around(2.1), around(9)], [5, 4, 1], 1),  # within a tenth: fewer parameters
+        ([around(2), around(2.3), around(9)], [5, 4, 1], 0),
+        ([around(2, 0.2), around(2.5, 0.2), around(9)], [5, 4, 1], 1),  # their quartiles overlap
+        ([None, around(3)], [1, 9], 1),  # unknown counts as slowest
         ([None, None], [3, 2], 1),
         ([None, None], [None, None], 0),
-        ([1.0, 1.0], [2, 2], 0),
+        ([around(1), around(1)], [2, 2], 0),
     ],
 )
-def test_the_cheapest_has_the_lowest_latency_then_the_fewest_parameters(
-    milliseconds: list[float | None], parameters: list[float | None], index: int
+def test_the_cheapest_is_faster_beyond_the_spread_or_has_the_fewest_parameters(
+    milliseconds: list[tuple[float, float, float] | None],
+    parameters: list[float | None],
+    index: int,
 ) -> None:
     assert comparison.index_of_cheapest(milliseconds, parameters) == index

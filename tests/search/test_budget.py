@@ -35,6 +35,12 @@ def test_time_is_counted_from_the_start(clock: Clock) -> None:
     assert budget.left == -50.0
 
 
+def test_a_long_test_reserves_a_fifth_of_the_budget() -> None:
+    assert Budget(100).test_seconds(5.0) == 5.0
+    assert Budget(100).test_seconds(500.0) == 20.0
+    assert Budget(None).test_seconds(500.0) == 500.0
+
+
 @pytest.mark.parametrize("seconds", [60, 600, 86400])
 @pytest.mark.parametrize("refit", [1.0, 1.25, 3.0])
 @pytest.mark.parametrize("used", [0.0, 0.5])

@@ -209,7 +209,7 @@ def test_without_repeats_the_model_of_the_trial_is_handed_over(
     config = json.loads((result.folder / "model" / "config.json").read_text())
     assert config["temperature"] == facts.calibration.temperature
     assert result.best
-    assert config["training"]["freeze"] == result.best["config"]["freeze"]
+    assert config["training"]["freeze"] == result.best["effective_config"]["freeze"]
     assert result.summary["test"]["n"] == 12
 
 

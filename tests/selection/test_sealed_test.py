@@ -26,6 +26,9 @@ from selection_helpers import (
 from autotl import data, engine
 from autotl.artifact import model_folder
 from autotl.events import Event
+from autotl.search.budget import Budget
+from autotl.search.selection_budget import SelectionBudget
+from autotl.selection import sealed_test
 from autotl.space import registry
 from autotl.store import Store
 
@@ -49,6 +52,22 @@ def test_the_test_split_has_no_effect_until_it_is_opened_once(
         used = set(task.train.indices) | set(task.validation.indices if task.validation else ())
         assert not used & sealed
     assert set(spy.tasks[-1].train.indices) == set(dataset.indices("train", "validation"))
+
+
+def test_without_time_for_all_test_images_a_sample_of_them_is_scored(
+    settings: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sealed_test, "FEWEST_TESTED", 5)
+    monkeypatch.setattr(SelectionBudget, "whole_test_seconds", lambda *_: 1e6)
+    monkeypatch.setattr(Budget, "test_seconds", lambda *_: 1e-9)
+    notes: list[Event] = []
+    result = engine.run(settings(trials=1, budget=600), notes.append)
+    [test] = read_tests(settings())
+    total = read_facts(settings()).data.test
+    assert 5 <= test.result.n < total
+    assert f"{test.result.n} of {total} test images are scored" in " ".join(texts(notes))
+    assert result.summary["test"]["n"] == test.result.n
+    assert sum(map(sum, test.result.confusion_matrix)) == test.result.n
 
 
 def test_a_wrong_label_is_an_issue_or_a_mistake(searched: Search) -> None:

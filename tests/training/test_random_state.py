@@ -17,7 +17,8 @@ from autotl import augment, head
 from autotl.models import Model
 from autotl.space.space import Choice
 from autotl.training import fine_tune
-from autotl.training.cost import measure_cost, measure_latency
+from autotl.training.cost import measure_cost
+from autotl.training.latency import measure_latency
 from autotl.training.probes import (
     extract_backbone_features,
     keeps_backbone_frozen,

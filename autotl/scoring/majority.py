@@ -1,0 +1,121 @@
+"""Results by class, and the majority class as a baseline.
+
+Where classes are unequal, a model that always predicts the most frequent class has a good score. A
+score is therefore compared with that of constant probabilities, the frequencies of the classes: by
+what the same examples contribute to both (see ``comparison``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autotl.scoring import comparison, influence
+from autotl.scoring.comparison import Interval
+from autotl.scoring.metrics import Labels, Metric, Probabilities, confusion_matrix
+
+IMBALANCED = 1.5
+"""Classes are unequal if the largest has more than this many times the smallest one's images."""
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """The majority class as a baseline of a model.
+
+    Attributes:
+        score: The score of the constant probabilities.
+        difference: The score of the model minus that score, with a 95 % interval.
+        is_beaten: Whether the model is better beyond chance.
+    """
+
+    score: float
+    difference: Interval
+    is_beaten: bool
+
+
+def constant_probabilities(labels: Labels, classes: int) -> Probabilities:
+    """The frequencies ``[C]`` of the classes, with one more example of each.
+
+    Args:
+        labels: The examples from which they are estimated, ``[N]``.
+        classes: The number C of classes.
+    """
+    counts = np.bincount(labels, minlength=classes) + 1.0
+    frequencies: Probabilities = (counts / counts.sum()).astype(np.float32)
+    return frequencies
+
+
+def constant_score(metric: Metric, labels: Labels, constant: Probabilities) -> float:
+    """The score of predicting the probabilities ``constant [C]`` for every example ``[N]``."""
+    return metric.score(labels, np.tile(constant, (len(labels), 1)))
+
+
+def compare_with_constant(
+    metric: Metric,
+    labels: Labels,
+    probabilities: Probabilities,
+    constant: Probabilities,
+    units: NDArray[np.int64],
+    runs: NDArray[np.int64] | None = None,
+) -> Baseline | None:
+    """Compare a model with constant probabilities.
+
+    Args:
+        metric: The metric of the scores.
+        labels: ``[N]``.
+        probabilities: The predictions of the model, ``[N, C]``.
+        constant: The constant probabilities, ``[C]``.
+        units: The sampling unit of each example, ``[N]``.
+        runs: The number of the repeat in which each example was predicted, from 0, ``[N]``; None
+            for a single one.
+
+    Returns:
+        None if all examples are of one class.
+    """
+    if len(np.unique(labels)) < 2:
+        return None
+    runs = np.zeros(len(labels), np.int64) if runs is None else runs
+    predictions = (probabilities, np.tile(constant, (len(labels), 1)))
+    parts = [runs == run for run in np.unique(runs)]
+    scores = np.array([[metric.score(labels[p], each[p]) for p in parts] for each in predictions])
+    values = np.zeros((2, len(labels)))
+    for part in parts:
+        for row, each in zip(values, predictions, strict=True):
+            row[part] = influence.contributions(metric, labels[part], each[part])
+    if not (np.isfinite(scores).all() and np.isfinite(values).all()):
+        return None
+    results = comparison.Results(scores, values, np.unique(runs, return_inverse=True)[1], units)
+    _, other = comparison.compare(
+        results, higher_is_better=metric.higher_is_better, reference=0
+    ).standings
+    gap = other.difference
+    difference = Interval(-gap.mean, -gap.high, -gap.low)
+    beaten = difference.low > 0 if metric.higher_is_better else difference.high < 0
+    return Baseline(other.mean, difference, beaten)
+
+
+def class_recalls(
+    labels: Labels, probabilities: Probabilities, classes: Sequence[str]
+) -> list[dict[str, Any]]:
+    """The recall of each class: ``{"class", "n", "score"}``; the score is None without examples.
+
+    Args:
+        labels: ``[N]``.
+        probabilities: ``[N, C]``.
+        classes: Names of the classes.
+    """
+    confusion = confusion_matrix(labels, probabilities)
+    return [
+        {"class": name, "n": sum(row), "score": row[i] / sum(row) if sum(row) else None}
+        for i, (name, row) in enumerate(zip(classes, confusion, strict=True))
+    ]
+
+
+def balanced_accuracy(recalls: Sequence[dict[str, Any]]) -> float | None:
+    """The mean of the recalls that ``class_recalls`` returns; None without any."""
+    scores = [each["score"] for each in recalls if each["score"] is not None]
+    return sum(scores) / len(scores) if scores else None
