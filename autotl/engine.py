@@ -22,7 +22,7 @@ from autotl.frozen import FeatureCache
 from autotl.models import Device
 from autotl.report import dashboard
 from autotl.scoring import metrics
-from autotl.search import pruner, resume, sampler
+from autotl.search import folds, pruner, resume, sampler
 from autotl.search.budget import Budget
 from autotl.search.context import TrainingContext
 from autotl.search.input_plan import InputPlan, plan_inputs
@@ -251,9 +251,10 @@ def load_dataset(settings: StudyConfig, examples: Sequence[Example], listener: L
         seed=settings.seed,
         validation=settings.validation,
         test=settings.test,
+        folds=settings.folds,
         progress=lambda what, done, total: listener(Stage(what, done, total)),
     )
-    for split, purpose in (("validation", "validate on"), ("test", "test on")):
+    for split, purpose in ((dataset.scored_split, "validate on"), ("test", "test on")):
         _check_metric(settings.metric, dataset, split, purpose)
     return dataset
 
@@ -369,6 +370,7 @@ def begin_study(
         prefer=settings.prefer,
         identity=identity,
         data=_data_facts(dataset),
+        unit_folds=folds.unit_folds(dataset),
         space=search_space.describe(),
         excluded=[ExcludedPlugin(**vars(plugin)) for plugin in search_space.excluded],
         sampler=sampler.DESCRIPTION,
@@ -393,7 +395,7 @@ def _identity(
     shared = ("metric", "seed", "epochs", "patience", "batch_size", "label_smoothing", "ema")
     identity = {
         "data": dataset.fingerprint,
-        **{key: getattr(settings, key) for key in (*shared, "validation", "test")},
+        **{key: getattr(settings, key) for key in (*shared, "validation", "folds", "test")},
         "image_size": list(settings.image_size),
         "precision": str(device.autocast),
     }
@@ -437,9 +439,10 @@ def _data_facts(dataset: Dataset) -> DataFacts:
         train=train,
         validation=validation,
         test=test,
+        folds=None if dataset.folds is None else int(dataset.folds.max()) + 1,
         skipped=dataset.skipped,
         duplicates_across_splits=dataset.duplicates_across_splits,
-        independent_validation=dataset.count_units("validation"),
+        independent_validation=dataset.count_units(dataset.scored_split),
         imbalance=imbalance(dataset),
     )
 
@@ -467,6 +470,8 @@ def training_context(
     facts = store.study(settings.name)
     train, validation = (len(dataset.indices(split)) for split in ("train", "validation"))
     budget.refit = (train + validation) / train
+    if settings.folds is not None:
+        budget.refit = settings.folds / (settings.folds - 1)
     cache = FeatureCache(
         settings.cache_size,
         settings.out / "cache",

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autotl.data.image import Progress, map_in_threads, open_rgb, read_error
-from autotl.data.split import GIVEN_SPLITS, SPLITS, sampling_units, split
+from autotl.data.split import GIVEN_SPLITS, SPLITS, draw_folds, sampling_units, split
 from autotl.errors import DataError, StoreError
 from autotl.space.plugin import Example
 
@@ -52,6 +52,8 @@ class Dataset:
         units: Index of each example's sampling unit, ``[N]``. The examples of one group and exact
             copies of one image form one unit (in statistics: a cluster). They are correlated, so a
             drawn split never separates them; different units count as independent.
+        folds: Fold of each example outside the test split in a cross-validation, from 0, and -1 in
+            the test split, ``[N]``; None if there is a validation split instead.
     """
 
     source: str
@@ -64,6 +66,12 @@ class Dataset:
     skipped: int
     duplicates_across_splits: int
     units: tuple[int, ...]
+    folds: NDArray[np.int64] | None = None
+
+    @property
+    def scored_split(self) -> str:
+        """The split whose images score the trials: all of 'train' if it is divided into folds."""
+        return "validation" if self.folds is None else "train"
 
     def indices(self, *splits: str) -> NDArray[np.int64]:
         """Indices of the examples in any of ``splits``, ascending, ``[n]``."""
@@ -100,6 +108,7 @@ def check(
     seed: int = 0,
     validation: float | None = None,
     test: float = 0.2,
+    folds: int | None = None,
     progress: Progress | None = None,
 ) -> Dataset:
     """Open every image once, leave out unusable examples, and split the others.
@@ -111,10 +120,13 @@ def check(
         validation: Fraction of the remaining training examples, if the source gives no validation
             split; 0 for none, and None for ``split.validation_fraction``.
         test: Fraction of all examples, if the source gives no test split; 0 for none.
+        folds: The number of folds into which all images outside the test split are divided, instead
+            of a validation split.
         progress: Called after every image.
 
     Raises:
-        DataError: No images, fewer than two classes, or too few usable images of a class.
+        DataError: No images, fewer than two classes, or too few usable images of a class; with
+            folds, also if the source gives a validation split.
     """
     offered = _validate_and_sort(examples, source, validation, test)
     inspections: list[_Inspection] = []
@@ -131,11 +143,17 @@ def check(
     digests = [inspections[i].digest for i in usable_indices]
 
     classes, labels = _index_labels(source, offered, usable, excluded)
+    units = sampling_units(usable, digests)
+    fold_of: NDArray[np.int64] | None = None
     try:
-        splits = split(usable, digests, labels, seed=seed, validation=validation, test=test)
+        splits = split(
+            usable, digests, labels, seed=seed, validation=validation, test=test, folds=folds
+        )
+        _require_training_images(classes, labels, splits)
+        if folds is not None:
+            fold_of = _assign_folds(classes, labels, splits, units, folds, seed)
     except DataError as error:
         raise DataError(f"{source}: {error}") from None
-    _require_training_images(source, classes, labels, splits)
     return Dataset(
         source=source,
         fingerprint=_fingerprint(usable, digests),
@@ -151,7 +169,8 @@ def check(
         ),
         skipped=len(excluded),
         duplicates_across_splits=duplicates.across_splits,
-        units=tuple(sampling_units(usable, digests)),
+        units=tuple(units),
+        folds=fold_of,
     )
 
 
@@ -163,7 +182,7 @@ def write_splits(dataset: Dataset, path: Path) -> None:
     """
     pairs = zip(dataset.examples, dataset.splits, strict=True)
     rows = [(e.name, e.label, split_name, e.group) for e, split_name in pairs]
-    _write_csv(path, ("name", "label", "split", "group"), rows)
+    write_csv(path, ("name", "label", "split", "group"), rows)
 
 
 def write_issues(dataset: Dataset, path: Path) -> None:
@@ -172,10 +191,15 @@ def write_issues(dataset: Dataset, path: Path) -> None:
     Raises:
         StoreError: The file cannot be written.
     """
-    _write_csv(path, ("name", "problem", "action"), [astuple(issue) for issue in dataset.issues])
+    write_csv(path, ("name", "problem", "action"), [astuple(issue) for issue in dataset.issues])
 
 
-def _write_csv(path: Path, header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
+def write_csv(path: Path, header: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
+    """Write a CSV file; its folder is created.
+
+    Raises:
+        StoreError: The file cannot be written.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # File names need not be UTF-8; surrogateescape writes their bytes back unchanged.
@@ -300,15 +324,43 @@ def _index_labels(
 
 
 def _require_training_images(
-    source: str, classes: Sequence[str], labels: NDArray[np.int64], splits: NDArray[np.str_]
+    classes: Sequence[str], labels: NDArray[np.int64], splits: NDArray[np.str_]
 ) -> None:
     """Raise DataError if a class has no image in the training split."""
     trained = set(labels[splits == "train"].tolist())
     if untrained := [name for c, name in enumerate(classes) if c not in trained]:
         raise DataError(
-            f"{source}: no training image of {_join_names(untrained)}; move some of its images to "
-            "the training split, or remove the class"
+            f"no training image of {_join_names(untrained)}; move some of its images to the "
+            "training split, or remove the class"
         )
+
+
+def _assign_folds(
+    classes: Sequence[str],
+    labels: NDArray[np.int64],
+    splits: NDArray[np.str_],
+    units: Sequence[int],
+    folds: int,
+    seed: int,
+) -> NDArray[np.int64]:
+    """The fold of each training example, and -1 for all others, ``[N]``.
+
+    Raises:
+        DataError: There are too few images or groups, of all or of one class.
+    """
+    train = np.flatnonzero(splits == "train")
+    own = [units[int(i)] for i in train]
+    drawn = draw_folds(labels[train], own, folds, np.random.default_rng((seed, folds)))
+    in_one = [name for c, name in enumerate(classes) if len(set(drawn[labels[train] == c])) < 2]
+    if in_one:
+        raise DataError(
+            f"outside the test split, all images of {_join_names(in_one)} are in one group, or "
+            "there is only one, so that a fold would have none to train on; add images, or remove "
+            "the option folds"
+        )
+    assigned = np.full(len(labels), -1, dtype=np.int64)
+    assigned[train] = drawn
+    return assigned
 
 
 def _fingerprint(examples: Sequence[Example], digests: Sequence[str]) -> str:

@@ -85,7 +85,7 @@ def plan_trial(
     complete: Sequence[TrialRow],
     several_heads: bool = False,
 ) -> TrialPlan:
-    """Plan the training of a model on the training split.
+    """Plan the training of a model on the training split, or of several on its folds.
 
     Args:
         model: The model of ``config``.
@@ -105,15 +105,19 @@ def plan_trial(
     task, views = plan.task, plan.task.views
     cost = training.measure_cost(model, config, task)
     views = cost.affordable_views(views, VIEWS_FRACTION * budget.seconds)
+    folds = context.settings.folds or 1
     test = cost.prediction_seconds * len(context.dataset.indices("test"))
     first = not (complete if plan.backbone_frozen else any(map(is_fine_tuned, complete)))
     saved = task.checkpoint.facts if task.checkpoint else {}
     if saved:  # it continues as it was planned
         epochs, views = saved["planned"], saved["views"]
     else:
-        fewest = 1 if first else fewest_epochs(task.epochs, complete)
-        epochs = affordable_epochs(cost, task.epochs, fewest, views, budget, test, first=first)
-    repeat = cost.repeat_seconds(epochs, views)
+        wanted = task.epochs
+        fewest = 1 if first else fewest_epochs(wanted, complete)
+        epochs = affordable_epochs(
+            cost, wanted, fewest, views, budget, test, first=first, folds=folds
+        )
+    repeat = cost.repeat_seconds(epochs, views)  # on one fold, if there are several
     longest = budget.usable(test) if first else budget.available(repeat, test)
     facts = {
         **plan.facts,
@@ -122,7 +126,7 @@ def plan_trial(
         "ms_per_item": 1000 * cost.prediction_seconds,
         "compute": asdict(cost.compute),
         "seconds_test": test,
-        "seconds_needed": cost.training_seconds(epochs, views),
+        "seconds_needed": cost.training_seconds(epochs, views, folds),
         "seconds_repeat": repeat,
     }
     task = replace(
@@ -145,7 +149,8 @@ def _plan_without_budget(
     # More epochs would not change a head that is fitted in closed form.
     closed_form = frozen and hasattr(model.head, "fit") and not several_heads
     epochs, views = (1, 1) if closed_form else (settings.epochs, settings.views)
-    task = context.task(model, "train", epochs=epochs, views=views)
+    fold = context.first_fold
+    task = context.task(model, "train", epochs=epochs, views=views, resample=fold)
     task.patience = settings.patience
     if not frozen:
         task.checkpoint = context.checkpoint(config)
@@ -191,6 +196,7 @@ def affordable_epochs(
     test: float,
     *,
     first: bool,
+    folds: int = 1,
 ) -> int:
     """Return the number of epochs for which there is time.
 
@@ -205,6 +211,7 @@ def affordable_epochs(
         budget: The wall-clock budget.
         test: Seconds to predict the test split.
         first: Whether no trial of its kind is complete yet.
+        folds: The number of folds, with a training for each.
 
     Raises:
         OutOfTime: There is not enough time for the minimum number of epochs.
@@ -221,9 +228,9 @@ def affordable_epochs(
 
     for epochs in range(wanted, fewest - 1, -1):
         allowed = limit(epochs)
-        if cost.training_seconds(epochs, views) <= allowed:
+        if cost.training_seconds(epochs, views, folds) <= allowed:
             return epochs
-    raise _out_of_time(fewest, cost.training_seconds(fewest, views), allowed)
+    raise _out_of_time(fewest, cost.training_seconds(fewest, views, folds), allowed)
 
 
 def refuse_too_slow(
@@ -247,8 +254,10 @@ def refuse_too_slow(
     if budget.seconds is None or (step := _predict_backward_ms(config, rows)) is None:
         return
     epochs = fewest_epochs(context.settings.epochs, rows)
-    seconds = IMPRECISION * epochs * step / 1000 * len(context.dataset.indices("train"))
-    allowed = budget.fair_share(seconds)
+    folds = context.settings.folds or 1
+    images = len(context.dataset.indices("train")) * max(1, folds - 1)  # each trains in all but one
+    seconds = IMPRECISION * epochs * step / 1000 * images
+    allowed = budget.fair_share(seconds / folds)
     if seconds > allowed:
         raise _out_of_time(epochs, seconds / IMPRECISION, allowed)
 

@@ -19,7 +19,8 @@ class DataFacts(Facts):
 
     ``independent_validation`` counts the sampling units of the validation split: images of one
     group, or copies of one image, count once. ``imbalance`` is the size of the largest class over
-    that of the smallest in the training split.
+    that of the smallest in the training split. With ``folds`` there is no validation split: the
+    training split is divided into so many, and scores the trials.
     """
 
     source: str = ""
@@ -28,6 +29,7 @@ class DataFacts(Facts):
     train: int = 0
     validation: int = 0
     test: int = 0
+    folds: int | None = None
     skipped: int = 0
     duplicates_across_splits: int = 0
     independent_validation: int = 0
@@ -98,8 +100,9 @@ class StudyFacts(Facts):
     ``identity`` has the settings that must be the same in all runs of the study. ``input_size`` and
     ``used_examples`` are those that the search chose: the side of the input images in pixels, None
     for that of the settings or of each backbone, and the number of examples, None for all.
-    ``stages`` has
-    the seconds spent in each stage. ``selection`` and ``calibration`` belong to ``model``.
+    ``unit_folds`` has the fold of each sampling unit of the training split, if it is divided into
+    folds. ``stages`` has the seconds spent in each stage. ``selection`` and ``calibration`` belong
+    to ``model``.
     """
 
     # settings
@@ -109,6 +112,7 @@ class StudyFacts(Facts):
     prefer: Literal["accuracy", "cheap"] = "accuracy"
     identity: dict[str, Any] | None = None
     data: DataFacts = DataFacts()
+    unit_folds: list[int] = []
     space: dict[str, Any] = {}
     excluded: list[ExcludedPlugin] = []
     sampler: str = ""
@@ -147,6 +151,7 @@ class TrialFacts(Facts):
         backbone_frozen: Whether only the head was trained; None if unknown.
         logme: LogME of the frozen features, in nats; see ``scoring.logme``.
         views: Number of augmented views of each image that the frozen prefix computed.
+        folds: Number of folds on which it was scored; None for a validation split.
         compute: The fields of ``training.ComputeSettings``.
         costs: Milliseconds and bytes per image, see ``training.Cost``.
         ms_per_item: Milliseconds to predict one image.
@@ -165,6 +170,7 @@ class TrialFacts(Facts):
     backbone_frozen: bool | None = None
     logme: float | None = None
     views: int = 1
+    folds: int | None = None
     compute: dict[str, Any] = {}
     costs: dict[str, float | None] = {}
     ms_per_item: float | None = None
