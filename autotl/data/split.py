@@ -266,9 +266,9 @@ def draw_folds(
 ) -> NDArray[np.int64]:
     """Assign every example to one fold of a cross-validation, stratified by class.
 
-    The units are assigned one after the other, the largest first and equal ones in random order,
-    each to the fold that has the smallest fraction of its classes, and of equal folds to the
-    smallest.
+    The units are assigned one after the other, the largest first, those of equal size class by
+    class, and those of one class in random order, each to the fold that has the smallest fraction
+    of its classes, and of equal folds to the smallest.
 
     Args:
         labels: Class of each example, ``[N]``.
@@ -290,10 +290,12 @@ def draw_folds(
         )
     members = np.split(np.argsort(unit, kind="stable"), np.cumsum(sizes)[:-1])
     shuffled = rng.permutation(len(sizes))
+    first_labels = labels[[of[0] for of in members]]
+    order = shuffled[np.lexsort((first_labels[shuffled], -sizes[shuffled]))]
     totals = np.bincount(labels)
     fractions, filled = np.zeros((folds, len(totals))), np.zeros(folds)
     assigned = np.empty(len(labels), dtype=np.int64)
-    for i in shuffled[np.argsort(-sizes[shuffled], kind="stable")]:
+    for i in order:
         classes, counts = np.unique(labels[members[i]], return_counts=True)
         share = counts / totals[classes]
         # By this the sum of the squared fractions grows, which is least for equal folds. Rounded,
