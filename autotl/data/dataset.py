@@ -120,38 +120,27 @@ def check(
         validation: Fraction of the remaining training examples, if the source gives no validation
             split; 0 for none, and None for ``split.validation_fraction``.
         test: Fraction of all examples, if the source gives no test split; 0 for none.
-        folds: The number of folds into which all images outside the test split are divided, instead
-            of a validation split.
+        folds: The number of folds that replace a validation split.
         progress: Called after every image.
 
     Raises:
-        DataError: No images, fewer than two classes, or too few usable images of a class; with
-            folds, also if the source gives a validation split.
+        DataError: No images, fewer than two classes, or too few usable images of a class.
     """
     offered = _validate_and_sort(examples, source, validation, test)
     inspections: list[_Inspection] = []
     map_in_threads(_inspect, offered, inspections.append, "checking", progress)
-    excluded = {
-        i: Issue(offered[i].name, problem, LEFT_OUT)
-        for i, (_, problem) in enumerate(inspections)
-        if problem
-    }
     duplicates = _find_duplicates(offered, inspections)
-    excluded |= duplicates.excluded
-    usable_indices = [i for i in range(len(offered)) if i not in excluded]
-    usable = [offered[i] for i in usable_indices]
-    digests = [inspections[i].digest for i in usable_indices]
-
+    excluded = _find_unreadable(offered, inspections) | duplicates.excluded
+    used = [i for i in range(len(offered)) if i not in excluded]
+    usable, digests = [offered[i] for i in used], [inspections[i].digest for i in used]
     classes, labels = _index_labels(source, offered, usable, excluded)
-    units = sampling_units(usable, digests)
-    fold_of: NDArray[np.int64] | None = None
     try:
         splits = split(
             usable, digests, labels, seed=seed, validation=validation, test=test, folds=folds
         )
         _require_training_images(classes, labels, splits)
-        if folds is not None:
-            fold_of = _assign_folds(classes, labels, splits, units, folds, seed)
+        units = sampling_units(usable, digests)
+        fold_of = _assign_folds(classes, labels, splits, units, folds, seed) if folds else None
     except DataError as error:
         raise DataError(f"{source}: {error}") from None
     return Dataset(
@@ -260,6 +249,17 @@ def _inspect(example: Example) -> _Inspection:
     except Exception as error:  # decoders raise anything on broken files
         return _Inspection(digest, read_error(error))
     return _Inspection(digest, "" if example.label else "no label")
+
+
+def _find_unreadable(
+    examples: Sequence[Example], inspections: Sequence[_Inspection]
+) -> dict[int, Issue]:
+    """Find the examples that cannot be used, by index."""
+    return {
+        i: Issue(example.name, problem, LEFT_OUT)
+        for i, (example, (_, problem)) in enumerate(zip(examples, inspections, strict=True))
+        if problem
+    }
 
 
 def _find_duplicates(

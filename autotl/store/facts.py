@@ -29,9 +29,9 @@ class DataFacts(Facts):
     train: int = 0
     validation: int = 0
     test: int = 0
-    folds: int | None = None
     skipped: int = 0
     duplicates_across_splits: int = 0
+    folds: int | None = None
     independent_validation: int = 0
     imbalance: Number = 1.0
 

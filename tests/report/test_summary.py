@@ -34,6 +34,7 @@ SHAPE = {
         "test": {},
         "skipped": {},
         "duplicates_across_splits": {},
+        "folds": {},
     },
     "budget_seconds": {},
     "seconds": {},

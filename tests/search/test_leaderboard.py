@@ -188,7 +188,6 @@ def test_trials_are_compared_by_their_predictions() -> None:
     assert ties == [True, True, False]
 
 
-@pytest.mark.parametrize("facts", [StudyFacts(), StudyFacts(metric="log_loss", data=FACTS.data)])
 def simulate_folds(
     random: np.random.Generator, accuracies: list[float], facts: StudyFacts
 ) -> list[tuple[float, bool]]:
@@ -227,6 +226,7 @@ def test_the_scores_of_folds_have_the_score_as_their_mean() -> None:
     assert by_run[0, 2] > by_run[0, 1]  # 1 of 1 and 1 of 2
 
 
+@pytest.mark.parametrize("facts", [StudyFacts(), StudyFacts(metric="log_loss", data=FACTS.data)])
 def test_other_scores_have_an_interval_without_width(facts: StudyFacts) -> None:
     interval = validation_interval(trial(0, 0.9), facts)
     assert (interval.low, interval.mean, interval.high) == (0.9, 0.9, 0.9)
