@@ -102,20 +102,18 @@ def plan_trial(
     plan = _plan_without_budget(model, config, context, several_heads=several_heads)
     if budget.seconds is None:
         return plan
-    task, views = plan.task, plan.task.views
+    task, views, folds = plan.task, plan.task.views, context.settings.folds or 1
     cost = training.measure_cost(model, config, task)
     views = cost.affordable_views(views, VIEWS_FRACTION * budget.seconds)
-    folds = context.settings.folds or 1
     test = cost.prediction_seconds * len(context.dataset.indices("test"))
     first = not (complete if plan.backbone_frozen else any(map(is_fine_tuned, complete)))
     saved = task.checkpoint.facts if task.checkpoint else {}
     if saved:  # it continues as it was planned
         epochs, views = saved["planned"], saved["views"]
     else:
-        wanted = task.epochs
-        fewest = 1 if first else fewest_epochs(wanted, complete)
+        fewest = 1 if first else fewest_epochs(task.epochs, complete)
         epochs = affordable_epochs(
-            cost, wanted, fewest, views, budget, test, first=first, folds=folds
+            cost, task.epochs, fewest, views, budget, test, first=first, folds=folds
         )
     repeat = cost.repeat_seconds(epochs, views)  # on one fold, if there are several
     longest = budget.usable(test) if first else budget.available(repeat, test)

@@ -113,7 +113,9 @@ def test_a_trial_is_trained_in_all_folds() -> None:
     budget = Budget(605)
 
     def in_folds(seconds: float, first: bool = False) -> int:
-        return affordable_epochs(cost(seconds), WANTED, 2, budget, 0.0, first=first, folds=5)
+        fewest = 1 if first else fewest_epochs(WANTED, [])
+        planned = cost(seconds)
+        return affordable_epochs(planned, WANTED, fewest, 2, budget, 0.0, first=first, folds=5)
 
     assert in_folds(4.0) == epochs(20.0, budget) == 9
     repeat = SLACK * budget.refit  # of one fold
