@@ -22,7 +22,7 @@ from autotl.frozen import FeatureCache
 from autotl.models import Device
 from autotl.report import dashboard
 from autotl.scoring import majority, metrics
-from autotl.search import pruner, resume, sampler
+from autotl.search import folds, pruner, resume, sampler
 from autotl.search.budget import Budget
 from autotl.search.context import TrainingContext
 from autotl.search.input_plan import InputPlan, plan_inputs
@@ -263,9 +263,10 @@ def load_dataset(
         seed=settings.seed,
         validation=settings.validation,
         test=settings.test,
+        folds=settings.folds,
         progress=lambda what, done, total: listener(Stage(what, done, total)),
     )
-    for split, purpose in (("validation", "validate on"), ("test", "test on")):
+    for split, purpose in ((dataset.scored_split, "validate on"), ("test", "test on")):
         _check_metric(settings.metric, dataset, split, purpose)
     return dataset
 
@@ -381,6 +382,7 @@ def begin_study(
         prefer=settings.prefer,
         identity=identity,
         data=_data_facts(dataset, metrics.get(settings.metric)),
+        unit_folds=folds.unit_folds(dataset),
         space=search_space.describe(),
         excluded=[ExcludedPlugin(**vars(plugin)) for plugin in search_space.excluded],
         sampler=sampler.DESCRIPTION,
@@ -405,7 +407,7 @@ def _identity(
     shared = ("metric", "seed", "epochs", "patience", "batch_size", "label_smoothing", "ema")
     identity = {
         "data": dataset.fingerprint,
-        **{key: getattr(settings, key) for key in (*shared, "validation", "test")},
+        **{key: getattr(settings, key) for key in (*shared, "validation", "folds", "test")},
         "image_size": list(settings.image_size),
         "precision": str(device.autocast),
     }
@@ -449,9 +451,10 @@ def _data_facts(dataset: Dataset, metric: metrics.Metric) -> DataFacts:
         train=train,
         validation=validation,
         test=test,
+        folds=None if dataset.folds is None else int(dataset.folds.max()) + 1,
         skipped=dataset.skipped,
         duplicates_across_splits=dataset.duplicates_across_splits,
-        independent_validation=dataset.count_units("validation"),
+        independent_validation=dataset.count_units(dataset.scored_split),
         imbalance=imbalance(dataset),
         majority=_majority_class(dataset, metric),
     )
@@ -497,6 +500,8 @@ def training_context(
     facts = store.study(settings.name)
     train, validation = (len(dataset.indices(split)) for split in ("train", "validation"))
     budget.refit = (train + validation) / train
+    if settings.folds is not None:
+        budget.refit = settings.folds / (settings.folds - 1)
     cache = FeatureCache(
         settings.cache_size,
         settings.out / "cache",

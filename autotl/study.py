@@ -19,6 +19,7 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
     field_validator,
 )
 
@@ -139,6 +140,7 @@ class StudyConfig(BaseModel):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0  # decay of averaged weights; 0: no average
     validation: Fraction | None = None  # None: a fifth, more for a small data set
+    folds: Annotated[int, Field(ge=2, le=20)] | None = None  # instead of a validation split
     test: Fraction = 0.2
     backbone: Names = ()
     freeze: Names = ()
@@ -185,6 +187,13 @@ class StudyConfig(BaseModel):
             if fault := "" if path is None else find_path_fault(path):
                 raise ValueError(f"is not a valid path: {fault}")
         return value
+
+    @field_validator("folds")
+    @classmethod
+    def _check_folds(cls, folds: int | None, info: ValidationInfo) -> int | None:
+        if folds is not None and info.data.get("validation") is not None:
+            raise ValueError("folds take the place of a validation split; give no validation")
+        return folds
 
     @property
     def name(self) -> str:

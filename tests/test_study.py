@@ -336,6 +336,17 @@ def test_invalid_limits_are_rejected(key: str, value: Any, message: str) -> None
         study.configure("photos", {key: value})
 
 
+def test_folds_take_the_place_of_a_validation_split() -> None:
+    assert study.configure("photos", {"folds": 5}).folds == 5
+    for folds, validation, message in [
+        (1, None, "folds = 1: "),
+        (21, None, "folds = 21: "),
+        (5, 0.2, "folds = 5: folds take the place of a validation split; give no validation"),
+    ]:
+        with pytest.raises(StudyError, match=re.escape(message)):
+            study.configure("photos", {"folds": folds, "validation": validation})
+
+
 def test_one_size_is_fixed_and_several_are_searched() -> None:
     assert study.configure("photos", {}).size is None
     assert study.configure("photos", {"image_size": 64}).size == 64

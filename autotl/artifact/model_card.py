@@ -49,7 +49,8 @@ def render(config: Mapping[str, Any], title: str, results: Mapping[str, Any] | N
         results: Measured quality of the model; every entry is optional:
             ``metric``: name of the metric of all scores;
             ``images``: number of images by split, ``{"train": 600, ...}``;
-            ``validation``: ``{"score", "low", "high", "n"}``, by which the model was selected;
+            ``validation``: ``{"score", "low", "high", "n", "folds"}``, by which the model was
+            selected; ``folds`` is the number of folds of a cross-validation, or None;
             ``selection``: ``{"repeats", "mean", "low", "high"}`` of this model in the final
             selection;
             ``optimism``: by how much the validation score exceeds that of the final selection;

@@ -33,6 +33,14 @@ QUIET = click.option(
     help="No output except warnings and errors (default: progress and result).",
 )
 
+FOLDS = click.option(
+    "--folds",
+    type=int,
+    metavar="K",
+    help="Number of folds, 2 to 20, of a cross-validation by which trials are scored, "
+    "for small data (default: none, a validation split).",
+)
+
 
 @click.command()
 @click.argument("source", metavar="DATA|STUDY.toml", type=SOURCE)
@@ -141,6 +149,7 @@ QUIET = click.option(
     metavar="FRACTION",
     help="Fraction of the images for validation (default: 0.2, more for a small data set).",
 )
+@FOLDS
 @click.option(
     "--test",
     type=float,
@@ -238,6 +247,7 @@ def search(source: str, quiet: bool, **options: Any) -> None:
     metavar="NAME",
     help="Name of the study (default: the name of the recipe's folder, with a suffix).",
 )
+@FOLDS
 @PLUGIN
 @WEIGHTS
 @QUIET

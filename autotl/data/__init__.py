@@ -3,20 +3,20 @@
 ``source`` reads the examples of a dataset plugin. ``dataset`` checks them: ``inspection`` opens
 each image once, ``labels`` compares the names of classes, ``copies`` and ``duplicates`` find copies
 and near-copies, and ``split`` assigns the examples to train, validation and test. ``resample``
-draws cross-validation folds, ``image`` decodes one image, with the ``scale`` of those with more
-than 8 bits, ``packing`` decodes all of them into one memory-mapped array, and ``batches`` reads
-that array. ``sample`` draws a part of the examples where there is no time for all.
+returns the folds of cross-validations, ``image`` decodes one image, with the ``scale`` of those
+with more than 8 bits, ``packing`` decodes all of them into one memory-mapped array, and ``batches``
+reads that array. ``sample`` draws a part of the examples where there is no time for all.
 """
 
 from autotl.data import scale
 from autotl.data.batches import RESIDENT_FRACTION, Batches, prefetch
 from autotl.data.copies import digest_examples
-from autotl.data.dataset import Dataset, check, write_issues, write_splits
+from autotl.data.dataset import Dataset, check, write_csv, write_issues, write_splits
 from autotl.data.image import Progress, decode
 from autotl.data.labels import find_same, normalise_label
 from autotl.data.memory_map import MappedArray
 from autotl.data.packing import Packed, pack
-from autotl.data.resample import Indices, Resample, resample
+from autotl.data.resample import Indices, Resample, fold, resample
 from autotl.data.sample import FEWEST_PER_CLASS, measure_decoding, sample_examples
 from autotl.data.scale import Scale, Scales
 from autotl.data.source import Source, read_source
@@ -38,6 +38,7 @@ __all__ = [
     "decode",
     "digest_examples",
     "find_same",
+    "fold",
     "measure_decoding",
     "normalise_label",
     "pack",
@@ -46,6 +47,7 @@ __all__ = [
     "resample",
     "sample_examples",
     "scale",
+    "write_csv",
     "write_issues",
     "write_splits",
 ]

@@ -21,7 +21,7 @@ from autotl.data.image import Progress, map_in_threads
 from autotl.data.inspection import Inspection, inspect
 from autotl.data.labels import check_labels, find_same, join_names, natural_key, normalise_label
 from autotl.data.scale import Scale
-from autotl.data.split import GIVEN_SPLITS, SPLITS, join_units, split
+from autotl.data.split import GIVEN_SPLITS, SPLITS, draw_folds, join_units, split
 from autotl.data.spreadsheet import escape_formula
 from autotl.errors import DataError, StoreError
 from autotl.space.plugin import Example, Issue
@@ -51,6 +51,8 @@ class Dataset:
             so a drawn split never separates them; different units count as independent.
         scales: The scales of images with more than 8 bits, by file type; see ``scale``.
         thumbnail_digests: A number that identifies each image's thumbnail, ``uint64 [N]``.
+        folds: Fold of each example outside the test split in a cross-validation, from 0, and -1 in
+            the test split, ``[N]``; None if there is a validation split instead.
     """
 
     source: str
@@ -65,6 +67,12 @@ class Dataset:
     units: tuple[int, ...]
     scales: Mapping[str, Scale]
     thumbnail_digests: NDArray[np.uint64]
+    folds: NDArray[np.int64] | None = None
+
+    @property
+    def scored_split(self) -> str:
+        """The split whose images score the trials: all of 'train' if it is divided into folds."""
+        return "validation" if self.folds is None else "train"
 
     def indices(self, *splits: str) -> NDArray[np.int64]:
         """Indices of the examples in any of ``splits``, ascending, ``[n]``."""
@@ -87,6 +95,7 @@ def check(
     seed: int = 0,
     validation: float | None = None,
     test: float = 0.2,
+    folds: int | None = None,
     progress: Progress | None = None,
 ) -> Dataset:
     """Open every image once, leave out unusable examples, and split the others.
@@ -99,6 +108,7 @@ def check(
         validation: Fraction of the remaining training examples, if the source gives no validation
             split; 0 for none, and None for ``split.validation_fraction``.
         test: Fraction of all examples, if the source gives no test split; 0 for none.
+        folds: The number of folds that replace a validation split.
         progress: Called after every image.
 
     Raises:
@@ -116,8 +126,11 @@ def check(
     groups, near_issues = find_near_groups(usable, inspected, labels, classes)
     units = join_units(usable, [duplicates.keys[i] for i in chosen], groups)
     with _named(source):
-        splits = split(usable, units, labels, seed=seed, validation=validation, test=test)
+        splits = split(
+            usable, units, labels, seed=seed, validation=validation, test=test, folds=folds
+        )
         _require_training_images(classes, labels, splits)
+        fold_of = _assign_folds(classes, labels, splits, units, folds, seed) if folds else None
     scales = scale.fit_scales(i.sample for i in inspected if i.sample)
     return Dataset(
         source=source,
@@ -138,6 +151,7 @@ def check(
         units=tuple(units),
         scales=scales,
         thumbnail_digests=digest_thumbnails([i.thumbnail for i in inspected]),
+        folds=fold_of,
     )
 
 
@@ -171,7 +185,7 @@ def write_splits(dataset: Dataset, path: Path) -> None:
     """
     pairs = zip(dataset.examples, dataset.splits, strict=True)
     rows = [(e.name, e.label, split_name, e.group) for e, split_name in pairs]
-    _write_csv(path, ("name", "label", "split", "group"), rows)
+    write_csv(path, ("name", "label", "split", "group"), rows)
 
 
 def write_issues(dataset: Dataset, path: Path) -> None:
@@ -180,15 +194,22 @@ def write_issues(dataset: Dataset, path: Path) -> None:
     Raises:
         StoreError: The file cannot be written.
     """
-    _write_csv(path, ("name", "problem", "action"), [astuple(issue) for issue in dataset.issues])
+    write_csv(path, ("name", "problem", "action"), [astuple(issue) for issue in dataset.issues])
 
 
-def _write_csv(path: Path, header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
+def write_csv(path: Path, header: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
+    """Write a CSV file; its folder is created.
+
+    Raises:
+        StoreError: The file cannot be written.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # File names need not be UTF-8; surrogateescape writes their bytes back unchanged.
         with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            csv.writer(file).writerows(map(escape_formula, row) for row in (header, *rows))
+            csv.writer(file).writerows(
+                [escape_formula(str(cell)) for cell in row] for row in (header, *rows)
+            )
     except OSError as error:
         raise StoreError(f"{path}: {error.strerror}; choose a folder you can write to") from error
 
@@ -299,6 +320,34 @@ def _require_training_images(
             f"no training image of {join_names(untrained)}; move some of its images to "
             f"the training split, or remove the class{_hint_same(untrained, classes)}"
         )
+
+
+def _assign_folds(
+    classes: Sequence[str],
+    labels: NDArray[np.int64],
+    splits: NDArray[np.str_],
+    units: Sequence[int],
+    folds: int,
+    seed: int,
+) -> NDArray[np.int64]:
+    """The fold of each training example, and -1 for all others, ``[N]``.
+
+    Raises:
+        DataError: There are too few images or groups, of all or of one class.
+    """
+    train = np.flatnonzero(splits == "train")
+    own = [units[int(i)] for i in train]
+    drawn = draw_folds(labels[train], own, folds, np.random.default_rng((seed, folds)))
+    in_one = [name for c, name in enumerate(classes) if len(set(drawn[labels[train] == c])) < 2]
+    if in_one:
+        raise DataError(
+            f"outside the test split, all images of {join_names(in_one)} are in one group, or "
+            "there is only one, so that a fold would have none to train on; add images, or remove "
+            "the option folds"
+        )
+    assigned = np.full(len(labels), -1, dtype=np.int64)
+    assigned[train] = drawn
+    return assigned
 
 
 def _fingerprint(

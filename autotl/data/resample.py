@@ -1,7 +1,9 @@
-"""Cross-validation folds of train and validation, for the paired repeats of the final selection.
+"""Resamples: the examples that train and those that validate, other than the splits of the data.
 
-The validation split of a search has been used by every trial. New folds of train and validation
-together are equally new to all candidates; the test split stays untouched.
+The validation split of a search has been used by every trial. For the paired repeats of the final
+selection, new folds of train and validation together are equally new to all candidates. A study
+with folds has no validation split, and its trials are trained once for each ``fold``. The test
+split stays untouched.
 """
 
 from __future__ import annotations
@@ -80,3 +82,15 @@ def resample(dataset: Dataset, number: int, seed: int) -> Resample:
             break
     validates = fold_names == str(fold)
     return Resample(number, train if given else pool[~validates], pool[validates])
+
+
+def fold(dataset: Dataset, number: int) -> Resample:
+    """Return fold ``number`` of the data set: it validates, and all other folds train.
+
+    Args:
+        dataset: The checked data set, with folds.
+        number: Number of the fold, from 0.
+    """
+    assert dataset.folds is not None
+    train = np.flatnonzero((dataset.folds >= 0) & (dataset.folds != number))
+    return Resample(number, train, np.flatnonzero(dataset.folds == number))

@@ -1,7 +1,8 @@
 """Assignment of examples to train, validation and test.
 
 Splits that the source gives are kept and the others drawn. Drawn splits are stratified by class,
-and all examples of one sampling unit (a group, or copies of one image) go to the same split.
+and all examples of one sampling unit (a group, or copies of one image) go to the same split. The
+folds of a cross-validation are drawn likewise.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ def split(
     seed: int,
     validation: float | None,
     test: float,
+    folds: int | None = None,
 ) -> NDArray[np.str_]:
     """Assign each example to one of ``SPLITS``.
 
@@ -43,17 +45,25 @@ def split(
         validation: Fraction of the training examples that remain after the test split, at least 0;
             None for ``validation_fraction``.
         test: Fraction of all examples, at least 0.
+        folds: The number of folds that take the place of a validation split, which is not drawn.
+            Each class then keeps two sampling units outside the test split, if it has them.
 
     Returns:
         The split of each example, ``[N]``.
 
     Raises:
-        DataError: No training examples are left, or there are too few to draw a split from.
+        DataError: No training examples are left, or there are too few to draw a split from, or
+            there are folds and the source gives a validation split.
     """
     splits = _given_splits(examples, units)
     rng = np.random.default_rng(seed)
     draw_test = bool(test) and "test" not in splits
-    draw_validation = validation != 0 and "validation" not in splits
+    draw_validation = validation != 0 and "validation" not in splits and folds is None
+    if folds is not None and "validation" in splits:
+        raise DataError(
+            "the data give a validation split, so folds cannot be drawn; remove the option folds, "
+            "or move the images to the training split"
+        )
     if draw_test:
         wanted = test * np.bincount(labels)
         if draw_validation:
@@ -61,7 +71,7 @@ def split(
             # validation image.
             pairs = np.flatnonzero(np.bincount(labels[splits == "train"]) == 2)
             wanted[pairs[1::2]] = 0
-        draw_split("test", wanted, splits, labels, units, rng)
+        draw_split("test", wanted, splits, labels, units, rng, keep=1 if folds is None else 2)
     if draw_validation:
         remaining = np.bincount(labels[splits == "train"], minlength=labels.max() + 1)
         if validation is None:
@@ -143,6 +153,8 @@ def draw_split(
     labels: NDArray[np.int64],
     units: Sequence[int] | NDArray[np.int64],
     rng: np.random.Generator,
+    *,
+    keep: int = 1,
 ) -> None:
     """Move a stratified random sample of the training examples to the split ``name``, in place.
 
@@ -157,6 +169,7 @@ def draw_split(
         labels: Class of each example, ``[N]``.
         units: Sampling unit of each example, ``[N]``.
         rng: Determines the order.
+        keep: The number of units of each class that stay in train.
 
     Raises:
         DataError: No unit can be moved without removing a class from train.
@@ -167,8 +180,8 @@ def draw_split(
     joined = np.zeros(len(wanted), dtype=bool)  # classes with an example that is not alone
     joined[labels[train[~is_single]]] = True
     in_joined = joined[labels[train]]
-    splits[_choose_singles(train[~in_joined], labels, wanted)] = name
-    _move_units(name, wanted, splits, labels, train[in_joined], unit_of[in_joined])
+    splits[_choose_singles(train[~in_joined], labels, wanted, keep)] = name
+    _move_units(name, wanted, splits, labels, train[in_joined], unit_of[in_joined], keep)
     if name not in splits:
         raise DataError(
             f"too few images, or groups of images, to draw a {name} split; "
@@ -177,7 +190,10 @@ def draw_split(
 
 
 def _choose_singles(
-    train: NDArray[np.int64], labels: NDArray[np.int64], wanted: NDArray[np.floating[Any]]
+    train: NDArray[np.int64],
+    labels: NDArray[np.int64],
+    wanted: NDArray[np.floating[Any]],
+    keep: int,
 ) -> NDArray[np.int64]:
     """Choose examples of classes in which each example is a sampling unit.
 
@@ -185,15 +201,16 @@ def _choose_singles(
         train: Training examples in random order, ``[n]``.
         labels: Class of each example, ``[N]``.
         wanted: Number of examples of each class to move, approximately, ``[C]``.
+        keep: The number of examples of each class that stay in train.
 
     Returns:
         Of each class the first ones, as many as are wanted to the nearest number, at least one of
-        a class of which any is wanted, and never the last one.
+        a class of which any is wanted, and never the last ``keep`` ones.
     """
     counts = np.ceil(wanted - 0.5)  # an example moves while more than half of one is wanted
     counts = np.where(wanted > 0, np.maximum(1, counts), 0)
     sizes = np.bincount(labels[train], minlength=len(wanted))
-    counts = np.minimum(counts, np.maximum(sizes - 1, 0))
+    counts = np.minimum(counts, np.maximum(sizes - keep, 0))
     by_class = np.argsort(labels[train], kind="stable")
     rank = np.arange(len(train)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     chosen: NDArray[np.int64] = train[by_class][rank < np.repeat(counts, sizes)]
@@ -207,6 +224,7 @@ def _move_units(
     labels: NDArray[np.int64],
     train: NDArray[np.int64],
     units: NDArray[np.int64],
+    keep: int,
 ) -> None:
     """Move whole units, in the order of their first examples in ``train``.
 
@@ -217,25 +235,26 @@ def _move_units(
         labels: Class of each example, ``[N]``.
         train: Training examples in random order, ``[n]``.
         units: Their sampling units, ``[n]``.
+        keep: The number of units of each class that stay in train.
     """
-    remaining = Counter(labels[train].tolist())  # training examples by class
     needed = dict(enumerate(wanted.tolist()))  # examples still to move by class
-    uncovered = {c for c in remaining if needed[c] > 0}  # classes the new split still lacks
 
     members: dict[int, list[int]] = {}
     for unit, i in zip(units.tolist(), train.tolist(), strict=True):
         members.setdefault(unit, []).append(i)
     counts = {unit: Counter(labels[of].tolist()) for unit, of in members.items()}
+    remaining = Counter(c for count in counts.values() for c in count)  # units in train by class
+    uncovered = {c for c in remaining if needed[c] > 0}  # classes the new split still lacks
 
     def move(unit: int) -> None:
         splits[members[unit]] = name
         for c, k in counts[unit].items():
-            remaining[c] -= k
+            remaining[c] -= 1
             needed[c] -= k
             uncovered.discard(c)
 
     def is_movable(unit: int) -> bool:
-        return all(remaining[c] > k for c, k in counts[unit].items())
+        return all(remaining[c] > keep for c in counts[unit])
 
     for unit, count in counts.items():
         improvement = sum(abs(needed[c]) - abs(needed[c] - k) for c, k in count.items())
@@ -245,3 +264,50 @@ def _move_units(
     for unit in sorted(counts, key=lambda unit: len(members[unit])):
         if is_movable(unit) and not uncovered.isdisjoint(counts[unit]):
             move(unit)
+
+
+def draw_folds(
+    labels: NDArray[np.int64], units: Sequence[int], folds: int, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Assign every example to one fold of a cross-validation, stratified by class.
+
+    The units are assigned one after the other, the largest first, those of equal size class by
+    class, and those of one class in random order, each to the fold that has the smallest fraction
+    of its classes, and of equal folds to the smallest.
+
+    Args:
+        labels: Class of each example, ``[N]``.
+        units: Sampling unit of each example, ``[N]``.
+        folds: Number of folds, at least 2.
+        rng: Determines the order of equal units.
+
+    Returns:
+        The fold of each example, from 0, ``[N]``; none is empty.
+
+    Raises:
+        DataError: There are fewer units than folds.
+    """
+    _, unit, sizes = np.unique(units, return_inverse=True, return_counts=True)
+    if len(sizes) < folds:
+        raise DataError(
+            f"{folds} folds need as many images, or groups of images, outside the test split, and "
+            f"there are {len(sizes)}; add images, or give fewer folds"
+        )
+    members = np.split(np.argsort(unit, kind="stable"), np.cumsum(sizes)[:-1])
+    shuffled = rng.permutation(len(sizes))
+    first_labels = labels[[of[0] for of in members]]
+    order = shuffled[np.lexsort((first_labels[shuffled], -sizes[shuffled]))]
+    totals = np.bincount(labels)
+    fractions, filled = np.zeros((folds, len(totals))), np.zeros(folds)
+    assigned = np.empty(len(labels), dtype=np.int64)
+    for i in order:
+        classes, counts = np.unique(labels[members[i]], return_counts=True)
+        share = counts / totals[classes]
+        # By this the sum of the squared fractions grows, which is least for equal folds. Rounded,
+        # because sums of the same numbers in another order must count as equal.
+        growth = np.round(fractions[:, classes] @ share, 12)
+        fold = np.lexsort((filled, growth))[0]
+        assigned[members[i]] = fold
+        fractions[fold, classes] += share
+        filled[fold] += sizes[i]
+    return assigned

@@ -248,11 +248,13 @@ def _winner(summary: Mapping[str, Any], name: str) -> str:
     else:
         details = describe_config(best["effective_config"], values=False)
     score = best["validation"]
-    measured = (
-        f"the mean of {score['repeats']} repeats, each with its own seed and validation split"
-        if score["repeats"] > 1
-        else "on the validation split, by which it was selected"
-    )
+    measured = "on the validation split, by which it was selected"
+    if score["repeats"] > 1:
+        measured = (
+            f"the mean of {score['repeats']} repeats, each with its own seed and validation split"
+        )
+    elif folds := summary["data"].get("folds"):
+        measured = f"in a cross-validation with {folds} folds, by which it was selected"
     return (
         f"The winner is {with_article(name)}{f' ({details})' if details else ''}: "
         f"{summary['metric']} {format_interval(score['mean'], score)}, {measured}."
@@ -281,7 +283,8 @@ def _test_score(summary: Mapping[str, Any]) -> str:
 def _ties(summary: Mapping[str, Any]) -> list[str]:
     selection, cheap = summary["selection"], summary["prefer"] == "cheap"
     tied = [c for c in summary["contenders"] if c["tied_with_best"]]
-    sample = "On this validation split"
+    folds = summary["data"].get("folds")
+    sample = f"Over {folds} folds" if folds else "On this validation split"
     if selection:
         sample = f"Over {selection['repeats']} repeats"
     elif not any(c["is_winner"] for c in tied):

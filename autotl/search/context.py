@@ -29,6 +29,7 @@ DECISIVE_SETTINGS = (
     "label_smoothing",
     "ema",
     "validation",
+    "folds",
     "test",
     "precision",
 )
@@ -70,13 +71,18 @@ class TrainingContext:
         """Return the configuration of a trial, which may be of another search space."""
         return space.from_json(row.config, self.registry, weights=self.settings.weights)
 
+    @property
+    def first_fold(self) -> Resample | None:
+        """The first fold of the data; None if trials are scored on a validation split."""
+        return None if self.dataset.folds is None else data.fold(self.dataset, 0)
+
     def build(self, config: Config, resample: Resample | None = None) -> Model:
         """Build the model of a configuration, with random weights that depend on ``seed``."""
         classes, size = len(self.dataset.classes), self.settings.size
         return models.build_model(config, classes, size, self.device, self.seed(resample))
 
     def seed(self, resample: Resample | None = None) -> int:
-        """Return the seed of the study, or of the repeat of the final selection on ``resample``."""
+        """Return the seed of the study, or that of the training on ``resample``."""
         return self.settings.seed + (resample.number + 1 if resample else 0)
 
     def retraining(
@@ -149,8 +155,13 @@ class TrainingContext:
             on_step=lambda: self.listener(events.StepCompleted()),
         )
 
-    def checkpoint(self, config: Config) -> Checkpoint:
-        """Return the checkpoint of the trial of a configuration, which may not exist yet."""
+    def checkpoint(self, config: Config, fold: int = 0) -> Checkpoint:
+        """Return the checkpoint of the trial of a configuration, which may not exist yet.
+
+        Args:
+            config: The configuration.
+            fold: The number of the fold that validates; 0 without folds.
+        """
         keys = ("name", "image_size", "epochs", "patience")
         decisive = [
             {key: getattr(self.settings, key) for key in keys},
@@ -160,7 +171,8 @@ class TrainingContext:
         ]
         digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
         folder = self.settings.out / "cache" / "checkpoints"
-        return Checkpoint(folder / f"{digest[:32]}.safetensors")
+        path = folder / f"{digest[:32]}{f'-{fold}' if fold else ''}.safetensors"
+        return Checkpoint(path, keeps_last=fold + 1 < (self.settings.folds or 1))
 
     def batches(self, model: Model, *splits: str) -> Batches:
         """Return batches of some splits of the data at the input size of ``model``."""

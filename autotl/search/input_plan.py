@@ -35,6 +35,10 @@ TRAINING_PASSES = 7
 """Cost of fine-tuning the last blocks for three epochs and of a refit, in forward passes over all
 examples, of which about two thirds are training images."""
 
+FOLD_PASSES = 4
+"""The same with folds, for each of them: k folds and a refit train k times on all images but those
+of the test split, one split and a refit do so 1.8 times."""
+
 TRAINING_FRACTION = 0.7
 """The fraction of the usable time that this may take at the size that is chosen."""
 
@@ -100,7 +104,8 @@ def plan_inputs(
         return _make_plan(timer, size, reason)
     opening = OPENINGS * decoding
     if not settings.image_size:
-        smaller = _largest_size(timer, size, opening, len(examples), budget)
+        passes = FOLD_PASSES * settings.folds if settings.folds else TRAINING_PASSES
+        smaller = _largest_size(timer, size, opening, len(examples), budget, passes)
         if smaller < size and timer.accepts(smaller):
             size, reason = smaller, "there is no time for fine-tuning at that size"
     count = _count_affordable(opening + timer.seconds(size), examples, budget)
@@ -158,7 +163,7 @@ def _make_plan(timer: _Timer, size: int, reason: str) -> InputPlan:
 
 
 def _largest_size(
-    timer: _Timer, largest: int, opening: float, examples: int, budget: Budget
+    timer: _Timer, largest: int, opening: float, examples: int, budget: Budget, passes: int
 ) -> int:
     """Return the largest size at which there is time for fine-tuning, or else for the features.
 
@@ -168,11 +173,12 @@ def _largest_size(
         opening: Seconds to open an image.
         examples: The number of examples.
         budget: The wall-clock budget.
+        passes: Cost of fine-tuning in forward passes over all examples.
     """
     usable = budget.usable()
     sizes: list[int] = [largest, *range((largest - 1) // STEP * STEP, SMALLEST - 1, -STEP)]
     for size in sizes:
-        seconds = examples * TRAINING_PASSES * timer.seconds(size)
+        seconds = examples * passes * timer.seconds(size)
         if size >= min(SMALLEST_TRAINED, largest) and seconds <= TRAINING_FRACTION * usable:
             return size
     for size in sizes:

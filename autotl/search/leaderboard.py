@@ -9,8 +9,10 @@ from functools import cached_property
 from itertools import islice
 
 import numpy as np
+from numpy.typing import NDArray
 
 from autotl.scoring import comparison
+from autotl.scoring.comparison import Scores
 from autotl.scoring.intervals import wilson_interval
 from autotl.scoring.metrics import Metric
 from autotl.store import (
@@ -33,18 +35,18 @@ FINALISTS = 5
 LARGEST_HEAD = 0.1
 """The fraction of a model's parameters that a head usually has at most."""
 
-Key = tuple[float, float, float, int]
+Key = tuple[int, float, float, float, int]
 
 
 def rank_key(row: TrialRow, direction: str) -> Key:
-    """Return the sort key of a complete trial: score, parameters, trained parameters, number.
+    """Return the sort key of a complete trial: folds, score, costs, number.
 
-    The better score comes first, then the smaller model, then the one with fewer trained
-    parameters.
+    A trial with all its folds comes before one that there was no time for, then the better score,
+    then the smaller model, then the one with fewer trained parameters.
     """
     assert row.score is not None
     sign = -1.0 if direction == "maximize" else 1.0
-    return sign * row.score, *model_cost(row), row.number
+    return -(row.facts.folds or 0), sign * row.score, *model_cost(row), row.number
 
 
 def model_cost(row: TrialRow) -> tuple[float, float]:
@@ -139,9 +141,9 @@ def compare_on_validation(
 ) -> list[Contender]:
     """Return the best distinct trials with their standings on the validation split.
 
-    They are compared by their predictions, as in the final selection, with a single run each. A
-    trial of a version that did not store these is tied if the 95 % interval of its score contains
-    the best score.
+    They are compared by their predictions, as in the final selection, with a single run each, or
+    with folds as the runs. A trial of a version that did not store these is tied if the 95 %
+    interval of its score contains the best score.
 
     Args:
         ranked: Complete trials, best first.
@@ -167,12 +169,13 @@ def _gaps(
     """The difference of each trial to the first, the best, and whether the two are tied."""
     values = [np.frombuffer(row.contributions or b"", "<f2") for row in rows]
     if len(rows) > 1 and values[0].size and len({each.size for each in values}) == 1:
-        results = comparison.Results(
-            scores=np.array([[score.mean] for score in scores]),
-            contributions=np.array(values, np.float64),
-            runs=np.zeros(values[0].size, np.int64),
-            units=np.arange(values[0].size),
-        )
+        contributions = np.array(values, np.float64)
+        count = contributions.shape[1]
+        by_run, runs = np.array([[score.mean] for score in scores]), np.zeros(count, np.int64)
+        if len(facts.unit_folds) == count:
+            runs = np.array(facts.unit_folds)
+            by_run = _scores_by_run(by_run, contributions, runs)
+        results = comparison.Results(by_run, contributions, runs, units=np.arange(count))
         higher = facts.direction == "maximize"
         compared = comparison.compare(results, higher_is_better=higher)
         return [(Interval(**vars(s.difference)), s.tied) for s in compared.standings]
@@ -182,6 +185,21 @@ def _gaps(
         gap = Interval(mean=s.mean - best, low=s.low - best, high=s.high - best)
         gaps.append((gap, s.low <= best <= s.high))
     return gaps
+
+
+def _scores_by_run(scores: Scores, contributions: Scores, runs: NDArray[np.int64]) -> Scores:
+    """The score of each trial in each run ``[k, S]``, whose mean is the score of the trial.
+
+    Args:
+        scores: The score of each trial, ``[k, 1]``.
+        contributions: What each sampling unit contributes to it, ``[k, U]``.
+        runs: The run of each unit, ``[U]``.
+    """
+    count = int(runs.max()) + 1
+    deviations = contributions - contributions.mean(1, keepdims=True)
+    by_run = np.array([np.bincount(runs, row, count) for row in deviations])
+    result: Scores = scores + by_run * (count / len(runs))
+    return result
 
 
 def validation_interval(row: TrialRow, facts: StudyFacts) -> Interval:

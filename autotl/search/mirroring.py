@@ -53,8 +53,12 @@ def _measure(model: Model, config: Config, context: TrainingContext) -> Mirrorin
     task = context.task(model, "train", epochs=1, views=1)
     if budget.seconds is not None:  # as the first trial will compute them
         task = replace(task, compute=training.measure_cost(model, config, task).compute)
-    train = _draw(dataset.indices("train"), MOST_TRAINING, context.settings.seed)
-    scored = _draw(dataset.indices("validation"), MOST_SCORED, context.settings.seed)
+    fitted, validation = dataset.indices("train"), dataset.indices("validation")
+    if dataset.folds is not None:  # the first fold is held out
+        fold = dataset.folds[fitted]
+        fitted, validation = fitted[fold > 0], fitted[fold == 0]
+    train = _draw(fitted, MOST_TRAINING, context.settings.seed)
+    scored = _draw(validation, MOST_SCORED, context.settings.seed)
     if len(scored) < FEWEST_SCORED:
         return None
 

@@ -79,7 +79,12 @@ class SelectionBudget:
         Five repeats of fewer contenders are preferred to three of more, and these to two. If
         necessary the default recipe is left out, so that only the best trial and the linear probe
         remain. The result is empty if there is no time for two repeats of two contenders.
+
+        It is empty too if the data are divided into folds, which are the repeats then: every trial
+        was trained on all of them, and more trainings would score the same images.
         """
+        if self.leaderboard.facts.data.folds:
+            return Field()
         for sets in (self._sets(), [self.leaderboard.finalists(1, default=False)]):
             for repeats in (*PREFERRED_REPEATS, FEWEST_REPEATS):
                 for contenders in sets:

@@ -88,7 +88,7 @@ def plan_trial(
     complete: Sequence[TrialRow],
     several_heads: bool = False,
 ) -> TrialPlan:
-    """Plan the training of a model on the training split.
+    """Plan the training of a model on the training split, or of several on its folds.
 
     Args:
         model: The model of ``config``.
@@ -105,7 +105,7 @@ def plan_trial(
     plan = _plan_without_budget(model, config, context, several_heads=several_heads)
     if budget.seconds is None:
         return plan
-    task, views = plan.task, plan.task.views
+    task, views, folds = plan.task, plan.task.views, context.settings.folds or 1
     cost = training.measure_cost(model, config, task)
     views = cost.affordable_views(views, VIEWS_FRACTION * budget.seconds)
     predicted = cost.prediction_seconds * len(context.dataset.indices("test"))
@@ -118,9 +118,9 @@ def plan_trial(
         fewest = 1 if first else fewest_epochs(task.epochs, complete)
         epochs = affordable_epochs(
             cost, task.epochs, fewest, views, budget, test,
-            first=first, frozen=plan.backbone_frozen,
+            first=first, frozen=plan.backbone_frozen, folds=folds,
         )  # fmt: skip
-    repeat = cost.repeat_seconds(epochs, views)
+    repeat = cost.repeat_seconds(epochs, views)  # on one fold, if there are several
     longest = budget.usable(test) if first else budget.available(repeat, test)
     facts = {
         **plan.facts,
@@ -129,7 +129,7 @@ def plan_trial(
         "ms_per_item": 1000 * cost.prediction_seconds,
         "compute": asdict(cost.compute),
         "seconds_test": predicted,
-        "seconds_needed": cost.training_seconds(epochs, views),
+        "seconds_needed": cost.training_seconds(epochs, views, folds),
         "seconds_repeat": repeat,
     }
     task = replace(
@@ -152,7 +152,8 @@ def _plan_without_budget(
     # More epochs would not change a head that is fitted in closed form.
     closed_form = frozen and hasattr(model.head, "fit") and not several_heads
     epochs, views = (1, 1) if closed_form else (settings.epochs, settings.views)
-    task = context.task(model, "train", epochs=epochs, views=views)
+    fold = context.first_fold
+    task = context.task(model, "train", epochs=epochs, views=views, resample=fold)
     task.patience = settings.patience
     if not frozen:
         task.checkpoint = context.checkpoint(config)
@@ -201,6 +202,7 @@ def affordable_epochs(
     *,
     first: bool,
     frozen: bool = False,
+    folds: int = 1,
 ) -> int:
     """Return the number of epochs for which there is time.
 
@@ -216,6 +218,7 @@ def affordable_epochs(
         test: Seconds to predict the test split.
         first: Whether no trial of its kind is complete yet.
         frozen: Whether the backbone is frozen.
+        folds: The number of folds, with a training for each.
 
     Raises:
         OutOfTime: There is not enough time for the minimum number of epochs.
@@ -232,15 +235,15 @@ def affordable_epochs(
 
     for epochs in range(wanted, fewest - 1, -1):
         allowed = limit(epochs)
-        if cost.training_seconds(epochs, views) <= allowed:
+        if cost.training_seconds(epochs, views, folds) <= allowed:
             return epochs
-    needed = None if frozen else _budget_needed(cost, views, budget, test)
-    raise _out_of_time(fewest, cost.training_seconds(fewest, views), allowed, needed)
+    needed = None if frozen else _budget_needed(cost, views, budget, test, folds)
+    raise _out_of_time(fewest, cost.training_seconds(fewest, views, folds), allowed, needed)
 
 
-def _budget_needed(cost: Cost, views: int, budget: Budget, test: float) -> float:
+def _budget_needed(cost: Cost, views: int, budget: Budget, test: float, folds: int) -> float:
     """Return the budget with which there would be time to fine-tune and to refit a model now."""
-    training = cost.training_seconds(SENSIBLE_EPOCHS, views)
+    training = cost.training_seconds(SENSIBLE_EPOCHS, views, folds)
     refit = budget.refit_seconds(cost.repeat_seconds(SENSIBLE_EPOCHS, views))
     return budget.spent + (training + refit) / FIRST_FRACTION + test + budget.fixed
 
@@ -266,8 +269,10 @@ def refuse_too_slow(
     if budget.seconds is None or (step := _predict_backward_ms(config, rows)) is None:
         return
     epochs = fewest_epochs(context.settings.epochs, rows)
-    seconds = IMPRECISION * epochs * step / 1000 * len(context.dataset.indices("train"))
-    allowed = budget.fair_share(seconds)
+    folds = context.settings.folds or 1
+    images = len(context.dataset.indices("train")) * max(1, folds - 1)  # each trains in all but one
+    seconds = IMPRECISION * epochs * step / 1000 * images
+    allowed = budget.fair_share(seconds / folds)
     if seconds > allowed:
         raise _out_of_time(epochs, seconds / IMPRECISION, allowed)
 

@@ -23,9 +23,11 @@ from autotl.errors import AutoTLError, Duplicate, Incompatible, OutOfTime, Study
 from autotl.events import Listener
 from autotl.models import Model
 from autotl.scoring.logme import logme
-from autotl.search import pruner, resume, sampler, warm_start
+from autotl.scoring.metrics import Probabilities
+from autotl.search import folds, pruner, resume, sampler, warm_start
 from autotl.search.budget import PROBING_FRACTION, Budget
 from autotl.search.context import TrainingContext
+from autotl.search.folds import CrossValidated
 from autotl.search.leaderboard import Leaderboard, is_fine_tuned
 from autotl.search.portfolio import Portfolio
 from autotl.search.predictions import store_predictions
@@ -61,17 +63,30 @@ class TrialModel:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The outcome of a training: a model and its epochs, or an error."""
+    """The outcome of a trial: a model and its epochs, or an error.
+
+    With folds, the epochs are those of the first fold.
+    """
 
     model: Model | None = None
     error: BaseException | None = None
     epochs: tuple[Epoch, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)  # by field of store.TrialFacts
+    cross_validated: CrossValidated | None = None
 
     @property
     def score(self) -> float | None:
-        """The score of the last epoch; None if the training did not complete."""
-        return self.epochs[-1].score if self.model else None
+        """The score of the last epoch, or of all folds; None if the trial did not complete."""
+        if self.model is None:
+            return None
+        return self.cross_validated.score if self.cross_validated else self.epochs[-1].score
+
+    @property
+    def probabilities(self) -> Probabilities | None:
+        """The predictions that were scored."""
+        if self.cross_validated:
+            return self.cross_validated.probabilities
+        return self.epochs[-1].probabilities
 
 
 @dataclass
@@ -256,16 +271,41 @@ class TrialLoop:
         if plan.backbone_frozen and self._leads_heads(first.trial):
             running += self._begin_other_heads(first, plan)
             self._train_heads(running, plan)
+            self._cross_validate(running, plan)
             return
         try:
             first.outcome = self._fine_tune(first, plan)
+            self._cross_validate(running, plan)
         except Exception:  # but after Ctrl-C the trial continues from its checkpoint
-            _delete_checkpoint(plan)
+            folds.delete_checkpoints(self.context, first.config)
             raise
-        _delete_checkpoint(plan)
+        folds.delete_checkpoints(self.context, first.config)
         if plan.backbone_frozen and self.portfolio.is_probe(first.trial.user_attrs.get(RECIPE, ())):
             facts = {"is_probe": True, "logme": self._estimate_transferability(plan, first.config)}
             first.outcome = replace(first.outcome, facts={**first.outcome.facts, **facts})
+
+    def _cross_validate(self, running: Sequence[_Running], plan: TrialPlan) -> None:
+        """Train the trials that completed the first fold on the others, if there are folds."""
+        complete = [each for each in running if each.outcome.model]
+        first = [(m, each.outcome.epochs[-1]) for each in running if (m := each.outcome.model)]
+        if self.settings.folds is None or not complete:
+            return
+        results = folds.cross_validate(
+            self.context,
+            [each.config for each in complete],
+            plan,
+            first,
+            trials=[each.number for each in complete],
+            partial=not self.leaderboard.ranked,
+        )
+        for each, result in zip(complete, results, strict=True):
+            if isinstance(result, Exception):
+                each.outcome = replace(each.outcome, model=None, error=result)
+                continue
+            facts = {**each.outcome.facts, "folds": result.folds}
+            each.outcome = replace(
+                each.outcome, model=result.model, facts=facts, cross_validated=result
+            )
 
     def _leads_heads(self, trial: optuna.Trial) -> bool:
         return self.portfolio.leads_heads(trial.user_attrs.get(RECIPE, ()))
@@ -276,7 +316,7 @@ class TrialLoop:
         plain, rows = space.to_json(config), self.leaderboard.ranked
         if any(map(is_fine_tuned, rows)) and not self.portfolio.is_cheap(plain):
             refuse_too_slow(plain, rows, self.context, self.budget)
-        model = self.context.build(config)
+        model = self.context.build(config, self.context.first_fold)
         count, most = models.count_parameters(model), self.settings.max_parameters
         if most is not None:
             trial.set_constraint("parameters", count - most)
@@ -299,7 +339,11 @@ class TrialLoop:
         """Raise Duplicate if a complete trial had the same effective configuration."""
         same = plan.facts["effective_config"]
         for row in self.leaderboard.ranked:
-            if row.facts.effective_config == same and row.epochs >= plan.task.epochs:
+            if (
+                row.facts.effective_config == same
+                and row.epochs >= plan.task.epochs
+                and row.facts.folds == self.settings.folds
+            ):
                 raise Duplicate(f"it would be trained as trial {row.number} was")
 
     def _write_plan(self, trial: optuna.Trial, plan: TrialPlan) -> None:
@@ -327,7 +371,7 @@ class TrialLoop:
         for epoch in training.fine_tune(plan.model, running.config, plan.task):
             done.append(epoch)
             running.outcome = Outcome(epochs=tuple(done))
-            trial.report(epoch.score, epoch.number)
+            _report(trial, epoch)
             self.listener(_event(trial.number, epoch, epochs))
             if can_be_pruned and first <= epoch.number < epochs and trial.should_prune():
                 raise optuna.TrialPruned(f"pruned after epoch {epoch.number} of {epochs}")
@@ -387,7 +431,7 @@ class TrialLoop:
         self, running: _Running, result: training.ProbeEpoch, epochs: int, *, notify: bool
     ) -> None:
         trial, epoch = running.trial, result.epoch
-        trial.report(epoch.score, epoch.number)
+        _report(trial, epoch)
         running.outcome = Outcome(result.model, epochs=(*running.outcome.epochs, epoch))
         if notify:
             self.listener(_event(trial.number, epoch, epochs))
@@ -399,7 +443,7 @@ class TrialLoop:
         dataset = self.context.dataset
         try:
             features = training.extract_backbone_features(plan.model, config, plan.task)
-            return logme(features, dataset.labels[dataset.indices("train")])
+            return logme(features, dataset.labels[plan.task.train.indices])
         except (OutOfTime, ValueError):
             return None
 
@@ -427,8 +471,9 @@ class TrialLoop:
         facts = dict(outcome.facts)
         if isinstance(error, OutOfTime):
             facts["budget_needed"] = error.budget
-        if score is not None and (predicted := outcome.epochs[-1].probabilities) is not None:
-            store_predictions(self.store, self.context, trial.number, predicted)
+        if score is not None and (predicted := outcome.probabilities) is not None:
+            count = outcome.cross_validated.folds if outcome.cross_validated else None
+            store_predictions(self.store, self.context, trial.number, predicted, count)
         self.store.finish_trial(
             self.name,
             trial.number,
@@ -482,9 +527,10 @@ class TrialLoop:
             self.listener(events.TrialFinished(each.number, status, reason, outcome.score, seconds))
 
 
-def _delete_checkpoint(plan: TrialPlan) -> None:
-    if plan.task.checkpoint:
-        plan.task.checkpoint.delete()
+def _report(trial: optuna.Trial, epoch: Epoch) -> None:
+    """Report the score of an epoch to Optuna, unless the images of a fold do not define one."""
+    if math.isfinite(epoch.score):
+        trial.report(epoch.score, epoch.number)
 
 
 def _classify(error: BaseException | None) -> tuple[TrialState, str, str]:

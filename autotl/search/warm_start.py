@@ -95,7 +95,7 @@ def profile(store: Store, study: str) -> Profile:
         facts.data.imbalance,
         scores,
         facts.data.fingerprint,
-        tuple(identity.get(key) for key in ("seed", "validation", "test")),
+        tuple(identity.get(key) for key in ("seed", "validation", "folds", "test")),
     )
 
 

@@ -25,6 +25,7 @@ from autotl.scoring import calibration, comparison, majority, metrics
 from autotl.scoring.metrics import Probabilities
 from autotl.search.budget import Budget
 from autotl.search.context import TrainingContext
+from autotl.search.folds import predicted_indices
 from autotl.search.selection_budget import FEWEST_REPEATS, SelectionBudget
 from autotl.search.trials import TrialModel
 from autotl.selection.prediction_costs import add_latencies
@@ -286,7 +287,7 @@ class FinalSelection:
 
         They are the predictions of its repeats. Without repeats, they are the predictions of its
         trial for the validation split, or None if they were not stored and there is no time to
-        compute them.
+        compute them; with folds, those of its trial for all of them, or None if there are not all.
         """
         if winner.predictions:
             repeats = range(len(winner.predictions))
@@ -300,9 +301,11 @@ class FinalSelection:
                 np.concatenate(winner.predictions),
                 len(repeats),
             )
-        rows, tested = (self.dataset.indices(split) for split in ("validation", "test"))
+        rows, tested = predicted_indices(self.dataset), self.dataset.indices("test")
         probabilities = stored_predictions(self.repeats.store, self.settings.name, winner)
         if probabilities is None or len(probabilities) != len(rows):
+            if self.dataset.folds is not None:  # every model has seen most of the images
+                return None
             seconds = self.selection.whole_test_seconds(winner) * len(rows) / max(1, len(tested))
             model = self.model_of(winner)
             if model is None or self.budget.left < seconds + self.selection.finish_seconds(winner):
@@ -310,7 +313,8 @@ class FinalSelection:
             device = self.context.device
             batches = self.context.batches(model, "validation")
             probabilities = training.predict(model.to(device.torch_device), batches, device)
-        return OutOfSample(rows, np.arange(len(rows)) % 2, probabilities)
+        halves, own = np.arange(len(rows)) % 2, self.dataset.folds
+        return OutOfSample(rows, halves if own is None else own[rows], probabilities)
 
     def calibrate(self, predictions: OutOfSample) -> Calibration:
         """Fit the temperature of the winner to its out-of-sample predictions."""

@@ -13,7 +13,9 @@ from autotl.data import scale
 from autotl.models import Model
 from autotl.scoring import metrics
 from autotl.search.context import TrainingContext
+from autotl.search.folds import predicted_indices
 from autotl.search.leaderboard import validation_interval
+from autotl.selection.out_of_fold import write_out_of_fold
 from autotl.space import space
 from autotl.space.space import Config
 from autotl.store import (
@@ -77,7 +79,7 @@ class RunFolder:
         refit_epochs: Sequence[int] = (),
         reason: str = "",
     ) -> None:
-        """Write ``model/`` and ``recipe.toml``, and store the facts about the winner.
+        """Write ``model/``, ``recipe.toml`` and with folds their predictions; store the facts.
 
         The recipes of a combination are ``recipe.toml`` for the member with the largest weight,
         and ``recipe-2.toml``, ... for the others.
@@ -113,6 +115,8 @@ class RunFolder:
         }
         if evidence.calibration:
             facts["temperature"] = evidence.calibration.temperature
+        if self.settings.folds:
+            write_out_of_fold(self.store, self.context, self.rows[winner.lead], winner)
         others = configs[1:] if winner.kind == "ensemble" else []
         model_folder.save(
             self.folder / "model",
@@ -230,7 +234,8 @@ class RunFolder:
             "score": row.score,
             "low": interval.low if has_interval else None,
             "high": interval.high if has_interval else None,
-            "n": len(self.dataset.indices("validation")),
+            "n": len(predicted_indices(self.dataset, row.facts.folds)),
+            "folds": row.facts.folds,
         }
 
     def _optimism(self, winner: Contender, selection: Selection | None) -> float | None:

@@ -22,6 +22,7 @@ from autotl.scoring import metrics
 from autotl.scoring.metrics import Probabilities
 from autotl.search.budget import Budget
 from autotl.search.context import TrainingContext
+from autotl.search.folds import predicted_indices
 from autotl.search.leaderboard import Leaderboard, contender, distinct
 from autotl.search.selection_budget import MAX_MEMBERS, SelectionBudget
 from autotl.selection.standings import Comparer
@@ -62,7 +63,7 @@ def choose_ensemble(
     """
     dataset, metric = context.dataset, metrics.get(context.settings.metric)
     rows, predictions = _candidates(store, context, leaderboard)
-    indices = dataset.indices("validation")
+    indices = predicted_indices(dataset)
     labels, units = dataset.labels[indices], np.array(dataset.units)[indices]
     if len(rows) < 2 or len(np.unique(units)) < FEWEST_UNITS:
         return None
@@ -104,7 +105,7 @@ def choose_ensemble(
 
 
 def stored_predictions(store: Store, study: str, winner: Contender) -> Probabilities | None:
-    """Return the predictions ``[N, C]`` of a trial or an ensemble of trials for validation.
+    """Return the predictions ``[N, C]`` by which a trial or an ensemble of trials was scored.
 
     Args:
         store: The database.
@@ -112,13 +113,13 @@ def stored_predictions(store: Store, study: str, winner: Contender) -> Probabili
         winner: The contender.
 
     Returns:
-        None if they were not stored.
+        None if they were not stored, or not of all folds for all members of an ensemble.
     """
     if winner.kind == "soup":
         return None
     predictions = [store.predictions(study, trial) for trial in winner.trials]
     stored = [p for p in predictions if p is not None]
-    if len(stored) < len(predictions):
+    if len(stored) < len(predictions) or len({len(each) for each in stored}) > 1:
         return None
     return ensemble.average_probabilities(stored, winner.weights)
 
@@ -128,7 +129,7 @@ def _candidates(
 ) -> tuple[list[TrialRow], list[Probabilities]]:
     """Return the best distinct trials and their predictions; none without those of the best."""
     ranked = distinct(leaderboard.ranked, CANDIDATES)
-    count = len(context.dataset.indices("validation"))
+    count = len(predicted_indices(context.dataset))
     rows, predictions = [], []
     for row in ranked:
         stored = store.predictions(context.settings.name, row.number)

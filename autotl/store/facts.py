@@ -31,7 +31,8 @@ class DataFacts(Facts):
 
     ``independent_validation`` counts the sampling units of the validation split: images of one
     group, or copies of one image, count once. ``imbalance`` is the size of the largest class over
-    that of the smallest in the training split.
+    that of the smallest in the training split. With ``folds`` there is no validation split: the
+    training split is divided into so many, and scores the trials.
     """
 
     source: str = ""
@@ -42,6 +43,7 @@ class DataFacts(Facts):
     test: int = 0
     skipped: int = 0
     duplicates_across_splits: int = 0
+    folds: int | None = None
     independent_validation: int = 0
     imbalance: Number = 1.0
     majority: MajorityClass | None = None
@@ -145,10 +147,10 @@ class StudyFacts(Facts):
     ``identity`` has the settings that must be the same in all runs of the study. ``input_size`` and
     ``used_examples`` are those that the search chose: the side of the input images in pixels, None
     for that of the settings or of each backbone, and the number of examples, None for all.
-    ``seconds`` are those of all runs; ``run_seconds``, those of the last run, which
-    ``budget_seconds`` limits. ``stages`` has
-    the seconds spent in each stage. ``selection``, ``calibration`` and ``out_of_sample`` belong to
-    ``model``.
+    ``unit_folds`` has the fold of each sampling unit of the training split, if it is divided into
+    folds. ``seconds`` are those of all runs; ``run_seconds``, those of the last run, which
+    ``budget_seconds`` limits. ``stages`` has the seconds spent in each stage. ``selection``,
+    ``calibration`` and ``out_of_sample`` belong to ``model``.
     """
 
     # settings
@@ -158,6 +160,7 @@ class StudyFacts(Facts):
     prefer: Literal["accuracy", "cheap"] = "accuracy"
     identity: dict[str, Any] | None = None
     data: DataFacts = DataFacts()
+    unit_folds: list[int] = []
     space: dict[str, Any] = {}
     excluded: list[ExcludedPlugin] = []
     sampler: str = ""
@@ -200,6 +203,7 @@ class TrialFacts(Facts):
         backbone_frozen: Whether only the head was trained; None if unknown.
         logme: LogME of the frozen features, in nats; see ``scoring.logme``.
         views: Number of augmented views of each image that the frozen prefix computed.
+        folds: Number of folds on which it was scored; None for a validation split.
         compute: The fields of ``training.ComputeSettings``.
         costs: Milliseconds and bytes per image, see ``training.Cost``.
         ms_per_item: Milliseconds to predict one image.
@@ -221,6 +225,7 @@ class TrialFacts(Facts):
     backbone_frozen: bool | None = None
     logme: float | None = None
     views: int = 1
+    folds: int | None = None
     compute: dict[str, Any] = {}
     costs: dict[str, float | None] = {}
     ms_per_item: float | None = None

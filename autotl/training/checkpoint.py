@@ -32,13 +32,15 @@ class Checkpoint:
 
     Args:
         path: The file; its folder is made when a checkpoint is saved.
+        keeps_last: Whether the state after the last epoch is saved too, because the caller has more
+            to do before the result is stored.
 
     Attributes:
         facts: The values saved with the tensors; empty without a valid checkpoint.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, *, keeps_last: bool = False) -> None:
+        self.path, self.keeps_last = path, keeps_last
         self._last_save = time.monotonic()
         self._save_seconds = 0.0
         self.facts: dict[str, Any] = {}

@@ -82,14 +82,21 @@ class Cost:
     peak_bytes: int | None = None
     compute: ComputeSettings = field(default_factory=ComputeSettings)
 
-    def training_seconds(self, epochs: int, views: int = 4) -> float:
-        """Seconds of a training of ``epochs`` epochs on ``views`` cached views."""
-        return (
-            self.setup_seconds
-            + self.view_seconds * min(views, epochs)
-            + self.probe_view_seconds * min(views, self._probe_epochs(epochs))
-            + self._epochs_seconds(epochs)
-        )
+    def training_seconds(self, epochs: int, views: int = 4, folds: int = 1) -> float:
+        """Seconds of a training of ``epochs`` epochs on ``views`` cached views.
+
+        Args:
+            epochs: Number of epochs.
+            views: Number of views.
+            folds: Number of folds of a cross-validation, with a training for each. What the first
+                one has not cached are the augmented views of the images that it validates on.
+        """
+        seconds = self.setup_seconds + folds * self._epochs_seconds(epochs)
+        seconds += self.view_seconds * min(views, epochs)
+        seconds += self.probe_view_seconds * min(views, self._probe_epochs(epochs))
+        if folds > 1:
+            seconds += self.new_view_seconds(epochs, views) / NEW_FRACTION / (folds - 1)
+        return seconds
 
     def repeat_seconds(self, epochs: int, views: int = 4) -> float:
         """Seconds of the same training on another resample of the data."""

@@ -59,16 +59,14 @@ def fine_tune(model: Model, config: Config, task: Task) -> Iterator[Epoch]:
     try:
         epochs = training.continue_from_checkpoint(random)
         yield from epochs
-        for number in range(len(epochs) + 1, task.epochs + 1):
+        while len(epochs) < task.epochs and not _has_stalled(epochs, task):
             with random.active():
-                epoch = training.run_epoch(number)
+                epoch = training.run_epoch(len(epochs) + 1)
             if epoch is None:
                 break
             epochs.append(epoch)
             training.save_checkpoint(epochs, random)
             yield epoch
-            if _has_stalled(epochs, task):
-                break
     finally:
         training.inputs.close()
     with random.active():
@@ -190,9 +188,10 @@ class Training:
         merge_parametrizations(self.model)
 
     def save_checkpoint(self, epochs: Sequence[Epoch], random: RandomState) -> None:
-        """Save the state after the epochs so far, unless they are all."""
+        """Save the state after the epochs so far, if it is due."""
         checkpoint, last = self.task.checkpoint, epochs[-1]
-        if checkpoint is None or last.number == self.task.epochs or not checkpoint.is_due:
+        is_last = last.number == self.task.epochs or _has_stalled(epochs, self.task)
+        if checkpoint is None or not (checkpoint.keeps_last if is_last else checkpoint.is_due):
             return
         names = {id(tensor): name for name, tensor in self._tensors().items()}
         if self._optimizer and not names.keys() >= set(map(id, self._optimizer.state)):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from noise_images import noise_examples
 
-from autotl.data import Dataset, check, resample
+from autotl.data import Dataset, check, fold, resample
 from autotl.errors import DataError
 from autotl.scoring.comparison import Results, compare
 from autotl.space.plugin import Example
@@ -130,3 +130,15 @@ def test_equal_candidates_on_a_given_validation_split_are_tied_however_many_resa
         )
         all_tied.append(all(standing.tied for standing in compare(results).standings))
     assert np.mean(all_tied) > 0.92
+
+
+def test_each_fold_validates_once_and_trains_in_all_others() -> None:
+    dataset = check(interleaved_examples(20), "noise", folds=4)
+    pool = set(dataset.indices("train"))
+    validated: list[int] = []
+    for number in range(4):
+        drawn = fold(dataset, number)
+        assert drawn.number == number
+        assert set(drawn.train) == pool - set(drawn.validation)
+        validated += drawn.validation.tolist()
+    assert sorted(validated) == sorted(pool)

@@ -12,7 +12,7 @@ import pytest
 from noise_images import noise, noise_examples
 
 from autotl.data import check
-from autotl.data.split import draw_split, join_units, split
+from autotl.data.split import draw_folds, draw_split, join_units, split
 from autotl.errors import DataError
 from autotl.space.plugin import Example
 
@@ -154,3 +154,96 @@ def test_a_split_is_drawn_as_in_one_pass_over_all_units(seed: int) -> None:
     else:
         with pytest.raises(DataError, match="too few images"):
             draw_split("test", wanted, splits, labels, units.tolist(), np.random.default_rng(seed))
+
+
+# ---------------------------------------------------------------- folds
+
+
+def folds_of(labels: Sequence[int], folds: int, units: Sequence[int] = (), seed: int = 0) -> Any:
+    units = units or range(len(labels))
+    return draw_folds(np.array(labels), units, folds, np.random.default_rng(seed))
+
+
+@pytest.mark.parametrize("folds", [2, 5, 20])
+def test_folds_are_stratified_and_as_large_as_each_other(folds: int) -> None:
+    labels = [0] * 61 + [1] * 23 + [2] * 4 + [3] * 2 + [5] * 10
+    drawn = folds_of(labels, folds)
+    for label in set(labels):
+        counts = np.bincount(drawn[np.array(labels) == label], minlength=folds)
+        assert counts.max() - counts.min() <= 1
+    sizes = np.bincount(drawn, minlength=folds)
+    assert sizes.max() - sizes.min() <= 1
+
+
+def test_many_small_classes_fill_all_folds() -> None:
+    labels = [c for c in range(100) for _ in range(3)]
+    drawn = folds_of(labels, 5)
+    assert np.bincount(drawn).tolist() == [60] * 5
+    assert all(len(set(drawn[3 * c : 3 * c + 3])) == 3 for c in range(100))
+
+
+def test_the_seed_determines_the_folds() -> None:
+    labels = [0, 1] * 30
+    assert (folds_of(labels, 5, seed=1) == folds_of(labels, 5, seed=1)).all()
+    assert (folds_of(labels, 5, seed=1) != folds_of(labels, 5, seed=2)).any()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_folds_do_not_divide_units(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    units = rng.integers(0, 60, 300).tolist()
+    labels = [unit % 3 for unit in units]
+    drawn = folds_of(labels, 4, units, seed)
+    assert all(len(set(drawn[np.array(units) == unit])) == 1 for unit in set(units))
+    for label in range(3):
+        counts = np.bincount(drawn[np.array(labels) == label], minlength=4)
+        assert counts.max() - counts.min() <= 8  # a unit has five images, or a few more
+
+
+def test_a_group_with_several_classes_leaves_none_of_them_to_one_fold() -> None:
+    units = [0, 1, 2, 2]  # of the classes a, b and both
+    assert folds_of([0, 1, 0, 1], 2, units).tolist() in ([0, 0, 1, 1], [1, 1, 0, 0])
+
+
+def test_there_are_at_most_as_many_folds_as_units() -> None:
+    assert sorted(folds_of([0, 1, 0, 1], 4)) == [0, 1, 2, 3]
+    with pytest.raises(DataError, match=r"5 folds need as many images, .* there are 4"):
+        folds_of([0, 1, 0, 1], 5)
+
+
+def test_with_folds_nothing_else_validates_and_small_classes_are_not_tested() -> None:
+    examples = [*noise_examples(20, "ab"), *noise_examples(2, "c")]
+    dataset = check(examples, "noise", folds=5)
+    assert dataset.folds is not None
+    assert not len(dataset.indices("validation"))
+    tested = dataset.indices("test")
+    assert Counter(dataset.labels[tested].tolist()) == {0: 4, 1: 4}
+    assert (dataset.folds[tested] == -1).all()
+    assert (dataset.folds[dataset.indices("train")] >= 0).all()
+    assert len(set(dataset.folds[dataset.labels == 2])) == 2
+    assert dataset.scored_split == "train"
+    assert check(examples, "noise").scored_split == "validation"
+
+
+def test_copies_and_groups_are_in_one_fold() -> None:
+    examples = noise_examples(20, "ab")
+    copies = [replace(e, name=f"copy of {e.name}") for e in examples[:10]]
+    grouped = [replace(e, group=f"g{i % 4}") if i < 12 else e for i, e in enumerate(examples)]
+    dataset = check([*grouped, *copies], "noise", folds=3, test=0.0)
+    assert dataset.folds is not None
+    folds_of_unit = set(zip(dataset.units, dataset.folds.tolist(), strict=True))
+    assert len(folds_of_unit) == len(set(dataset.units)) < len(examples)
+
+
+def test_folds_and_a_given_validation_split_exclude_each_other() -> None:
+    given = [*noise_examples(9, split="train"), *noise_examples(3, split="validation")]
+    with pytest.raises(DataError, match="noise: the data give a validation split, so folds cannot"):
+        check(given, "noise", folds=3)
+    tested = [*noise_examples(9, split="train"), *noise_examples(3, split="test")]
+    assert len(check(tested, "noise", folds=3).indices("test")) == 6
+
+
+def test_a_class_in_a_single_group_cannot_be_cross_validated() -> None:
+    examples = [*noise_examples(9, "a"), *(replace(e, group="b") for e in noise_examples(9, "b"))]
+    with pytest.raises(DataError, match="all images of b are in one group"):
+        check(examples, "noise", folds=3)

@@ -37,6 +37,7 @@ SHAPE = {
         "skipped": {},
         "duplicates_across_splits": {},
         "imbalance": {},
+        "folds": {},
     },
     "budget_seconds": {},
     "seconds": {},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 from datetime import UTC, datetime
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -73,6 +74,12 @@ def test_of_equal_scores_the_smaller_model_comes_first() -> None:
         for _ in range(5):
             assert numbers(rank(rows, direction)) == [3, 4, 2, 5, 1, 0]
             random.Random(0).shuffle(rows)
+
+
+def test_a_trial_without_all_folds_comes_last() -> None:
+    rows = [trial(n, 0.9 - n / 10, facts={"folds": count}) for n, count in enumerate((2, 5, 5))]
+    assert numbers(rank(rows, "maximize")) == [1, 2, 0]
+    assert numbers(rank(rows, "minimize")) == [2, 1, 0]
 
 
 def test_only_complete_trials_within_the_limits_are_ranked() -> None:
@@ -179,6 +186,44 @@ def test_trials_are_compared_by_their_predictions() -> None:
     ]
     ties = [c.standing.tied for c in compare_on_validation(rows, losses) if c.standing]
     assert ties == [True, True, False]
+
+
+def simulate_folds(
+    random: np.random.Generator, accuracies: list[float], facts: StudyFacts
+) -> list[tuple[float, bool]]:
+    """Scores of cross-validated trials, and whether each is tied; the best one comes first."""
+    folds = np.array(facts.unit_folds)
+    rows = []
+    hard = random.normal(size=len(folds))  # the same images are hard for all
+    for number, accuracy in enumerate(accuracies):
+        of_fold = random.normal(0, 0.02, folds.max() + 1)[folds]  # the noise of training
+        own = 0.6 * hard + 0.8 * random.normal(size=len(folds))
+        right = own < NormalDist().inv_cdf(accuracy) + of_fold
+        contributions = right.astype("<f2").tobytes()
+        rows.append(trial(number, float(right.mean()), contributions=contributions))
+    compared = compare_on_validation(rank(rows, "maximize"), facts)
+    return [(c.mean, c.standing.tied) for c in compared if c.standing]
+
+
+def test_folds_are_compared_like_repeats() -> None:
+    facts = StudyFacts(unit_folds=[n % 5 for n in range(120)])
+    random = np.random.default_rng(0)
+    equal = [simulate_folds(random, [0.85] * 4, facts) for _ in range(300)]
+    assert np.mean([all(tied for _, tied in each) for each in equal]) >= 0.93
+    scores = [score for each in equal for score, _ in each]
+    assert all(each[0][0] == max(score for score, _ in each) for each in equal)
+    assert 0.8 < np.mean(scores) < 0.9
+    better = [simulate_folds(random, [0.85, 0.6], facts) for _ in range(100)]
+    assert np.mean([not each[1][1] for each in better]) >= 0.9
+
+
+def test_the_scores_of_folds_have_the_score_as_their_mean() -> None:
+    runs = np.array([0, 0, 0, 1, 1, 2])
+    contributions = np.array([[1.0, 0, 1, 1, 0, 1], [0.0, 0, 1, 1, 1, 1]])
+    scores = contributions.mean(1, keepdims=True)
+    by_run = leaderboard._scores_by_run(scores, contributions, runs)
+    np.testing.assert_allclose(by_run.mean(1), scores[:, 0])
+    assert by_run[0, 2] > by_run[0, 1]  # 1 of 1 and 1 of 2
 
 
 @pytest.mark.parametrize("facts", [StudyFacts(), StudyFacts(metric="log_loss", data=FACTS.data)])

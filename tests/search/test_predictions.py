@@ -25,6 +25,8 @@ def stored(metric: str, labels: Any, probabilities: Any, units: Any) -> tuple[St
         labels=np.array([*train, *labels]),
         units=(98, 99, *units),
         indices=lambda split: np.arange(2, 2 + len(labels)),
+        scored_split="validation",
+        folds=None,
     )
     context: Any = SimpleNamespace(
         dataset=dataset, settings=SimpleNamespace(metric=metric, name="s")

@@ -17,7 +17,7 @@ from autotl.search.selection_budget import (
     SelectionBudget,
     repeat_seconds,
 )
-from autotl.store import Contender, Member, Store
+from autotl.store import Contender, DataFacts, Member, Store
 
 
 @pytest.fixture(autouse=True)
@@ -58,6 +58,15 @@ def test_five_repeats_of_few_contenders_come_first() -> None:
     assert field(nine, 3) == ([], 0)
     assert field(plan([1.0], Budget(1000.0)), 300) == ([], 0)
     assert field(plan([1.0] * 9, Budget(None)), float("inf")) == ([0, 1, 2, 3], 5)
+
+
+def test_folds_are_the_repeats() -> None:
+    nine = plan([1.0] * 9, Budget(1000.0))
+    nine.leaderboard.store.update_study("s", data=DataFacts(folds=5))
+    assert field(nine, 300) == ([], 0)
+    nine.reserve()
+    assert nine.budget.reserved_repeats == 0
+    assert nine.budget.reserved_refit > 0
 
 
 def test_the_baselines_take_part_before_the_next_best() -> None:

@@ -109,6 +109,21 @@ def test_the_first_trial_may_take_longer_than_others() -> None:
         epochs(usable + 1, budget, first=True)
 
 
+def test_a_trial_is_trained_in_all_folds() -> None:
+    budget = Budget(605)
+
+    def in_folds(seconds: float, first: bool = False) -> int:
+        fewest = 1 if first else fewest_epochs(WANTED, [])
+        planned = cost(seconds)
+        return affordable_epochs(planned, WANTED, fewest, 2, budget, 0.0, first=first, folds=5)
+
+    assert in_folds(4.0) == epochs(20.0, budget) == 9
+    repeat = SLACK * budget.refit  # of one fold
+    assert in_folds(8.0, first=True) == FIRST_FRACTION * 600 // (8.0 * (5 + repeat)) == 7
+    with pytest.raises(OutOfTime, match=r"3 epochs would take 210\.0 s"):
+        in_folds(14.0)
+
+
 def test_the_first_trial_that_trains_the_backbone_ignores_what_is_reserved_for_others() -> None:
     budget = Budget(605)
     before = epochs(20.0, budget, first=True)
@@ -165,11 +180,15 @@ def trial_row(number: int, config: dict[str, Any], facts: TrialFacts) -> TrialRo
 
 
 def refuse(
-    rows: Sequence[TrialRow], budget: Budget, images: int = 1000, **chosen: Any
+    rows: Sequence[TrialRow],
+    budget: Budget,
+    images: int = 1000,
+    folds: int | None = None,
+    **chosen: Any,
 ) -> OutOfTime | None:
     """The error with which a trial of ``CONFIG`` on so many training images is refused."""
     context: Any = SimpleNamespace(
-        settings=SimpleNamespace(epochs=WANTED),
+        settings=SimpleNamespace(epochs=WANTED, folds=folds),
         dataset=SimpleNamespace(indices=lambda split: range({"train": images}[split])),
     )
     try:
@@ -187,6 +206,9 @@ def test_a_trial_that_is_far_too_slow_is_refused() -> None:
     assert "3 epochs would take 30.0 s, and a trial may take 20.7 s now" in str(error)
     assert refuse([row()], Budget(None), images=10**9) is None
     assert refuse([row()], Budget(limit - 1), images=900) is None
+    # In five folds each image trains four times.
+    assert refuse([row()], Budget(limit + 1), images=250, folds=5) is None
+    assert refuse([row()], Budget(limit - 1), images=250, folds=5)
 
 
 def test_a_trial_that_would_leave_no_time_for_its_refit_is_refused() -> None:
@@ -247,15 +269,17 @@ def make_plan(
     *,
     frozen: bool = False,
     budget: Budget | None = None,
+    folds: int | None = None,
     **options: Any,
 ) -> TrialPlan:
     """Plan a trial whose epochs take so many seconds, in a budget of 605 s."""
     monkeypatch.setattr(training, "keeps_backbone_frozen", lambda *_: frozen)
     monkeypatch.setattr(training, "measure_cost", lambda *_: cost(seconds))
     context: Any = SimpleNamespace(
-        settings=SimpleNamespace(epochs=WANTED, views=2, patience=None),
+        settings=SimpleNamespace(epochs=WANTED, views=2, patience=None, folds=folds),
+        first_fold=None,
         dataset=SimpleNamespace(indices=lambda split: range({"test": 100}[split])),
-        task=lambda model, split, epochs, views: FakeTask(epochs, views),
+        task=lambda model, split, epochs, views, resample: FakeTask(epochs, views),
         checkpoint=lambda config: None,
     )
     spec = SimpleNamespace(size=8, interpolation="bicubic")
@@ -285,6 +309,13 @@ def test_the_first_trial_of_its_kind_may_use_all_of_the_time(
         assert plan.task.keep_completed_epochs
         assert plan.facts["backbone_frozen"] == plan.backbone_frozen == frozen
         assert plan.facts["seconds_needed"] == plan.facts["seconds_repeat"] == repeat
+
+
+def test_the_plan_with_folds(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = make_plan(monkeypatch, 4.0, [row()], folds=5)
+    assert plan.task.epochs == 9
+    assert plan.facts["seconds_needed"] == 5 * 9 * 4.0
+    assert plan.facts["seconds_repeat"] == 9 * 4.0  # its refit is one training
 
 
 def test_a_head_in_closed_form_needs_one_epoch_unless_others_are_trained_with_it(

@@ -611,9 +611,9 @@ def test_a_trial_that_is_far_too_slow_is_refused_before_its_model_is_built(
     built: list[str] = []
     build = TrainingContext.build
 
-    def spied(self: TrainingContext, config: Any) -> Any:
+    def spied(self: TrainingContext, config: Any, *more: Any) -> Any:
         built.append(config["freeze"].name)
-        return build(self, config)
+        return build(self, config, *more)
 
     def refuse(config: Any, rows: list[TrialRow], *_: object) -> None:
         assert any(row.facts.backbone_frozen is False for row in rows)

@@ -126,7 +126,7 @@ def test_studies_whose_probes_scored_alike_are_nearer(store: Store) -> None:
 
 def test_the_profile_of_a_study(store: Store) -> None:
     add_study(store, "a", imbalance=2.5, probe=0.7)
-    assert profile(store, "a") == Profile(10, 1000, 2.5, {"small": 0.7}, split=(None,) * 3)
+    assert profile(store, "a") == Profile(10, 1000, 2.5, {"small": 0.7}, split=(None,) * 4)
 
 
 def test_the_distance_of_profiles() -> None:
@@ -144,7 +144,7 @@ def test_nothing_is_learned_from_the_same_images_with_another_split(store: Store
     split = {"validation": None, "test": 0.2}
     add_study(store, "same", fingerprint="f", identity={"seed": 0, **split})
     add_study(store, "other", fingerprint="f", identity={"seed": 1, **split})
-    here = Profile(10, 1000, 1.0, {"small": 0.5}, "f", (0, None, 0.2))
+    here = Profile(10, 1000, 1.0, {"small": 0.5}, "f", (0, None, None, 0.2))
     assert set(learned(store, here)) == {"same"}
 
 

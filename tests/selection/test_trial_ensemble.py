@@ -54,6 +54,8 @@ class Study:
             units=self.units,
             classes=tuple("abc"),
             indices=lambda split: np.arange(len(self.labels)),
+            scored_split="validation",
+            folds=None,
         )
         context: Any = SimpleNamespace(dataset=dataset, settings=self.settings)
         store: Any = SimpleNamespace(predictions=lambda study, number: self.stored.get(number))

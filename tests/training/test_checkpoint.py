@@ -71,6 +71,27 @@ def test_it_ends_with_the_same_weights(
     assert np.array_equal(epochs[stop_after - 1].probabilities, interrupted[-1].probabilities)
 
 
+def test_the_last_epoch_is_saved_for_a_caller_with_more_to_do(tmp_path: Path) -> None:
+    def train_all(**changes: Any) -> tuple[Model, list[Epoch]]:
+        network, chosen = model(freeze="full"), config(freeze="full")
+        saved = Checkpoint(tmp_path / "last.safetensors", keeps_last=True)
+        return network, list(fine_tune(network, chosen, task(EPOCHS, checkpoint=saved, **changes)))
+
+    network, first = train_all()
+    same, epochs = train_all()
+    assert [e.seconds for e in epochs] == [e.seconds for e in first]  # nothing was run again
+    assert np.array_equal(epochs[-1].probabilities, first[-1].probabilities)
+    assert have_equal_weights(network, same)
+
+
+def test_a_training_that_had_stalled_is_not_continued(tmp_path: Path) -> None:
+    saved = tmp_path / "stalled.safetensors"
+    for _ in range(2):
+        run = task(EPOCHS, patience=1, score=lambda _: 0.5)
+        run.checkpoint = Checkpoint(saved, keeps_last=True)
+        assert len(list(fine_tune(model(freeze="full"), config(freeze="full"), run))) == 2
+
+
 def test_a_damaged_or_other_checkpoint_is_ignored(tmp_path: Path) -> None:
     file = tmp_path / "training.safetensors"
     file.write_bytes(b"damaged")

@@ -135,6 +135,13 @@ def test_views_cost_time_only_until_all_are_cached() -> None:
     assert half.training_seconds(10) == 5.0
 
 
+def test_folds_cost_epochs_but_hardly_any_views() -> None:
+    cost = make_cost(view=12.0, epoch=1.0, setup=100.0)
+    # The second fold adds two augmented views of the images on which the first one validated.
+    assert cost.training_seconds(3, 3, folds=5) == 100.0 + 3 * 12.0 + 2 * 12.0 / 4 + 5 * 3.0
+    assert cost.training_seconds(1, 1, folds=5) == 100.0 + 12.0 + 5.0
+
+
 def test_the_backbone_epoch_fraction_is_that_of_epochs_with_a_trainable_backbone() -> None:
     def fraction(chosen: Any) -> float:
         return measure_cost(model(), config(freeze=chosen), task(10)).backbone_epoch_fraction
