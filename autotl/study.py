@@ -86,6 +86,11 @@ Names = Annotated[tuple[str, ...], BeforeValidator(_to_tuple)]
 ImageSizes = Annotated[
     tuple[Annotated[int, Field(ge=16, le=2048)], ...], BeforeValidator(_to_tuple)
 ]
+DEVICES = r"^(auto|cpu|mps|cuda(:\d{1,4})?)$"
+"""The names of devices. Whether this machine has one is checked when it is selected."""
+
+DEVICE_EXPECTED = "is not a valid device; expected auto, cpu, cuda, cuda:1 or mps"
+
 Fraction = Annotated[float, Field(gt=0, lt=0.9)]
 
 
@@ -131,7 +136,7 @@ class StudyConfig(BaseModel):
     cache_size: Annotated[ByteSize, Field(ge=0)] | None = None  # None: 10 GB at most
     storage: str | None = None
     out: Path = Path("runs")
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    device: Annotated[str, Field(pattern=DEVICES)] = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
 
     @field_validator("data")
@@ -227,6 +232,8 @@ def _explain(error: Mapping[str, Any], where: str) -> str:
     reason = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
     if name == "study":
         reason = "is not a valid name of a folder; expected 1 to 200 characters without / or \\"
+    elif name == "device":
+        reason = DEVICE_EXPECTED
     elif error["type"].startswith("byte_size"):
         reason = "is not a valid size; expected e.g. 500MB or 20GB"
     return f"{name} = {error['input']!r}: {reason}"

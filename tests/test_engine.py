@@ -463,7 +463,7 @@ def test_a_trial_without_progress_ends_early(settings: Make) -> None:
     assert row.status == "complete"
     assert 3 <= row.epochs < 30
     assert f"epochs = {row.epochs}" in (result.folder / "recipe.toml").read_text()
-    with pytest.raises(StudyError, match=r"was begun with patience=2, not 3"):
+    with pytest.raises(StudyError, match=r"has patience=2, not 3"):
         engine.run(settings(trials=2, epochs=30, patience=3, freeze=["linear_probe"]))
 
 

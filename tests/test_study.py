@@ -148,7 +148,7 @@ def test_options_override_the_file(tmp_path: Path) -> None:
         ('data = "x"\nepochs = "many"', ["epochs = 'many'", "integer"]),
         ('data = "x"\nepochs = 0', ["epochs = 0", "greater than or equal to 1"]),
         ('data = "x"\ntest = 0.95', ["test = 0.95", "less than 0.9"]),
-        ('data = "x"\ndevice = "tpu"', ["device = 'tpu'", "'cpu'"]),
+        ('data = "x"\ndevice = "tpu"', ["device = 'tpu'", "expected auto, cpu, cuda, cuda:1"]),
         ('data = "x"\nstudy = "a/b"', ["study = 'a/b'", "not a valid name of a folder"]),
         ('data = "x"\n[space]\nhead = 3', ["space.head = 3", "dictionary"]),
         ("epochs = 3", ["'data' is missing; add it"]),

@@ -14,8 +14,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from autotl.report import backbone_costs, describe_config, describe_result, plugin_choices
-
 if TYPE_CHECKING:
     from autotl.store import TrialRow
 
@@ -57,6 +55,8 @@ def show_summary(
         plugins: Plugin files that loading the model may need.
         resumable: Whether repeating the command would continue the study.
     """
+    from autotl.report import describe_result
+
     console = open_console(sys.stdout)
     if trials:
         table = _leaderboard(summary["metric"], trials, one_column=False)
@@ -88,6 +88,8 @@ def show_trials(metric: str, rows: Sequence[TrialRow]) -> None:
 
     On a terminal lines are wrapped to its width; in a file each trial is one line.
     """
+    from autotl.report import backbone_costs, describe_config
+
     console = open_console(sys.stdout)
     table = _new_table()
     for name in ("trial", "status", metric, "epochs", "seconds"):
@@ -166,6 +168,8 @@ def _leaderboard(metric: str, trials: Sequence[Mapping[str, Any]], one_column: b
         trials: The best trials, the best first; at least one.
         one_column: Whether all plugins are in one column, which wraps, or each kind in its own.
     """
+    from autotl.report import plugin_choices
+
     table = _new_table()
     for name in ("rank", "trial", metric, "epochs", "seconds"):
         table.add_column(name, justify="right", no_wrap=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from autotl.cli.common import DEVICE, FORMAT, PATH, PLUGIN, printable
+from autotl.cli.common import FORMAT, PATH, PLUGIN, device_option, printable
 from autotl.cli.inputs import load_examples
 from autotl.cli.progress_bar import ProgressBar
 
@@ -28,7 +28,7 @@ from autotl.cli.progress_bar import ProgressBar
 )
 @FORMAT
 @PLUGIN
-@DEVICE
+@device_option("auto")
 def evaluate(
     model: Path,
     source: str,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from autotl.cli.common import DEVICE, PATH, PLUGIN, printable
+from autotl.cli.common import PATH, PLUGIN, device_option, printable
 from autotl.cli.inputs import image_files
 from autotl.cli.progress_bar import ProgressBar
 from autotl.errors import DataError
@@ -38,7 +38,7 @@ Predictions = Iterator[tuple[str, list[tuple[str, float]]]]
     help="Number of classes for each image, the most probable first (default: 3).",
 )
 @PLUGIN
-@DEVICE
+@device_option("auto")
 def predict(
     model: Path,
     files: tuple[str, ...],

@@ -17,9 +17,11 @@ from autotl.cli.common import (
     STORAGE,
     WEIGHTS,
     Duration,
+    device_option,
     given_options,
     interruptible,
 )
+from autotl.events import Stage
 
 if TYPE_CHECKING:
     from autotl.engine import Result
@@ -181,11 +183,7 @@ QUIET = click.option(
 @click.option(
     "--out", type=PATH, metavar="DIR", help="Parent folder of the run folders (default: runs)."
 )
-@click.option(
-    "--device",
-    type=click.Choice(["auto", "cpu", "cuda", "mps"]),
-    help="Device for the computation (default: auto, the GPU if there is one).",
-)
+@device_option()
 @click.option(
     "--precision",
     type=click.Choice(["auto", "float32", "bfloat16"]),
@@ -207,12 +205,12 @@ def search(source: str, quiet: bool, **options: Any) -> None:
     from autotl import study
 
     settings = study.configure(source, given_options(options))
-    from autotl import report
-    from autotl.cli import console
-    from autotl.store import Store, default_url
-
     result = _run(settings, quiet, command=shlex.join(["autotl", *sys.argv[1:]]), began=began)
     if not quiet:
+        from autotl import report
+        from autotl.cli import console
+        from autotl.store import Store, default_url
+
         with closing(Store(settings.storage or default_url(settings.out))) as store:
             trials = report.top(store, settings.name)
         folder = str(result.folder)
@@ -243,11 +241,12 @@ def search(source: str, quiet: bool, **options: Any) -> None:
 def train(recipe: Path, source: str | None, quiet: bool, **options: Any) -> None:
     """Train the single configuration of RECIPE, on DATA or on the data that RECIPE names."""
     from autotl import study
-    from autotl.cli import console
 
     settings = study.configure_recipe(recipe, source, given_options(options))
     result = _run(settings, quiet)
     if not quiet:
+        from autotl.cli import console
+
         console.show_summary(result.summary, str(result.folder), [], settings.plugin)
     if result.interrupted:
         sys.exit(130)
@@ -255,8 +254,15 @@ def train(recipe: Path, source: str | None, quiet: bool, **options: Any) -> None
 
 def _run(settings: StudyConfig, quiet: bool, **context: Any) -> Result:
     """Run the search of ``settings`` and show its progress on the terminal."""
-    from autotl import engine
     from autotl.cli import progress_view
+    from autotl.search import preflight
 
-    with progress_view.show_progress(quiet) as view, interruptible(view) as listener:
+    preflight.check(settings)  # an error is shown at once, and not after torch is loaded
+    with (
+        progress_view.show_progress(quiet, settings.name) as view,
+        interruptible(view) as listener,
+    ):
+        listener(Stage("loading libraries"))
+        from autotl import engine
+
         return engine.run(settings, listener, **context)

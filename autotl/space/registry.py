@@ -177,12 +177,8 @@ class Registry:
         Raises:
             DataError: There is no such file or folder, or no plugin reads it.
         """
+        require_source(source)
         path = Path(source).expanduser()
-        if ":" not in source and not path.exists():
-            near = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-            raise DataError(
-                f"there is no file or folder {source!r}; {did_you_mean(path.name, near)}"
-            )
         text = f"{path.as_posix()}/" if path.is_dir() else source
         # Plugin files are registered after installed plugins and take precedence over them.
         for plugin in reversed(self._plugins["dataset"].values()):
@@ -238,6 +234,18 @@ class Registry:
                 f"no {kind} matches {pattern!r}; {did_you_mean(pattern, plain)}"
             )
         return names
+
+
+def require_source(source: str) -> None:
+    """Check that a data source exists, if it is a path.
+
+    Raises:
+        DataError: There is no such file or folder.
+    """
+    path = Path(source).expanduser()
+    if ":" not in source and not path.exists():
+        near = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise DataError(f"there is no file or folder {source!r}; {did_you_mean(path.name, near)}")
 
 
 def _list_members(
