@@ -128,8 +128,9 @@ def run(
         begin_study(settings, store, dataset, search_space, device, budget, plan, earlier)
         write_data(settings, dataset, listener)
         context = training_context(settings, store, dataset, device, budget, plugins, listener)
-        interrupted = search_and_finish(store, search_space, context, budget, listener, command)
-        summary = conclude(store, settings, budget, interrupted, command)
+        with store.expect_study(settings.name):
+            interrupted = search_and_finish(store, search_space, context, budget, listener, command)
+            summary = conclude(store, settings, budget, interrupted, command)
         if not interrupted:
             notify_unused(budget, listener)
     return Result(summary, settings.folder, plugins, interrupted)

@@ -28,9 +28,10 @@ SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def parse_duration(text: str | float) -> float:
-    """Parse a duration in seconds: ``90``, ``"90s"``, ``"10m"``, ``"1h30m"``.
+    """Parse a duration in seconds: ``"90s"``, ``"10m"``, ``"1h30m"``, or a number of seconds.
 
-    Pydantic's ``timedelta`` does not read these forms.
+    Text without a unit is refused, because ``--budget 4`` may mean minutes or hours. Pydantic's
+    ``timedelta`` does not read these forms.
 
     Raises:
         StudyError: The text is not a duration, or not a positive one.
@@ -39,6 +40,11 @@ def parse_duration(text: str | float) -> float:
     5400.0
     """
     normalised = str(text).strip().lower()
+    if isinstance(text, str) and re.fullmatch(r"\d+(\.\d+)?", normalised):
+        raise StudyError(
+            f"{text!r} is not a valid duration: expected a unit, "
+            f"{normalised}s, {normalised}m or {normalised}h"
+        )
     parts = re.findall(r"(\d+(?:\.\d+)?)([smhd]?)", normalised)
     if not parts or "".join(number + unit for number, unit in parts) != normalised:
         raise StudyError(f"{text!r} is not a valid duration: expected e.g. 90s, 10m, 1h30m or 2d")
@@ -143,6 +149,14 @@ class StudyConfig(BaseModel):
     @classmethod
     def _expand_home(cls, data: str) -> str:
         return str(Path(data).expanduser()) if data.startswith("~") else data
+
+    @field_validator("storage")
+    @classmethod
+    def _refuse_memory(cls, storage: str | None) -> str | None:
+        is_file = re.match(r"sqlite[^:]*:///(?!file::memory:|:memory:)[^?]", storage or "")
+        if storage and storage.startswith("sqlite") and (not is_file or "mode=memory" in storage):
+            raise ValueError("is a database in memory, which is lost; expected sqlite:///FILE.db")
+        return storage
 
     @property
     def name(self) -> str:

@@ -25,7 +25,6 @@ def tiny() -> None: ...
     [
         (90, 90),
         (0.5, 0.5),
-        ("90", 90),
         ("90s", 90),
         ("1.5m", 90),
         ("10m", 600),
@@ -46,7 +45,28 @@ def test_invalid_durations_are_rejected(text: Any) -> None:
         parse_duration(text)
 
 
-@pytest.mark.parametrize("text", ["0", 0, "0m", "0h0m"])
+@pytest.mark.parametrize("text", ["4", " 4", "1.5", "0"])
+def test_a_duration_has_a_unit(text: str) -> None:
+    number = text.strip()
+    message = f"is not a valid duration: expected a unit, {number}s, {number}m or {number}h"
+    with pytest.raises(StudyError, match=message):
+        parse_duration(text)
+
+
+@pytest.mark.parametrize(
+    "url", ["sqlite://", "sqlite:///", "sqlite:///:memory:", "sqlite:///file::memory:?uri=true"]
+)
+def test_a_database_in_memory_is_refused(url: str) -> None:
+    with pytest.raises(StudyError, match="is a database in memory, which is lost; expected sqlite"):
+        configure("photos", {"storage": url})
+
+
+@pytest.mark.parametrize("url", ["sqlite:///a.db", "sqlite:////a/b.db?timeout=3", "mysql://u@h/x"])
+def test_other_databases_are_accepted(url: str) -> None:
+    assert configure("photos", {"storage": url}).storage == url
+
+
+@pytest.mark.parametrize("text", [0, "0s", "0m", "0h0m"])
 def test_a_duration_must_be_positive(text: Any) -> None:
     with pytest.raises(StudyError, match="not a valid duration: expected more than 0"):
         parse_duration(text)

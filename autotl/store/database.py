@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from optuna.storages import RDBStorage
 from sqlalchemy import exc
 
-from autotl.errors import StudyError, did_you_mean
+from autotl.errors import StoreError, StudyError, did_you_mean
 from autotl.store import quick
 from autotl.store.contender import Contender, Facts
 from autotl.store.facts import RepeatFacts, StudyFacts, TestResult, TrialFacts
@@ -179,6 +179,31 @@ class Store:
             for table in TABLES_OF_STUDY:
                 connection.execute(table.delete().where(table.c.study == study))
             connection.execute(STUDY.delete().where(STUDY.c.name == study))
+
+    @contextmanager
+    def expect_study(self, study: str) -> Iterator[None]:
+        """Explain an error inside if its cause is that somebody has deleted the study meanwhile.
+
+        Raises:
+            StudyError: The study, or Optuna's study of that name, is missing after an error.
+        """
+        try:
+            yield
+        except Exception as error:
+            with suppress(StoreError):
+                if not self._is_complete(study):
+                    raise StudyError(
+                        f"study {study!r} was deleted while it ran; the files in its run folder "
+                        "stay; repeat the command to begin a new study"
+                    ) from error
+            raise
+
+    def _is_complete(self, study: str) -> bool:
+        """Whether the study is in AutoTL's tables and in Optuna's."""
+        if self.find_study(study) is None:
+            return False
+        with convert_errors(self._label):
+            return study in optuna.get_all_study_names(self.storage)
 
     # the data of a study
 

@@ -182,6 +182,10 @@ def test_a_study_that_another_process_runs_is_not_disturbed(
     assert state == optuna.trial.TrialState.RUNNING
 
 
+def delete_optuna_study(store: Store, name: str) -> None:
+    optuna.delete_study(study_name=name, storage=store.storage)
+
+
 class Killed(BaseException):
     """The process ends here."""
 
@@ -214,6 +218,23 @@ def test_a_kill_between_the_two_books_loses_and_doubles_no_trial(
     run_trials(whole)
     complete = [(row.config, row.score) for row in rows if row.status == "complete"]
     assert complete == [(row.config, row.score) for row in read_trials(whole)]
+
+
+@pytest.mark.parametrize("delete", [delete_optuna_study, Store.delete])
+def test_a_study_that_vanishes_ends_the_search_in_one_sentence(
+    settings: Make, run_trials: Run, delete: Callable[[Store, str], None]
+) -> None:
+    """Optuna Dashboard has a button that deletes a study."""
+
+    def delete_after_trial_1(event: Event) -> None:
+        if isinstance(event, TrialFinished) and event.number == 1:
+            with store_of(settings()) as store:
+                delete(store, "photos")
+
+    message = "'photos' was deleted while it ran; the files in its run folder stay"
+    with pytest.raises(StudyError, match=message):
+        run_trials(settings(trials=5), delete_after_trial_1)
+    assert (settings().folder / "splits.csv").exists()
 
 
 def test_the_last_trial_leaves_none_waiting(
