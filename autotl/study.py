@@ -200,9 +200,14 @@ def configure(source: str, options: Mapping[str, Any]) -> StudyConfig:
     if source.endswith(".toml"):
         where = source
         values = {"study": Path(source).stem, **_read_toml(Path(source))}
-        for key in {"data", "weights", "plugin", "learn_from"} & set(values):
-            values[key] = _resolve_path(values[key], Path(source).parent)
+        _resolve_paths(values, Path(source).parent)
     return _validate({**values, **options}, where)
+
+
+def _resolve_paths(values: dict[str, Any], folder: Path) -> None:
+    """Resolve the paths of a study file or a recipe, which are relative to its ``folder``."""
+    for key in {"data", "weights", "plugin", "learn_from"} & set(values):
+        values[key] = _resolve_path(values[key], folder)
 
 
 def _resolve_path(value: Any, folder: Path) -> Any:
@@ -275,7 +280,8 @@ def configure_recipe(path: Path, source: str | None, options: Mapping[str, Any])
     """Configure the study that retrains a recipe, in a single trial.
 
     Args:
-        path: A ``recipe.toml`` as ``write_recipe`` wrote it.
+        path: A ``recipe.toml`` as ``write_recipe`` wrote it. The study is named like the folder of
+            such a file, and like a file of another name.
         source: The data; None for the data that the recipe names.
         options: Settings that override those of the recipe.
 
@@ -292,7 +298,8 @@ def configure_recipe(path: Path, source: str | None, options: Mapping[str, Any])
             raise StudyError(f"{path} is not a valid recipe: expected one table [{kind}.NAME]")
         values[kind] = list(chosen)
     values.pop("versions", None)
-    member = path.stem.removeprefix("recipe")  # recipe-2.toml is the second member of an ensemble
-    name = f"{path.resolve().parent.name}-retrained{member}"
+    _resolve_paths(values, path.parent)
+    own = re.fullmatch(r"recipe(-\d+)?", path.stem)  # recipe-2.toml is a member of an ensemble
+    name = f"{path.resolve().parent.name}-retrained{own[1] or ''}" if own else path.stem
     fixed = {"study": name, "trials": 1, "space": config, **({"data": source} if source else {})}
     return _validate({**values, **fixed, **options}, str(path))

@@ -55,7 +55,9 @@ def test_a_search_selects_refits_tests_and_saves(settings: Make, tmp_path: Path)
     loaded = optuna.load_study(study_name="photos", storage=f"sqlite:///{tmp_path}/runs/autotl.db")
     reported = [len(t.intermediate_values) for t in loaded.trials]
     assert sum(reported) == len(epochs) >= 6
-    assert loaded.trials[0].user_attrs["config"] == read_trials(settings())[0].config
+    # Optuna Dashboard shows each attribute on one line, however wide the page gets.
+    values = [len(str(value)) for trial in loaded.trials for value in trial.user_attrs.values()]
+    assert max(values) < 100
 
 
 def test_the_same_command_continues(settings: Make) -> None:

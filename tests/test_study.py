@@ -255,10 +255,34 @@ def test_a_recipe_is_retrained_with_its_own_settings(recipe: Path) -> None:
     assert all(len(plugins) == 1 for plugins in single.plugins.values())
     assert settings.trials == 1
     assert {key: getattr(settings, key) for key in TRAINING} == TRAINING
-    assert (settings.data, settings.name) == ("photos", "best-retrained")
+    assert (settings.data, settings.name) == (str(recipe.parent / "photos"), "best-retrained")
     # Nothing is left to choose: the domain of each parameter is a single value.
     ambiguous = [v for v in single.describe().values() if len(v) != 1 and ("|" in v or " to " in v)]
     assert ambiguous == []
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("recipe.toml", "best-retrained"),
+        ("recipe-2.toml", "best-retrained-2"),
+        ("rec2.toml", "rec2"),
+        ("recipes.toml", "recipes"),
+    ],
+)
+def test_the_study_of_a_recipe_has_a_plain_name(recipe: Path, file: str, name: str) -> None:
+    recipe.rename(recipe.with_name(file))
+    assert configure_recipe(recipe.with_name(file), None, {}).name == name
+
+
+def test_the_paths_of_a_recipe_are_relative_to_it(recipe: Path) -> None:
+    """The folder with the data and the run folder can be moved together."""
+    added = 'data = "../photos"\nplugin = ["../mine.py"]\nweights = "/absolute"\n'
+    recipe.write_text(recipe.read_text().replace('data = "photos"\n', added))
+    settings = configure_recipe(recipe, None, {})
+    assert settings.data == str(recipe.parent / "../photos")
+    assert settings.plugin == (recipe.parent / "../mine.py",)
+    assert settings.weights == Path("/absolute")
 
 
 def test_a_recipe_can_be_used_for_other_data_and_with_other_settings(recipe: Path) -> None:

@@ -233,7 +233,8 @@ def search(source: str, quiet: bool, **options: Any) -> None:
 @click.option(
     "--study",
     metavar="NAME",
-    help="Name of the study (default: the name of the recipe's folder, with a suffix).",
+    help="Name of the study (default: that of the recipe's folder with -retrained, or the name of "
+    "a recipe that is not called recipe.toml).",
 )
 @PLUGIN
 @WEIGHTS

@@ -93,19 +93,23 @@ def describe_result(summary: Mapping[str, Any]) -> list[str]:
         Sentences. The first names the winner with its score, or says that there is none. The second
         has its score on the test split, or says why there is none. The others are about ties, the
         smallest difference that could be seen, an ensemble that is better than the winner, the
-        baselines, and repeated use of the test split.
+        baselines, and repeated use of the test split. Where a single configuration was trained,
+        nothing was selected, and no sentence is about a selection.
     """
     if summary["best"] is None:
         return ["No trial completed, so there is no winner."]
     winner = winner_name(summary)
-    sentences = [
-        _winner(summary, winner),
-        _test_score(summary),
-        *_ties(summary),
-        *_detectable(summary),
-        *_better_ensemble(summary),
-        *_baselines(summary),
-    ]
+    if sum(summary["trials"].values()) == 1:
+        sentences = [_only_model(summary), _test_score(summary)]
+    else:
+        sentences = [
+            _winner(summary, winner),
+            _test_score(summary),
+            *_ties(summary),
+            *_detectable(summary),
+            *_better_ensemble(summary),
+            *_baselines(summary),
+        ]
     if (openings := summary["test_openings"]) > 1:
         sentences.append(
             f"The test split was used {openings} times. Only the first score is known to be "
@@ -130,6 +134,16 @@ def _winner(summary: Mapping[str, Any], name: str) -> str:
     return (
         f"The winner is {with_article(name)}{f' ({details})' if details else ''}: "
         f"{summary['metric']} {format_interval(score['mean'], score)}, {measured}."
+    )
+
+
+def _only_model(summary: Mapping[str, Any]) -> str:
+    """Describe the model of a study that trained one configuration."""
+    best = summary["best"]
+    score, details = best["validation"], describe_config(best["config"] or {}, values=False)
+    return (
+        f"The model is {details or winner_name(summary)}: {summary['metric']} "
+        f"{format_interval(score['mean'], score)} on the validation split."
     )
 
 

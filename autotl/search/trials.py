@@ -249,7 +249,6 @@ class TrialLoop:
         recipe = trial.user_attrs.get(RECIPE, [])
         facts = TrialFacts(recipe=recipe, is_default=self.portfolio.is_default(recipe))
         plain = space.to_json(config)
-        trial.set_user_attr("config", plain)
         self.store.begin_trial(self.name, trial.number, plain, self.settings.epochs, facts)
         return config
 
@@ -419,11 +418,10 @@ class TrialLoop:
         error, score = outcome.error, outcome.score
         status, reason = _classify(error)
         state = resume.optuna_state(status, trial.constraints)
+        facts = dict(outcome.facts)
         if status == "failed" and not isinstance(error, AutoTLError) and error:
-            trial.set_user_attr("traceback", "".join(traceback.format_exception(error)))
-        trial.set_user_attr("status", status)
-        if reason:
-            trial.set_user_attr("reason", reason)
+            facts["traceback"] = "".join(traceback.format_exception(error))
+        trial.set_user_attr("status", status)  # long values make Optuna Dashboard's page wide
         rows = [EpochRow(e.number, e.loss, e.score, e.seconds) for e in outcome.epochs]
         trained = outcome.epochs[-1].trained_parameters if outcome.epochs else None
         if trained is not None:
@@ -439,7 +437,7 @@ class TrialLoop:
             seconds=seconds,
             trained_parameters=trained,
             epochs=rows,
-            **outcome.facts,
+            **facts,
         )
         if status == "interrupted":
             resume.requeue(self.study, trial.params, trial.user_attrs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -184,16 +185,23 @@ class RunFolder:
         return recipes
 
     def _sources(self) -> dict[str, Any]:
-        """Return the data, the plugin files and the folder of weights, with absolute paths."""
+        """Return the data, the plugin files and the folder of weights, relative to the recipe."""
         source: str = self.dataset.source
         if Path(source).exists():
-            source = str(Path(source).resolve())
+            source = self._relative(Path(source))
         sources: dict[str, Any] = {"data": source}
         if self.settings.plugin:
-            sources["plugin"] = [str(file.resolve()) for file in self.settings.plugin]
+            sources["plugin"] = [self._relative(file) for file in self.settings.plugin]
         if self.settings.weights:
-            sources["weights"] = str(self.settings.weights.resolve())
+            sources["weights"] = self._relative(self.settings.weights)
         return sources
+
+    def _relative(self, path: Path) -> str:
+        """Return a path relative to the run folder; an absolute one if it is on another drive."""
+        try:
+            return Path(os.path.relpath(path.resolve(), self.folder.resolve())).as_posix()
+        except ValueError:
+            return str(path.resolve())
 
     def _validation_result(self, winner: Contender, facts: StudyFacts) -> dict[str, Any] | None:
         """Return the score of a trial on the validation split; None for a combination."""

