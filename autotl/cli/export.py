@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from autotl.artifact.folder import require_folder
 from autotl.cli.common import FORMAT, PATH, PLUGIN
 from autotl.cli.inputs import image_files, load_examples
 from autotl.errors import ArtifactError, AutoTLError, DataError
@@ -61,6 +62,7 @@ def export(
     by more than 0.001 is deleted. An int8 file always differs: its loss of accuracy is measured if
     DATA has labels. A .pt2 file is loaded by unpickling, so load only files that you trust.
     """
+    require_folder(model)
     from autotl import models
     from autotl.artifact import export as exporter
     from autotl.artifact import model_folder

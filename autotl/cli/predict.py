@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 
+from autotl.artifact.folder import require_folder
 from autotl.cli.common import PATH, PLUGIN, device_option, printable
 from autotl.cli.inputs import image_files
 from autotl.cli.progress_bar import ProgressBar
@@ -52,6 +53,7 @@ def predict(
     Files that cannot be read are named on stderr and the others are predicted; the exit code is
     then 1.
     """
+    require_folder(model)
     names = list(image_files(files))
     if not names:
         raise DataError("no images: the list on stdin is empty")

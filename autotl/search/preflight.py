@@ -13,7 +13,7 @@ from autotl.errors import PluginError, StoreError, StudyError, did_you_mean
 from autotl.scoring import metrics
 from autotl.search import identity
 from autotl.space.declared import declared_names
-from autotl.space.registry import WILDCARDS, require_source
+from autotl.space.registry import WILDCARDS, require_plugin_file, require_source
 from autotl.store import quick
 from autotl.store.lock import lock
 from autotl.study import StudyConfig
@@ -35,11 +35,7 @@ def check(settings: StudyConfig) -> None:
 
 def _check_paths(settings: StudyConfig) -> None:
     for file in settings.plugin:
-        if not file.is_file():
-            near = [p.name for p in file.parent.glob("*.py")]
-            raise PluginError(
-                f"there is no plugin file {str(file)!r}; {did_you_mean(file.name, near)}"
-            )
+        require_plugin_file(file)
     if settings.weights is not None and not settings.weights.is_dir():
         raise StudyError(f"there is no folder {str(settings.weights)!r} for --weights")
     earlier = settings.learn_from

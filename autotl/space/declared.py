@@ -41,7 +41,7 @@ def declared_names(files: Iterable[Path] = ()) -> dict[str, set[str]]:
                     families.add(kind)
     except (_Unclear, OSError, SyntaxError, ValueError):  # the import reports what is wrong
         return {}
-    return {kind: known for kind, known in names.items() if kind not in families}
+    return {kind: own for kind, own in names.items() if kind not in families}
 
 
 def _installed_modules() -> Iterator[Path]:

@@ -248,6 +248,17 @@ def require_source(source: str) -> None:
         raise DataError(f"there is no file or folder {source!r}; {did_you_mean(path.name, near)}")
 
 
+def require_plugin_file(file: Path) -> None:
+    """Check that a plugin file exists.
+
+    Raises:
+        PluginError: There is no such file.
+    """
+    if not file.exists():
+        near = did_you_mean(file.name, (path.name for path in file.parent.glob("*.py")))
+        raise PluginError(f"plugin file {file} cannot be read: there is no such file; {near}")
+
+
 def _list_members(
     plugin: AnyPlugin, patterns: Sequence[str], criteria: BackboneCriteria
 ) -> list[str]:
@@ -273,6 +284,9 @@ def load(files: Iterable[Path] = ()) -> Registry:
     Raises:
         PluginError: A file cannot be imported or defines no plugin, or two names collide.
     """
+    files = list(files)
+    for file in files:
+        require_plugin_file(file)  # before the plugins import their libraries
     plugins: list[AnyPlugin] = []
     broken: list[Excluded] = []
     for entry in sorted(entry_points(group=GROUP), key=lambda e: (e.name, e.value)):

@@ -58,7 +58,7 @@ class WaitingConnection(sqlite3.Connection):
 
 def _wait(step: Callable[[], Result], connection: sqlite3.Connection) -> Result:
     """Do a step, and again while another program holds the lock that it needs."""
-    began, told = time.monotonic(), False
+    began, is_logged = time.monotonic(), False
     while True:
         this_began = time.monotonic()
         try:
@@ -70,11 +70,11 @@ def _wait(step: Callable[[], Result], connection: sqlite3.Connection) -> Result:
             has_waited = now - this_began > NOTICE_SECONDS / 2
             if not is_busy or not has_waited or now - began + NOTICE_SECONDS > LOCK_SECONDS:
                 raise
-            if not told:
+            if not is_logged:
                 file = getattr(connection, "file", "the database")
                 log.warning(
                     "another program is writing to %s; waiting for it, for up to %.0f s",
                     file,
                     LOCK_SECONDS,
                 )
-                told = True
+                is_logged = True

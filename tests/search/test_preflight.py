@@ -31,7 +31,7 @@ def settings(photos: Path, **options: Any) -> StudyConfig:
     [
         ({"data": "photo"}, "there is no file or folder '.*photo'; did you mean 'photos'"),
         ({"metric": "acuracy"}, "did you mean 'accuracy'"),
-        ({"plugin": "nope.py"}, "there is no plugin file 'nope.py'"),
+        ({"plugin": "nope.py"}, "plugin file nope.py cannot be read: there is no such"),
         ({"weights": "nope"}, "no folder 'nope' for --weights"),
         ({"learn_from": "nope"}, "no file or folder 'nope' for --learn-from"),
         ({"out": "photos/red/0.png"}, "is not a folder that you may write to; .*--out"),
