@@ -18,7 +18,7 @@ from images import FAST, read_trials, write_images, write_plugin
 import autotl
 from autotl import data, engine, events, models, report, study, training
 from autotl.errors import DataError, OutOfTime, PluginError, StoreError, StudyError
-from autotl.events import EpochCompleted, Event, Note, TrialFinished
+from autotl.events import EpochCompleted, Event, Note, TrialFinished, TrialStarted
 from autotl.search import warm_start
 from autotl.search.input_plan import InputPlan
 from autotl.search.selection_budget import Field, SelectionBudget
@@ -91,6 +91,34 @@ def test_a_study_that_asks_something_else_is_refused(
     with pytest.raises(StudyError, match="--study") as error:
         engine.run(settings(trials=2, **changed))
     assert says in str(error.value)
+
+
+def test_what_is_not_given_is_what_the_study_has(settings: Make) -> None:
+    engine.run(settings(trials=1, image_size=[24], epochs=2, seed=5))
+    bare = study.StudyConfig.model_validate(
+        settings(trials=2).model_dump(
+            include={"data", "plugin", "out", "backbone", "trials", "device", "history"}
+        )
+    )
+    notes: list[Event] = []
+    engine.run(bare, notes.append)
+    rows = read_trials(settings())
+    assert {row.facts.input for row in rows} == {(24, "bicubic")}
+    assert len(rows) == 2
+    [text] = [e.text for e in notes if isinstance(e, Note) and "as in the earlier runs" in e.text]
+    assert {"seed=5", "epochs=2", "image_size=24"} <= set(text.partition(": ")[2].split(", "))
+
+
+def test_a_study_without_a_complete_trial_locks_nothing(settings: Make) -> None:
+    def fail(event: Event) -> None:
+        if isinstance(event, TrialStarted):
+            raise StudyError("no")
+
+    with pytest.raises(StudyError):
+        engine.run(settings(trials=1, epochs=2), fail)
+    assert not any(row.status == "complete" for row in read_trials(settings()))
+    result = engine.run(settings(trials=3, epochs=4, metric="macro_f1"))
+    assert result.summary["metric"] == "macro_f1"
 
 
 def test_a_study_grows_and_shrinks_with_all_its_trials(settings: Make) -> None:

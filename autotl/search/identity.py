@@ -68,7 +68,8 @@ def adopt(settings: StudyConfig, identity: Mapping[str, Any] | None) -> StudyCon
 def describe_adopted(before: StudyConfig, after: StudyConfig) -> str:
     """Return the settings that ``adopt`` changed, for the user; empty if there are none."""
     old, new = (settings.model_dump(mode="json") for settings in (before, after))
-    changed = [f"{key}={_describe(key, new[key])}" for key in new if old[key] != new[key]]
+    differ = [key for key in new if old[key] not in (new[key], "auto")]
+    changed = [f"{key}={_describe(key, new[key])}" for key in differ]
     return f"as in the earlier runs of this study: {', '.join(changed)}" if changed else ""
 
 

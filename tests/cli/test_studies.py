@@ -80,4 +80,4 @@ def test_optuna_dashboard_reads_the_study(searched: Path) -> None:
     # A head that is solved in closed form has one epoch.
     assert [len(t["intermediate_values"]) for t in detail["trials"]] == [2, 2, 1]
     attributes = {a["key"] for a in detail["trials"][0]["user_attrs"]}
-    assert attributes >= {"config", "status", "epochs", "parameters", "trained_parameters"}
+    assert attributes >= {"status", "epochs", "parameters", "trained_parameters"}
