@@ -102,9 +102,8 @@ def test_what_is_not_given_is_what_the_study_has(settings: Make) -> None:
     )
     notes: list[Event] = []
     engine.run(bare, notes.append)
-    rows = read_trials(settings())
-    assert {row.facts.input for row in rows} == {(24, "bicubic")}
-    assert len(rows) == 2
+    assert len(read_trials(settings())) == 2
+    assert "image_size = 24" in (settings().folder / "recipe.toml").read_text()
     [text] = [e.text for e in notes if isinstance(e, Note) and "as in the earlier runs" in e.text]
     assert {"seed=5", "epochs=2", "image_size=24"} <= set(text.partition(": ")[2].split(", "))
 
