@@ -22,11 +22,11 @@ from autotl.frozen import FeatureCache
 from autotl.models import Device
 from autotl.report import dashboard
 from autotl.scoring import majority, metrics
-from autotl.search import folds, pruner, resume, sampler
+from autotl.search import folds, identity, pruner, resume, sampler
 from autotl.search.budget import Budget
 from autotl.search.context import TrainingContext
 from autotl.search.input_plan import InputPlan, plan_inputs
-from autotl.search.leaderboard import UNFINISHED, Leaderboard
+from autotl.search.leaderboard import UNFINISHED, Leaderboard, rank
 from autotl.search.mirroring import measure_mirroring
 from autotl.search.trials import TrialLoop, quiet_optuna
 from autotl.selection.finish import Finish
@@ -41,6 +41,7 @@ from autotl.store import (
     MajorityClass,
     MirroringFacts,
     Store,
+    StudyFacts,
     default_url,
     existing_url,
     without_passwords,
@@ -116,24 +117,26 @@ def run(
     """
     budget = start_budget(settings, began)
     plugins = load_plugins(settings, plugins)
-    device = models.select_device(settings.device, settings.precision)
     with open_store(settings) as store, quiet_optuna():
+        settings, earlier = continue_settings(settings, store, listener)
+        device = models.select_device(settings.device, settings.precision)
         announce(settings, store, budget, device, listener)
         with budget.stage("check"):  # names are checked before any image is opened
-            search_space = choose_space(settings, plugins, store, device, budget)
+            search_space = choose_space(settings, plugins, earlier, device, budget)
             examples, issues = data.read_source(settings.data, plugins)
-            plan = choose_inputs(settings, search_space, examples, store, device, budget)
+            plan = choose_inputs(settings, search_space, examples, earlier, device, budget)
             settings, examples = apply_inputs(plan, settings, examples, listener)
             dataset = load_dataset(settings, examples, listener, issues)
         with budget.stage("time"):
             search_space = fit_space(search_space, settings, dataset, store, device, listener)
-        begin_study(settings, store, dataset, search_space, device, budget, plan)
+        begin_study(settings, store, dataset, search_space, device, budget, plan, earlier)
         write_data(settings, dataset, listener)
         context = training_context(settings, store, dataset, device, budget, plugins, listener)
         with budget.stage("time"):
             search_space = fit_augmentations(search_space, store, context, listener)
-        interrupted = search_and_finish(store, search_space, context, budget, listener, command)
-        summary = conclude(store, settings, budget, interrupted, command)
+        with store.expect_study(settings.name):
+            interrupted = search_and_finish(store, search_space, context, budget, listener, command)
+            summary = conclude(store, settings, budget, interrupted, command)
         if not interrupted:
             notify_unused(budget, listener)
     return Result(summary, settings.folder, plugins, interrupted)
@@ -149,8 +152,9 @@ def load_plugins(settings: StudyConfig, plugins: Registry | None) -> Registry:
     """Load the plugins, and check names before anything is written.
 
     Raises:
-        AutoTLError: A plugin file, a metric, a data source or a database does not exist.
+        AutoTLError: A plugin file, a metric, a data source, a device or a database does not exist.
     """
+    models.select_device(settings.device)
     plugins = plugins or registry.load(settings.plugin)
     metrics.get(settings.metric)
     plugins.dataset(settings.data)
@@ -168,15 +172,34 @@ def open_store(settings: StudyConfig) -> Iterator[Store]:
         StudyError: Another process runs the study.
     """
     store = Store(settings.storage or default_url(settings.out))
-    with closing(store), resume.lock_study(store, settings), store.convert_errors():
+    with closing(store), store.lock(settings.name, settings.folder), store.convert_errors():
         yield store
+
+
+def continue_settings(
+    settings: StudyConfig, store: Store, listener: Listener
+) -> tuple[StudyConfig, StudyFacts | None]:
+    """Take the settings that were not given from the study, if this run continues one.
+
+    Returns:
+        The settings, and the facts of the study; None if it is new, or has no complete trial and
+        other settings.
+    """
+    earlier = identity.find_earlier(store, settings)
+    adopted = identity.adopt(settings, earlier.identity if earlier else None)
+    if text := identity.describe_adopted(settings, adopted):
+        listener(Note(text))
+    return adopted, earlier
 
 
 def announce(
     settings: StudyConfig, store: Store, budget: Budget, device: Device, listener: Listener
 ) -> None:
     """Call the listener with the event that the search starts."""
-    done = [row for row in store.trials(settings.name) if row.status not in UNFINISHED]
+    rows = store.trials(settings.name)
+    done = [row for row in rows if row.status not in UNFINISHED]
+    ranked = rank(rows, metrics.get(settings.metric).direction)
+    best = [events.BestTrial(row.number, row.score or 0.0, row.config) for row in ranked[:1]]
     listener(
         events.SearchStarted(
             study=settings.name,
@@ -186,22 +209,26 @@ def announce(
             deadline=budget.deadline,
             max_trials=settings.trials,
             earlier_trials=len(done),
+            best=best[0] if best else None,
         )
     )
 
 
 def choose_space(
-    settings: StudyConfig, plugins: Registry, store: Store, device: Device, budget: Budget
+    settings: StudyConfig,
+    plugins: Registry,
+    earlier: StudyFacts | None,
+    device: Device,
+    budget: Budget,
 ) -> Space:
     """Build the search space for this device.
 
     A study that is continued with another budget has the same backbones as with its first budget.
     """
-    earlier = store.find_study(settings.name)
     criteria = BackboneCriteria(
         weights=settings.weights,
         device=device.torch_device.type,
-        seconds=earlier.first_budget_seconds if earlier and earlier.identity else budget.seconds,
+        seconds=earlier.first_budget_seconds if earlier else budget.seconds,
         licences=settings.licence,
         max_parameters=settings.max_parameters,
     )
@@ -214,7 +241,7 @@ def choose_inputs(
     settings: StudyConfig,
     search_space: Space,
     examples: Sequence[Example],
-    store: Store,
+    earlier: StudyFacts | None,
     device: Device,
     budget: Budget,
 ) -> InputPlan:
@@ -223,8 +250,7 @@ def choose_inputs(
     Raises:
         StudyError: The budget is too short for any trial.
     """
-    earlier = store.find_study(settings.name)
-    if earlier and earlier.identity is not None:
+    if earlier:
         return InputPlan(earlier.input_size, earlier.used_examples)
     if not examples:
         return InputPlan()  # the check raises an error that says what is missing
@@ -361,18 +387,18 @@ def begin_study(
     device: Device,
     budget: Budget,
     plan: InputPlan,
+    earlier: StudyFacts | None,
 ) -> None:
     """Store the settings and the data of a study, or continue an existing study.
 
     Raises:
         StudyError: A study of this name exists with other data or settings.
     """
-    identity = _identity(settings, dataset, search_space, device)
-    earlier = store.find_study(settings.name)
+    this = _identity(settings, dataset, search_space, device)
     first_budget = budget.seconds
-    if earlier and earlier.identity is not None:
+    if earlier:
         delete = f"autotl studies delete {shlex.quote(settings.name)}{store.options(settings.out)}"
-        _check_identity(settings.name, earlier.identity, identity, delete)
+        identity.require_same(settings.name, earlier.identity or {}, this, delete)
         first_budget = earlier.first_budget_seconds
     store.begin_study(
         settings.name,
@@ -380,7 +406,7 @@ def begin_study(
         metric=settings.metric,
         direction=metrics.get(settings.metric).direction,
         prefer=settings.prefer,
-        identity=identity,
+        identity=this,
         data=_data_facts(dataset, metrics.get(settings.metric)),
         unit_folds=folds.unit_folds(dataset),
         space=search_space.describe(),
@@ -404,40 +430,13 @@ def _identity(
     settings: StudyConfig, dataset: Dataset, search_space: Space, device: Device
 ) -> dict[str, Any]:
     """Return the settings that must be the same in all runs of a study."""
-    shared = ("metric", "seed", "epochs", "patience", "batch_size", "label_smoothing", "ema")
-    identity = {
-        "data": dataset.fingerprint,
-        **{key: getattr(settings, key) for key in (*shared, "validation", "folds", "test")},
-        "image_size": list(settings.image_size),
+    recipe = search_space.fingerprint if _is_recipe(settings, search_space) else None
+    return {
+        **identity.of_settings(settings),
         "precision": str(device.autocast),
+        "data": dataset.fingerprint,
+        "recipe": recipe,  # a study of one recipe cannot continue with another
     }
-    if _is_recipe(settings, search_space):  # a study of one recipe cannot continue with another
-        identity["recipe"] = search_space.fingerprint
-    return identity
-
-
-def _check_identity(name: str, old: Mapping[str, Any], new: Mapping[str, Any], delete: str) -> None:
-    """Check that an existing study has the same identity as the new run.
-
-    Args:
-        name: The name of the study.
-        old: The identity of the existing study.
-        new: The identity of the new run.
-        delete: The command that deletes the study, for the message.
-
-    Raises:
-        StudyError: They differ.
-    """
-    advice = f"choose another name with --study, or delete it with: {delete}"
-    for key in sorted(set(old) | set(new)):
-        was, now = old.get(key), new.get(key)
-        if was == now:
-            continue
-        if key == "recipe":
-            raise StudyError(f"study {name!r} was begun with another recipe, or none; {advice}")
-        if key == "data":
-            raise StudyError(f"study {name!r} was begun with other images or labels; {advice}")
-        raise StudyError(f"study {name!r} was begun with {key}={was}, not {now}; {advice}")
 
 
 def _data_facts(dataset: Dataset, metric: metrics.Metric) -> DataFacts:

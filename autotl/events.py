@@ -8,6 +8,15 @@ from typing import Any
 
 
 @dataclass(frozen=True)
+class BestTrial:
+    """The best complete trial of a study; ``config`` is written as by ``space.to_json``."""
+
+    number: int
+    score: float
+    config: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class SearchStarted:
     """A search starts.
 
@@ -19,6 +28,7 @@ class SearchStarted:
         deadline: The end of the budget as a value of ``time.monotonic``; None without a budget.
         max_trials: The number of trials to which the search is limited; None without a limit.
         earlier_trials: The number of trials that the study already has.
+        best: The best of them, if one is complete.
     """
 
     study: str
@@ -28,6 +38,7 @@ class SearchStarted:
     deadline: float | None
     max_trials: int | None
     earlier_trials: int
+    best: BestTrial | None = None
 
 
 @dataclass(frozen=True)

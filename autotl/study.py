@@ -32,9 +32,10 @@ MAX_SECONDS = 365 * SECONDS["d"]
 
 
 def parse_duration(text: str | float) -> float:
-    """Parse a duration in seconds: ``90``, ``"90s"``, ``"10m"``, ``"1h30m"``.
+    """Parse a duration in seconds: ``"90s"``, ``"10m"``, ``"1h30m"``, or a number of seconds.
 
-    Pydantic's ``timedelta`` does not read these forms.
+    Text without a unit is refused, because ``--budget 4`` may mean minutes or hours. Pydantic's
+    ``timedelta`` does not read these forms.
 
     Raises:
         StudyError: The text is not a duration, or is not in the range of 0 s to 365 days.
@@ -43,6 +44,9 @@ def parse_duration(text: str | float) -> float:
     5400.0
     """
     normalised = str(text).strip().lower()
+    if isinstance(text, str) and re.fullmatch(r"\d+(\.\d+)?", normalised):
+        examples = ", ".join(f"{normalised[:9]}{unit}" for unit in "smh")
+        raise StudyError(f"{shorten(text)} is not a valid duration: expected a unit, {examples}")
     parts = re.findall(r"(\d+(?:\.\d+)?)([smhd]?)", normalised)
     invalid = f"{shorten(text)} is not a valid duration: expected"
     if not parts or "".join(number + unit for number, unit in parts) != normalised:
@@ -115,6 +119,11 @@ ImageSizes = Annotated[
     BeforeValidator(_to_tuple),
     Field(max_length=100),
 ]
+DEVICES = r"^(auto|cpu|mps|cuda(:\d{1,4})?)$"
+"""The names of devices. Whether this machine has one is checked when it is selected."""
+
+DEVICE_EXPECTED = "is not a valid device; expected auto, cpu, cuda, cuda:1 or mps"
+
 Fraction = Annotated[float, Field(gt=0, lt=0.9)]
 
 
@@ -161,7 +170,7 @@ class StudyConfig(BaseModel):
     cache_size: Bytes | None = None  # None: 10 GB at most
     storage: str | None = None
     out: Path = Path("runs")
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    device: Annotated[str, Field(pattern=DEVICES)] = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
 
     @field_validator("*")
@@ -194,6 +203,14 @@ class StudyConfig(BaseModel):
         if folds is not None and info.data.get("validation") is not None:
             raise ValueError("folds take the place of a validation split; give no validation")
         return folds
+
+    @field_validator("storage")
+    @classmethod
+    def _refuse_memory(cls, storage: str | None) -> str | None:
+        is_file = re.match(r"sqlite[^:]*:///(?!file::memory:|:memory:)[^?]", storage or "")
+        if storage and storage.startswith("sqlite") and (not is_file or "mode=memory" in storage):
+            raise ValueError("is a database in memory, which is lost; expected sqlite:///FILE.db")
+        return storage
 
     @property
     def name(self) -> str:
@@ -243,9 +260,14 @@ def configure(source: str, options: Mapping[str, Any]) -> StudyConfig:
     if source.endswith(".toml"):
         where = source
         values = {"study": Path(source).stem, **_read_toml(Path(source))}
-        for key in {"data", "weights", "plugin", "learn_from"} & set(values):
-            values[key] = _resolve_path(values[key], Path(source).parent)
+        _resolve_paths(values, Path(source).parent)
     return _validate(values, options, where)
+
+
+def _resolve_paths(values: dict[str, Any], folder: Path) -> None:
+    """Resolve the paths of a study file or a recipe, which are relative to its ``folder``."""
+    for key in {"data", "weights", "plugin", "learn_from"} & set(values):
+        values[key] = _resolve_path(values[key], folder)
 
 
 def _resolve_path(value: Any, folder: Path) -> Any:
@@ -305,6 +327,8 @@ def _explain(error: Mapping[str, Any], where: str, is_option: bool) -> str:
     reason = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
     if name == "study":
         reason = "is not a valid name of a folder; expected 1 to 200 characters without / or \\"
+    elif name == "device":
+        reason = DEVICE_EXPECTED
     elif error["type"].startswith("byte_size"):
         reason = "is not a valid size; expected e.g. 500MB or 20GB"
     if is_option and name not in FILE_SETTINGS:
@@ -345,7 +369,8 @@ def configure_recipe(path: Path, source: str | None, options: Mapping[str, Any])
     """Configure the study that retrains a recipe, in a single trial.
 
     Args:
-        path: A ``recipe.toml`` as ``write_recipe`` wrote it.
+        path: A ``recipe.toml`` as ``write_recipe`` wrote it. The study is named like the folder of
+            such a file, and like a file of another name.
         source: The data; None for the data that the recipe names.
         options: Settings that override those of the recipe.
 
@@ -362,8 +387,9 @@ def configure_recipe(path: Path, source: str | None, options: Mapping[str, Any])
             raise StudyError(f"{path} is not a valid recipe: expected one table [{kind}.NAME]")
         values[kind] = list(chosen)
     values.pop("versions", None)
-    member = path.stem.removeprefix("recipe")  # recipe-2.toml is the second member of an ensemble
-    name = f"{path.resolve().parent.name}-retrained{member}"
+    _resolve_paths(values, path.parent)
+    own = re.fullmatch(r"recipe(-\d+)?", path.stem)  # recipe-2.toml is a member of an ensemble
+    name = f"{path.resolve().parent.name}-retrained{own[1] or ''}" if own else path.stem
     fixed = {
         "study": name,
         "trials": 1,

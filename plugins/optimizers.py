@@ -14,15 +14,15 @@ from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
-from timm.optim.lion import Lion
-from timm.scheduler.cosine_lr import CosineLRScheduler
 
 from autotl import Range, optimizer
 
 if TYPE_CHECKING:
+    from timm.scheduler.cosine_lr import CosineLRScheduler
+
     from autotl.models import Group
 
-Scheduled = tuple[torch.optim.Optimizer, CosineLRScheduler]
+Scheduled = tuple[torch.optim.Optimizer, "CosineLRScheduler"]
 Warmup = Annotated[float, Range(0.0, 0.3)]  # fraction of the steps
 
 
@@ -76,6 +76,8 @@ def lion(
     strategies, which are meant for Adam. At their best rates Lion, Adan and Muon score alike; Lion
     stores one number for each parameter and has the fastest step, Muon took 10 times as long.
     """
+    from timm.optim.lion import Lion
+
     chosen = Lion(_scale_rates(_split_by_decay(groups, weight_decay), lr_scale))
     return _schedule(chosen, steps, warmup, clip)
 
@@ -110,6 +112,8 @@ def _scale_rates(groups: list[Group], factor: float) -> list[Group]:
 def _schedule(chosen: torch.optim.Optimizer, steps: int, warmup: float, clip: float) -> Scheduled:
     # The hook has no parameters of its own: it clips those of the optimizer that steps.
     chosen.register_step_pre_hook(partial(_clip_gradients, max_norm=clip))
+    from timm.scheduler.cosine_lr import CosineLRScheduler
+
     schedule = CosineLRScheduler(
         chosen,
         t_initial=max(2, steps),  # timm warns of a single step, whose rate is the same

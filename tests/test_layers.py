@@ -37,11 +37,11 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {  # room: (rooms it may import,
         {"data", "errors", "models", "space", "training"},
         {"numpy", "safetensors", "torch"},
     ),
-    "store": ({"errors"}, {"alembic", "numpy", "optuna", "pydantic", "sqlalchemy"}),
+    "store": ({"errors"}, {"alembic", "filelock", "numpy", "optuna", "pydantic", "sqlalchemy"}),
     "search": (
         {"data", "errors", "events", "frozen", "models", "scoring", "space", "store", "study"}
         | {"training"},
-        {"filelock", "numpy", "optuna"},
+        {"numpy", "optuna"},
     ),
     "selection": (
         {"artifact", "data", "errors", "evaluation", "events", "models", "scoring", "search"}
@@ -60,7 +60,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {  # room: (rooms it may import,
     "__init__": ({"artifact", "engine", "errors", "events", "search", "space", "study"}, set()),
     "cli": (
         {"artifact", "data", "engine", "errors", "evaluation", "events", "image_files"}
-        | {"models", "report", "scoring", "space", "store", "study", "testing"},
+        | {"models", "report", "scoring", "search", "space", "store", "study", "testing"},
         {"click", "rich"},
     ),
     "__main__": ({"cli"}, set()),

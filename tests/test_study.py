@@ -26,7 +26,6 @@ def tiny() -> None: ...
     [
         (90, 90),
         (0.5, 0.5),
-        ("90", 90),
         ("90s", 90),
         ("1.5m", 90),
         ("10m", 600),
@@ -47,7 +46,28 @@ def test_invalid_durations_are_rejected(text: Any) -> None:
         parse_duration(text)
 
 
-@pytest.mark.parametrize("text", ["0", 0, "0m", "0h0m"])
+@pytest.mark.parametrize("text", ["4", " 4", "1.5", "0"])
+def test_a_duration_has_a_unit(text: str) -> None:
+    number = text.strip()
+    message = f"is not a valid duration: expected a unit, {number}s, {number}m, {number}h"
+    with pytest.raises(StudyError, match=message):
+        parse_duration(text)
+
+
+@pytest.mark.parametrize(
+    "url", ["sqlite://", "sqlite:///", "sqlite:///:memory:", "sqlite:///file::memory:?uri=true"]
+)
+def test_a_database_in_memory_is_refused(url: str) -> None:
+    with pytest.raises(StudyError, match="is a database in memory, which is lost; expected sqlite"):
+        configure("photos", {"storage": url})
+
+
+@pytest.mark.parametrize("url", ["sqlite:///a.db", "sqlite:////a/b.db?timeout=3", "mysql://u@h/x"])
+def test_other_databases_are_accepted(url: str) -> None:
+    assert configure("photos", {"storage": url}).storage == url
+
+
+@pytest.mark.parametrize("text", [0, "0s", "0m", "0h0m"])
 def test_a_duration_must_be_positive(text: Any) -> None:
     with pytest.raises(StudyError, match="not a valid duration: expected more than 0"):
         parse_duration(text)
@@ -149,7 +169,7 @@ def test_options_override_the_file(tmp_path: Path) -> None:
         ('data = "x"\nepochs = "many"', ["epochs = 'many'", "integer"]),
         ('data = "x"\nepochs = 0', ["epochs = 0", "greater than or equal to 1"]),
         ('data = "x"\ntest = 0.95', ["test = 0.95", "less than 0.9"]),
-        ('data = "x"\ndevice = "tpu"', ["device = 'tpu'", "'cpu'"]),
+        ('data = "x"\ndevice = "tpu"', ["device = 'tpu'", "expected auto, cpu, cuda, cuda:1"]),
         ('data = "x"\nstudy = "a/b"', ["study = 'a/b'", "not a valid name of a folder"]),
         ('data = "x"\n[space]\nhead = 3', ["space.head = 3", "dictionary"]),
         ("epochs = 3", ["'data' is missing; add it"]),
@@ -236,10 +256,34 @@ def test_a_recipe_is_retrained_with_its_own_settings(recipe: Path) -> None:
     assert all(len(plugins) == 1 for plugins in single.plugins.values())
     assert settings.trials == 1
     assert {key: getattr(settings, key) for key in TRAINING} == TRAINING
-    assert (settings.data, settings.name) == ("photos", "best-retrained")
+    assert (settings.data, settings.name) == (str(recipe.parent / "photos"), "best-retrained")
     # Nothing is left to choose: the domain of each parameter is a single value.
     ambiguous = [v for v in single.describe().values() if len(v) != 1 and ("|" in v or " to " in v)]
     assert ambiguous == []
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("recipe.toml", "best-retrained"),
+        ("recipe-2.toml", "best-retrained-2"),
+        ("rec2.toml", "rec2"),
+        ("recipes.toml", "recipes"),
+    ],
+)
+def test_the_study_of_a_recipe_has_a_plain_name(recipe: Path, file: str, name: str) -> None:
+    recipe.rename(recipe.with_name(file))
+    assert configure_recipe(recipe.with_name(file), None, {}).name == name
+
+
+def test_the_paths_of_a_recipe_are_relative_to_it(recipe: Path) -> None:
+    """The folder with the data and the run folder can be moved together."""
+    added = 'data = "../photos"\nplugin = ["../mine.py"]\nweights = "/absolute"\n'
+    recipe.write_text(recipe.read_text().replace('data = "photos"\n', added))
+    settings = configure_recipe(recipe, None, {})
+    assert settings.data == str(recipe.parent / "../photos")
+    assert settings.plugin == (recipe.parent / "../mine.py",)
+    assert settings.weights == Path("/absolute")
 
 
 def test_a_recipe_can_be_used_for_other_data_and_with_other_settings(recipe: Path) -> None:

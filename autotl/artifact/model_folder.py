@@ -33,6 +33,7 @@ from safetensors.torch import load_file, save_file
 
 from autotl import data, models, training
 from autotl.artifact import model_card, model_config, standalone
+from autotl.artifact.folder import require_folder, suggest_folder
 from autotl.artifact.image_inputs import list_images
 from autotl.artifact.model_config import SCHEMA, damage
 from autotl.errors import (
@@ -41,7 +42,6 @@ from autotl.errors import (
     DataError,
     OutOfMemory,
     StoreError,
-    did_you_mean,
 )
 from autotl.models import Device, Model
 from autotl.models.ensemble import Ensemble
@@ -394,15 +394,14 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     Raises:
         ArtifactError: They are missing, damaged, or of another schema.
     """
-    if not folder.is_dir():
-        raise ArtifactError(f"there is no model folder {folder}; {_suggest_folder(folder)}")
+    require_folder(folder)
     try:
         content = model_config.read(folder)
         tensors = load_file(folder / "model.safetensors")
     except OSError as error:
         missing = Path(error.filename or folder / "model.safetensors").name
         raise ArtifactError(
-            f"{folder} is not a model folder: {missing} cannot be read; {_suggest_folder(folder)}"
+            f"{folder} is not a model folder: {missing} cannot be read; {suggest_folder(folder)}"
         ) from None
     except (ValueError, safetensors.SafetensorError) as error:
         raise damage(folder, f"model.safetensors cannot be read: {error}") from None
@@ -410,16 +409,3 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise damage(folder, f"the tensor {name} has values that are not finite")
     return content, tensors
-
-
-def _suggest_folder(folder: Path) -> str:
-    """Return the end of an error message: the model folder that was probably meant."""
-    for candidate in (folder / "model", folder.parent):
-        if (candidate / "config.json").is_file():
-            return f"did you mean {candidate}?"
-    parent = folder.parent
-    if not folder.exists() and parent.is_dir():
-        names = [p.name for p in parent.iterdir() if p.is_dir() and not p.name.startswith(".")]
-        if names:
-            return did_you_mean(folder.name, names)
-    return "a search writes runs/NAME/model"

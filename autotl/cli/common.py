@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -48,12 +49,6 @@ PLUGIN = click.option(
     metavar="FILE",
     help="Python file with additional plugins; repeatable (default: none).",
 )
-DEVICE = click.option(
-    "--device",
-    type=click.Choice(["auto", "cpu", "cuda", "mps"]),
-    default="auto",
-    help="Device for the computation (default: auto, the GPU if there is one).",
-)
 FORMAT = click.option(
     "--format",
     "output_format",
@@ -88,6 +83,31 @@ class Duration(click.ParamType[float]):
             return study.parse_duration(value)
         except StudyError as error:
             self.fail(str(error), param, ctx)
+
+
+class DeviceName(click.ParamType[str]):
+    """The name of a device, such as ``cuda:1``; whether there is one is checked later."""
+
+    name = "device"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the name unchanged; another one is a usage error."""
+        from autotl import study
+
+        if not re.match(study.DEVICES, value):
+            self.fail(f"{value!r} {study.DEVICE_EXPECTED}", param, ctx)
+        return str(value)
+
+
+def device_option(default: str | None = None) -> Callable[[Any], Any]:
+    """Return the option ``--device``; without a default, that of the study file is used."""
+    return click.option(
+        "--device",
+        type=DeviceName(),
+        default=default,
+        metavar="auto|cpu|cuda|cuda:N|mps",
+        help="Device for the computation (default: auto, the GPU if there is one).",
+    )
 
 
 def given_options(options: Mapping[str, Any]) -> dict[str, Any]:

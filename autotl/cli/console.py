@@ -15,13 +15,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from autotl.report import (
-    describe_config,
-    describe_ranking,
-    describe_result,
-    plugin_choices,
-)
-
 if TYPE_CHECKING:
     from autotl.store import TrialRow
 
@@ -63,6 +56,8 @@ def show_summary(
         plugins: Plugin files that loading the model may need.
         resumable: Whether repeating the command would continue the study.
     """
+    from autotl.report import describe_ranking, describe_result
+
     console = open_console(sys.stdout)
     for sentence in describe_ranking(summary) if trials else ():
         console.print(f"\n{on_one_line(sentence)}", soft_wrap=not console.is_terminal)
@@ -92,6 +87,8 @@ def show_trials(metric: str, rows: Sequence[TrialRow]) -> None:
 
     On a terminal lines are wrapped to its width; in a file each trial is one line.
     """
+    from autotl.report import describe_config
+
     console = open_console(sys.stdout)
     table = _new_table()
     for name in ("trial", "status", metric, "epochs", "seconds"):
@@ -194,6 +191,8 @@ def _recipe_columns(
         configs: The configurations; some may be empty.
         one_column: Whether all plugins are in one column, which wraps, or each kind in its own.
     """
+    from autotl.report import plugin_choices
+
     choices = [plugin_choices(config) for config in configs]
     kinds = list(dict.fromkeys(kind for each in choices for kind in each))
     for kind in ["recipe"] if one_column else kinds:

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from autotl.cli.common import PLUGIN, SOURCE, printable
+from autotl.space.registry import require_source
 
 
 @click.group()
@@ -19,6 +20,7 @@ def data() -> None:
 @PLUGIN
 def check_data(source: str, plugin: tuple[Path, ...]) -> None:
     """Open every image of DATA once and report the problems found."""
+    require_source(source)
     from autotl.data import check, read_source
     from autotl.data.scale import describe
     from autotl.space import registry

@@ -10,9 +10,11 @@ from typing import Any
 
 import click
 
-from autotl.cli.common import DEVICE, FORMAT, PATH, PLUGIN, SOURCE, printable
+from autotl.artifact.folder import require_folder
+from autotl.cli.common import FORMAT, PATH, PLUGIN, SOURCE, device_option, printable
 from autotl.cli.inputs import load_examples
 from autotl.cli.progress_bar import ProgressBar
+from autotl.space.registry import require_source
 
 
 @click.command()
@@ -28,7 +30,7 @@ from autotl.cli.progress_bar import ProgressBar
 )
 @FORMAT
 @PLUGIN
-@DEVICE
+@device_option("auto")
 def evaluate(
     model: Path,
     source: str,
@@ -44,6 +46,8 @@ def evaluate(
     the other metrics. Images that cannot be read are named on stderr and left out; the exit code
     is then 1.
     """
+    require_folder(model)
+    require_source(source)
     from autotl import models
     from autotl.artifact import model_folder
     from autotl.evaluation.evaluate import evaluate as score_model

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from autotl.artifact.folder import require_folder
 from autotl.cli.common import FORMAT, PATH, PLUGIN, SOURCE
 from autotl.cli.inputs import find_images, load_examples, write_note
 from autotl.errors import ArtifactError, AutoTLError, DataError
@@ -62,6 +63,7 @@ def export(
     by more than 0.001 is deleted. An int8 file always differs: its loss of accuracy is measured if
     DATA has labels. A .pt2 file is loaded by unpickling, so load only files that you trust.
     """
+    require_folder(model)
     from autotl import models
     from autotl.artifact import export as exporter
     from autotl.artifact import model_folder

@@ -14,6 +14,7 @@ from click.core import ParameterSource
 
 from autotl.cli import plugin_formats, templates
 from autotl.cli.common import PATH, PLUGIN, SOURCE
+from autotl.cli.progress_bar import ProgressBar
 from autotl.errors import PluginError, did_you_mean
 from autotl.space.kinds import GIVEN_ARGUMENTS
 
@@ -48,7 +49,7 @@ def plugins(ctx: click.Context, /, **options: Any) -> None:
     Without a subcommand, all plugins are listed.
     """
     if ctx.invoked_subcommand is None:
-        ctx.invoke(list_plugins, **options)
+        ctx.invoke(list_plugins, kind=None, **options)
         return
     for param in ctx.command.params:
         if ctx.get_parameter_source(param.name or "") is ParameterSource.COMMANDLINE:
@@ -56,15 +57,21 @@ def plugins(ctx: click.Context, /, **options: Any) -> None:
 
 
 @plugins.command("list")
+@click.argument("kind", type=click.Choice(list(GIVEN_ARGUMENTS)), required=False)
 @_list_options
 def list_plugins(
-    output_format: str, as_json: bool, plugin: Sequence[Path], package: str | None
+    kind: str | None,
+    output_format: str,
+    as_json: bool,
+    plugin: Sequence[Path],
+    package: str | None,
 ) -> None:
-    """List every plugin with its description, its hyperparameters and its origin."""
+    """List the plugins, or those of KIND, with description, hyperparameters and origin."""
     from autotl.space import registry
 
     available = registry.load(plugin)
     listed = list(available) if package is None else _from_package(available, package)
+    listed = [p for p in listed if kind in (None, p.kind)]
     for broken in available.broken:
         click.echo(f"warning: {broken.name} cannot be loaded: {broken.reason}", err=True)
     if as_json or output_format == "json":
@@ -135,6 +142,7 @@ def check_plugins(target: str, source: str, plugin: Sequence[Path]) -> None:
     Each is tested with its defaults, with both ends of every range and with every choice. The
     exit code is 1 if anything is wrong.
     """
+    click.echo(f"checking {target}", err=True)  # the libraries take seconds to load
     from autotl.space import registry
 
     if target.endswith(".py") or Path(target).is_file():
@@ -147,13 +155,16 @@ def check_plugins(target: str, source: str, plugin: Sequence[Path]) -> None:
 
     all_fine = True
     for p in checked:
-        examination = testing.examine(p, source=source if p.kind == "dataset" else "")
+        given = source if p.kind == "dataset" else ""
+        with ProgressBar(f"{p.kind} {p.name}", 0) as bar:
+            examination = testing.examine(p, source=given, progress=bar.update)
         all_fine &= not examination.broken
         plural = "" if examination.configurations == 1 else "s"
-        unread = p.kind == "dataset" and not source
-        note = "; give --source SOURCE to check the examples that it returns" if unread else ""
-        passed = f"{p.kind} {p.name}: ok, {examination.configurations} configuration{plural}{note}"
-        click.echo("\n".join(examination.broken) or passed)
+        passed = f"{p.kind} {p.name}: ok, {examination.configurations} configuration{plural}"
+        if p.kind == "dataset" and not source:
+            passed = f"{p.kind} {p.name}: not read"
+        lines = examination.broken or [passed]
+        click.echo("\n".join([*lines, *(f"  note: {note}" for note in examination.notes)]))
     if not all_fine:
         sys.exit(1)
 

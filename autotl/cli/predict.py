@@ -10,7 +10,8 @@ from pathlib import Path
 
 import click
 
-from autotl.cli.common import DEVICE, PATH, PLUGIN, SOURCE, printable
+from autotl.artifact.folder import require_folder
+from autotl.cli.common import PATH, PLUGIN, SOURCE, device_option, printable
 from autotl.cli.inputs import find_images, write_note
 from autotl.cli.progress_bar import ProgressBar
 from autotl.errors import DataError
@@ -37,7 +38,7 @@ Predictions = Iterator[tuple[str, list[tuple[str, float]]]]
     help="Number of classes for each image, the most probable first (default: 3).",
 )
 @PLUGIN
-@DEVICE
+@device_option("auto")
 def predict(
     model: Path,
     files: tuple[str, ...],
@@ -51,6 +52,7 @@ def predict(
     Files that cannot be read are named on stderr and the others are predicted; the exit code is
     then 1.
     """
+    require_folder(model)
     names = list(find_images(files, write_note))
     if not names:
         raise DataError("no images: the list on stdin is empty")

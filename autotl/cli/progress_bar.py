@@ -36,8 +36,10 @@ class ProgressBar:
         self._bar.__exit__(kind, error, trace)
         self._warnings.__exit__(kind, error, trace)
 
-    def update(self, done: int) -> None:
-        """Show that ``done`` images in total are done."""
+    def update(self, done: int, total: int | None = None) -> None:
+        """Show that ``done`` steps are done in all, of ``total`` where that was not known."""
+        if total is not None:
+            self._bar.length = total
         self._bar.update(done - self._done)
         self._done = done
 

@@ -19,6 +19,7 @@ from rich.text import Text
 
 from autotl.cli.console import on_one_line, open_console
 from autotl.events import (
+    BestTrial,
     EpochCompleted,
     Event,
     Listener,
@@ -28,8 +29,6 @@ from autotl.events import (
     TrialFinished,
     TrialStarted,
 )
-from autotl.report import describe_config, plugin_choices
-from autotl.scoring import metrics
 
 MAX_WIDTH = 100
 """Maximum width of the panel in columns; longer lines are hard to read."""
@@ -45,19 +44,35 @@ RARE = ("out_of_time", "duplicate")
 
 
 @contextmanager
-def show_progress(quiet: bool = False) -> Iterator[Listener]:
-    """Yield a listener that shows a search, or with ``quiet`` only its warnings."""
+def show_progress(quiet: bool = False, study: str = "") -> Iterator[Listener]:
+    """Yield a listener that shows the search of a study, or with ``quiet`` only its warnings."""
     if quiet:
         yield _Warnings(open_console(sys.stderr))
         return
     console = open_console(sys.stdout)
     # The panel moves the cursor and draws with block characters.
     if console.is_terminal and not console.is_dumb_terminal and console.encoding.startswith("utf"):
-        panel = _Panel(console)
-        with Live(panel, console=console, transient=True):
+        panel = _Panel(console, study)
+        with _ResizableLive(panel, console=console, transient=True):
             yield panel
     else:
         yield _Lines(console)
+
+
+class _ResizableLive(Live):
+    """A live display that leaves no torn frame when the terminal becomes narrower.
+
+    The terminal then wraps the lines of the last frame, which are more lines than were drawn.
+    """
+
+    def refresh(self) -> None:
+        """Draw a frame in the place of the last one."""
+        with self._lock:
+            if shape := self._live_render._shape:
+                width, height = shape
+                rows = -(-width // max(1, self.console.width))
+                self._live_render._shape = min(width, self.console.width), height * rows
+        super().refresh()
 
 
 class _Warnings:
@@ -84,7 +99,9 @@ class _Lines:
             case SearchStarted():
                 self.metric = event.metric
                 budget = "" if event.budget is None else f", {_clock(event.budget)} budget"
-                earlier = f", {event.earlier_trials} earlier trials" if event.earlier_trials else ""
+                plural = "" if event.earlier_trials == 1 else "s"
+                earlier = f", {event.earlier_trials} earlier trial{plural}"
+                earlier = earlier if event.earlier_trials else ""
                 self._print(f"{event.study}: {event.metric} on {event.device}{budget}{earlier}")
             case Stage() if event.name != self.stage:
                 self.stage = event.name
@@ -94,6 +111,8 @@ class _Lines:
             case TrialStarted():
                 self.trial = event
             case TrialFinished():
+                from autotl.report import describe_config
+
                 columns = [
                     *_columns(event, self.metric),
                     describe_config(_config(self.trial, event)),
@@ -107,20 +126,20 @@ class _Lines:
 class _Panel:
     """The state of a search, redrawn several times a second; finished trials scroll above it."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, study: str = "") -> None:
         self.console = console
         self.start_time = time.monotonic()
-        self.started = SearchStarted("", "", "", None, None, None, 0)
+        self.started = SearchStarted(study, "", "", None, None, None, 0)
         self.stage: Stage | None = None
         self.trial: TrialStarted | None = None
         self.scores: list[float] = []
         self.counts: Counter[str] = Counter()
-        self.best: tuple[TrialFinished, dict[str, Any]] | None = None
+        self.best: BestTrial | None = None
 
     def __call__(self, event: Event) -> None:
         match event:
             case SearchStarted():
-                self.started = event
+                self.started, self.best = event, event.best
             case Stage():
                 self.stage = event
             case Note():
@@ -135,22 +154,28 @@ class _Panel:
 
     def _finish_trial(self, event: TrialFinished) -> None:
         """Count the trial, update the best one and print a line above the panel."""
+        from autotl.report import describe_config
+
         config = _config(self.trial, event)
         group = event.status if event.status in GROUPS else "failed"
         self.counts[group] += 1
-        is_best = event.status == "complete" and self._is_better(event)
-        if is_best:
-            self.best = event, config
+        is_best = event.status == "complete" and self._is_better(event.score)
+        if is_best and event.score is not None:
+            self.best = BestTrial(event.number, event.score, config)
         line = Text("  ".join(_columns(event)), "bold" if is_best else "")
         line.append(f"  {on_one_line(describe_config(config, values=False))}", "not bold dim")
         self.console.print(line, no_wrap=True, overflow="ellipsis")
-        if group == "failed":
-            self.console.print(Text(f"  {on_one_line(event.reason)}", "red"))
+        if event.reason:
+            style = "red" if group == "failed" else "dim"
+            self.console.print(Text(f"  {on_one_line(event.reason)}", style))
+        self.trial, self.stage = None, Stage("choosing the next trial")
 
-    def _is_better(self, event: TrialFinished) -> bool:
-        if event.score is None or self.best is None or self.best[0].score is None:
-            return event.score is not None
-        return metrics.get(self.metric).is_better(event.score, self.best[0].score)
+    def _is_better(self, score: float | None) -> bool:
+        from autotl.scoring import metrics
+
+        if score is None or self.best is None:
+            return score is not None
+        return metrics.get(self.metric).is_better(score, self.best.score)
 
     @property
     def metric(self) -> str:
@@ -179,8 +204,9 @@ class _Panel:
         budget, deadline, now = self.started.budget, self.started.deadline, time.monotonic()
         if budget is None or deadline is None:
             return _line(f"{_clock(now - self.start_time)} elapsed")
-        left = max(0.0, deadline - now)
-        return _bar(budget - left, budget, f"{_clock(left)} left")
+        left = deadline - now
+        text = f"{_clock(left)} left" if left >= 0 else f"{_clock(-left)} over the budget"
+        return _bar(min(budget, budget - left), budget, text)
 
     def _counts(self) -> Text:
         earlier, limit = self.started.earlier_trials, self.started.max_trials
@@ -192,14 +218,13 @@ class _Panel:
 
     def _best(self) -> RenderableType:
         if self.best is None:
-            # The events do not report the scores of earlier trials.
-            suffix = " in this run" if self.started.earlier_trials else ""
-            return Group(_line(f"none yet{suffix}", "dim"), "")
-        event, config = self.best
-        score = Text(f"{event.score:.4f}", "bold green").append(
-            f"  trial {event.number}", "default"
+            return Group(_line("none yet", "dim"), "")
+        from autotl.report import describe_config
+
+        score = Text(f"{self.best.score:.4f}", "bold green").append(
+            f"  trial {self.best.number}", "default"
         )
-        return Group(score, _line(describe_config(config, values=False)))
+        return Group(score, _line(describe_config(self.best.config, values=False)))
 
     def _now(self) -> RenderableType:
         """Render three lines in every state, so that the height of the panel does not change."""
@@ -214,6 +239,8 @@ class _Panel:
         if self.scores:
             head.append(f"  {sparkline(self.scores[-CURVE_EPOCHS:])}", "cyan")
             head.append(f"  {self.scores[-1]:.4f}")
+        from autotl.report import describe_config, plugin_choices
+
         plugins = plugin_choices(self.trial.config).values()
         values = [f"{name} {value}" for _, params in plugins for name, value in params.items()]
         names = describe_config(self.trial.config, values=False)

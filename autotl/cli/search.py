@@ -18,9 +18,11 @@ from autotl.cli.common import (
     STORAGE,
     WEIGHTS,
     Duration,
+    device_option,
     given_options,
     interruptible,
 )
+from autotl.events import Stage
 
 if TYPE_CHECKING:
     from autotl.engine import Result
@@ -35,7 +37,7 @@ QUIET = click.option(
 
 FOLDS = click.option(
     "--folds",
-    type=int,
+    type=click.IntRange(2, 20),
     metavar="K",
     help="Number of folds, 2 to 20, of a cross-validation by which trials are scored, "
     "for small data (default: none, a validation split).",
@@ -191,11 +193,7 @@ FOLDS = click.option(
 @click.option(
     "--out", type=PATH, metavar="DIR", help="Parent folder of the run folders (default: runs)."
 )
-@click.option(
-    "--device",
-    type=click.Choice(["auto", "cpu", "cuda", "mps"]),
-    help="Device for the computation (default: auto, the GPU if there is one).",
-)
+@device_option()
 @click.option(
     "--precision",
     type=click.Choice(["auto", "float32", "bfloat16"]),
@@ -217,12 +215,12 @@ def search(source: str, quiet: bool, **options: Any) -> None:
     from autotl import study
 
     settings = study.configure(source, given_options(options))
-    from autotl import report
-    from autotl.cli import console
-    from autotl.store import Store, default_url
-
     result = _run(settings, quiet, command=shlex.join(["autotl", *sys.argv[1:]]), began=began)
     if not quiet:
+        from autotl import report
+        from autotl.cli import console
+        from autotl.store import Store, default_url
+
         with closing(Store(settings.storage or default_url(settings.out))) as store:
             trials = report.top(store, settings.name)
         folder = str(result.folder)
@@ -245,7 +243,8 @@ def search(source: str, quiet: bool, **options: Any) -> None:
 @click.option(
     "--study",
     metavar="NAME",
-    help="Name of the study (default: the name of the recipe's folder, with a suffix).",
+    help="Name of the study (default: that of the recipe's folder with -retrained, or the name of "
+    "a recipe that is not called recipe.toml).",
 )
 @FOLDS
 @PLUGIN
@@ -254,11 +253,12 @@ def search(source: str, quiet: bool, **options: Any) -> None:
 def train(recipe: Path, source: str | None, quiet: bool, **options: Any) -> None:
     """Train the single configuration of RECIPE, on DATA or on the data that RECIPE names."""
     from autotl import study
-    from autotl.cli import console
 
     settings = study.configure_recipe(recipe, source, given_options(options))
     result = _run(settings, quiet)
     if not quiet:
+        from autotl.cli import console
+
         console.show_summary(result.summary, str(result.folder), [], settings.plugin)
     if result.interrupted:
         sys.exit(130)
@@ -266,8 +266,15 @@ def train(recipe: Path, source: str | None, quiet: bool, **options: Any) -> None
 
 def _run(settings: StudyConfig, quiet: bool, **context: Any) -> Result:
     """Run the search of ``settings`` and show its progress on the terminal."""
-    from autotl import engine
     from autotl.cli import progress_view
+    from autotl.search import preflight
 
-    with progress_view.show_progress(quiet) as view, interruptible(view) as listener:
+    preflight.check(settings)  # an error is shown at once, and not after torch is loaded
+    with (
+        progress_view.show_progress(quiet, settings.name) as view,
+        interruptible(view) as listener,
+    ):
+        listener(Stage("loading libraries"))
+        from autotl import engine
+
         return engine.run(settings, listener, **context)

@@ -80,8 +80,13 @@ def delete_study(name: str, yes: bool, storage: str | None, out: Path) -> None:
     """Delete a study from the database. Its run folder stays."""
     with _open_store(storage, out) as store:
         store.study(name)
-        if yes or click.confirm(f"delete study {name!r} and its trials from {store.url}?"):
+        with store.lock(name, out / name, "stop it before you delete the study"):
+            if not (
+                yes or click.confirm(f"delete study {name!r} and its trials from {store.url}?")
+            ):
+                return
             store.delete(name)
+            store.lock_file(name, out / name).unlink(missing_ok=True)
             click.echo(f"deleted {name}; its files are still in {out / name}")
 
 

@@ -117,11 +117,9 @@ def check(
     offered = _validate_and_sort(examples, source, validation, test)
     notes = check_labels(source, [e.label for e in offered])
     inspections, excluded = _inspect_all(offered, progress)
-    duplicates = find_duplicates(offered, inspections)
-    excluded |= duplicates.excluded
-    chosen = [i for i in range(len(offered)) if i not in excluded]
+    excluded |= (duplicates := find_duplicates(offered, inspections)).excluded
+    chosen = sorted(set(range(len(offered))) - set(excluded))
     usable, inspected = [offered[i] for i in chosen], [inspections[i] for i in chosen]
-    _require_training_split(source, offered, usable, excluded)
     classes, labels = _index_labels(source, offered, usable, excluded)
     groups, near_issues = find_near_groups(usable, inspected, labels, classes)
     units = join_units(usable, [duplicates.keys[i] for i in chosen], groups)
@@ -130,7 +128,9 @@ def check(
             usable, units, labels, seed=seed, validation=validation, test=test, folds=folds
         )
         _require_training_images(classes, labels, splits)
-        fold_of = _assign_folds(classes, labels, splits, units, folds, seed) if folds else None
+        fold_of = _assign_folds(classes, labels, splits, units, folds, seed)
+    reported = [*notes, *(excluded[i] for i in sorted(excluded))]
+    problems = _find_issues(usable, inspected, classes, labels, splits)
     scales = scale.fit_scales(i.sample for i in inspected if i.sample)
     return Dataset(
         source=source,
@@ -139,13 +139,7 @@ def check(
         examples=tuple(usable),
         labels=labels,
         splits=tuple(splits.tolist()),
-        issues=(
-            *notes,
-            *(excluded[i] for i in sorted(excluded)),
-            *(*duplicates.notes, *near_issues),
-            *_find_issues(usable, inspected, classes, labels, splits),
-            *issues,
-        ),
+        issues=(*reported, *duplicates.notes, *near_issues, *problems, *issues),
         skipped=len(excluded),
         duplicates_across_splits=duplicates.across_splits,
         units=tuple(units),
@@ -278,6 +272,7 @@ def _index_labels(
     Raises:
         DataError: There are fewer than two classes, or fewer than two usable images of one.
     """
+    _require_training_split(source, offered, usable, excluded)
     classes = tuple(sorted({e.label for e in offered if e.label}, key=natural_key))
     hint = _describe_first(excluded.values())
     if len(classes) < 2:
@@ -327,14 +322,16 @@ def _assign_folds(
     labels: NDArray[np.int64],
     splits: NDArray[np.str_],
     units: Sequence[int],
-    folds: int,
+    folds: int | None,
     seed: int,
-) -> NDArray[np.int64]:
-    """The fold of each training example, and -1 for all others, ``[N]``.
+) -> NDArray[np.int64] | None:
+    """The fold of each training example, and -1 for all others, ``[N]``; None without folds.
 
     Raises:
         DataError: There are too few images or groups, of all or of one class.
     """
+    if folds is None:
+        return None
     train = np.flatnonzero(splits == "train")
     own = [units[int(i)] for i in train]
     drawn = draw_folds(labels[train], own, folds, np.random.default_rng((seed, folds)))

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
+from autotl.errors import StudyError
+
 
 @dataclass(frozen=True)
 class Device:
@@ -22,9 +24,9 @@ class Device:
 
     def __str__(self) -> str:
         """``cpu, bfloat16``, or the name of the GPU and its type."""
-        name = self.torch_device.type
-        if name == "cuda":
-            name = f"cuda ({torch.cuda.get_device_name(self.torch_device)})"
+        name = str(self.torch_device)
+        if self.torch_device.type == "cuda":
+            name = f"{name} ({torch.cuda.get_device_name(self.torch_device)})"
         return f"{name}, {str(self.autocast or torch.float32).removeprefix('torch.')}"
 
 
@@ -40,13 +42,38 @@ def select_device(name: str = "auto", precision: str = "auto") -> Device:
 
     Returns:
         The device and the type for autocast.
+
+    Raises:
+        StudyError: This machine, or this build of PyTorch, does not have the device.
     """
     if name == "auto":
         mps = torch.backends.mps.is_available()
         name = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
     device = torch.device(name)
+    _require(device)
     bfloat16 = _computes_bfloat16(device) if precision == "auto" else precision == "bfloat16"
     return Device(device, torch.bfloat16 if bfloat16 else None)
+
+
+def _require(device: torch.device) -> None:
+    """Check that a device can be used, before anything is computed on it."""
+    problem = ""
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if not count and not torch.version.cuda:
+            problem = f"PyTorch {torch.__version__} was installed without CUDA"
+        elif not count:
+            problem = "PyTorch finds no NVIDIA GPU and driver"
+        elif (device.index or 0) >= count:
+            last = f" to cuda:{count - 1}" if count > 1 else ""
+            problem = f"this machine has cuda:0{last}"
+    elif device.type == "mps" and not torch.backends.mps.is_available():
+        problem = "it needs a Mac with an Apple GPU"
+    if problem:
+        raise StudyError(
+            f"the device {device} is not available: {problem}; leave --device out, or give "
+            "--device cpu"
+        )
 
 
 def _computes_bfloat16(device: torch.device) -> bool:

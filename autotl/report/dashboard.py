@@ -12,8 +12,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
+from socketserver import ThreadingMixIn
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import numpy as np
 import optuna
@@ -25,6 +27,9 @@ from autotl.search.leaderboard import rank
 
 if TYPE_CHECKING:
     from autotl.store import Store
+
+HOST = "127.0.0.1"
+"""The address of the server: this machine only."""
 
 
 def installed() -> bool:
@@ -103,13 +108,28 @@ def serve(
         )
     import optuna_dashboard
 
-    annotate(store, study, folder)
-    study_id = store.storage.get_study_id_from_name(study)
-    echo(f"http://127.0.0.1:{port}/dashboard/studies/{study_id} (stop with Ctrl-C)")
-    try:
-        optuna_dashboard.run_server(store.storage, host="127.0.0.1", port=port)
+    try:  # before the notes are written and the address is printed
+        server = make_server(HOST, port, optuna_dashboard.wsgi(store.storage), _Server, _Quiet)
     except OSError as e:
         raise StoreError(f"cannot serve on port {port}: {e.strerror}; choose another --port") from e
+    with server:
+        annotate(store, study, folder)
+        study_id = store.storage.get_study_id_from_name(study)
+        echo(f"http://{HOST}:{port}/dashboard/studies/{study_id} (stop with Ctrl-C)")
+        server.serve_forever()
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    """A server whose requests do not wait for each other."""
+
+    daemon_threads = True
+
+
+class _Quiet(WSGIRequestHandler):
+    """A handler that logs no request."""
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Log nothing."""
 
 
 class _Notes:

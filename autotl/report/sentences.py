@@ -112,21 +112,22 @@ def describe_result(summary: Mapping[str, Any]) -> list[str]:
     Returns:
         Sentences: those of ``describe_winner``; then others about what was not done, ties, the
         smallest difference that could be seen, an ensemble that is better than the winner, the
-        baselines, the classes if they are unequal, and repeated use of the test split.
+        baselines, the classes if they are unequal, and repeated use of the test split. Where a
+        single configuration was trained, nothing was selected, and none is about a selection.
     """
     sentences = describe_winner(summary)
     if summary["best"] is None:
         return [*sentences, *_cut_trial(summary)]
-    sentences += [
-        *_undone(summary),
-        *_cut_trial(summary),
-        *_ties(summary),
-        *_detectable(summary),
-        *_better_ensemble(summary),
-        *_baselines(summary),
-        *_majority_class(summary),
-        *_recalls(summary),
-    ]
+    sentences += _undone(summary)
+    if not _is_only_model(summary):
+        sentences += [
+            *_cut_trial(summary),
+            *_ties(summary),
+            *_detectable(summary),
+            *_better_ensemble(summary),
+            *_baselines(summary),
+        ]
+    sentences += [*_majority_class(summary), *_recalls(summary)]
     if (openings := summary["test_openings"]) > 1:
         sentences.append(
             f"The test split was used {openings} times. Only the first score is known to be "
@@ -148,9 +149,10 @@ def describe_winner(summary: Mapping[str, Any]) -> list[str]:
     """
     if summary["best"] is None:
         return [*_not_fine_tuned(summary), "No trial completed, so there is no winner."]
+    is_only = _is_only_model(summary)
     return [
         *_not_fine_tuned(summary),
-        _winner(summary, winner_name(summary)),
+        _only_model(summary) if is_only else _winner(summary, winner_name(summary)),
         _test_score(summary),
         *_useless(summary),
     ]
@@ -258,6 +260,21 @@ def _winner(summary: Mapping[str, Any], name: str) -> str:
     return (
         f"The winner is {with_article(name)}{f' ({details})' if details else ''}: "
         f"{summary['metric']} {format_interval(score['mean'], score)}, {measured}."
+    )
+
+
+def _is_only_model(summary: Mapping[str, Any]) -> bool:
+    """Whether a single configuration was trained, so that nothing was selected."""
+    return bool(sum(summary["trials"].values()) == 1)
+
+
+def _only_model(summary: Mapping[str, Any]) -> str:
+    """Describe the model of a study that trained one configuration."""
+    best = summary["best"]
+    score, details = best["validation"], describe_config(best["config"] or {}, values=False)
+    return (
+        f"The model is {details or winner_name(summary)}: {summary['metric']} "
+        f"{format_interval(score['mean'], score)} on the validation split."
     )
 
 

@@ -28,7 +28,7 @@ from autotl.space.space import Space
 
 COPY = "{} (while its space changes)"
 COMPLETE_COPY = "autotl:complete_copy"  # attribute of a complete copy: the storage ids of trials
-ORIGINAL_PARAMS = "original_params"  # attribute of a trial: its parameters in its original space
+ORIGINAL_PARAMS = "original_params"  # attribute of a trial: its parameters in its first space
 FIXED_PARAMS = "fixed_params"  # Optuna's system attribute with the parameters of an enqueued trial
 
 
@@ -91,13 +91,13 @@ def _annotate(
 
 def _adapt(trial: FrozenTrial, hyperparameters: Mapping[str, Hyperparameter]) -> FrozenTrial:
     """Copy a trial with the parameters that the new space has; its attributes have all of them."""
-    drawn = {**trial.params, **trial.user_attrs.get(ORIGINAL_PARAMS, {})}
+    attributes, system = dict(trial.user_attrs), dict(trial.system_attrs)
+    original = attributes.pop(ORIGINAL_PARAMS, None) or system.pop(ORIGINAL_PARAMS, None) or {}
+    drawn = {**trial.params, **original}
     common = {name: hyperparameters[name] for name in drawn if name in hyperparameters}
     params = {name: drawn[name] for name, h in common.items() if h.can_draw(drawn[name])}
-    attributes, system = dict(trial.user_attrs), dict(trial.system_attrs)
-    attributes.pop(ORIGINAL_PARAMS, None)
-    if params != drawn:
-        attributes[ORIGINAL_PARAMS] = drawn
+    if params != drawn:  # Optuna Dashboard's page would be as wide as these as a user attribute
+        system[ORIGINAL_PARAMS] = drawn
     if FIXED_PARAMS in system:
         fixed: Mapping[str, Any] = system[FIXED_PARAMS]
         system[FIXED_PARAMS] = {

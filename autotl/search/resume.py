@@ -1,18 +1,15 @@
-"""Resume a study: lock it, load its trials, and enqueue those that were interrupted."""
+"""Resume a study: load its trials, and enqueue those that were interrupted."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Container, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Container, Mapping
 from typing import Any
 
 import optuna
-from filelock import FileLock, Timeout
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from autotl import events
-from autotl.errors import StoreError, StudyError
 from autotl.events import Listener
 from autotl.scoring import metrics
 from autotl.scoring.metrics import Metric
@@ -20,7 +17,7 @@ from autotl.search import rebuild
 from autotl.search.pruner import make_pruner
 from autotl.space.registry import Registry
 from autotl.space.space import Space
-from autotl.store import Store, TrialRow
+from autotl.store import EpochRow, Store, TrialRow
 from autotl.study import StudyConfig
 
 RECIPE = "recipe"
@@ -28,32 +25,6 @@ RECIPE = "recipe"
 
 PROBED_WITH = "probed_with"
 """The attribute of an Optuna trial that was trained together with a probe: the probe's number."""
-
-
-@contextmanager
-def lock_study(store: Store, settings: StudyConfig) -> Iterator[None]:
-    """Lock the study, so that no other process runs it; the lock also ends with the process.
-
-    Raises:
-        StudyError: Another process runs the study.
-        StoreError: The lock file cannot be written.
-    """
-    path = store.lock_file(settings.name, settings.folder)
-    lock = FileLock(path, timeout=0)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout:
-        raise StudyError(
-            f"study {settings.name!r} is being run by another process; wait for it, or choose "
-            "another name with --study"
-        ) from None
-    except OSError as error:
-        raise StoreError(f"cannot write {path}: {error.strerror}; choose another --out") from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def resume(
@@ -74,7 +45,7 @@ def resume(
     name, metric = settings.name, metrics.get(settings.metric)
     rebuild.finish(store.storage, name, space)
     study = _open(store, name, metric, settings.epochs)
-    _requeue_killed(study, store)
+    _reconcile(study, store)
     if study.user_attrs.get("space", space.fingerprint) != space.fingerprint:
         count = rebuild.rebuild(store.storage, name, space)
         study = _open(store, name, metric, settings.epochs)
@@ -105,6 +76,9 @@ def requeue(study: optuna.Study, params: Mapping[str, Any], attributes: Mapping[
     """
     if PROBED_WITH in attributes:
         return  # when its probe is retried, that draws new trials to be trained with it
+    waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+    if any(trial.system_attrs.get(rebuild.FIXED_PARAMS) == params for trial in waiting):
+        return  # a run that was killed has enqueued it
     recipe = {key: attributes[key] for key in (RECIPE,) if key in attributes}
     study.enqueue_trial(dict(params), user_attrs=recipe)
 
@@ -128,17 +102,66 @@ def _open(store: Store, name: str, metric: Metric, epochs: int) -> optuna.Study:
     return study
 
 
-def _requeue_killed(study: optuna.Study, store: Store) -> None:
-    """Mark the trials of a run that was killed as interrupted, and enqueue them to be retried."""
+def _reconcile(study: optuna.Study, store: Store) -> None:
+    """Make Optuna and the store agree about the trials of a run that was killed.
+
+    A trial that both have as running is marked as interrupted and enqueued to be retried. Of one
+    that only one of them has as running, the other has the result.
+    """
     name = study.study_name
-    begun = {row.number for row in store.trials(name)}
-    for trial in study.get_trials(states=(TrialState.RUNNING,)):
+    rows = {row.number: row for row in store.trials(name)}
+    for trial in study.get_trials():
+        row = rows.get(trial.number)
+        if trial.state == TrialState.RUNNING:
+            _end(study, store, trial, row)
+        elif trial.state.is_finished() and row and row.status == "running":
+            _copy_result(store, name, trial)
+
+
+def _end(study: optuna.Study, store: Store, trial: FrozenTrial, row: TrialRow | None) -> None:
+    """End a trial that is running in Optuna, with the result of the store if there is one.
+
+    Optuna is told last: if this process is killed too, the next one does the same again.
+    """
+    status = row.status if row else "interrupted"
+    if row and status == "running":
+        status = "interrupted"
+        store.finish_trial(study.study_name, trial.number, status, reason="its process ended")
+    if status == "interrupted":
         # If the trial was killed before it had drawn all parameters, add the enqueued ones.
         params = {**trial.system_attrs.get(rebuild.FIXED_PARAMS, {}), **trial.params}
         requeue(study, params, trial.user_attrs)
-        study.tell(trial.number, state=TrialState.FAIL)
-        if trial.number in begun:
-            store.finish_trial(name, trial.number, "interrupted", reason="its process ended")
+    state = optuna_state(status, trial.constraints or {})
+    value = row.score if row and state == TrialState.COMPLETE else None
+    study.tell(trial.number, value, state=state)
+
+
+def _copy_result(store: Store, name: str, trial: FrozenTrial) -> None:
+    """Store the result of a trial that only Optuna has, as a killed older version left it."""
+    begin, end = trial.datetime_start, trial.datetime_complete
+    seconds = (end - begin).total_seconds() if begin and end else 0.0
+    default = "complete" if trial.state == TrialState.COMPLETE else "interrupted"
+    store.finish_trial(
+        name,
+        trial.number,
+        trial.user_attrs.get("status", default),
+        reason=trial.user_attrs.get("reason", "" if trial.value is not None else "process ended"),
+        score=trial.value if trial.state == TrialState.COMPLETE else None,
+        seconds=seconds,
+        trained_parameters=trial.user_attrs.get("trained_parameters"),
+        epochs=[
+            EpochRow(number, float("nan"), score, 0.0)
+            for number, score in sorted(trial.intermediate_values.items())
+        ],
+    )
+
+
+def optuna_state(status: str, constraints: Mapping[str, float]) -> TrialState:
+    """Return Optuna's state of a trial; ``constraints`` are violated if they are above 0."""
+    if any(value > 0 for value in constraints.values()):
+        return TrialState.PRUNED  # as other samplers expect of trials that violate a constraint
+    states = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED}
+    return states.get(status, TrialState.FAIL)
 
 
 def _excluded_by(row: TrialRow, settings: StudyConfig, space: Space) -> str:

@@ -111,8 +111,7 @@ def plan_trial(
     predicted = cost.prediction_seconds * len(context.dataset.indices("test"))
     test = budget.test_seconds(predicted)
     first = not (complete if plan.backbone_frozen else any(map(is_fine_tuned, complete)))
-    saved = task.checkpoint.facts if task.checkpoint else {}
-    if saved:  # it continues as it was planned
+    if task.checkpoint and (saved := task.checkpoint.facts):  # it continues as it was planned
         epochs, views = saved["planned"], saved["views"]
     else:
         fewest = 1 if first else fewest_epochs(task.epochs, complete)
@@ -132,14 +131,8 @@ def plan_trial(
         "seconds_needed": cost.training_seconds(epochs, views, folds),
         "seconds_repeat": repeat,
     }
-    task = replace(
-        task,
-        compute=cost.compute,
-        views=views,
-        epochs=epochs,
-        deadline=time.monotonic() + longest,
-        keep_completed_epochs=True,
-    )
+    task = replace(task, compute=cost.compute, views=views, epochs=epochs)
+    task.deadline, task.keep_completed_epochs = time.monotonic() + longest, True
     return replace(plan, task=task, facts=facts, cost=cost)
 
 

@@ -162,7 +162,7 @@ class TrialLoop:
         failed = late = duplicates = 0
         status = reason = ""
         while max(failed, late, duplicates) < GIVE_UP and not self._is_done():
-            self._enqueue_recipe()
+            self._enqueue_next(after=status)
             trial = self._ask()
             status, reason = self._run_trial(trial)
             duplicates = duplicates + 1 if status == Duplicate.status else 0
@@ -176,9 +176,6 @@ class TrialLoop:
             else:
                 failed += 1
                 late += status == OutOfTime.status
-            if status == OutOfTime.status and not self._has_waiting():
-                params = self.portfolio.cheapest_parameters(self.leaderboard.ranked)
-                self.study.enqueue_trial(params)
         if not self.leaderboard.ranked:
             raise self._no_result_error(status, reason)
 
@@ -203,9 +200,16 @@ class TrialLoop:
             return True
         return self.selection.is_over()
 
-    def _enqueue_recipe(self) -> None:
-        """Enqueue the next recipe, unless a trial is waiting or all recipes were tried."""
+    def _enqueue_next(self, after: str) -> None:
+        """Enqueue the next recipe, unless a trial is waiting or all recipes were tried.
+
+        After a trial that was out of time, a cheap one is enqueued instead. ``after`` is the status
+        of the last trial.
+        """
         if self._has_waiting():
+            return
+        if after == OutOfTime.status:
+            self.study.enqueue_trial(self.portfolio.cheapest_parameters(self.leaderboard.ranked))
             return
         ranked, tried = self.leaderboard.ranked, self.leaderboard.recipes
         probing = self._probing_seconds < PROBING_FRACTION * (self.budget.seconds or math.inf)
@@ -260,7 +264,6 @@ class TrialLoop:
         recipe = trial.user_attrs.get(RECIPE, [])
         facts = TrialFacts(recipe=recipe, is_default=self.portfolio.is_default(recipe))
         plain = space.to_json(config)
-        trial.set_user_attr("config", plain)
         self.store.begin_trial(self.name, trial.number, plain, self.settings.epochs, facts)
         return config
 
@@ -450,25 +453,23 @@ class TrialLoop:
     # ---------------------------------------------------------------- results
 
     def _store_result(self, running: _Running, seconds: float) -> tuple[str, str]:
-        """Write the result of a trial to Optuna and to the store; return its status and reason."""
+        """Write the result of a trial to the store, then to Optuna; return its status and reason.
+
+        Optuna is told last: if the process is killed in between, the store has the whole result,
+        and ``resume`` tells Optuna when the study continues.
+        """
         trial, outcome = running.trial, running.outcome
         error, score = outcome.error, outcome.score
-        state, status, reason = _classify(error)
-        if any(limit > 0 for limit in trial.constraints.values()):
-            state = (
-                TrialState.PRUNED
-            )  # as other samplers expect of trials that violate a constraint
+        status, reason = _classify(error)
+        state = resume.optuna_state(status, trial.constraints)
+        facts = dict(outcome.facts)
         if status == "failed" and not isinstance(error, AutoTLError) and error:
-            trial.set_user_attr("traceback", "".join(traceback.format_exception(error)))
-        trial.set_user_attr("status", status)
-        if reason:
-            trial.set_user_attr("reason", reason)
+            facts["traceback"] = "".join(traceback.format_exception(error))
+        trial.set_user_attr("status", status)  # long values make Optuna Dashboard's page wide
         rows = [EpochRow(e.number, e.loss, e.score, e.seconds) for e in outcome.epochs]
         trained = outcome.epochs[-1].trained_parameters if outcome.epochs else None
         if trained is not None:
             trial.set_user_attr("trained_parameters", trained)
-        self.study.tell(trial, score if error is None else None, state=state)
-        facts = dict(outcome.facts)
         if isinstance(error, OutOfTime):
             facts["budget_needed"] = error.budget
         if score is not None and (predicted := outcome.probabilities) is not None:
@@ -487,6 +488,7 @@ class TrialLoop:
         )
         if status == "interrupted":
             resume.requeue(self.study, trial.params, trial.user_attrs)
+        self.study.tell(trial, score if error is None else None, state=state)
         return status, reason
 
     def _store_measurements(self) -> None:
@@ -533,21 +535,21 @@ def _report(trial: optuna.Trial, epoch: Epoch) -> None:
         trial.report(epoch.score, epoch.number)
 
 
-def _classify(error: BaseException | None) -> tuple[TrialState, str, str]:
-    """Return Optuna's state, the status and the reason of a trial that ended with ``error``."""
+def _classify(error: BaseException | None) -> tuple[str, str]:
+    """Return the status and the reason of a trial that ended with ``error``."""
     match error:
         case None:
-            return TrialState.COMPLETE, "complete", ""
+            return "complete", ""
         case optuna.TrialPruned():
-            return TrialState.PRUNED, "pruned", str(error)
+            return "pruned", str(error)
         case TrialStopped():
-            return TrialState.FAIL, error.status, str(error)
+            return error.status, str(error)
         case KeyboardInterrupt():
-            return TrialState.FAIL, "interrupted", "Ctrl-C"
+            return "interrupted", "Ctrl-C"
         case AutoTLError():
-            return TrialState.FAIL, "failed", str(error)
+            return "failed", str(error)
         case _:  # an error in one trial must not end the search
-            return TrialState.FAIL, "failed", f"{type(error).__name__}: {error}"
+            return "failed", f"{type(error).__name__}: {error}"
 
 
 def _event(number: int, epoch: Epoch, epochs: int) -> events.EpochCompleted:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from autotl import study
 from autotl.artifact import model_card, model_folder
 from autotl.data import scale
 from autotl.models import Model
+from autotl.models.ensemble import Ensemble
 from autotl.scoring import metrics
 from autotl.search.context import TrainingContext
 from autotl.search.folds import predicted_indices
@@ -97,17 +99,12 @@ class RunFolder:
         """
         configs = [self.context.config(self.rows[trial]) for trial in winner.trials]
         weights = _pretrained_weights(configs)
-        self.store.set_images(self.name, [])  # the facts about the old model no longer apply
-        self.store.update_study(
-            self.name,
-            weights=weights,
-            model=None,
-            selection=None,
-            calibration=None,
-            out_of_sample=None,
-        )
+        # The facts about the old model no longer apply.
+        self.store.set_images(self.name, [])
+        old = dict.fromkeys(("model", "selection", "calibration", "out_of_sample"))
+        self.store.update_study(self.name, weights=weights, **old)
         epochs = refit_epochs or [self.rows[trial].epochs for trial in winner.trials]
-        recipes = self._write_recipes(winner, configs, epochs, model.input_spec.size)
+        recipes = self._write_recipes(winner, configs, epochs, model)
         facts = {
             **self._origin(winner, weights, recipes),
             "refitted": bool(refit_epochs),
@@ -190,19 +187,20 @@ class RunFolder:
         model_card.write(self.folder / "model", self.name, results)
 
     def _write_recipes(
-        self, winner: Contender, configs: Sequence[Config], epochs: Sequence[int], size: int
+        self, winner: Contender, configs: Sequence[Config], epochs: Sequence[int], model: Model
     ) -> list[dict[str, Any]]:
         """Write a recipe for each member; return their configurations and settings."""
         for old in self.folder.glob("recipe-[2-9].toml"):
             old.unlink()
         recipes, sources = [], self._sources()
-        members = zip(winner.trials, configs, epochs, strict=True)
-        for number, (trial, config, count) in enumerate(members, start=1):
+        models = model.members if isinstance(model, Ensemble) else [model] * len(configs)
+        members = zip(winner.trials, configs, epochs, models, strict=True)
+        for number, (trial, config, count, member) in enumerate(members, start=1):
             training = {
                 **self.context.decisive_settings(),
                 "epochs": count,
                 "views": self.rows[trial].facts.views,
-                "image_size": size,
+                "image_size": member.input_spec.size,
             }
             file = self.folder / ("recipe.toml" if number == 1 else f"recipe-{number}.toml")
             settings = {**sources, **training, "versions": dict(self.versions)}
@@ -212,16 +210,23 @@ class RunFolder:
         return recipes
 
     def _sources(self) -> dict[str, Any]:
-        """Return the data, the plugin files and the folder of weights, with absolute paths."""
+        """Return the data, the plugin files and the folder of weights, relative to the recipe."""
         source: str = self.dataset.source
         if Path(source).exists():
-            source = str(Path(source).resolve())
+            source = self._relative(Path(source))
         sources: dict[str, Any] = {"data": source}
         if self.settings.plugin:
-            sources["plugin"] = [str(file.resolve()) for file in self.settings.plugin]
+            sources["plugin"] = [self._relative(file) for file in self.settings.plugin]
         if self.settings.weights:
-            sources["weights"] = str(self.settings.weights.resolve())
+            sources["weights"] = self._relative(self.settings.weights)
         return sources
+
+    def _relative(self, path: Path) -> str:
+        """Return a path relative to the run folder; an absolute one if it is on another drive."""
+        try:
+            return Path(os.path.relpath(path.resolve(), self.folder.resolve())).as_posix()
+        except ValueError:
+            return str(path.resolve())
 
     def _validation_result(self, winner: Contender, facts: StudyFacts) -> dict[str, Any] | None:
         """Return the score of a trial on the validation split; None for a combination."""

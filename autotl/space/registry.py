@@ -184,16 +184,8 @@ class Registry:
         Raises:
             DataError: It is empty, there is no such file or folder, or no plugin reads it.
         """
-        if not source.strip():
-            raise DataError("the data source is empty; is a variable of the shell not set?")
-        if fault := find_path_fault(source):
-            raise DataError(f"{shorten(source)} is not a valid path: {fault}")
+        require_source(source)
         path = Path(source).expanduser()
-        if ":" not in source and not path.exists():
-            near = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-            raise DataError(
-                f"there is no file or folder {source!r}; {did_you_mean(path.name, near)}"
-            )
         text = f"{path.as_posix()}/" if path.is_dir() else source
         # Plugin files are registered after installed plugins and take precedence over them.
         for plugin in reversed(self._plugins["dataset"].values()):
@@ -251,6 +243,33 @@ class Registry:
         return names
 
 
+def require_source(source: str) -> None:
+    """Check that a data source exists, if it is a path.
+
+    Raises:
+        DataError: It is empty, no path, or there is no such file or folder.
+    """
+    if not source.strip():
+        raise DataError("the data source is empty; is a variable of the shell not set?")
+    if fault := find_path_fault(source):
+        raise DataError(f"{shorten(source)} is not a valid path: {fault}")
+    path = Path(source).expanduser()
+    if ":" not in source and not path.exists():
+        near = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise DataError(f"there is no file or folder {source!r}; {did_you_mean(path.name, near)}")
+
+
+def require_plugin_file(file: Path) -> None:
+    """Check that a plugin file exists.
+
+    Raises:
+        PluginError: There is no such file.
+    """
+    if not file.exists():
+        near = did_you_mean(file.name, (path.name for path in file.parent.glob("*.py")))
+        raise PluginError(f"plugin file {file} cannot be read: there is no such file; {near}")
+
+
 def _list_members(
     plugin: AnyPlugin, patterns: Sequence[str], criteria: BackboneCriteria
 ) -> list[str]:
@@ -276,6 +295,9 @@ def load(files: Iterable[Path] = ()) -> Registry:
     Raises:
         PluginError: A file cannot be imported or defines no plugin, or two names collide.
     """
+    files = list(files)
+    for file in files:
+        require_plugin_file(file)  # before the plugins import their libraries
     plugins: list[AnyPlugin] = []
     broken: list[Excluded] = []
     for entry in sorted(entry_points(group=GROUP), key=lambda e: (e.name, e.value)):

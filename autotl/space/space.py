@@ -269,7 +269,13 @@ def build_space(
     plugins: dict[str, tuple[AnyPlugin, ...]] = {}
     excluded: list[Excluded] = list(registry.broken)
     backbone_order: tuple[str, ...] = ()
-    for kind in SEARCHED_KINDS:
+    if unknown := sorted(set(narrowed) - set(SEARCHED_KINDS)):
+        raise StudyError(
+            f"[space.{unknown[0]}] is not a searched kind of plugin; "
+            f"{did_you_mean(unknown[0], SEARCHED_KINDS)}"
+        )
+    # Backbones are last, because their weights may be looked up at the hub.
+    for kind in sorted(SEARCHED_KINDS, key="backbone".__eq__):
         tables = narrowed.get(kind, {})
         selected, rejected = registry.select(kind, requested.get(kind, ()), criteria)
         excluded += rejected
@@ -287,12 +293,8 @@ def build_space(
             )
         final = (_apply_tables(plugin, tables, sizes) for plugin in selected)
         plugins[kind] = tuple(sorted(final, key=lambda p: p.name))
-    if unknown := sorted(set(narrowed) - set(SEARCHED_KINDS)):
-        raise StudyError(
-            f"[space.{unknown[0]}] is not a searched kind of plugin; "
-            f"{did_you_mean(unknown[0], SEARCHED_KINDS)}"
-        )
-    return Space(plugins, tuple(excluded), backbone_order)
+    ordered = {kind: plugins[kind] for kind in SEARCHED_KINDS if kind in plugins}
+    return Space(ordered, tuple(excluded), backbone_order)
 
 
 def _apply_tables(

@@ -9,48 +9,66 @@ Several processes may write at once. A float that is not finite, such as the los
 diverged, is stored as None. Times are in UTC.
 
 ``database`` is the store, ``facts`` and ``contender`` are the records that it stores, ``rows`` are
-the values that it returns, and ``opening`` finds and opens a database.
+the values that it returns, and ``opening`` finds and opens a database. ``quick`` reads the little
+that is checked before any library is loaded.
 """
 
-from autotl.store.contender import (
-    Contender,
-    Interval,
-    Kind,
-    Latency,
-    Member,
-    Role,
-    Spread,
-    Standing,
-    single,
-    with_costs,
-)
-from autotl.store.database import Store
-from autotl.store.facts import (
-    Baseline,
-    Calibration,
-    DataFacts,
-    ExcludedPlugin,
-    MajorityClass,
-    MirroringFacts,
-    OutOfSampleScores,
-    PretrainedWeights,
-    RepeatFacts,
-    SavedModel,
-    Selection,
-    StudyFacts,
-    TestResult,
-    TrialFacts,
-)
-from autotl.store.opening import default_url, existing_url, without_passwords
-from autotl.store.rows import (
-    STATUSES,
-    DataIssueRow,
-    EpochRow,
-    ImageRow,
-    RepeatRow,
-    TestRow,
-    TrialRow,
-)
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from autotl.store.contender import (
+        Contender,
+        Interval,
+        Kind,
+        Latency,
+        Member,
+        Role,
+        Spread,
+        Standing,
+        single,
+        with_costs,
+    )
+    from autotl.store.database import Store
+    from autotl.store.facts import (
+        Baseline,
+        Calibration,
+        DataFacts,
+        ExcludedPlugin,
+        MajorityClass,
+        MirroringFacts,
+        OutOfSampleScores,
+        PretrainedWeights,
+        RepeatFacts,
+        SavedModel,
+        Selection,
+        StudyFacts,
+        TestResult,
+        TrialFacts,
+    )
+    from autotl.store.opening import default_url, existing_url, without_passwords
+    from autotl.store.rows import (
+        STATUSES,
+        DataIssueRow,
+        EpochRow,
+        ImageRow,
+        RepeatRow,
+        TestRow,
+        TrialRow,
+    )
+else:
+
+    def __getattr__(name: str) -> Any:
+        """Import the module of a name when it is used first: ``quick`` needs none of them."""
+        for module in ("contender", "facts", "rows", "opening", "database"):
+            if name in __all__:
+                loaded = import_module(f"{__name__}.{module}")
+                if hasattr(loaded, name):
+                    return getattr(loaded, name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 __all__ = [
     "STATUSES",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shlex
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -18,9 +17,11 @@ from numpy.typing import NDArray
 from optuna.storages import RDBStorage
 from sqlalchemy import exc
 
-from autotl.errors import StudyError, did_you_mean
+from autotl.errors import StoreError, StudyError, did_you_mean
+from autotl.store import quick
 from autotl.store.contender import Contender, Facts
 from autotl.store.facts import RepeatFacts, StudyFacts, TestResult, TrialFacts
+from autotl.store.lock import lock
 from autotl.store.migrations import tables
 from autotl.store.migrations.tables import (
     DATA_ISSUE,
@@ -93,17 +94,19 @@ class Store:
         return "".join(f" {shlex.quote(part)}" for part in parts)
 
     def lock_file(self, study: str, folder: Path) -> Path:
-        """Return the file that a process locks while it runs the study.
+        """Return the file that a process locks while it runs the study, see ``quick``."""
+        engine = self.storage.engine
+        file = engine.url.database if engine.dialect.name == "sqlite" else None
+        return quick.lock_file(Path(file) if file else None, study, folder)
 
-        It is next to a SQLite database, because several run folders may share one; for other
-        databases it is in the run ``folder``.
+    def lock(self, study: str, folder: Path, advice: str = "") -> AbstractContextManager[None]:
+        """Lock the study, see ``store.lock``; ``folder`` is its run folder.
+
+        Raises:
+            StudyError: Another process runs the study.
+            StoreError: The lock file cannot be written.
         """
-        database = self.storage.engine.url.database
-        if self.storage.engine.dialect.name != "sqlite" or not database:
-            return folder / ".lock"
-        file = Path(database)
-        digest = hashlib.sha256(study.encode()).hexdigest()[:12]  # names may be long
-        return file.with_name(f".{file.name}.{digest}.lock")
+        return lock(self.lock_file(study, folder), study, advice)
 
     def close(self) -> None:
         """Close the connections; the next use opens new ones."""
@@ -182,6 +185,31 @@ class Store:
             for table in TABLES_OF_STUDY:
                 connection.execute(table.delete().where(table.c.study == study))
             connection.execute(STUDY.delete().where(STUDY.c.name == study))
+
+    @contextmanager
+    def expect_study(self, study: str) -> Iterator[None]:
+        """Explain an error inside if its cause is that somebody has deleted the study meanwhile.
+
+        Raises:
+            StudyError: The study, or Optuna's study of that name, is missing after an error.
+        """
+        try:
+            yield
+        except Exception as error:
+            with suppress(StoreError):
+                if not self._is_complete(study):
+                    raise StudyError(
+                        f"study {study!r} was deleted while it ran; the files in its run folder "
+                        "stay; repeat the command to begin a new study"
+                    ) from error
+            raise
+
+    def _is_complete(self, study: str) -> bool:
+        """Whether the study is in AutoTL's tables and in Optuna's."""
+        if self.find_study(study) is None:
+            return False
+        with convert_errors(self._label):
+            return study in optuna.get_all_study_names(self.storage)
 
     # the data of a study
 

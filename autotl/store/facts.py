@@ -215,6 +215,7 @@ class TrialFacts(Facts):
         low: The lower limit of the 95 % interval of the score; None if it is unknown.
         high: The upper limit.
         excluded: Why the limits of the last run exclude it; empty if they do not.
+        traceback: Of an error that is not AutoTL's own.
     """
 
     recipe: list[str] = []
@@ -236,6 +237,7 @@ class TrialFacts(Facts):
     low: float | None = None
     high: float | None = None
     excluded: str = ""
+    traceback: str = ""
 
 
 class RepeatFacts(Facts):

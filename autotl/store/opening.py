@@ -18,10 +18,10 @@ from optuna.storages import RDBStorage
 from sqlalchemy import exc
 
 from autotl.errors import StoreError, did_you_mean, find_path_fault, shorten
+from autotl.store import waiting
 from autotl.store.migrations import migrate
 from autotl.store.migrations.tables import STUDY
 
-LOCK_SECONDS = 60  # how long to wait for another process that is writing to a SQLite file
 DATABASE_ERRORS = (exc.OperationalError, StorageInternalError)
 """The errors that an open database can raise, such as a full disk."""
 
@@ -194,7 +194,8 @@ def _parse_address(url: str) -> _Address:
         raise StoreError(f"the database {shorten(label)} is not a valid path: {fault}")
     if is_sqlite and Path(label).is_dir():
         raise StoreError(f"the database {label} is a folder; give a file in it")
-    options = {"connect_args": {"timeout": LOCK_SECONDS}} if is_sqlite else {"pool_pre_ping": True}
+    connect = {"timeout": waiting.NOTICE_SECONDS, "factory": waiting.WaitingConnection}
+    options: dict[str, Any] = {"connect_args": connect} if is_sqlite else {"pool_pre_ping": True}
     return _Address(parsed, public_url, label, options)
 
 

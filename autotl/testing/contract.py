@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,14 +40,24 @@ class Examination:
     Attributes:
         configurations: Number of configurations that were tried.
         broken: A sentence for each violation of the contract.
+        notes: A sentence for each thing that is allowed, but may not be intended.
     """
 
     configurations: int
     broken: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+
+Progress = Callable[[int, int], object]
+"""Called with the number of steps that are done, and of all steps."""
 
 
 def examine(
-    plugin: AnyPlugin, *, backbone: AnyPlugin | None = None, source: str = ""
+    plugin: AnyPlugin,
+    *,
+    backbone: AnyPlugin | None = None,
+    source: str = "",
+    progress: Progress = lambda done, total: None,
 ) -> Examination:
     """Try a plugin as ``check`` does, without raising what it raises.
 
@@ -53,6 +65,7 @@ def examine(
         plugin: See ``check``.
         backbone: See ``check``.
         source: See ``check``.
+        progress: Called after each step.
 
     Returns:
         How many configurations were tried, and what is wrong.
@@ -73,17 +86,32 @@ def examine(
             check_dataset(plugin, source, violations)
             tried = 1
         else:
-            tried = _try_on_backbones(kinds.select_member(violations), backbone, violations)
-    return Examination(tried, violations.sentences)
+            member = kinds.select_member(violations)
+            tried = _try_on_backbones(member, backbone, violations, progress)
+    return Examination(tried, violations.sentences, _notes(plugin, source))
 
 
-def _try_on_backbones(plugin: AnyPlugin, backbone: AnyPlugin | None, violations: Violations) -> int:
+def _notes(plugin: AnyPlugin, source: str) -> tuple[str, ...]:
+    notes = [
+        f"its keyword {p.name!r} has no type, so it is always {p.default!r} and not searched; "
+        "annotate it with a Range, a Literal or bool, or with its type if that is meant"
+        for p in inspect.signature(plugin.function).parameters.values()
+        if p.kind is p.KEYWORD_ONLY and p.annotation is p.empty
+    ]
+    if plugin.kind == "dataset" and not source:
+        notes.append("only its declaration was checked; give --source SOURCE to read examples")
+    return tuple(notes)
+
+
+def _try_on_backbones(
+    plugin: AnyPlugin, backbone: AnyPlugin | None, violations: Violations, progress: Progress
+) -> int:
     """Try a plugin on the first compatible backbone, and its defaults on the other one."""
     toys = (Choice(toy.convnet, {"batchnorm": True}), Choice(toy.transformer, {}))
     tried = 0
     for choice in (Choice(backbone, backbone.defaults),) if backbone else toys:
         if not tried:
-            tried = _try_on(choice, plugin, violations)
+            tried = _try_on(choice, plugin, violations, progress)
         elif plugin.kind in ("freeze", "head") and not violations.sentences:
             violations.setting = "on a transformer"
             _try_configuration(PluginHarness(plugin, choice, violations), plugin.defaults)
@@ -96,14 +124,16 @@ def _try_on_backbones(plugin: AnyPlugin, backbone: AnyPlugin | None, violations:
     return tried
 
 
-def _try_on(backbone: Choice, plugin: AnyPlugin, violations: Violations) -> int:
+def _try_on(backbone: Choice, plugin: AnyPlugin, violations: Violations, progress: Progress) -> int:
     """Try a plugin on one backbone; return the number of compatible configurations."""
     harness = PluginHarness(plugin, backbone, violations)
     results: list[tuple[Params, NDArray[np.float32]]] = []
-    tried = 0
-    for params in configurations(plugin):
+    tried, every = 0, configurations(plugin)
+    steps = len(every) + 2 + len(plugin.hyperparameters)
+    for number, params in enumerate(every, start=1):
         refusals = len(violations.refusals)
         probabilities = _try_configuration(harness, params)
+        progress(number, steps)
         tried += len(violations.refusals) == refusals
         if probabilities is not None:
             results.append((params, probabilities))
@@ -111,9 +141,11 @@ def _try_on(backbone: Choice, plugin: AnyPlugin, violations: Violations) -> int:
             return tried  # the other configurations would break in the same way
     with violations.catch():
         _check_reproducibility(harness, results[0][1])
+    progress(len(every) + 1, steps)
     with violations.catch():
         _check_short_memory(harness)
-    for h in plugin.hyperparameters:
+    for number, h in enumerate(plugin.hyperparameters, start=len(every) + 2):
+        progress(number, steps)
         with violations.catch():
             _check_effect(harness, h, results)
     return tried

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import json
 import sys
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -99,6 +100,7 @@ def test_check_reports_in_one_line_that_a_plugin_passes() -> None:
     result = run("plugins", "check", "mlp")
     assert result.exit_code == 0
     assert result.stdout == "head mlp: ok, 8 configurations\n"
+    assert result.stderr == "checking mlp\n"
 
 
 def test_check_reports_in_one_line_what_is_wrong(bad_heads: Path) -> None:
@@ -109,6 +111,28 @@ def test_check_reports_in_one_line_what_is_wrong(bad_heads: Path) -> None:
     assert "head plugin 'short' returns logits float32 [8, 2] for 8 images" in short
     by_name = run("plugins", "check", "short", "--plugin", bad_heads)
     assert by_name.stdout == f"{short}\n"
+
+
+def test_check_says_that_a_keyword_without_a_type_is_not_searched(tmp_path: Path) -> None:
+    file = tmp_path / "wide.py"
+    file.write_text(
+        "from torch import nn\nfrom autotl import head\n@head\n"
+        "def wide(features: int, classes: int, *, width=8, text: str = 'a'):\n"
+        "    '''A layer.'''\n    return nn.Linear(features, classes)\n"
+    )
+    result = run("plugins", "check", file)
+    assert result.exit_code == 0
+    passed, note = result.stdout.splitlines()
+    assert passed == "head wide: ok, 1 configuration"
+    assert "its keyword 'width' has no type, so it is always 8 and not searched" in note
+
+
+def test_the_plugins_of_one_kind_are_listed() -> None:
+    lines = run("plugins", "list", "balance").stdout.splitlines()
+    assert {line.split()[0] for line in lines if line[:1] != " "} == {"balance"}
+    heads = json.loads(run("plugins", "list", "head", "--json").stdout)["plugins"]
+    assert {plugin["kind"] for plugin in heads} == {"head"}
+    assert run("plugins", "list", "heads").exit_code == 2
 
 
 def test_check_of_an_unknown_plugin_or_file_is_an_error(tmp_path: Path) -> None:
@@ -122,7 +146,9 @@ def test_check_of_an_unknown_plugin_or_file_is_an_error(tmp_path: Path) -> None:
 
 def test_check_reads_the_source_of_a_dataset_plugin() -> None:
     unread = run("plugins", "check", "sklearn")
-    assert unread.stdout.startswith("dataset sklearn: ok, 1 configuration; give --source SOURCE")
+    assert "ok" not in unread.stdout
+    assert unread.stdout.startswith("dataset sklearn: not read\n")
+    assert "give --source SOURCE to read examples" in unread.stdout
     assert run("plugins", "check", "sklearn", "--source", "sklearn:digits").exit_code == 0
     mismatch = run("plugins", "check", "sklearn", "--source", "photos.csv")
     assert mismatch.exit_code == 1

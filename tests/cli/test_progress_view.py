@@ -17,6 +17,7 @@ from rich.console import Console
 
 from autotl.cli import progress_view
 from autotl.events import (
+    BestTrial,
     EpochCompleted,
     Event,
     Note,
@@ -146,8 +147,9 @@ def test_a_trial_that_was_out_of_time_is_counted_apart_and_shown_with_its_recipe
     panel(TrialStarted(1, config("full"), 0))
     panel(TrialFinished(1, "out_of_time", "3 epochs would take 9 s", None, 0.1))
     lines = console.export_text().splitlines()
-    assert lines[-1].startswith("trial 1  out_of_time  0.1 s")
-    assert "full · linear" in lines[-1]
+    assert lines[-1].strip() == "3 epochs would take 9 s"
+    assert lines[-2].startswith("trial 1  out_of_time  0.1 s")
+    assert "full · linear" in lines[-2]
     console.print(panel)
     assert "1 of 20:  0 complete · 0 pruned · 1 out of time · 0 failed" in console.export_text()
 
@@ -159,7 +161,60 @@ def test_the_best_trial_has_the_lowest_score_if_lower_is_better() -> None:
     for number, score in enumerate((0.5, 0.4, 0.6)):
         panel(TrialFinished(number, "complete", "", score, 1.0))
     assert panel.best is not None
-    assert panel.best[0].number == 1
+    assert panel.best.number == 1
+
+
+def test_the_best_trial_of_earlier_runs_is_the_best_so_far() -> None:
+    console = Console(file=io.StringIO())
+    panel = progress_view._Panel(console)
+    earlier = BestTrial(4, 0.9, config("full"))
+    panel(SearchStarted("birds", "accuracy", "cpu", None, None, None, 5, earlier))
+    panel(TrialFinished(5, "complete", "", 0.8, 1.0))
+    assert panel.best == earlier
+    panel(TrialFinished(6, "complete", "", 0.95, 1.0))
+    assert (panel.best.number, panel.best.score) == (6, 0.95)
+
+
+def test_the_panel_shows_the_study_at_once_and_no_finished_trial_as_current() -> None:
+    console = Console(width=80, file=io.StringIO(), record=True)
+    panel = progress_view._Panel(console, "birds")
+    panel(Stage("loading libraries"))
+    console.print(panel)
+    text = console.export_text()
+    assert "AutoTL · birds" in text
+    assert "loading libraries" in text
+    panel(TrialStarted(0, config("full"), 3))
+    panel(TrialFinished(0, "complete", "", 0.8, 1.0))
+    console.print(panel)
+    now = console.export_text().partition(" now ")[2]
+    assert "choosing the next trial" in now
+    assert "trial 0" not in now
+
+
+def test_the_time_beyond_the_budget_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress_view, "time", SimpleNamespace(monotonic=lambda: NOW))
+    panel = progress_view._Panel(Console(width=80, file=io.StringIO(), record=True))
+    panel(SearchStarted("birds", "accuracy", "cpu", 60.0, NOW - 32, None, 0))
+    panel.console.print(panel)
+    assert "0:32 over the budget" in panel.console.export_text()
+
+
+def test_one_earlier_trial_is_one(capsys: pytest.CaptureFixture[str]) -> None:
+    show(earlier_trials=1)
+    assert "1 earlier trial\n" in capsys.readouterr().out
+
+
+def test_a_narrower_terminal_leaves_no_torn_frame() -> None:
+    """The terminal wraps the 5 lines of 60 columns into 10 of 40, all of which are erased."""
+    console = Console(width=60, height=30, force_terminal=True, file=io.StringIO())
+    text = "\n".join(["x" * 60] * 5)
+    live = progress_view._ResizableLive(text, console=console, auto_refresh=False, transient=True)
+    with live:
+        live.refresh()
+        console.width = 40
+        with console.capture() as captured:
+            live.refresh()
+    assert captured.get().count("\x1b[1A\x1b[2K") == 9
 
 
 def test_in_a_terminal_finished_trials_scroll_above_the_panel() -> None:

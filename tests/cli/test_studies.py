@@ -46,6 +46,20 @@ def test_delete_asks_first_and_leaves_the_files(tmp_path: Path) -> None:
     assert mode == "delete", "the database is one file again"
 
 
+def test_a_study_that_runs_is_not_deleted(tmp_path: Path) -> None:
+    store = Store(f"sqlite:///{tmp_path}/autotl.db")
+    store.begin_study("photos")
+    lock_file = store.lock_file("photos", tmp_path / "photos")
+    with store.lock("photos", tmp_path / "photos"):
+        refused = run("studies", "delete", "photos", "--yes", "--out", tmp_path)
+        assert (refused.exit_code, refused.stderr.count("\n")) == (1, 1)
+        assert "run by another process; stop it before you delete the study" in refused.stderr
+        assert store.studies() == ["photos"]
+    assert lock_file.exists()
+    assert run("studies", "delete", "photos", "--yes", "--out", tmp_path).exit_code == 0
+    assert not lock_file.exists()
+
+
 def test_optuna_dashboard_reads_the_study(searched: Path) -> None:
     from optuna_dashboard import wsgi
 
@@ -66,4 +80,4 @@ def test_optuna_dashboard_reads_the_study(searched: Path) -> None:
     # A head that is solved in closed form has one epoch.
     assert [len(t["intermediate_values"]) for t in detail["trials"]] == [2, 2, 1]
     attributes = {a["key"] for a in detail["trials"][0]["user_attrs"]}
-    assert attributes >= {"config", "status", "epochs", "parameters", "trained_parameters"}
+    assert attributes >= {"status", "epochs", "parameters", "trained_parameters"}

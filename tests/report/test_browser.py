@@ -199,6 +199,7 @@ def test_the_dashboard_shows_the_note_and_the_confusion_matrix_of_a_trial(
     matrix = page.locator("table", has=page.locator("th", has_text="wren"))
     assert matrix.locator("tbody tr").count() == len(example_study.CLASSES)
     assert HOSTILE in matrix.inner_text()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 1200
 
 
 def test_the_dashboard_shows_the_result(page: Any, address: str, runs: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from pathlib import Path
 from typing import Any
 from wsgiref.util import setup_testing_defaults
@@ -13,7 +14,7 @@ from example_study import CLASSES
 from optuna_dashboard import get_note, save_note, wsgi
 
 from autotl import report
-from autotl.errors import StudyError
+from autotl.errors import StoreError, StudyError
 from autotl.report import dashboard
 from autotl.report.dashboard_notes import escape_markdown
 from autotl.store import Contender, Member, RepeatFacts, RepeatRow, Store, TestResult
@@ -169,12 +170,21 @@ def test_a_study_that_optuna_does_not_have_is_skipped(
         dashboard.annotate(complete_store, "fish", tmp_path / "fish")
 
 
-def test_it_is_served_on_this_machine_only(
+def test_it_is_served_on_this_machine_only_once_the_port_is_free(
     complete_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    served: dict[str, Any] = {}
-    monkeypatch.setattr("optuna_dashboard.run_server", lambda storage, **how: served.update(how))
     lines: list[str] = []
-    dashboard.serve(complete_store, "birds", tmp_path / "birds", 1234, lines.append)
-    assert served == {"host": "127.0.0.1", "port": 1234}
-    assert lines == ["http://127.0.0.1:1234/dashboard/studies/1 (stop with Ctrl-C)"]
+    served: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(
+        dashboard._Server, "serve_forever", lambda server: served.append(server.server_address)
+    )
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(StoreError, match=f"cannot serve on port {port}: .* in use"):
+            dashboard.serve(complete_store, "birds", tmp_path / "birds", port, lines.append)
+    assert (lines, served) == ([], [])
+    dashboard.serve(complete_store, "birds", tmp_path / "birds", port, lines.append)
+    assert served == [("127.0.0.1", port)]
+    assert lines == [f"http://127.0.0.1:{port}/dashboard/studies/1 (stop with Ctrl-C)"]

@@ -44,11 +44,22 @@ def test_a_study_without_a_complete_trial_has_no_winner(store: Store) -> None:
 
 
 def test_a_score_without_an_interval_is_shown_alone(store: Store) -> None:
-    add_study(store, 0.4, metric="log_loss", direction="minimize")
+    add_study(store, 0.4, 0.6, metric="log_loss", direction="minimize")
     assert describe(store)[0] == (
         "The winner is trial 0 (tf_efficientnet_lite0 · full · linear · flip_crop · adamw): "
         "log_loss 0.4000, on the validation split, by which it was selected."
     )
+
+
+def test_where_one_configuration_was_trained_nothing_is_said_of_a_selection(store: Store) -> None:
+    add_study(store, 0.9)
+    add_test(store, 0)
+    model, test = describe(store)
+    assert model == (
+        "The model is tf_efficientnet_lite0 · full · linear · flip_crop · adamw: accuracy 0.9000 "
+        "(95 % interval 0.8555 to 0.9319) on the validation split."
+    )
+    assert test.startswith("Its accuracy on the test split is 0.9222")
 
 
 def test_the_test_score_names_its_images(store: Store) -> None:

@@ -86,7 +86,7 @@ def test_trials_are_carried_over_as_they_were(storage: RDBStorage, new: Space) -
     assert [unchanging(t) for t in study.trials] == [unchanging(t) for t in before]
     for old, now in zip(before, study.trials, strict=True):
         assert now.params.items() <= old.params.items()
-        assert {**now.params, **now.user_attrs.get(rebuild.ORIGINAL_PARAMS, {})} == old.params
+        assert {**now.params, **now.system_attrs.get(rebuild.ORIGINAL_PARAMS, {})} == old.params
     assert optuna.get_all_study_names(storage) == ["s"]
     # the search continues, and every sampler can use the earlier trials
     study.sampler = optuna.samplers.TPESampler(seed=0, n_startup_trials=1)
@@ -124,7 +124,7 @@ def test_values_outside_a_narrower_range_are_moved_to_the_attributes(storage: RD
     rebuild.rebuild(storage, "s", space(narrow_plugin(wide, {"lr": [1e-3, 1e-1]}), linear))
     out, inside = optuna.load_study(study_name="s", storage=storage).trials
     assert "freeze.wide.lr" not in out.params
-    assert out.user_attrs[rebuild.ORIGINAL_PARAMS]["freeze.wide.lr"] == 1e-5
+    assert out.system_attrs[rebuild.ORIGINAL_PARAMS]["freeze.wide.lr"] == 1e-5
     assert inside.params["freeze.wide.lr"] == 1e-2
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,18 +9,16 @@ from typing import Annotated, Any
 
 import optuna
 import pytest
-from filelock import FileLock
 from optuna.trial import TrialState
 
 from autotl import Range, backbone, freeze, head
-from autotl.errors import StoreError, StudyError
 from autotl.events import Event, Note, ignore
 from autotl.search import resume
 from autotl.search.pruner import make_pruner
-from autotl.search.resume import PROBED_WITH, RECIPE, lock_study
+from autotl.search.resume import PROBED_WITH, RECIPE
 from autotl.space.registry import Excluded, Registry
 from autotl.space.space import Space, to_json
-from autotl.store import Store, default_url
+from autotl.store import Store
 from autotl.study import StudyConfig, configure
 
 
@@ -90,78 +86,6 @@ def run_trial(
     return trial
 
 
-# ---------------------------------------------------------------- one process
-
-
-def test_a_second_lock_is_refused_and_does_not_disturb_the_first(settings: Settings) -> None:
-    chosen = settings()
-    store = Store(default_url(chosen.out))
-    message = "'s' is being run by another process.*--study"
-    with lock_study(store, chosen):
-        for _ in range(2):
-            with pytest.raises(StudyError, match=message), lock_study(store, chosen):
-                pass
-        elsewhere = chosen.model_copy(update={"out": chosen.out / "other"})
-        with pytest.raises(StudyError, match="another process"), lock_study(store, elsewhere):
-            pass
-        with lock_study(store, chosen.model_copy(update={"study": "another"})):
-            pass
-    with lock_study(store, chosen):
-        pass
-    store.close()
-
-
-HOLDER = """
-import sys
-from autotl.search.resume import lock_study
-from autotl.store import Store
-from autotl.study import configure
-store = Store(sys.argv[1])
-with lock_study(store, configure("photos", {"study": "s", "out": sys.argv[2]})):
-    print("held", flush=True)
-    sys.stdin.readline()
-"""
-
-
-def test_the_lock_of_another_process_ends_with_it(settings: Settings) -> None:
-    chosen = settings()
-    url = default_url(chosen.out)
-    store = Store(url)
-    holder = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, url, str(chosen.out)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    with holder:
-        assert holder.stdout
-        assert holder.stdout.readline() == "held\n"
-        with pytest.raises(StudyError, match="another process"), lock_study(store, chosen):
-            pass
-        assert holder.poll() is None
-        holder.kill()  # it cannot release anything
-    with lock_study(store, chosen):
-        pass
-    store.close()
-
-
-def test_the_lock_is_released_when_the_search_fails(store: Store, settings: Settings) -> None:
-    chosen = settings()
-    with pytest.raises(KeyboardInterrupt), lock_study(store, chosen):
-        raise KeyboardInterrupt
-    with FileLock(store.lock_file("s", chosen.folder), timeout=0):
-        pass
-
-
-def test_a_lock_that_cannot_be_written_is_explained(store: Store, settings: Settings) -> None:
-    chosen = settings()
-    chosen.folder.parent.mkdir()
-    chosen.folder.touch()
-    message = "cannot write .*choose another --out"
-    with pytest.raises(StoreError, match=message), lock_study(store, chosen):
-        pass
-
-
 # ---------------------------------------------------------------- killed runs
 
 
@@ -206,6 +130,70 @@ def test_a_trial_killed_before_it_was_drawn_keeps_its_parameters(
     trial = study.ask()
     SPACE.suggest(trial)
     assert (trial.number, trial.params, trial.user_attrs[RECIPE]) == (1, LARGE, ["a", "b", "c"])
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+@pytest.mark.parametrize("status", ["complete", "pruned", "out_of_memory", "interrupted"])
+def test_a_result_that_only_the_store_has_is_told_to_optuna(
+    store: Store, settings: Settings, status: str
+) -> None:
+    study = open_study(store, settings())
+    trial = run_trial(store, study, LARGE, "running", recipe=["a"])
+    trial.report(0.25, 1)
+    score = 0.25 if status == "complete" else None
+    store.finish_trial("s", trial.number, status, reason="why", score=score)
+    before = store.trials("s")
+    for _ in range(2):
+        study = open_study(store, settings())
+        assert store.trials("s") == before
+        first, *waiting = study.trials
+        assert first.state == resume.optuna_state(status, {})
+        assert len(waiting) == (status == "interrupted")
+    assert study.trials[0].value == (0.25 if status in ("complete", "pruned") else None)
+
+
+@pytest.mark.parametrize("state", [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL])
+def test_a_result_that_only_optuna_has_is_stored(
+    store: Store, settings: Settings, state: TrialState
+) -> None:
+    study = open_study(store, settings())
+    trial = run_trial(store, study, LARGE, "running")
+    trial.report(0.125, 1)
+    trial.report(0.25, 2)
+    if state != TrialState.COMPLETE:
+        trial.set_user_attr("status", "pruned" if state == TrialState.PRUNED else "diverged")
+        trial.set_user_attr("reason", "why")
+    study.tell(trial, 0.25 if state == TrialState.COMPLETE else None, state=state)
+    open_study(store, settings())
+    [row] = store.trials("s")
+    expected = {"COMPLETE": ("complete", "", 0.25), "PRUNED": ("pruned", "why", None)}
+    assert (row.status, row.reason, row.score) == expected.get(
+        state.name, ("diverged", "why", None)
+    )
+    assert [epoch.score for epoch in store.epochs("s", 0)] == [0.125, 0.25]
+    assert [trial.state for trial in study.trials] == [state]
+
+
+@pytest.mark.parametrize("step", ["enqueue_trial", "tell"])
+def test_a_start_that_is_killed_too_enqueues_a_trial_once(
+    store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    study = open_study(store, settings())
+    run_trial(store, study, LARGE, "running")
+
+    def kill(*_: Any, **__: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(optuna.Study, step, kill)
+        with pytest.raises(Killed):
+            open_study(store, settings())
+    study = open_study(store, settings())
+    assert [trial.state.name for trial in study.trials] == ["FAIL", "WAITING"]
+    assert [row.status for row in store.trials("s")] == ["interrupted"]
 
 
 def test_a_rebuild_that_was_killed_is_finished(

@@ -20,7 +20,7 @@ from autotl.events import EpochCompleted, Event, TrialFinished, TrialStarted
 from autotl.search import pruner, trials
 from autotl.search.context import TrainingContext
 from autotl.search.leaderboard import rank
-from autotl.search.resume import PROBED_WITH, RECIPE
+from autotl.search.resume import PROBED_WITH, RECIPE, optuna_state
 from autotl.search.trial_budget import TrialPlan, plan_trial
 from autotl.search.trials import GIVE_UP, quiet_optuna
 from autotl.store import EpochRow, Store, TrialRow
@@ -184,6 +184,76 @@ def test_a_study_that_another_process_runs_is_not_disturbed(
     assert state == optuna.trial.TrialState.RUNNING
 
 
+def delete_optuna_study(store: Store, name: str) -> None:
+    optuna.delete_study(study_name=name, storage=store.storage)
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+@pytest.mark.parametrize("owner", [optuna.Study, Store])
+def test_a_kill_between_the_two_books_loses_and_doubles_no_trial(
+    settings: Make, run_trials: Run, monkeypatch: pytest.MonkeyPatch, owner: type[Any]
+) -> None:
+    step = "tell" if owner is optuna.Study else "finish_trial"
+    write, writes = getattr(owner, step), []
+
+    def kill_before_the_third(*args: Any, **options: Any) -> Any:
+        writes.append(1)
+        if len(writes) == 3:
+            raise Killed
+        return write(*args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, step, kill_before_the_third)
+        with pytest.raises(Killed):
+            run_trials(settings(trials=5))
+    run_trials(settings(trials=5))
+    rows, told = read_trials(settings()), optuna_trials(settings())
+    assert [row.number for row in rows] == [trial.number for trial in told]
+    for row, trial in zip(rows, told, strict=True):
+        assert trial.state == optuna_state(row.status, trial.constraints)
+        assert trial.value == row.score or row.status == "pruned"
+    assert sum(row.status == "complete" for row in rows) == 5
+    whole = settings(trials=5, study="whole")
+    run_trials(whole)
+    complete = [(row.config, row.score) for row in rows if row.status == "complete"]
+    assert complete == [(row.config, row.score) for row in read_trials(whole)]
+
+
+@pytest.mark.parametrize("delete", [delete_optuna_study, Store.delete])
+def test_a_study_that_vanishes_ends_the_search_in_one_sentence(
+    settings: Make, run_trials: Run, delete: Callable[[Store, str], None]
+) -> None:
+    """Optuna Dashboard has a button that deletes a study."""
+
+    def delete_after_trial_1(event: Event) -> None:
+        if isinstance(event, TrialFinished) and event.number == 1:
+            with store_of(settings()) as store:
+                delete(store, "photos")
+
+    message = "'photos' was deleted while it ran; the files in its run folder stay"
+    with pytest.raises(StudyError, match=message):
+        run_trials(settings(trials=5), delete_after_trial_1)
+    assert (settings().folder / "splits.csv").exists()
+
+
+def test_the_last_trial_leaves_none_waiting(
+    settings: Make, run_trials: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def plan(model: Any, config: Any, *rest: Any, **options: Any) -> Any:
+        if config["freeze"].name != "linear_probe":
+            raise OutOfTime("too slow")
+        return plan_trial(model, config, *rest, **options)
+
+    monkeypatch.setattr(trials, "plan_trial", plan)
+    run_trials(settings(trials=3))
+    states = [trial.state.name for trial in optuna_trials(settings())]
+    assert "FAIL" in states
+    assert "WAITING" not in states
+
+
 def test_optuna_is_quiet_only_while_a_search_runs() -> None:
     before = optuna.logging.get_verbosity()
     with quiet_optuna():
@@ -321,7 +391,7 @@ def test_trials_are_filed_with_their_status_and_reason(
     assert reason in first.reason
     trial = optuna_trials(settings())[0]
     assert trial.state == optuna.trial.TrialState.FAIL
-    assert (trial.user_attrs["status"], trial.user_attrs["reason"]) == (status, first.reason)
+    assert trial.user_attrs["status"] == status
 
 
 def test_one_broken_candidate_does_not_end_the_search(
@@ -469,7 +539,7 @@ def test_a_broken_head_beside_others_fails_alone(
     assert statuses[:4] == ["complete", "complete", "diverged", "failed"]
     assert statuses[4:] == ["complete", "diverged", "failed", "complete"]
     assert "boom" in rows[6].reason
-    assert "boom" in optuna_trials(chosen)[6].user_attrs["traceback"]
+    assert "boom" in read_trials(chosen)[6].facts.traceback
 
 
 def test_heads_beside_a_closed_form_head_have_all_their_epochs(

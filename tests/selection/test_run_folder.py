@@ -116,12 +116,13 @@ def test_a_model_that_cannot_be_saved_leaves_no_facts_of_the_earlier_one(
 
 def test_the_recipe_trains_the_winner_once_more(settings: Make, tmp_path: Path) -> None:
     result = engine.run(settings(trials=3))
-    options = {"plugin": [tmp_path / "tiny_plugin.py"], "out": tmp_path / "runs", "device": "cpu"}
+    options = {"out": tmp_path / "runs", "device": "cpu"}
     retrained = engine.run(study.configure_recipe(result.folder / "recipe.toml", None, options))
     assert retrained.folder.name == "photos-retrained"
     assert retrained.summary["best"]["config"] == result.summary["best"]["config"]
     assert retrained.summary["test"] == result.summary["test"]
     assert sum(retrained.summary["trials"].values()) == 1
+    assert str(tmp_path) not in (result.folder / "recipe.toml").read_text()
 
 
 @pytest.mark.parametrize("fails", [False, True])

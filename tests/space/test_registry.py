@@ -146,7 +146,7 @@ def test_a_syntax_error_in_an_imported_file_does_not_give_its_line_number(
 
 
 def test_paths_that_are_not_plugin_files_are_rejected(tmp_path: Path) -> None:
-    with pytest.raises(PluginError, match=r"missing\.py cannot be read: No such file"):
+    with pytest.raises(PluginError, match=r"missing\.py cannot be read: there is no such file"):
         load([tmp_path / "missing.py"])
     with pytest.raises(PluginError, match=r"cannot be read: Is a directory"):
         load([tmp_path])

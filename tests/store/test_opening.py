@@ -11,7 +11,14 @@ import pytest
 import sqlalchemy as sa
 
 from autotl.errors import StoreError
-from autotl.store import Store, default_url, existing_url, migrations, opening, without_passwords
+from autotl.store import (
+    Store,
+    default_url,
+    existing_url,
+    migrations,
+    waiting,
+    without_passwords,
+)
 from autotl.store.migrations import tables
 
 Query = Callable[[str, str], list[tuple[object, ...]]]
@@ -106,20 +113,27 @@ def test_a_url_that_cannot_be_used_is_explained_without_its_password(
     assert "\n" not in str(e.value)
 
 
-def test_a_file_that_another_program_locks(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(opening, "LOCK_SECONDS", 0.05)
+def test_a_file_that_another_program_locks(
+    url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(waiting, "NOTICE_SECONDS", 0.05)
+    monkeypatch.setattr(waiting, "LOCK_SECONDS", 0.2)
     store = Store(url)
-    other = sqlite3.connect(store.storage.engine.url.database or "")
+    file = store.storage.engine.url.database or ""
+    other = sqlite3.connect(file)
     other.execute("BEGIN EXCLUSIVE")
     try:
         with pytest.raises(StoreError, match=r"autotl\.db: database is locked; another program"):
             Store(url)
+        assert f"another program is writing to {file}; waiting for it" in caplog.messages[0]
         with pytest.raises(StoreError, match="another program is writing"):
             store.begin_study("s")
     finally:
         other.close()
+    caplog.clear()
     store.begin_study("s")
     store.close()
+    assert not caplog.messages
 
 
 def test_a_postgresql_database_that_is_missing_is_named(postgresql: str) -> None:

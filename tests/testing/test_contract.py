@@ -210,3 +210,11 @@ def test_a_default_outside_its_range_is_an_error_of_the_declaration() -> None:
         ) -> nn.Module:
             """A default outside its range."""
             return nn.Linear(features, classes)
+
+
+def test_the_progress_of_an_examination_is_reported() -> None:
+    steps: list[tuple[int, int]] = []
+    examination = examine(toy.linear, progress=lambda *step: steps.append(step))
+    assert not examination.broken
+    assert [done for done, _ in steps] == list(range(1, len(steps) + 1))
+    assert {total for _, total in steps} == {3}

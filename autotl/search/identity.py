@@ -1,0 +1,111 @@
+"""The identity of a study: the settings that must be the same in all of its runs.
+
+What is not given for a run is what the study has. A study without a complete trial has nothing that
+depends on its settings, so that it may begin again with others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from autotl.errors import StudyError
+from autotl.study import StudyConfig
+
+if TYPE_CHECKING:
+    from autotl.store import Store, StudyFacts
+
+SETTINGS = (
+    *("metric", "seed", "epochs", "patience", "batch_size", "label_smoothing", "ema"),
+    *("validation", "folds", "test", "image_size"),
+)
+"""The settings that are compared as they are given; ``precision`` is compared as it is computed."""
+
+PRECISIONS = {"None": "float32", "torch.bfloat16": "bfloat16"}
+"""The values of the option ``precision``, by the type of autocast that is stored."""
+
+
+def of_settings(settings: StudyConfig) -> dict[str, Any]:
+    """Return the part of the identity that depends on the settings alone, as JSON values."""
+    values = settings.model_dump(mode="json", include=set(SETTINGS))
+    stored = {given: autocast for autocast, given in PRECISIONS.items()}
+    if settings.precision in stored:
+        values["precision"] = stored[settings.precision]
+    return values
+
+
+def find_earlier(store: Store, settings: StudyConfig) -> StudyFacts | None:
+    """Return the facts of the study that a run continues; None if it begins or begins again.
+
+    A study without a complete trial is continued only with the settings that it had.
+    """
+    facts = store.find_study(settings.name)
+    if facts is None or facts.identity is None:
+        return None
+    if any(row.status == "complete" for row in store.trials(settings.name)):
+        return facts
+    old = dict(facts.identity)
+    if facts.input_size and not settings.image_size:
+        old["image_size"] = []  # the search chose it, and chooses it again from the same settings
+    same = all(old.get(key) == value for key, value in of_settings(settings).items())
+    return facts if same else None
+
+
+def adopt(settings: StudyConfig, identity: Mapping[str, Any] | None) -> StudyConfig:
+    """Return the settings with those of the study in the place of all that were not given.
+
+    Args:
+        settings: The settings of a run.
+        identity: The identity of the study that it continues; None if it begins one.
+    """
+    stored = {key: value for key, value in (identity or {}).items() if key in SETTINGS}
+    if identity and identity.get("precision") in PRECISIONS:
+        stored["precision"] = PRECISIONS[identity["precision"]]
+    given = settings.model_dump(include=settings.model_fields_set)
+    return StudyConfig.model_validate({**stored, **given}) if stored else settings
+
+
+def describe_adopted(before: StudyConfig, after: StudyConfig) -> str:
+    """Return the settings that ``adopt`` changed, for the user; empty if there are none."""
+    old, new = (settings.model_dump(mode="json") for settings in (before, after))
+    differ = [key for key in new if old[key] not in (new[key], "auto")]
+    changed = [f"{key}={_describe(key, new[key])}" for key in differ]
+    return f"as in the earlier runs of this study: {', '.join(changed)}" if changed else ""
+
+
+def require_same(name: str, old: Mapping[str, Any], new: Mapping[str, Any], delete: str) -> None:
+    """Check that an existing study has the same identity as a new run.
+
+    Args:
+        name: The name of the study.
+        old: The identity of the existing study.
+        new: The identity of the new run, or what is known of it so far.
+        delete: The command that deletes the study, for the message.
+
+    Raises:
+        StudyError: They differ.
+    """
+    different = [key for key in sorted(new) if old.get(key) != new[key]]
+    if not different:
+        return
+    key, keep = different[0], ""
+    if key == "recipe":
+        conflict = "was begun with another recipe, or none"
+    elif key == "data":
+        conflict = "was begun with other images or labels"
+    else:
+        was, now = _describe(key, old.get(key)), _describe(key, new[key])
+        conflict, keep = f"has {key}={was}, not {now}", f", leave {key} out to keep {was}"
+    raise StudyError(
+        f"study {name!r} {conflict}; choose another name with --study{keep}, or delete it with: "
+        f"{delete}"
+    )
+
+
+def _describe(key: str, value: Any) -> str:
+    """Return the value of a setting as a user gives it."""
+    if key == "precision":
+        return PRECISIONS.get(str(value), str(value))
+    if isinstance(value, list):
+        return " and ".join(map(str, value)) or "the backbone's"
+    return "unset" if value is None else str(value)

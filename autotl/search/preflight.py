@@ -1,0 +1,80 @@
+"""The checks of a search that need no library, made before PyTorch and the others are loaded.
+
+Everything is checked again where it is used: what cannot be known yet passes here.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from pathlib import Path
+
+from autotl.errors import PluginError, StoreError, StudyError, did_you_mean
+from autotl.scoring import metrics
+from autotl.search import identity
+from autotl.space.declared import declared_names
+from autotl.space.registry import WILDCARDS, require_plugin_file, require_source
+from autotl.store import quick
+from autotl.store.lock import lock
+from autotl.study import StudyConfig
+
+
+def check(settings: StudyConfig) -> None:
+    """Check paths, names, and the study that these settings would continue.
+
+    Raises:
+        AutoTLError: A path or a name does not exist, another process runs the study, or the study
+            was begun with other settings.
+    """
+    require_source(settings.data)
+    metrics.get(settings.metric)
+    _check_paths(settings)
+    _check_plugin_names(settings)
+    _check_study(settings)
+
+
+def _check_paths(settings: StudyConfig) -> None:
+    for file in settings.plugin:
+        require_plugin_file(file)
+    if settings.weights is not None and not settings.weights.is_dir():
+        raise StudyError(f"there is no folder {str(settings.weights)!r} for --weights")
+    earlier = settings.learn_from
+    if earlier and "://" not in earlier and not Path(earlier).exists():
+        raise StoreError(f"there is no file or folder {earlier!r} for --learn-from")
+    folder = settings.out.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise StoreError(f"{folder} is not a folder that you may write to; choose another --out")
+
+
+def _check_plugin_names(settings: StudyConfig) -> None:
+    exact = {
+        kind: [name for name in names if not set(name) & WILDCARDS]
+        for kind, names in settings.requested.items()
+    }
+    if not any(exact.values()):
+        return
+    declared = declared_names(settings.plugin)
+    for kind, names in exact.items():
+        unknown = [name for name in names if kind in declared and name not in declared[kind]]
+        if unknown:
+            near = did_you_mean(unknown[0], declared[kind])
+            raise PluginError(f"no {kind} plugin is called {unknown[0]!r}; {near}")
+
+
+def _check_study(settings: StudyConfig) -> None:
+    """Check the study in a SQLite file; other databases are checked when they are opened."""
+    url = settings.storage or f"{quick.PREFIX}{settings.out / 'autotl.db'}"
+    database = quick.sqlite_file(url)
+    if database is None or not database.is_file():
+        return
+    with lock(quick.lock_file(database, settings.name, settings.folder), settings.name):
+        pass
+    if (stored := quick.read_identity(database, settings.name)) is None:
+        return
+    new = identity.of_settings(identity.adopt(settings, stored))
+    options = [] if settings.out == Path("runs") else ["--out", str(settings.out)]
+    options += ["--storage", settings.storage] if settings.storage else []
+    delete = shlex.join(["autotl", "studies", "delete", settings.name, *options])
+    identity.require_same(settings.name, stored, new, delete)

@@ -1,0 +1,80 @@
+"""A connection to SQLite that says for what it waits while another program writes."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+NOTICE_SECONDS = 2.0
+"""How long to wait without a message."""
+
+LOCK_SECONDS = 60.0
+"""How long to wait for another program that is writing, in all."""
+
+Result = TypeVar("Result")
+
+log = logging.getLogger(__name__)
+
+
+class _Cursor(sqlite3.Cursor):
+    """A cursor whose statements wait for other writers."""
+
+    def execute(self, *args: Any) -> Any:
+        """Execute a statement."""
+        return _wait(lambda: super(_Cursor, self).execute(*args), self.connection)
+
+    def executemany(self, *args: Any) -> Any:
+        """Execute a statement with many rows."""
+        return _wait(lambda: super(_Cursor, self).executemany(*args), self.connection)
+
+
+class WaitingConnection(sqlite3.Connection):
+    """A connection that waits up to ``LOCK_SECONDS``, with a message after ``NOTICE_SECONDS``.
+
+    It must be opened with ``timeout=NOTICE_SECONDS``.
+    """
+
+    file = ""
+
+    def __init__(self, database: str, *args: Any, **options: Any) -> None:
+        super().__init__(database, *args, **options)
+        self.file = database
+
+    def cursor(self, *_: Any) -> Any:
+        """Make a cursor."""
+        return super().cursor(_Cursor)
+
+    def execute(self, *args: Any) -> Any:
+        """Execute a statement."""
+        return _wait(lambda: super(WaitingConnection, self).execute(*args), self)
+
+    def commit(self) -> None:
+        """Commit the transaction."""
+        _wait(super().commit, self)
+
+
+def _wait(step: Callable[[], Result], connection: sqlite3.Connection) -> Result:
+    """Do a step, and again while another program holds the lock that it needs."""
+    began, is_logged = time.monotonic(), False
+    while True:
+        this_began = time.monotonic()
+        try:
+            return step()
+        except sqlite3.OperationalError as error:
+            now = time.monotonic()
+            is_busy = error.sqlite_errorcode == sqlite3.SQLITE_BUSY
+            # SQLite does not wait where that would be in vain.
+            has_waited = now - this_began > NOTICE_SECONDS / 2
+            if not is_busy or not has_waited or now - began + NOTICE_SECONDS > LOCK_SECONDS:
+                raise
+            if not is_logged:
+                file = getattr(connection, "file", "the database")
+                log.warning(
+                    "another program is writing to %s; waiting for it, for up to %.0f s",
+                    file,
+                    LOCK_SECONDS,
+                )
+                is_logged = True

@@ -1,0 +1,57 @@
+"""What must be the same in all runs of a study."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from autotl.errors import StudyError
+from autotl.search import identity
+from autotl.store import Store
+from autotl.study import StudyConfig, configure
+
+
+def settings(**options: Any) -> StudyConfig:
+    return configure("photos", {"study": "s", **options})
+
+
+def test_what_is_not_given_is_adopted_and_said() -> None:
+    stored = {**identity.of_settings(settings(epochs=3, image_size=96)), "precision": "None"}
+    bare = settings()
+    adopted = identity.adopt(bare, stored)
+    assert (adopted.epochs, adopted.image_size, adopted.precision) == (3, (96,), "float32")
+    text = identity.describe_adopted(bare, adopted)
+    assert text == "as in the earlier runs of this study: epochs=3, image_size=96"
+    given = settings(epochs=5)
+    assert identity.adopt(given, stored).epochs == 5
+    assert identity.adopt(given, None) == given
+
+
+def test_a_study_without_a_complete_trial_is_continued_only_with_its_settings() -> None:
+    store = Store("sqlite://")
+    assert identity.find_earlier(store, settings()) is None
+    planned = {**identity.of_settings(settings(epochs=3)), "image_size": [64]}
+    store.begin_study("s", identity=planned, input_size=64)
+    store.begin_trial("s", 0, {}, 3)
+    assert identity.find_earlier(store, settings(epochs=3)) is not None  # 64 px were chosen for it
+    assert identity.find_earlier(store, settings(epochs=4)) is None
+    assert identity.find_earlier(store, settings(epochs=3, image_size=96)) is None
+    store.finish_trial("s", 0, "complete", score=0.5)
+    assert identity.find_earlier(store, settings(epochs=4)) is not None
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ({"epochs": 3}, {"epochs": 4}, "has epochs=3, not 4; choose .*--study, leave epochs out"),
+        ({"image_size": []}, {"image_size": [96, 64]}, "image_size=the backbone's, not 96 and 64"),
+        ({}, {"data": "x"}, "was begun with other images or labels; choose another name"),
+        ({"recipe": "a"}, {"recipe": None}, "was begun with another recipe, or none; choose"),
+        ({"precision": "None"}, {"precision": "torch.bfloat16"}, "=float32, not bfloat16"),
+    ],
+)
+def test_a_conflict_names_both_values(old: dict[str, Any], new: dict[str, Any], says: str) -> None:
+    with pytest.raises(StudyError, match=says):
+        identity.require_same("s", old, new, "autotl studies delete s")
+    identity.require_same("s", new, new, "autotl studies delete s")
