@@ -116,10 +116,8 @@ def plan_trial(
         epochs, views = saved["planned"], saved["views"]
     else:
         fewest = 1 if first else fewest_epochs(task.epochs, complete)
-        epochs = affordable_epochs(
-            cost, task.epochs, fewest, views, budget, test,
-            first=first, frozen=plan.backbone_frozen,
-        )  # fmt: skip
+        kind = {"first": first, "frozen": plan.backbone_frozen}
+        epochs = affordable_epochs(cost, task.epochs, fewest, views, budget, test, **kind)
     repeat = cost.repeat_seconds(epochs, views)
     longest = budget.usable(test) if first else budget.available(repeat, test)
     facts = {
