@@ -44,8 +44,8 @@ def prediction_ms(rows: Iterable[TrialRow], contenders: Sequence[Contender]) -> 
 
 
 def _architecture(row: TrialRow) -> str:
-    """The backbone of a trial and the size of its input."""
-    return json.dumps([row.config.get("backbone", {}), row.facts.input], sort_keys=True)
+    """The backbone of a trial, with its values; an image size that is searched is one of them."""
+    return json.dumps(row.config.get("backbone", {}), sort_keys=True)
 
 
 def prediction_costs(contenders: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

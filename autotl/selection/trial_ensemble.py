@@ -10,6 +10,7 @@ too high, because the trial was selected by it.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -97,7 +98,7 @@ def choose_ensemble(
         seconds=sum(c.seconds for c in members),
     )
     combined = with_costs(combined, members)
-    if not _is_allowed(combined, context):
+    if not _is_allowed(combined, members, store, context):
         return None
     single = best.model_copy(update={"predictions": (of_best,)})
     compared = Comparer(dataset, metric, [indices]).compare([single, combined], 1)
@@ -217,14 +218,23 @@ def _truncate(weights: NDArray[np.float64]) -> list[float]:
     return normalised
 
 
-def _is_allowed(combined: Contender, context: TrainingContext) -> bool:
-    """Whether an ensemble is within the limits of the user, for all its members together."""
+def _is_allowed(
+    combined: Contender, members: Sequence[Contender], store: Store, context: TrainingContext
+) -> bool:
+    """Whether an ensemble is within the limits of the user, for all its members together.
+
+    The latency of a member is that of its backbone for a single image, by which ``max_latency``
+    excludes backbones.
+    """
     settings = context.settings
     most, slowest = settings.max_parameters, settings.max_latency
     if most is not None and (combined.parameters is None or combined.parameters > most):
         return False
-    latency = combined.ms_per_item
-    return slowest is None or (latency is not None and latency <= slowest)
+    if slowest is None:
+        return True
+    latencies = store.latencies(settings.name)
+    names = [name for member in members for name in (member.config or {})["backbone"]]
+    return sum(latencies.get(name, math.inf) for name in names) <= slowest
 
 
 def _is_in_time(members: Sequence[Contender], selection: SelectionBudget, budget: Budget) -> bool:

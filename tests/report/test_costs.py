@@ -25,8 +25,8 @@ def test_a_backbone_has_one_cost_whatever_its_trials_measured(store: Store) -> N
 def test_another_input_size_is_another_architecture(store: Store) -> None:
     begin(store)
     for number, size in enumerate((64, 224)):
-        facts = {"ms_per_item": float(size), "input": (size, "bicubic")}
-        add_trial(store, number, 0.5, measured=facts)
+        chosen = config() | {"backbone": {"resnet18": {"image_size": size}}}
+        add_trial(store, number, 0.5, chosen=chosen, measured={"ms_per_item": float(size)})
     assert prediction_ms(store.trials("birds"), []) == {0: 64.0, 1: 224.0}
 
 

@@ -58,7 +58,10 @@ class Study:
             folds=None,
         )
         context: Any = SimpleNamespace(dataset=dataset, settings=self.settings)
-        store: Any = SimpleNamespace(predictions=lambda study, number: self.stored.get(number))
+        store: Any = SimpleNamespace(
+            predictions=lambda study, number: self.stored.get(number),
+            latencies=lambda study: {"net": 10.0},
+        )
         ranked = sorted(self.rows, key=lambda row: -(row.score or 0.0))
         selection: Any = SimpleNamespace(
             seconds=lambda c: self.seconds.get(c.lead, 10.0), test_seconds=lambda c: 1.0
