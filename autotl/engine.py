@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import platform
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -13,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from autotl import data, events, models, report, training
-from autotl.artifact import model_folder
+from autotl import data, events, files, models, report, training
+from autotl.artifact import model_folder, replacement
 from autotl.data import Dataset
-from autotl.errors import AutoTLError, Incompatible, StoreError, StudyError
+from autotl.errors import AutoTLError, Incompatible, SearchError, StoreError, StudyError
 from autotl.events import Listener, Note, Stage
 from autotl.frozen import FeatureCache
 from autotl.models import Device
@@ -46,13 +47,16 @@ from autotl.store import (
     existing_url,
     without_passwords,
 )
-from autotl.study import DEFAULT_BUDGET, StudyConfig
+from autotl.study import DEFAULT_BUDGET, StudyConfig, check_places
 
 DASHBOARD_SECONDS = 5.0
 """The maximum time to write notes for Optuna Dashboard; ``autotl dashboard`` writes the rest."""
 
 UNUSED_FRACTION = 0.03
 """The fraction of the budget that may be unused without a word."""
+
+ERROR_FILE = "error.txt"
+"""The file in the run folder with the traceback of an error that is not AutoTL's."""
 
 LIBRARIES = ("autotl", "torch", "torchvision", "timm", "optuna", "scikit-learn")
 
@@ -116,6 +120,8 @@ def run(
         AutoTLError: An error that the user can resolve; the message says how.
     """
     budget = start_budget(settings, began)
+    check_places(settings.folder, settings.data)
+    replacement.check_replaceable(settings.folder / "model")
     plugins = load_plugins(settings, plugins)
     with open_store(settings) as store, quiet_optuna():
         settings, earlier = continue_settings(settings, store, listener)
@@ -124,18 +130,22 @@ def run(
         with budget.stage("check"):  # names are checked before any image is opened
             search_space = choose_space(settings, plugins, earlier, device, budget)
             examples, issues = data.read_source(settings.data, plugins)
+            check_image_places(settings, examples)
             plan = choose_inputs(settings, search_space, examples, earlier, device, budget)
             settings, examples = apply_inputs(plan, settings, examples, listener)
             dataset = load_dataset(settings, examples, listener, issues)
         with budget.stage("time"):
             search_space = fit_space(search_space, settings, dataset, store, device, listener)
         begin_study(settings, store, dataset, search_space, device, budget, plan, earlier)
-        write_data(settings, dataset, listener)
-        context = training_context(settings, store, dataset, device, budget, plugins, listener)
-        with budget.stage("time"):
-            search_space = fit_augmentations(search_space, store, context, listener)
-        with store.expect_study(settings.name):
-            interrupted = search_and_finish(store, search_space, context, budget, listener, command)
+        with (
+            store.expect_study(settings.name),
+            hand_over(store, settings, budget, listener, command),
+        ):
+            write_data(settings, dataset, listener)
+            context = training_context(settings, store, dataset, device, budget, plugins, listener)
+            with budget.stage("time"):
+                search_space = fit_augmentations(search_space, store, context, listener)
+            interrupted = search_and_finish(store, search_space, context, budget, listener)
             summary = conclude(store, settings, budget, interrupted, command)
         if not interrupted:
             notify_unused(budget, listener)
@@ -173,6 +183,7 @@ def open_store(settings: StudyConfig) -> Iterator[Store]:
     """
     store = Store(settings.storage or default_url(settings.out))
     with closing(store), store.lock(settings.name, settings.folder), store.convert_errors():
+        finish_interrupted_writes(settings)
         yield store
 
 
@@ -190,6 +201,15 @@ def continue_settings(
     if text := identity.describe_adopted(settings, adopted):
         listener(Note(text))
     return adopted, earlier
+
+
+def finish_interrupted_writes(settings: StudyConfig) -> None:
+    """Put the model folder in its place and remove temporary files, if a run was killed."""
+    cache = settings.out / "cache"
+    for folder in (settings.folder, cache, cache / "checkpoints", cache / "repeats"):
+        files.remove_leftovers(folder)
+    with suppress(OSError):  # it is reported when the folder is written to
+        replacement.restore(settings.folder / "model")
 
 
 def announce(
@@ -255,6 +275,21 @@ def choose_inputs(
     if not examples:
         return InputPlan()  # the check raises an error that says what is missing
     return plan_inputs(settings, search_space, examples, device, budget)
+
+
+def check_image_places(settings: StudyConfig, examples: Sequence[Example]) -> None:
+    """Check that no image is in a folder whose files are replaced.
+
+    Raises:
+        StudyError: An image is in the run folder or in the cache.
+    """
+    parents = {Path(e.image).parent for e in examples if isinstance(e.image, str | Path)}
+    for place in (settings.folder, settings.out / "cache"):
+        if inside := next((p for p in parents if files.is_within(p, place)), None):
+            raise StudyError(
+                f"the images in {inside} are inside {place}, whose files are replaced; give "
+                "another folder with --out, or another name with --study"
+            )
 
 
 def apply_inputs(
@@ -420,6 +455,7 @@ def begin_study(
         input_size=plan.size,
         used_examples=plan.examples,
         state="running",
+        reason="",
     )
     store.add_latencies(settings.name, search_space.latency)
     issues = [DataIssueRow(**vars(issue)) for issue in dataset.issues]
@@ -475,7 +511,19 @@ def _majority_class(dataset: Dataset, metric: metrics.Metric) -> MajorityClass:
 
 
 def write_data(settings: StudyConfig, dataset: Dataset, listener: Listener) -> None:
-    """Write the split of every image, and the problems of the data, into the run folder."""
+    """Write the split of every image, and the problems of the data, into the run folder.
+
+    Raises:
+        StoreError: The run folder cannot be written.
+    """
+    try:
+        files.claim(settings.folder)
+        (settings.folder / ERROR_FILE).unlink(missing_ok=True)  # of an earlier run
+    except OSError as error:
+        raise StoreError(
+            f"{settings.folder} cannot be written ({error.strerror or error}); free some space "
+            "there, or choose another folder with --out"
+        ) from None
     data.write_splits(dataset, settings.folder / "splits.csv")
     data.write_issues(dataset, settings.folder / "issues.csv")
     if dataset.issues:
@@ -506,6 +554,7 @@ def training_context(
         settings.out / "cache",
         warn=lambda text: listener(Note(text, warning=True)),
     )
+    cache.make_room(0)  # the limit may be lower than in the last run
     return TrainingContext(
         settings,
         dataset,
@@ -549,15 +598,16 @@ def search_and_finish(
     context: TrainingContext,
     budget: Budget,
     listener: Listener,
-    command: str,
 ) -> bool:
     """Run the trials, then choose, refit and test the winner.
+
+    After an error, the best model so far is saved.
 
     Returns:
         Whether the user interrupted the search.
 
     Raises:
-        AutoTLError: No trial completed, or the refit failed; the state of the study is ``failed``.
+        AutoTLError: No trial completed, or the refit failed.
     """
     settings = context.settings
     study = resume.resume(store, settings, search_space, context.registry, listener)
@@ -572,21 +622,58 @@ def search_and_finish(
             with budget.stage("search"):
                 listener(Stage("searching"))
                 loop.run()
-        except StoreError:
-            raise  # nothing can be stored
-        except (KeyboardInterrupt, AutoTLError):
-            finish().save_best_so_far()
+        except (KeyboardInterrupt, Exception):
+            finish().try_to_save_best()
             raise
         finish().run()
     except KeyboardInterrupt:
         return True
-    except StoreError:
-        raise
-    except AutoTLError:
-        _store_state(store, settings, budget, "failed", command)
-        report.write(store, settings.name, settings.folder)
-        raise
     return False
+
+
+@contextmanager
+def hand_over(
+    store: Store, settings: StudyConfig, budget: Budget, listener: Listener, command: str
+) -> Iterator[None]:
+    """After an error inside, store its reason and write the report of what is known.
+
+    Raises:
+        AutoTLError: The error inside.
+        SearchError: The error inside, if it was of another library.
+    """
+    try:
+        with store.convert_errors():
+            yield
+    except Exception as error:
+        with suppress(StoreError):
+            if store.find_study(settings.name) is None:
+                raise  # it was deleted meanwhile, and nothing can be stored
+        reason, is_ours = _describe(error), isinstance(error, AutoTLError)
+        details = "" if is_ours else "".join(traceback.format_exception(error))
+        steps: list[Callable[[], object]] = [
+            lambda: _store_state(store, settings, budget, "failed", command, reason),
+            lambda: report.write(store, settings.name, settings.folder),
+        ]
+        if not is_ours:
+            file = settings.folder / ERROR_FILE
+            steps.append(lambda: files.write_text(file, details, errors="replace"))
+        for step in steps:
+            try:
+                step()
+            except Exception as second:  # the first error is what the user must know
+                listener(Note(f"not everything was saved: {_describe(second)}", warning=True))
+        if is_ours:
+            raise
+        raise SearchError(
+            f"the search ended with an error ({reason}); its trials are stored, and details are "
+            f"in {settings.folder / ERROR_FILE}; repeat the command to continue"
+        ) from error
+
+
+def _describe(error: Exception) -> str:
+    """The first line of an error's message, with its type unless it is AutoTL's."""
+    lines = str(error).splitlines()[:1]
+    return ": ".join([*([] if isinstance(error, AutoTLError) else [type(error).__name__]), *lines])
 
 
 def conclude(
@@ -611,12 +698,18 @@ def notify_unused(budget: Budget, listener: Listener) -> None:
 
 
 def _store_state(
-    store: Store, settings: StudyConfig, budget: Budget, state: str, command: str
+    store: Store,
+    settings: StudyConfig,
+    budget: Budget,
+    state: str,
+    command: str,
+    reason: str = "",
 ) -> None:
     before = store.study(settings.name).seconds
     store.update_study(
         settings.name,
         state=state,
+        reason=reason,
         seconds=before + budget.spent,
         run_seconds=budget.spent,
         stages=budget.stages,

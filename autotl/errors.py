@@ -8,7 +8,8 @@
     ├── WeightsError    pretrained weights cannot be found or read
     ├── StudyError      a study file or an option
     ├── StoreError      the database or the run folder
-    └── ArtifactError   a model folder
+    ├── ArtifactError   a model folder
+    └── SearchError     a search ended by an error of another library
     TrialStopped        a trial ends before its last epoch, without an error of the program
     ├── Incompatible    raised by a plugin that cannot work with the other choices
     ├── Diverged        the loss is not finite
@@ -52,6 +53,25 @@ class StoreError(AutoTLError):
 
 class ArtifactError(AutoTLError):
     """A model folder is incomplete or incompatible with this installation."""
+
+
+class SearchError(AutoTLError):
+    """A search ended by an error that is not AutoTL's; what was known by then was saved."""
+
+
+MACHINE_FAULTS = frozenset(
+    getattr(errno, name)
+    for name in ("ENOSPC", "EDQUOT", "EIO", "EROFS", "ESTALE", "ENODEV", "EMFILE", "ENFILE")
+    if hasattr(errno, name)
+)
+"""Errors of the system that are no fault of what was being done, such as a full disk."""
+
+
+def is_machine_fault(error: BaseException | None) -> bool:
+    """Whether any other trial would fail too: files or the database cannot be used."""
+    if isinstance(error, OSError):
+        return error.errno in MACHINE_FAULTS
+    return isinstance(error, DataError | StoreError)
 
 
 class TrialStopped(Exception):

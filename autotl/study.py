@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import shlex
@@ -10,6 +11,7 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from unicodedata import category
 
 import tomli_w
 from pydantic import (
@@ -23,8 +25,30 @@ from pydantic import (
     field_validator,
 )
 
+from autotl import files
 from autotl.errors import StudyError, did_you_mean, find_path_fault, shorten
 from autotl.space.kinds import OPTIONAL_KINDS, SEARCHED_KINDS
+
+RUN_FILES = (
+    "model",
+    "report.html",
+    "summary.json",
+    "recipe.toml",
+    "splits.csv",
+    "issues.csv",
+    "out_of_fold.csv",
+    "error.txt",
+)
+"""What a search writes into the run folder."""
+
+RESERVED_NAMES = frozenset(
+    ["cache", "artifacts", "con", "prn", "aux", "nul"]
+    + [f"{device}{number}" for device in ("com", "lpt") for number in range(1, 10)]
+)
+"""Names that are not valid names of studies: folders beside the run folders, devices of Windows."""
+
+MAX_NAME_BYTES = 200
+"""The maximum length of the name of a study in UTF-8: a file name has 255 bytes at most."""
 
 SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 MAX_SECONDS = 365 * SECONDS["d"]
@@ -136,7 +160,7 @@ class StudyConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     data: str
-    study: Annotated[str, Field(pattern=r"^[^/\\.][^/\\]{0,199}$")] = ""
+    study: str = ""
     budget: Duration | None = None
     trials: Count | None = None
     metric: str = "accuracy"
@@ -179,6 +203,13 @@ class StudyConfig(BaseModel):
         if _has_null(value):
             raise ValueError("has a null character")
         return value
+
+    @field_validator("study")
+    @classmethod
+    def _check_name(cls, name: str) -> str:
+        if name and (problem := name_problem(name)):
+            raise ValueError(f"is not a valid name of a study: {problem}")
+        return name
 
     @field_validator("data")
     @classmethod
@@ -270,6 +301,68 @@ def _resolve_paths(values: dict[str, Any], folder: Path) -> None:
         values[key] = _resolve_path(values[key], folder)
 
 
+def name_problem(name: str) -> str:
+    """Return why a name is not a valid name of a study; empty if it is valid.
+
+    The name is that of the run folder, beside the database and the cache, on any system.
+    """
+    if not name or name.startswith(".") or "/" in name or "\\" in name:
+        return "expected the name of a folder, without / or \\ and no dot at its start"
+    # Surrogates cannot be stored; others change how the name looks, or end a line.
+    joiners = "\N{ZERO WIDTH NON-JOINER}\N{ZERO WIDTH JOINER}"
+    if any(category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") and c not in joiners for c in name):
+        return "it contains characters that are not visible"
+    if name != name.strip() or name.endswith("."):
+        return "it begins or ends with a blank, or ends with a dot"
+    if len(name.encode()) > MAX_NAME_BYTES:
+        return f"it is longer than {MAX_NAME_BYTES} bytes"
+    lower = name.lower()
+    if lower.split(".")[0] in RESERVED_NAMES or lower.startswith("autotl.db"):
+        return "it is reserved"
+    return ""
+
+
+def check_places(folder: Path, source: str) -> None:
+    """Check that the run folder replaces neither images nor other files of the user.
+
+    Args:
+        folder: The run folder.
+        source: The data.
+
+    Raises:
+        StudyError: One of the run folder and the data is inside the other, or the run folder has
+            files that AutoTL did not write.
+    """
+    data = Path(source) if Path(source).exists() else Path(source.split(":")[-1])
+    for place, what in ((folder, "the run folder"), (folder.parent / "cache", "the cache")):
+        if data.is_dir() and files.is_within(place, data):
+            raise StudyError(
+                f"{what} {place} would be inside the data {data}; give another folder with --out"
+            )
+        if data.exists() and files.is_within(data, place):
+            raise StudyError(
+                f"the data {data} are inside {what} {place}, whose files are replaced; give a "
+                "folder elsewhere with --out, or another name with --study"
+            )
+    foreign = next((name for name in RUN_FILES if (folder / name).exists()), None)
+    if foreign and not _is_run_folder(folder):
+        raise StudyError(
+            f"{folder} has {foreign!r}, which AutoTL did not write and would replace; give another "
+            "name with --study, or another folder with --out"
+        )
+
+
+def _is_run_folder(folder: Path) -> bool:
+    """Whether AutoTL made a folder: it has our mark, or a summary of a version without marks."""
+    if (folder / files.MARK).is_file():
+        return True
+    try:
+        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(summary, dict) and {"study", "trials", "metric"} <= summary.keys()
+
+
 def _resolve_path(value: Any, folder: Path) -> Any:
     """Resolve a path, or a list of paths, against ``folder``; keep sources that are not paths."""
     if isinstance(value, list):
@@ -305,13 +398,20 @@ def _validate(values: dict[str, Any], options: Mapping[str, Any], where: str) ->
         where: The source of ``values``, for the message of a StudyError.
     """
     try:
-        return StudyConfig.model_validate({**values, **options})
+        settings = StudyConfig.model_validate({**values, **options})
     except ValidationError as errors:
         error = errors.errors()[0]
         given = error["loc"][0] in options
         raise StudyError(
             f"{OPTIONS if given else where}: {_explain(error, where, given)}"
         ) from None
+    if problem := name_problem(settings.name):
+        raise StudyError(
+            f"{shorten(settings.name)}, the name of the data, is not a valid name of a study: "
+            f"{problem}; give another one with --study"
+        )
+    check_places(settings.folder, settings.data)
+    return settings
 
 
 def _explain(error: Mapping[str, Any], where: str, is_option: bool) -> str:
@@ -325,9 +425,7 @@ def _explain(error: Mapping[str, Any], where: str, is_option: bool) -> str:
     if error["type"] == "missing":
         return f"{name!r} is missing; add it"
     reason = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    if name == "study":
-        reason = "is not a valid name of a folder; expected 1 to 200 characters without / or \\"
-    elif name == "device":
+    if name == "device":
         reason = DEVICE_EXPECTED
     elif error["type"].startswith("byte_size"):
         reason = "is not a valid size; expected e.g. 500MB or 20GB"
@@ -352,6 +450,9 @@ def write_recipe(
         of: Number of members, if the winner is an ensemble or a soup.
         effective: The configuration without what has no effect, which a comment names; None if
             everything has one.
+
+    Raises:
+        OSError: The file cannot be written.
     """
     settings = {key: value for key, value in training.items() if value is not None}
     member = f"# This is one of the {of} members of an ensemble.\n" if of > 1 else ""
@@ -362,7 +463,7 @@ def write_recipe(
             f"{', '.join(unused)} and the learning rate.\n"
         )
     text = f"# Retrain: autotl train {path.name} DATA\n{member}"
-    path.write_text(text + tomli_w.dumps({**settings, **config}), encoding="utf-8")
+    files.write_text(path, text + tomli_w.dumps({**settings, **config}))
 
 
 def configure_recipe(path: Path, source: str | None, options: Mapping[str, Any]) -> StudyConfig:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NoReturn
 
 import optuna
 import optuna_dashboard
@@ -17,14 +18,22 @@ import pytest
 from images import FAST, read_trials, write_images, write_plugin
 
 import autotl
-from autotl import data, engine, events, models, report, study, training
-from autotl.errors import DataError, OutOfTime, PluginError, StoreError, StudyError
+from autotl import data, engine, events, files, models, report, study, training
+from autotl.errors import (
+    DataError,
+    OutOfTime,
+    PluginError,
+    SearchError,
+    StoreError,
+    StudyError,
+)
 from autotl.events import EpochCompleted, Event, Note, TrialFinished, TrialStarted
+from autotl.report import page
 from autotl.scoring.mirroring import Mirroring
 from autotl.search import warm_start
 from autotl.search.input_plan import InputPlan
 from autotl.search.selection_budget import Field, SelectionBudget
-from autotl.selection import finish
+from autotl.selection import final_selection, finish, sealed_test
 from autotl.space import registry, space
 from autotl.store import Contender, Interval, Member, Standing, Store
 from autotl.training.latency import Spread
@@ -39,7 +48,8 @@ def test_a_search_selects_refits_tests_and_saves(settings: Make, tmp_path: Path)
     folder = tmp_path / "runs" / "photos"
     assert result.folder == folder
     assert sorted(p.name for p in folder.iterdir()) == [
-        "issues.csv", "model", "recipe.toml", "report.html", "splits.csv", "summary.json",
+        ".autotl", "issues.csv", "model", "recipe.toml", "report.html", "splits.csv",
+        "summary.json",
     ]  # fmt: skip
     summary = json.loads((folder / "summary.json").read_text())
     assert summary == result.summary
@@ -381,6 +391,165 @@ def test_an_error_in_a_search_loses_no_trial(
     assert summary["trials"]["complete"] >= 1
     assert (settings().folder / "model" / "model.safetensors").exists()
     assert "AutoTL · failed" in (settings().folder / "report.html").read_text()
+
+
+FAULTS = [OSError(28, "No space left on device"), DataError("x.png: gone")]
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=["disk", "image"])
+def test_a_fault_of_the_machine_ends_the_search_and_is_no_trial(
+    settings: Make, monkeypatch: pytest.MonkeyPatch, fault: Exception
+) -> None:
+    fine_tune, count = training.fine_tune, itertools.count()
+
+    def fail_once(*args: Any) -> Any:
+        if next(count) == 1:
+            raise fault
+        return fine_tune(*args)
+
+    options = settings(trials=2, freeze=["linear_probe", "last_blocks"])
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "fine_tune", fail_once)
+        with pytest.raises((StoreError, DataError), match=r"No space left on device|x\.png: gone"):
+            engine.run(options)
+    assert [row.status for row in read_trials(options)] == ["complete", "interrupted"]
+    summary = json.loads((options.folder / "summary.json").read_text())
+    assert summary["state"] == "failed"
+    assert summary["best"]["trial"] == 0
+    assert (options.folder / "model/config.json").exists()
+    engine.run(options)
+    rows = read_trials(options)
+    assert [row.status for row in rows] == ["complete", "interrupted", "complete"]
+    assert rows[2].config == rows[1].config
+    assert rows[2].facts.recipe == rows[1].facts.recipe
+    assert not json.loads((options.folder / "summary.json").read_text())["reason"]
+
+
+MINE = """
+from torch import nn
+from autotl import head
+
+@head(takes="features")
+def mine(features: int, classes: int):
+    '''A linear layer.'''
+    {}
+    return nn.Linear(features, classes)
+"""
+
+
+def test_trials_of_a_plugin_that_is_mended_do_not_count(settings: Make, tmp_path: Path) -> None:
+    plugin = tmp_path / "mine.py"
+    options = settings(head=["mine"], trials=2).model_copy(
+        update={"plugin": (tmp_path / "tiny_plugin.py", plugin)}
+    )
+    plugin.write_text(MINE.format("raise RuntimeError('boom')"))
+    for _ in range(2):
+        with pytest.raises(StudyError, match=r"no trial completed.*boom"):
+            engine.run(options)
+    plugin.write_text(MINE.format("pass"))
+    engine.run(options)
+    assert [row.status for row in read_trials(options)] == ["failed"] * 4 + ["complete"] * 2
+
+
+@pytest.mark.parametrize(
+    ("place", "step"),
+    [
+        (final_selection.FinalSelection, "run"),
+        (finish, "refit"),
+        (sealed_test.SealedTest, "run"),
+        (page, "_render"),
+    ],
+    ids=["final selection", "refit", "test", "report"],
+)
+def test_an_error_of_another_library_after_the_trials_loses_nothing(
+    settings: Make, monkeypatch: pytest.MonkeyPatch, place: Any, step: str
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    options = settings(trials=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(place, step, fail)
+        with pytest.raises(SearchError, match=r"CUDA error.*error\.txt"):
+            engine.run(options)
+    summary = json.loads((options.folder / "summary.json").read_text())
+    assert summary["best"]
+    assert summary["trials"]["complete"] == 2
+    assert (options.folder / "model/model.safetensors").exists()
+    assert "in fail" in (options.folder / "error.txt").read_text()
+    if place != page:
+        assert (summary["state"], summary["reason"][:18]) == ("failed", "RuntimeError: CUDA")
+        assert "RuntimeError: CUDA" in (options.folder / "report.html").read_text()
+    assert engine.run(options).summary["test"]
+    assert not (options.folder / "error.txt").exists()
+
+
+def test_a_search_touches_no_folder_of_the_user(settings: Make, tmp_path: Path) -> None:
+    options = settings()
+    photos = tmp_path / "photos"
+    (photos / "red").rename(photos / "model")
+    foreign = tmp_path / "runs/photos/model"
+    foreign.mkdir(parents=True)
+    (foreign / "weights.bin").write_text("mine")
+    table = tmp_path / "images.csv"
+    table.write_text("path,label\n")
+    before = sorted(tmp_path.rglob("*"))
+    for refused, match in (
+        (options.model_copy(update={"out": tmp_path}), "would be inside the data"),
+        (options, "AutoTL did not write"),
+    ):
+        with pytest.raises(StudyError, match=match):
+            engine.run(refused)
+    assert sorted(tmp_path.rglob("*")) == before
+    inside = tmp_path / "runs/images"
+    write_images(inside / "photos", count=1)
+    table.write_text(f"path,label\n{inside}/photos/red/0.png,red\n")
+    with pytest.raises(StudyError, match=r"the images in .* are inside .*runs/images"):
+        engine.run(options.model_copy(update={"data": str(table)}))
+
+
+def test_what_a_killed_run_left_is_removed(settings: Make) -> None:
+    options = settings(trials=1)
+    left = options.out / "cache" / ".autotl-00000000-1-00000000.tmp"
+    left.parent.mkdir(parents=True)
+    left.write_text("half")
+    os.utime(left, (1, 1))
+    engine.run(options)
+    assert list(options.out.rglob("*.tmp")) == []
+
+
+@pytest.mark.parametrize("fault", ["a file in its place", "full disk"])
+def test_a_cache_may_be_missing(
+    settings: Make, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    options = settings(trials=3, freeze=["linear_probe", "last_blocks"])
+    cache = options.out / "cache"
+    if fault == "full disk":
+        temporary_path, write_bytes = files.temporary_path, Path.write_bytes
+
+        def find_no_room(path: Path) -> Path:
+            return refuse(path) if cache in path.parents else temporary_path(path)
+
+        def write_nothing(path: Path, content: Any) -> int:
+            return refuse(path) if cache in path.parents else write_bytes(path, content)
+
+        monkeypatch.setattr(files, "temporary_path", find_no_room)
+        monkeypatch.setattr(Path, "write_bytes", write_nothing)
+    else:
+        cache.parent.mkdir()
+        cache.write_text("not a folder")
+    notes: list[str] = []
+    result = engine.run(options, lambda e: notes.append(e.text) if isinstance(e, Note) else None)
+    assert result.summary["trials"]["complete"] == 3
+    assert result.summary["selection"]["repeats"] >= 2
+    assert result.summary["test"]
+    warnings = [note for note in notes if "free some space" in note]
+    assert len(warnings) == 3  # packed images, features, predictions of repeats: each once
+    assert cache.is_file() or not [p for p in cache.rglob("*") if p.is_file()]
+
+
+def refuse(path: Path) -> NoReturn:
+    raise OSError(28, "No space left on device", str(path))
 
 
 def test_without_a_final_selection_the_cheapest_is_preferred_too(

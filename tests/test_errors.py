@@ -7,7 +7,14 @@ import inspect
 import pytest
 
 from autotl import errors
-from autotl.errors import AutoTLError, TrialStopped, did_you_mean
+from autotl.errors import (
+    AutoTLError,
+    DataError,
+    PluginError,
+    StoreError,
+    TrialStopped,
+    did_you_mean,
+)
 
 CLASSES = [
     c for _, c in inspect.getmembers(errors, inspect.isclass) if c.__module__ == "autotl.errors"
@@ -49,3 +56,22 @@ def test_did_you_mean_suggests_a_similar_name_or_lists_them(
 
 def test_did_you_mean_stays_short_with_many_names() -> None:
     assert len(did_you_mean("?", [f"name{i}" for i in range(1000)])) < 100
+
+
+@pytest.mark.parametrize(
+    ("error", "is_fault"),
+    [
+        (OSError(28, "No space left on device"), True),
+        (OSError(5, "Input/output error"), True),
+        (DataError("x.png: the file is missing"), True),
+        (StoreError("the database is locked"), True),
+        (FileNotFoundError(2, "No such file"), False),
+        (PluginError("no such plugin"), False),
+        (RuntimeError("boom"), False),
+        (None, False),
+    ],
+)
+def test_a_fault_of_the_machine_is_told_from_one_of_a_trial(
+    error: Exception | None, is_fault: bool
+) -> None:
+    assert errors.is_machine_fault(error) == is_fault

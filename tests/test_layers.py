@@ -14,19 +14,20 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {  # room: (rooms it may import,
     # From the bottom to the top; a room imports only from rooms above it in this list.
     "errors": (set(), set()),
     "events": (set(), set()),
+    "files": (set(), set()),
     "image_files": (set(), set()),
     "space": ({"errors"}, {"packaging"}),
-    "study": ({"errors", "space"}, {"pydantic", "tomli_w"}),
+    "study": ({"errors", "files", "space"}, {"pydantic", "tomli_w"}),
     "scoring": ({"errors"}, {"numpy", "scipy", "sklearn"}),
-    "data": ({"errors", "space"}, {"PIL", "numpy", "pillow_heif", "torch"}),
+    "data": ({"errors", "files", "space"}, {"PIL", "numpy", "pillow_heif", "torch"}),
     "models": ({"errors", "scoring", "space"}, {"numpy", "openvino", "timm", "torch"}),
-    "frozen": ({"data", "models"}, {"numpy", "torch"}),
+    "frozen": ({"data", "files", "models"}, {"numpy", "torch"}),
     "training": (
-        {"data", "errors", "frozen", "models", "space"},
+        {"data", "errors", "files", "frozen", "models", "space"},
         {"numpy", "safetensors", "torch"},
     ),
     "artifact": (
-        {"data", "errors", "image_files", "models", "space", "training"},
+        {"data", "errors", "files", "image_files", "models", "space", "training"},
         {"jinja2", "numpy", "onnx", "onnxruntime", "pydantic", "safetensors", "timm", "torch"},
     ),
     "evaluation": (
@@ -44,22 +45,22 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {  # room: (rooms it may import,
         {"numpy", "optuna"},
     ),
     "selection": (
-        {"artifact", "data", "errors", "evaluation", "events", "models", "scoring", "search"}
-        | {"space", "store", "study", "training"},
+        {"artifact", "data", "errors", "evaluation", "events", "files", "models", "scoring"}
+        | {"search", "space", "store", "study", "training"},
         {"numpy"},
     ),
     "report": (
-        {"errors", "scoring", "search", "space", "store"},
+        {"errors", "files", "scoring", "search", "space", "store"},
         {"jinja2", "numpy", "optuna", "optuna_dashboard", "plotly", "pydantic"},
     ),
     "engine": (
-        {"artifact", "data", "errors", "events", "frozen", "models", "report", "scoring"}
-        | {"search", "selection", "space", "store", "study", "training"},
+        {"artifact", "data", "errors", "events", "files", "frozen", "models", "report"}
+        | {"scoring", "search", "selection", "space", "store", "study", "training"},
         {"numpy"},
     ),
     "__init__": ({"artifact", "engine", "errors", "events", "search", "space", "study"}, set()),
     "cli": (
-        {"artifact", "data", "engine", "errors", "evaluation", "events", "image_files"}
+        {"artifact", "data", "engine", "errors", "evaluation", "events", "files", "image_files"}
         | {"models", "report", "scoring", "search", "space", "store", "study", "testing"},
         {"click", "rich"},
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import optuna
 import pytest
 
-from autotl import backbone, study
+from autotl import backbone, files, study
 from autotl.errors import StudyError
 from autotl.space import registry, space
 from autotl.space.registry import Registry
@@ -170,7 +171,7 @@ def test_options_override_the_file(tmp_path: Path) -> None:
         ('data = "x"\nepochs = 0', ["epochs = 0", "greater than or equal to 1"]),
         ('data = "x"\ntest = 0.95', ["test = 0.95", "less than 0.9"]),
         ('data = "x"\ndevice = "tpu"', ["device = 'tpu'", "expected auto, cpu, cuda, cuda:1"]),
-        ('data = "x"\nstudy = "a/b"', ["study = 'a/b'", "not a valid name of a folder"]),
+        ('data = "x"\nstudy = "a/b"', ["study = 'a/b'", "not a valid name of a study"]),
         ('data = "x"\n[space]\nhead = 3', ["space.head = 3", "dictionary"]),
         ("epochs = 3", ["'data' is missing; add it"]),
         ("data = x", ["is not valid TOML", "line 1"]),
@@ -218,6 +219,83 @@ def test_the_name_of_a_study_is_that_of_its_data(
     monkeypatch.chdir(tmp_path / "here.v1")
     assert StudyConfig(data=source).name == name
     assert StudyConfig(data=source, study="mine").name == "mine"
+
+
+INVALID_NAMES = [
+    *("autotl.db", "autotl.db-journal", "AutoTL.db-wal", "cache", "Cache", "artifacts"),
+    *("CON", "nul.txt", "com1", ".hidden", "a/b", "a\\b", "..", " a", "a ", "a.", " "),
+    *("a\nb", "a\x7fb", "a\N{RIGHT-TO-LEFT OVERRIDE}b", "a\u2028b", "\ud800", "x" * 201, "é" * 101),
+]
+
+
+@pytest.mark.parametrize("name", INVALID_NAMES, ids=ascii)
+def test_a_name_that_is_no_folder_of_its_own_is_refused(name: str) -> None:
+    with pytest.raises(StudyError, match="is not a valid name of a study") as caught:
+        study.configure("photos", {"study": name})
+    assert len(str(caught.value).splitlines()) == 1
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("name", ["cache", ".photos", "con", "a\nb", "photos ", "autotl.db.old"])
+def test_the_name_of_the_data_is_no_name_of_a_study(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).mkdir()
+    out = {"out": tmp_path / "runs"}
+    with pytest.raises(StudyError, match=r"the name of the data, is not .* with --study"):
+        study.configure(str(tmp_path / name), out)
+    assert study.configure(str(tmp_path / name), {**out, "study": "x"}).name == "x"
+
+
+@pytest.mark.parametrize(
+    "name", ["x" * 200, "日本", "a b", "v1.2", "caches", "autotl", "न\N{ZERO WIDTH JOINER}म"]
+)
+def test_other_names_are_valid(name: str) -> None:
+    assert study.configure("photos", {"study": name}).name == name
+
+
+def test_the_run_folder_and_the_data_are_not_inside_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("photos/model", "cache/cats", "runs/x/in", "runs/cache/in"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "link").symlink_to("photos")
+    before = sorted(tmp_path.rglob("*"))
+    for source, options in (
+        ("photos", {"out": "."}),
+        ("photos", {"out": "photos"}),
+        ("photos", {"out": "photos/model", "study": "x"}),
+        ("link", {"out": "photos"}),
+        ("photos", {"out": "link"}),
+        (".", {}),
+        ("cache", {"out": ".", "study": "x"}),
+        ("runs/x/in", {"study": "x"}),
+        ("runs/cache/in", {"study": "x"}),
+        ("reader:photos", {"out": "photos"}),
+    ):
+        with pytest.raises(StudyError, match=r"inside .*--out"):
+            study.configure(source, options)
+    assert sorted(tmp_path.rglob("*")) == before
+    assert study.configure("photos/model", {"out": "runs"}).folder == Path("runs/model")
+    assert study.configure("photos", {"out": "runs"}).folder == Path("runs/photos")
+
+
+@pytest.mark.parametrize("name", study.RUN_FILES)
+def test_a_folder_with_files_of_others_is_no_run_folder(name: str, tmp_path: Path) -> None:
+    folder = tmp_path / "runs/x"
+    folder.mkdir(parents=True)
+    (folder / "notes.txt").write_text("mine")
+    study.check_places(folder, "photos")
+    (folder / name).write_text("{}")
+    with pytest.raises(StudyError, match=f"has '{name}', which AutoTL did not write"):
+        study.check_places(folder, "photos")
+    files.claim(folder)
+    study.check_places(folder, "photos")
+
+
+def test_a_run_folder_without_a_mark_is_recognised_by_its_summary(tmp_path: Path) -> None:
+    summary = {"study": "x", "metric": "accuracy", "trials": {}}
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    study.check_places(tmp_path, "photos")
 
 
 PLUGINS = Registry([*registry.load(), tiny])

@@ -13,7 +13,6 @@ import copy
 import json
 import logging
 import re
-import tempfile
 import textwrap
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +28,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from autotl import files
 from autotl.artifact.model_folder import BATCH_SIZE, Predictor
 from autotl.data import scale
 from autotl.errors import ArtifactError, DataError
@@ -144,6 +144,22 @@ def check_requirements(to: str) -> None:
         )
 
 
+def check_file(file: Path, to: str) -> None:
+    """Check that a file is one that an export may replace.
+
+    Raises:
+        ArtifactError: It is a folder, or an existing file with the ending of another format.
+    """
+    if file.is_dir():
+        raise ArtifactError(f"{file} is a folder; give the path of a file with --out")
+    suffix = "." + SUFFIXES[to].rpartition(".")[2]
+    if file.exists() and file.suffix.lower() != suffix:
+        raise ArtifactError(
+            f"{file} exists and does not end in {suffix}, so it is not replaced; choose another "
+            "file with --out"
+        )
+
+
 def export(
     predictor: Predictor,
     file: Path,
@@ -170,13 +186,15 @@ def export(
             float32 file differ from the model's by more than ``TOLERANCE``.
     """
     check_requirements(to)
+    check_file(file, to)
     if to == "onnx-int8" and len(images) < 2:
         raise ArtifactError("--to onnx-int8 needs at least 2 images for calibration: give --data")
     model = ExportableModel(predictor.network, predictor.temperature)
     num_calibration = min(MAX_CALIBRATION_IMAGES, len(images) // 2) if to == "onnx-int8" else 0
     try:
-        with tempfile.TemporaryDirectory(dir=file.parent, prefix=".export-") as folder, _silence():
-            unfinished = Path(folder) / file.name
+        files.remove_leftovers(file.parent)
+        with files.folder_beside(file) as folder, _silence():
+            unfinished = folder / file.name
             write = _write_torch_export if to == "torch-export" else _write_onnx
             predict = write(model, unfinished, predictor)
             if num_calibration:

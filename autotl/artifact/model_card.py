@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from autotl import files
 from autotl.artifact import standalone
 from autotl.errors import StoreError
 
@@ -32,12 +33,12 @@ def write(folder: Path, title: str, results: Mapping[str, Any]) -> None:
         StoreError: The model card cannot be written.
     """
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    unfinished = folder / "README.md.unfinished"
     try:
-        unfinished.write_text(render(config, title, results), encoding="utf-8")
-        unfinished.replace(folder / "README.md")
+        files.write_text(folder / "README.md", render(config, title, results))
     except OSError as error:
-        raise StoreError(f"{folder / 'README.md'} cannot be written: {error.strerror}") from None
+        raise StoreError(
+            f"{folder / 'README.md'} cannot be written ({error.strerror or error}); free some space"
+        ) from None
 
 
 def render(config: Mapping[str, Any], title: str, results: Mapping[str, Any] | None = None) -> str:

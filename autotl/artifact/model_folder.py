@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
@@ -31,8 +30,8 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
-from autotl import data, models, training
-from autotl.artifact import model_card, model_config, standalone
+from autotl import data, files, models, training
+from autotl.artifact import model_card, model_config, replacement, standalone
 from autotl.artifact.folder import require_folder, suggest_folder
 from autotl.artifact.image_inputs import list_images
 from autotl.artifact.model_config import SCHEMA, damage
@@ -70,7 +69,8 @@ def save(
     readme: str = "",
     other_configs: Sequence[Config] = (),
     training_images: NDArray[np.uint64] | None = None,
-) -> None:
+    before_replacing: Callable[[], object] = lambda: None,
+) -> Path | None:
     """Write the model folder; an older one is replaced only when the new one is complete.
 
     The code that loads the model without autotl is run on the new files before they are moved into
@@ -89,36 +89,44 @@ def save(
         other_configs: Configurations of the other members of an ensemble.
         training_images: Digests of the images that the model was trained on, see
             ``data.digest_examples``, ``[N]``.
+        before_replacing: Called when the new folder is complete, before the older one is replaced.
+
+    Returns:
+        Where the older folder is now, if it has files of others, such as exports; else None.
 
     Raises:
-        StoreError: The folder cannot be written.
+        StoreError: The folder cannot be written, or there is one that AutoTL did not write. What
+            was there is unchanged.
     """
     content = {"schema": SCHEMA, **_describe(config, network), "classes": list(classes), **facts}
     if isinstance(network, Ensemble):
         pairs = zip((config, *other_configs), network.members, strict=True)
         content["members"] = [_describe(*pair) for pair in pairs]
-    unfinished = folder.with_name(f".{folder.name}.unfinished")
     try:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(parents=True)
-        _write_tensors(unfinished / "model.safetensors", network)
-        if training_images is not None:
-            np.save(unfinished / TRAINING_IMAGES, np.unique(training_images), allow_pickle=False)
-        _write(unfinished / "config.json", json.dumps(content, indent=2) + "\n")
-        content["standalone_code"] = (
-            {"reason": "it is an ensemble of several models"}
-            if other_configs
-            else standalone.find_parts(unfinished, network, config)
-        )
-        _write(unfinished / "config.json", json.dumps(content, indent=2) + "\n")
-        _write(unfinished / "README.md", readme or model_card.render(content, folder.name))
-        shutil.rmtree(folder, ignore_errors=True)
-        unfinished.rename(folder)
-    except OSError as error:
-        raise StoreError(
-            f"{folder} cannot be written ({error.strerror or error}); free some space there or "
-            "choose another folder with --out"
-        ) from None
+        with files.folder_beside(folder) as unfinished:
+            _write_tensors(unfinished / "model.safetensors", network)
+            if training_images is not None:
+                digests = np.unique(training_images)
+                np.save(unfinished / TRAINING_IMAGES, digests, allow_pickle=False)
+            _write_config(unfinished, content)
+            reason = {"reason": "it is an ensemble of several models"}
+            parts = reason if other_configs else standalone.find_parts(unfinished, network, config)
+            content["standalone_code"] = parts
+            _write_config(unfinished, content)
+            card = readme or model_card.render(content, folder.name)
+            files.write_text(unfinished / "README.md", card)
+            before_replacing()
+            return replacement.replace(unfinished, folder)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise _write_error(folder, error) from None
+
+
+def _write_error(folder: Path, error: Exception) -> StoreError:
+    reason = getattr(error, "strerror", None) or error
+    return StoreError(
+        f"{folder} cannot be written ({reason}); free some space there or choose another folder "
+        "with --out"
+    )
 
 
 def _describe(config: Config, network: Model) -> dict[str, Any]:
@@ -142,8 +150,8 @@ def _write_tensors(file: Path, network: Model) -> None:
     file.chmod(mode)
 
 
-def _write(file: Path, text: str) -> None:
-    file.write_text(text, encoding="utf-8")
+def _write_config(folder: Path, content: Mapping[str, Any]) -> None:
+    files.write_text(folder / "config.json", json.dumps(content, indent=2) + "\n")
 
 
 class Predictor:
@@ -304,6 +312,7 @@ def load(folder: Path, plugins: Registry | None = None, device: Device | None = 
     Raises:
         ArtifactError: The folder is incomplete, or a plugin that the model needs is not available.
     """
+    folder = replacement.current(folder)
     content, tensors = _read(folder)
     device = Device(
         (device or models.select_device(precision="float32")).torch_device, autocast=None

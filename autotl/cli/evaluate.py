@@ -42,9 +42,8 @@ def evaluate(
 ) -> None:
     """Score MODEL on DATA: labelled images in any form that search accepts.
 
-    Scores come with 95 % intervals: Wilson's for accuracy, a bootstrap stratified by class for
-    the other metrics. Images that cannot be read are named on stderr and left out; the exit code
-    is then 1.
+    Scores come with 95 % intervals. Images that cannot be read are named on stderr and left out;
+    the exit code is then 1.
     """
     require_folder(model)
     require_source(source)

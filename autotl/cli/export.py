@@ -75,6 +75,7 @@ def export(
     file = out or model / f"model{exporter.SUFFIXES[to]}"
     if not file.parent.is_dir():
         raise ArtifactError(f"there is no folder {file.parent} to export to; create it first")
+    exporter.check_file(file, to)
     origin, examples = _comparison_examples(source, predictor, plugins, to)
     limit = INT8_IMAGES if to == "onnx-int8" else FLOAT32_IMAGES
     images, labels = exporter.decode_examples(predictor, examples, limit, _warn)

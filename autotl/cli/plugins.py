@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from autotl import files
 from autotl.cli import plugin_formats, templates
 from autotl.cli.common import PATH, PLUGIN, SOURCE
 from autotl.cli.progress_bar import ProgressBar
@@ -193,7 +194,7 @@ def new_plugin(kind: str, name: str, folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for file, text in texts.items():
-            (folder / file).write_text(text, encoding="utf-8")
+            files.write_text(folder / file, text)
     except OSError as error:
         raise PluginError(
             f"{folder} cannot be written ({error.strerror}); choose another folder with --dir"

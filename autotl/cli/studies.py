@@ -99,8 +99,10 @@ def report(study: str, storage: str | None, out: Path) -> None:
     from autotl import report as reports
     from autotl.cli import console
     from autotl.report import dashboard
+    from autotl.study import check_places
 
     with _open_store(storage, out) as store:
+        check_places(out / study, store.study(study).data.source)
         summary = reports.write(store, study, out / study)
         dashboard.annotate(store, study, out / study, within=NOTES_SECONDS)
         console.show_summary(summary, str(out / study), reports.top(store, study))

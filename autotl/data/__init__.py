@@ -15,7 +15,7 @@ from autotl.data.dataset import Dataset, check, write_csv, write_issues, write_s
 from autotl.data.image import Progress, decode
 from autotl.data.labels import find_same, normalise_label
 from autotl.data.memory_map import MappedArray
-from autotl.data.packing import Packed, pack
+from autotl.data.packing import PACKED_SUFFIX, Packed, pack, packed_shape
 from autotl.data.resample import Indices, Resample, fold, resample
 from autotl.data.sample import FEWEST_PER_CLASS, measure_decoding, sample_examples
 from autotl.data.scale import Scale, Scales
@@ -23,6 +23,7 @@ from autotl.data.source import Source, read_source
 
 __all__ = [
     "FEWEST_PER_CLASS",
+    "PACKED_SUFFIX",
     "RESIDENT_FRACTION",
     "Batches",
     "Dataset",
@@ -42,6 +43,7 @@ __all__ = [
     "measure_decoding",
     "normalise_label",
     "pack",
+    "packed_shape",
     "prefetch",
     "read_source",
     "resample",

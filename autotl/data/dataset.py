@@ -9,11 +9,13 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass, replace
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from autotl import files
 from autotl.data import scale
 from autotl.data.copies import digest_thumbnails
 from autotl.data.duplicates import LEFT_OUT, find_duplicates, find_near_groups
@@ -26,7 +28,7 @@ from autotl.data.spreadsheet import escape_formula
 from autotl.errors import DataError, StoreError
 from autotl.space.plugin import Example, Issue
 
-FINGERPRINT_VERSION = 2
+FINGERPRINT_VERSION = 3
 """Changes when equal files are decoded to other pixels than before."""
 
 
@@ -199,13 +201,17 @@ def write_csv(path: Path, header: Iterable[str], rows: Iterable[Iterable[object]
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        text = StringIO(newline="")
+        csv.writer(text).writerows(
+            [escape_formula(str(cell)) for cell in row] for row in (header, *rows)
+        )
         # File names need not be UTF-8; surrogateescape writes their bytes back unchanged.
-        with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            csv.writer(file).writerows(
-                [escape_formula(str(cell)) for cell in row] for row in (header, *rows)
-            )
+        files.write_text(path, text.getvalue(), errors="surrogateescape")
     except OSError as error:
-        raise StoreError(f"{path}: {error.strerror}; choose a folder you can write to") from error
+        raise StoreError(
+            f"{path} cannot be written ({error.strerror or error}); free some space there, or "
+            "choose another folder with --out"
+        ) from error
 
 
 def _validate_and_sort(

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from autotl.data import scale
+from autotl.data.large_images import load_upright, open_image
 from autotl.data.scale import Scales
 from autotl.errors import DataError
 
@@ -74,8 +75,8 @@ def open_upright(image: Any, side: int) -> Image.Image:
 
     Args:
         image: A file, a Pillow image, or an array ``uint8 [H, W]`` or ``uint8 [H, W, 3]``.
-        side: Side that the image will be resized to, in pixels. A JPEG that is much larger may be
-            decoded at a reduced size; 0 for the full size.
+        side: Side that the image will be resized to, in pixels. An image that is much larger may
+            be decoded at a reduced size, see ``large_images``; 0 for the full size.
 
     Raises:
         Exception: Whatever Pillow raises on broken files; see ``read_error``.
@@ -93,19 +94,11 @@ def open_upright(image: Any, side: int) -> Image.Image:
     if not isinstance(image, BytesIO):
         require_regular_file(image)
     try:
-        opened = Image.open(image)
+        with open_image(image) as opened:
+            _check_size(*opened.size)
+            return load_upright(opened, side, lambda part: to_rgb(part, {}))
     except UnidentifiedImageError:
         return _open_other(image)
-    with opened:
-        _check_size(*opened.size)
-        # A JPEG decodes several times faster at 1/2, 1/4 or 1/8 of its size; twice the side is
-        # enough for an antialiased resize.
-        if side:
-            opened.draft(None, (2 * side, 2 * side))
-        opened.load()
-        with suppress(Exception):  # broken EXIF is common, and unrelated to the pixels
-            ImageOps.exif_transpose(opened, in_place=True)
-        return opened
 
 
 def _open_other(image: Any) -> Image.Image:
@@ -153,7 +146,7 @@ def is_animated(image: Any) -> bool:
 
     A photograph of a phone may have others, such as a depth map, which are not meant.
     """
-    with suppress(Exception), Image.open(image) as opened:
+    with suppress(Exception), open_image(image) as opened:
         return bool(getattr(opened, "is_animated", False)) and opened.format != "MPO"
     return False
 
@@ -167,7 +160,7 @@ def image_side(image: Any) -> float:
     if isinstance(image, np.ndarray):
         return math.sqrt(math.prod(image.shape[:2]))
     require_regular_file(image)
-    with Image.open(image) as opened:
+    with open_image(image) as opened:
         return math.sqrt(opened.width * opened.height)
 
 

@@ -33,16 +33,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from autotl.data import RESIDENT_FRACTION, Indices, prefetch
-from autotl.frozen.segments import (
-    ENTRY_SUFFIX,
-    Entry,
-    RecordFormat,
-    count_bytes,
-    delete_unused,
-    last_used,
-    mark_used,
-)
+from autotl.data import PACKED_SUFFIX, RESIDENT_FRACTION, Indices, prefetch
+from autotl.files import count_bytes, delete_unused, last_used, mark_used
+from autotl.frozen.segments import ENTRY_SUFFIX, Entry, RecordFormat
 
 MAX_DISK_BYTES = 10 << 30
 """Default limit of the bytes on disk; never more than a tenth of the free space there."""
@@ -65,11 +58,11 @@ ComputedRows = tuple[Indices, Tensor, Tensor | None]
 
 
 class Usage(NamedTuple):
-    """The space that a cache takes on disk.
+    """The space that a cache folder takes on disk.
 
     Attributes:
-        entries: Number of entries.
-        bytes: Bytes of all entries.
+        entries: Number of entries and packed arrays.
+        bytes: Bytes of all of them.
         limit: Bytes that they may take.
     """
 
@@ -154,9 +147,12 @@ class CachedRows:
 class FeatureCache:
     """The feature cache of one process, in a folder that it may share with other processes.
 
+    Packed images (``data.pack``) are in the same folder, count towards the same limit and are
+    evicted by the same rule.
+
     Args:
         limit: Maximum bytes on disk, 0 for none; by default ``MAX_DISK_BYTES``, but at most a tenth
-            of the free space.
+            of the free space, in addition to the packed images of this process.
         folder: Folder of the entries; None for a temporary one that is removed with this object.
         memory: Maximum bytes of rows in memory.
         warn: Called once, with a message, if the disk cannot be written to.
@@ -180,6 +176,7 @@ class FeatureCache:
         self._verified: set[Path] = set()
         self._seen: set[str] = set()  # names of entries that this process uses
         self._warned = False
+        self._reserved_bytes = 0
 
     @cached_property
     def folder(self) -> Path:
@@ -190,13 +187,19 @@ class FeatureCache:
         weakref.finalize(self, shutil.rmtree, temporary, ignore_errors=True)
         return Path(temporary)
 
-    @cached_property
+    @property
     def limit(self) -> int:
         """Maximum bytes on disk."""
         if self._limit is not None:
             return self._limit
-        existing = next(p for p in (self.folder, *self.folder.absolute().parents) if p.exists())
-        return min(MAX_DISK_BYTES, shutil.disk_usage(existing).free // 10)
+        return self._default_limit + self._reserved_bytes
+
+    @cached_property
+    def _default_limit(self) -> int:
+        for folder in (self.folder, *self.folder.absolute().parents):
+            with suppress(OSError):  # it does not exist yet
+                return min(MAX_DISK_BYTES, shutil.disk_usage(folder).free // 10)
+        return 0
 
     def usage(self) -> Usage:
         """Measure the space that the cache takes on disk now."""
@@ -313,7 +316,7 @@ class FeatureCache:
         format = RecordFormat.from_activations(activations, targets[0].shape[1] if targets else 0)
         records = format.pack(activations, torch.cat(targets) if targets else None)
         try:
-            if self.limit and entry.write(format, indices, records, self._make_room):
+            if self.limit and entry.write(format, indices, records, self.make_room):
                 return True
         except OSError as error:
             if not self._warned:
@@ -327,8 +330,15 @@ class FeatureCache:
         entry.add_in_memory(format, indices, records)
         return True
 
-    def _make_room(self, bytes: int) -> bool:
-        """Delete the least recently used entries until ``bytes`` fit; return whether they do."""
+    def reserve(self, bytes: int) -> None:
+        """Raise the limit by the bytes of packed images that this process needs.
+
+        A limit that the user gave does not change.
+        """
+        self._reserved_bytes += bytes
+
+    def make_room(self, bytes: int) -> bool:
+        """Delete what was used least recently until ``bytes`` fit; return whether they do."""
         if bytes > self.limit:
             return False
         sizes = {entry: count_bytes(entry) for entry in self._list_entries()}
@@ -341,8 +351,9 @@ class FeatureCache:
         return spare >= 0
 
     def _list_entries(self) -> list[Path]:
+        suffixes = (ENTRY_SUFFIX, PACKED_SUFFIX)
         with suppress(OSError):
-            return [path for path in self.folder.iterdir() if path.suffix == ENTRY_SUFFIX]
+            return [path for path in self.folder.iterdir() if path.suffix in suffixes]
         return []
 
     @cached_property

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import time
 import uuid
 import weakref
@@ -27,12 +26,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from autotl import files
 from autotl.data import Indices, MappedArray
-
-try:
-    import fcntl
-except ImportError:  # Windows, where a file that is open cannot be deleted anyway
-    fcntl = None  # type: ignore[assignment]
 
 Records = NDArray[np.uint8]
 
@@ -242,11 +237,11 @@ class Entry:
         while not self._locked:
             self.folder.mkdir(parents=True, exist_ok=True)
             try:
-                lock = _lock(self.folder, shared=True)
+                lock = files.lock(self.folder, shared=True)
             except FileNotFoundError:  # deleted since it was created
                 continue
             assert lock is not None
-            if _is_same_folder(self.folder, lock):
+            if files.is_same_file(self.folder, lock):
                 self._locked = True
                 weakref.finalize(self, os.close, lock)
             else:
@@ -270,44 +265,6 @@ class Entry:
             return
         self._verified.add(path)
         self._add(format, Segment(indices, mapped))
-
-
-def count_bytes(entry: Path) -> int:
-    """Count the bytes of an entry on the disk."""
-    total = 0
-    with suppress(OSError):
-        for path in entry.iterdir():
-            with suppress(OSError):
-                total += path.stat().st_size
-    return total
-
-
-def mark_used(entry: Path) -> None:
-    """Record that an entry was used now."""
-    with suppress(OSError):
-        os.utime(entry)
-
-
-def last_used(entry: Path) -> float:
-    """The time when an entry was last used, in seconds since 1970; 0 if there is no such entry."""
-    with suppress(OSError):
-        return entry.stat().st_mtime
-    return 0.0
-
-
-def delete_unused(entry: Path) -> bool:
-    """Delete an entry unless it is in use, in this process or another.
-
-    Returns:
-        Whether the entry no longer exists.
-    """
-    with suppress(OSError):
-        if (lock := _lock(entry, shared=False)) is None:
-            return False
-        if _is_same_folder(entry, lock):
-            shutil.rmtree(entry, ignore_errors=True)
-        os.close(lock)
-    return not entry.exists()
 
 
 def _checksum(header: dict[str, Any], records: MappedArray | Records) -> int:
@@ -336,35 +293,3 @@ def _delete_segment(path: Path) -> None:
     for suffix in (".json", ".tmp", ".bin"):
         with suppress(OSError):
             path.with_suffix(suffix).unlink()
-
-
-def _is_same_folder(folder: Path, lock: int) -> bool:
-    """Whether the locked folder still is the one at this path, and was not deleted since."""
-    if fcntl is None:
-        return True
-    with suppress(OSError):
-        return os.path.samestat(folder.stat(), os.fstat(lock))
-    return False
-
-
-def _lock(folder: Path, shared: bool) -> int | None:
-    """Lock a folder until the returned file descriptor is closed or the process ends.
-
-    Args:
-        folder: The folder.
-        shared: Wait for a lock that others may share; otherwise try to get an exclusive one.
-
-    Returns:
-        The file descriptor; None if others hold the lock.
-    """
-    if fcntl is None:
-        return os.open(os.devnull, os.O_RDONLY)
-    lock = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_SH if shared else fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if isinstance(error, BlockingIOError):
-            os.close(lock)
-            return None
-        # The file system has no locks: an entry that is deleted while in use is computed again.
-    return lock

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ConfigDict, TypeAdapter
 
+from autotl import files
 from autotl.errors import StoreError
 from autotl.report import axis, figures
 from autotl.report.costs import prediction_costs, prediction_ms
@@ -79,16 +80,17 @@ def write(store: Store, study: str, folder: Path) -> dict[str, Any]:
         StoreError: The folder cannot be written to.
     """
     summary = summarise(store, study)
-    page = _render(_page(store, study, summary, folder))
     # Standard JSON has neither NaN nor infinity.
     adapter = TypeAdapter(Any, config=ConfigDict(ser_json_inf_nan="null"))
     # File names that are not valid Unicode are escaped.
     text = json.dumps(adapter.dump_python(summary, mode="json"), indent=2)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "summary.json").write_text(text + "\n", encoding="utf-8")
+        files.write_text(folder / "summary.json", text + "\n")
+        # The summary is there even if the page cannot be made.
+        page = _render(_page(store, study, summary, folder))
         # A file name that is not valid Unicode must not prevent the report.
-        (folder / "report.html").write_text(page, encoding="utf-8", errors="replace")
+        files.write_text(folder / "report.html", page, errors="replace")
     except OSError as e:
         raise StoreError(
             f"cannot write the report into {folder}: {e.strerror}; choose another --out"
@@ -136,7 +138,7 @@ def _page(store: Store, study: str, summary: Mapping[str, Any], folder: Path) ->
     return {
         "summary": summary,
         "higher": direction == "maximize",
-        "state": facts.state,
+        "state": ": ".join(filter(None, (facts.state, facts.reason))),
         "result": describe_result(summary),
         "leading": len(describe_winner(summary)),
         "cheapest": _smallest_tied(summary, {row.number: row for row in rows}),

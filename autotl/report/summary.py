@@ -119,6 +119,8 @@ def summarise(store: Store, study: str) -> dict[str, Any]:
         "study": study,
         "seed": facts.seed,
         "metric": facts.metric,
+        "state": facts.state,
+        "reason": facts.reason,
         "data": facts.data.model_dump(exclude={"independent_validation", "majority"}),
         "budget_seconds": facts.budget_seconds,
         "seconds": facts.seconds,

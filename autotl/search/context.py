@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from autotl import data, events, models
-from autotl.data import Batches, Dataset, Indices, Resample
+from autotl.data import Batches, Dataset, Indices, Packed, Resample
 from autotl.events import Listener
 from autotl.frozen import FeatureCache
 from autotl.models import Device, Model
@@ -62,6 +63,7 @@ class TrainingContext:
     micro_batch_sizes: MutableMapping[str, int]
     measured_costs: MutableMapping[str, Any]
     _batches: dict[tuple[Any, ...], Batches] = field(default_factory=dict)
+    _packed: dict[tuple[int, str], Packed] = field(default_factory=dict)
 
     def decisive_settings(self) -> dict[str, Any]:
         """Return the values of ``DECISIVE_SETTINGS``."""
@@ -184,14 +186,7 @@ class TrainingContext:
     def batches_of(self, model: Model, indices: Indices) -> Batches:
         """Return batches of the images at ``indices [n]`` of the data set."""
         spec = model.input_spec
-        with self.budget.stage("pack"):
-            packed = data.pack(
-                self.dataset,
-                spec.size,
-                spec.interpolation,
-                self.settings.out / "cache",
-                lambda what, done, total: self.listener(events.Stage(what, done, total)),
-            )
+        packed = self._pack(spec.size, spec.interpolation)
         return Batches(
             packed,
             self.dataset.labels,
@@ -200,3 +195,20 @@ class TrainingContext:
             self.device.torch_device,
             shuffle_seed=self.settings.seed,
         )
+
+    def _pack(self, size: int, interpolation: str) -> Packed:
+        """Return all images at one size; they are packed once."""
+        key = size, interpolation
+        if key not in self._packed:
+            self.cache.reserve(math.prod(data.packed_shape(self.dataset, size)))
+            with self.budget.stage("pack"):
+                self._packed[key] = data.pack(
+                    self.dataset,
+                    size,
+                    interpolation,
+                    self.settings.out / "cache",
+                    lambda what, done, total: self.listener(events.Stage(what, done, total)),
+                    make_room=self.cache.make_room,
+                    warn=lambda text: self.listener(events.Note(text, warning=True)),
+                )
+        return self._packed[key]

@@ -29,6 +29,9 @@ from autotl.store import (
 UNFINISHED = ("running", "interrupted")
 """The statuses of trials that have no result."""
 
+PASSING = ("failed", "out_of_memory", "out_of_time")
+"""The statuses of trials that may complete in a later run: with a plugin that was mended, say."""
+
 FINALISTS = 5
 """The maximum number of best distinct trials that are compared."""
 
@@ -275,7 +278,9 @@ class Leaderboard:
         rows: All trials by number.
         ranked: The complete trials that are not excluded, best first.
         recipes: The latest trial of each recipe of the portfolio, by the name of the recipe.
-        finished: Number of trials with a result.
+        first_trial: Number of the first trial of this run.
+        finished: Number of trials with a result, without those of earlier runs that may complete
+            in this one.
         interrupted: Number of interrupted trials.
     """
 
@@ -286,7 +291,10 @@ class Leaderboard:
         self.recipes: dict[tuple[str, ...], TrialRow] = {}
         self.finished = self.interrupted = 0
         self._unfinished: set[int] = set()
-        self.refresh()
+        earlier = store.trials(study)
+        self.first_trial = max((row.number for row in earlier), default=-1) + 1
+        for row in earlier:
+            self._add(row)
 
     def refresh(self) -> None:
         """Read new and changed trials from the database."""
@@ -305,7 +313,8 @@ class Leaderboard:
             return
         self._unfinished.discard(row.number)
         self.interrupted += row.status == "interrupted"
-        self.finished += row.status not in UNFINISHED
+        may_complete = row.status in PASSING and row.number < self.first_trial
+        self.finished += row.status not in UNFINISHED and not may_complete
         if is_ranked(row):
             direction = self.metric.direction
             bisect.insort(self.ranked, row, key=lambda r: rank_key(r, direction))

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from autotl.search.leaderboard import standard_error
+from autotl.search.leaderboard import PASSING, standard_error
 from autotl.space.registry import FILE
 from autotl.space.space import Space
 from autotl.store import TrialRow
@@ -49,8 +49,8 @@ class Portfolio:
         space: The search space.
         warm_start: Returns the best parameters of earlier studies by the name of the study; it is
             called after the other backbones have been probed.
-        first_trial: Number of the first trial of this run. Recipes that were out of time in
-            earlier runs are tried a second time.
+        first_trial: Number of the first trial of this run. Recipes that failed or were out of time
+            in earlier runs are tried a second time.
     """
 
     space: Space
@@ -129,10 +129,10 @@ class Portfolio:
         return self._heads[1:] or [name for name in names if name != self._heads[0]][:1]
 
     def _was_tried(self, row: TrialRow) -> bool:
-        """Whether a trial of a recipe has a result, or was out of time in this run."""
+        """Whether a trial of a recipe has a result, or had its chance in this run."""
         if row.status == "interrupted":
             return False
-        return not (row.status == "out_of_time" and row.number < self.first_trial)
+        return not (row.status in PASSING and row.number < self.first_trial)
 
     def _recipes(self, ranked: Sequence[TrialRow], tried: Tried, probing: bool) -> Iterator[Recipe]:
         """Yield all recipes in their order."""

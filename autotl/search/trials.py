@@ -19,7 +19,16 @@ import optuna
 from optuna.trial import TrialState
 
 from autotl import events, models, training
-from autotl.errors import AutoTLError, Duplicate, Incompatible, OutOfTime, StudyError, TrialStopped
+from autotl.errors import (
+    AutoTLError,
+    Duplicate,
+    Incompatible,
+    OutOfTime,
+    StoreError,
+    StudyError,
+    TrialStopped,
+    is_machine_fault,
+)
 from autotl.events import Listener
 from autotl.models import Model
 from autotl.scoring.logme import logme
@@ -149,7 +158,7 @@ class TrialLoop:
         self.portfolio = Portfolio(
             space,
             cache(lambda: warm_start.recall(store, self.settings, space)),
-            max(leaderboard.rows, default=-1) + 1,
+            leaderboard.first_trial,
         )
         self._probing_seconds = 0.0
 
@@ -158,6 +167,8 @@ class TrialLoop:
 
         Raises:
             StudyError: No trial completed.
+            DataError: An image can no longer be read; its trial is retried by the next run.
+            StoreError: The disk is full, say; its trial is retried by the next run.
         """
         failed = late = duplicates = 0
         status = reason = ""
@@ -185,6 +196,12 @@ class TrialLoop:
             return StudyError(
                 "the limits exclude every trial so far; give more --trials or a larger --budget"
             )
+        if not status and self._has_all_trials():
+            last = self.leaderboard.rows[max(self.leaderboard.rows)]
+            return StudyError(
+                f"none of the {self.leaderboard.finished} trials so far completed; the last one: "
+                f"{last.status} ({last.reason}); give more --trials"
+            )
         if status in ("", OutOfTime.status):
             why = reason or "it ended before the first trial"
             return StudyError(
@@ -195,10 +212,11 @@ class TrialLoop:
     # ---------------------------------------------------------------- choosing the next trial
 
     def _is_done(self) -> bool:
+        return self._has_all_trials() or self.selection.is_over()
+
+    def _has_all_trials(self) -> bool:
         most = self.settings.trials
-        if most is not None and self.leaderboard.finished >= most:
-            return True
-        return self.selection.is_over()
+        return most is not None and self.leaderboard.finished >= most
 
     def _enqueue_next(self, after: str) -> None:
         """Enqueue the next recipe, unless a trial is waiting or all recipes were tried.
@@ -241,7 +259,8 @@ class TrialLoop:
         began = time.monotonic()
         running = [_Running(trial, self._begin(trial))]
         try:
-            self._train(running)
+            with self.store.convert_errors():
+                self._train(running)
         except (Exception, KeyboardInterrupt) as error:
             for each in running:
                 each.outcome = replace(each.outcome, model=None, error=error)
@@ -256,6 +275,8 @@ class TrialLoop:
         first = running[0].outcome.error
         if isinstance(first, KeyboardInterrupt):
             raise first
+        if first is not None and is_machine_fault(first):
+            raise _search_error(first)
         return results[0]
 
     def _begin(self, trial: optuna.Trial) -> Config:
@@ -279,8 +300,9 @@ class TrialLoop:
         try:
             first.outcome = self._fine_tune(first, plan)
             self._cross_validate(running, plan)
-        except Exception:  # but after Ctrl-C the trial continues from its checkpoint
-            folds.delete_checkpoints(self.context, first.config)
+        except Exception as error:
+            if not is_machine_fault(error):  # after that, and Ctrl-C, it continues from there
+                folds.delete_checkpoints(self.context, first.config)
             raise
         folds.delete_checkpoints(self.context, first.config)
         if plan.backbone_frozen and self.portfolio.is_probe(first.trial.user_attrs.get(RECIPE, ())):
@@ -546,10 +568,21 @@ def _classify(error: BaseException | None) -> tuple[str, str]:
             return error.status, str(error)
         case KeyboardInterrupt():
             return "interrupted", "Ctrl-C"
+        case _ if is_machine_fault(error):  # it says nothing about the trial, which is retried
+            return "interrupted", str(error)
         case AutoTLError():
             return "failed", str(error)
         case _:  # an error in one trial must not end the search
             return "failed", f"{type(error).__name__}: {error}"
+
+
+def _search_error(fault: BaseException) -> AutoTLError:
+    """Return the error that ends the search because of a fault of the machine."""
+    if isinstance(fault, AutoTLError):
+        return fault
+    error = StoreError(f"the search ended: {fault}; repeat the command when that is solved")
+    error.__cause__ = fault
+    return error
 
 
 def _event(number: int, epoch: Epoch, epochs: int) -> events.EpochCompleted:

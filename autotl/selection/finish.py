@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 
 from autotl import events
-from autotl.errors import AutoTLError, OutOfTime, StoreError, StudyError, TrialStopped
+from autotl.errors import OutOfTime, StudyError, TrialStopped
 from autotl.evaluation import error_analysis
 from autotl.events import Listener
 from autotl.models import Model
@@ -93,11 +93,18 @@ class Finish:
                 text = f"the {winner.name} was not refitted ({error}); the best trial is the winner"
                 self.listener(events.Note(text, warning=True))
                 self._conclude(self._best_trial())
-        except StoreError:
-            raise  # nothing can be stored
-        except (KeyboardInterrupt, AutoTLError):
-            self.save_best_so_far()
+        except (KeyboardInterrupt, Exception):
+            self.try_to_save_best()
             raise
+
+    def try_to_save_best(self) -> None:
+        """Save a model after an error; a second error is only reported."""
+        try:
+            self.save_best_so_far()
+        except Exception as error:  # the first error is what the user must know
+            reason = str(error) or type(error).__name__
+            text = f"the best model so far was not saved: {reason}"
+            self.listener(events.Note(text, warning=True))
 
     def save_best_so_far(self) -> None:
         """Save a model after an interruption, with the facts that belong to it.

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from autotl import data, events, training
+from autotl import data, events, files, training
 from autotl.data import Indices, Resample
 from autotl.errors import DataError, Diverged, OutOfTime, StoreError
 from autotl.events import Listener
@@ -81,6 +81,7 @@ class Repeats:
         self._soup_members: list[int] = []
         self._soup_results: dict[int, Result] = {}
         self._folder = self.settings.out / "cache" / "repeats"
+        self._warned = False
 
     # ---------------------------------------------------------------- results
 
@@ -339,8 +340,19 @@ class Repeats:
     def _write(
         self, kind: Kind, trial: int, number: int, result: Result, facts: RepeatFacts
     ) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        np.save(self._file(kind, trial, number), result.probabilities)
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with (
+                files.write_beside(self._file(kind, trial, number)) as temporary,
+                temporary.open("wb") as file,
+            ):
+                np.save(file, result.probabilities)
+        except OSError as error:  # they are needed only by a later run, which repeats the training
+            if not self._warned:
+                text = f"{self._folder}: predictions of repeats cannot be stored"
+                reason = f"{error.strerror or error}; free some space"
+                self.listener(events.Note(f"{text} ({reason})", warning=True))
+            self._warned = True
         row = RepeatRow(kind, trial, number, result.score, result.seconds, facts)
         self.store.add_repeat(self.settings.name, row)
 
@@ -348,7 +360,7 @@ class Repeats:
         """Load the predictions ``[N, C]`` of a repeat; None if they no longer exist."""
         try:
             stored: Probabilities = np.load(self._file(kind, trial, resample.number))
-        except (OSError, ValueError):
+        except (OSError, ValueError, EOFError):
             return None
         return stored if len(stored) == len(resample.validation) else None
 

@@ -11,6 +11,8 @@ from typing import Any
 from autotl import study
 from autotl.artifact import model_card, model_folder
 from autotl.data import scale
+from autotl.errors import StoreError
+from autotl.events import Note
 from autotl.models import Model
 from autotl.models.ensemble import Ensemble
 from autotl.scoring import metrics
@@ -95,16 +97,13 @@ class RunFolder:
             reason: Why it was not refitted.
 
         Raises:
-            StoreError: The folder cannot be written.
+            StoreError: The folder cannot be written. If that is before the new model is complete,
+                the older one and the facts about it are unchanged.
         """
         configs = [self.context.config(self.rows[trial]) for trial in winner.trials]
         weights = _pretrained_weights(configs)
-        # The facts about the old model no longer apply.
-        self.store.set_images(self.name, [])
-        old = dict.fromkeys(("model", "selection", "calibration", "out_of_sample"))
-        self.store.update_study(self.name, weights=weights, **old)
         epochs = refit_epochs or [self.rows[trial].epochs for trial in winner.trials]
-        recipes = self._write_recipes(winner, configs, epochs, model)
+        recipes = self._recipes(winner, epochs, model)
         facts = {
             **self._origin(winner, weights, recipes),
             "refitted": bool(refit_epochs),
@@ -112,22 +111,32 @@ class RunFolder:
         }
         if evidence.calibration:
             facts["temperature"] = evidence.calibration.temperature
-        if self.settings.folds:
-            write_out_of_fold(self.store, self.context, self.rows[winner.lead], winner)
-        others = configs[1:] if winner.kind == "ensemble" else []
-        model_folder.save(
+        earlier = model_folder.save(
             self.folder / "model",
             model,
             configs[0],
             self.dataset.classes,
             facts,
-            other_configs=others,
+            other_configs=configs[1:] if winner.kind == "ensemble" else [],
             training_images=self.dataset.thumbnail_digests[
                 self.dataset.indices("train", *(["validation"] if refit_epochs else []))
             ],
+            before_replacing=lambda: self._forget_model(weights),
         )
+        if earlier:
+            text = f"the earlier model is in {earlier}, because that folder has other files too"
+            self.context.listener(Note(text))
+        self._write_recipes(winner, configs, recipes)
+        if self.settings.folds:
+            write_out_of_fold(self.store, self.context, self.rows[winner.lead], winner)
         self.store_evidence(winner, evidence, refitted=bool(refit_epochs), reason=reason)
         self.write_card(winner, refitted=bool(refit_epochs))
+
+    def _forget_model(self, weights: PretrainedWeights) -> None:
+        """Remove the facts about the model in the folder, which is about to be replaced."""
+        self.store.set_images(self.name, [])
+        old = dict.fromkeys(("model", "selection", "calibration", "out_of_sample"))
+        self.store.update_study(self.name, weights=weights, **old)
 
     def _origin(
         self, winner: Contender, weights: PretrainedWeights, recipes: Sequence[dict[str, Any]]
@@ -186,28 +195,51 @@ class RunFolder:
             results["test"] = test.model_dump()
         model_card.write(self.folder / "model", self.name, results)
 
-    def _write_recipes(
-        self, winner: Contender, configs: Sequence[Config], epochs: Sequence[int], model: Model
+    def _recipes(
+        self, winner: Contender, epochs: Sequence[int], model: Model
     ) -> list[dict[str, Any]]:
-        """Write a recipe for each member; return their configurations and settings."""
-        for old in self.folder.glob("recipe-[2-9].toml"):
-            old.unlink()
-        recipes, sources = [], self._sources()
-        models = model.members if isinstance(model, Ensemble) else [model] * len(configs)
-        members = zip(winner.trials, configs, epochs, models, strict=True)
-        for number, (trial, config, count, member) in enumerate(members, start=1):
-            training = {
-                **self.context.decisive_settings(),
+        """Return the configuration, without what has no effect, and the settings of each member."""
+        settings = self.context.decisive_settings()
+        models = model.members if isinstance(model, Ensemble) else [model] * len(epochs)
+        return [
+            {
+                **self.rows[trial].effective_config,
+                **settings,
                 "epochs": count,
                 "views": self.rows[trial].facts.views,
                 "image_size": member.input_spec.size,
             }
-            file = self.folder / ("recipe.toml" if number == 1 else f"recipe-{number}.toml")
-            settings = {**sources, **training, "versions": dict(self.versions)}
-            plain, effective = space.to_json(config), self.rows[trial].effective_config
-            study.write_recipe(file, plain, settings, of=len(configs), effective=effective)
-            recipes.append({**effective, **training})
-        return recipes
+            for trial, count, member in zip(winner.trials, epochs, models, strict=True)
+        ]
+
+    def _write_recipes(
+        self,
+        winner: Contender,
+        configs: Sequence[Config],
+        recipes: Sequence[Mapping[str, Any]],
+    ) -> None:
+        """Write a recipe for each member, and remove those of further members of an older winner.
+
+        Raises:
+            StoreError: A file cannot be written.
+        """
+        sources = {**self._sources(), "versions": dict(self.versions)}
+        names = ["recipe.toml", *(f"recipe-{n}.toml" for n in range(2, len(recipes) + 1))]
+        members = zip(names, winner.trials, configs, recipes, strict=True)
+        try:
+            for name, trial, config, recipe in members:
+                plain, effective = space.to_json(config), self.rows[trial].effective_config
+                settings = {k: v for k, v in {**sources, **recipe}.items() if k not in plain}
+                file = self.folder / name
+                study.write_recipe(file, plain, settings, of=len(recipes), effective=effective)
+            for old in self.folder.glob("recipe-[2-9].toml"):
+                if old.name not in names:
+                    old.unlink()
+        except OSError as error:
+            raise StoreError(
+                f"the recipe cannot be written into {self.folder} ({error.strerror or error}); "
+                "free some space there"
+            ) from error
 
     def _sources(self) -> dict[str, Any]:
         """Return the data, the plugin files and the folder of weights, relative to the recipe."""

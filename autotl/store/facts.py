@@ -147,10 +147,11 @@ class StudyFacts(Facts):
     ``identity`` has the settings that must be the same in all runs of the study. ``input_size`` and
     ``used_examples`` are those that the search chose: the side of the input images in pixels, None
     for that of the settings or of each backbone, and the number of examples, None for all.
-    ``unit_folds`` has the fold of each sampling unit of the training split, if it is divided into
-    folds. ``seconds`` are those of all runs; ``run_seconds``, those of the last run, which
-    ``budget_seconds`` limits. ``stages`` has the seconds spent in each stage. ``selection``,
-    ``calibration`` and ``out_of_sample`` belong to ``model``.
+    ``reason`` is the error of a study whose state is ``failed``. ``unit_folds`` has the fold of
+    each sampling unit of the training split, if it is divided into folds. ``seconds`` are those of
+    all runs; ``run_seconds``, those of the last run, which ``budget_seconds`` limits. ``stages``
+    has the seconds spent in each stage. ``selection``, ``calibration`` and ``out_of_sample`` belong
+    to ``model``.
     """
 
     # settings
@@ -175,6 +176,7 @@ class StudyFacts(Facts):
     used_examples: int | None = None
     # progress
     state: State = ""
+    reason: str = ""
     seconds: float = 0.0
     stages: dict[str, Number] = {}
     # measurements

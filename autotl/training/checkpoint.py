@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import time
-import uuid
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -19,6 +18,8 @@ import safetensors
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from autotl import files
 
 VERSION = 1
 """The version of the layout of a checkpoint."""
@@ -61,16 +62,13 @@ class Checkpoint:
         A checkpoint is a convenience: if it cannot be written, the training goes on without it.
         """
         began = time.monotonic()
-        unfinished = self.path.with_suffix(f".{uuid.uuid4().hex}.tmp")
         # Plugins may have tensors that share memory, or values that are not JSON.
         with suppress(OSError, RuntimeError, TypeError, ValueError, safetensors.SafetensorError):
             copies = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
             self.path.parent.mkdir(parents=True, exist_ok=True)
             metadata = {"facts": json.dumps({"version": VERSION, **facts})}
-            save_file(copies, unfinished, metadata)
-            unfinished.replace(self.path)
-        with suppress(OSError):
-            unfinished.unlink(missing_ok=True)
+            with files.write_beside(self.path) as temporary:
+                save_file(copies, temporary, metadata)
         self._last_save = time.monotonic()
         self._save_seconds = self._last_save - began
 

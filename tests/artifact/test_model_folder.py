@@ -12,9 +12,10 @@ import pytest
 import torch
 from images import TINY, write_images
 from PIL import Image
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from autotl import data, models
+from autotl import data, files, models
 from autotl.artifact import model_folder
 from autotl.artifact.model_folder import Predictor
 from autotl.errors import ArtifactError, DataError, StoreError
@@ -90,12 +91,12 @@ def test_a_loaded_model_predicts_as_the_saved_one(
 
 
 def test_files_are_preprocessed_as_in_training(loaded: Predictor, tmp_path: Path) -> None:
-    files = sorted(write_images(tmp_path / "photos", count=2).rglob("*.png"))
-    images = np.stack([data.decode(f, 40, "bicubic") for f in files])
-    rows = [list(prediction.values()) for prediction in loaded.predict(files)]
+    photos = sorted(write_images(tmp_path / "photos", count=2).rglob("*.png"))
+    images = np.stack([data.decode(f, 40, "bicubic") for f in photos])
+    rows = [list(prediction.values()) for prediction in loaded.predict(photos)]
     np.testing.assert_allclose(rows, loaded.predict_proba(images), rtol=1e-6)
     with pytest.raises(DataError, match=r"missing\.png: the file is missing"):
-        loaded.predict([*files, tmp_path / "missing.png"])
+        loaded.predict([*photos, tmp_path / "missing.png"])
 
 
 def test_deep_images_are_scaled_as_in_training(
@@ -233,12 +234,42 @@ def test_a_model_trained_in_bfloat16_predicts_in_float32(
 def test_an_older_model_is_replaced_completely(
     folder: Path, config: Config, network: Model
 ) -> None:
-    (folder / "stray").write_text("")
+    (folder / "README.md").write_text("old")
     save(folder, network, config)
     assert sorted(file.name for file in folder.iterdir()) == [
         "README.md", "config.json", "model.safetensors",
     ]  # fmt: skip
-    assert [p.name for p in folder.parent.iterdir() if "unfinished" in p.name] == []
+    assert (folder / "README.md").read_text() == "# Card\n"
+    assert list(folder.parent.iterdir()) == [folder]
+
+
+@pytest.mark.parametrize("stage", ["weights", "config", "replace"])
+def test_a_full_disk_leaves_the_older_model(
+    folder: Path, config: Config, network: Model, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        if stage == "weights":
+            raise SafetensorError("I/O error: No space left on device (os error 28)")
+        raise OSError(28, "No space left on device")
+
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+    where = {
+        "weights": (model_folder, "save_file"),
+        "config": (files, "write_text"),
+        "replace": (Path, "rename"),
+    }[stage]
+    monkeypatch.setattr(*where, fail)
+    with pytest.raises(StoreError, match=r"No space left on device.*free some space"):
+        save(folder, network, config)
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+    assert list(folder.parent.iterdir()) == [folder]
+
+
+def test_a_model_is_loaded_if_a_kill_left_it_aside(
+    folder: Path, plugins: Registry, loaded: Predictor
+) -> None:
+    folder.rename(folder.with_name(".model.autotl-old"))
+    assert model_folder.load(folder, plugins, CPU).classes == loaded.classes
 
 
 def test_a_folder_that_cannot_be_written_is_an_error_with_a_solution(

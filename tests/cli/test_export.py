@@ -50,6 +50,7 @@ def test_export_without_the_training_data(home: Path, tmp_path: Path) -> None:
     facts: dict[str, Any] = json.loads(file.read_text())
     facts["data"]["source"] = str(tmp_path / "missing")
     file.write_text(json.dumps(facts))
+    (tmp_path / "photo.jpg").write_bytes(b"mine")
     words = ["export", tmp_path / "model", "--plugin", home / "tiny_plugin.py", "--to"]
     result = run(*words, "torch-export")
     assert result.exit_code == 0, result.output
@@ -58,6 +59,8 @@ def test_export_without_the_training_data(home: Path, tmp_path: Path) -> None:
         (["onnx-int8"], "give images with --data"),
         (["torch-export", "--data", tmp_path / "nowhere"], "there is no file or folder"),
         (["torch-export", "--out", tmp_path / "no/x.pt2"], f"there is no folder {tmp_path}/no"),
+        (["torch-export", "--out", tmp_path], "is a folder"),
+        (["torch-export", "--out", tmp_path / "photo.jpg"], "so it is not replaced"),
     ):
         result = run(*words, *options)
         assert (result.exit_code, result.stdout) == (1, "")

@@ -60,6 +60,24 @@ def test_a_study_that_runs_is_not_deleted(tmp_path: Path) -> None:
     assert not lock_file.exists()
 
 
+def test_a_report_replaces_no_file_of_the_user(tmp_path: Path) -> None:
+    (tmp_path / "photos/cat").mkdir(parents=True)
+    store = Store(f"sqlite:///{tmp_path}/runs.db")
+    store.begin_study("photos", data={"source": str(tmp_path / "photos")})
+    store.begin_study("other")
+    store.close()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/report.html").write_text("mine")
+    before = sorted(tmp_path.rglob("*"))
+    for study, message in (("photos", "inside the data"), ("other", "AutoTL did not write")):
+        words = ["report", study, "--storage", f"sqlite:///{tmp_path}/runs.db", "--out", tmp_path]
+        result = run(*words)
+        assert result.exit_code == 1
+        assert message in result.stderr
+    assert sorted(tmp_path.rglob("*")) == before
+    assert (tmp_path / "other/report.html").read_text() == "mine"
+
+
 def test_optuna_dashboard_reads_the_study(searched: Path) -> None:
     from optuna_dashboard import wsgi
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from noise_images import noise, noise_examples, noise_files
 
+from autotl import files
 from autotl.data import Packed, check, decode, pack, packing
 from autotl.data.packing import DECODING
 from autotl.errors import DataError, StoreError
@@ -77,21 +78,69 @@ def test_a_failed_call_leaves_no_file(tmp_path: Path) -> None:
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_a_folder_that_cannot_be_written_is_an_error(
+def fail(_: int) -> None:
+    raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("fault", ["full disk", "no folder"])
+def test_without_a_disk_the_images_are_packed_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    dataset = check(noise_examples(3), "here")
+    folder, expected = tmp_path / "cache", pack(dataset, 8, "nearest", tmp_path / "other").array
+    if fault == "no folder":
+        folder.write_bytes(b"")
+    else:
+        monkeypatch.setattr(os, "fsync", fail)
+    messages: list[str] = []
+    packed = pack(dataset, 8, "nearest", folder, warn=messages.append)
+    assert packed.mapped is None
+    assert (packed.array == expected).all()
+    assert not packed.array.flags.writeable
+    assert "free some space" in messages[0]
+    assert len(messages) == 1
+    assert folder.is_file() or list(folder.iterdir()) == []
+
+
+def test_images_that_fit_neither_on_disk_nor_in_memory_are_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dataset = check(noise_examples(3), "here")
-    (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(StoreError, match="choose another folder"):
-        pack(dataset, 8, "nearest", tmp_path / "file" / "x")
-
-    def fail(_: int) -> None:
-        raise OSError(28, "No space left on device")
-
+    monkeypatch.setattr(packing, "MAX_MEMORY_BYTES", 1)
     monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(StoreError, match="No space left on device"):
+    with pytest.raises(StoreError, match=r"No space left on device.*another folder"):
         pack(dataset, 8, "nearest", tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_without_room_the_images_are_packed_in_memory_if_they_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = check(noise_examples(3), "here")
+    requested: list[int] = []
+
+    def make_room(num_bytes: int) -> bool:
+        requested.append(num_bytes)
+        return False
+
+    assert pack(dataset, 8, "nearest", tmp_path, make_room=make_room).mapped is None
+    assert requested == [6 * 8 * 8 * 3]
+    monkeypatch.setattr(packing, "MAX_MEMORY_BYTES", 1)
+    assert pack(dataset, 8, "nearest", tmp_path, make_room=make_room).mapped
+    assert pack(dataset, 8, "nearest", tmp_path, make_room=make_room).mapped
+    assert len(requested) == 2  # a file that exists needs no room
+
+
+def test_a_packed_array_is_not_deleted_while_it_is_used(tmp_path: Path) -> None:
+    dataset = check(noise_examples(3), "here")
+    packed = pack(dataset, 8, "nearest", tmp_path)
+    assert not files.delete_unused(packed.path)
+    os.utime(packed.path, (1, 1))
+    pack(dataset, 8, "nearest", tmp_path)
+    assert files.last_used(packed.path) > 1e9
+    path = packed.path
+    del packed
+    assert files.delete_unused(path)
 
 
 def test_the_key_is_the_file_name_or_a_hash_of_an_array_in_memory(tmp_path: Path) -> None:
@@ -120,5 +169,4 @@ def test_a_file_that_is_mapped_by_another_process_is_not_replaced(
         assert pack(dataset, 8, "nearest", tmp_path).array.shape == (6, 8, 8, 3)
         assert [p.suffix for p in tmp_path.iterdir()] == [".npy"]
     else:
-        with pytest.raises(StoreError, match="the file is mapped"):
-            pack(dataset, 8, "nearest", tmp_path)
+        assert pack(dataset, 8, "nearest", tmp_path).mapped is None

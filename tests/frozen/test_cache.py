@@ -14,7 +14,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from autotl.frozen import CachedRows, FeatureCache, cache, entry_name, segments
+from autotl.files import last_used, lock
+from autotl.frozen import CachedRows, FeatureCache, cache, entry_name
 
 CPU = torch.device("cpu")
 WIDTH = 5
@@ -185,7 +186,35 @@ def test_an_entry_that_is_read_from_memory_counts_as_used(tmp_path: Path) -> Non
     prefix.get(1)
     os.utime(tmp_path / prefix.name, (1, 1))
     prefix.get(1)
-    assert segments.last_used(tmp_path / prefix.name) > 1e9
+    assert last_used(tmp_path / prefix.name) > 1e9
+
+
+def test_packed_images_count_and_are_evicted_too(tmp_path: Path, entry_bytes: int) -> None:
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    for time_used, name in enumerate(["used.npy", "old.npy", "new.npy"]):
+        (folder / name).write_bytes(bytes(entry_bytes))
+        os.utime(folder / name, (time_used, time_used))
+    descriptor = lock(folder / "used.npy", shared=True)
+    assert descriptor is not None
+    feature_cache = FeatureCache(int(3.5 * entry_bytes), folder, memory=0)
+    assert feature_cache.usage().entries == 3
+    Prefix(feature_cache).get(1, 2, 3, 4)
+    os.close(descriptor)
+    assert {p.name for p in folder.glob("*.npy")} == {"used.npy", "new.npy"}
+    assert feature_cache.usage().entries == 3
+    assert not feature_cache.make_room(4 * entry_bytes)
+    assert feature_cache.make_room(3 * entry_bytes)
+    assert feature_cache.usage().entries == 0
+
+
+def test_needed_packed_images_raise_the_default_limit_but_not_a_given_one(tmp_path: Path) -> None:
+    default, given = FeatureCache(None, tmp_path), FeatureCache(100, tmp_path)
+    before = default.limit
+    for feature_cache in (default, given):
+        feature_cache.reserve(50)
+    assert default.limit == before + 50
+    assert given.limit == 100
 
 
 def test_an_entry_in_use_is_never_evicted(tmp_path: Path, entry_bytes: int) -> None:

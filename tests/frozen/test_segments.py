@@ -16,6 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from autotl import files
 from autotl.frozen import segments
 from autotl.frozen.segments import Entry, RecordFormat
 
@@ -52,7 +53,7 @@ def missing_in(folder: Path, *indices: int) -> list[int]:
     return missing
 
 
-def files(folder: Path, suffix: str) -> list[Path]:
+def find(folder: Path, suffix: str) -> list[Path]:
     return sorted(folder.rglob(f"*{suffix}"))
 
 
@@ -69,7 +70,7 @@ def test_a_segment_is_not_written_without_space(tmp_path: Path) -> None:
     entry = Entry(tmp_path / "a", set())
     indices = np.arange(4)
     assert not entry.write(FORMAT, indices, records_of(indices), lambda _: False)
-    assert not files(tmp_path, ".bin")
+    assert not find(tmp_path, ".bin")
     assert entry.missing(indices).tolist() == [0, 1, 2, 3]
 
 
@@ -77,7 +78,7 @@ def test_a_segment_is_not_written_without_space(tmp_path: Path) -> None:
 def test_a_damaged_segment_is_deleted(tmp_path: Path, damage: str) -> None:
     add(tmp_path / "a", 1, 2)
     add(tmp_path / "a", 3)
-    [content, *_] = [p for p in files(tmp_path, ".bin") if p.stat().st_size == 40]
+    [content, *_] = [p for p in find(tmp_path, ".bin") if p.stat().st_size == 40]
     sidecar = content.with_suffix(".json")
     raw, header = bytearray(content.read_bytes()), json.loads(sidecar.read_bytes())
     if damage == "bit":
@@ -91,24 +92,24 @@ def test_a_damaged_segment_is_deleted(tmp_path: Path, damage: str) -> None:
     assert missing_in(tmp_path / "a", 1, 2, 3) == [1, 2]
     assert not content.exists()
     add(tmp_path / "a", 1, 2, 3)
-    assert len(files(tmp_path, ".json")) == len(files(tmp_path, ".bin")) == 2
+    assert len(find(tmp_path, ".json")) == len(find(tmp_path, ".bin")) == 2
 
 
 def test_an_incomplete_segment_is_not_read_and_is_deleted_later(tmp_path: Path) -> None:
     folder = tmp_path / "a"
     add(folder, 1, 2)
-    [sidecar] = files(tmp_path, ".json")
+    [sidecar] = find(tmp_path, ".json")
     sidecar.unlink()  # as if the process had been killed before it was renamed
     (folder / "x.tmp").write_text("{")
     assert missing_in(folder, 1, 2) == [1, 2]
     add(folder, 1, 2)
-    assert len(files(tmp_path, ".bin")) == 2  # another process may be writing the other one now
+    assert len(find(tmp_path, ".bin")) == 2  # another process may be writing the other one now
     old = time.time() - 2 * segments.ABANDONED_AFTER_SECONDS
-    for path in files(tmp_path, ""):
+    for path in find(tmp_path, ""):
         os.utime(path, (old, old))
     assert missing_in(folder, 1, 2) == []
-    assert len(files(tmp_path, ".bin")) == 1
-    assert not files(tmp_path, ".tmp")
+    assert len(find(tmp_path, ".bin")) == 1
+    assert not find(tmp_path, ".tmp")
 
 
 def hold(folder: Path, ready: Any, done: Any) -> None:
@@ -125,27 +126,27 @@ def test_an_entry_that_another_process_uses_is_not_deleted(tmp_path: Path) -> No
     process = context.Process(target=hold, args=(folder, ready, done))
     process.start()
     assert ready.wait(30)
-    assert not segments.delete_unused(folder)
+    assert not files.delete_unused(folder)
     done.set()
     process.join()
     assert process.exitcode == 0
-    assert segments.delete_unused(folder)
+    assert files.delete_unused(folder)
     assert not folder.exists()
 
 
 def test_an_entry_may_be_deleted_while_it_is_opened(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lock, deleted = segments._lock, []
+    lock, deleted = files.lock, []
 
-    def lock_late(folder: Path, shared: bool) -> int | None:
-        descriptor = lock(folder, shared)
+    def lock_late(folder: Path, *, shared: bool) -> int | None:
+        descriptor = lock(folder, shared=shared)
         if shared and len(deleted) < 3:
             deleted.append(folder)
             shutil.rmtree(folder)
         return descriptor
 
-    monkeypatch.setattr(segments, "_lock", lock_late)
+    monkeypatch.setattr(files, "lock", lock_late)
     add(tmp_path / "a", 1, 2)
     assert missing_in(tmp_path / "a", 1, 2) == []
     assert len(deleted) == 3
@@ -157,7 +158,7 @@ def test_a_file_system_without_locks_is_supported(
     def refuse(*_: Any) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(segments.fcntl, "flock", refuse)
+    monkeypatch.setattr(files.fcntl, "flock", refuse)
     for _ in range(2):
         add(tmp_path / "a", 1, 2)
-    assert segments.delete_unused(tmp_path / "a")
+    assert files.delete_unused(tmp_path / "a")

@@ -148,7 +148,9 @@ def test_progress_is_shown(context: TrainingContext, model: Model, shown: list[E
     assert shown == [StepCompleted()]
     shown.clear()
     out = context.settings.out / "elsewhere"
-    elsewhere = replace(context, settings=context.settings.model_copy(update={"out": out}))
+    elsewhere = replace(
+        context, settings=context.settings.model_copy(update={"out": out}), _packed={}
+    )
     elsewhere.batches_of(model, context.dataset.indices("test"))
     assert {type(event) for event in shown} == {Stage}
     assert Path(out / "cache").is_dir()

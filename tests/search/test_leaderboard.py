@@ -16,6 +16,7 @@ from autotl.scoring.intervals import wilson_interval
 from autotl.scoring.metrics import METRICS
 from autotl.search import leaderboard
 from autotl.search.leaderboard import (
+    PASSING,
     Leaderboard,
     baselines,
     compare_on_validation,
@@ -276,7 +277,11 @@ def store() -> Store:
 
 
 def state(board: Leaderboard) -> tuple[Any, ...]:
-    counts = board.finished, board.interrupted
+    # Failed trials count in the run that they are of, and in no later one.
+    failed = [
+        n for n, row in board.rows.items() if row.status == "failed" and n >= board.first_trial
+    ]
+    counts = board.finished - len(failed), board.interrupted
     return board.rows, board.ranked, board.best, board.recipes, counts
 
 
@@ -311,13 +316,17 @@ def test_a_leaderboard_in_step_equals_a_new_one(store: Store, metric: str, seed:
 
 
 def test_the_leaderboard_counts_trials(store: Store) -> None:
+    board = Leaderboard(store, "s", METRICS["accuracy"])
     for number, status in enumerate(STATUSES):
         store.begin_trial("s", number, {}, 3)
         if status != "running":
             finish(store, number, status, 0.5)
-    board = Leaderboard(store, "s", METRICS["accuracy"])
+    board.refresh()
     assert (board.finished, board.interrupted) == (len(STATUSES) - 2, 1)
     assert board.best == board.rows[STATUSES.index("complete")]
+    later = Leaderboard(store, "s", METRICS["accuracy"])
+    assert later.first_trial == len(STATUSES)
+    assert later.finished == board.finished - len(PASSING)
 
 
 def test_an_empty_leaderboard(store: Store) -> None:
