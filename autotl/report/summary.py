@@ -108,9 +108,8 @@ def summarise(store: Store, study: str) -> dict[str, Any]:
     winner = find_winner(facts, rows)
     selection = facts.selection if winner and _selected(facts, winner) else None
     lead = winner.lead if winner and winner.kind == "trial" else None
-    contenders = (
-        selection.contenders if selection else compare_on_validation(ranked, facts, including=lead)
-    )
+    contenders = selection.contenders if selection else []
+    contenders = contenders or compare_on_validation(ranked, facts, including=lead)
     if winner and winner.kind != "trial" and not selection and winner.standing:
         contenders = [winner, *contenders]
     test = test_of(winner, tests)
