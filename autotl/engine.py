@@ -187,6 +187,15 @@ def open_store(settings: StudyConfig) -> Iterator[Store]:
         yield store
 
 
+def finish_interrupted_writes(settings: StudyConfig) -> None:
+    """Put the model folder in its place and remove temporary files, if a run was killed."""
+    cache = settings.out / "cache"
+    for folder in (settings.folder, cache, cache / "checkpoints", cache / "repeats"):
+        files.remove_leftovers(folder)
+    with suppress(OSError):  # it is reported when the folder is written to
+        replacement.restore(settings.folder / "model")
+
+
 def continue_settings(
     settings: StudyConfig, store: Store, listener: Listener
 ) -> tuple[StudyConfig, StudyFacts | None]:
@@ -201,15 +210,6 @@ def continue_settings(
     if text := identity.describe_adopted(settings, adopted):
         listener(Note(text))
     return adopted, earlier
-
-
-def finish_interrupted_writes(settings: StudyConfig) -> None:
-    """Put the model folder in its place and remove temporary files, if a run was killed."""
-    cache = settings.out / "cache"
-    for folder in (settings.folder, cache, cache / "checkpoints", cache / "repeats"):
-        files.remove_leftovers(folder)
-    with suppress(OSError):  # it is reported when the folder is written to
-        replacement.restore(settings.folder / "model")
 
 
 def announce(
@@ -645,9 +645,8 @@ def hand_over(
         with store.convert_errors():
             yield
     except Exception as error:
-        with suppress(StoreError):
-            if store.find_study(settings.name) is None:
-                raise  # it was deleted meanwhile, and nothing can be stored
+        if _is_deleted(store, settings.name):
+            raise
         reason, is_ours = _describe(error), isinstance(error, AutoTLError)
         details = "" if is_ours else "".join(traceback.format_exception(error))
         steps: list[Callable[[], object]] = [
@@ -668,6 +667,12 @@ def hand_over(
             f"the search ended with an error ({reason}); its trials are stored, and details are "
             f"in {settings.folder / ERROR_FILE}; repeat the command to continue"
         ) from error
+
+
+def _is_deleted(store: Store, study: str) -> bool:
+    with suppress(StoreError):  # a database that cannot be read is reported later
+        return store.find_study(study) is None
+    return False
 
 
 def _describe(error: Exception) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from autotl.artifact import replacement
 from autotl.errors import ArtifactError, did_you_mean
 
 
@@ -13,6 +14,7 @@ def require_folder(folder: Path) -> None:
     Raises:
         ArtifactError: There is no such folder, or it has no ``config.json``.
     """
+    folder = replacement.current(folder)
     if not folder.is_dir():
         raise ArtifactError(f"there is no model folder {folder}; {suggest_folder(folder)}")
     if not (folder / "config.json").exists():

@@ -200,7 +200,7 @@ class RunFolder:
     ) -> list[dict[str, Any]]:
         """Return the configuration, without what has no effect, and the settings of each member."""
         settings = self.context.decisive_settings()
-        models = model.members if isinstance(model, Ensemble) else [model] * len(epochs)
+        models = model.members if isinstance(model, Ensemble) else [model] * len(winner.trials)
         return [
             {
                 **self.rows[trial].effective_config,
