@@ -129,7 +129,7 @@ def test_facts_of_an_old_study(old: Store, before: Before) -> None:
     for name in same:
         assert getattr(facts, name) == was[name], name
     data = {**was["data"], "independent_validation": was["validation_n"], "imbalance": 1.0}
-    data["folds"] = None
+    data |= {"folds": None, "majority": None}
     assert facts.data.model_dump() == data
     assert facts.excluded == [ExcludedPlugin(kind="backbone", name="large", reason="too slow")]
     stages = {"selection" if k == "finals" else k: v for k, v in was["stages"].items()}
@@ -177,7 +177,6 @@ def test_repeats_of_an_old_study(old: Store, before: Before) -> None:
         soup = was["candidate"] == "soup"
         row = stored["soup" if soup else "trial", 4 if soup else was["trial"], was["run"]]
         assert (row.score, row.seconds) == (was["score"], was["seconds"])
-        assert row.facts.ms_per_item == was["facts"].get("ms_per_item")
         assert row.facts.confusion_matrix == was["facts"].get("confusion")
         assert row.facts.members == ([4, 10] if soup else [])
 
@@ -189,10 +188,8 @@ def test_the_test_of_an_old_study(old: Store, before: Before) -> None:
     assert row.opened.strftime("%Y-%m-%d %H:%M:%S.%f") == was["opened"]
     assert (row.contender.name, row.contender.trials) == ("trial 4", (4,))
     facts = was["facts"]
-    for name in ("score", "low", "high", "n", "ece", "ms_per_item", "parameters",
-                 "refit_seconds", "refitted", "per_class"):  # fmt: skip
+    for name in ("score", "low", "high", "n", "ece", "refit_seconds", "refitted", "per_class"):
         assert getattr(row.result, name) == facts[name], name
-    assert row.result.trained_parameters == facts["learned_parameters"]
     assert row.result.confusion_matrix == facts["confusion"]
     wrong = ImageRow("red/3.png", "red", "blue", 0.9, THUMBNAIL, THUMBNAIL)
     assert old.images("photos", opening=row.id) == [wrong]
@@ -244,7 +241,7 @@ def test_an_old_study_can_be_reported_on(old: Store, tmp_path: Path) -> None:
     assert [c["name"] for c in summary["contenders"] if c["is_cheapest"]] == ["trial 10"]
     assert summary["best"]["trial"] == 4
     validation = {"mean": 1.0, "low": 0.9265005452631498, "high": 1.0, "repeats": 3}
-    assert summary["best"]["validation"] == validation
+    assert validation.items() <= summary["best"]["validation"].items()
     assert (summary["test"]["score"], summary["test_openings"]) == (1.0, 1)
     page = (tmp_path / "report.html").read_text()
     assert "red/broken.png" in page
