@@ -34,7 +34,7 @@ from PIL import Image
 
 TRIALS = 3
 FREE_KIB = (64, 128, 256, 400, 512, 768, 1024, 1536, 2048, 4096, 6144)
-"""The free space of full disks in KiB; the search fails at another stage with each."""
+"""The free space of full disks in KiB."""
 
 BATCH = 50
 """The number of damaged images in one search."""
