@@ -85,7 +85,7 @@ def folder_beside(path: Path) -> Iterator[Path]:
     """Yield a new temporary folder beside ``path``; it is removed at the end if it still exists."""
     temporary = temporary_path(path)
     try:
-        temporary.mkdir(parents=True)
+        temporary.mkdir()
         yield temporary
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -119,7 +119,7 @@ def _machine() -> str:
     """A digest of what numbers of processes refer to: this boot of this machine or container."""
     parts = [socket.gethostname()]
     with suppress(OSError):  # Linux only
-        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text())
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8"))
         parts.append(str(Path("/proc/self/ns/pid").readlink()))
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]
 

@@ -184,7 +184,8 @@ def test_the_budget_holds_for_everything(
     took = 0.01 * next(readings)
     assert took < budget + 1
     assert result.summary["test"] is not None
-    assert result.summary["seconds"] == pytest.approx(took, abs=1)
+    # The database reads the clock too, also after this was stored.
+    assert took - 4 < result.summary["seconds"] <= took
 
 
 def test_a_budget_too_short_for_anything_says_so(settings: Make) -> None:
@@ -328,7 +329,9 @@ def test_the_recipe_knows_the_folder_of_weights(
     Path("mine").mkdir()
     result = engine.run(settings(trials=1, weights=Path("mine")))
     recipe = result.folder / "recipe.toml"
-    assert study.configure_recipe(recipe, None, {}).weights == tmp_path / "mine"
+    weights = study.configure_recipe(recipe, None, {}).weights
+    assert weights is not None
+    assert weights.resolve() == tmp_path / "mine"
 
 
 def test_no_password_is_in_the_report(settings: Make) -> None:

@@ -93,7 +93,8 @@ def current(folder: Path) -> Path:
 
 
 def _aside(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}.autotl-old")
+    folder = folder.resolve()  # "." has no name
+    return folder.parent / f".{folder.name}.autotl-old"
 
 
 def _retire(aside: Path, folder: Path) -> Path | None:

@@ -205,9 +205,11 @@ class Store:
             raise
 
     def _is_complete(self, study: str) -> bool:
-        """Whether the study is in AutoTL's tables and in Optuna's."""
+        """Whether the study is in AutoTL's tables and, once it has a trial, in Optuna's."""
         if self.find_study(study) is None:
             return False
+        if not self.trials(study):
+            return True
         with convert_errors(self._label):
             return study in optuna.get_all_study_names(self.storage)
 

@@ -34,7 +34,7 @@ def settings(photos: Path, **options: Any) -> StudyConfig:
         ({"plugin": "nope.py"}, "plugin file nope.py cannot be read: there is no such"),
         ({"weights": "nope"}, "no folder 'nope' for --weights"),
         ({"learn_from": "nope"}, "no file or folder 'nope' for --learn-from"),
-        ({"out": "photos/red/0.png"}, "is not a folder that you may write to; .*--out"),
+        ({"out": "notes.txt"}, "is not a folder that you may write to; .*--out"),
         ({"head": ["liner"]}, "no head plugin is called 'liner'; did you mean 'linear'"),
         ({"freeze": ["ful"]}, "no freeze plugin is called 'ful'; did you mean 'full'"),
     ],
@@ -42,6 +42,7 @@ def settings(photos: Path, **options: Any) -> StudyConfig:
 def test_what_does_not_exist_is_named(photos: Path, options: dict[str, Any], says: str) -> None:
     data = str(photos.parent / options.pop("data", "photos"))
     if "out" in options:
+        (photos.parent / options["out"]).touch()
         options["out"] = photos.parent / options["out"]
     with pytest.raises(AutoTLError, match=says):
         preflight.check(settings(Path(data), **options))

@@ -208,15 +208,15 @@ def test_a_kill_between_the_two_books_loses_and_doubles_no_trial(
     with monkeypatch.context() as patch:
         patch.setattr(owner, step, kill_before_the_third)
         with pytest.raises(Killed):
-            run_trials(settings(trials=5))
-    run_trials(settings(trials=5))
+            run_trials(settings(trials=5, head=["linear", "mlp"]))
+    run_trials(settings(trials=5, head=["linear", "mlp"]))
     rows, told = read_trials(settings()), optuna_trials(settings())
     assert [row.number for row in rows] == [trial.number for trial in told]
     for row, trial in zip(rows, told, strict=True):
         assert trial.state == optuna_state(row.status, trial.constraints)
         assert trial.value == row.score or row.status == "pruned"
     assert sum(row.status == "complete" for row in rows) == 5
-    whole = settings(trials=5, study="whole")
+    whole = settings(trials=5, head=["linear", "mlp"], study="whole")
     run_trials(whole)
     complete = [(row.config, row.score) for row in rows if row.status == "complete"]
     assert complete == [(row.config, row.score) for row in read_trials(whole)]
