@@ -27,6 +27,8 @@ SHAPE = {
     "study": {},
     "seed": {},
     "metric": {},
+    "state": {},
+    "reason": {},
     "data": {
         "source": {},
         "fingerprint": {},
@@ -36,8 +38,8 @@ SHAPE = {
         "test": {},
         "skipped": {},
         "duplicates_across_splits": {},
-        "imbalance": {},
         "folds": {},
+        "imbalance": {},
     },
     "budget_seconds": {},
     "seconds": {},
