@@ -500,6 +500,8 @@ def _majority_class(dataset: Dataset, metric: metrics.Metric) -> MajorityClass:
     labels = {
         name: dataset.labels[dataset.indices(name)] for name in ("train", "validation", "test")
     }
+    if not len(labels["validation"]):  # the training split is divided into folds
+        labels["validation"] = labels["train"]
     constant = majority.constant_probabilities(labels["train"], len(dataset.classes))
     scores = {
         name: majority.constant_score(metric, labels[name], constant)

@@ -170,7 +170,13 @@ def describe_ranking(summary: Mapping[str, Any]) -> list[str]:
             f"{selection['repeats']} repeats on new splits. It decides, because each score in the "
             "search is of one split and may be good by chance."
         ]
-    return ["The best trials, by their score on the validation split."] if summary["best"] else []
+    ranking = f"The best trials, by their score {_where_searched(summary)}."
+    return [ranking] if summary["best"] else []
+
+
+def _where_searched(summary: Mapping[str, Any]) -> str:
+    """Say by which images trials are scored."""
+    return "in the cross-validation" if summary["data"].get("folds") else "on the validation split"
 
 
 def _not_fine_tuned(summary: Mapping[str, Any]) -> list[str]:
@@ -198,11 +204,11 @@ def _useless(summary: Mapping[str, Any]) -> list[str]:
         baseline = result["majority_class"]
         if name and baseline and not baseline["is_beaten"]:
             gap = baseline["difference"]
-            interval = f"95 % interval {gap['low']:+.4f} to {gap['high']:+.4f}"
+            mean, low, high = (f"{round(gap[k], 4) + 0.0:+.4f}" for k in ("mean", "low", "high"))
             return [
                 f"Warning: {split} the winner may be no better than always predicting the most "
                 f"frequent class, {name}: the difference in {summary['metric']} is "
-                f"{gap['mean']:+.4f} ({interval})."
+                f"{mean} (95 % interval {low} to {high})."
             ]
     return []
 
@@ -213,7 +219,7 @@ def _results_by_class(summary: Mapping[str, Any]) -> list[tuple[str, Mapping[str
     Each with where it was measured, for a sentence.
     """
     validation = summary["best"]["validation"]
-    where = "in the repeats" if validation["repeats"] > 1 else "on the validation split"
+    where = "in the repeats" if validation["repeats"] > 1 else _where_searched(summary)
     pairs = [("on the test split", summary["test"] or {}), (where, validation)]
     return [(split, result) for split, result in pairs if result.get("per_class")]
 
@@ -356,7 +362,7 @@ def _baselines(summary: Mapping[str, Any]) -> list[str]:
             sentences.append(f"The winner is the {name} itself.")
         elif baseline:
             scores.append(f"{name} {baseline['mean']:.4f}")
-    where = "in the same repeats" if summary["selection"] else "on the validation split"
+    where = "in the same repeats" if summary["selection"] else _where_searched(summary)
     if scores:
         sentences.append(f"Baselines {where}: {', '.join(scores)}.")
     return sentences
@@ -364,9 +370,10 @@ def _baselines(summary: Mapping[str, Any]) -> list[str]:
 
 def _majority_class(summary: Mapping[str, Any]) -> list[str]:
     entry = summary["baselines"]["majority_class"]
+    places = {"validation": _where_searched(summary), "test": "on the test split"}
     scores = [
-        f"{entry[split]:.4f} on the {split} split"
-        for split in ("validation", "test")
+        f"{entry[split]:.4f} {where}"
+        for split, where in places.items()
         if entry.get(split) is not None
     ]
     if not scores:
