@@ -149,6 +149,7 @@ def search(folder: Path, **options: Any) -> Search:
     (folder / "photos" / "red" / "0.png").rename(folder / "photos" / MISLABELLED)
     settings = configure(folder, folder / "runs", **{**SMALL, **options})
     with pytest.MonkeyPatch.context() as patch:
+        make_quick(patch)
         spy = Spy(patch)
         engine.run(settings)
     examples = registry.load().dataset(settings.data).call({"source": settings.data}, {})
