@@ -135,17 +135,23 @@ def run(
             settings, examples = apply_inputs(plan, settings, examples, listener)
             dataset = load_dataset(settings, examples, listener, issues)
         with budget.stage("time"):
-            search_space = fit_space(search_space, settings, dataset, store, device, listener)
+            latencies = store.latencies(settings.name) if earlier else {}
+            search_space = fit_space(search_space, settings, dataset, latencies, device, listener)
         begin_study(settings, store, dataset, search_space, device, budget, plan, earlier)
         with (
             store.expect_study(settings.name),
             hand_over(store, settings, budget, listener, command),
         ):
-            write_data(settings, dataset, listener)
-            context = training_context(settings, store, dataset, device, budget, plugins, listener)
-            with budget.stage("time"):
-                search_space = fit_augmentations(search_space, store, context, listener)
-            interrupted = search_and_finish(store, search_space, context, budget, listener)
+            try:
+                write_data(settings, dataset, listener)
+                context = training_context(
+                    settings, store, dataset, device, budget, plugins, listener
+                )
+                with budget.stage("time"):
+                    search_space = fit_augmentations(search_space, store, context, listener)
+                interrupted = search_and_finish(store, search_space, context, budget, listener)
+            except KeyboardInterrupt:
+                interrupted = True
             summary = conclude(store, settings, budget, interrupted, command)
         if not interrupted:
             notify_unused(budget, listener)
@@ -347,7 +353,7 @@ def fit_space(
     search_space: Space,
     settings: StudyConfig,
     dataset: Dataset,
-    store: Store,
+    latencies: Mapping[str, float],
     device: Device,
     listener: Listener,
 ) -> Space:
@@ -359,7 +365,7 @@ def fit_space(
         plain = search_space.without_kind("balance")
         if _is_recipe(settings, plain) or imbalance(dataset) <= majority.IMBALANCED:
             search_space = plain
-    search_space = exclude_slow_backbones(search_space, settings, store, device)
+    search_space = exclude_slow_backbones(search_space, settings, latencies, device)
     notify_excluded(search_space, settings, listener)
     return search_space
 
@@ -376,16 +382,15 @@ def _is_recipe(settings: StudyConfig, search_space: Space) -> bool:
 
 
 def exclude_slow_backbones(
-    search_space: Space, settings: StudyConfig, store: Store, device: Device
+    search_space: Space, settings: StudyConfig, stored: Mapping[str, float], device: Device
 ) -> Space:
     """Remove backbones whose latency on this device exceeds ``max_latency``.
 
     Each latency is measured once per study and stored, so that a study that is continued has the
-    same backbones.
+    same backbones; ``stored`` has those of earlier runs, in milliseconds.
     """
     if settings.max_latency is None:
         return search_space
-    stored = store.latencies(settings.name)
     latencies: dict[str, float] = {}
     slow: dict[str, str] = {}
     for plugin in search_space.plugins["backbone"]:
@@ -456,6 +461,7 @@ def begin_study(
         used_examples=plan.examples,
         state="running",
         reason="",
+        **({} if earlier else {"mirroring": None, "warm_start": None}),  # of other settings
     )
     store.add_latencies(settings.name, search_space.latency)
     issues = [DataIssueRow(**vars(issue)) for issue in dataset.issues]
@@ -712,7 +718,9 @@ def _store_state(
     command: str,
     reason: str = "",
 ) -> None:
-    before = store.study(settings.name).seconds
+    facts = store.study(settings.name)
+    counted = 0.0 if facts.state == "running" else facts.run_seconds or 0.0  # of this run
+    before = facts.seconds - counted
     store.update_study(
         settings.name,
         state=state,

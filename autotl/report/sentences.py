@@ -95,7 +95,7 @@ def describe_mirroring(mirroring: Mapping[str, Any]) -> str:
     'A head scores 0.90 on 90 images and 0.50 on them mirrored, so training does not mirror images.'
     """
     if not mirroring["n"]:
-        return "There was no time to measure whether the classes survive mirroring."
+        return "It was not measured whether the classes survive mirroring."
     result = "may mirror images" if mirroring["survives"] else "does not mirror images"
     return (
         f"A head scores {mirroring['accuracy']:.2f} on {mirroring['n']} images and "
@@ -280,7 +280,7 @@ def _only_model(summary: Mapping[str, Any]) -> str:
     score, details = best["validation"], describe_config(best["config"] or {}, values=False)
     return (
         f"The model is {details or winner_name(summary)}: {summary['metric']} "
-        f"{format_interval(score['mean'], score)} on the validation split."
+        f"{format_interval(score['mean'], score)} {_where_searched(summary)}."
     )
 
 

@@ -177,6 +177,8 @@ def _cut_trial(
     completed = [row.config for row in ranked]  # an interrupted trial is begun again
     best = None
     limit = ranked[0].score if ranked else None
+    if ranked and facts.data.folds:
+        return None  # epochs are scored on the first fold alone
     for row in rows:
         if row.status in ("complete", "running") or row.facts.excluded or row.config in completed:
             continue

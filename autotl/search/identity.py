@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from autotl.errors import StudyError
+from autotl.scoring import metrics
 from autotl.study import StudyConfig
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ def find_earlier(store: Store, settings: StudyConfig) -> StudyFacts | None:
         return None
     if any(row.status == "complete" for row in store.trials(settings.name)):
         return facts
+    if facts.direction != metrics.get(settings.metric).direction:
+        return facts  # Optuna's study optimises in its direction for good
     old = dict(facts.identity)
     if facts.input_size and not settings.image_size:
         old["image_size"] = []  # the search chose it, and chooses it again from the same settings
@@ -62,6 +65,9 @@ def adopt(settings: StudyConfig, identity: Mapping[str, Any] | None) -> StudyCon
     if identity and identity.get("precision") in PRECISIONS:
         stored["precision"] = PRECISIONS[identity["precision"]]
     given = settings.model_dump(include=settings.model_fields_set)
+    for one, other in (("folds", "validation"), ("validation", "folds")):
+        if given.get(one) is not None:  # only one of them can be set; the difference is reported
+            stored.pop(other, None)
     return StudyConfig.model_validate({**stored, **given}) if stored else settings
 
 

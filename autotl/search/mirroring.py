@@ -27,6 +27,9 @@ MOST_TRAINING, MOST_SCORED = 500, 300
 FEWEST_SCORED = 50
 """The number of mirrored images for which there must be time."""
 
+FEATURES_FRACTION = 0.1
+"""The fraction of the budget for the features of images as they are, which a first probe reuses."""
+
 TIME_FRACTION = 0.02
 """The fraction of the budget in which features of mirrored images are computed."""
 
@@ -61,6 +64,9 @@ def _measure(model: Model, config: Config, context: TrainingContext) -> Mirrorin
     scored = _draw(validation, MOST_SCORED, context.settings.seed)
     if len(scored) < FEWEST_SCORED:
         return None
+
+    if budget.seconds is not None:
+        task.deadline = time.monotonic() + FEATURES_FRACTION * budget.seconds
 
     def on(indices: Indices) -> Task:
         return replace(task, train=context.batches_of(model, indices), validation=None)

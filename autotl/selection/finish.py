@@ -171,6 +171,8 @@ class Finish:
         facts = self.store.study(self.context.settings.name)
         images = tuple(self.store.images(self.context.settings.name))
         evidence = Evidence(self.selection.result, facts.calibration, facts.out_of_sample, images)
+        if winner.latency is None and facts.model:
+            winner = winner.model_copy(update={"latency": facts.model.contender.latency})
         self.folder.store_evidence(winner, evidence, refitted=True)
 
     def _evidence(self, winner: Contender) -> Evidence:

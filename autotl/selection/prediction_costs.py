@@ -28,7 +28,10 @@ def add_latencies(
     seconds = MEASURING_SECONDS
     if budget.seconds is not None:
         seconds = min(seconds, MEASURING_FRACTION * budget.seconds)
-    latencies = training.measure_latencies(networks, device, seconds)
+    try:
+        latencies = training.measure_latencies(networks, device, seconds)
+    except RuntimeError:  # such as a GPU without memory for all of them: costs may be missing
+        return list(contenders)
     return [
         contender.model_copy(update={"latency": Latency.model_validate(asdict(latency))})
         for contender, latency in zip(contenders, latencies, strict=True)

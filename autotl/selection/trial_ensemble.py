@@ -69,7 +69,8 @@ def choose_ensemble(
     if len(rows) < 2 or len(np.unique(units)) < FEWEST_UNITS:
         return None
     best, of_best = contender(rows[0]), predictions[0]
-    count = _affordable_candidates(metric, labels, of_best)
+    timed = budget.seconds is not None
+    count = _affordable_candidates(metric, labels, of_best) if timed else CANDIDATES
     rows, predictions = rows[:count], predictions[:count]
     shuffled = np.random.default_rng(context.settings.seed).permutation(max(dataset.units) + 1)
     while True:
