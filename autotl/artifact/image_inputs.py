@@ -29,6 +29,11 @@ def list_images(images: Any) -> list[Any]:
     if isinstance(images, str | Path):
         return list(_list_path(images))
     if isinstance(images, np.ndarray):
+        if images.ndim == 3 and images.shape[2] in (1, 2, 4):
+            raise DataError(
+                f"an array {images.dtype} {list(images.shape)} is neither an image [H, W] or "
+                "[H, W, 3] nor a batch of these; convert it, e.g. with Pillow"
+            )
         is_batch = images.ndim > 3 or (images.ndim == 3 and images.shape[2] != 3)
         return list(images) if is_batch else [images]
     if hasattr(images, "getbands"):  # a Pillow image

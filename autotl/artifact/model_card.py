@@ -82,13 +82,23 @@ def render(config: Mapping[str, Any], title: str, results: Mapping[str, Any] | N
         config=config,
         title=title,
         results=results,
-        standalone_code=standalone.render(parts) + standalone.EXAMPLE if "head" in parts else "",
+        standalone_code=_standalone_code(config, parts),
         reason=parts.get("reason", ""),
         autotl_code=USE_WITH_AUTOTL.format(plugin=f", plugin={json.dumps(files)}" if files else ""),
         options="".join(f" --plugin {shlex.quote(f)}" for f in files),
         combination=config.get("combination", {}),
         recipes=_recipes(config),
     )
+
+
+def _standalone_code(config: Mapping[str, Any], parts: Mapping[str, str]) -> str:
+    """The code that loads the model without autotl; empty if there is none.
+
+    It has no example for a model of images with more than 8 bits, which autotl scales.
+    """
+    if "head" not in parts:
+        return ""
+    return standalone.render(parts) + ("" if config.get("scales") else standalone.EXAMPLE)
 
 
 def _plugin_files(config: Mapping[str, Any]) -> list[str]:

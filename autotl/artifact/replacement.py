@@ -80,6 +80,8 @@ def restore(folder: Path) -> None:
     """Finish what an earlier ``replace`` did not, because its process was killed."""
     aside = _aside(folder)
     if aside.is_dir():
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()  # somebody made it in the place of the model
         if folder.exists():
             _retire(aside, folder)
         else:
@@ -93,7 +95,7 @@ def current(folder: Path) -> Path:
 
 
 def _aside(folder: Path) -> Path:
-    folder = folder.resolve()  # "." has no name
+    folder = folder if folder.name else folder.resolve()  # "." has no name
     return folder.parent / f".{folder.name}.autotl-old"
 
 

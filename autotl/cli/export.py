@@ -66,19 +66,21 @@ def export(
     require_folder(model)
     from autotl import models
     from autotl.artifact import export as exporter
-    from autotl.artifact import model_folder
+    from autotl.artifact import model_folder, replacement
     from autotl.space import registry
 
     exporter.check_requirements(to)
     plugins = registry.load(plugin)
     predictor = model_folder.load(model, plugins, models.select_device("cpu"))
-    file = out or model / f"model{exporter.SUFFIXES[to]}"
+    file = out or replacement.current(model) / f"model{exporter.SUFFIXES[to]}"
     if not file.parent.is_dir():
         raise ArtifactError(f"there is no folder {file.parent} to export to; create it first")
     exporter.check_file(file, to)
     origin, examples = _comparison_examples(source, predictor, plugins, to)
     limit = INT8_IMAGES if to == "onnx-int8" else FLOAT32_IMAGES
     images, labels = exporter.decode_examples(predictor, examples, limit, _warn)
+    if source is not None and not examples:
+        raise DataError(f"{source}: there are no images in it")
     if examples and not len(images):
         raise DataError(f"{origin}: none of its images can be read")
     if not examples:

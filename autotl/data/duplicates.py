@@ -94,14 +94,14 @@ def find_near_groups(
             action = "not taken for copies; give a group to images of one object or video"
             issues.append(Issue(classes[label], problem, action))
             continue
-        groups.append(members)
+        by_split: dict[str, list[int]] = {}
+        for i in members:  # no near-copy moves another into a split that the source gives
+            by_split.setdefault(examples[i].split, []).append(i)
+        groups += [part for part in by_split.values() if len(part) > 1]
         names = join_names([examples[i].name for i in members[1:]])
-        given = {examples[i].split for i in members}
-        action = (
-            "kept as given; scores there may be too high"
-            if len(given) > 1
-            else "kept in the same split"
-        )
+        action = "kept in the same split"
+        if len(by_split) > 1:
+            action = "kept as given; scores there may be too high"
         issues.append(Issue(first.name, f"nearly the same image as {names}", action))
     return groups, [*issues, *_find_contradictions(examples, labels, np.array(chosen)[pairs])]
 
@@ -109,14 +109,20 @@ def find_near_groups(
 def _find_contradictions(
     examples: Sequence[Example], labels: NDArray[np.int64], pairs: NDArray[np.int64]
 ) -> Iterator[Issue]:
+    """One issue for each pair of classes, with the first of the images."""
+    different: dict[tuple[int, int], list[tuple[int, int]]] = {}
     for one, two in pairs.tolist():
         if labels[one] != labels[two]:
-            yield Issue(
-                examples[one].name,
-                f"nearly the same image as {examples[two].name}, which is labelled "
-                f"{examples[two].label}, not {examples[one].label}",
-                "both are used as labelled; check the labels",
-            )
+            classes = sorted((int(labels[one]), int(labels[two])))
+            different.setdefault((classes[0], classes[1]), []).append((one, two))
+    for (one, two), *more in different.values():
+        others = f" ({len(more)} more pairs of these classes)" if more else ""
+        yield Issue(
+            examples[one].name,
+            f"nearly the same image as {examples[two].name}, which is labelled "
+            f"{examples[two].label}, not {examples[one].label}{others}",
+            "both are used as labelled; check the labels",
+        )
 
 
 def _connect(pairs: Sequence[Sequence[int]], labels: NDArray[np.int64]) -> list[list[int]]:

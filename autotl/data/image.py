@@ -90,7 +90,11 @@ def open_upright(image: Any, side: int) -> Image.Image:
         return Image.fromarray(image)
     if isinstance(image, Image.Image):
         _check_size(*image.size)
-        return ImageOps.exif_transpose(image)
+        upright = image.copy()
+        with suppress(Exception):  # broken EXIF is common, and unrelated to the pixels
+            upright = ImageOps.exif_transpose(image)
+        upright.format = image.format  # by which its scale is found
+        return upright
     if not isinstance(image, BytesIO):
         require_regular_file(image)
     try:

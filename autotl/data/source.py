@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import NamedTuple
 
 from autotl.space.plugin import Example, Issue
@@ -26,6 +27,8 @@ def read_source(source: str, plugins: Registry) -> Source:
         DataError: The source cannot be read.
         PluginError: No dataset plugin reads it.
     """
+    if source.startswith("~"):
+        source = str(Path(source).expanduser())
     items = list(plugins.dataset(source).call({"source": source}, {}))
     issues = [item for item in items if isinstance(item, Issue)]
     return Source([item for item in items if not isinstance(item, Issue)], issues)

@@ -34,9 +34,13 @@ def test_near_copies_stay_in_one_split_and_are_reported() -> None:
 
 def test_near_copies_in_different_given_splits_are_reported() -> None:
     train = [*scenes(8), example("a/copy", jpeg(scene(100 * ord("a")), 60), "a", "test")]
-    [near, *_] = issues(check(train, "here"))
+    dataset = check(train, "here")
+    [near, *_] = issues(dataset)
     assert near[1] == "nearly the same image as a/copy"
     assert near[2].startswith("kept as given")
+    split_of = {e.name: s for e, s in zip(dataset.examples, dataset.splits, strict=True)}
+    assert split_of["a/copy"] == "test"
+    assert split_of["a/0"] != "test"  # the test split is the one that was given
 
 
 def test_near_copies_with_other_labels_are_reported_and_used() -> None:
@@ -47,6 +51,9 @@ def test_near_copies_with_other_labels_are_reported_and_used() -> None:
         "nearly the same image as b/copy, which is labelled b, not a",
     )
     assert "check the labels" in action
+    more = [example(f"b/{i}", jpeg(scene(100 * ord("a")), 50 + i), "b") for i in range(3)]
+    [problem] = [p for _, p, a in issues(check([*scenes(8), *more], "here")) if "labels" in a]
+    assert "2 more pairs of these classes" in problem
     assert len(set(dataset.units)) == 17
 
 
