@@ -53,11 +53,24 @@ def _list_path(name: str | Path) -> Iterator[Path]:
     if not path.is_dir():
         yield path
         return
+    yield from (path / file for file in list_folder(path).images)
+
+
+def list_folder(folder: Path) -> image_files.Listing:
+    """List the images below a folder, of which there must be one.
+
+    Raises:
+        DataError: The folder cannot be listed, or has no image.
+    """
     try:
-        files = image_files.list_images(path).images
+        listing = image_files.list_images(folder)
     except OSError as error:
-        raise DataError(f"{path} cannot be listed: {error.strerror}") from None
-    if not files:
+        raise DataError(f"{folder} cannot be listed: {error.strerror}") from None
+    if not listing.images:
+        issues = list(image_files.describe_unread(listing))
+        reason = f"there are {issues[0][1]}" if issues else "it is empty"
         endings = ", ".join(image_files.SUFFIXES)
-        raise DataError(f"{path}: no images in this folder; expected files with {endings}")
-    yield from (path / file for file in files)
+        raise DataError(
+            f"{folder}: no images in this folder; {reason}; expected files with {endings}"
+        )
+    return listing

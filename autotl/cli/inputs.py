@@ -48,18 +48,10 @@ def find_images(names: Sequence[str], warn: Callable[[str], None]) -> Iterator[s
 
 
 def _list_folder(name: str, warn: Callable[[str], None]) -> Iterator[str]:
-    try:
-        listing = image_files.list_images(Path(name))
-    except OSError as error:
-        raise DataError(f"{name} cannot be listed: {error.strerror}") from None
-    issues = list(image_files.describe_unread(listing))
-    if not listing.images:
-        reason = f"there are {issues[0][1]}" if issues else "it is empty"
-        endings = ", ".join(image_files.SUFFIXES)
-        raise DataError(
-            f"{name}: no images in this folder; {reason}; expected files with {endings}"
-        )
-    for issue in issues:
+    from autotl.artifact.image_inputs import list_folder
+
+    listing = list_folder(Path(name))
+    for issue in image_files.describe_unread(listing):
         warn("{}: {}: {} ({})".format(name, *issue))
     yield from (str(Path(name, path)) for path in listing.images)
 

@@ -101,10 +101,9 @@ class FinalSelection:
         for _ in self.repeats.run():
             self._compare(self.repeats.completed(), [])
         singles = self.repeats.completed()
-        if len(singles) > 1 and self.repeats.count >= FEWEST_REPEATS:
+        if self.repeats.count >= FEWEST_REPEATS and len(singles) > 1:
             singles = self._with_latencies(singles)
-        enough = self.repeats.count >= FEWEST_REPEATS and len(singles) > 1
-        self._compare(singles, self._combinations(singles) if enough else [])
+            self._compare(singles, self._combinations(singles))
 
     def _with_latencies(self, singles: Sequence[Contender]) -> list[Contender]:
         """Measure what a prediction takes, in turn for all contenders."""
