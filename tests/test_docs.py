@@ -112,7 +112,7 @@ def test_the_readmes_commands_are_one_line_each(name: str) -> None:
 
 
 def test_options_of_search_are_settings_and_the_other_way_round() -> None:
-    options = {p.name for p in commands()["autotl search"].params} - {"source", "quiet"}
+    options = {p.name for p in commands()["autotl search"].params} - {"source", "quiet", "isolate"}
     settings = set(study.StudyConfig.model_fields) - {"data", "space", "views", "label_smoothing"}
     assert options == settings
 

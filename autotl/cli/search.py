@@ -203,8 +203,14 @@ FOLDS = click.option(
 @click.option(
     "--seed", type=int, metavar="N", help="Seed of the random number generators (default: 0)."
 )
+@click.option(
+    "--isolate",
+    is_flag=True,
+    help="Search in a process of its own: if it crashes, only the running trial fails "
+    "(default: no).",
+)
 @QUIET
-def search(source: str, quiet: bool, **options: Any) -> None:
+def search(source: str, quiet: bool, isolate: bool, **options: Any) -> None:
     """Search for the best transfer configuration for DATA.
 
     DATA is a folder (class/*.jpg, or train|val|test/class/*), a CSV (path,label[,split][,group]),
@@ -215,6 +221,13 @@ def search(source: str, quiet: bool, **options: Any) -> None:
     from autotl import study
 
     settings = study.configure(source, given_options(options))
+    if isolate:
+        from autotl.cli import isolation
+        from autotl.search import preflight
+
+        preflight.check(settings)
+        words = [word for word in sys.argv[1:] if word != "--isolate"]
+        sys.exit(isolation.run(settings, words, began))
     result = _run(settings, quiet, command=shlex.join(["autotl", *sys.argv[1:]]), began=began)
     if not quiet:
         from autotl import report

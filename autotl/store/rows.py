@@ -15,6 +15,7 @@ STATUSES = (
     "complete",
     "pruned",
     "failed",
+    "crashed",
     "out_of_memory",
     "diverged",
     "incompatible",
