@@ -109,7 +109,9 @@ class SelectionBudget:
         return sets
 
     def repeats_seconds(self, left: float) -> float:
-        """Return the seconds to reserve for the repeats; 0 if there is no time for a selection.
+        """Return the seconds to reserve for the repeats; 0 if there is no time for three of them.
+
+        Two repeats tell little, so they get only time that no trial can use.
 
         Args:
             left: The seconds that are available.
@@ -119,6 +121,8 @@ class SelectionBudget:
         if self.fine_tunes and not any(map(is_fine_tuned, self.leaderboard.ranked)):
             return 0.0
         field = self.choose_field(min(SELECTION_FRACTION * self.budget.seconds, left))
+        if field.repeats < min(PREFERRED_REPEATS):
+            return 0.0
         return SLACK * field.repeats * sum(map(self.seconds, field.contenders))
 
     def reserve(self) -> None:

@@ -106,6 +106,8 @@ def test_time_for_the_repeats_is_reserved() -> None:
     assert plan([200.0] * 9, budget).repeats_seconds(1000.0) == 0.0
     # The time left decides who takes part, and at last that the search may use all of it.
     assert nine.repeats_seconds(7.0) == pytest.approx(SLACK * 2 * 3)
+    assert nine.repeats_seconds(5.0) == 0.0  # for two repeats, which tell too little
+    assert field(nine, 5.0) == ([0, 1], 2)  # but what is left at the end may be used for them
     assert nine.repeats_seconds(3.0) == 0.0
     assert plan([1.0] * 9, Budget(None)).repeats_seconds(float("inf")) == 0.0
     budget.reserved_repeats = 100.0
