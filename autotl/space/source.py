@@ -7,8 +7,10 @@ import hashlib
 import importlib.util
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
 from importlib.machinery import ModuleSpec
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 INSTALLED = {"site-packages", "dist-packages"}
@@ -44,7 +46,7 @@ def source_digest(module: str) -> str:
             if top == own or not _is_installed(imported):
                 waiting.append(imported)
             else:
-                versions[top] = str(getattr(sys.modules.get(top), "__version__", ""))
+                versions[top] = _version(top)
     text = repr((sorted(sources.items()), sorted(versions.items())))
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -64,6 +66,16 @@ def _read(spec: ModuleSpec | None) -> str:
         return Path(spec.origin).read_text("utf-8") if spec and spec.origin else ""
     except (OSError, ValueError):  # built in, or compiled
         return ""
+
+
+def _version(package: str) -> str:
+    """Return the version of an installed package, as it states it or as pip knows it."""
+    loaded = sys.modules.get(package)
+    stated = vars(loaded).get("__version__") if loaded else None  # getattr may warn
+    if stated is None:
+        with suppress(PackageNotFoundError):
+            return version(package)
+    return str(stated or "")
 
 
 def _is_installed(name: str) -> bool:

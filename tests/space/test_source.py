@@ -77,5 +77,15 @@ def test_of_an_installed_package_the_version_counts(
     assert digest() != before
 
 
+def test_a_version_is_read_without_a_warning(write: Write) -> None:
+    """Click warns if its ``__version__`` is read."""
+    import click  # noqa: F401
+
+    write("ours/plugins.py", "import click\n")
+    with_click = digest()
+    write("ours/plugins.py", "import timm\n")
+    assert digest() != with_click
+
+
 def test_a_module_without_a_file_has_a_digest() -> None:
     assert source_digest("nowhere") == source_digest("nowhere")
