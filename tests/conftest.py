@@ -12,11 +12,17 @@ from typing import Any
 
 import pytest
 import torch
+from gpu import MISSING
 from images import FAST, write_images, write_plugin
 
 from autotl import study
 
 torch.set_num_threads(1)  # the models are tiny: more threads only wait for each other
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if MISSING and item.get_closest_marker("gpu"):
+        pytest.skip("needs a GPU with CUDA")
 
 
 @pytest.fixture(scope="session")

@@ -22,8 +22,8 @@ import math
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +79,7 @@ class Benchmark:
     train: np.ndarray
     validation: np.ndarray
     seed: int = 0
+    device: models.Device = field(default_factory=lambda: models.select_device("cpu"))
 
     def make_config(self, freeze: str, values: dict[str, Any]) -> Config:
         """Make a configuration of the list."""
@@ -137,23 +138,40 @@ class Decoded(Photos):
         return self.images[position]
 
 
-def make_loaders(bench: Benchmark, tuned: bool) -> tuple[DataLoader, DataLoader]:
-    """Make loaders of the training images, augmented, and of the validation images."""
-    end = [] if tuned else [v2.PILToTensor()]
+def make_loaders(bench: Benchmark, decoded: bool) -> tuple[DataLoader, DataLoader]:
+    """Make loaders of the training images, augmented, and of the validation images.
+
+    Args:
+        bench: The benchmark.
+        decoded: Decode the images once, and augment them in this process; otherwise as many
+            processes as there are threads decode and augment them in every epoch.
+    """
+    end = [] if decoded else [v2.PILToTensor()]
     size = (bench.size, bench.size)
     augment = [v2.RandomResizedCrop(size, scale=(0.5, 1.0)), v2.RandomHorizontalFlip()]
-    kind = Decoded if tuned else Photos
+    kind = Decoded if decoded else Photos
     train = kind(bench, bench.train, v2.Compose([*augment, *end]))
     validation = kind(bench, bench.validation, v2.Compose([v2.Resize(size), *end]))
-    workers = 0 if tuned else torch.get_num_threads()
+    workers = 0 if decoded else torch.get_num_threads()
     options: dict[str, Any] = {"batch_size": bench.batch, "num_workers": workers}
+    if bench.device.torch_device.type == "cuda":
+        options |= {"pin_memory": True, "persistent_workers": workers > 0}
     train_loader = DataLoader(train, shuffle=True, drop_last=True, **options)
     return train_loader, DataLoader(validation, **options)
 
 
-def train_with_own_loop(bench: Benchmark, configs: list[Config], tuned: bool) -> list[Run]:
-    """Train all configurations as a user would, in an Optuna study."""
-    train, validation = make_loaders(bench, tuned)
+def train_with_own_loop(
+    bench: Benchmark, configs: list[Config], tuned: bool, decoded: bool | None = None
+) -> list[Run]:
+    """Train all configurations as a user would, in an Optuna study.
+
+    Args:
+        bench: The benchmark.
+        configs: The configurations.
+        tuned: Train in bfloat16 with channels last.
+        decoded: See ``make_loaders``; None for the value of ``tuned``.
+    """
+    train, validation = make_loaders(bench, tuned if decoded is None else decoded)
     runs: list[Run] = []
 
     def objective(trial: optuna.Trial) -> float:
@@ -172,11 +190,16 @@ def train_with_own_loop(bench: Benchmark, configs: list[Config], tuned: bool) ->
 
 
 def train_by_hand(
-    bench: Benchmark, config: Config, train: DataLoader, validation: DataLoader, tuned: bool
+    bench: Benchmark,
+    config: Config,
+    train: DataLoader,
+    validation: Iterable[tuple[Tensor, Tensor]],
+    tuned: bool,
 ) -> float:
-    """Train one configuration in a simple loop; return its accuracy."""
+    """Train one configuration in a simple loop; return its accuracy, NaN without validation."""
     torch.manual_seed(bench.seed)
-    network = bench.build(config, models.Device(torch.device("cpu"), None))
+    device = bench.device.torch_device
+    network = bench.build(config, models.Device(device, None))
     memory_format = torch.channels_last if tuned else torch.contiguous_format
     for p in network.parameters():
         if p.ndim == 4:
@@ -184,8 +207,9 @@ def train_by_hand(
     steps, step, optimizer, before = bench.epochs * len(train), 0, None, None
 
     def compute_logits(images: Tensor) -> tuple[Tensor, Tensor]:
+        images = images.to(device, non_blocking=True)
         scaled = ((images - network.mean) / network.std).contiguous(memory_format=memory_format)
-        with torch.autocast("cpu", torch.bfloat16, enabled=tuned):
+        with torch.autocast(device.type, torch.bfloat16, enabled=tuned):
             features = network.extract_features(scaled)
             return features.float(), network.head(features).float()
 
@@ -194,7 +218,8 @@ def train_by_hand(
         if before != (before := [(group["lr"], len(group["params"])) for group in groups]):
             for p in network.parameters():
                 p.requires_grad = p in trainable
-            optimizer = torch.optim.AdamW([dict(group) for group in groups], weight_decay=DECAY)
+            copies = [dict(group) for group in groups]
+            optimizer = torch.optim.AdamW(copies, weight_decay=DECAY, fused=tuned or None)
         network.train()
         for images, labels in train:
             rate = (1 + math.cos(math.pi * step / steps)) / 2
@@ -202,6 +227,7 @@ def train_by_hand(
             for chosen, group in zip(optimizer.param_groups, groups, strict=True):
                 chosen["lr"] = rate * group["lr"]
             features, logits = compute_logits(images)
+            labels = labels.to(device, non_blocking=True)
             loss = nn.functional.cross_entropy(logits, labels, label_smoothing=SMOOTHING)
             for penalty in network.penalties:
                 loss = loss + penalty(features)
@@ -211,8 +237,8 @@ def train_by_hand(
             step += 1
         network.eval()
         with torch.no_grad():
-            logits = torch.cat([compute_logits(images)[1] for images, _ in validation])
-    return bench.accuracy(logits.numpy())
+            parts = [compute_logits(images)[1] for images, _ in validation]
+    return bench.accuracy(torch.cat(parts).cpu().numpy()) if parts else math.nan
 
 
 # AutoTL.
@@ -220,7 +246,7 @@ def train_by_hand(
 
 def train_with_autotl(bench: Benchmark, configs: list[Config], folder: Path) -> list[Run]:
     """Train all configurations as a search with a budget does, with a cache that begins empty."""
-    device = models.select_device("cpu")
+    device = bench.device
     cache = FeatureCache(folder=folder)
     micro_batch_sizes, measured_costs = dict[str, int](), dict[str, Any]()
     runs = []
