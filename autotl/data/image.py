@@ -11,11 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from autotl.data import scale
 from autotl.data.large_images import load_upright, open_image
@@ -97,19 +97,22 @@ def open_upright(image: Any, side: int) -> Image.Image:
         return upright
     if not isinstance(image, BytesIO):
         require_regular_file(image)
-    try:
-        with open_image(image) as opened:
-            _check_size(*opened.size)
-            return load_upright(opened, side, lambda part: to_rgb(part, {}))
-    except UnidentifiedImageError:
-        return _open_other(image)
+    with suppress(UnidentifiedImageError), open_image(image) as opened:
+        return _load(opened, side)
+    with open_image(image, _heif_reader(image)) as opened:
+        return _load(opened, side)
 
 
-def _open_other(image: Any) -> Image.Image:
-    """Open an image in a format that Pillow does not know: HEIC, with pillow-heif.
+def _load(opened: ImageFile.ImageFile, side: int) -> Image.Image:
+    _check_size(*opened.size)
+    return load_upright(opened, side, lambda part: to_rgb(part, {}))
+
+
+def _heif_reader(image: Any) -> Callable[[BinaryIO], ImageFile.ImageFile]:
+    """The reader of pillow-heif for an image in a format that Pillow does not know.
 
     Raises:
-        ValueError: The message names the format.
+        ValueError: It is in another format, which the message names, or pillow-heif is missing.
         UnidentifiedImageError: The format is not known.
     """
     head = image.getvalue()[:132] if isinstance(image, BytesIO) else _read_head(image)
@@ -121,9 +124,8 @@ def _open_other(image: Any) -> Image.Image:
         import pillow_heif
     except ImportError:
         raise ValueError('HEIC is read only with: pip install "autotl[heif]"') from None
-    opened: Image.Image = pillow_heif.open_heif(image).to_pillow()  # upright already
-    _check_size(*opened.size)
-    return opened
+    reader: Callable[[BinaryIO], ImageFile.ImageFile] = pillow_heif.HeifImageFile
+    return reader
 
 
 def _read_head(file: Any) -> bytes:

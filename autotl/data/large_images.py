@@ -74,21 +74,26 @@ _in_flight = _Bound(BYTES_IN_FLIGHT)
 
 
 @contextmanager
-def open_image(source: Any) -> Iterator[ImageFile.ImageFile]:
-    """Open an image file with Pillow and read its header.
+def open_image(
+    source: Any, read: Callable[[BinaryIO], ImageFile.ImageFile] | None = None
+) -> Iterator[ImageFile.ImageFile]:
+    """Open an image file and read its header.
 
     Args:
         source: A path or a binary file.
+        read: Reads the header; by default Pillow does.
 
     Raises:
         ValueError: It has more megapixels than the maximum.
         Exception: Whatever Pillow raises on broken files.
     """
+    read = read or _identify
     if isinstance(source, str | Path):
         with Path(source).open("rb") as file:
-            yield _check_pixels(_identify(file))
+            yield _check_pixels(read(file))
     else:
-        yield _check_pixels(_identify(source))
+        source.seek(0)
+        yield _check_pixels(read(source))
 
 
 def _identify(file: BinaryIO) -> ImageFile.ImageFile:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from noise_images import noise
-from PIL import Image
+from PIL import ExifTags, Image
 
 from autotl.data import decode
 from autotl.data.image import map_in_threads
@@ -108,6 +109,23 @@ def test_heic_is_read_where_pillow_heif_is_installed(tmp_path: Path) -> None:
     (tmp_path / "a.heic").rename(tmp_path / "a.jpg")  # the suffix does not matter
     pixels = decode(tmp_path / "a.jpg", 8, "bicubic")
     assert np.abs(pixels.astype(int) - [200, 40, 40]).max() <= 4
+
+
+def test_heic_has_the_limit_of_pixels_and_is_upright(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pillow_heif = pytest.importorskip("pillow_heif")
+    image = Image.new("RGB", (128, 64), (200, 40, 40))
+    image.paste((40, 40, 200), (0, 0, 64, 64))  # the left half is blue
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6  # to be turned clockwise: blue is above then
+    pillow_heif.from_pillow(image).save(tmp_path / "a.heic", exif=exif.tobytes())
+    pixels = decode(tmp_path / "a.heic", 8, "bicubic")
+    assert pixels[1, :, 2].min() > 150 > pixels[-2, :, 2].max()
+    assert (decode(BytesIO((tmp_path / "a.heic").read_bytes()), 8, "bicubic") == pixels).all()
+    monkeypatch.setenv("AUTOTL_MAX_MEGAPIXELS", "0.005")
+    with pytest.raises(DataError, match="more than the limit"):
+        decode(tmp_path / "a.heic", 8, "bicubic")
 
 
 @pytest.mark.parametrize(
