@@ -1,8 +1,8 @@
 """Augmentations: they map images ``uint8 [B, 3, S, S]`` to the same shape, on their device.
 
-Each image is changed differently. Augmentations that mix images also take the targets
-``float32 [B, C]``, whose rows sum to 1, and return both. All random numbers are drawn from torch's
-global generators.
+Each image is changed differently, by the random numbers that ``uniform`` draws for it.
+Augmentations that mix images also take the targets ``float32 [B, C]``, whose rows sum to 1, and
+return both. They choose pairs and weights with torch's global generators.
 """
 
 from __future__ import annotations
@@ -10,11 +10,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from autotl import Mirrors, Range, augment
+from autotl import Mirrors, Range, Uniform, augment
+
+from .image_operations import (
+    apply_operations,
+    compute_in_parts,
+    mirror_some,
+    tabulate_parameters,
+    to_device,
+)
 
 Transform = Callable[[Tensor], Tensor]
 Mixing = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -34,34 +44,55 @@ def none(size: int) -> Transform:
 
 
 @augment(order=1)
-def flip_crop(size: int, *, min_scale: MinScale = 0.5, flip: Flip = True) -> Transform:
+def flip_crop(
+    size: int, uniform: Uniform, *, min_scale: MinScale = 0.5, flip: Flip = True
+) -> Transform:
     """Random resized crop and horizontal flip (Szegedy et al. 2014, arXiv:1409.4842).
 
     ``min_scale`` is the minimum fraction of the area in the crop; the aspect ratio is 3/4 to 4/3.
     """
-    return lambda images: _flip_crop(images, min_scale, flip)
+    return lambda images: _flip_crop(images, uniform, min_scale, flip)
 
 
-def _flip_crop(images: Tensor, min_scale: float, flip: bool) -> Tensor:
-    count, device = len(images), images.device
-    area = torch.empty(count, device=device).uniform_(min_scale, 1.0)
-    ratio = torch.empty(count, device=device).uniform_(-1, 1).mul(0.2877).exp()  # log(4/3)
+def _flip_crop(images: Tensor, uniform: Uniform, min_scale: float, flip: bool) -> Tensor:
+    # Few numbers are drawn on the CPU, where float64 leaves no room for rounding.
+    numbers = uniform(images, 5, device="cpu").double()
+    area = min_scale + (1 - min_scale) * numbers[:, 0]
+    ratio = (4 / 3) ** (2 * numbers[:, 1] - 1)
     ratio = ratio.clamp(area, 1 / area)  # otherwise the longer side would exceed the image
     half = torch.stack([(area * ratio).sqrt(), (area / ratio).sqrt()], 1)
-    centre = (torch.rand(count, 2, device=device) * 2 - 1) * (1 - half)
-    sign = torch.where(torch.rand(count, device=device) < 0.5, -1.0, 1.0) if flip else 1.0
-    affine = torch.zeros(count, 2, 3, device=device)
-    affine[:, 0, 0], affine[:, 1, 1], affine[:, :, 2] = half[:, 0] * sign, half[:, 1], centre
-    grid = functional.affine_grid(affine, list(images.shape), align_corners=False)
-    crops = functional.grid_sample(
+    centre = (2 * numbers[:, 2:4] - 1) * (1 - half)
+    if flip:
+        half[:, 0] *= torch.where(numbers[:, 4] < 0.5, -1.0, 1.0)
+    crops = to_device(torch.cat([half, centre], 1).float(), images)
+    return compute_in_parts(_crop, images, crops)
+
+
+def _crop(images: Tensor, crops: Tensor) -> Tensor:
+    """Crop images, bilinearly.
+
+    Args:
+        images: ``uint8 [B, 3, H, W]``.
+        crops: Half of the width and height of each crop, and its centre, from -1 to 1:
+            ``float32 [B, 4]``.
+    """
+    shape = len(images), *images.shape[2:]
+    lines = []
+    for axis, side in ((0, shape[2]), (1, shape[1])):
+        along = (torch.arange(side, device=images.device) * 2 + 1) / side - 1
+        lines.append(along * crops[:, [axis]] + crops[:, [axis + 2]])
+    x, y = lines
+    grid = torch.stack([x[:, None].expand(shape), y[:, :, None].expand(shape)], -1)
+    cropped = functional.grid_sample(
         images.float(), grid, padding_mode="reflection", align_corners=False
     )
-    return crops.round_().clamp_(0, 255).to(torch.uint8)
+    return cropped.round_().clamp_(0, 255).to(torch.uint8)
 
 
 @augment
 def rand_augment(
     size: int,
+    uniform: Uniform,
     *,
     operations: Annotated[int, Range(1, 3)] = 2,
     magnitude: Annotated[int, Range(1, 20)] = 7,
@@ -71,30 +102,40 @@ def rand_augment(
 
     ``magnitude`` is on torchvision's scale from 0 to 30.
     """
-    from torchvision.transforms import v2
-
-    return _augment_each(v2.RandAugment(operations, magnitude), flip)
+    parameters = tabulate_parameters(size, wide=False)[:, :, [magnitude]]
+    return _operate(parameters, operations, flip, uniform)
 
 
 @augment
-def trivial_augment(size: int, *, flip: Flip = True) -> Transform:
+def trivial_augment(size: int, uniform: Uniform, *, flip: Flip = True) -> Transform:
     """TrivialAugment: one random operation (Müller & Hutter 2021, arXiv:2103.10158)."""
-    from torchvision.transforms import v2
-
-    return _augment_each(v2.TrivialAugmentWide(), flip)
+    return _operate(tabulate_parameters(size, wide=True), 1, flip, uniform)
 
 
-def _augment_each(operation: Transform, flip: bool) -> Transform:
-    """Apply ``operation`` to each image separately, and flip half of them if ``flip``."""
-    from torchvision.transforms import v2
+def _operate(
+    parameters: NDArray[np.float32], rounds: int, flip: bool, uniform: Uniform
+) -> Transform:
+    """Apply ``rounds`` random operations to each image, and flip half of them if ``flip``.
 
-    random_flip = v2.RandomHorizontalFlip(0.5 if flip else 0.0)
-    return lambda images: torch.stack([random_flip(operation(image)) for image in images])
+    The ``parameters [14, 2, M, 6]`` are those of the operations, for both signs and M magnitudes.
+    """
+
+    def transform(images: Tensor) -> Tensor:
+        numbers = uniform(images, rounds, 3, device="cpu").double().numpy()
+        draws = (numbers * parameters.shape[:3]).astype(np.int64)
+        for operation, sign, magnitude in draws.transpose(1, 2, 0):
+            images = apply_operations(images, operation, parameters[operation, sign, magnitude])
+        if flip:
+            images = mirror_some(images, (uniform(images, device="cpu") < 0.5).numpy())
+        return images
+
+    return transform
 
 
 @augment
 def random_erasing(
     size: int,
+    uniform: Uniform,
     *,
     probability: Annotated[float, Range(0.1, 1.0)] = 0.5,
     max_area: Annotated[float, Range(0.05, 0.5)] = 0.33,
@@ -109,31 +150,48 @@ def random_erasing(
     """
 
     def transform(images: Tensor) -> Tensor:
-        images = _flip_crop(images, min_scale, flip)
-        count, device = len(images), images.device
-        fraction = torch.empty(count, device=device).uniform_(0.02, max_area)
-        ratio = torch.empty(count, device=device).uniform_(-1, 1).mul(1.204).exp()  # log(10/3)
-        is_erased = torch.rand(count, device=device) < probability
-        if fill == "noise":
-            filling = torch.randint(256, images.shape, dtype=torch.uint8, device=device)
-        else:
-            filling = images.float().mean((2, 3), keepdim=True).round_().to(torch.uint8)
-        return torch.where(_draw_boxes(fraction * is_erased, ratio, images), filling, images)
+        images = _flip_crop(images, uniform, min_scale, flip)
+        numbers = uniform(images, 5, device="cpu").double()
+        fraction = 0.02 + (max_area - 0.02) * numbers[:, 0]
+        ratio = (10 / 3) ** (2 * numbers[:, 1] - 1)
+        is_erased = numbers[:, 2] < probability
+        boxes = _make_boxes(fraction * is_erased, ratio, numbers[:, 3:], images)
+        make_filling = _make_noise if fill == "noise" else _compute_means
+        return torch.where(boxes, make_filling(images, uniform), images)
 
     return transform
 
 
+def _make_noise(images: Tensor, uniform: Uniform) -> Tensor:
+    """Noise ``uint8 [B, 3, H, W]``: a number for each pixel has 24 bits, 8 for each channel."""
+    numbers: Tensor = uniform(images, *images.shape[2:]).mul(2**24).int()
+    return numbers[..., None].view(torch.uint8)[..., :3].permute(0, 3, 1, 2)
+
+
+def _compute_means(images: Tensor, uniform: Uniform) -> Tensor:
+    """The mean colour of each image, ``uint8 [B, 3, 1, 1]``."""
+    totals = images.sum((2, 3), keepdim=True)  # of integers, exact in every order
+    return (totals / (images.shape[2] * images.shape[3])).round_().to(torch.uint8)
+
+
 @augment(mixes=True)
-def mixup(size: int, *, alpha: Alpha = 0.2, min_scale: MinScale = 0.5, flip: Flip = True) -> Mixing:
+def mixup(
+    size: int,
+    uniform: Uniform,
+    *,
+    alpha: Alpha = 0.2,
+    min_scale: MinScale = 0.5,
+    flip: Flip = True,
+) -> Mixing:
     """Crop, flip and mixup of pairs of images (Zhang et al. 2017, arXiv:1710.09412).
 
     The weight of an image is drawn from Beta(``alpha``, ``alpha``): the larger, the more even.
     """
 
     def transform(images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        images = _flip_crop(images, min_scale, flip)
+        images = _flip_crop(images, uniform, min_scale, flip)
         partner = torch.randperm(len(images), device=images.device)
-        weight = _sample_beta(alpha, targets)
+        weight = to_device(_sample_beta(alpha, len(images)), images)
         values = images.float()
         mixed = values[partner].lerp(values, weight[:, None, None, None])
         return mixed.round_().to(torch.uint8), targets[partner].lerp(targets, weight[:, None])
@@ -143,7 +201,12 @@ def mixup(size: int, *, alpha: Alpha = 0.2, min_scale: MinScale = 0.5, flip: Fli
 
 @augment(mixes=True)
 def cutmix(
-    size: int, *, alpha: Alpha = 1.0, min_scale: MinScale = 0.5, flip: Flip = True
+    size: int,
+    uniform: Uniform,
+    *,
+    alpha: Alpha = 1.0,
+    min_scale: MinScale = 0.5,
+    flip: Flip = True,
 ) -> Mixing:
     """Crop, flip and CutMix of pairs of images (Yun et al. 2019, arXiv:1905.04899).
 
@@ -152,36 +215,42 @@ def cutmix(
     """
 
     def transform(images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        images = _flip_crop(images, min_scale, flip)
+        images = _flip_crop(images, uniform, min_scale, flip)
         partner = torch.randperm(len(images), device=images.device)
-        boxes = _draw_boxes(_sample_beta(alpha, targets), torch.ones_like(targets[:, 0]), images)
+        area = _sample_beta(alpha, len(images))
+        positions = uniform(images, 2, device="cpu")
+        boxes = _make_boxes(area, torch.ones_like(area), positions, images)
         mixed = torch.where(boxes, images[partner], images)
         return mixed, targets.lerp(targets[partner], boxes.float().mean((1, 2, 3))[:, None])
 
     return transform
 
 
-def _sample_beta(alpha: float, targets: Tensor) -> Tensor:
-    """Sample Beta(alpha, alpha) once for each of the ``targets [B, C]``."""
-    sample = torch.distributions.Beta(alpha, alpha).sample(targets.shape[:1])
-    return sample.to(targets)  # sampled on the CPU, because not every device can
+def _sample_beta(alpha: float, count: int) -> Tensor:
+    """Sample Beta(alpha, alpha), ``float32 [count]`` on the CPU; not every device can."""
+    sample: Tensor = torch.distributions.Beta(alpha, alpha).sample((count,))
+    return sample
 
 
-def _draw_boxes(fraction: Tensor, ratio: Tensor, images: Tensor) -> Tensor:
-    """Draw a rectangle anywhere inside each image, as masks ``bool [B, 1, H, W]``.
+def _make_boxes(fraction: Tensor, ratio: Tensor, positions: Tensor, images: Tensor) -> Tensor:
+    """Make a rectangle inside each image, as masks ``bool [B, 1, H, W]`` on its device.
 
     Args:
         fraction: Fraction of the area ``[B]``, from 0 to 1; met up to whole pixels.
         ratio: Width divided by height ``[B]``; less extreme where the rectangle would not fit.
+        positions: Where it is, from the upper left corner: ``[B, 2]``, from 0 to 1.
         images: ``[B, 3, H, W]``.
     """
     ratio = ratio.clamp(fraction, 1 / fraction)
+    sides = torch.tensor(images.shape[2:])
+    lengths = (torch.stack([fraction / ratio, fraction * ratio], 1).sqrt() * sides).round()
+    first = (positions * (sides - lengths + 1)).floor()
+    bounds = to_device(torch.stack([first, first + lengths]).int(), images)
     masks = []
-    sizes = zip(images.shape[2:], (fraction / ratio, fraction * ratio), strict=True)
-    for side, squared in sizes:
-        length = (squared.sqrt() * side).round()
-        first = (torch.rand_like(fraction) * (side - length + 1)).floor()
+    for axis, side in enumerate(images.shape[2:]):
+        begin, end = bounds[:, :, axis, None]
         index = torch.arange(side, device=images.device)
-        masks.append((index >= first[:, None]) & (index < (first + length)[:, None]))
+        masks.append((index >= begin) & (index < end))
     rows, columns = masks
-    return (rows[:, :, None] & columns[:, None])[:, None]
+    boxes: Tensor = (rows[:, :, None] & columns[:, None])[:, None]
+    return boxes

@@ -9,7 +9,7 @@ GIVEN_ARGUMENTS: Mapping[str, tuple[str, ...]] = {
     "backbone": ("name", "weights", "size"),
     "freeze": ("model", "epochs"),
     "head": ("features", "classes"),
-    "augment": ("size",),
+    "augment": ("size", "uniform"),
     "optimizer": ("groups", "steps"),
     "balance": ("counts",),
     "dataset": ("source",),

@@ -21,7 +21,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Generic, Literal, ParamSpec, TypeVar, overload
+from typing import Any, Generic, Literal, ParamSpec, Protocol, TypeVar, overload
 
 from autotl.errors import PluginError
 from autotl.space.hyperparameter import Hyperparameter
@@ -100,6 +100,27 @@ class Balance:
     sampling: Sequence[float] | None = None
 
 
+class Uniform(Protocol):
+    """Draws the random numbers of an augmentation, each image's from a stream of its own.
+
+    A plugin that takes ``uniform`` promises that without mixing, an augmented image depends only on
+    the image and on these numbers. Cached views are then augmented batch by batch.
+    """
+
+    def __call__(self, images: Any, *shape: int, device: str | None = None) -> Any:
+        """Draw uniform random numbers, different ones in each call.
+
+        Args:
+            images: The whole batch ``uint8 [B, 3, S, S]`` that is augmented.
+            shape: The shape of the numbers of one image.
+            device: The device of the numbers; that of the images by default. On the ``"cpu"`` a
+                plugin can decide by them what to compute, and need not wait for a GPU.
+
+        Returns:
+            A tensor ``float32 [B, *shape]``, at least 0 and below 1.
+        """
+
+
 Members = Callable[[Sequence[str], str, float | None], list[str]]
 """The members of a family that match some patterns, or the default set for a device and budget."""
 
@@ -160,9 +181,17 @@ class Plugin(Generic[P, R]):
         context = {**context, **self.given}
         if size := keywords.pop(IMAGE_SIZE, None):
             context["size"] = size
+        given = {n: context[n] for n in self._arguments if n in context}
+        return self.function(**given, **keywords)  # type: ignore[call-arg]
+
+    def takes_argument(self, name: str) -> bool:
+        """Whether the function takes this argument from the core."""
+        return name in self._arguments
+
+    @property
+    def _arguments(self) -> list[str]:
         parameters = inspect.signature(self.function).parameters.values()
-        names = [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY]
-        return self.function(**{n: context[n] for n in names if n in context}, **keywords)  # type: ignore[call-arg]
+        return [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY]
 
     def member(self, name: str, weights: Weights | None) -> Plugin[P, R]:
         """The plugin of one member of this family; without weights it is initialised randomly."""

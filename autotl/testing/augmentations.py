@@ -14,6 +14,7 @@ from autotl.testing import toy
 from autotl.testing.configurations import Params
 from autotl.testing.harness import PluginHarness, are_close
 from autotl.testing.violations import describe
+from autotl.training.augmentation import UniformNumbers
 
 Augmented = tuple[Tensor, Tensor | None]
 """Images ``[B, 3, S, S]``, and targets ``[B, C]`` of mixed images."""
@@ -25,7 +26,8 @@ def check_augmentation(harness: PluginHarness, params: Params) -> bool:
     Returns:
         Whether the augmentation can be trained with.
     """
-    transform: Any = harness.plugin.call({"size": harness.side}, params)
+    uniform = UniformNumbers(harness.plugin.name)
+    transform: Any = harness.plugin.call({"size": harness.side, "uniform": uniform}, params)
     if not callable(transform):
         harness.violations.add(
             f"returns {type(transform).__name__}; return a function of images", params
@@ -67,7 +69,43 @@ def check_augmentation(harness: PluginHarness, params: Params) -> bool:
             "augments all images of a batch in the same way; draw random numbers for each image",
             params,
         )
+    if harness.plugin.takes_argument("uniform") and not harness.plugin.mixes:
+        _check_view(harness, params, augment, uniform)
     return True
+
+
+def _check_view(
+    harness: PluginHarness, params: Params, augment: _Augment, uniform: UniformNumbers
+) -> None:
+    """Check that a view of an image depends only on the image and on its uniform numbers."""
+    images = harness.make_images()
+
+    def make_view(rows: list[int], seed: int) -> Tensor | None:
+        with uniform.of_view(0, np.array(rows)):
+            augmented = augment(images[rows], seed)
+        return augmented[0] if augmented else None
+
+    every = list(range(len(images)))
+    view, other = make_view(every, 0), make_view(every, 1)
+    if view is None or other is None:
+        return
+    if not torch.equal(view, other):
+        harness.violations.add(
+            "takes uniform but also draws other random numbers, so that views cannot be repeated; "
+            "draw all of them with uniform, or do not take it",
+            params,
+        )
+        return
+    for rows in (*([i] for i in every), every[::-2]):
+        part = make_view(rows, 0)
+        if part is not None and not torch.equal(view[rows], part):
+            harness.violations.add(
+                "takes uniform but augments an image differently in another batch; compute each "
+                "image from itself and its own random numbers, and call uniform for the whole "
+                "batch, as often and with the same shapes whatever the images, or do not take it",
+                params,
+            )
+            return
 
 
 class _Augment:

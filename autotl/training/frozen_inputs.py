@@ -1,7 +1,7 @@
 """Activations of a model's frozen layers, cached by image and by view.
 
 A row of the cache depends only on its image and its view: a view of an image is drawn from random
-numbers that are seeded by the view's number and the image's index in the data set. So a row is the
+numbers that depend on the view's number and the image's index in the data set. So a row is the
 same whichever training computes it and in whichever batch, up to rounding: the order of sums may
 change with the batch size, and the prefix may run with OpenVINO, where that agrees with PyTorch up
 to rounding (``fast_inference``). An augmentation that mixes images is the exception: its rows
@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
 from autotl.data import Batches
 from autotl.frozen import CachedRows, entry_name
@@ -28,63 +27,17 @@ from autotl.frozen.split_point import HALF, SplitPoint
 from autotl.models import Device, Model, fast_inference
 from autotl.space.source import source_digest
 from autotl.space.space import Choice, Config
+from autotl.training.augmentation import Augmentation
 from autotl.training.compute import openvino_key
 from autotl.training.predict import autocast, halve_when_out_of_memory, split_for_inference
-from autotl.training.random_state import seed_torch, torch_seeded
+from autotl.training.random_state import torch_seeded
 from autotl.training.task import Task
 
-FORMAT = 2
+FORMAT = 3
 """The version of the content of rows; incremented when their meaning changes."""
 
 ComputedRows = tuple[NDArray[np.int64], Tensor, Tensor | None]
 """Indices ``[B]``, activations ``[B, ...]``, and targets ``[B, C]`` of mixed images."""
-
-
-class Augmentation:
-    """The augmentation of a configuration, for batches and for single images.
-
-    Args:
-        choice: The augmentation plugin and its values.
-        size: Height and width of the images in pixels.
-        classes: Number of classes.
-        device: The device of the images.
-
-    Attributes:
-        mixes: Whether it mixes images, and their targets with them.
-        is_identity: Whether it leaves images as they are; set by ``detect_identity``.
-    """
-
-    def __init__(self, choice: Choice, size: int, classes: int, device: torch.device) -> None:
-        self.classes, self.device = classes, device
-        self.transform = choice.plugin.call({"size": size}, choice.params)
-        self.mixes = choice.plugin.mixes
-        self.is_identity = False
-
-    def detect_identity(self, images: Tensor, labels: Tensor) -> None:
-        """Find out on some images whether the augmentation changes images at all."""
-        with torch_seeded(self.device, 0):
-            self.is_identity = self(images, labels)[0] is images
-
-    def one_hot(self, labels: Tensor) -> Tensor:
-        """Convert labels ``int64 [B]`` to one-hot targets ``float32 [B, C]``."""
-        return functional.one_hot(labels, self.classes).float()
-
-    def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Augment images ``[B, 3, S, S]``; return them with their targets ``[B, C]``."""
-        targets = self.one_hot(labels)
-        if self.mixes:
-            images, targets = self.transform(images, targets)
-            return images, targets
-        return self.transform(images), targets
-
-    def make_view(self, images: Tensor, indices: NDArray[np.int64], view: int) -> Tensor:
-        """Augment each of ``images [B, 3, S, S]`` by itself, seeded by ``view`` and its index."""
-        with torch_seeded(self.device):
-            augmented = []
-            for i, index in enumerate(indices):
-                seed_torch(self.device, view, int(index))
-                augmented.append(self.transform(images[i : i + 1]))
-        return torch.cat(augmented)
 
 
 class FrozenInputs:

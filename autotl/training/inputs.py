@@ -18,8 +18,9 @@ from autotl.frozen.split_point import SplitPoint, find_split_point
 from autotl.models import Model
 from autotl.space.plugin import Balance
 from autotl.space.space import Config
+from autotl.training.augmentation import Augmentation
 from autotl.training.compute import compile_or_fall_back, cost_key
-from autotl.training.frozen_inputs import Augmentation, FrozenInputs, eval_mode
+from autotl.training.frozen_inputs import FrozenInputs, eval_mode
 from autotl.training.head_fit import fit_head
 from autotl.training.predict import (
     autocast,

@@ -14,6 +14,7 @@ from toy import REGISTRY, SIDE, config, model, task
 from autotl.space.hyperparameter import Hyperparameter
 from autotl.space.registry import AnyPlugin
 from autotl.training import fine_tune
+from autotl.training.augmentation import UniformNumbers
 
 AUGMENTATIONS = [p for p in REGISTRY if p.kind == "augment"]
 RANDOM = [p for p in AUGMENTATIONS if p.name != "none"]
@@ -46,10 +47,16 @@ def uniform_images(count: int, side: int = SIDE) -> Tensor:
     return shades[:, None, None, None].expand(-1, 3, side, side).clone()
 
 
+def make_transform(plugin: AnyPlugin, params: dict[str, Any], images: Tensor) -> Any:
+    """The transform of a plugin, with the random numbers of training."""
+    given = {"size": images.shape[-1], "uniform": UniformNumbers(plugin.name)}
+    return plugin.call(given, {**plugin.defaults, **params})
+
+
 def mix(
     plugin: AnyPlugin, params: dict[str, Any], images: Tensor, targets: Tensor, seed: int = 0
 ) -> tuple[Tensor, Tensor]:
-    transform: Any = plugin.call({"size": SIDE}, {**plugin.defaults, **params})
+    transform = make_transform(plugin, params, images)
     torch.manual_seed(seed)
     augmented: tuple[Tensor, Tensor] = transform(images, targets)
     return augmented
@@ -59,7 +66,7 @@ def augment(plugin: AnyPlugin, params: dict[str, Any], images: Tensor, seed: int
     """The augmented images; if they are mixed, each has its own class."""
     if plugin.mixes:
         return mix(plugin, params, images, torch.eye(len(images)), seed)[0]
-    transform: Any = plugin.call({"size": SIDE}, {**plugin.defaults, **params})
+    transform = make_transform(plugin, params, images)
     torch.manual_seed(seed)
     augmented: Tensor = transform(images)
     return augmented
