@@ -80,7 +80,7 @@ def _crop(images: Tensor, crops: Tensor) -> Tensor:
     lines = []
     for axis, side in ((0, shape[2]), (1, shape[1])):
         along = (torch.arange(side, device=images.device) * 2 + 1) / side - 1
-        lines.append(along * crops[:, [axis]] + crops[:, [axis + 2]])
+        lines.append(along * crops[:, axis, None] + crops[:, axis + 2, None])
     x, y = lines
     grid = torch.stack([x[:, None].expand(shape), y[:, :, None].expand(shape)], -1)
     cropped = functional.grid_sample(

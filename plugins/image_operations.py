@@ -165,7 +165,9 @@ def _change_sharpness(images: Tensor, parameters: Tensor) -> Tensor:
     inner = values[..., 1:-1, 1:-1]
     weighted = rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:] + 4 * inner
     changed = images.clone()
-    changed[..., 1:-1, 1:-1] = _blend(inner, (weighted / 13).round_(), parameters)
+    blurring = (weighted / 13).round_().sub_(inner)  # nothing where all pixels are equal
+    blurring.mul_(parameters[:, 1, None, None, None]).add_(inner)
+    changed[..., 1:-1, 1:-1] = blurring.clamp_(0, 255)
     return changed
 
 
@@ -178,10 +180,12 @@ def _solarize(images: Tensor, parameters: Tensor) -> Tensor:
 
 
 def _stretch_contrast(images: Tensor, parameters: Tensor) -> Tensor:
-    from torchvision.transforms.v2 import functional as torchvision
-
-    stretched: Tensor = torchvision.autocontrast(images)
-    return stretched
+    # torchvision's indexes with a mask, for which a GPU may have to be waited for.
+    darkest, brightest = images.amin((2, 3), keepdim=True), images.amax((2, 3), keepdim=True)
+    scale = (brightest - darkest) * (1 / 255)
+    is_flat = scale == 0
+    shifted = images.float().sub_(darkest.masked_fill(is_flat, 0))
+    return shifted.div_(scale.masked_fill(is_flat, 1)).clamp_(0, 255).to(torch.uint8)
 
 
 def _equalize(images: Tensor, parameters: Tensor) -> Tensor:

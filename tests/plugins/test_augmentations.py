@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from autotl_plugins.augmentations import _make_noise
+from scipy import stats
 from torch import Tensor
 from torch.nn import functional
 from toy import REGISTRY, SIDE, config, model, task
 
 from autotl.space.hyperparameter import Hyperparameter
 from autotl.space.registry import AnyPlugin
+from autotl.space.space import Choice
 from autotl.training import fine_tune
-from autotl.training.augmentation import UniformNumbers
+from autotl.training.augmentation import Augmentation, UniformNumbers
 
 AUGMENTATIONS = [p for p in REGISTRY if p.kind == "augment"]
 RANDOM = [p for p in AUGMENTATIONS if p.name != "none"]
@@ -189,6 +194,125 @@ def test_others_crop_as_flip_crop_does(name: str) -> None:
         first = images.new_zeros(1, 3, 64, 64) + images[:1]
         one, _ = mix(plugin, {"min_scale": 0.3}, first, torch.eye(1))
         assert torch.equal(one, augment(FLIP_CROP, {"min_scale": 0.3}, first))
+
+
+# The distributions of what is drawn, in a view and in training.
+
+COUNT = 20_000
+
+
+def draw_many(plugin: AnyPlugin, in_view: bool, **params: Any) -> None:
+    """Augment many tiny images; the test records what is drawn for them."""
+    augmentation = Augmentation(
+        Choice(plugin, {**plugin.defaults, **params}), 4, 2, torch.device("cpu")
+    )
+    images = torch.zeros(COUNT, 3, 4, 4, dtype=torch.uint8)
+    torch.manual_seed(0)
+    if in_view:
+        augmentation.make_view(images, np.arange(COUNT), 1)
+    else:
+        augmentation(images, torch.zeros(COUNT, dtype=torch.int64))
+
+
+def are_uniform(values: Any, low: float, high: float) -> bool:
+    statistic = stats.kstest(np.asarray(values, np.float64), stats.uniform(low, high - low).cdf)
+    return bool(statistic.pvalue > 1e-4)
+
+
+@pytest.mark.parametrize("in_view", [True, False])
+@pytest.mark.parametrize("min_scale", [0.1, 0.5])
+def test_crops_have_the_distribution_of_the_paper(
+    min_scale: float, in_view: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Tensor] = []
+    record = "autotl_plugins.augmentations.compute_in_parts"
+    monkeypatch.setattr(record, lambda crop, images, crops: (drawn.append(crops), images)[1])
+    draw_many(FLIP_CROP, in_view, min_scale=min_scale)
+    wide, high, x, y = drawn[0].double().T
+    is_flipped, wide = wide < 0, wide.abs()
+    area, ratio = wide * high, wide / high
+    assert are_uniform(area, min_scale, 1)
+    is_free = area < 3 / 4  # larger ones cannot have every aspect ratio
+    assert are_uniform(ratio[is_free].log() / math.log(4 / 3), -1, 1)
+    assert float(wide.max()) <= 1 >= float(high.max())
+    assert are_uniform((x / (1 - wide))[is_free], -1, 1)
+    assert are_uniform((y / (1 - high))[is_free], -1, 1)
+    assert abs(int(is_flipped.sum()) - COUNT / 2) < 4 * (COUNT / 4) ** 0.5
+    values = torch.stack([area, ratio, x / (1 - wide), y / (1 - high), is_flipped.double()])
+    others = values[:, is_free].corrcoef().fill_diagonal_(0)
+    assert float(others.abs().max()) < 4.5 * int(is_free.sum()) ** -0.5
+
+
+@pytest.mark.parametrize("in_view", [True, False])
+def test_erased_rectangles_have_the_distribution_of_the_paper(
+    in_view: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[tuple[Tensor, ...]] = []
+
+    def record(*values: Tensor) -> Tensor:
+        drawn.append(values)
+        return torch.zeros(COUNT, 1, 1, 1, dtype=torch.bool)
+
+    monkeypatch.setattr("autotl_plugins.augmentations._make_boxes", record)
+    draw_many(REGISTRY.get("augment", "random_erasing"), in_view, probability=0.3, max_area=0.4)
+    fraction, ratio, positions, _ = drawn[0]
+    erased = fraction > 0
+    assert abs(int(erased.sum()) - 0.3 * COUNT) < 4 * (0.21 * COUNT) ** 0.5
+    assert are_uniform(fraction[erased], 0.02, 0.4)
+    assert are_uniform(ratio.log() / math.log(10 / 3), -1, 1)
+    assert are_uniform(positions[:, 0], 0, 1)
+    assert are_uniform(positions[:, 1], 0, 1)
+
+
+@pytest.mark.parametrize("in_view", [True, False])
+def test_noise_is_uniform_in_each_channel(in_view: bool) -> None:
+    uniform, images = UniformNumbers("test"), torch.empty(500, 3, 40, 40)
+    with uniform.of_view(1, np.arange(500)) if in_view else nullcontext():
+        noise = _make_noise(images, uniform)
+    assert noise.shape == images.shape
+    for channel in noise.unbind(1):
+        counts = torch.bincount(channel.flatten(), minlength=256)
+        assert stats.chisquare(counts.numpy()).pvalue > 1e-4
+    channels = noise.double().transpose(0, 1).flatten(1)
+    assert float(channels.corrcoef().fill_diagonal_(0).abs().max()) < 4.5 * 800_000**-0.5
+
+
+@pytest.mark.parametrize("in_view", [True, False])
+@pytest.mark.parametrize(
+    ("name", "magnitudes"), [("rand_augment", {7}), ("trivial_augment", set(range(31)))]
+)
+def test_operations_and_magnitudes_have_the_distribution_of_torchvision(
+    name: str, magnitudes: set[int], in_view: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rounds: list[tuple[Any, Any]] = []
+    module = "autotl_plugins.augmentations"
+
+    def tabulate(size: int, wide: bool) -> Any:
+        """Parameters that name the operation, the sign and the magnitude."""
+        return np.stack(np.meshgrid(range(14), range(2), range(31), indexing="ij"), -1)
+
+    def record(images: Tensor, operations: Any, parameters: Any) -> Tensor:
+        rounds.append((operations, parameters))
+        return images
+
+    monkeypatch.setattr(f"{module}.tabulate_parameters", tabulate)
+    monkeypatch.setattr(f"{module}.apply_operations", record)
+    flipped: list[Any] = []
+    monkeypatch.setattr(f"{module}.mirror_some", lambda images, which: flipped.append(which))
+    plugin = REGISTRY.get("augment", name)
+    draw_many(plugin, in_view)
+    assert len(rounds) == plugin.defaults.get("operations", 1)
+    for operations, (operation, sign, magnitude) in ((o, p.T) for o, p in rounds):
+        assert np.array_equal(operations, operation)
+        table = np.zeros((14, 2, 31))
+        np.add.at(table, (operation, sign, magnitude), 1)
+        assert set(np.flatnonzero(table.sum((0, 1)))) == magnitudes
+        assert stats.chisquare(table[:, :, sorted(magnitudes)].flatten()).pvalue > 1e-4
+    assert abs(int(flipped[0].sum()) - COUNT / 2) < 4 * (COUNT / 4) ** 0.5
+    if len(rounds) == 2:
+        both = np.zeros((14, 14))
+        np.add.at(both, (rounds[0][0], rounds[1][0]), 1)
+        assert stats.chisquare(both.flatten()).pvalue > 1e-4
 
 
 # Operations of torchvision.

@@ -80,6 +80,9 @@ def test_call_passes_only_the_arguments_in_the_signature() -> None:
     context = {"features": 5, "classes": 3, "size": 224}
     assert second.call(context, {}) == (3, 0, "")  # a keyword is never taken from the context
     assert second.call(context, {"size": 7, "note": "x"}) == (3, 7, "x")
+    assert second.takes_argument("classes")
+    assert not second.takes_argument("features")
+    assert not second.takes_argument("size")
 
     @augment
     def nothing() -> str:

@@ -128,6 +128,64 @@ def test_every_number_changes_the_seed() -> None:
     assert len(set(states)) == 4
 
 
+class FakeMps:
+    """``torch.mps`` with a generator whose state is one number, which each draw increases."""
+
+    def __init__(self) -> None:
+        self.state, self.seeds = 40, []
+
+    def manual_seed(self, seed: int) -> None:
+        self.seeds.append(seed)
+        self.state = seed
+
+    def get_rng_state(self) -> torch.Tensor:
+        return torch.tensor([self.state])
+
+    def set_rng_state(self, state: torch.Tensor) -> None:
+        [self.state] = state.tolist()
+
+
+@pytest.fixture
+def mps(monkeypatch: pytest.MonkeyPatch) -> FakeMps:
+    fake = FakeMps()
+    for name in ("manual_seed", "get_rng_state", "set_rng_state"):
+        monkeypatch.setattr(torch.mps, name, getattr(fake, name))
+    return fake
+
+
+def test_the_generator_of_mps_is_kept_apart(mps: FakeMps) -> None:
+    device = torch.device("mps")
+    state, host = RandomState(device, 7), torch.get_rng_state()
+    assert mps.seeds[-1] == 7
+    assert mps.state == 40
+    for first in (7, 9):  # it continues where it was
+        with state.active():
+            assert mps.state == first
+            mps.state += 2  # what is drawn
+            torch.rand(3)
+        assert mps.state == 40
+        assert torch.equal(torch.get_rng_state(), host)
+    with state.torch_active():
+        assert mps.state == 11
+    assert [len(s) for s in state.torch_states] == [len(host), 1]
+    restored = RandomState(device, 0)
+    restored.torch_states = state.torch_states  # as from a checkpoint
+    with restored.active():
+        assert mps.state == 11
+    assert mps.state == 40
+
+
+def test_the_generator_of_mps_is_seeded_with_that_of_the_cpu(mps: FakeMps) -> None:
+    device, host = torch.device("mps"), torch.get_rng_state()
+    with contextlib.suppress(ValueError), torch_seeded(device, 1, 2):
+        assert torch.initial_seed() == mps.state == mps.seeds[-1]
+        seed_torch(device, 1, 3)
+        assert torch.initial_seed() == mps.state == mps.seeds[-1] != mps.seeds[-2]
+        raise ValueError("stop")
+    assert mps.state == 40
+    assert torch.equal(torch.get_rng_state(), host)
+
+
 @pytest.mark.parametrize("benchmark", [True, False])
 @pytest.mark.parametrize(("device", "changed"), [("cuda", True), ("cpu", False)])
 def test_cudnn_is_deterministic_in_the_context_on_cuda(
