@@ -142,12 +142,13 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from autotl import Mirrors, Range, augment
+from autotl import Mirrors, Range, Uniform, augment
 
 
 @augment
 def NAME(
     size: int,
+    uniform: Uniform,
     *,
     strength: Annotated[float, Range(0.1, 0.9)] = 0.4,
     flip: Annotated[bool, Mirrors()] = True,
@@ -158,6 +159,8 @@ def NAME(
 
     Args:
         size: The side length of the images in pixels.
+        uniform: Draws random numbers, those of each image by itself. Leave it out if you need
+            another generator: views of images are then augmented one by one, which is slower.
         strength: The maximum relative change of the brightness, 0 to 1.
         flip: Whether half of the images are mirrored; ``Mirrors`` declares it.
 
@@ -166,11 +169,11 @@ def NAME(
     """
 
     def transform(images: Tensor) -> Tensor:
-        # Draw values for each image of the batch.
-        random = torch.rand(2, len(images), 1, 1, 1, device=images.device)
-        augmented = images * (1 + strength * (2 * random[0] - 1))
+        # Two numbers from 0 to 1 for each image of the batch.
+        change, side = uniform(images, 2, 1, 1, 1).unbind(1)
+        augmented = images * (1 + strength * (2 * change - 1))
         if flip:
-            augmented = torch.where(random[1] < 0.5, augmented, augmented.flip(3))
+            augmented = torch.where(side < 0.5, augmented, augmented.flip(3))
         return augmented.round().clamp(0, 255).to(torch.uint8)
 
     return transform

@@ -1,8 +1,8 @@
 """Fine-tuning of one model, epoch by epoch. It depends on torch and not on Optuna.
 
 ``task`` defines what a model is fine-tuned on; ``loop`` trains it; ``inputs`` feeds it images or
-the activations of its frozen layers, which ``frozen_inputs`` gets from the cache; ``predict``
-computes its predictions. ``weight_average`` averages the weights over the steps. ``probes`` trains
+the activations of its frozen layers, which ``frozen_inputs`` gets from the cache; ``augmentation``
+changes images, at random or to a certain view; ``predict`` computes predictions. ``weight_average`` averages the weights over the steps. ``probes`` trains
 many heads on one frozen backbone at once. ``cost`` measures what all that takes, and ``compute``
 holds the settings that follow. ``checkpoint`` saves the state after an epoch. ``random_state``
 keeps it all apart from the host process.
