@@ -2,10 +2,11 @@
 
 ``task`` defines what a model is fine-tuned on; ``loop`` trains it; ``inputs`` feeds it images or
 the activations of its frozen layers, which ``frozen_inputs`` gets from the cache; ``augmentation``
-changes images, at random or to a certain view; ``predict`` computes predictions. ``weight_average`` averages the weights over the steps. ``probes`` trains
-many heads on one frozen backbone at once. ``cost`` measures what all that takes, and ``compute``
-holds the settings that follow. ``checkpoint`` saves the state after an epoch. ``random_state``
-keeps it all apart from the host process.
+changes images, at random or to a certain view; ``predict`` computes predictions.
+``weight_average`` averages the weights over the steps. ``probes`` trains many heads on one frozen
+backbone at once. ``cost`` measures what all that takes, and ``compute`` holds the settings that
+follow. ``checkpoint`` saves the state after an epoch. ``random_state`` keeps it all apart from the
+host process.
 
 Shapes: N images in a split, B in a batch, S their side in pixels, F features, C classes.
 """
