@@ -48,7 +48,8 @@ from autotl.space import registry, space
 from autotl.space.narrowing import check_values
 from autotl.space.registry import Registry
 from autotl.space.space import Config
-from autotl.training.predict import compile_if_it_pays, halve_when_out_of_memory
+from autotl.training.memory import MicroBatches
+from autotl.training.predict import compile_if_it_pays
 
 BATCH_SIZE = 32
 """Number of images in a batch of predictions."""
@@ -211,18 +212,21 @@ class Predictor:
         Raises:
             ArtifactError: A single image does not fit into the memory of the device.
         """
-        return self._compute_probabilities(self.network, self._to_device(images))
+        return self._compute_probabilities(self.network, self._to_device(images), MicroBatches())
 
     def _to_device(self, images: NDArray[np.uint8]) -> torch.Tensor:
         return torch.from_numpy(images).to(self.device.torch_device).permute(0, 3, 1, 2)
 
     def _compute_probabilities(
-        self, forward: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor
+        self,
+        forward: Callable[[torch.Tensor], torch.Tensor],
+        images: torch.Tensor,
+        micro_batches: MicroBatches,
     ) -> NDArray[np.float32]:
         """Compute probabilities ``[B, C]`` of ``uint8 [B, 3, S, S]`` from the logits of a model."""
         try:
             with torch.inference_mode():
-                logits = halve_when_out_of_memory(forward, images).float()
+                logits = micro_batches.map(forward, images).float()
         except OutOfMemory as error:
             raise ArtifactError(f"{error}; choose another with --device cpu") from None
         return training.logits_to_probabilities(logits / self.temperature)
@@ -245,6 +249,7 @@ class Predictor:
                 yield list(enumerate(decoded, start))
 
         forward: Callable[[torch.Tensor], torch.Tensor] | None = None
+        micro_batches = MicroBatches()
         with ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool:
             for batch in data.prefetch(decode_batches()):
                 indices, readable = [], []
@@ -260,7 +265,7 @@ class Predictor:
                         forward = compile_if_it_pays(
                             self.network, batch_images, self.device, len(images)
                         )
-                    rows = self._compute_probabilities(forward, batch_images)
+                    rows = self._compute_probabilities(forward, batch_images, micro_batches)
                     yield from zip(indices, rows, strict=True)
 
     def decode(self, image: Any) -> NDArray[np.uint8]:

@@ -5,11 +5,13 @@ each image once, ``labels`` compares the names of classes, ``copies`` and ``dupl
 and near-copies, and ``split`` assigns the examples to train, validation and test. ``resample``
 returns the folds of cross-validations, ``image`` decodes one image, with the ``scale`` of those
 with more than 8 bits, ``packing`` decodes all of them into one memory-mapped array, and ``batches``
-reads that array. ``sample`` draws a part of the examples where there is no time for all.
+reads that array. ``resident`` owns the memory of a GPU that images and features stay in, and
+``device_memory`` asks the GPU. ``sample`` draws a part of the examples where there is no time for
+all.
 """
 
-from autotl.data import scale
-from autotl.data.batches import RESIDENT_FRACTION, Batches, prefetch
+from autotl.data import device_memory, resident, scale
+from autotl.data.batches import Batches, copy_in_order, prefetch, send_positions
 from autotl.data.copies import digest_examples
 from autotl.data.dataset import Dataset, check, write_csv, write_issues, write_splits
 from autotl.data.image import Progress, decode
@@ -24,7 +26,6 @@ from autotl.data.source import Source, read_source
 __all__ = [
     "FEWEST_PER_CLASS",
     "PACKED_SUFFIX",
-    "RESIDENT_FRACTION",
     "Batches",
     "Dataset",
     "Indices",
@@ -36,7 +37,9 @@ __all__ = [
     "Scales",
     "Source",
     "check",
+    "copy_in_order",
     "decode",
+    "device_memory",
     "digest_examples",
     "find_same",
     "fold",
@@ -47,8 +50,10 @@ __all__ = [
     "prefetch",
     "read_source",
     "resample",
+    "resident",
     "sample_examples",
     "scale",
+    "send_positions",
     "write_csv",
     "write_issues",
     "write_splits",

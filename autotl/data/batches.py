@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -12,25 +12,53 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from autotl.data import device_memory, resident
 from autotl.data.packing import Packed
-
-RESIDENT_FRACTION = 0.25
-"""Fraction of the free GPU memory that images may occupy; the model and its activations need the
-rest."""
-
-COPY_ROWS = 1024
-"""The number of images that are copied to the GPU at a time."""
 
 T = TypeVar("T")
 
 
 def prefetch(items: Iterator[T]) -> Iterator[T]:
-    """Yield the same items, each computed in a thread while the previous one is in use."""
+    """Yield the same items, each computed in a thread while the previous one is in use.
+
+    The thread ends with the last item, with an error, or when the returned iterator is closed.
+    """
     with ThreadPoolExecutor(1) as thread:
         upcoming = thread.submit(next, items, None)
         while (item := upcoming.result()) is not None:
             upcoming = thread.submit(next, items, None)
             yield item
+
+
+def copy_in_order(
+    read: Callable[[NDArray[np.int64]], Tensor],
+    batches: Sequence[NDArray[np.int64]],
+    device: torch.device,
+) -> Iterator[Tensor]:
+    """Yield ``read(batch)`` of each batch on the device, read and copied ahead on a GPU.
+
+    Args:
+        read: Returns a tensor in memory: for a device that copies ahead, a ``host_buffer``.
+        batches: Positions ``[B]`` of each batch.
+        device: The device.
+    """
+    if not device_memory.copies_ahead(device):
+        return (read(batch).to(device) for batch in batches)
+    copies = prefetch(device_memory.copy_ahead(read(batch), device) for batch in batches)
+    return (use() for use in copies)
+
+
+def send_positions(
+    batches: Sequence[NDArray[np.int64]], device: torch.device
+) -> tuple[Tensor, ...]:
+    """Copy the positions ``int64 [B]`` of all batches to the device at once.
+
+    Many small copies would make a GPU wait.
+    """
+    joined = torch.from_numpy(np.concatenate([*batches, np.empty(0, np.int64)]))
+    sizes = [len(batch) for batch in batches]
+    split: tuple[Tensor, ...] = joined.to(device).split(sizes)  # type: ignore[no-untyped-call]
+    return split
 
 
 class Batches:
@@ -43,6 +71,9 @@ class Batches:
     Batches are nearly equal in size and never hold a single image, which breaks BatchNorm, unless
     there is only one: 33 images in batches of 32 are split into 17 and 16, and 3 in batches of 2
     are one batch of 3.
+
+    On a GPU, images stay where they were copied to if there is room for all of them (``resident``).
+    What was given up there is read again, which makes no difference to the batches.
 
     Args:
         packed: All images of the data set.
@@ -76,7 +107,8 @@ class Batches:
         num_classes = int(labels.max(initial=-1)) + 1
         self.class_counts = np.bincount(self._labels, minlength=num_classes).tolist()
         self.labels = torch.from_numpy(self._labels).to(device)
-        self._resident = self._copy_all() if self._fits_on_gpu() else None
+        self._resident: resident.ResidentTensor | None = None  # uint8 [n, S, S, 3]
+        self._copied = np.empty(0, np.bool_)  # for each image whether it is in that tensor
 
     def __len__(self) -> int:
         """The number of batches in an epoch."""
@@ -129,45 +161,74 @@ class Batches:
 
     def load(self, batches: Sequence[NDArray[np.int64]]) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield ``(images, labels)`` for each of ``batches``, positions ``[B]``."""
-        if self.device.type == "cuda" and self._resident is None:
-            return prefetch(self._read(batches))
-        return self._read(batches)
+        images = (images.permute(0, 3, 1, 2) for images in self._load_images(batches))
+        return zip(images, self.load_labels(batches), strict=True)
 
     def load_labels(self, batches: Sequence[NDArray[np.int64]]) -> list[Tensor]:
         """The labels for each of ``batches``, positions ``[B]``: ``int64 [B]`` on the device."""
-        # All labels are copied at once, because many small copies would make a GPU wait.
-        positions = torch.from_numpy(np.concatenate([*batches, np.empty(0, np.int64)]))
-        labels = self.labels[positions.to(self.device)]
-        return list(labels.split([len(b) for b in batches]))  # type: ignore[no-untyped-call]
+        return [self.labels[positions] for positions in send_positions(batches, self.device)]
 
     def _divide(self, positions: NDArray[np.int64]) -> list[NDArray[np.int64]]:
         return np.array_split(positions, len(self)) if len(self) else []
 
-    def _read(self, batches: Sequence[NDArray[np.int64]]) -> Iterator[tuple[Tensor, Tensor]]:
-        for positions, labels in zip(batches, self.load_labels(batches), strict=True):
-            yield self._load_images(positions).permute(0, 3, 1, 2), labels
+    def _load_images(self, batches: Sequence[NDArray[np.int64]]) -> Iterator[Tensor]:
+        """Yield ``uint8 [B, S, S, 3]`` on the device for each of ``batches``."""
+        room = self._claim_room()
+        if room is None:
+            yield from copy_in_order(self._read, batches, self.device)
+            return
+        copied = [bool(self._copied[positions].all()) for positions in batches]
+        missing = [positions for positions, there in zip(batches, copied, strict=True) if not there]
+        others = copy_in_order(self._read, missing, self.device)
+        sent = send_positions(batches, self.device)
+        for number, positions in enumerate(batches):
+            if not room.is_held:
+                break
+            if copied[number]:
+                yield self._take(room, sent[number])
+            else:
+                yield self._add(room, positions, sent[number], next(others))
+        else:
+            return
+        del others  # ends its thread
+        yield from copy_in_order(self._read, batches[number:], self.device)
 
-    def _load_images(self, positions: NDArray[np.int64]) -> Tensor:
-        """``uint8 [B, S, S, 3]`` on the device."""
-        if self._resident is not None:
-            return self._resident[torch.from_numpy(positions).to(self.device, non_blocking=True)]
-        images = torch.from_numpy(self.packed.take(self.indices[positions]))
-        if self.device.type == "cuda":  # from pinned memory the copy overlaps with computing
-            return images.pin_memory().to(self.device, non_blocking=True)
-        return images.to(self.device)
+    def _claim_room(self) -> resident.ResidentTensor | None:
+        """Take room for all images on the device, where they are copied as they are needed.
 
-    def _fits_on_gpu(self) -> bool:
-        if self.device.type != "cuda":
-            return False
-        free, _ = torch.cuda.mem_get_info(self.device)
-        needed = self.num_examples * math.prod(self.packed.array.shape[1:])
-        return needed <= RESIDENT_FRACTION * free
+        Returns:
+            The room, where images may be already; None if there is none.
+        """
+        if self._resident is None or not self._resident.is_held:
+            shape = (self.num_examples, *self.packed.array.shape[1:])
+            self._resident = resident.allocate(shape, self.device)
+            self._copied = np.zeros(self.num_examples, np.bool_)
+        return self._resident
 
-    def _copy_all(self) -> Tensor:
-        """All chosen images, ``uint8 [n, S, S, 3]`` on the device."""
-        shape = (self.num_examples, *self.packed.array.shape[1:])
-        resident = torch.empty(shape, dtype=torch.uint8, device=self.device)
-        for start in range(0, self.num_examples, COPY_ROWS):
-            chunk = torch.from_numpy(self.packed.take(self.indices[start : start + COPY_ROWS]))
-            resident[start : start + len(chunk)] = chunk.to(self.device)
-        return resident
+    def _take(self, room: resident.ResidentTensor, sent: Tensor) -> Tensor:
+        images = room.get()
+        assert images is not None  # nothing gives it up between a question and the next line
+        return images.index_select(0, sent)
+
+    def _add(
+        self,
+        room: resident.ResidentTensor,
+        positions: NDArray[np.int64],
+        sent: Tensor,
+        images: Tensor,
+    ) -> Tensor:
+        """Copy a batch to its place among the resident images; return the batch."""
+        if (all_images := room.get()) is not None and room is self._resident:
+            all_images.index_copy_(0, sent, images)
+            self._copied[positions] = True
+        return images
+
+    def _read(self, positions: NDArray[np.int64]) -> Tensor:
+        """``uint8 [B, S, S, 3]`` in memory."""
+        indices = self.indices[positions]
+        if not device_memory.copies_ahead(self.device):
+            return torch.from_numpy(self.packed.take(indices))
+        shape = (len(indices), *self.packed.array.shape[1:])
+        buffer = device_memory.host_buffer(shape, self.device)
+        self.packed.take(indices, out=buffer.numpy())
+        return buffer

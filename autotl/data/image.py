@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import stat
 import warnings
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -28,8 +30,9 @@ Progress = Callable[[str, int, int], None]
 HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
 """What is at byte 8 of HEIC files, whatever their suffix."""
 
-CHUNK = 128
-"""The number of images that are given to the threads at a time, which limits the memory used."""
+MAX_BEGUN = 128
+"""The number of images that are given to the threads and not consumed yet, which limits the memory
+used; at least two for each thread."""
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -220,11 +223,25 @@ def map_in_threads(
         progress: Called after every item.
     """
     Image.init()  # one thread may otherwise miss the formats that another is still registering
-    with warnings.catch_warnings(), ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool:
+    waiting, cores = iter(items), count_cores()
+    with warnings.catch_warnings(), ThreadPoolExecutor(cores) as pool:
         warnings.simplefilter("ignore")
-        for start in range(0, len(items), CHUNK):
-            results = pool.map(function, items[start : start + CHUNK])
-            for done, result in enumerate(results, start + 1):
-                consume(result)
+        # As soon as one result is consumed another item is begun, so that no thread is idle.
+        first = itertools.islice(waiting, max(MAX_BEGUN, 2 * cores))
+        begun = deque(pool.submit(function, item) for item in first)
+        try:
+            for done in range(1, len(items) + 1):
+                consume(begun.popleft().result())
+                begun.extend(pool.submit(function, item) for item in itertools.islice(waiting, 1))
                 if progress:
                     progress(step, done, len(items))
+        finally:
+            for future in begun:  # after an error
+                future.cancel()
+
+
+def count_cores() -> int:
+    """The number of CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -17,6 +17,16 @@ FAULT_AROUND_BYTES = 1 << 16
 """Bytes that a page fault maps in addition to the row itself (Linux's ``fault_around_bytes``)."""
 
 
+def take_rows(
+    array: NDArray[np.uint8], rows: NDArray[np.int64], out: NDArray[np.uint8] | None
+) -> NDArray[np.uint8]:
+    """Copy the rows of an array at valid indices ``[n]``, to ``out`` if it is given."""
+    if out is None:
+        return array[rows]
+    # In another mode NumPy would copy twice, to leave ``out`` alone if an index is not valid.
+    return np.take(array, rows, axis=0, out=out, mode="clip")
+
+
 class MappedArray:
     """A memory-mapped file as a read-only array ``uint8 [N, ...]``.
 
@@ -43,16 +53,22 @@ class MappedArray:
         self.array: NDArray[np.uint8] = content.reshape(shape)
         self._open.add(self)
 
-    def take(self, rows: NDArray[np.int64] | slice) -> NDArray[np.uint8]:
+    def take(
+        self, rows: NDArray[np.int64] | slice, out: NDArray[np.uint8] | None = None
+    ) -> NDArray[np.uint8]:
         """Copy the given rows.
 
         Args:
             rows: Indices ``[n]`` or a slice of the first dimension.
+            out: Array ``uint8 [n, ...]`` to copy the rows of indices to; None for a new one.
 
         Returns:
             ``uint8 [n, ...]``.
         """
-        copied = self.array[rows].copy() if isinstance(rows, slice) else self.array[rows]
+        if isinstance(rows, slice):
+            copied = self.array[rows].copy()
+        else:
+            copied = take_rows(self.array, rows, out)
         MappedArray._bytes_read += copied.nbytes + len(copied) * FAULT_AROUND_BYTES
         if MappedArray._bytes_read > MAX_RESIDENT_BYTES:
             MappedArray._bytes_read = 0

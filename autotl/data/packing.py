@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from autotl import files
 from autotl.data.dataset import Dataset
 from autotl.data.image import Progress, decode, map_in_threads, pillow_interpolation
-from autotl.data.memory_map import MappedArray
+from autotl.data.memory_map import MappedArray, take_rows
 from autotl.errors import StoreError
 
 DECODING = 2
@@ -53,9 +53,13 @@ class Packed:
             return self.path.stem
         return hashlib.sha256(np.ascontiguousarray(self.array).data).hexdigest()
 
-    def take(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Copy the images at ``indices [n]``, as ``uint8 [n, S, S, 3]``."""
-        return self.mapped.take(indices) if self.mapped else self.array[indices]
+    def take(
+        self, indices: NDArray[np.int64], out: NDArray[np.uint8] | None = None
+    ) -> NDArray[np.uint8]:
+        """Copy the images at ``indices [n]``, as ``uint8 [n, S, S, 3]``, to ``out`` if given."""
+        if self.mapped:
+            return self.mapped.take(indices, out)
+        return take_rows(self.array, indices, out)
 
 
 def packed_shape(dataset: Dataset, size: int) -> tuple[int, int, int, int]:

@@ -4,6 +4,7 @@
 ``tracing``; ``cache`` stores what the prefix computes; ``segments`` are the files of the cache.
 """
 
-from autotl.frozen.cache import CachedRows, FeatureCache, Usage, entry_name
+from autotl.frozen.cache import FeatureCache, Usage, entry_name
+from autotl.frozen.rows import CachedRows
 
 __all__ = ["CachedRows", "FeatureCache", "Usage", "entry_name"]

@@ -6,8 +6,9 @@ by the indices of the examples in the data set, whichever split they are request
 rows that are missing are computed.
 
 An entry is a folder of *segments* (see ``segments``). The least recently used entries are deleted
-to make room for new ones, but never one that is in use. Rows that fit in memory, or on the GPU, are
-gathered there; others are read batch by batch.
+to make room for new ones, but never one that is in use. Rows that fit on the GPU are gathered there
+(``data.resident``), others in memory if they fit, and others are read batch by batch. Computed rows
+that have no room on disk are kept on the GPU, or in memory.
 
 Shapes: n rows, C classes.
 """
@@ -16,10 +17,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
-import time
 import warnings
 import weakref
 from collections import OrderedDict
@@ -33,8 +32,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from autotl.data import PACKED_SUFFIX, RESIDENT_FRACTION, Indices, prefetch
+from autotl.data import PACKED_SUFFIX, Indices, resident
 from autotl.files import count_bytes, delete_unused, last_used, mark_used
+from autotl.frozen.reading_speed import (
+    copying_seconds_per_byte,
+    disk_seconds_per_byte,
+    gathering_seconds_per_byte,
+)
+from autotl.frozen.rows import CHUNK_BYTES, CachedRows
 from autotl.frozen.segments import ENTRY_SUFFIX, Entry, RecordFormat
 
 MAX_DISK_BYTES = 10 << 30
@@ -45,9 +50,6 @@ MAX_MEMORY_BYTES = 2 << 30
 
 MAX_PREFIXES = 4
 """Number of compiled prefixes that are kept in memory."""
-
-CHUNK_BYTES = 64 << 20
-"""Bytes that are computed before they are written as a segment."""
 
 TOLERANCE = 0.1
 """Difference of rows that were computed twice, relative to the standard deviation of their values:
@@ -69,79 +71,6 @@ class Usage(NamedTuple):
     entries: int
     bytes: int
     limit: int
-
-
-class CachedRows:
-    """The rows of some examples in a given order, in memory or on disk.
-
-    Args:
-        entry: The entry that has the rows.
-        format: The format of the rows.
-        indices: Indices of the examples in the data set, ``[n]``.
-        device: The device that they are used on.
-        resident: Whether to gather the rows in memory, or on the device if it is a GPU.
-
-    Attributes:
-        resident: Whether the rows are in memory or on the GPU.
-    """
-
-    def __init__(
-        self,
-        entry: Entry,
-        format: RecordFormat,
-        indices: Indices,
-        device: torch.device,
-        resident: bool,
-    ) -> None:
-        self._format, self._indices, self._device = format, indices, device
-        self._entry: Entry | None = entry
-        self.resident = resident
-        if not resident:
-            return
-        home = device if device.type == "cuda" else torch.device("cpu")
-        self._records = torch.empty((len(indices), format.bytes), dtype=torch.uint8, device=home)
-        step = max(1, CHUNK_BYTES // format.bytes)
-        for start in range(0, len(indices), step):
-            records = torch.from_numpy(entry.gather(indices[start : start + step]))
-            self._records[start : start + step] = records.to(home)
-        self._entry = None  # releases its lock
-
-    @property
-    def bytes(self) -> int:
-        """Bytes of all rows."""
-        return len(self._indices) * self._format.bytes
-
-    def batches(self, positions: Iterable[Indices]) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """Yield the rows batch by batch, as copies that in-place layers may overwrite.
-
-        Args:
-            positions: Positions of each batch's rows in this object, ``[B]``.
-
-        Yields:
-            Activations ``[B, ...]``, and targets ``[B, C]`` or None.
-        """
-        positions = list(positions)
-        gathered: Iterator[Tensor]
-        if self.resident:
-            # One transfer for all positions: a small one for each batch would make the GPU wait.
-            joined = torch.from_numpy(np.concatenate([*positions, self._indices[:0]]))
-            sizes = [len(batch) for batch in positions]
-            split = joined.to(self._records.device).split(sizes)  # type: ignore[no-untyped-call]
-            gathered = (self._records.index_select(0, batch) for batch in split)
-        else:
-            gathered = (self._read(batch) for batch in positions)
-            if self._device.type == "cuda":
-                gathered = prefetch(gathered)
-        for records in gathered:
-            yield self._format.unpack(records.to(self._device))
-
-    def _read(self, positions: Indices) -> Tensor:
-        """Read the records at some positions from the disk."""
-        assert self._entry is not None
-        records = torch.from_numpy(self._entry.gather(self._indices[positions]))
-        if self._device.type == "cuda":  # copying from pinned memory overlaps with computing
-            return records.pin_memory().to(self._device, non_blocking=True)
-        return records
 
 
 class FeatureCache:
@@ -172,7 +101,7 @@ class FeatureCache:
     ) -> None:
         self._limit, self._folder, self.memory, self.warn = limit, folder, memory, warn
         self.prefixes: OrderedDict[str, Callable[[Tensor], Tensor]] = OrderedDict()
-        self._in_memory: OrderedDict[tuple[str, str, str], CachedRows] = OrderedDict()
+        self._rows: OrderedDict[tuple[str, str, str], CachedRows] = OrderedDict()
         self._verified: set[Path] = set()
         self._seen: set[str] = set()  # names of entries that this process uses
         self._warned = False
@@ -206,9 +135,9 @@ class FeatureCache:
         entries = self._list_entries()
         return Usage(len(entries), sum(map(count_bytes, entries)), self.limit)
 
-    def has_space(self, bytes: int) -> bool:
-        """Whether rows of so many bytes can be cached without evicting all others."""
-        return bytes <= max(self.limit, self.memory) // 2
+    def has_space(self, bytes: int, device: torch.device) -> bool:
+        """Whether rows of so many bytes can be cached for the device without evicting others."""
+        return bytes <= max(self.limit, self.memory, resident.budget(device)) // 2
 
     def get_or_compute(
         self,
@@ -218,6 +147,7 @@ class FeatureCache:
         device: torch.device,
         *,
         check: bool = False,
+        total_bytes: int = 0,
     ) -> CachedRows | None:
         """Get the rows of some examples; compute and cache those that are missing.
 
@@ -228,16 +158,20 @@ class FeatureCache:
             device: The device that the rows are used on.
             check: Whether to compute two rows again when this process first uses an entry of an
                 earlier one. If they differ, the entry is deleted.
+            total_bytes: Bytes of all rows that the training needs. If they would take more than
+                half of the disk's limit, those that fit on the device are not written to the disk.
 
         Returns:
-            The rows in the order of ``indices``; None if neither the disk nor memory has room for
-            them, or if there are none.
+            The rows in the order of ``indices``; None if no place has room for them, or if there
+            are none.
         """
         key = (name, hashlib.sha256(indices.tobytes()).hexdigest(), str(device))
-        if key in self._in_memory:
-            self._in_memory.move_to_end(key)
+        for given_up in [k for k, rows in self._rows.items() if not rows.resident]:
+            del self._rows[given_up]  # releases its lock
+        if key in self._rows:
+            self._rows.move_to_end(key)
             mark_used(self.folder / name)
-            return self._in_memory[key]
+            return self._rows[key]
         entry = Entry(self.folder / name, self._verified)
         missing = entry.missing(indices)
         is_new = name not in self._seen
@@ -251,25 +185,31 @@ class FeatureCache:
             if not delete_unused(self.folder / name):
                 return None
             entry, missing = Entry(self.folder / name, self._verified), indices
-        if len(missing) and not self._add(entry, compute(missing)):
+        rows = CachedRows(self.folder / name, self._verified, indices, device)
+        if entry.format:
+            rows.claim_room(entry.format)
+        for other in [r for (own, _, _), r in self._rows.items() if own == name]:
+            if resident.budget(device):
+                missing = rows.copy_from(other, missing)
+        write = total_bytes <= self.limit // 2
+        if len(missing) and not self._add(entry, compute(missing), rows, write):
             return None
         mark_used(self.folder / name)
-        if entry.format is None:  # no rows were requested
+        if rows.format is None:  # no rows were requested
             return None
-        bytes, room = len(indices) * entry.format.bytes, self._room_in_memory(device)
-        if bytes > room:
-            return CachedRows(entry, entry.format, indices, device, resident=False)
-        while self._in_memory and sum(r.bytes for r in self._in_memory.values()) + bytes > room:
-            self._in_memory.popitem(last=False)
-        rows = CachedRows(entry, entry.format, indices, device, resident=True)
-        self._in_memory[key] = rows
+        fits = rows.bytes <= self.memory
+        while fits and not rows.resident and self._bytes_in_memory() + rows.bytes > self.memory:
+            del self._rows[next(k for k, r in self._rows.items() if r.bytes_in_memory)]
+        rows.gather(entry, in_memory=fits)
+        if rows.resident:
+            self._rows[key] = rows
         return rows
 
     def remove(self, names: Iterable[str]) -> None:
         """Remove entries by their names, from memory and from the disk."""
         for name in names:
-            for key in [key for key in self._in_memory if key[0] == name]:
-                del self._in_memory[key]
+            for key in [key for key in self._rows if key[0] == name]:
+                del self._rows[key]
             delete_unused(self.folder / name)
 
     def remember_prefix(self, name: str, prefix: Callable[[Tensor], Tensor]) -> None:
@@ -281,40 +221,61 @@ class FeatureCache:
         if len(self.prefixes) > MAX_PREFIXES:
             self.prefixes.popitem(last=False)
 
-    def seconds_to_read(self, row_bytes: int, rows: int) -> float:
-        """The time it takes to read one row of ``row_bytes`` out of ``rows``, as measured here."""
-        fits = row_bytes * rows <= self.memory
-        return row_bytes * (self._memory_seconds_per_byte if fits else self._disk_seconds_per_byte)
+    def seconds_to_read(self, row_bytes: int, rows: int, device: torch.device) -> float:
+        """The time it takes to read one of some rows where they would be, as measured here.
 
-    def _room_in_memory(self, device: torch.device) -> int:
-        """Bytes that rows for this device may take in memory, or on the GPU."""
-        if device.type == "cuda":
-            return int(RESIDENT_FRACTION * torch.cuda.get_device_properties(device).total_memory)
-        return self.memory
+        Args:
+            row_bytes: Bytes of a row.
+            rows: Number of rows.
+            device: The device that they are used on.
+        """
+        bytes = row_bytes * rows
+        if bytes <= resident.budget(device):
+            return row_bytes * gathering_seconds_per_byte(device)
+        if bytes <= self.memory:
+            seconds = gathering_seconds_per_byte(torch.device("cpu"))
+        else:
+            seconds = disk_seconds_per_byte(self.folder)
+        return row_bytes * (seconds + copying_seconds_per_byte(device))
 
-    def _add(self, entry: Entry, computed: Iterator[ComputedRows]) -> bool:
+    def _bytes_in_memory(self) -> int:
+        return sum(rows.bytes_in_memory for rows in self._rows.values())
+
+    def _add(
+        self, entry: Entry, computed: Iterator[ComputedRows], rows: CachedRows, write: bool
+    ) -> bool:
         """Store computed rows, a chunk at a time; return whether there was room for all."""
         chunk: list[ComputedRows] = []
         chunk_bytes = 0
         try:
             for indices, activations, targets in computed:
-                chunk.append((indices, activations.detach().cpu(), targets))
+                chunk.append((indices, activations.detach(), targets))
                 chunk_bytes += activations.nbytes
                 if chunk_bytes >= CHUNK_BYTES:
                     chunk, chunk_bytes, full = [], 0, chunk
-                    if not self._store(entry, full):
+                    if not self._store(entry, full, rows, write):
                         return False
         finally:  # also when the time limit interrupts computing, so that nothing is lost
-            stored = not chunk or self._store(entry, chunk)
+            stored = not chunk or self._store(entry, chunk, rows, write)
         return stored
 
-    def _store(self, entry: Entry, chunk: Sequence[ComputedRows]) -> bool:
-        """Write a chunk as a segment, or leave it in memory if the disk has no room."""
-        indices = np.concatenate([rows for rows, _, _ in chunk])
+    def _store(
+        self, entry: Entry, chunk: Sequence[ComputedRows], rows: CachedRows, write: bool
+    ) -> bool:
+        """Put a chunk on the device, and write it as a segment; return whether it is stored.
+
+        Without room in either place it is left in memory. On the device, it is only written if
+        ``write`` is set.
+        """
+        indices = np.concatenate([own for own, _, _ in chunk])
         activations = torch.cat([part for _, part, _ in chunk])
-        targets = [part.cpu() for _, _, part in chunk if part is not None]
+        targets = [part for _, _, part in chunk if part is not None]
         format = RecordFormat.from_activations(activations, targets[0].shape[1] if targets else 0)
-        records = format.pack(activations, torch.cat(targets) if targets else None)
+        packed = format.pack(activations, torch.cat(targets) if targets else None)
+        on_device = rows.claim_room(format) and rows.put(indices, packed)
+        if on_device and not (write and self.limit):
+            return True  # without a copy through the CPU
+        records = packed.cpu().numpy()
         try:
             if self.limit and entry.write(format, indices, records, self.make_room):
                 return True
@@ -325,6 +286,8 @@ class FeatureCache:
                     f"({error.strerror or error}); free some space, or the search takes longer"
                 )
             self._warned = True
+        if on_device:
+            return True
         if entry.unsaved_bytes + records.nbytes > self.memory:
             return False
         entry.add_in_memory(format, indices, records)
@@ -355,34 +318,6 @@ class FeatureCache:
         with suppress(OSError):
             return [path for path in self.folder.iterdir() if path.suffix in suffixes]
         return []
-
-    @cached_property
-    def _memory_seconds_per_byte(self) -> float:
-        """Seconds to copy a byte of rows in memory, in random order."""
-        rows = torch.zeros((2048, 4096), dtype=torch.uint8)
-        order = torch.from_numpy(np.random.default_rng(0).permutation(len(rows)))
-        rows.index_select(0, order)
-        began = time.perf_counter()
-        rows.index_select(0, order)
-        return (time.perf_counter() - began) / rows.nbytes
-
-    @cached_property
-    def _disk_seconds_per_byte(self) -> float:
-        """Seconds to read a byte of a file that is not in the system's page cache."""
-        content = np.random.default_rng(0).bytes(8 << 20)
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.folder, buffering=0) as file:
-                file.write(content)
-                os.fsync(file.fileno())
-                if hasattr(os, "posix_fadvise"):
-                    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-                file.seek(0)
-                began = time.perf_counter()
-                file.read()
-                return (time.perf_counter() - began) / len(content)
-        except OSError:
-            return float("inf")
 
 
 def _agrees(

@@ -78,11 +78,11 @@ class RecordFormat:
         itemsize: int = getattr(torch, self.dtype).itemsize
         return itemsize * int(np.prod(self.shape))
 
-    def pack(self, activations: Tensor, targets: Tensor | None) -> Records:
-        """Pack activations ``[n, ...]`` and targets ``[n, C]``, on the CPU, into records.
+    def pack(self, activations: Tensor, targets: Tensor | None) -> Tensor:
+        """Pack activations ``[n, ...]`` and targets ``[n, C]`` into records.
 
         Returns:
-            ``uint8 [n, bytes]``.
+            ``uint8 [n, bytes]``, on the same device.
         """
         if self.channels_last:
             activations = activations.permute(0, 2, 3, 1)
@@ -90,8 +90,7 @@ class RecordFormat:
         if targets is not None:
             parts.append(targets.float().contiguous())
         flat = [part.reshape(len(part), -1).view(torch.uint8) for part in parts]
-        records: Records = (flat[0] if len(flat) == 1 else torch.cat(flat, 1)).numpy()
-        return records
+        return flat[0] if len(flat) == 1 else torch.cat(flat, 1)
 
     def unpack(self, records: Tensor) -> tuple[Tensor, Tensor | None]:
         """Unpack records ``uint8 [n, bytes]``.

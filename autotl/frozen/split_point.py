@@ -253,6 +253,9 @@ def find_split_point(model: Model, images: Tensor) -> SplitPoint | None:
 
     Returns:
         The split point, or None if there is none.
+
+    Raises:
+        torch.OutOfMemoryError: The images do not fit on the device.
     """
     if not model.backbone_trainable:
         return SplitPoint(model)
@@ -291,11 +294,16 @@ def _find_last(model: Model, images: Tensor) -> SplitPoint | None:
         name = calls[i].name
         if failed and name.startswith(failed):
             continue
-        with contextlib.suppress(*_FAILURES), torch.no_grad():
-            split = _split_after(model, i, calls, calls_for_two)
-            actual = split._features(split.prefix(images).clone(), nan=True)
-            if (expected - actual).abs().max() <= 1e-5 * expected.abs().max():  # False for NaN
-                return split
+        try:
+            with torch.no_grad():
+                split = _split_after(model, i, calls, calls_for_two)
+                actual = split._features(split.prefix(images).clone(), nan=True)
+                if (expected - actual).abs().max() <= 1e-5 * expected.abs().max():  # not for NaN
+                    return split
+        except torch.OutOfMemoryError:  # says nothing about this split point
+            raise
+        except _FAILURES:
+            pass
         # The siblings are called by the same code, which would fail there too; a try takes time.
         failed = name.rpartition(".")[0]
         failed = failed and f"{failed}."

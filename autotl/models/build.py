@@ -106,6 +106,8 @@ def _count_features(backbone: Any, head_input: HeadInput, size: int, name: str) 
             first = next(chain(backbone.parameters(), backbone.buffers()), torch.empty(0))
             blank = torch.zeros(1, 3, size, size, device=first.device)
             features = extract_features(backbone.eval(), blank, head_input)
+    except torch.OutOfMemoryError:  # a RuntimeError
+        raise
     except (AssertionError, AttributeError, LookupError, RuntimeError, TypeError) as error:
         raise Incompatible(
             f"{name} gives its head no {head_input} ({error}); choose another head or backbone"

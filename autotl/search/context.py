@@ -9,7 +9,7 @@ from collections.abc import MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from autotl import data, events, models
+from autotl import data, events, training
 from autotl.data import Batches, Dataset, Indices, Packed, Resample
 from autotl.events import Listener
 from autotl.frozen import FeatureCache
@@ -79,9 +79,14 @@ class TrainingContext:
         return None if self.dataset.folds is None else data.fold(self.dataset, 0)
 
     def build(self, config: Config, resample: Resample | None = None) -> Model:
-        """Build the model of a configuration, with random weights that depend on ``seed``."""
-        classes, size = len(self.dataset.classes), self.settings.size
-        return models.build_model(config, classes, size, self.device, self.seed(resample))
+        """Build the model of a configuration, with random weights that depend on ``seed``.
+
+        Raises:
+            OutOfMemory: It does not fit on the device.
+        """
+        return training.build_model(
+            config, len(self.dataset.classes), self.settings.size, self.device, self.seed(resample)
+        )
 
     def seed(self, resample: Resample | None = None) -> int:
         """Return the seed of the study, or that of the training on ``resample``."""

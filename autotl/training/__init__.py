@@ -6,7 +6,7 @@ changes images, at random or to a certain view; ``predict`` computes predictions
 ``weight_average`` averages the weights over the steps. ``probes`` trains many heads on one frozen
 backbone at once. ``cost`` measures what all that takes, and ``compute`` holds the settings that
 follow. ``checkpoint`` saves the state after an epoch. ``random_state`` keeps it all apart from the
-host process.
+host process, and ``memory`` goes on when that of the device runs out.
 
 Shapes: N images in a split, B in a batch, S their side in pixels, F features, C classes.
 """
@@ -20,6 +20,7 @@ from autotl.training.cost import (
 )
 from autotl.training.latency import measure_latencies, measure_latency
 from autotl.training.loop import fine_tune, set_trainable
+from autotl.training.memory import build_model
 from autotl.training.predict import logits_to_probabilities, predict
 from autotl.training.probes import (
     ProbeEpoch,
@@ -37,6 +38,7 @@ __all__ = [
     "Epoch",
     "ProbeEpoch",
     "Task",
+    "build_model",
     "extract_backbone_features",
     "extract_mirrored_features",
     "fine_tune",

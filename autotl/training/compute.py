@@ -11,7 +11,7 @@ from torch import Tensor
 
 from autotl.models import Device, Model
 from autotl.space.space import Config
-from autotl.training.predict import is_out_of_memory
+from autotl.training.memory import is_out_of_memory
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,7 +23,8 @@ from autotl.training.compute import ComputeSettings, cost_key, openvino_key
 from autotl.training.frozen_inputs import FrozenInputs
 from autotl.training.inputs import Inputs
 from autotl.training.loop import simulate_strategy
-from autotl.training.predict import autocast, compute_logits
+from autotl.training.memory import retry_when_out_of_memory
+from autotl.training.predict import compute_logits
 from autotl.training.random_state import RandomState
 from autotl.training.task import Task
 
@@ -170,7 +172,15 @@ def measure_cost(model: Model, config: Config, task: Task) -> Cost:
 
     Returns:
         The estimated cost.
+
+    Raises:
+        OutOfMemory: A single image does not fit on the device, or not even a copy of the model.
     """
+    measure = partial(_measure_cost, model, config, task)
+    return retry_when_out_of_memory(measure, task.device.torch_device, "the model")
+
+
+def _measure_cost(model: Model, config: Config, task: Task) -> Cost:
     with RandomState(task.device.torch_device, task.seed).active():
         trial, backbone_trainable = simulate_strategy(model, config, task.epochs)
         key = cost_key(trial, config, task.device)
@@ -205,7 +215,8 @@ def _estimate_cost(
     cached = False
     if has_split_point:  # activations that are slower to read than to compute are not cached
         count = train * min(task.views, task.epochs) + validation
-        cached = task.cache.seconds_to_read(timing.activation_bytes, count) < view
+        device, row_bytes = task.device.torch_device, timing.activation_bytes
+        cached = task.cache.seconds_to_read(row_bytes, count, device) < view
     # Validation runs forward only.
     epoch = OPTIMIZER_FACTOR * train * timing.step + validation * timing.forward
     if not cached:
@@ -319,8 +330,8 @@ def _compare_with_openvino(frozen: FrozenInputs, images: Tensor, seconds: float)
 
 
 def _forward(inputs: Inputs, batch: Tensor, targets: Tensor) -> None:
-    with torch.inference_mode(), autocast(inputs.device):
-        inputs.loss(batch.clone(), targets)
+    with torch.inference_mode():
+        inputs.forward_loss(batch.clone(), targets)
 
 
 def _time_augmentation(trial: Model, config: Config, task: Task) -> float:
@@ -358,7 +369,9 @@ def measure_forward(backbone: Choice, size: int, device: Device) -> tuple[float,
     """
     network, input_spec = build_backbone(backbone, size)
     size = input_spec.size
-    model = Model(network, nn.Identity(), input_spec).to(device.torch_device).eval()
+    model = Model(network, nn.Identity(), input_spec)
+    move = partial(model.to, device.torch_device)
+    model = retry_when_out_of_memory(move, device.torch_device, "the model").eval()
     images = torch.zeros((CPU_IMAGES, 3, size, size), dtype=torch.uint8, device=device.torch_device)
     with RandomState(device.torch_device, 0).active():
         seconds = _time(lambda: compute_logits(model, images, device), device)

@@ -29,7 +29,8 @@ from autotl.space.source import source_digest
 from autotl.space.space import Choice, Config
 from autotl.training.augmentation import Augmentation
 from autotl.training.compute import openvino_key
-from autotl.training.predict import autocast, halve_when_out_of_memory, split_for_inference
+from autotl.training.memory import MicroBatches
+from autotl.training.predict import autocast, split_for_inference
 from autotl.training.random_state import torch_seeded
 from autotl.training.task import Task
 
@@ -56,6 +57,7 @@ class FrozenInputs:
 
     Attributes:
         row_bytes: Bytes of a cached row.
+        total_bytes: Bytes of the rows of all views that the training needs, which the caller sets.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class FrozenInputs:
         self._entry_names: dict[tuple[Batches, int | None], str] = {}
         self._on_disk: dict[tuple[Batches, int | None], CachedRows] = {}
         self._prefix: fast_inference.Forward = split_point.prefix
+        self._micro_batches = MicroBatches()
         activations = self.compute(images)
         self._dtype = self._stored_dtype = activations.dtype
         # Feature maps in float32 are stored in half the space where that is as accurate. Pooled
@@ -82,6 +85,7 @@ class FrozenInputs:
         if self._dtype == torch.float32 and is_map and split_point.tolerates_float16(images):
             self._stored_dtype = HALF
         self.row_bytes = activations[0].numel() * self._stored_dtype.itemsize
+        self.total_bytes = 0
 
     def compute(self, images: Tensor) -> Tensor:
         """Compute activations ``[B, ...]`` that later layers may overwrite and train on."""
@@ -153,7 +157,9 @@ class FrozenInputs:
 
         device = self.device.torch_device
         check = mixed_view is None  # of mixed images, whole batches would be computed again
-        rows = self.task.cache.get_or_compute(name, batches.indices, compute, device, check=check)
+        rows = self.task.cache.get_or_compute(
+            name, batches.indices, compute, device, check=check, total_bytes=self.total_bytes
+        )
         if rows and not rows.resident:
             self._on_disk[batches, view] = rows
         return rows
@@ -192,7 +198,7 @@ class FrozenInputs:
 
     def _compute(self, images: Tensor) -> Tensor:
         with torch.inference_mode(), autocast(self.device):
-            return halve_when_out_of_memory(self._prefix, images)
+            return self._micro_batches.map(self._prefix, images)
 
     def _compile_if_it_pays(self, images: Tensor, count: int) -> None:
         """Compile the prefix, unless it is, if ``count`` images like these are to be computed."""

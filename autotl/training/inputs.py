@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from functools import partial
 
 import numpy as np
 import torch
@@ -22,10 +25,9 @@ from autotl.training.augmentation import Augmentation
 from autotl.training.compute import compile_or_fall_back, cost_key
 from autotl.training.frozen_inputs import FrozenInputs, eval_mode
 from autotl.training.head_fit import fit_head
+from autotl.training.memory import MicroBatches, retry_when_out_of_memory, split
 from autotl.training.predict import (
     autocast,
-    halve_when_out_of_memory,
-    is_out_of_memory,
     logits_to_probabilities,
     predict,
     split_for_inference,
@@ -47,7 +49,8 @@ class Inputs:
     Attributes:
         trainable: Whether there is anything to train. A head that was fitted on a frozen backbone
             is not trained.
-        micro_batch_size: Number of images that are computed at once in a training step.
+        micro_batches: The size of the parts in which a training step computes a batch, if it does
+            not fit into memory.
         frozen: Cached activations of the frozen layers; None feeds images.
         sampling: Relative probability of each class to be drawn, ``[C]``; None draws every image
             once.
@@ -63,7 +66,7 @@ class Inputs:
         self.one_hot = self.augmentation.one_hot
         self.trainable = True
         self._max_batch_size = math.ceil(task.train.num_examples / len(task.train))
-        self.micro_batch_size = self._max_batch_size
+        self.micro_batches = MicroBatches()
         self.frozen: FrozenInputs | None = None
         self._cost_key = ""
         compiled = task.compute.compile
@@ -97,13 +100,11 @@ class Inputs:
         self.augmentation.detect_identity(images, labels)
         if not self.task.compute.cache_activations:
             return
-        for few in (images[:4], images[:2]):  # fewer if memory does not suffice
-            try:
-                self.frozen = self._make_frozen_inputs(few, trained)
+        for count in (4, 2):  # fewer if memory does not suffice; without either nothing is cached
+            make = partial(self._make_frozen_inputs, images[:count], trained)
+            with suppress(OutOfMemory):
+                self.frozen = retry_when_out_of_memory(make, images.device, "the model")
                 break
-            except RuntimeError as error:
-                if not is_out_of_memory(error):
-                    raise
 
     def share_frozen_inputs(self, other: Inputs) -> None:
         """Use the cached activations of ``other``, whose model has the same frozen backbone."""
@@ -149,8 +150,10 @@ class Inputs:
         """Fit a head that has a ``fit`` to the training images without augmentation."""
         head, name = self.model.head, self.config["head"].name
         if hasattr(head, "fit"):
+            features, labels = self.extract_head_inputs(), self.task.train.labels
+            fit = partial(fit_head, head, features, labels, name, self.task)
             with torch.no_grad():
-                fit_head(head, self.extract_head_inputs(), self.task.train.labels, name, self.task)
+                retry_when_out_of_memory(fit, features.device, "the fit of the head")
 
     def extract_head_inputs(self) -> Tensor:
         """Compute the input of the head for the training images without augmentation.
@@ -165,10 +168,10 @@ class Inputs:
             if rows:
                 features = [row for row, _ in rows.batches(train.sequential_indices())]
             else:
-                features = []
+                features, micro_batches = [], MicroBatches()
                 for images, _ in train:
                     self.task.check_time()
-                    features.append(halve_when_out_of_memory(self.model.features, images))
+                    features.append(micro_batches.map(self.model.features, images))
         return torch.cat(features).float().clone()  # inference tensors cannot be trained on
 
     def predict_validation(self) -> NDArray[np.float32]:
@@ -181,7 +184,7 @@ class Inputs:
             check_time = self.task.check_time
             return predict(self.model, validation, self.device, check_time, compile=False)
         self.model.eval()
-        frozen = self.frozen
+        frozen, micro_batches = self.frozen, MicroBatches()
 
         def compute_logits(activations: Tensor) -> Tensor:
             # The backbone of the split point may be another model's; the head is this model's.
@@ -191,7 +194,7 @@ class Inputs:
         positions = split_for_inference(np.arange(validation.num_examples), validation)
         with torch.inference_mode(), autocast(self.device):
             logits = [
-                halve_when_out_of_memory(compute_logits, frozen.restore_dtype(activations))
+                micro_batches.map(compute_logits, frozen.restore_dtype(activations))
                 for activations, _ in rows.batches(positions)
             ]
         return logits_to_probabilities(torch.cat(logits))
@@ -199,9 +202,10 @@ class Inputs:
     def backward(self, batch: Tensor, targets: Tensor) -> Tensor:
         """Add the gradients of the mean loss of a batch to those of the parameters.
 
-        When memory runs out, the batch is computed in halves, quarters and so on, which gives the
-        gradients of the whole batch. The next training with the same ``cost_key`` begins with the
-        size that fitted.
+        When memory runs out, what is resident on the device is given up, and then the batch is
+        computed in halves, quarters and so on, which gives the gradients of the whole batch. The
+        next training with the same ``cost_key`` begins with twice the size that fitted: there may
+        be more memory then, and if not, one step is computed again.
 
         Args:
             batch: Images or activations ``[B, ...]``.
@@ -213,19 +217,31 @@ class Inputs:
         Raises:
             OutOfMemory: A single image does not fit on the device.
         """
-        while True:
-            try:
-                return self._backward_in_micro_batches(batch, targets)
-            except RuntimeError as error:  # torch.OutOfMemoryError is one
-                if not is_out_of_memory(error):
-                    raise
-            if self.micro_batch_size == 1:
-                raise OutOfMemory("a single image does not fit in the device's memory")
-            self.micro_batch_size = max(1, min(self.micro_batch_size, len(targets)) // 2)
-            self.task.micro_batch_sizes[self._cost_key] = self.micro_batch_size
-            self.model.zero_grad(set_to_none=True)
-            if targets.device.type == "cuda":
-                torch.cuda.empty_cache()
+        attempts = itertools.count()
+
+        def compute(parts: int) -> Tensor:
+            if next(attempts):  # gradients that were added before memory ran out
+                self.model.zero_grad(set_to_none=True)
+            # Layers that work in place overwrite activations, which another attempt would need.
+            own = batch.clone() if self.frozen else batch
+            return self._backward_in_micro_batches(own, targets, parts)
+
+        loss = self.micro_batches.run(compute, len(targets), targets.device)
+        if self.micro_batches.size is not None:
+            self.task.micro_batch_sizes[self._cost_key] = self.micro_batches.size
+        return loss
+
+    def forward_loss(self, batch: Tensor, targets: Tensor) -> Tensor:
+        """Compute the mean loss of a batch without gradients, in parts like ``backward``."""
+
+        def compute(parts: int) -> Tensor:
+            if parts == 1:
+                return self.loss(batch, targets)
+            losses = [len(t) * self.loss(b, t) for b, t in split(parts, batch, targets)]
+            return torch.stack(losses).sum() / len(targets)
+
+        with torch.no_grad():
+            return self.micro_batches.run(compute, len(targets), targets.device)
 
     def loss(self, batch: Tensor, targets: Tensor) -> Tensor:
         """Compute the mean loss of a batch: balanced cross-entropy and the strategy's penalties.
@@ -257,9 +273,10 @@ class Inputs:
         """Update what depends on which parameters are trainable."""
         # Nothing is trained after a frozen backbone if the head is fitted.
         self.trainable = self.model.backbone_trainable or not hasattr(self.model.head, "fit")
-        self._cost_key = cost_key(self.model, self.config, self.device)
-        known_size = self.task.micro_batch_sizes.get(self._cost_key, self._max_batch_size)
-        self.micro_batch_size = min(self._max_batch_size, known_size)
+        key = cost_key(self.model, self.config, self.device)
+        if key != self._cost_key:
+            self._cost_key, size = key, self.task.micro_batch_sizes.get(key)
+            self.micro_batches.size = None if size is None else min(2 * size, self._max_batch_size)
 
     def _make_frozen_inputs(self, images: Tensor, trained: set[int]) -> FrozenInputs | None:
         """The activations at the split point; None without one, or without space for them."""
@@ -276,7 +293,9 @@ class Inputs:
             temporary=self.task.data_id is None or bool(split_point.prefix_parameters & trained),
         )
         count = self.task.train.num_examples * self.views + self.task.num_validation_examples
-        return frozen if self.task.cache.has_space(frozen.row_bytes * count) else None
+        frozen.total_bytes = frozen.row_bytes * count
+        has_space = self.task.cache.has_space(frozen.total_bytes, self.device.torch_device)
+        return frozen if has_space else None
 
     def _get_rows(self, batches: Batches, view: int | None) -> CachedRows | None:
         """The rows of ``batches``; without space for them, the model is fed images from now on."""
@@ -287,12 +306,10 @@ class Inputs:
             self.close()
         return rows
 
-    def _backward_in_micro_batches(self, batch: Tensor, targets: Tensor) -> Tensor:
+    def _backward_in_micro_batches(self, batch: Tensor, targets: Tensor, parts: int) -> Tensor:
         total = torch.zeros((), device=targets.device)
         # Nearly equal parts: none has a single image, which breaks BatchNorm.
-        count = math.ceil(len(targets) / self.micro_batch_size)
-        micro_batches = zip(batch.tensor_split(count), targets.tensor_split(count), strict=True)
-        for micro_batch, micro_targets in micro_batches:
+        for micro_batch, micro_targets in split(parts, batch, targets):
             weight = len(micro_targets) / len(targets)
             loss = self.loss(micro_batch, micro_targets) * weight
             loss.backward()  # type: ignore[no-untyped-call]

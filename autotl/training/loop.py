@@ -14,11 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from autotl.data import resident
 from autotl.errors import Diverged, OutOfTime, PluginError
 from autotl.models import Group, Model, merge_parametrizations, plan_groups
 from autotl.space.space import Config
 from autotl.training.checkpoint import pack_optimizer, select_tensors, unpack_optimizer
 from autotl.training.inputs import Inputs
+from autotl.training.memory import convert_out_of_memory
 from autotl.training.random_state import RandomState
 from autotl.training.task import Epoch, Task
 from autotl.training.weight_average import WeightAverage
@@ -49,7 +51,8 @@ def fine_tune(model: Model, config: Config, task: Task) -> Iterator[Epoch]:
 
     Raises:
         Diverged: The loss or a prediction is not finite.
-        OutOfMemory: A single image does not fit on the device.
+        OutOfMemory: A single image does not fit on the device, or what the training itself keeps,
+            such as the state of the optimizer.
         OutOfTime: The deadline passed inside an epoch.
         Incompatible: A plugin cannot work with the others.
     """
@@ -60,7 +63,7 @@ def fine_tune(model: Model, config: Config, task: Task) -> Iterator[Epoch]:
         epochs = training.continue_from_checkpoint(random)
         yield from epochs
         while len(epochs) < task.epochs and not _has_stalled(epochs, task):
-            with random.active():
+            with random.active(), convert_out_of_memory("the training"):
                 epoch = training.run_epoch(len(epochs) + 1)
             if epoch is None:
                 break
@@ -102,6 +105,7 @@ class Training:
     ) -> None:
         self.model, self.config, self.task = model, config, task
         self.shared_inputs = shared_inputs
+        resident.relax(task.device.torch_device)  # another process may have needed the memory
         self.inputs = Inputs(model, config, task)
         self._plan = plan_groups(model, config["freeze"], task.epochs)
         self._average = WeightAverage(task.ema)
@@ -151,8 +155,7 @@ class Training:
         self.task.check_time()
         self._steps += 1
         if not self.inputs.trainable:
-            with torch.no_grad():
-                self._total_loss += self.inputs.loss(batch, targets) * len(targets)
+            self._total_loss += self.inputs.forward_loss(batch, targets) * len(targets)
             return
         assert self._optimizer is not None
         _set_step(self._scheduler, self._steps - 1)

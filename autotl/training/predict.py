@@ -13,22 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from autotl.data import Batches
-from autotl.errors import OutOfMemory
 from autotl.models import Device, Model, fast_inference
+from autotl.training.memory import MicroBatches
 from autotl.training.random_state import deterministic_cudnn
 
 INFERENCE_FACTOR = 8
 """How many times larger batches are on a GPU for inference than for training."""
-
-OUT_OF_MEMORY_MESSAGES = (
-    "out of memory",  # CUDA, "CUDA error: out of memory", HIP, XPU and "MPS backend out of memory"
-    "can't allocate memory",  # the CPU
-    "not enough memory",  # the CPU on Windows
-    "CUBLAS_STATUS_ALLOC_FAILED",
-    "CUDNN_STATUS_ALLOC_FAILED",
-    "CUSOLVER_STATUS_ALLOC_FAILED",
-)
-"""Parts of the messages of errors that mean that memory ran out."""
 
 
 def predict(
@@ -54,7 +44,7 @@ def predict(
         OutOfMemory: A single image does not fit on the device.
     """
     model.eval()
-    results = []
+    results, micro_batches = [], MicroBatches()
     forward: Callable[[Tensor], Tensor] | None = None
     with deterministic_cudnn(device.torch_device):
         positions = split_for_inference(np.arange(batches.num_examples), batches)
@@ -63,7 +53,7 @@ def predict(
             if forward is None:
                 count = batches.num_examples if compile else 0
                 forward = compile_if_it_pays(model, images, device, count)
-            results.append(compute_logits(forward, images, device))
+            results.append(compute_logits(forward, images, device, micro_batches))
     return logits_to_probabilities(torch.cat(results))
 
 
@@ -98,28 +88,22 @@ def compile_if_it_pays(
     return fast_inference.with_fallback(compiled, model)
 
 
-def compute_logits(model: Callable[[Tensor], Tensor], images: Tensor, device: Device) -> Tensor:
-    """Compute the logits ``float32 [B, C]`` of ``images uint8 [B, 3, S, S]``."""
-    with torch.inference_mode(), autocast(device):
-        return halve_when_out_of_memory(model, images).float()
+def compute_logits(
+    model: Callable[[Tensor], Tensor],
+    images: Tensor,
+    device: Device,
+    micro_batches: MicroBatches | None = None,
+) -> Tensor:
+    """Compute the logits ``float32 [B, C]`` of ``images uint8 [B, 3, S, S]``.
 
-
-def halve_when_out_of_memory(function: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
-    """Compute ``function(batch)``; where memory runs out, of its halves, quarters and so on.
-
-    Raises:
-        OutOfMemory: A single image does not fit on the device.
+    Args:
+        model: The model, or what computes the same.
+        images: The images.
+        device: The device and the type to compute in.
+        micro_batches: Knows what fits into memory, from other batches; None for nothing.
     """
-    try:
-        return function(batch)
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-    if len(batch) == 1:
-        raise OutOfMemory("a single image does not fit in the device's memory")
-    if batch.device.type == "cuda":
-        torch.cuda.empty_cache()
-    return torch.cat([halve_when_out_of_memory(function, half) for half in batch.tensor_split(2)])
+    with torch.inference_mode(), autocast(device):
+        return (micro_batches or MicroBatches()).map(model, images).float()
 
 
 def logits_to_probabilities(logits: Tensor) -> NDArray[np.float32]:
@@ -132,10 +116,3 @@ def autocast(device: Device) -> contextlib.AbstractContextManager[Any]:
     """The context that computes in the device's autocast type."""
     enabled = device.autocast is not None
     return torch.autocast(device.torch_device.type, dtype=device.autocast, enabled=enabled)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error means that memory ran out."""
-    if isinstance(error, torch.OutOfMemoryError):
-        return True
-    return any(part in str(error) for part in OUT_OF_MEMORY_MESSAGES)

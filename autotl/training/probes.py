@@ -6,9 +6,11 @@ The activations of the backbone are read once for all heads.
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -22,7 +24,12 @@ from autotl.space.space import Config
 from autotl.training.frozen_inputs import eval_mode
 from autotl.training.inputs import Inputs
 from autotl.training.loop import Training, set_trainable, simulate_strategy
-from autotl.training.predict import autocast, halve_when_out_of_memory
+from autotl.training.memory import (
+    MicroBatches,
+    convert_out_of_memory,
+    retry_when_out_of_memory,
+)
+from autotl.training.predict import autocast
 from autotl.training.random_state import RandomState
 from autotl.training.task import Epoch, Task
 
@@ -132,12 +139,12 @@ def extract_mirrored_features(
         The order is random, so that fewer images are a fair sample.
     """
     rows: list[Tensor] = []
-    positions = task.train.shuffled_indices(task.seed)
+    positions, micro_batches = task.train.shuffled_indices(task.seed), MicroBatches()
     with eval_mode(model), torch.inference_mode(), autocast(task.device):
         for images, _ in task.train.load(positions):
             with suppress(OutOfTime):
                 task.check_time()
-                rows.append(halve_when_out_of_memory(model.features, images.flip(3)).float())
+                rows.append(micro_batches.map(model.features, images.flip(3)).float())
                 continue
             break
     done = np.concatenate([np.empty(0, np.int64), *positions[: len(rows)]])
@@ -165,7 +172,7 @@ class _Run:
             return None
         start = time.monotonic()
         try:
-            with self.random.torch_active():
+            with self.random.torch_active(), convert_out_of_memory("the training"):
                 return method(self.training, *arguments)
         except Exception as error:  # of one head; the others continue
             self.stop(error)
@@ -179,6 +186,7 @@ class _Run:
             self.training.finish()
             self._completed = True
         else:
+            traceback.clear_frames(error.__traceback__)  # what failed must not take memory
             self.error = error
 
     def end_epoch(self, last: bool) -> ProbeEpoch | Exception | None:
@@ -201,7 +209,8 @@ def _start_run(first: _Run, config: Config) -> _Run:
     random = RandomState(task.device.torch_device, task.seed)
     try:
         classes = len(task.train.class_counts)
-        model = replace_head(training.model, config["head"], classes, task.seed)
+        make = partial(replace_head, training.model, config["head"], classes, task.seed)
+        model = retry_when_out_of_memory(make, task.device.torch_device, "the head")
         with random.torch_active():
             run = _Run(Training(model, config, task, shared_inputs=training.inputs), random)
     except Exception as error:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from fake_gpu import FakeGpu
 from noise_images import noise_examples
 
-from autotl.data import Batches, Packed, check, pack, prefetch
+from autotl.data import Batches, Packed, check, pack, prefetch, resident
 from autotl.data import batches as batches_module
 
 CPU = torch.device("cpu")
@@ -111,13 +114,135 @@ def test_batches_read_a_packed_array(tmp_path: Path) -> None:
     assert labels.tolist() == dataset.labels[train].tolist()
 
 
+# Images that are resident on a GPU.
+
+IMAGES = 40 * 4 * 4 * 3
+"""Bytes of 40 images."""
+
+
+def sequence(batches: Batches, epochs: int = 3) -> list[list[int]]:
+    """The numbers of the images of some epochs, also with sampling."""
+    sampling = np.linspace(0, 1, 40).tolist()
+    return [
+        [int(i) for images, _ in batches.epoch(number, drawn) for i in images[:, 0, 0, 0]]
+        for drawn in (None, sampling)
+        for number in range(epochs)
+    ]
+
+
+class CountingPacked(Packed):
+    """Counts the images that are read."""
+
+    read = 0
+
+    def take(self, indices: Any, out: Any = None) -> Any:
+        CountingPacked.read += len(indices)
+        return super().take(indices, out)
+
+
+def counting_batches() -> Batches:
+    """The same images, and a count of those that are read."""
+    packed, CountingPacked.read = numbered_images(40), 0
+    counting = CountingPacked(packed.array, packed.path)
+    return Batches(counting, np.arange(40), np.arange(40), 8, CPU, shuffle_seed=1)
+
+
+def test_images_that_fit_are_read_once_and_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = sequence(shuffled_batches(1))
+    FakeGpu(monkeypatch, memory=2 * IMAGES)
+    batches = counting_batches()
+    next(iter(batches))
+    assert CountingPacked.read <= 16  # one batch, and one ahead
+    assert sequence(batches) == expected
+    assert 40 <= CountingPacked.read <= 56
+    assert resident.held_bytes(CPU) == IMAGES
+    del batches
+    assert resident.held_bytes(CPU) == 0
+
+
+def test_images_that_do_not_fit_are_read_in_every_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = sequence(shuffled_batches(1))
+    FakeGpu(monkeypatch, memory=2 * IMAGES - 2)
+    batches = counting_batches()
+    assert sequence(batches) == expected
+    assert CountingPacked.read == 6 * 40
+    assert resident.held_bytes(CPU) == 0
+
+
+@pytest.mark.parametrize("epochs_before", [0, 1])
+@pytest.mark.parametrize("given_up_after", range(1, 6))
+def test_images_that_are_given_up_in_an_epoch_are_read_again(
+    monkeypatch: pytest.MonkeyPatch, epochs_before: int, given_up_after: int
+) -> None:
+    expected = image_numbers(shuffled_batches(1), 1)
+    gpu, batches = FakeGpu(monkeypatch, memory=2 * IMAGES), shuffled_batches(1)
+    for _ in range(epochs_before):
+        image_numbers(batches, 0)
+    seen: list[int] = []
+    for number, (images, labels) in enumerate(batches.epoch(1), 1):
+        assert (labels == images[:, 0, 0, 0]).all()
+        seen += images[:, 0, 0, 0].tolist()
+        if number == given_up_after:
+            assert resident.release(CPU)
+            assert resident.held_bytes(CPU) == 0
+    assert seen == expected
+    gpu.memory = 4 * IMAGES  # of which a quarter may be used after that
+    assert image_numbers(batches, 1) == expected
+    assert resident.held_bytes(CPU) == IMAGES
+
+
+def test_two_loops_over_the_same_images_do_not_disturb_each_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    expected = image_numbers(shuffled_batches(1), 1)
+    FakeGpu(monkeypatch, memory=4 * IMAGES)
+    batches = shuffled_batches(1)
+    first, second = batches.epoch(1), batches.epoch(1)
+    seen: list[int] = []
+    for number, ((images, _), (same, _)) in enumerate(zip(first, second, strict=True)):
+        assert torch.equal(images, same)
+        seen += images[:, 0, 0, 0].tolist()
+        if number == 1:
+            resident.release(CPU)
+            next(iter(batches))  # takes room again, while both go on
+    assert seen == expected
+    assert image_numbers(batches, 1) == expected
+
+
+def test_no_thread_is_left_when_a_loop_ends_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    for memory in (0, 2 * IMAGES):
+        FakeGpu(monkeypatch, memory)
+        before = threading.active_count()
+        for _ in shuffled_batches(1).epoch(0):
+            assert threading.active_count() == before + 1
+            break
+        assert threading.active_count() == before
+        with suppress(ZeroDivisionError):
+            for _ in shuffled_batches(1).epoch(0):
+                raise ZeroDivisionError
+        assert threading.active_count() == before
+
+
+def test_positions_are_sent_once_for_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    FakeGpu(monkeypatch, memory=2 * IMAGES)
+    batches = shuffled_batches(1)
+    image_numbers(batches)
+    sent: list[int] = []
+    send = batches_module.send_positions
+    monkeypatch.setattr(
+        batches_module, "send_positions", lambda b, d: (sent.append(len(b)), send(b, d))[1]
+    )
+    image_numbers(batches, 1)
+    assert sent == [5, 5]  # for the labels and for the images
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("fraction", [0.0, 1.0])
 def test_batches_on_a_gpu_equal_those_on_the_cpu(
     fraction: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With all images resident on the GPU, and with none."""
-    monkeypatch.setattr(batches_module, "RESIDENT_FRACTION", fraction)
+    monkeypatch.setattr(resident, "RESIDENT_FRACTION", fraction)
     on_gpu = shuffled_batches(1, torch.device("cuda"))
     assert image_numbers(on_gpu, 2) == image_numbers(shuffled_batches(1), 2)
     assert all(x.is_cuda and (y == x[:, 0, 0, 0]).all() for x, y in on_gpu)

@@ -15,6 +15,7 @@ from noise_images import noise
 from PIL import ExifTags, Image
 
 from autotl.data import decode
+from autotl.data import image as image_module
 from autotl.data.image import map_in_threads
 from autotl.data.scale import Scale
 from autotl.errors import DataError
@@ -156,7 +157,7 @@ def test_the_error_names_the_unreadable_image(tmp_path: Path) -> None:
 
 
 def test_results_come_in_order_and_stop_at_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(image_module, "count_cores", lambda: 4)
     results: list[int] = []
     second_done = threading.Event()
 
@@ -170,3 +171,31 @@ def test_results_come_in_order_and_stop_at_an_error(monkeypatch: pytest.MonkeyPa
     with pytest.raises(ZeroDivisionError):
         map_in_threads(identity, range(1000), results.append, "", None)
     assert results == list(range(200))
+
+
+def test_all_cores_work_on_the_items_all_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_module, "count_cores", lambda: 3)
+    monkeypatch.setattr(image_module, "MAX_BEGUN", 4)
+    barrier = threading.Barrier(3)  # broken after a minute with fewer threads
+    last_begun = threading.Event()
+
+    def wait_for_others(i: int) -> int:
+        if i < 3:
+            barrier.wait(60)
+        if i == 5:  # begins before item 6 is complete
+            assert last_begun.wait(60)
+        if i == 6:
+            last_begun.set()
+        return i
+
+    results: list[int] = []
+    map_in_threads(wait_for_others, range(7), results.append, "", None)
+    assert results == list(range(7))
+
+
+def test_the_cores_are_those_that_this_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5, 7}, raising=False)
+    assert image_module.count_cores() == 3
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert image_module.count_cores() == 1

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from autotl.files import last_used, lock
-from autotl.frozen import CachedRows, FeatureCache, cache, entry_name
+from autotl.frozen import CachedRows, FeatureCache, cache, entry_name, reading_speed
 
 CPU = torch.device("cpu")
 WIDTH = 5
@@ -246,7 +246,7 @@ def test_rows_in_memory_are_evicted_for_others(tmp_path: Path) -> None:
             rows = Prefix(feature_cache, name).rows(1, 2)  # 40 bytes
             assert rows is not None
             assert rows.resident
-            assert sum(r.bytes for r in feature_cache._in_memory.values()) <= 100
+            assert sum(r.bytes for r in feature_cache._rows.values()) <= 100
     rows = Prefix(feature_cache, "a").rows(*range(6))
     assert rows is not None
     assert not rows.resident
@@ -304,10 +304,10 @@ def test_the_default_limit_is_at_most_a_tenth_of_the_free_space(tmp_path: Path) 
 
 def test_the_time_to_read_is_measured(tmp_path: Path) -> None:
     feature_cache = FeatureCache(1 << 20, tmp_path, memory=1000)
-    in_memory = feature_cache._memory_seconds_per_byte
-    on_disk = feature_cache._disk_seconds_per_byte
-    assert feature_cache.seconds_to_read(10, 10) == pytest.approx(10 * in_memory)
-    assert feature_cache.seconds_to_read(10, 1000) == pytest.approx(10 * on_disk)
+    in_memory = reading_speed.gathering_seconds_per_byte(CPU)
+    on_disk = reading_speed.disk_seconds_per_byte(tmp_path)
+    assert feature_cache.seconds_to_read(10, 10, CPU) == pytest.approx(10 * in_memory)
+    assert feature_cache.seconds_to_read(10, 1000, CPU) == pytest.approx(10 * on_disk)
     assert 0 < in_memory < 1e-6
     assert 0 < on_disk < 1e-6
     assert not files(tmp_path, "")

@@ -29,7 +29,7 @@ def row(index: int) -> Tensor:
 
 
 def records_of(indices: np.ndarray) -> np.ndarray:
-    return FORMAT.pack(torch.stack([row(i) for i in indices.tolist()]), None)
+    return FORMAT.pack(torch.stack([row(i) for i in indices.tolist()]), None).numpy()
 
 
 def add(folder: Path, *indices: int) -> Entry:

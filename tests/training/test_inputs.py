@@ -70,7 +70,7 @@ def test_a_penalty_is_added_to_the_mean_loss(micro_batch_size: int) -> None:
     for with_penalty in (False, True):
         network = model()
         inputs = make_inputs(network)
-        inputs.micro_batch_size = micro_batch_size
+        inputs.micro_batches.size = micro_batch_size
         weight = network.head[1].weight
         if with_penalty:
             network.penalties.append(lambda features, w=weight: (w**2).sum())

@@ -14,7 +14,6 @@ from training_helpers import changed_names, copy_state, train
 from autotl.errors import OutOfMemory
 from autotl.models import Model, fast_inference
 from autotl.training import predict
-from autotl.training.predict import halve_when_out_of_memory, is_out_of_memory
 
 
 def test_predictions_are_in_order_and_sum_to_one() -> None:
@@ -53,49 +52,6 @@ def test_short_memory_does_not_change_predictions(
     monkeypatch.setattr(Model, "features", lambda *_: short(enough, torch.zeros(4)))
     with pytest.raises(OutOfMemory, match="a single image does not fit"):
         predict(enough, batches(squares()), CPU)
-
-
-@pytest.mark.parametrize(
-    ("error", "expected"),
-    [
-        (torch.OutOfMemoryError("anything"), True),
-        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), True),
-        (RuntimeError("CUDA error: out of memory"), True),
-        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"), True),
-        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
-        (RuntimeError("MPS backend out of memory (MPS allocated: 5.4 GB)"), True),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to"), True),
-        (RuntimeError("DefaultCPUAllocator: not enough memory: you tried to"), True),
-        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
-        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), False),
-        (ValueError("no"), False),
-    ],
-    ids=str,
-)
-def test_errors_that_mean_that_memory_ran_out_are_recognised(
-    error: Exception, expected: bool
-) -> None:
-    assert is_out_of_memory(error) == expected
-
-
-def test_the_errors_of_torch_are_recognised() -> None:
-    with pytest.raises(RuntimeError) as raised:
-        torch.empty(1 << 60, dtype=torch.uint8)
-    assert is_out_of_memory(raised.value)
-
-
-def test_a_batch_is_halved_until_it_fits() -> None:
-    sizes: list[int] = []
-
-    def double(batch: Tensor) -> Tensor:
-        sizes.append(len(batch))
-        if len(batch) > 3:
-            raise torch.OutOfMemoryError("no memory is left")
-        return 2 * batch
-
-    batch = torch.arange(10)
-    assert torch.equal(halve_when_out_of_memory(double, batch), 2 * batch)
-    assert sizes == [10, 5, 3, 2, 5, 3, 2]
 
 
 def test_many_images_are_predicted_with_openvino(monkeypatch: pytest.MonkeyPatch) -> None:

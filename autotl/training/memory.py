@@ -1,0 +1,196 @@
+"""What happens when the memory of a device runs out.
+
+A computation that did not fit is freed and tried again in this order: first at the same size,
+without the images and features that are resident on the device, and then in halves, quarters and so
+on. The size that fitted is remembered. What cannot be divided, such as building a model, is tried
+once more; then ``OutOfMemory`` ends the trial.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from autotl import models
+from autotl.data import device_memory, resident
+from autotl.errors import OutOfMemory
+from autotl.models import Device, Model
+from autotl.space.space import Config
+
+OUT_OF_MEMORY_MESSAGES = (
+    "out of memory",  # CUDA, "CUDA error: out of memory", HIP, XPU and "MPS backend out of memory"
+    "can't allocate memory",  # the CPU
+    "not enough memory",  # the CPU on Windows
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate",  # no memory for its handle
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED",
+    "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+    "CUSOLVER_STATUS_ALLOC_FAILED",
+    "CUSPARSE_STATUS_ALLOC_FAILED",
+    "CUFFT_ALLOC_FAILED",
+)
+"""Parts of the messages of errors that mean that memory ran out."""
+
+Result = TypeVar("Result")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error means that memory ran out."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and any(part in text for part in OUT_OF_MEMORY_MESSAGES)
+
+
+def retry_when_out_of_memory(
+    function: Callable[[], Result], device: torch.device, what: str
+) -> Result:
+    """Call a function, and once more if memory runs out, without what is resident on the device.
+
+    Args:
+        function: May be called twice.
+        device: The device that it computes on.
+        what: What does not fit then, for the message.
+
+    Raises:
+        OutOfMemory: The memory does not suffice.
+    """
+    for _ in range(2):
+        try:
+            return function()
+        except RuntimeError as error:  # torch.OutOfMemoryError is one
+            forget_failed_computation(error)
+        # After the block nothing refers to the error and its traceback any more.
+        free_memory(device)
+    raise OutOfMemory(f"{what} does not fit in the device's memory")
+
+
+@contextmanager
+def convert_out_of_memory(what: str) -> Iterator[None]:
+    """Raise ``OutOfMemory`` if memory runs out inside; ``what`` does not fit then."""
+    try:
+        yield
+        return
+    except RuntimeError as error:
+        forget_failed_computation(error)
+    raise OutOfMemory(f"{what} does not fit in the device's memory")
+
+
+def build_model(
+    config: Config, classes: int, size: int | None, device: Device, seed: int = 0
+) -> Model:
+    """Build a model as ``models.build_model`` does, on a device that may have little memory left.
+
+    Raises:
+        OutOfMemory: It does not fit on the device.
+    """
+    build = partial(models.build_model, config, classes, size, device, seed)
+    return retry_when_out_of_memory(build, device.torch_device, "the model")
+
+
+def forget_failed_computation(error: RuntimeError) -> None:
+    """Free what the functions that an error ended have in their variables, such as a graph.
+
+    It may be called for any error; one that does not mean that memory ran out is raised again.
+    """
+    if not is_out_of_memory(error):
+        raise error
+    chained: BaseException | None = error
+    while chained is not None:
+        traceback.clear_frames(chained.__traceback__)
+        chained = chained.__cause__ or chained.__context__
+
+
+def free_memory(device: torch.device) -> bool:
+    """Give up what is resident on a device, and what PyTorch has reserved there without use.
+
+    Returns:
+        Whether anything was resident.
+    """
+    gave_up = resident.release(device)
+    gc.collect()  # a plugin's code may have made cycles, and so may the models of earlier trials
+    device_memory.empty_cache(device)
+    return gave_up
+
+
+class MicroBatches:
+    """Computes batches, in parts if memory does not suffice for a whole one.
+
+    The size that fitted is kept for the next batches of the loop.
+
+    Args:
+        size: Maximum number of images to compute at once; None for no limit yet.
+
+    Attributes:
+        size: The same, halved each time that memory ran out.
+    """
+
+    def __init__(self, size: int | None = None) -> None:
+        self.size = size
+
+    def map(self, function: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
+        """Compute ``function(batch)``, where it is computed for each image by itself.
+
+        Parts that were computed before memory ran out are not computed again.
+
+        Raises:
+            OutOfMemory: A single image does not fit on the device.
+        """
+        outputs: list[Tensor] = []
+        left = batch
+        while len(left) or not outputs:
+            part = left if self.size is None else left[: self.size]
+            try:
+                outputs.append(function(part))
+                left = left[len(part) :]
+                continue
+            except RuntimeError as error:
+                forget_failed_computation(error)
+            self.shrink(len(part), batch.device)
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+    def run(self, function: Callable[[int], Result], count: int, device: torch.device) -> Result:
+        """Call ``function`` until it does not run out of memory.
+
+        Args:
+            function: Computes a batch in as many nearly equal parts as its argument says. It is
+                called again from the beginning.
+            count: Number of images in the batch.
+            device: The device that it computes on.
+
+        Raises:
+            OutOfMemory: A single image does not fit on the device.
+        """
+        while True:
+            try:
+                return function(math.ceil(count / self.size) if self.size else 1)
+            except RuntimeError as error:
+                forget_failed_computation(error)
+            self.shrink(count, device)
+
+    def shrink(self, count: int, device: torch.device) -> None:
+        """Free memory after a batch of ``count`` images did not fit; halve the size if need be.
+
+        Raises:
+            OutOfMemory: A single image did not fit, and nothing was resident.
+        """
+        if free_memory(device):
+            return
+        size = count if self.size is None else min(self.size, count)
+        if size <= 1:
+            raise OutOfMemory("a single image does not fit in the device's memory")
+        self.size = size // 2
+
+
+def split(count: int, *tensors: Tensor) -> Sequence[tuple[Tensor, ...]]:
+    """Split tensors of the same length into ``count`` nearly equal parts."""
+    return list(zip(*(tensor.tensor_split(count) for tensor in tensors), strict=True))

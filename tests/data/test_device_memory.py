@@ -1,0 +1,51 @@
+"""What a CPU answers, and what is asked of a GPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from autotl.data import device_memory
+
+CPU, GPU, MPS = torch.device("cpu"), torch.device("cuda:1"), torch.device("mps")
+
+
+def test_a_cpu_keeps_nothing_and_copies_nothing_ahead() -> None:
+    assert device_memory.free_bytes(CPU) == 0
+    assert not device_memory.copies_ahead(CPU)
+    assert device_memory.canonical(CPU) == CPU
+    device_memory.empty_cache(CPU)
+    device_memory.synchronize(CPU)
+    buffer = device_memory.host_buffer((2, 3), CPU)
+    assert (buffer.dtype, buffer.shape, buffer.is_pinned()) == (torch.uint8, (2, 3), False)
+    assert device_memory.copy_ahead(buffer, CPU)() is buffer
+
+
+def test_what_pytorch_reserves_without_use_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda d: (asked.append(d), (100, 1000))[1])
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda d: 70)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda d: 30)
+    assert device_memory.free_bytes(GPU) == 140
+    assert asked == [GPU]
+
+
+def test_the_device_that_ran_out_gives_its_cache_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    emptied: list[str] = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append("cuda"))
+    monkeypatch.setattr(torch.mps, "empty_cache", lambda: emptied.append("mps"))
+    for device in (GPU, MPS, CPU):
+        device_memory.empty_cache(device)
+    assert emptied == ["cuda", "mps"]
+
+
+def test_the_gpu_without_a_number_is_the_current_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+    assert device_memory.canonical(torch.device("cuda")) == torch.device("cuda:3")
+    assert device_memory.canonical(GPU) == GPU
+
+
+def test_available_memory_is_read_from_the_system() -> None:
+    assert 0 <= device_memory.available_ram() < 1 << 50
