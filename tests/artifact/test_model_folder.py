@@ -191,6 +191,23 @@ def test_an_image_that_does_not_fit_into_memory_is_an_error_with_a_solution(
         loaded.predict_proba(np.zeros((2, 40, 40, 3), dtype=np.uint8))
 
 
+def test_the_number_of_images_that_fit_is_found_once_for_many(
+    loaded: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward, sizes = loaded.network.forward, list[int]()
+
+    def refuse_many(images: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(images))
+        if len(images) > 16:
+            raise torch.OutOfMemoryError
+        return forward(images)
+
+    monkeypatch.setattr(loaded.network, "forward", refuse_many)
+    images = [np.zeros((9, 7), dtype=np.uint8)] * 96
+    assert len(list(loaded.stream(images, lambda *_: None))) == 96
+    assert sizes == [32, *[16] * 6]
+
+
 def test_a_model_knows_its_own_data_by_their_path(
     network: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -688,3 +688,25 @@ def test_architectures_tolerate_float16(name: Any, size: int) -> None:
             rounded = split.features(activations.to(HALF).float())
         std = (exact - exact.mean(0)).square().mean().sqrt()
         assert (rounded - exact).square().mean().sqrt() <= HALF_TOLERANCE * std
+
+
+def test_memory_that_runs_out_does_not_move_the_split_point(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    network = model()
+    set_trainable(network, [{"params": [*network.backbone.stages[-1].parameters()]}])
+    expected = find_split_point(network, random_images(network))
+    assert expected is not None
+    prefix, failures = SplitPoint.prefix, [torch.OutOfMemoryError("no memory is left")]
+
+    def fail_once(self: SplitPoint, images: Tensor) -> Tensor:
+        if failures:
+            raise failures.pop()
+        return prefix(self, images)
+
+    monkeypatch.setattr(SplitPoint, "prefix", fail_once)
+    with pytest.raises(torch.OutOfMemoryError):
+        find_split_point(network, random_images(network))
+    again = find_split_point(network, random_images(network))
+    assert again is not None
+    assert again.name == expected.name

@@ -12,7 +12,7 @@ from toy import CPU, SIDE, config, model
 
 from autotl import backbone, head
 from autotl.errors import PluginError
-from autotl.models import Model, build_backbone, build_model, replace_head, select_device
+from autotl.models import Model, build, build_backbone, build_model, replace_head, select_device
 
 
 def test_the_head_is_as_wide_as_the_backbones_output() -> None:
@@ -141,3 +141,17 @@ def test_a_replaced_head_shares_the_backbone() -> None:
     assert isinstance(other, Model)
     assert other.backbone is network.backbone
     assert other.input_spec == network.input_spec
+
+
+def test_memory_that_runs_out_does_not_make_a_head_incompatible(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*args: object) -> None:
+        raise torch.OutOfMemoryError("no memory is left")
+
+    network = model()
+    monkeypatch.setattr(build, "extract_features", fail)
+    takes_map = head(name="h", takes="map")(lambda features, classes: nn.Linear(features, classes))
+    network.head_input = "map"
+    with pytest.raises(torch.OutOfMemoryError):
+        replace_head(network, config(head=takes_map)["head"], 3)

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from images import FAST
 
-from autotl import data, engine, events, study
+from autotl import data, engine, events, models, study
+from autotl.errors import OutOfMemory
 from autotl.events import Event, Stage, StepCompleted
 from autotl.frozen import FeatureCache
 from autotl.models import Model, select_device
@@ -161,3 +162,14 @@ def test_the_decisive_settings(context: TrainingContext) -> None:
     settings = context.decisive_settings()
     assert tuple(settings) == DECISIVE_SETTINGS
     assert (settings["seed"], settings["batch_size"]) == (5, FAST["batch_size"])
+
+
+def test_a_model_that_does_not_fit_on_the_device_is_out_of_memory(
+    context: TrainingContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: Any) -> None:
+        raise RuntimeError("CUDA error: out of memory")
+
+    monkeypatch.setattr(models, "build_model", fail)
+    with pytest.raises(OutOfMemory, match="the model does not fit"):
+        context.build(context.config(ROW))

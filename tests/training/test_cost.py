@@ -8,11 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+from fake_gpu import FakeGpu
 from toy import CPU, config, model, task
-from training_helpers import TOP, changed_names, copy_state, count_images
+from training_helpers import TOP, changed_names, copy_state, count_images, refusing_head
 
 from autotl import training
-from autotl.frozen import FeatureCache
+from autotl.data import resident
+from autotl.errors import OutOfMemory
+from autotl.frozen import FeatureCache, cache
 from autotl.models import Device, fast_inference
 from autotl.training import Cost, fine_tune, measure_cost
 
@@ -213,3 +216,53 @@ def test_little_is_not_worth_comparing(monkeypatch: pytest.MonkeyPatch) -> None:
     cost, run = measure_with_openvino(monkeypatch)
     assert not any(key.endswith("openvino") for key in run.measured_costs)
     assert cost.compute.openvino_from == 0
+
+
+def test_memory_that_runs_out_while_the_cost_is_measured_is_given_up_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    FakeGpu(monkeypatch, memory=1 << 20)
+    simulate, attempts = training.cost.simulate_strategy, list[int]()
+
+    def simulate_on_a_full_device(*args: Any) -> Any:
+        attempts.append(resident.held_bytes(CPU.torch_device))
+        if attempts[-1]:
+            raise torch.OutOfMemoryError("no memory for a copy of the model")
+        return simulate(*args)
+
+    monkeypatch.setattr(training.cost, "simulate_strategy", simulate_on_a_full_device)
+    run = task(4)
+    next(iter(run.train))
+    assert measure_cost(model(), config(), run).epoch_seconds > 0
+    assert len(attempts) == 2
+    assert attempts[0] > attempts[1] == 0
+    monkeypatch.setattr(training.cost, "simulate_strategy", lambda *_: torch.empty(1 << 60))
+    with pytest.raises(OutOfMemory, match="the model does not fit"):
+        measure_cost(model(), config(), run)
+
+
+def test_a_batch_that_does_not_fit_is_timed_in_parts() -> None:
+    sizes: list[int] = []
+
+    def more_than_6(size: int) -> bool:
+        sizes.append(size)
+        return size > 6
+
+    chosen = {"head": refusing_head(more_than_6)}
+    run = task(4)
+    assert measure_cost(model(**chosen), config(**chosen), run).epoch_seconds > 0
+    assert max(sizes) == 12
+    assert sizes.count(12) == 1
+    assert list(run.micro_batch_sizes.values()) == [6]
+
+
+def test_features_that_fit_on_a_gpu_are_cached_there_although_the_disk_is_too_slow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cache, "gathering_seconds_per_byte", lambda device: 0.0)
+    monkeypatch.setattr(cache, "copying_seconds_per_byte", lambda device: 1e3)
+    monkeypatch.setattr(cache, "disk_seconds_per_byte", lambda folder: 1e3)
+    for memory, cached in ((1 << 30, True), (1 << 10, False)):
+        FakeGpu(monkeypatch, memory)
+        cost = measure_cost(model(), config(freeze=TOP), task(4, data_id="squares"))
+        assert cost.compute.cache_activations == cached

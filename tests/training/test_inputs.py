@@ -12,12 +12,14 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
+from fake_gpu import FakeGpu
 from torch import Tensor, nn
 from torch.nn import functional
-from toy import batches, config, model, squares, task
+from toy import CPU, batches, config, model, squares, task
 from training_helpers import TOP, recording_optimizer, refusing_head, train
 
 from autotl import Balance, augment, backbone, balance, freeze, head, optimizer
+from autotl.data import resident
 from autotl.errors import Incompatible, OutOfMemory
 from autotl.models import Group, Model
 from autotl.testing.toy import convnet
@@ -94,6 +96,55 @@ def test_penalties_get_the_head_input_and_are_removed_after_the_training() -> No
     list(fine_tune(network, config(freeze=recording), task(1)))
     assert shapes == [(12, 24)] * 3
     assert network.penalties == []
+
+
+def test_resident_data_is_given_up_before_a_training_step_is_halved(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    other, expected = train(epochs=1, head=refusing_head(never), freeze="full")
+    FakeGpu(monkeypatch, memory=1 << 20)
+    sizes: list[tuple[int, bool]] = []
+
+    def while_something_is_resident(size: int) -> bool:
+        sizes.append((size, resident.held_bytes(CPU.torch_device) > 0))
+        return sizes[-1][1]
+
+    sizes_by_key: dict[str, int] = {}
+    network, epochs = train(
+        epochs=1,
+        head=refusing_head(while_something_is_resident),
+        freeze="full",
+        micro_batch_sizes=sizes_by_key,
+    )
+    assert sizes == [(12, True), *[(12, False)] * 3]
+    assert sizes_by_key == {}
+    for one, same in zip(network.parameters(), other.parameters(), strict=True):
+        assert torch.equal(one, same)  # but BatchNorm has seen a batch twice
+    assert epochs[0].loss == expected[0].loss
+
+
+class InPlace(nn.Module):
+    """Overwrites its input."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features.mul_(3.0).add_(1.0)
+
+
+def test_activations_that_layers_overwrite_are_the_same_in_the_next_attempt() -> None:
+    def compute_gradients(refuses: Callable[[int], bool]) -> dict[str, Tensor]:
+        @head
+        def in_place(features: int, classes: int) -> nn.Module:
+            inner = refusing_head(refuses).call({"features": features, "classes": classes}, {})
+            return nn.Sequential(InPlace(), inner)
+
+        network = model(head=in_place)
+        inputs = make_inputs(network, head=in_place)
+        [(batch, targets), *_] = inputs.training_batches(1)
+        inputs.backward(batch, targets)
+        return {n: p.grad for n, p in network.named_parameters() if p.grad is not None}
+
+    expected = compute_gradients(never)
+    torch.testing.assert_close(compute_gradients(lambda size: size > 6), expected)
 
 
 # Balance.
@@ -347,22 +398,32 @@ def test_a_training_keeps_the_smaller_batch() -> None:
     assert np.isfinite(epochs[-1].loss)
 
 
-def test_the_next_training_of_the_same_kind_begins_with_the_smaller_batch() -> None:
+def test_the_next_training_of_the_same_kind_begins_with_twice_the_size_that_fitted() -> None:
     sizes: list[int] = []
+    most = 3
 
-    def more_than_6(size: int) -> bool:
+    def too_many(size: int) -> bool:
         sizes.append(size)
-        return size > 6
+        return size > most
 
-    plugin, sizes_by_key = refusing_head(more_than_6), dict[str, int]()
+    plugin, sizes_by_key = refusing_head(too_many), dict[str, int]()
     train(epochs=1, head=plugin, micro_batch_sizes=sizes_by_key)
-    assert sizes == [12, *[6] * 6]
-    assert list(sizes_by_key.values()) == [6]
+    assert sizes == [12, 6, *[3] * 12]
+    assert list(sizes_by_key.values()) == [3]
     sizes_by_key = json.loads(json.dumps(sizes_by_key))  # as a study stores them
-    sizes.clear()
     probe = ("linear_probe", {"lr": 0.01})
-    train(seed=1, epochs=1, head=plugin, freeze=probe, micro_batch_sizes=sizes_by_key)
-    assert sizes == [6] * 6
+    for memory, tried, learned in (
+        (3, [6, *[3] * 12], 3),  # one attempt is lost
+        (12, [6] * 6, 6),  # another process has ended
+        (12, [12] * 3, 12),
+        (12, [12] * 3, 12),
+    ):
+        most = memory
+        sizes.clear()
+        train(seed=1, epochs=1, head=plugin, freeze=probe, micro_batch_sizes=sizes_by_key)
+        assert sizes == tried
+        assert list(sizes_by_key.values()) == [learned]
+    most = 3
     sizes.clear()
     # More parameters are trainable: the size is found anew.
     train(epochs=1, head=plugin, freeze="full", micro_batch_sizes=sizes_by_key)

@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from fake_gpu import FakeGpu
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.utils._python_dispatch import TorchDispatchMode
 from toy import CPU, batches, config, model, squares, task
 from training_helpers import (
     TOP,
@@ -28,10 +30,11 @@ from training_helpers import (
 )
 
 from autotl import freeze, head, optimizer, training
-from autotl.errors import Diverged, OutOfTime, PluginError
+from autotl.errors import Diverged, OutOfMemory, OutOfTime, PluginError
 from autotl.frozen import FeatureCache
 from autotl.models import Group, Model, merge_parametrizations
 from autotl.training import fine_tune, predict
+from autotl.training.frozen_inputs import Augmentation
 from autotl.training.loop import Training
 
 
@@ -530,3 +533,47 @@ def test_a_training_ends_when_the_score_stalls(
     remaining = iter(scores)
     run = task(6, patience=2, higher_is_better=higher, score=lambda probabilities: next(remaining))
     assert len(list(fine_tune(model(), config(), run))) == epochs
+
+
+class CalledOperations(TorchDispatchMode):
+    """Notes the names of the operations that are called, also in backward passes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.add(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("chosen", ["full", TOP, "linear_probe"])
+def test_a_gpu_is_not_waited_for_between_reports(
+    monkeypatch: pytest.MonkeyPatch, chosen: Any
+) -> None:
+    FakeGpu(monkeypatch, memory=1 << 20)
+    # On a CPU, ``one_hot`` checks the values of the labels, on a GPU it does not.
+    monkeypatch.setattr(Augmentation, "one_hot", lambda self, labels: torch.eye(3)[labels])
+    run = task(2, ema=0.9)
+    training = Training(model(), config(freeze=chosen), run)
+    training.run_epoch(1)
+    training.begin_epoch(2)
+    with CalledOperations() as operations:
+        for batch, targets in training.inputs.training_batches(2):
+            training.step(batch, targets)
+        assert "_log_softmax_backward_data" in operations.names
+        waiting = {"item", "_local_scalar_dense", "nonzero", "is_nonzero", "equal"}
+        assert not operations.names & waiting
+        training.end_epoch()
+        assert operations.names & waiting
+
+
+def test_a_state_of_the_optimizer_that_does_not_fit_ends_the_training_out_of_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(self: Any, closure: Any = None) -> None:
+        raise torch.OutOfMemoryError("no memory for the state")
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", fail)
+    with pytest.raises(OutOfMemory, match="the training does not fit"):
+        train()
