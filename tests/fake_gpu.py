@@ -31,7 +31,7 @@ class FakeGpu:
         monkeypatch.setattr(device_memory, "empty_cache", self.empty_cache)
 
     def free_bytes(self, device: torch.device) -> int:
-        return max(0, self.memory - resident.held_bytes(device))
+        return max(0, self.memory - resident.resident_bytes(device))
 
     def empty_cache(self, device: torch.device) -> None:
         self.emptied += 1

@@ -182,7 +182,7 @@ class Batches:
         others = copy_in_order(self._read, missing, self.device)
         sent = send_positions(batches, self.device)
         for number, positions in enumerate(batches):
-            if not room.is_held:
+            if not room.is_resident:
                 break
             if copied[number]:
                 yield self._take(room, sent[number])
@@ -199,7 +199,7 @@ class Batches:
         Returns:
             The room, where images may be already; None if there is none.
         """
-        if self._resident is None or not self._resident.is_held:
+        if self._resident is None or not self._resident.is_resident:
             shape = (self.num_examples, *self.packed.array.shape[1:])
             self._resident = resident.allocate(shape, self.device)
             self._copied = np.zeros(self.num_examples, np.bool_)

@@ -61,7 +61,7 @@ class ResidentTensor:
         return self._tensor
 
     @property
-    def is_held(self) -> bool:
+    def is_resident(self) -> bool:
         """Whether the tensor is still there."""
         return self._tensor is not None
 
@@ -74,16 +74,16 @@ class ResidentTensor:
         return True
 
 
-def held_bytes(device: torch.device) -> int:
+def resident_bytes(device: torch.device) -> int:
     """Bytes that are resident on the device."""
-    return sum(tensor.bytes for tensor in _held(device))
+    return sum(tensor.bytes for tensor in _list_resident(device))
 
 
 def budget(device: torch.device) -> int:
     """Bytes that may be resident on the device now, with those that are; 0 on a CPU."""
     device = device_memory.canonical(device)
     fraction = _fractions.get(device, RESIDENT_FRACTION)
-    return int(fraction * (device_memory.free_bytes(device) + held_bytes(device)))
+    return int(fraction * (device_memory.free_bytes(device) + resident_bytes(device)))
 
 
 def allocate(
@@ -102,8 +102,8 @@ def allocate(
     bytes, limit = math.prod(shape), budget(device)
     if not 0 < bytes <= limit:
         return None
-    excess = held_bytes(device) + bytes - limit
-    for tensor in sorted(_held(device), key=lambda tensor: tensor.last_used):
+    excess = resident_bytes(device) + bytes - limit
+    for tensor in sorted(_list_resident(device), key=lambda tensor: tensor.last_used):
         if excess > 0 and tensor.release():
             excess -= tensor.bytes
     if excess > 0:
@@ -123,7 +123,7 @@ def release(device: torch.device) -> bool:
         Whether anything was given up.
     """
     device = device_memory.canonical(device)
-    released = [tensor.release() for tensor in _held(device)]
+    released = [tensor.release() for tensor in _list_resident(device)]
     if any(released):
         _fractions[device] = _fractions.get(device, RESIDENT_FRACTION) / 2
     return any(released)
@@ -136,6 +136,6 @@ def relax(device: torch.device) -> None:
         _fractions[device] = min(RESIDENT_FRACTION, 2 * _fractions[device])
 
 
-def _held(device: torch.device) -> list[ResidentTensor]:
+def _list_resident(device: torch.device) -> list[ResidentTensor]:
     device = device_memory.canonical(device)
-    return [tensor for tensor in _tensors if tensor.is_held and tensor.device == device]
+    return [tensor for tensor in _tensors if tensor.is_resident and tensor.device == device]

@@ -166,12 +166,8 @@ class FeatureCache:
             are none.
         """
         key = (name, hashlib.sha256(indices.tobytes()).hexdigest(), str(device))
-        for given_up in [k for k, rows in self._rows.items() if not rows.resident]:
-            del self._rows[given_up]  # releases its lock
-        if key in self._rows:
-            self._rows.move_to_end(key)
-            mark_used(self.folder / name)
-            return self._rows[key]
+        if resident_rows := self._get_resident(key):
+            return resident_rows
         entry = Entry(self.folder / name, self._verified)
         missing = entry.missing(indices)
         is_new = name not in self._seen
@@ -188,8 +184,8 @@ class FeatureCache:
         rows = CachedRows(self.folder / name, self._verified, indices, device)
         if entry.format:
             rows.claim_room(entry.format)
-        for other in [r for (own, _, _), r in self._rows.items() if own == name]:
-            if resident.budget(device):
+        if resident.budget(device):
+            for other in [other for (own, _, _), other in self._rows.items() if own == name]:
                 missing = rows.copy_from(other, missing)
         write = total_bytes <= self.limit // 2
         if len(missing) and not self._add(entry, compute(missing), rows, write):
@@ -197,10 +193,7 @@ class FeatureCache:
         mark_used(self.folder / name)
         if rows.format is None:  # no rows were requested
             return None
-        fits = rows.bytes <= self.memory
-        while fits and not rows.resident and self._bytes_in_memory() + rows.bytes > self.memory:
-            del self._rows[next(k for k, r in self._rows.items() if r.bytes_in_memory)]
-        rows.gather(entry, in_memory=fits)
+        rows.gather(entry, in_memory=not rows.resident and self._make_room_in_memory(rows.bytes))
         if rows.resident:
             self._rows[key] = rows
         return rows
@@ -238,8 +231,22 @@ class FeatureCache:
             seconds = disk_seconds_per_byte(self.folder)
         return row_bytes * (seconds + copying_seconds_per_byte(device))
 
-    def _bytes_in_memory(self) -> int:
-        return sum(rows.bytes_in_memory for rows in self._rows.values())
+    def _get_resident(self, key: tuple[str, str, str]) -> CachedRows | None:
+        """Get rows that are in memory or on a device; forget those that were given up there."""
+        for given_up in [key for key, rows in self._rows.items() if not rows.resident]:
+            del self._rows[given_up]  # releases its lock
+        if key in self._rows:
+            self._rows.move_to_end(key)
+            mark_used(self.folder / key[0])
+        return self._rows.get(key)
+
+    def _make_room_in_memory(self, bytes: int) -> bool:
+        """Forget what was used least recently until ``bytes`` fit in memory, if they can."""
+        if bytes > self.memory:
+            return False
+        while sum(rows.bytes_in_memory for rows in self._rows.values()) + bytes > self.memory:
+            del self._rows[next(key for key, rows in self._rows.items() if rows.bytes_in_memory)]
+        return True
 
     def _add(
         self, entry: Entry, computed: Iterator[ComputedRows], rows: CachedRows, write: bool

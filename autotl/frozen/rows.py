@@ -85,8 +85,8 @@ class CachedRows:
             return False
         positions = np.flatnonzero(np.isin(self._indices, indices))
         order = np.argsort(indices, kind="stable")
-        found = np.searchsorted(indices, self._indices[positions], sorter=order)
-        chosen = records.index_select(0, torch.from_numpy(order[found]).to(records.device))
+        order = order[np.searchsorted(indices, self._indices[positions], sorter=order)]
+        chosen = records.index_select(0, torch.from_numpy(order).to(records.device))
         rows = self._gathered_rows()
         rows.index_copy_(0, torch.from_numpy(positions).to(rows.device), chosen.to(rows.device))
         self._gathered[positions] = True
@@ -170,12 +170,12 @@ class CachedRows:
         return device_memory.host_buffer(records.shape, self._device).copy_(records)
 
     def _is_on_device(self) -> bool:
-        return self._on_device is not None and self._on_device.is_held
+        return self._on_device is not None and self._on_device.is_resident
 
     def _gathered_rows(self) -> Tensor:
         """The rows ``[n, bytes]`` on the device or in memory."""
         rows = self._in_memory
-        if self._on_device and self._on_device.is_held:
+        if self._on_device and self._on_device.is_resident:
             rows = self._on_device.get()
         assert rows is not None
         return rows

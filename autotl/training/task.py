@@ -69,8 +69,9 @@ class Task:
             replaces the weights for validation and after the training (Polyak & Juditsky 1992,
             SIAM J. Control Optim. 30). 0 for no average.
         compute: How to compute, from ``Cost.compute``.
-        micro_batch_sizes: Largest batch that fits in memory, by ``cost_key``. A caller that stores
-            these with its study passes them in again; they are plain values.
+        micro_batch_sizes: Largest batch that fitted in memory where a larger one did not, by
+            ``cost_key``. A training begins with twice that. A caller that stores these with its
+            study passes them in again; they are plain values.
         measured_costs: What ``measure_cost`` measured, by ``cost_key``; to be stored likewise.
         on_step: Called before every step.
     """

@@ -155,9 +155,9 @@ def test_images_that_fit_are_read_once_and_stay(monkeypatch: pytest.MonkeyPatch)
     assert CountingPacked.read <= 16  # one batch, and one ahead
     assert sequence(batches) == expected
     assert 40 <= CountingPacked.read <= 56
-    assert resident.held_bytes(CPU) == IMAGES
+    assert resident.resident_bytes(CPU) == IMAGES
     del batches
-    assert resident.held_bytes(CPU) == 0
+    assert resident.resident_bytes(CPU) == 0
 
 
 def test_images_that_do_not_fit_are_read_in_every_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,7 +166,7 @@ def test_images_that_do_not_fit_are_read_in_every_epoch(monkeypatch: pytest.Monk
     batches = counting_batches()
     assert sequence(batches) == expected
     assert CountingPacked.read == 6 * 40
-    assert resident.held_bytes(CPU) == 0
+    assert resident.resident_bytes(CPU) == 0
 
 
 @pytest.mark.parametrize("epochs_before", [0, 1])
@@ -184,11 +184,11 @@ def test_images_that_are_given_up_in_an_epoch_are_read_again(
         seen += images[:, 0, 0, 0].tolist()
         if number == given_up_after:
             assert resident.release(CPU)
-            assert resident.held_bytes(CPU) == 0
+            assert resident.resident_bytes(CPU) == 0
     assert seen == expected
     gpu.memory = 4 * IMAGES  # of which a quarter may be used after that
     assert image_numbers(batches, 1) == expected
-    assert resident.held_bytes(CPU) == IMAGES
+    assert resident.resident_bytes(CPU) == IMAGES
 
 
 def test_two_loops_over_the_same_images_do_not_disturb_each_other(

@@ -35,14 +35,14 @@ def test_half_of_what_is_free_or_resident_may_be_resident(monkeypatch: pytest.Mo
     assert resident.budget(CPU) == 40
     assert allocate(41) is None
     first = require(30)
-    assert (resident.held_bytes(CPU), resident.budget(CPU)) == (30, 40)
+    assert (resident.resident_bytes(CPU), resident.budget(CPU)) == (30, 40)
     second = require(10)
-    assert first.is_held
-    assert second.is_held
+    assert first.is_resident
+    assert second.is_resident
     gpu.memory = 50  # another process takes the others
     assert resident.budget(CPU) == 25
     assert allocate(26) is None
-    assert first.is_held
+    assert first.is_resident
 
 
 def test_what_was_used_least_recently_is_given_up_for_others(
@@ -52,9 +52,9 @@ def test_what_was_used_least_recently_is_given_up_for_others(
     first, second, third = require(10), require(10), require(10)
     assert first.get() is not None
     fourth = require(25)  # 5 more than there are after the first that is given up
-    assert [t.is_held for t in (first, second, third, fourth)] == [True, False, False, True]
+    assert [t.is_resident for t in (first, second, third, fourth)] == [True, False, False, True]
     assert second.get() is None
-    assert resident.held_bytes(CPU) == 35
+    assert resident.resident_bytes(CPU) == 35
 
 
 def test_data_that_die_free_their_memory_without_a_garbage_collection(
@@ -74,10 +74,10 @@ def test_data_that_die_free_their_memory_without_a_garbage_collection(
         owner = Owner()
         assert owner.data is not None
         tensor = weakref.ref(owner.data.get())  # type: ignore[arg-type]
-        assert resident.held_bytes(CPU) == 40
+        assert resident.resident_bytes(CPU) == 40
         del owner
         assert tensor() is None
-        assert resident.held_bytes(CPU) == 0
+        assert resident.resident_bytes(CPU) == 0
         given_up = require(40)
         tensor = weakref.ref(given_up.get())  # type: ignore[arg-type]
         assert given_up.release()
@@ -92,7 +92,7 @@ def test_everything_is_given_up_when_memory_runs_out_and_less_is_allowed_for_som
     FakeGpu(monkeypatch, memory=80)
     held = [require(10), require(20)]
     assert resident.release(CPU)
-    assert not any(tensor.is_held for tensor in held)
+    assert not any(tensor.is_resident for tensor in held)
     assert resident.budget(CPU) == 20
     assert not resident.release(CPU)  # nothing is left
     assert resident.budget(CPU) == 20
@@ -117,10 +117,10 @@ def test_data_for_which_there_is_no_other_place_stay(monkeypatch: pytest.MonkeyP
     assert only_copy is not None
     assert allocate(20) is None
     assert not resident.release(CPU)
-    assert only_copy.is_held
+    assert only_copy.is_resident
     owner.place = True
     assert resident.release(CPU)
-    assert not only_copy.is_held
+    assert not only_copy.is_resident
 
 
 def test_memory_in_pieces_that_are_too_small_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -84,7 +84,7 @@ def test_rows_that_fit_stay_on_the_device_and_are_written_too(
     rows = features.rows()
     assert rows.resident
     assert rows.bytes_in_memory == 0
-    assert resident.held_bytes(CPU) == rows.bytes == ROWS
+    assert resident.resident_bytes(CPU) == rows.bytes == ROWS
     assert len(files(tmp_path)) == 3
     for _ in range(2):
         assert_right(rows)
@@ -103,7 +103,7 @@ def test_rows_that_do_not_fit_on_the_device_are_copied_to_it(
     FakeGpu(monkeypatch, memory=2 * ROWS - 2)
     rows = Features(FeatureCache(1 << 20, tmp_path, memory=memory)).rows()
     assert rows.resident == bool(memory)
-    assert resident.held_bytes(CPU) == 0
+    assert resident.resident_bytes(CPU) == 0
     assert_right(rows)
 
 
@@ -117,14 +117,14 @@ def test_rows_that_are_given_up_in_an_epoch_are_the_same(
     rows = features.rows()
     assert len(files(tmp_path)) == (3 if disk else 0)
     assert_right(rows, give_up_after)
-    assert resident.held_bytes(CPU) == 0
+    assert resident.resident_bytes(CPU) == 0
     assert rows.bytes_in_memory == (0 if disk else ROWS)
     assert_right(rows)
     assert_right(features.rows())  # there is no room for them now
     resident.relax(CPU)
     assert_right(features.rows())
     assert features.computed == INDICES.tolist()
-    assert resident.held_bytes(CPU) == (ROWS if disk else 0)
+    assert resident.resident_bytes(CPU) == (ROWS if disk else 0)
 
 
 def test_rows_without_another_place_stay_on_the_device(
@@ -133,7 +133,7 @@ def test_rows_without_another_place_stay_on_the_device(
     FakeGpu(monkeypatch, memory=2 * ROWS, ram=2 * ROWS - 1)
     rows = Features(FeatureCache(0, tmp_path, memory=0)).rows()
     assert not resident.release(CPU)
-    assert resident.held_bytes(CPU) == ROWS
+    assert resident.resident_bytes(CPU) == ROWS
     assert_right(rows)
 
 
@@ -154,7 +154,7 @@ def test_rows_may_be_given_up_while_they_are_computed(
     monkeypatch.setattr(features, "compute", interrupted)
     assert_right(features.rows())
     assert features.computed == INDICES.tolist()
-    assert resident.held_bytes(CPU) == 0
+    assert resident.resident_bytes(CPU) == 0
 
 
 def test_rows_that_are_only_on_the_device_are_not_computed_again_for_other_examples(
@@ -197,9 +197,9 @@ def test_rows_on_the_device_are_freed_with_the_cache_without_a_garbage_collectio
         rows = features.rows()
         assert_right(rows)
         features.cache.remove(["a.features"])
-        assert resident.held_bytes(CPU) == ROWS  # they are still in use
+        assert resident.resident_bytes(CPU) == ROWS  # they are still in use
         del rows
-        assert resident.held_bytes(CPU) == 0
+        assert resident.resident_bytes(CPU) == 0
     finally:
         gc.enable()
 

@@ -87,7 +87,7 @@ def test_the_lock_is_released_when_the_search_fails(path: Path) -> None:
         pass
 
 
-def test_a_lock_file_may_be_deleted_while_it_is_held(path: Path) -> None:
+def test_a_lock_file_may_be_deleted_while_it_is_resident(path: Path) -> None:
     with lock(path, "s"):
         path.unlink()
     with lock(path, "s"), pytest.raises(StudyError), lock(path, "s"):

@@ -225,7 +225,7 @@ def test_memory_that_runs_out_while_the_cost_is_measured_is_given_up_first(
     simulate, attempts = training.cost.simulate_strategy, list[int]()
 
     def simulate_on_a_full_device(*args: Any) -> Any:
-        attempts.append(resident.held_bytes(CPU.torch_device))
+        attempts.append(resident.resident_bytes(CPU.torch_device))
         if attempts[-1]:
             raise torch.OutOfMemoryError("no memory for a copy of the model")
         return simulate(*args)

@@ -106,7 +106,7 @@ def test_resident_data_is_given_up_before_a_training_step_is_halved(
     sizes: list[tuple[int, bool]] = []
 
     def while_something_is_resident(size: int) -> bool:
-        sizes.append((size, resident.held_bytes(CPU.torch_device) > 0))
+        sizes.append((size, resident.resident_bytes(CPU.torch_device) > 0))
         return sizes[-1][1]
 
     sizes_by_key: dict[str, int] = {}

@@ -140,10 +140,13 @@ def test_resident_data_is_given_up_before_a_batch_is_halved(
 ) -> None:
     gpu = FakeGpu(monkeypatch, memory=80)
     held = [hold(), hold()]
-    double, micro_batches = Refusing(lambda: 2 if resident.held_bytes(CPU) else 8), MicroBatches()
+    double, micro_batches = (
+        Refusing(lambda: 2 if resident.resident_bytes(CPU) else 8),
+        MicroBatches(),
+    )
     micro_batches.map(double, torch.arange(8))
     assert (double.sizes, micro_batches.size) == ([8, 8], None)
-    assert not any(tensor.is_held for tensor in held)
+    assert not any(tensor.is_resident for tensor in held)
     assert gpu.emptied == 1
     held = [hold()]
     parts: list[int] = []
@@ -276,7 +279,7 @@ def test_a_model_is_built_again_without_resident_data(monkeypatch: pytest.Monkey
     attempts: list[bool] = []
 
     def build(*args: Any) -> models.Model:
-        attempts.append(resident.held_bytes(CPU) > 0)
+        attempts.append(resident.resident_bytes(CPU) > 0)
         if attempts[-1]:
             raise torch.OutOfMemoryError("no memory is left")
         return built
@@ -284,7 +287,7 @@ def test_a_model_is_built_again_without_resident_data(monkeypatch: pytest.Monkey
     monkeypatch.setattr(models, "build_model", build)
     assert build_model(config(), 3, None, DEVICE) is built
     assert attempts == [True, False]
-    assert not held.is_held
+    assert not held.is_resident
     monkeypatch.setattr(models, "build_model", lambda *_: torch.empty(1 << 60))
     with pytest.raises(OutOfMemory, match="the model does not fit"):
         build_model(config(), 3, None, DEVICE)
