@@ -331,7 +331,7 @@ def _compare_with_openvino(frozen: FrozenInputs, images: Tensor, seconds: float)
 
 def _forward(inputs: Inputs, batch: Tensor, targets: Tensor) -> None:
     with torch.inference_mode():
-        inputs.forward_loss(batch.clone(), targets)
+        inputs.forward_loss(batch, targets)
 
 
 def _time_augmentation(trial: Model, config: Config, task: Task) -> float:

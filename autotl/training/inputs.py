@@ -188,7 +188,8 @@ class Inputs:
 
         def compute_logits(activations: Tensor) -> Tensor:
             # The backbone of the split point may be another model's; the head is this model's.
-            logits: Tensor = self.model.head(frozen.split_point.features(activations))
+            # Layers may overwrite the activations, which another attempt would need: a copy.
+            logits: Tensor = self.model.head(frozen.split_point.features(activations.clone()))
             return logits
 
         positions = split_for_inference(np.arange(validation.num_examples), validation)
@@ -222,9 +223,7 @@ class Inputs:
         def compute(parts: int) -> Tensor:
             if next(attempts):  # gradients that were added before memory ran out
                 self.model.zero_grad(set_to_none=True)
-            # Layers that work in place overwrite activations, which another attempt would need.
-            own = batch.clone() if self.frozen else batch
-            return self._backward_in_micro_batches(own, targets, parts)
+            return self._backward_in_micro_batches(self._copy(batch), targets, parts)
 
         loss = self.micro_batches.run(compute, len(targets), targets.device)
         if self.micro_batches.size is not None:
@@ -236,12 +235,17 @@ class Inputs:
 
         def compute(parts: int) -> Tensor:
             if parts == 1:
-                return self.loss(batch, targets)
-            losses = [len(t) * self.loss(b, t) for b, t in split(parts, batch, targets)]
+                return self.loss(self._copy(batch), targets)
+            copied = self._copy(batch)
+            losses = [len(t) * self.loss(b, t) for b, t in split(parts, copied, targets)]
             return torch.stack(losses).sum() / len(targets)
 
         with torch.no_grad():
             return self.micro_batches.run(compute, len(targets), targets.device)
+
+    def _copy(self, batch: Tensor) -> Tensor:
+        """Copy activations, which layers may overwrite and another attempt would need."""
+        return batch.clone() if self.frozen else batch
 
     def loss(self, batch: Tensor, targets: Tensor) -> Tensor:
         """Compute the mean loss of a batch: balanced cross-entropy and the strategy's penalties.

@@ -105,7 +105,8 @@ class Training:
     ) -> None:
         self.model, self.config, self.task = model, config, task
         self.shared_inputs = shared_inputs
-        resident.relax(task.device.torch_device)  # another process may have needed the memory
+        if shared_inputs is None:
+            resident.relax(task.device.torch_device)  # another process may have needed the memory
         self.inputs = Inputs(model, config, task)
         self._plan = plan_groups(model, config["freeze"], task.epochs)
         self._average = WeightAverage(task.ema)
