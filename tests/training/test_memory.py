@@ -250,8 +250,14 @@ def test_an_error_that_someone_keeps_does_not_keep_the_graph(no_garbage_collecti
         kept.append(error)
         raise error
 
+    def fail_again() -> None:
+        try:
+            fail()
+        except torch.OutOfMemoryError:
+            raise RuntimeError("CUDA out of memory, again") from None
+
     with pytest.raises(OutOfMemory):
-        retry_when_out_of_memory(fail, CPU, "the model")
+        retry_when_out_of_memory(fail_again, CPU, "the model")
     assert [ref() for ref in made] == [None, None]
     assert kept[0].__traceback__ is not None  # its lines are still known
 
