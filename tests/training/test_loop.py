@@ -34,7 +34,7 @@ from autotl.errors import Diverged, OutOfMemory, OutOfTime, PluginError
 from autotl.frozen import FeatureCache
 from autotl.models import Group, Model, merge_parametrizations
 from autotl.training import fine_tune, predict
-from autotl.training.frozen_inputs import Augmentation
+from autotl.training.augmentation import Augmentation
 from autotl.training.loop import Training
 
 
