@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -49,6 +49,7 @@ class Inputs:
             is not trained.
         micro_batch_size: Number of images that are computed at once in a training step.
         frozen: Cached activations of the frozen layers; None feeds images.
+        scaler: Scales the loss of a training in float16.
         sampling: Relative probability of each class to be drawn, ``[C]``; None draws every image
             once.
     """
@@ -66,8 +67,10 @@ class Inputs:
         self.micro_batch_size = self._max_batch_size
         self.frozen: FrozenInputs | None = None
         self._cost_key = ""
-        compiled = task.compute.compile
-        self._extract = compile_or_fall_back(model.features) if compiled else model.features
+        self._extract: Callable[[Tensor], Tensor] = model.features
+        # Gradients would underflow in float16; those in other types are not scaled.
+        in_float16 = self.device.autocast == torch.float16
+        self.scaler = torch.amp.GradScaler(device.type, enabled=in_float16)
         balance = Balance()
         if choice := config.get("balance"):
             balance = choice.plugin.call({"counts": task.train.class_counts}, choice.params)
@@ -109,6 +112,13 @@ class Inputs:
         """Use the cached activations of ``other``, whose model has the same frozen backbone."""
         self.frozen, self.augmentation = other.frozen, other.augmentation
         self._update_trainable()
+
+    def compile_backbone(self) -> None:
+        """Compile the backbone for batches of images.
+
+        Another call, or other trainable parameters, would compile it again.
+        """
+        self._extract = compile_or_fall_back(self.model.features, self.task.deadline)
 
     def close(self) -> None:
         """Remove cached activations that only this training can use."""
@@ -179,7 +189,8 @@ class Inputs:
         if self.frozen is None or rows is None:
             # Another epoch changes the weights, which compiling makes constants.
             check_time = self.task.check_time
-            return predict(self.model, validation, self.device, check_time, compile=False)
+            factor = self.task.compute.inference_factor
+            return predict(self.model, validation, self.device, check_time, False, factor)
         self.model.eval()
         frozen = self.frozen
 
@@ -188,7 +199,8 @@ class Inputs:
             logits: Tensor = self.model.head(frozen.split_point.features(activations))
             return logits
 
-        positions = split_for_inference(np.arange(validation.num_examples), validation)
+        factor = self.task.compute.inference_factor
+        positions = split_for_inference(np.arange(validation.num_examples), validation, factor)
         with torch.inference_mode(), autocast(self.device):
             logits = [
                 halve_when_out_of_memory(compute_logits, frozen.restore_dtype(activations))
@@ -197,7 +209,7 @@ class Inputs:
         return logits_to_probabilities(torch.cat(logits))
 
     def backward(self, batch: Tensor, targets: Tensor) -> Tensor:
-        """Add the gradients of the mean loss of a batch to those of the parameters.
+        """Add the gradients of the mean loss of a batch, scaled, to those of the parameters.
 
         When memory runs out, the batch is computed in halves, quarters and so on, which gives the
         gradients of the whole batch. The next training with the same ``cost_key`` begins with the
@@ -295,7 +307,7 @@ class Inputs:
         for micro_batch, micro_targets in micro_batches:
             weight = len(micro_targets) / len(targets)
             loss = self.loss(micro_batch, micro_targets) * weight
-            loss.backward()  # type: ignore[no-untyped-call]
+            self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
             del loss  # and with it the graph, before that of the next ones is built
         return total
