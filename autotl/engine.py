@@ -17,7 +17,15 @@ import numpy as np
 from autotl import data, events, files, models, report, training
 from autotl.artifact import model_folder, replacement
 from autotl.data import Dataset
-from autotl.errors import AutoTLError, Incompatible, SearchError, StoreError, StudyError
+from autotl.errors import (
+    AutoTLError,
+    Incompatible,
+    SearchError,
+    StoreError,
+    StudyError,
+    describe_device_fault,
+    find_device_fault,
+)
 from autotl.events import Listener, Note, Stage
 from autotl.frozen import FeatureCache
 from autotl.models import Device
@@ -123,7 +131,7 @@ def run(
     check_places(settings.folder, settings.data)
     replacement.check_replaceable(settings.folder / "model")
     plugins = load_plugins(settings, plugins)
-    with open_store(settings) as store, quiet_optuna():
+    with open_store(settings) as store, quiet_optuna(), name_device_faults():
         settings, earlier = continue_settings(settings, store, listener)
         device = models.select_device(settings.device, settings.precision)
         announce(settings, store, budget, device, listener)
@@ -170,7 +178,7 @@ def load_plugins(settings: StudyConfig, plugins: Registry | None) -> Registry:
     Raises:
         AutoTLError: A plugin file, a metric, a data source, a device or a database does not exist.
     """
-    models.select_device(settings.device)
+    models.select_device(settings.device, settings.precision)
     plugins = plugins or registry.load(settings.plugin)
     metrics.get(settings.metric)
     plugins.dataset(settings.data)
@@ -475,7 +483,7 @@ def _identity(
     recipe = search_space.fingerprint if _is_recipe(settings, search_space) else None
     return {
         **identity.of_settings(settings),
-        "precision": str(device.autocast),
+        "precision": identity.of_precision(device.precision),
         "data": dataset.fingerprint,
         "recipe": recipe,  # a study of one recipe cannot continue with another
     }
@@ -640,6 +648,24 @@ def search_and_finish(
 
 
 @contextmanager
+def name_device_faults() -> Iterator[None]:
+    """Say what to do after an error of the GPU, after which no call to it succeeds.
+
+    Raises:
+        SearchError: There was such an error inside.
+    """
+    try:
+        yield
+    except AutoTLError:
+        raise
+    except Exception as error:
+        if fault := find_device_fault(error):
+            text = f"{describe_device_fault(fault)}; repeat the command"
+            raise SearchError(text) from error
+        raise
+
+
+@contextmanager
 def hand_over(
     store: Store, settings: StudyConfig, budget: Budget, listener: Listener, command: str
 ) -> Iterator[None]:
@@ -656,24 +682,27 @@ def hand_over(
         if _is_deleted(store, settings.name):
             raise
         reason, is_ours = _describe(error), isinstance(error, AutoTLError)
-        details = "" if is_ours else "".join(traceback.format_exception(error))
+        fault = find_device_fault(error)
+        details = "".join(traceback.format_exception(error)) if fault or not is_ours else ""
         steps: list[Callable[[], object]] = [
             lambda: _store_state(store, settings, budget, "failed", command, reason),
             lambda: report.write(store, settings.name, settings.folder),
         ]
-        if not is_ours:
-            file = settings.folder / ERROR_FILE
+        file = settings.folder / ERROR_FILE
+        if details:
             steps.append(lambda: files.write_text(file, details, errors="replace"))
         for step in steps:
             try:
                 step()
             except Exception as second:  # the first error is what the user must know
                 listener(Note(f"not everything was saved: {_describe(second)}", warning=True))
-        if is_ours:
+        if not details:
             raise
+        text = f"the search ended with an error ({reason}); its trials are stored"
+        if fault:
+            text = str(error) if is_ours else describe_device_fault(fault)
         raise SearchError(
-            f"the search ended with an error ({reason}); its trials are stored, and details are "
-            f"in {settings.folder / ERROR_FILE}; repeat the command to continue"
+            f"{text}; details are in {file}; repeat the command to continue"
         ) from error
 
 

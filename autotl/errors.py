@@ -67,8 +67,75 @@ MACHINE_FAULTS = frozenset(
 """Errors of the system that are no fault of what was being done, such as a full disk."""
 
 
+DEVICE_FAULTS = (
+    "CUDA error:",
+    "CUDA driver error:",
+    "HIP error:",
+    "CUBLAS_STATUS_EXECUTION_FAILED",
+    "CUDNN_STATUS_EXECUTION_FAILED",
+    "device lost",
+)
+"""Parts of the messages of errors after which no call to the GPU succeeds in this process."""
+
+PASSING_FAULTS = (
+    "out of memory",
+    "invalid argument",
+    "invalid configuration argument",
+    "invalid device function",
+    "not supported",
+    "too many resources requested",
+    "_STATUS_NOT_",  # of cuBLAS and cuDNN
+    "_STATUS_INVALID_",
+    "_STATUS_ALLOC_FAILED",
+    "_STATUS_ARCH_MISMATCH",
+)
+"""Parts of the messages of errors of a GPU that end only the call: it can be used further."""
+
+
+def find_device_fault(error: BaseException | None) -> BaseException | None:
+    """Return the error of a GPU that led to ``error``; None if the GPU can be used further.
+
+    After an illegal memory access, say, or a failed assertion on the GPU, each later call raises an
+    error, so that only another process can use it.
+    """
+    seen: set[int] = set()
+    chain = [error]
+    while chain:
+        each = chain.pop()
+        if each is None or id(each) in seen:
+            continue
+        seen.add(id(each))
+        faults, passing = (
+            any(part in str(each) for part in parts) for parts in (DEVICE_FAULTS, PASSING_FAULTS)
+        )
+        if isinstance(each, RuntimeError) and faults and not passing:
+            return each
+        chain += [each.__context__, each.__cause__]  # the cause is looked at first
+    return None
+
+
+def describe_device_fault(fault: BaseException, trial: int | None = None) -> str:
+    """Return the message of the error that ends a search because of ``fault``, for the user.
+
+    Args:
+        fault: What ``find_device_fault`` returned.
+        trial: The number of the trial that was running, if any.
+    """
+    reason = str(fault).partition("\n")[0].rstrip()
+    where = "" if trial is None else f" in trial {trial}"
+    cause = "set CUDA_LAUNCH_BLOCKING=1 to find the cause if it fails again"
+    if "assert" in reason and trial is not None:
+        cause = f"trial {trial} itself may be the cause, by an index out of range; {cause}"
+    return (
+        f"the GPU failed{where} ({reason}), and this process cannot use it any more; what is known "
+        f"is stored; {cause}"
+    )
+
+
 def is_machine_fault(error: BaseException | None) -> bool:
-    """Whether any other trial would fail too: files or the database cannot be used."""
+    """Whether any other trial would fail too: files, the database or the GPU cannot be used."""
+    if find_device_fault(error):
+        return True
     if isinstance(error, OSError):
         return error.errno in MACHINE_FAULTS
     return isinstance(error, DataError | StoreError)

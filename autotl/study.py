@@ -195,7 +195,7 @@ class StudyConfig(BaseModel):
     storage: str | None = None
     out: Path = Path("runs")
     device: Annotated[str, Field(pattern=DEVICES)] = "auto"
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    precision: Literal["auto", "float32", "tf32", "bfloat16", "float16"] = "auto"
 
     @field_validator("*")
     @classmethod

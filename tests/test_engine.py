@@ -21,6 +21,7 @@ import autotl
 from autotl import data, engine, events, files, models, report, study, training
 from autotl.errors import (
     DataError,
+    Incompatible,
     OutOfTime,
     PluginError,
     SearchError,
@@ -28,15 +29,21 @@ from autotl.errors import (
     StudyError,
 )
 from autotl.events import EpochCompleted, Event, Note, TrialFinished, TrialStarted
+from autotl.models import Model
 from autotl.report import page
 from autotl.scoring.mirroring import Mirroring
 from autotl.search import warm_start
 from autotl.search.input_plan import InputPlan
 from autotl.search.selection_budget import Field, SelectionBudget
+from autotl.search.trials import TrialLoop
 from autotl.selection import final_selection, finish, sealed_test
+from autotl.selection.repeats import Repeats
 from autotl.space import registry, space
 from autotl.store import Contender, Interval, Member, Standing, Store
+from autotl.training import probes
+from autotl.training.inputs import Inputs
 from autotl.training.latency import Spread
+from autotl.training.loop import Training
 
 Make = Callable[..., study.StudyConfig]
 
@@ -758,3 +765,172 @@ def test_without_time_to_refit_an_ensemble_the_best_trial_is_the_winner(
     assert result.summary["test"]["n"] == 12
     text = "the ensemble was not refitted (it would take 9 s, and 5 s are left); the best trial is"
     assert any(isinstance(e, Note) and e.warning and text in e.text for e in notes)
+
+
+# Faults of a GPU.
+
+
+class Gpu:
+    """A GPU that fails at one place in the second trial, and can be used no more from then on.
+
+    Args:
+        patch: Replaces the functions that use the GPU.
+        place: The object and the name of the function in which it fails.
+        error: The message.
+
+    Attributes:
+        late_calls: The names of the functions that used it after it had failed.
+    """
+
+    def __init__(self, patch: pytest.MonkeyPatch, place: tuple[Any, str], error: str) -> None:
+        self.late_calls: list[str] = []
+        self._error, self._armed, self._failed = error, False, False
+        for owner, name in (
+            (models, "build_model"),
+            (training, "predict"),
+            (training, "train_probes"),
+            (training, "measure_latencies"),
+            (Training, "begin_epoch"),
+            (Model, "to"),
+            (Model, "cuda"),
+        ):
+            patch.setattr(owner, name, self._fail_if_failed(name, getattr(owner, name)))
+        patch.setattr(*place, self._fail_if_armed(getattr(*place)))
+
+    def listen(self, event: Event) -> None:
+        """Let the next call of the place fail once a trial has finished."""
+        self._armed = self._armed or isinstance(event, TrialFinished)
+
+    def _fail_if_armed(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if self._armed:
+                self._failed = True
+                raise RuntimeError(self._error)
+            return function(*args, **kwargs)
+
+        return call
+
+    def _fail_if_failed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if self._failed:
+                self.late_calls.append(name)
+                raise RuntimeError(self._error)
+            return function(*args, **kwargs)
+
+        return call
+
+
+ILLEGAL = (
+    "CUDA error: an illegal memory access was encountered\nCUDA kernel errors might be "
+    "asynchronously reported at some other API call, so the stacktrace below might be incorrect."
+)
+PLACES: dict[str, tuple[Any, str]] = {
+    "building": (models, "build_model"),
+    "first step": (Training, "step"),
+    "backward pass": (Inputs, "backward"),
+    "validation": (Inputs, "predict_validation"),
+    "checkpoint": (Training, "save_checkpoint"),
+}
+
+
+@pytest.mark.parametrize("place", PLACES.values(), ids=PLACES.keys())
+def test_a_gpu_that_fails_in_a_trial_ends_the_search_with_what_is_known(
+    settings: Make, monkeypatch: pytest.MonkeyPatch, place: tuple[Any, str]
+) -> None:
+    options = settings(trials=2, freeze=["linear_probe", "last_blocks"])
+    notes: list[str] = []
+    with monkeypatch.context() as patch:
+        gpu = Gpu(patch, place, ILLEGAL)
+
+        def listen(event: Event) -> None:
+            gpu.listen(event)
+            if isinstance(event, Note):
+                notes.append(event.text)
+
+        with pytest.raises(SearchError, match=r"the GPU failed in trial 1 \(CUDA error: ") as why:
+            engine.run(options, listen)
+    assert gpu.late_calls == []
+    assert not [text for text in notes if "saved" in text]
+    message = str(why.value)
+    assert "\n" not in message
+    for part in ("CUDA_LAUNCH_BLOCKING=1", str(options.folder / "error.txt"), "repeat the command"):
+        assert part in message
+    assert "illegal memory access" in (options.folder / "error.txt").read_text()
+    rows = read_trials(options)
+    assert [row.status for row in rows] == ["complete", "interrupted"]
+    assert rows[1].reason == f"the GPU failed: {ILLEGAL.splitlines()[0]}"
+    summary = json.loads((options.folder / "summary.json").read_text())
+    assert (summary["state"], summary["best"]["trial"]) == ("failed", 0)
+    assert (options.folder / "model/model.safetensors").exists()
+    assert "the GPU failed in trial 1" in (options.folder / "report.html").read_text()
+    engine.run(options)
+    rows = read_trials(options)
+    assert [row.status for row in rows] == ["complete", "interrupted", "complete"]
+    assert rows[2].config == rows[1].config
+
+
+def test_a_fault_of_the_gpu_is_recognised_behind_another_error(
+    settings: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> Any:
+        raise Incompatible("tiny gives its head no map") from RuntimeError(ILLEGAL)
+
+    monkeypatch.setattr(TrialLoop, "_plan", fail)
+    with pytest.raises(SearchError, match=r"the GPU failed in trial 0 \(CUDA error: "):
+        engine.run(settings())
+    assert [row.status for row in read_trials(settings())] == ["interrupted"]
+
+
+def test_a_trial_in_which_the_gpu_fails_twice_is_not_tried_again(
+    settings: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = settings(trials=3, freeze=["linear_probe", "last_blocks"])
+    asserted = "CUDA error: device-side assert triggered"
+    for armed in (False, True):
+        with monkeypatch.context() as patch:
+            gpu = Gpu(patch, (Training, "step"), asserted)
+            gpu._armed = armed
+            with pytest.raises(SearchError, match=r"trial (\d) itself may be the cause"):
+                engine.run(options, gpu.listen)
+    assert [row.status for row in read_trials(options)] == [
+        "complete", "interrupted", "crashed",
+    ]  # fmt: skip
+    engine.run(options)
+    rows = read_trials(options)
+    assert {row.status for row in rows[3:]} == {"complete"}
+    assert rows[2].config == rows[1].config
+    assert rows[1].config not in [row.config for row in rows[3:]]
+
+
+@pytest.mark.parametrize("part", ["one of several heads", "a repeat", "latencies"])
+def test_a_gpu_that_fails_elsewhere_ends_the_search_too(
+    settings: Make, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise RuntimeError(ILLEGAL)
+
+    places: dict[str, tuple[Any, str]] = {
+        "one of several heads": (probes, "replace_head"),
+        "a repeat": (Repeats, "_train"),
+        "latencies": (training, "measure_latencies"),
+    }
+    options = settings(trials=8)
+    with monkeypatch.context() as patch:
+        patch.setattr(*places[part], fail)
+        with pytest.raises(SearchError, match=r"the GPU failed .*illegal memory access"):
+            engine.run(options)
+    summary = json.loads((options.folder / "summary.json").read_text())
+    assert summary["state"] == "failed"
+    assert summary["best"]
+    assert (options.folder / "model/model.safetensors").exists()
+
+
+def test_a_gpu_that_fails_before_the_first_trial_is_named(
+    settings: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> Any:
+        raise RuntimeError(ILLEGAL)
+
+    monkeypatch.setattr(training, "measure_latency", fail)
+    with pytest.raises(SearchError, match=r"the GPU failed \(CUDA error.*repeat the command"):
+        engine.run(settings(max_latency=1e6))

@@ -225,7 +225,7 @@ class Predictor:
     ) -> NDArray[np.float32]:
         """Compute probabilities ``[B, C]`` of ``uint8 [B, 3, S, S]`` from the logits of a model."""
         try:
-            with torch.inference_mode():
+            with torch.inference_mode(), training.cuda_kernels(self.device):
                 logits = micro_batches.map(forward, images).float()
         except OutOfMemory as error:
             raise ArtifactError(f"{error}; choose another with --device cpu") from None

@@ -196,9 +196,9 @@ FOLDS = click.option(
 @device_option()
 @click.option(
     "--precision",
-    type=click.Choice(["auto", "float32", "bfloat16"]),
-    help="Floating-point format of the computation "
-    "(default: auto, bfloat16 if the hardware supports it).",
+    type=click.Choice(["auto", "float32", "tf32", "bfloat16", "float16"]),
+    help="Floating-point format of the computation (default: auto, bfloat16 if the hardware "
+    "supports it, float16 on older NVIDIA GPUs).",
 )
 @click.option(
     "--seed", type=int, metavar="N", help="Seed of the random number generators (default: 0)."

@@ -22,17 +22,26 @@ SETTINGS = (
 )
 """The settings that are compared as they are given; ``precision`` is compared as it is computed."""
 
-PRECISIONS = {"None": "float32", "torch.bfloat16": "bfloat16"}
-"""The values of the option ``precision``, by the type of autocast that is stored."""
+PRECISIONS = {
+    "None": "float32",
+    "tf32": "tf32",
+    "torch.bfloat16": "bfloat16",
+    "torch.float16": "float16",
+}
+"""The values of the option ``precision``, by what is stored: for most, the type of autocast."""
 
 
 def of_settings(settings: StudyConfig) -> dict[str, Any]:
     """Return the part of the identity that depends on the settings alone, as JSON values."""
     values = settings.model_dump(mode="json", include=set(SETTINGS))
-    stored = {given: autocast for autocast, given in PRECISIONS.items()}
-    if settings.precision in stored:
-        values["precision"] = stored[settings.precision]
+    if settings.precision != "auto":
+        values["precision"] = of_precision(settings.precision)
     return values
+
+
+def of_precision(precision: str) -> str:
+    """Return what is stored for the precision that a device computes in, see ``PRECISIONS``."""
+    return next(stored for stored, given in PRECISIONS.items() if given == precision)
 
 
 def find_earlier(store: Store, settings: StudyConfig) -> StudyFacts | None:

@@ -15,6 +15,7 @@ import numpy as np
 
 from autotl import training
 from autotl.data import Indices
+from autotl.errors import find_device_fault
 from autotl.models import Model
 from autotl.scoring.mirroring import Mirroring, score_mirrored
 from autotl.search.context import TrainingContext
@@ -47,7 +48,9 @@ def measure_mirroring(space: Space, context: TrainingContext) -> Mirroring | Non
     try:
         model = context.build(config)
         return _measure(model, config, context)
-    except Exception:  # its trials will report why it cannot be built or run
+    except Exception as error:  # its trials will report why it cannot be built or run
+        if find_device_fault(error):
+            raise
         return None
 
 

@@ -23,6 +23,9 @@ from autotl.study import StudyConfig
 RECIPE = "recipe"
 """The attribute of an Optuna trial with the name of its recipe, in parts."""
 
+RETRIED = "retried"
+"""The attribute of an Optuna trial that is retried because the GPU failed in it."""
+
 PROBED_WITH = "probed_with"
 """The attribute of an Optuna trial that was trained together with a probe: the probe's number."""
 
@@ -79,7 +82,7 @@ def requeue(study: optuna.Study, params: Mapping[str, Any], attributes: Mapping[
     waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
     if any(trial.system_attrs.get(rebuild.FIXED_PARAMS) == params for trial in waiting):
         return  # a run that was killed has enqueued it
-    recipe = {key: attributes[key] for key in (RECIPE,) if key in attributes}
+    recipe = {key: attributes[key] for key in (RECIPE, RETRIED) if key in attributes}
     study.enqueue_trial(dict(params), user_attrs=recipe)
 
 

@@ -76,7 +76,8 @@ class TrialPlan:
             return max(self.cost.repeat_seconds(count, views), sum(took) - new)
         usual = statistics.fmean(took[views:])
         first = sum(min(seconds, usual) for seconds in took[:views])
-        return self.cost.new_view_seconds(count, views) + first + sum(took[views:])
+        setup = self.cost.compile_seconds + self.cost.new_view_seconds(count, views)
+        return setup + first + sum(took[views:])
 
 
 def plan_trial(
@@ -121,6 +122,11 @@ def plan_trial(
         )  # fmt: skip
     repeat = cost.repeat_seconds(epochs, views)  # on one fold, if there are several
     longest = budget.usable(test) if first else budget.available(repeat, test)
+    free = longest - cost.training_seconds(epochs, views, folds)
+    if task.checkpoint and (saved := task.checkpoint.facts):
+        free = math.inf if saved.get("compile") else 0.0
+    cost = cost.compiled(task, epochs, free / folds)
+    repeat = cost.repeat_seconds(epochs, views)
     facts = {
         **plan.facts,
         "views": views,

@@ -24,9 +24,12 @@ from autotl.errors import (
     Duplicate,
     Incompatible,
     OutOfTime,
+    SearchError,
     StoreError,
     StudyError,
     TrialStopped,
+    describe_device_fault,
+    find_device_fault,
     is_machine_fault,
 )
 from autotl.events import Listener
@@ -40,7 +43,7 @@ from autotl.search.folds import CrossValidated
 from autotl.search.leaderboard import Leaderboard, is_fine_tuned
 from autotl.search.portfolio import Portfolio
 from autotl.search.predictions import store_predictions
-from autotl.search.resume import PROBED_WITH, RECIPE
+from autotl.search.resume import PROBED_WITH, RECIPE, RETRIED
 from autotl.search.selection_budget import SelectionBudget
 from autotl.search.trial_budget import (
     TrialPlan,
@@ -276,7 +279,7 @@ class TrialLoop:
         if isinstance(first, KeyboardInterrupt):
             raise first
         if first is not None and is_machine_fault(first):
-            raise _search_error(first)
+            raise _search_error(first, running[0].number)
         return results[0]
 
     def _begin(self, trial: optuna.Trial) -> Config:
@@ -482,7 +485,7 @@ class TrialLoop:
         """
         trial, outcome = running.trial, running.outcome
         error, score = outcome.error, outcome.score
-        status, reason = _classify(error)
+        status, reason = _classify(error, retried=RETRIED in trial.user_attrs)
         state = resume.optuna_state(status, trial.constraints)
         facts = dict(outcome.facts)
         if status == "failed" and not isinstance(error, AutoTLError) and error:
@@ -509,7 +512,8 @@ class TrialLoop:
             **facts,
         )
         if status == "interrupted":
-            resume.requeue(self.study, trial.params, trial.user_attrs)
+            retried = {RETRIED: True} if find_device_fault(error) else {}
+            resume.requeue(self.study, trial.params, {**trial.user_attrs, **retried})
         self.study.tell(trial, score if error is None else None, state=state)
         return status, reason
 
@@ -557,11 +561,20 @@ def _report(trial: optuna.Trial, epoch: Epoch) -> None:
         trial.report(epoch.score, epoch.number)
 
 
-def _classify(error: BaseException | None) -> tuple[str, str]:
-    """Return the status and the reason of a trial that ended with ``error``."""
+def _classify(error: BaseException | None, *, retried: bool = False) -> tuple[str, str]:
+    """Return the status and the reason of a trial that ended with ``error``.
+
+    A trial in which the GPU fails is retried once, and then never again, because it may be the
+    cause itself.
+    """
     match error:
         case None:
             return "complete", ""
+        case _ if fault := find_device_fault(error):
+            reason = str(fault).partition("\n")[0]
+            if retried:
+                return "crashed", f"the GPU failed in it twice: {reason}"
+            return "interrupted", f"the GPU failed: {reason}"
         case optuna.TrialPruned():
             return "pruned", str(error)
         case TrialStopped():
@@ -576,8 +589,13 @@ def _classify(error: BaseException | None) -> tuple[str, str]:
             return "failed", f"{type(error).__name__}: {error}"
 
 
-def _search_error(fault: BaseException) -> AutoTLError:
+def _search_error(fault: BaseException, trial: int) -> AutoTLError:
     """Return the error that ends the search because of a fault of the machine."""
+    error: AutoTLError
+    if device_fault := find_device_fault(fault):
+        error = SearchError(describe_device_fault(device_fault, trial))
+        error.__cause__ = fault
+        return error
     if isinstance(fault, AutoTLError):
         return fault
     error = StoreError(f"the search ended: {fault}; repeat the command when that is solved")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from autotl import training
+from autotl.errors import find_device_fault
 from autotl.models import Device, Model
 from autotl.search.budget import Budget
 from autotl.store import Contender, Latency
@@ -30,7 +31,9 @@ def add_latencies(
         seconds = min(seconds, MEASURING_FRACTION * budget.seconds)
     try:
         latencies = training.measure_latencies(networks, device, seconds)
-    except RuntimeError:  # such as a GPU without memory for all of them: costs may be missing
+    except RuntimeError as error:  # such as too little memory for all: costs may be missing
+        if find_device_fault(error):
+            raise
         return list(contenders)
     return [
         contender.model_copy(update={"latency": Latency.model_validate(asdict(latency))})

@@ -16,7 +16,7 @@ import numpy as np
 
 from autotl import data, events, files, training
 from autotl.data import Indices, Resample
-from autotl.errors import DataError, Diverged, OutOfTime, StoreError
+from autotl.errors import DataError, Diverged, OutOfTime, StoreError, find_device_fault
 from autotl.events import Listener
 from autotl.models import Model, ensemble
 from autotl.scoring import metrics
@@ -252,6 +252,8 @@ class Repeats:
             except (OutOfTime, StoreError):
                 raise
             except Exception as error:  # an error in one contender must not end the selection
+                if find_device_fault(error):
+                    raise
                 text = f"{contender.name} dropped out: {error or type(error).__name__}"
                 self.listener(events.Note(text, warning=True))
                 self.contenders = [c for c in self.contenders if c.lead != contender.lead]

@@ -5,8 +5,8 @@ the activations of its frozen layers, which ``frozen_inputs`` gets from the cach
 changes images, at random or to a certain view; ``predict`` computes predictions.
 ``weight_average`` averages the weights over the steps. ``probes`` trains many heads on one frozen
 backbone at once. ``cost`` measures what all that takes, and ``compute`` holds the settings that
-follow. ``checkpoint`` saves the state after an epoch. ``random_state`` keeps it all apart from the
-host process, and ``memory`` goes on when that of the device runs out.
+follow. ``checkpoint`` saves the state after an epoch. ``random_state`` and ``kernels`` keep it all
+apart from the host process, and ``memory`` goes on when that of the device runs out.
 
 Shapes: N images in a split, B in a batch, S their side in pixels, F features, C classes.
 """
@@ -18,6 +18,7 @@ from autotl.training.cost import (
     measure_cost,
     measure_forward,
 )
+from autotl.training.kernels import cuda_kernels
 from autotl.training.latency import measure_latencies, measure_latency
 from autotl.training.loop import fine_tune, set_trainable
 from autotl.training.memory import build_model
@@ -39,6 +40,7 @@ __all__ = [
     "ProbeEpoch",
     "Task",
     "build_model",
+    "cuda_kernels",
     "extract_backbone_features",
     "extract_mirrored_features",
     "fine_tune",

@@ -10,7 +10,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -19,14 +19,16 @@ from torch import Tensor, nn
 
 from autotl.models import Device, Model, build_backbone, fast_inference
 from autotl.space.space import Choice, Config
-from autotl.training.compute import ComputeSettings, cost_key, openvino_key
+from autotl.training.compute import COMPILE_SECONDS, ComputeSettings, cost_key, openvino_key
 from autotl.training.frozen_inputs import FrozenInputs
 from autotl.training.inputs import Inputs
+from autotl.training.kernels import cuda_kernels
 from autotl.training.loop import simulate_strategy
 from autotl.training.memory import retry_when_out_of_memory
-from autotl.training.predict import compute_logits
+from autotl.training.predict import autocast, compute_logits
 from autotl.training.random_state import RandomState
 from autotl.training.task import Task
+from autotl.training.tuning import Times, find_inference_factor, tune_cudnn
 
 CPU_IMAGES, CPU_IMAGE_SIDE = 16, 224
 """Number of images that are timed on a CPU, and their side in pixels. Of smaller images more are
@@ -35,8 +37,8 @@ timed: an image takes less time in a larger batch of them."""
 FLOAT32_SPEEDUP = 1.1
 """How many times faster float32 must be to replace the 16-bit type that the device prefers."""
 
-COMPILE_SECONDS, COMPILE_SPEEDUP = 120.0, 1.3
-"""Maximum seconds that compiling takes, and how many times faster training then is at least."""
+COMPILE_SPEEDUP = 1.3
+"""How many times faster training is at least with ``torch.compile``."""
 
 OPENVINO_MEASURED_FROM = 10.0
 """Seconds in the frozen layers from which on OpenVINO is compared with PyTorch."""
@@ -69,6 +71,10 @@ class Cost:
         backward_seconds: The backward pass of one image, down to the lowest trainable layer.
         activation_bytes: Of one image at the split point; 0 without one.
         peak_bytes: Peak memory of a training step; None where the device does not report it.
+        compile_seconds: To compile the backbone with ``torch.compile`` for all sizes of batches, in
+            each training; 0 if it is not compiled.
+        compiled_fraction: Fraction of the epochs in which it may be compiled: the last ones, whose
+            trainable parameters are the same.
         compute: The fastest settings, for ``Task.compute``.
     """
 
@@ -82,6 +88,8 @@ class Cost:
     backward_seconds: float = 0.0
     activation_bytes: int = 0
     peak_bytes: int | None = None
+    compile_seconds: float = 0.0
+    compiled_fraction: float = 1.0
     compute: ComputeSettings = field(default_factory=ComputeSettings)
 
     def training_seconds(self, epochs: int, views: int = 4, folds: int = 1) -> float:
@@ -93,7 +101,8 @@ class Cost:
             folds: Number of folds of a cross-validation, with a training for each. What the first
                 one has not cached are the augmented views of the images that it validates on.
         """
-        seconds = self.setup_seconds + folds * self._epochs_seconds(epochs)
+        seconds = self.setup_seconds + folds * self.compile_seconds
+        seconds += folds * self._epochs_seconds(epochs)
         seconds += self.view_seconds * min(views, epochs)
         seconds += self.probe_view_seconds * min(views, self._probe_epochs(epochs))
         if folds > 1:
@@ -102,7 +111,8 @@ class Cost:
 
     def repeat_seconds(self, epochs: int, views: int = 4) -> float:
         """Seconds of the same training on another resample of the data."""
-        return self.new_view_seconds(epochs, views) + self._epochs_seconds(epochs)
+        seconds = self.compile_seconds + self.new_view_seconds(epochs, views)
+        return seconds + self._epochs_seconds(epochs)
 
     def new_view_seconds(self, epochs: int, views: int = 4) -> float:
         """Seconds to run the frozen layers over another resample of the data.
@@ -117,6 +127,27 @@ class Cost:
     def affordable_views(self, maximum: int, seconds: float) -> int:
         """The number of views, from 1 to ``maximum``, that are computed in ``seconds``."""
         return max(1, min(maximum, int(seconds / max(self.view_seconds, 1e-9))))
+
+    def compiled(self, task: Task, epochs: int, seconds: float) -> Cost:
+        """The cost with ``torch.compile``, if that pays in ``epochs`` epochs and there is time.
+
+        Compiling is not interrupted by a deadline, so there must be time for it and for an
+        uncompiled training.
+
+        Args:
+            task: Has the device and the training images.
+            epochs: Number of epochs.
+            seconds: The maximum seconds of everything but compiling and what it takes.
+        """
+        if task.device.torch_device.type != "cuda" or self.view_seconds:
+            return self
+        sizes = 1 if task.train.num_examples % len(task.train) == 0 else 2
+        compiling = sizes * COMPILE_SECONDS
+        saved = (1 - 1 / COMPILE_SPEEDUP) * self.compiled_fraction * epochs * self.epoch_seconds
+        if saved <= compiling or compiling > seconds:
+            return self
+        compute = replace(self.compute, compile=True)
+        return replace(self, compile_seconds=compiling, compute=compute)
 
     def facts(self) -> dict[str, Any]:
         """What is stored with a trial: milliseconds and bytes per image, and bytes of a step."""
@@ -147,6 +178,8 @@ class _Timing:
         activation_bytes: Of one image at the split point; 0 without one.
         peak_bytes: See ``Cost``.
         autocast: Whether autocast was on.
+        tuning: Seconds in which cuDNN times its algorithms for a size of batches; 0 if it does not.
+        inference_factor: See ``ComputeSettings``.
     """
 
     prefix: float
@@ -156,6 +189,8 @@ class _Timing:
     activation_bytes: int
     peak_bytes: int | None
     autocast: bool
+    tuning: float = 0.0
+    inference_factor: int | None = None
 
 
 def measure_cost(model: Model, config: Config, task: Task) -> Cost:
@@ -181,8 +216,9 @@ def measure_cost(model: Model, config: Config, task: Task) -> Cost:
 
 
 def _measure_cost(model: Model, config: Config, task: Task) -> Cost:
-    with RandomState(task.device.torch_device, task.seed).active():
-        trial, backbone_trainable = simulate_strategy(model, config, task.epochs)
+    with RandomState(task.device, task.seed).active():
+        simulated = simulate_strategy(model, config, task.epochs)
+        trial, backbone_trainable = simulated.model, simulated.backbone_trainable
         key = cost_key(trial, config, task.device)
         if key not in task.measured_costs:
             task.measured_costs[key] = asdict(_time_in_fastest_type(trial, config, task, key))
@@ -193,7 +229,8 @@ def _measure_cost(model: Model, config: Config, task: Task) -> Cost:
         augmentation = _time_augmentation(trial, config, task) if trains else 0.0
     backbone_epochs = sum(backbone_trainable)
     fraction = backbone_epochs / task.epochs if backbone_epochs else 1.0
-    return _estimate_cost(timing, augmentation, fraction, task, openvino)
+    cost = _estimate_cost(timing, augmentation, fraction, task, openvino)
+    return replace(cost, compiled_fraction=1 - (simulated.last_phase - 1) / task.epochs)
 
 
 def _estimate_cost(
@@ -221,14 +258,12 @@ def _estimate_cost(
     epoch = OPTIMIZER_FACTOR * train * timing.step + validation * timing.forward
     if not cached:
         epoch += train * (augmentation + timing.prefix) + validation * timing.prefix
-    saved_by_compiling = (COMPILE_SPEEDUP - 1) * epoch * task.epochs
-    worth_compiling = saved_by_compiling > COMPILE_SPEEDUP * COMPILE_SECONDS
-    on_cuda = task.device.torch_device.type == "cuda"
     compute = ComputeSettings(
         autocast=timing.autocast,
         # Without a split point in the last epoch there may be one in earlier epochs.
         cache_activations=cached or not has_split_point,
-        compile=on_cuda and not cached and worth_compiling,
+        cudnn_benchmark=timing.tuning > 0,
+        inference_factor=timing.inference_factor,
         openvino_from=openvino_from,
     )
     # Pooled features are always faster to read than to compute.
@@ -236,7 +271,9 @@ def _estimate_cost(
     return Cost(
         view_seconds=train * view if cached else 0.0,
         epoch_seconds=epoch,
-        setup_seconds=(compiling + validation * prefix if cached else 0.0) + validation * whole,
+        setup_seconds=(compiling + validation * prefix if cached else 0.0)
+        + validation * whole
+        + 2 * timing.tuning,  # batches have two sizes
         backbone_epoch_fraction=fraction,
         probe_view_seconds=train * (augmentation + whole) if fraction < 1 else 0.0,
         prediction_seconds=timing.prediction,
@@ -286,19 +323,24 @@ def _time_steps(trial: Model, config: Config, task: Task, autocast: bool) -> _Ti
     targets = inputs.one_hot(labels)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    forward = _time(lambda: _forward(inputs, batch, targets), task.device)
-    step = 0.0
-    if inputs.trainable:
-        step = _time(lambda: inputs.backward(batch, targets), task.device)
-    peak_bytes = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+    measure = partial(_time_training, inputs, batch, targets)
+    forward, step = measure()
+    peak_bytes, tuning, factor = None, 0.0, None
+    if device.type == "cuda":
+        peak_bytes = torch.cuda.max_memory_allocated(device)
+        steps = task.epochs * len(task.train)
+        (forward, step), tuning = tune_cudnn(measure, (forward, step), inputs.device, steps)
+        most = task.train.num_examples // len(images)
+        factor = find_inference_factor(partial(_time_inference, trial.eval(), images, inputs), most)
     trial.zero_grad(set_to_none=True)
     half, in_float32 = images[: len(images) // 2 or 1], Device(device, None)
-    prediction = _time(lambda: compute_logits(trial.eval(), half, in_float32), in_float32)
+    with cuda_kernels(in_float32):
+        prediction = _time(lambda: compute_logits(trial.eval(), half, in_float32), in_float32)
     inputs.close()
     n = len(labels)
     return _Timing(
         prefix / n, forward / n, step / n, prediction / len(half), activation_bytes, peak_bytes,
-        autocast,
+        autocast, tuning, factor,
     )  # fmt: skip
 
 
@@ -329,6 +371,26 @@ def _compare_with_openvino(frozen: FrozenInputs, images: Tensor, seconds: float)
         task.measured_costs[key] = {"speedup": speedup, "seconds": compiling}
 
 
+def _time_training(inputs: Inputs, batch: Tensor, targets: Tensor) -> Times:
+    """Time the layers after the split point; 0 for the backward pass if nothing is trained."""
+    forward = _time(lambda: _forward(inputs, batch, targets), inputs.device)
+    if not inputs.trainable:
+        return forward, 0.0
+    return forward, _time(lambda: inputs.backward(batch, targets), inputs.device)
+
+
+def _time_inference(trial: Model, images: Tensor, inputs: Inputs, factor: int) -> float:
+    """Time the forward pass of a batch that is ``factor`` times larger than ``images``."""
+    larger = images.repeat(factor, 1, 1, 1)
+
+    def infer() -> Tensor:
+        with torch.inference_mode(), cuda_kernels(inputs.device), autocast(inputs.device):
+            logits: Tensor = trial(larger)  # in halves, an error of memory would not be seen
+            return logits
+
+    return _time(infer, inputs.device)
+
+
 def _forward(inputs: Inputs, batch: Tensor, targets: Tensor) -> None:
     with torch.inference_mode():
         inputs.forward_loss(batch, targets)
@@ -348,7 +410,7 @@ def _time(function: Callable[[], object], device: Device) -> float:
         start = time.monotonic()
         function()
         if device.torch_device.type == "cuda":
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(device.torch_device)
     return time.monotonic() - start
 
 
@@ -373,6 +435,6 @@ def measure_forward(backbone: Choice, size: int, device: Device) -> tuple[float,
     move = partial(model.to, device.torch_device)
     model = retry_when_out_of_memory(move, device.torch_device, "the model").eval()
     images = torch.zeros((CPU_IMAGES, 3, size, size), dtype=torch.uint8, device=device.torch_device)
-    with RandomState(device.torch_device, 0).active():
+    with RandomState(device, 0).active():
         seconds = _time(lambda: compute_logits(model, images, device), device)
     return seconds / CPU_IMAGES, size

@@ -29,6 +29,7 @@ from autotl.space.source import source_digest
 from autotl.space.space import Choice, Config
 from autotl.training.augmentation import Augmentation
 from autotl.training.compute import openvino_key
+from autotl.training.kernels import cuda_kernels
 from autotl.training.memory import MicroBatches
 from autotl.training.predict import autocast, split_for_inference
 from autotl.training.random_state import torch_seeded
@@ -188,6 +189,8 @@ class FrozenInputs:
             "weights": self._weights_digest,
             "type": [device.torch_device.type, device.autocast, self._stored_dtype],
         }
+        if device.tf32:  # it rounds to ten bits
+            key["tf32"] = True
         if view is not None:
             key["view"] = [view, augment.name, dict(augment.params), _source_digest(augment)]
             key["torchvision"] = _version("torchvision")
@@ -197,7 +200,7 @@ class FrozenInputs:
         return entry_name(key)
 
     def _compute(self, images: Tensor) -> Tensor:
-        with torch.inference_mode(), autocast(self.device):
+        with torch.inference_mode(), cuda_kernels(self.device), autocast(self.device):
             return self._micro_batches.map(self._prefix, images)
 
     def _compile_if_it_pays(self, images: Tensor, count: int) -> None:
@@ -214,7 +217,9 @@ class FrozenInputs:
     ) -> Iterator[ComputedRows]:
         """Compute the missing rows of images that are augmented by themselves, or not at all."""
         missing_positions = np.flatnonzero(np.isin(batches.indices, missing))
-        positions = split_for_inference(missing_positions, batches)
+        positions = split_for_inference(
+            missing_positions, batches, self.task.compute.inference_factor
+        )
         for batch, (images, _) in zip(positions, batches.load(positions), strict=True):
             self.task.check_time()
             self._compile_if_it_pays(images, len(missing))

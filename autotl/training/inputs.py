@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 
@@ -52,6 +52,7 @@ class Inputs:
         micro_batches: The size of the parts in which a training step computes a batch, if it does
             not fit into memory.
         frozen: Cached activations of the frozen layers; None feeds images.
+        scaler: Scales the loss of a training in float16.
         sampling: Relative probability of each class to be drawn, ``[C]``; None draws every image
             once.
     """
@@ -69,8 +70,10 @@ class Inputs:
         self.micro_batches = MicroBatches()
         self.frozen: FrozenInputs | None = None
         self._cost_key = ""
-        compiled = task.compute.compile
-        self._extract = compile_or_fall_back(model.features) if compiled else model.features
+        self._extract: Callable[[Tensor], Tensor] = model.features
+        # Gradients would underflow in float16; those in other types are not scaled.
+        in_float16 = self.device.autocast == torch.float16
+        self.scaler = torch.amp.GradScaler(device.type, enabled=in_float16)
         balance = Balance()
         if choice := config.get("balance"):
             balance = choice.plugin.call({"counts": task.train.class_counts}, choice.params)
@@ -110,6 +113,13 @@ class Inputs:
         """Use the cached activations of ``other``, whose model has the same frozen backbone."""
         self.frozen, self.augmentation = other.frozen, other.augmentation
         self._update_trainable()
+
+    def compile_backbone(self) -> None:
+        """Compile the backbone for batches of images.
+
+        Another call, or other trainable parameters, would compile it again.
+        """
+        self._extract = compile_or_fall_back(self.model.features, self.task.deadline)
 
     def close(self) -> None:
         """Remove cached activations that only this training can use."""
@@ -182,7 +192,8 @@ class Inputs:
         if self.frozen is None or rows is None:
             # Another epoch changes the weights, which compiling makes constants.
             check_time = self.task.check_time
-            return predict(self.model, validation, self.device, check_time, compile=False)
+            factor = self.task.compute.inference_factor
+            return predict(self.model, validation, self.device, check_time, False, factor)
         self.model.eval()
         frozen, micro_batches = self.frozen, MicroBatches()
 
@@ -192,7 +203,8 @@ class Inputs:
             logits: Tensor = self.model.head(frozen.split_point.features(activations.clone()))
             return logits
 
-        positions = split_for_inference(np.arange(validation.num_examples), validation)
+        factor = self.task.compute.inference_factor
+        positions = split_for_inference(np.arange(validation.num_examples), validation, factor)
         with torch.inference_mode(), autocast(self.device):
             logits = [
                 micro_batches.map(compute_logits, frozen.restore_dtype(activations))
@@ -201,7 +213,7 @@ class Inputs:
         return logits_to_probabilities(torch.cat(logits))
 
     def backward(self, batch: Tensor, targets: Tensor) -> Tensor:
-        """Add the gradients of the mean loss of a batch to those of the parameters.
+        """Add the gradients of the mean loss of a batch, scaled, to those of the parameters.
 
         When memory runs out, what is resident on the device is given up, and then the batch is
         computed in halves, quarters and so on, which gives the gradients of the whole batch. The
@@ -316,7 +328,7 @@ class Inputs:
         for micro_batch, micro_targets in split(parts, batch, targets):
             weight = len(micro_targets) / len(targets)
             loss = self.loss(micro_batch, micro_targets) * weight
-            loss.backward()  # type: ignore[no-untyped-call]
+            self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
             del loss  # and with it the graph, before that of the next ones is built
         return total

@@ -64,7 +64,7 @@ def measure_latencies(networks: Sequence[Model], device: Device, seconds: float)
     models = list(unique.values())
     deadline = time.monotonic() + seconds
     origins = [next(network.parameters()).device for network in models]
-    with RandomState(device.torch_device, 0).active():
+    with RandomState(device, 0).active():
         for network in models:
             network.to(device.torch_device).eval()
         single = _time_in_turn(models, 1, device, (deadline + time.monotonic()) / 2)
@@ -92,7 +92,7 @@ def measure_latency(backbone: Choice, size: int | None, device: Device) -> Sprea
     Raises:
         Incompatible: The backbone cannot take images of this size.
     """
-    with RandomState(device.torch_device, 0).active():
+    with RandomState(device, 0).active():
         network, input_spec = build_backbone(backbone, size)
     model = Model(network, torch.nn.Identity(), input_spec)
     return measure_latencies([model], device, 0.0)[0].single
@@ -124,7 +124,7 @@ def _time_in_turn(
             start = time.monotonic()
             compute_logits(network, images, device)
             if device.torch_device.type == "cuda":
-                torch.cuda.synchronize()
+                torch.cuda.synchronize(device.torch_device)
             each.append(1000 * (time.monotonic() - start) / count)
     return [_spread(each[1:]) for each in taken]
 

@@ -6,7 +6,7 @@ import copy
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from typing import Any
 
@@ -56,7 +56,7 @@ def fine_tune(model: Model, config: Config, task: Task) -> Iterator[Epoch]:
         OutOfTime: The deadline passed inside an epoch.
         Incompatible: A plugin cannot work with the others.
     """
-    random = RandomState(task.device.torch_device, task.seed)
+    random = RandomState(task.device, task.seed, task.compute.cudnn_benchmark)
     with random.active():
         training = Training(model, config, task)
     try:
@@ -116,6 +116,10 @@ class Training:
         self._trained: set[int] = set()
         self._steps = 0
         self._completed: dict[Tensor, Tensor] = {}  # the weights after the last complete epoch
+        self._compile_from = 0
+        if task.compute.compile:
+            with RandomState(task.device, task.seed).active():
+                self._compile_from = simulate_strategy(model, config, task.epochs).last_phase
 
     def run_epoch(self, number: int) -> Epoch | None:
         """Run a whole epoch; None if the deadline passed inside it and earlier ones are kept.
@@ -148,11 +152,18 @@ class Training:
         if signature != self._signature:
             self._signature = signature
             self._set_groups(groups)
+        if number == self._compile_from:
+            self.inputs.compile_backbone()
         self.model.train(self.inputs.trainable)
         self._total_loss = torch.zeros((), device=self.task.device.torch_device)
 
     def step(self, batch: Tensor, targets: Tensor) -> None:
-        """Train on a batch of ``inputs.training_batches``; if nothing is trained, add its loss."""
+        """Train on a batch of ``inputs.training_batches``; if nothing is trained, add its loss.
+
+        In float16 the weights do not change in a step whose gradients overflow; the next ones are
+        scaled less. Whether that happened is known on the device alone, so the averaged weights are
+        updated in any case.
+        """
         self.task.check_time()
         self._steps += 1
         if not self.inputs.trainable:
@@ -162,7 +173,10 @@ class Training:
         _set_step(self._scheduler, self._steps - 1)
         self._optimizer.zero_grad(set_to_none=True)
         self._total_loss += self.inputs.backward(batch, targets) * len(targets)
-        self._optimizer.step()
+        scaler = self.inputs.scaler
+        scaler.unscale_(self._optimizer)  # before a hook of the optimizer clips the gradients
+        scaler.step(self._optimizer)
+        scaler.update()
         self._average.update(self.model)
 
     def end_epoch(self) -> Epoch:
@@ -171,19 +185,27 @@ class Training:
         # The only place where the CPU waits for the GPU.
         loss = float(self._total_loss) / task.train.num_examples
         if not np.isfinite(loss):
-            raise Diverged(f"the training loss is {loss} in epoch {number}")
+            raise Diverged(f"the training loss is {loss} in epoch {number}{self._float16_hint}")
+        if self.inputs.scaler.get_scale() < 1:  # it is 65,536 in the beginning
+            raise Diverged(f"the gradients overflow in epoch {number}{self._float16_hint}")
         score, probabilities = float("nan"), None
         if task.validation:
             with self._average.applied():
                 probabilities = self.inputs.predict_validation()
             if not np.isfinite(probabilities).all():
-                raise Diverged(f"the predictions are not finite after epoch {number}")
+                text = f"the predictions are not finite after epoch {number}{self._float16_hint}"
+                raise Diverged(text)
             score = task.score(probabilities)
         if task.keep_completed_epochs and task.deadline is not None:
             self._keep_weights()
         count = sum(p.numel() for p in self.model.parameters() if id(p) in self._trained)
         seconds = time.monotonic() - self._start
         return Epoch(number, loss, score, seconds, count, probabilities)
+
+    @property
+    def _float16_hint(self) -> str:
+        narrow = self.inputs.scaler.is_enabled()
+        return "; float16 may be too narrow, try --precision float32" if narrow else ""
 
     def finish(self) -> None:
         """After the last epoch: apply the averaged weights and merge parametrizations."""
@@ -217,6 +239,8 @@ class Training:
             "averaged_steps": self._average.steps,
             "epochs": [asdict(replace(epoch, probabilities=None)) for epoch in epochs],
             "optimizer": optimizer,
+            "compile": self.task.compute.compile,
+            "scaler": self.inputs.scaler.state_dict(),
         }
         checkpoint.save(tensors, facts)
 
@@ -231,7 +255,9 @@ class Training:
             tensors = checkpoint.load()
         except ValueError:  # it is damaged
             return []
-        if not self._fits(tensors, len(random.torch_states)):
+        scaler = facts.get("scaler", {})  # earlier versions saved none
+        is_scaled = self.inputs.scaler.is_enabled()
+        if bool(scaler) != is_scaled or not self._fits(tensors, len(random.torch_states)):
             return []
         with random.active():
             for number in range(1, len(facts["epochs"]) + 1):  # the strategy must reach this epoch
@@ -244,6 +270,7 @@ class Training:
         self._average.restore(averages, own, facts["averaged_steps"])
         if self._optimizer:
             unpack_optimizer(self._optimizer, self.model, tensors, facts["optimizer"])
+        self.inputs.scaler.load_state_dict(scaler)
         random.torch_states = [tensors[f"random:{i}"] for i in range(len(random.torch_states))]
         if self.task.keep_completed_epochs and self.task.deadline is not None:
             self._keep_weights()
@@ -303,24 +330,40 @@ def set_trainable(model: Model, groups: list[Group]) -> None:
         p.grad = None
 
 
-def simulate_strategy(model: Model, config: Config, epochs: int) -> tuple[Model, list[bool]]:
+@dataclass(frozen=True)
+class SimulatedStrategy:
+    """What a freeze strategy does in its epochs.
+
+    Attributes:
+        model: A copy of the model as it is in the last epoch, with what the strategy adds to it
+            (LoRA).
+        backbone_trainable: For each epoch, whether a parameter of the backbone is trainable in it.
+        last_phase: The first of the last epochs with the same trainable parameters, from 1.
+    """
+
+    model: Model
+    backbone_trainable: list[bool]
+    last_phase: int
+
+
+def simulate_strategy(model: Model, config: Config, epochs: int) -> SimulatedStrategy:
     """Run the freeze strategy over all epochs, on a copy of the model and without training.
 
     Args:
         model: Is left as it is.
         config: Its freeze strategy is run.
         epochs: Number of epochs.
-
-    Returns:
-        The copy as it is in the last epoch, with what the strategy adds to it (LoRA), and for each
-        epoch whether a parameter of the backbone is trainable in it.
     """
     simulated = copy.deepcopy(model)
     backbone_trainable = []
-    for groups in plan_groups(simulated, config["freeze"], epochs):
+    last_phase, trainable = 1, set[int]()
+    for number, groups in enumerate(plan_groups(simulated, config["freeze"], epochs), 1):
         set_trainable(simulated, groups)
         backbone_trainable.append(simulated.backbone_trainable)
-    return simulated, backbone_trainable
+        before, trainable = trainable, {id(p) for g in groups for p in g["params"]}
+        if trainable != before:
+            last_phase = number
+    return SimulatedStrategy(simulated, backbone_trainable, last_phase)
 
 
 def _make_optimizer(

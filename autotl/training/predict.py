@@ -14,11 +14,12 @@ from torch import Tensor
 
 from autotl.data import Batches
 from autotl.models import Device, Model, fast_inference
+from autotl.training.kernels import cuda_kernels
 from autotl.training.memory import MicroBatches
-from autotl.training.random_state import deterministic_cudnn
 
 INFERENCE_FACTOR = 8
-"""How many times larger batches are on a GPU for inference than for training."""
+"""How many times larger batches are on a GPU for inference than for training, where the fastest
+size is not measured."""
 
 
 def predict(
@@ -27,6 +28,7 @@ def predict(
     device: Device,
     check_time: Callable[[], None] = lambda: None,
     compile: bool = True,
+    factor: int | None = None,
 ) -> NDArray[np.float32]:
     """Predict the probabilities of the images in ``batches``.
 
@@ -36,6 +38,7 @@ def predict(
         device: The device and the type to compute in.
         check_time: Called before every batch; may raise ``OutOfTime``.
         compile: Whether to compile the model first, if there are enough images.
+        factor: See ``split_for_inference``.
 
     Returns:
         Probabilities ``[N, C]``, in the order of the images.
@@ -46,8 +49,8 @@ def predict(
     model.eval()
     results, micro_batches = [], MicroBatches()
     forward: Callable[[Tensor], Tensor] | None = None
-    with deterministic_cudnn(device.torch_device):
-        positions = split_for_inference(np.arange(batches.num_examples), batches)
+    with cuda_kernels(device):
+        positions = split_for_inference(np.arange(batches.num_examples), batches, factor)
         for images, _ in batches.load(positions):
             check_time()
             if forward is None:
@@ -57,9 +60,19 @@ def predict(
     return logits_to_probabilities(torch.cat(results))
 
 
-def split_for_inference(positions: NDArray[np.int64], batches: Batches) -> list[NDArray[np.int64]]:
-    """Split positions ``[n]`` into batches of the size that is used for inference."""
-    factor = INFERENCE_FACTOR if batches.device.type == "cuda" else 1
+def split_for_inference(
+    positions: NDArray[np.int64], batches: Batches, factor: int | None = None
+) -> list[NDArray[np.int64]]:
+    """Split positions ``[n]`` into batches of the size that is used for inference.
+
+    Args:
+        positions: Positions in ``batches``.
+        batches: The images.
+        factor: How many times larger a batch is than in training; None for ``INFERENCE_FACTOR`` on
+            a GPU, and otherwise 1.
+    """
+    if factor is None:
+        factor = INFERENCE_FACTOR if batches.device.type == "cuda" else 1
     size = batches.batch_size * factor
     return np.array_split(positions, math.ceil(len(positions) / size)) if len(positions) else []
 

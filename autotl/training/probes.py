@@ -18,11 +18,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from autotl.errors import OutOfTime
-from autotl.models import Model, replace_head
+from autotl.errors import OutOfTime, find_device_fault
+from autotl.models import Device, Model, replace_head
 from autotl.space.space import Config
 from autotl.training.frozen_inputs import eval_mode
 from autotl.training.inputs import Inputs
+from autotl.training.kernels import cuda_kernels
 from autotl.training.loop import Training, set_trainable, simulate_strategy
 from autotl.training.memory import (
     MicroBatches,
@@ -54,9 +55,9 @@ class ProbeEpoch:
 
 def keeps_backbone_frozen(model: Model, config: Config, epochs: int) -> bool:
     """Whether a strategy trains only the head in every epoch, as tested on a copy of the model."""
-    with RandomState(model.mean.device, 0).active():
-        _, backbone_trainable = simulate_strategy(model, config, epochs)
-    return not any(backbone_trainable)
+    with RandomState(Device(model.mean.device, None), 0).active():
+        simulated = simulate_strategy(model, config, epochs)
+    return not any(simulated.backbone_trainable)
 
 
 def train_probes(
@@ -83,7 +84,9 @@ def train_probes(
         Exception: Any error of the first configuration before its first step.
     """
     # ``host`` holds the states of NumPy and Python, which all runs share; torch's are per run.
-    host, random = (RandomState(task.device.torch_device, task.seed) for _ in range(2))
+    host, random = (
+        RandomState(task.device, task.seed, task.compute.cudnn_benchmark) for _ in range(2)
+    )
     with host.active(), random.torch_active():
         first = _Run(Training(model, configs[0], task), random)
     try:
@@ -112,7 +115,7 @@ def extract_backbone_features(model: Model, config: Config, task: Task) -> NDArr
     Returns:
         Features ``[N, ...]``.
     """
-    with RandomState(task.device.torch_device, task.seed).active():
+    with RandomState(task.device, task.seed).active():
         inputs = Inputs(model, config, task)
         set_trainable(model, [{"params": list(model.head.parameters())}])
         try:
@@ -140,7 +143,12 @@ def extract_mirrored_features(
     """
     rows: list[Tensor] = []
     positions, micro_batches = task.train.shuffled_indices(task.seed), MicroBatches()
-    with eval_mode(model), torch.inference_mode(), autocast(task.device):
+    with (
+        cuda_kernels(task.device),
+        eval_mode(model),
+        torch.inference_mode(),
+        autocast(task.device),
+    ):
         for images, _ in task.train.load(positions):
             with suppress(OutOfTime):
                 task.check_time()
@@ -175,6 +183,8 @@ class _Run:
             with self.random.torch_active(), convert_out_of_memory("the training"):
                 return method(self.training, *arguments)
         except Exception as error:  # of one head; the others continue
+            if find_device_fault(error):
+                raise
             self.stop(error)
             return None
         finally:
@@ -206,7 +216,7 @@ def _start_run(first: _Run, config: Config) -> _Run:
     """Start the training of another head on the backbone of the first run."""
     training = first.training
     task, start = training.task, time.monotonic()
-    random = RandomState(task.device.torch_device, task.seed)
+    random = RandomState(task.device, task.seed)
     try:
         classes = len(task.train.class_counts)
         make = partial(replace_head, training.model, config["head"], classes, task.seed)
@@ -214,6 +224,8 @@ def _start_run(first: _Run, config: Config) -> _Run:
         with random.torch_active():
             run = _Run(Training(model, config, task, shared_inputs=training.inputs), random)
     except Exception as error:
+        if find_device_fault(error):
+            raise
         run = _Run(training, random)
         run.error = error
     run.seconds = time.monotonic() - start

@@ -1,4 +1,4 @@
-"""Random numbers and cuDNN settings of a training, separate from those of the host process."""
+"""Random numbers of a training, separate from those of the host process."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from autotl.models import Device
+from autotl.training.kernels import cuda_kernels
+
 
 class RandomState:
     """The random number generator states of one training.
@@ -20,23 +23,24 @@ class RandomState:
     Args:
         device: Its generator is included, next to that of the CPU.
         seed: Of torch's generators. Those of NumPy and Python begin as a copy of the host's.
+        benchmark: See ``cuda_kernels``.
     """
 
-    def __init__(self, device: torch.device, seed: int) -> None:
-        self._device = device
+    def __init__(self, device: Device, seed: int, benchmark: bool = False) -> None:
+        self._device, self._benchmark = device, benchmark
         self._python, self._numpy = random.getstate(), np.random.get_state()
-        with torch_seeded(device):
-            _manual_seed(device, seed)
-            self._torch = _get_torch_states(device)
+        with torch_seeded(device.torch_device):
+            _manual_seed(device.torch_device, seed)
+            self._torch = _get_torch_states(device.torch_device)
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """Put this state in place of the host's, with deterministic cuDNN kernels on CUDA."""
+        """Put this state in place of the host's; on CUDA use the kernels of ``cuda_kernels``."""
         python, numpy = random.getstate(), np.random.get_state()
         random.setstate(self._python)
         np.random.set_state(self._numpy)
         try:
-            with self.torch_active(), deterministic_cudnn(self._device):
+            with self.torch_active(), cuda_kernels(self._device, self._benchmark):
                 yield
         finally:
             self._python, self._numpy = random.getstate(), np.random.get_state()
@@ -58,13 +62,13 @@ class RandomState:
 
         This takes microseconds; the states of NumPy take half a millisecond.
         """
-        host = _get_torch_states(self._device)
-        _set_torch_states(self._device, self._torch)
+        host = _get_torch_states(self._device.torch_device)
+        _set_torch_states(self._device.torch_device, self._torch)
         try:
             yield
         finally:
-            self._torch = _get_torch_states(self._device)
-            _set_torch_states(self._device, host)
+            self._torch = _get_torch_states(self._device.torch_device)
+            _set_torch_states(self._device.torch_device, host)
 
 
 @contextmanager
@@ -81,22 +85,6 @@ def torch_seeded(device: torch.device, *numbers: int) -> Iterator[None]:
 def seed_torch(device: torch.device, *numbers: int) -> None:
     """Seed torch's generators with several numbers; each of them changes the seed."""
     _manual_seed(device, int(np.random.SeedSequence(numbers).generate_state(1)[0]))
-
-
-@contextmanager
-def deterministic_cudnn(device: torch.device) -> Iterator[None]:
-    """Let cuDNN use deterministic kernels only, and choose them without timing."""
-    if device.type != "cuda":
-        yield
-        return
-    # torch.backends.cudnn.flags() would also set TF32 and precision, which stay as they are.
-    cudnn = torch.backends.cudnn
-    host = cudnn.benchmark, cudnn.deterministic
-    cudnn.benchmark, cudnn.deterministic = False, True
-    try:
-        yield
-    finally:
-        cudnn.benchmark, cudnn.deterministic = host
 
 
 def _manual_seed(device: torch.device, seed: int) -> None:

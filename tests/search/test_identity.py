@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 
 from autotl.errors import StudyError
 from autotl.search import identity
@@ -49,9 +50,24 @@ def test_a_study_without_a_complete_trial_is_continued_only_with_its_settings() 
         ({}, {"data": "x"}, "was begun with other images or labels; choose another name"),
         ({"recipe": "a"}, {"recipe": None}, "was begun with another recipe, or none; choose"),
         ({"precision": "None"}, {"precision": "torch.bfloat16"}, "=float32, not bfloat16"),
+        ({"precision": "tf32"}, {"precision": "torch.float16"}, "=tf32, not float16"),
     ],
 )
 def test_a_conflict_names_both_values(old: dict[str, Any], new: dict[str, Any], says: str) -> None:
     with pytest.raises(StudyError, match=says):
         identity.require_same("s", old, new, "autotl studies delete s")
     identity.require_same("s", new, new, "autotl studies delete s")
+
+
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16", "float16"])
+def test_the_precision_that_is_stored_is_adopted(precision: str) -> None:
+    stored = identity.of_settings(settings(precision=precision))
+    assert stored["precision"] == identity.of_precision(precision)
+    adopted = identity.adopt(settings(), {"precision": identity.of_precision(precision)})
+    assert adopted.precision == precision
+
+
+def test_the_stored_precisions_of_earlier_versions_are_the_same() -> None:
+    assert identity.of_precision("float32") == str(None)
+    assert identity.of_precision("bfloat16") == str(torch.bfloat16)
+    assert "precision" not in identity.of_settings(settings())  # auto is known with the device

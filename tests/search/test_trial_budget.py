@@ -12,10 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from toy import config
+import torch
+from toy import CPU, batches, config, squares
 
 from autotl import training
 from autotl.errors import OutOfTime
+from autotl.models import Device
 from autotl.search.budget import LONGEST_TRIAL, SLACK, Budget
 from autotl.search.trial_budget import (
     FEWEST_EPOCHS,
@@ -30,6 +32,7 @@ from autotl.search.trial_budget import (
 )
 from autotl.store import TrialFacts, TrialRow
 from autotl.training import Cost, Epoch
+from autotl.training.compute import COMPILE_SECONDS
 
 WANTED = 12
 """The number of epochs that is requested."""
@@ -256,6 +259,8 @@ class FakeTask:
 
     epochs: int = WANTED
     views: int = 2
+    device: Any = CPU
+    train: Any = ()
     compute: Any = None
     deadline: float | None = None
     keep_completed_epochs: bool = False
@@ -270,6 +275,8 @@ def make_plan(
     frozen: bool = False,
     budget: Budget | None = None,
     folds: int | None = None,
+    device: Device = CPU,
+    checkpoint: Any = None,
     **options: Any,
 ) -> TrialPlan:
     """Plan a trial whose epochs take so many seconds, in a budget of 605 s."""
@@ -279,8 +286,10 @@ def make_plan(
         settings=SimpleNamespace(epochs=WANTED, views=2, patience=None, folds=folds),
         first_fold=None,
         dataset=SimpleNamespace(indices=lambda split: range({"test": 100}[split])),
-        task=lambda model, split, epochs, views, resample: FakeTask(epochs, views),
-        checkpoint=lambda config: None,
+        task=lambda model, split, epochs, views, resample: FakeTask(
+            epochs, views, device, batches(squares(), 12)
+        ),
+        checkpoint=lambda config: checkpoint,
     )
     spec = SimpleNamespace(size=8, interpolation="bicubic")
     model: Any = SimpleNamespace(head=options.pop("head", None), input_spec=spec)
@@ -334,6 +343,46 @@ def test_without_a_budget_nothing_is_limited(monkeypatch: pytest.MonkeyPatch) ->
     assert not plan.task.keep_completed_epochs
     assert (plan.facts["backbone_frozen"], plan.facts["views"]) == (False, 2)
     assert "seconds_repeat" not in plan.facts
+
+
+GPU = Device(torch.device("cuda"), None)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "budget", "compiling"),
+    [
+        (60.0, 4005, COMPILE_SECONDS),
+        (200.0, 1005, COMPILE_SECONDS),  # four epochs
+        (200.0, 905, 0.0),  # 100 s remain after four epochs
+        (10.0, 2005, 0.0),  # 28 s would be saved
+    ],
+)
+def test_the_time_of_compiling_is_a_part_of_the_plan(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, budget: float, compiling: float
+) -> None:
+    def make(device: Device) -> TrialPlan:
+        return make_plan(monkeypatch, seconds, [], budget=Budget(budget), device=device)
+
+    uncompiled, plan = make(CPU), make(GPU)
+    assert plan.task.epochs == uncompiled.task.epochs
+    assert plan.task.compute.compile == plan.facts["compute"]["compile"] == (compiling > 0)
+    for fact in ("seconds_needed", "seconds_repeat"):
+        assert plan.facts[fact] == uncompiled.facts[fact] + compiling
+    took = trained(*[seconds] * plan.task.epochs)
+    assert plan.repeat_seconds(took) == uncompiled.repeat_seconds(took) + compiling
+    assert plan.task.deadline is not None
+    assert plan.task.deadline - 1000.0 >= plan.facts["seconds_needed"]
+
+
+@pytest.mark.parametrize("was_compiled", [True, False])
+def test_a_trial_that_continues_is_compiled_if_it_was(
+    monkeypatch: pytest.MonkeyPatch, was_compiled: bool
+) -> None:
+    facts = {"planned": WANTED, "views": 2, "compile": was_compiled}
+    saved = SimpleNamespace(facts=facts)
+    budget = Budget(9005 if not was_compiled else 605)
+    plan = make_plan(monkeypatch, 60.0, [], budget=budget, device=GPU, checkpoint=saved)
+    assert plan.task.compute.compile == was_compiled
 
 
 # How long a retraining takes.

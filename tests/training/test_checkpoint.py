@@ -11,11 +11,14 @@ import torch
 from toy import config, model, task
 from training_helpers import have_equal_weights
 
-from autotl.models import Model
+from autotl.models import Device, Model
 from autotl.space.kinds import SEARCHED_KINDS
 from autotl.training import Checkpoint, Epoch, checkpoint, fine_tune
+from autotl.training.loop import Training
+from autotl.training.random_state import RandomState
 
 EPOCHS = 4
+FLOAT16 = Device(torch.device("cpu"), torch.float16)
 
 
 @pytest.fixture(autouse=True)
@@ -52,6 +55,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "probe first": {"freeze": "lp_ft"},
     "low rank": {"freeze": "lora"},
     "fitted head": {"freeze": "full", "head": "lda"},
+    "float16": {"freeze": "full", "device": FLOAT16, "ema": 0.9},
+    "float16 not fused": {"freeze": "full", "optimizer": "sgd", "device": FLOAT16},
 }
 
 
@@ -117,6 +122,31 @@ def test_a_continued_training_keeps_its_epochs_at_the_deadline(tmp_path: Path) -
     assert [e.number for e in epochs] == [1, 2]
     expected, _ = train(tmp_path / "b", 2, freeze="full")
     assert have_equal_weights(network, expected)
+
+
+def test_the_scale_of_gradients_continues(tmp_path: Path) -> None:
+    train(tmp_path, 2, freeze="full", device=FLOAT16)
+    saved = Checkpoint(tmp_path / "training.safetensors")
+    assert (saved.facts["scaler"]["scale"], saved.facts["scaler"]["_growth_tracker"]) == (65536, 6)
+    saved.facts["scaler"]["scale"] = 1024.0
+    random = RandomState(FLOAT16, 0)
+    chosen = config(freeze="full")
+    training = Training(
+        model(freeze="full"), chosen, task(EPOCHS, checkpoint=saved, device=FLOAT16)
+    )
+    assert len(training.continue_from_checkpoint(random)) == 2
+    assert training.inputs.scaler.state_dict() == saved.facts["scaler"]
+
+
+@pytest.mark.parametrize("was_scaled", [True, False])
+def test_a_checkpoint_of_another_precision_is_ignored(was_scaled: bool, tmp_path: Path) -> None:
+    precisions: list[dict[str, Any]] = [{}, {"device": FLOAT16}]
+    before, after = precisions[::-1] if was_scaled else precisions
+    _, expected = train(tmp_path / "a", freeze="full", **after)
+    train(tmp_path / "b", 2, freeze="full", **before)
+    _, epochs = train(tmp_path / "b", freeze="full", **after)
+    assert [e.loss for e in epochs] == [e.loss for e in expected]
+    assert epochs[0].probabilities is not None  # it was run
 
 
 @pytest.mark.parametrize("state", [[torch.zeros(1)], object()], ids=["tensors", "object"])

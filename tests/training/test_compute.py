@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,28 +14,55 @@ from toy import CPU, config, model
 from training_helpers import have_equal_weights, train
 
 from autotl.models import Device
-from autotl.training import ComputeSettings, set_trainable
-from autotl.training.compute import cost_key
+from autotl.training import ComputeSettings, compute, set_trainable
+from autotl.training.compute import COMPILE_SECONDS, MAX_SHAPES, compile_or_fall_back, cost_key
+from autotl.training.loop import simulate_strategy
 
 COMPILED = ComputeSettings(cache_activations=False, compile=True)
+UNCOMPILED = ComputeSettings(cache_activations=False)
+
+
+class Compiler:
+    """Stands for ``torch.compile``; it records what is compiled and what that computes.
+
+    Attributes:
+        functions: Number of functions that were compiled.
+        sizes: The sizes of the batches that they computed.
+        error: Raised instead of computing.
+    """
+
+    def __init__(self) -> None:
+        self.functions = 0
+        self.sizes: list[int] = []
+        self.error: Exception | None = None
+
+    def __call__(self, function: Any, *, dynamic: bool | None = None) -> Any:
+        assert dynamic is False  # kernels for static shapes are faster
+        self.functions += 1
+
+        def call(images: Tensor) -> Tensor:
+            self.sizes.append(len(images))
+            if self.error:
+                raise self.error
+            result: Tensor = function(images)
+            return result
+
+        return call
+
+
+@pytest.fixture
+def compiler(monkeypatch: pytest.MonkeyPatch) -> Compiler:
+    fake = Compiler()
+    monkeypatch.setattr(torch, "compile", fake)
+    return fake
 
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_model_that_cannot_be_compiled_is_trained_uncompiled(
-    monkeypatch: pytest.MonkeyPatch, fails: bool
+    compiler: Compiler, fails: bool
 ) -> None:
-    calls: list[int] = []
-
-    def compiled(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-        def call(images: Tensor) -> Tensor:
-            calls.append(len(images))
-            if fails:
-                raise AssertionError("no compiler here")
-            return function(images)
-
-        return call
-
-    monkeypatch.setattr(torch, "compile", compiled)
+    compiler.error = AssertionError("no compiler here") if fails else None
+    calls = compiler.sizes
     uncompiled, _ = train(freeze="full")
     assert not calls
     other, _ = train(freeze="full", compute=COMPILED)
@@ -46,7 +73,7 @@ def test_a_model_that_cannot_be_compiled_is_trained_uncompiled(
 def test_a_compiled_model_that_runs_out_of_memory_stays_compiled(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def compiled(function: Any) -> Any:
+    def compiled(function: Any, **options: Any) -> Any:
         def call(images: Tensor) -> Tensor:
             if len(images) > 4:
                 raise torch.OutOfMemoryError("no memory is left")
@@ -61,6 +88,75 @@ def test_a_compiled_model_that_runs_out_of_memory_stays_compiled(
     assert list(sizes.values()) == [3]
 
 
+def test_a_fault_of_the_gpu_is_not_taken_for_one_of_the_compiler(compiler: Compiler) -> None:
+    compiler.error = RuntimeError("CUDA error: an illegal memory access was encountered")
+    with pytest.raises(RuntimeError, match="illegal"):
+        train(freeze="full", compute=COMPILED)
+    assert len(compiler.sizes) == 1  # nothing more is computed
+
+
+def test_only_so_many_shapes_are_compiled(compiler: Compiler) -> None:
+    computed: list[int] = []
+    function = compile_or_fall_back(lambda batch: (computed.append(len(batch)), batch)[1])
+    sizes = [8, 7, 6, 5, 4, 3, 8, 5]
+    for size in sizes:
+        function(torch.zeros(size, 2))
+    assert MAX_SHAPES == 4
+    assert computed == sizes
+    assert compiler.sizes == [8, 7, 6, 5, 8, 5]
+    function(torch.zeros(8, 2, dtype=torch.float64))  # it would be compiled again
+    with torch.no_grad():
+        function(torch.zeros(8, 2))
+    assert compiler.sizes == [8, 7, 6, 5, 8, 5]
+
+
+def test_nothing_is_compiled_that_would_pass_the_deadline(
+    compiler: Compiler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(compute.time, "monotonic", lambda: now)
+    function = compile_or_fall_back(lambda batch: batch, deadline=200.0)
+    function(torch.zeros(8, 2))
+    now = 200.0 - COMPILE_SECONDS + 1
+    for size in (7, 8, 7):
+        assert len(function(torch.zeros(size, 2))) == size
+    assert compiler.sizes == [8, 8]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "last_phase"),
+    [("full", 1), ("layer_decay", 1), (("lp_ft", {"probe_fraction": 0.5}), 3), ("gradual", None)],
+)
+def test_a_model_is_compiled_in_the_last_phase_of_its_strategy_alone(
+    compiler: Compiler, strategy: Any, last_phase: int | None
+) -> None:
+    epochs = 4
+    simulated = simulate_strategy(model(), config(freeze=strategy), epochs)
+    assert last_phase in (None, simulated.last_phase)
+    uncompiled, _ = train(freeze=strategy, epochs=epochs, compute=UNCOMPILED)
+    other, _ = train(freeze=strategy, epochs=epochs, compute=COMPILED)
+    assert have_equal_weights(uncompiled, other)
+    assert compiler.functions == 1
+    assert len(compiler.sizes) == (epochs - simulated.last_phase + 1) * 3  # batches in an epoch
+
+
+def test_the_real_compiler_compiles_the_two_sizes_of_batches_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    graphs: list[int] = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        graphs.append(len(inputs))
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    function = compile_or_fall_back(lambda batch: batch.sin() + 1)
+    for size in (6, 5, 6, 5, 6):
+        batch = torch.rand(size, 2)
+        assert torch.equal(function(batch), batch.sin() + 1)
+    assert len(graphs) == 2
+
+
 def test_settings_can_be_stored_as_json() -> None:
     assert ComputeSettings(**json.loads(json.dumps(asdict(COMPILED)))) == COMPILED
 
@@ -69,6 +165,8 @@ def test_without_autocast_a_device_computes_in_float32() -> None:
     bfloat16 = Device(CPU.torch_device, torch.bfloat16)
     assert ComputeSettings(autocast=True).apply_to(bfloat16) == bfloat16
     assert ComputeSettings(autocast=False).apply_to(bfloat16) == CPU
+    with_tf32 = Device(torch.device("cuda"), torch.bfloat16, tf32=True)
+    assert ComputeSettings(autocast=False).apply_to(with_tf32).precision == "tf32"
 
 
 def test_the_key_of_a_measurement_changes_with_what_decides_the_cost() -> None:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from fake_gpu import FakeGpu
-from toy import CPU, config, model, task
+from torch import Tensor
+from toy import CPU, batches, config, model, squares, task
 from training_helpers import TOP, changed_names, copy_state, count_images, refusing_head
 
 from autotl import training
 from autotl.data import resident
 from autotl.errors import OutOfMemory
 from autotl.frozen import FeatureCache, cache
-from autotl.models import Device, fast_inference
+from autotl.models import Device, Model, fast_inference
 from autotl.training import Cost, fine_tune, measure_cost
 
 
@@ -266,3 +269,140 @@ def test_features_that_fit_on_a_gpu_are_cached_there_although_the_disk_is_too_sl
         FakeGpu(monkeypatch, memory)
         cost = measure_cost(model(), config(freeze=TOP), task(4, data_id="squares"))
         assert cost.compute.cache_activations == cached
+
+
+# CUDA, with its functions replaced and tensors on the CPU.
+
+
+class FakeCuda:
+    """Stands for ``cuda:1``; it records for which device the functions of CUDA are called.
+
+    Attributes:
+        device: The device, in float32 with TF32.
+        named: For each function that was called, the devices that it was called for.
+    """
+
+    device = Device(torch.device("cuda:1"), None, tf32=True)
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.named: dict[str, set[Any]] = {}
+        for name, result in (
+            ("synchronize", None),
+            ("reset_peak_memory_stats", None),
+            ("max_memory_allocated", 1000),
+            ("get_device_name", "Fake"),
+        ):
+            monkeypatch.setattr(torch.cuda, name, self._record(name, result))
+        monkeypatch.setattr(torch.cuda, "device", self._record("device", nullcontext()))
+        state = training.random_state
+        monkeypatch.setattr(state, "_get_torch_states", lambda _: [torch.get_rng_state()])
+        monkeypatch.setattr(state, "_set_torch_states", lambda _, s: torch.set_rng_state(s[0]))
+        monkeypatch.setattr(state, "_manual_seed", lambda _, seed: torch.manual_seed(seed))
+
+    def _record(self, name: str, result: Any) -> Callable[..., Any]:
+        def call(device: Any = None) -> Any:
+            self.named.setdefault(name, set()).add(str(device))
+            return result
+
+        return call
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
+    return FakeCuda(monkeypatch)
+
+
+def test_all_functions_of_cuda_get_the_device(gpu: FakeCuda) -> None:
+    cost = measure_cost(model(), config(freeze="full"), task(2, device=gpu.device))
+    assert cost.facts()["peak_bytes"] == 1000
+    assert gpu.named.keys() == {
+        "synchronize", "reset_peak_memory_stats", "max_memory_allocated", "get_device_name",
+        "device",
+    }  # fmt: skip
+    assert set().union(*gpu.named.values()) == {"cuda:1"}
+
+
+@pytest.mark.parametrize("speedup", [1.0, 2.0])
+def test_the_algorithms_and_the_inference_batches_are_measured_on_cuda(
+    gpu: FakeCuda, monkeypatch: pytest.MonkeyPatch, speedup: float
+) -> None:
+    sizes: list[int] = []
+
+    def time(function: Callable[[], object], device: Device) -> float:
+        assert device.torch_device == gpu.device.torch_device
+        function()
+        return 1.0 / speedup if torch.backends.cudnn.benchmark else 1.0
+
+    monkeypatch.setattr(training.cost, "_time", time)
+    monkeypatch.setattr(training.tuning, "CUDNN_SAVING", 0.0)
+    monkeypatch.setattr(Model, "forward", lambda self, x: (sizes.append(len(x)), Tensor())[1])
+    measured: dict[str, Any] = {}
+    run = task(10, device=gpu.device, measured_costs=measured)
+    cost = measure_cost(model(), config(freeze="full"), run)
+    assert cost.compute.cudnn_benchmark == (speedup > 1)
+    assert cost.compute.inference_factor == 2  # there are three batches
+    assert (cost.forward_seconds, cost.backward_seconds) == (1 / speedup / 12, 0)
+    assert sizes == [12, 24, 6]  # and half a batch in float32
+    stored = json.loads(json.dumps(measured))
+    again = measure_cost(model(), config(freeze="full"), replace(run, measured_costs=stored))
+    assert again.compute == cost.compute
+    assert again.setup_seconds == cost.setup_seconds
+
+
+def test_measurements_of_earlier_versions_can_be_read(gpu: FakeCuda) -> None:
+    measured: dict[str, Any] = {}
+    run = task(2, device=gpu.device, measured_costs=measured)
+    measure_cost(model(), config(freeze="full"), run)
+    [timing] = [each for each in measured.values() if isinstance(each, dict)]
+    del timing["tuning"], timing["inference_factor"]
+    compute = measure_cost(model(), config(freeze="full"), run).compute
+    assert not compute.cudnn_benchmark
+    assert compute.inference_factor is None
+
+
+def test_nothing_of_that_is_measured_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("tune_cudnn", "find_inference_factor"):
+        monkeypatch.setattr(training.cost, name, None)
+    compute = measure_cost(model(), config(freeze="full"), task(2)).compute
+    assert not compute.cudnn_benchmark
+    assert compute.inference_factor is None
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "seconds", "fraction", "epoch", "compiling"),
+    [
+        (12, 1e9, 1.0, 60.0, 120.0),  # one size of batches, and 138 s are saved
+        (12, 1e9, 1.0, 50.0, 0.0),  # only 115 s are saved
+        (12, 1e9, 0.5, 60.0, 0.0),  # in half of the epochs
+        (12, 119.0, 1.0, 60.0, 0.0),  # there is no time for it
+        (8, 1e9, 1.0, 60.0, 0.0),  # two sizes would be compiled
+        (8, 1e9, 1.0, 120.0, 240.0),
+    ],
+)
+def test_compiling_pays_if_it_saves_more_than_it_takes_and_there_is_time(
+    batch_size: int, seconds: float, fraction: float, epoch: float, compiling: float
+) -> None:
+    cost = replace(make_cost(view=0.0, epoch=epoch), compiled_fraction=fraction)
+    run = task(10, device=FakeCuda.device, train=batches(squares(), batch_size))
+    compiled = cost.compiled(run, 10, seconds)
+    assert compiled.compute.compile == (compiling > 0)
+    assert compiled.training_seconds(10) == cost.training_seconds(10) + compiling
+    assert compiled.training_seconds(10, folds=3) == cost.training_seconds(10, folds=3) + (
+        3 * compiling
+    )
+    assert compiled.repeat_seconds(10) == cost.repeat_seconds(10) + compiling
+
+
+def test_cached_activations_and_other_devices_are_not_compiled() -> None:
+    run = task(10, device=FakeCuda.device)
+    assert make_cost(view=0.0, epoch=1e3).compiled(run, 10, 1e9).compute.compile
+    assert not make_cost(view=1.0, epoch=1e3).compiled(run, 10, 1e9).compute.compile
+    assert not make_cost(view=0.0, epoch=1e3).compiled(task(10), 10, 1e9).compute.compile
+
+
+@pytest.mark.parametrize(
+    ("strategy", "expected"), [("full", 1.0), (("lp_ft", {"probe_fraction": 0.3}), 0.7)]
+)
+def test_the_last_phase_may_be_compiled(strategy: Any, expected: float) -> None:
+    cost = measure_cost(model(), config(freeze=strategy), task(10))
+    assert cost.compiled_fraction == pytest.approx(expected)

@@ -369,6 +369,17 @@ def test_weights_after_the_split_point_do_not_matter(tmp_path: Path) -> None:
     assert name_entry() == name_entry("stages.2.0") != name_entry("stem.0")
 
 
+def test_rows_in_tf32_have_a_name_of_their_own() -> None:
+    inputs = make_inputs_for_top(model(), 1, task(data_id="squares"))
+    frozen = inputs.frozen
+    assert frozen is not None
+    names, cpu = [], CPU.torch_device
+    for device in (CPU, Device(cpu, torch.float16), Device(cpu, None, tf32=True)):
+        frozen.device = device
+        names.append(frozen.name_entry(inputs.task.train, None))
+    assert len(set(names)) == 3
+
+
 # What is left in the cache.
 
 

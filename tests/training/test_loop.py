@@ -32,8 +32,8 @@ from training_helpers import (
 from autotl import freeze, head, optimizer, training
 from autotl.errors import Diverged, OutOfMemory, OutOfTime, PluginError
 from autotl.frozen import FeatureCache
-from autotl.models import Group, Model, merge_parametrizations
-from autotl.training import fine_tune, predict
+from autotl.models import Device, Group, Model, merge_parametrizations
+from autotl.training import ComputeSettings, fine_tune, predict
 from autotl.training.augmentation import Augmentation
 from autotl.training.loop import Training
 
@@ -577,3 +577,118 @@ def test_a_state_of_the_optimizer_that_does_not_fit_ends_the_training_out_of_mem
     monkeypatch.setattr(torch.optim.AdamW, "step", fail)
     with pytest.raises(OutOfMemory, match="the training does not fit"):
         train()
+
+
+# Float16.
+
+FLOAT16 = Device(torch.device("cpu"), torch.float16)
+
+
+class _Overflow(torch.autograd.Function):
+    """The identity, whose gradient is not finite."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return gradients[0] * math.inf
+
+
+def overflowing_head(steps: int) -> Any:
+    """A plugin of heads whose gradients overflow in the first training steps."""
+
+    class Overflowing(nn.Linear):
+        left = steps
+
+        def forward(self, x: Tensor) -> Tensor:
+            output = super().forward(x)
+            if not torch.is_grad_enabled() or self.left <= 0:
+                return output
+            self.left -= 1
+            overflowed: Tensor = _Overflow.apply(output)  # type: ignore[no-untyped-call]
+            return overflowed
+
+    @head
+    def overflowing(features: int, classes: int) -> nn.Module:
+        return Overflowing(features, classes)
+
+    return overflowing
+
+
+@pytest.mark.parametrize("chosen", ["adamw", "sgd", "lion"])  # AdamW's step is fused
+def test_a_training_in_float16_is_close_to_one_in_float32(chosen: str) -> None:
+    _, exact = train(epochs=3, freeze="full", optimizer=chosen)
+    _, epochs = train(epochs=3, freeze="full", optimizer=chosen, device=FLOAT16)
+    assert [e.loss for e in epochs] == pytest.approx([e.loss for e in exact], rel=1e-3)
+    assert [e.loss for e in epochs] != [e.loss for e in exact]
+
+
+@pytest.mark.parametrize("size", [None, 5])
+def test_an_optimizer_sees_gradients_that_are_not_scaled(size: int | None) -> None:
+    norms: dict[bool, list[float]] = {}
+
+    for device in (CPU, FLOAT16):
+        seen = norms.setdefault(device is CPU, [])
+
+        def record(stepping: torch.optim.Optimizer, *_: Any, seen: list[float] = seen) -> None:
+            trained = [p for group in stepping.param_groups for p in group["params"]]
+            seen.append(float(torch.nn.utils.clip_grad_norm_(trained, 1e9)))
+
+        with register_optimizer_step_pre_hook(record):
+            network, chosen = model(), config(freeze="full")
+            training = Training(network, chosen, task(1, device=device))
+            training.begin_epoch(1)
+            if size:
+                training.inputs.micro_batches.size = size
+            for batch, targets in training.inputs.training_batches(1):
+                training.step(batch, targets)
+    assert norms[False] == pytest.approx(norms[True], rel=0.02)
+
+
+@pytest.mark.parametrize("chosen", ["adamw", "sgd"])
+def test_a_step_that_overflows_changes_no_weights_and_is_no_divergence(chosen: str) -> None:
+    plugin = overflowing_head(steps=2)
+    network = model(head=plugin)
+    training = Training(
+        network,
+        config(freeze="full", head=plugin, optimizer=chosen),
+        task(1, device=FLOAT16, ema=0.9),
+    )
+    training.begin_epoch(1)
+    before, changed = dict(network.named_parameters()), []
+    copies = {name: p.detach().clone() for name, p in before.items()}
+    for batch, targets in training.inputs.training_batches(1):
+        training.step(batch, targets)
+        changed.append(any(not torch.equal(copies[n], p) for n, p in before.items()))
+    assert changed == [False, False, True]
+    assert training.inputs.scaler.get_scale() == 65536 / 4
+    assert math.isfinite(training.end_epoch().loss)
+
+
+def test_gradients_that_overflow_at_every_scale_end_the_training() -> None:
+    with pytest.raises(Diverged, match=r"overflow in epoch 6; .* --precision float32"):
+        train(epochs=8, freeze="full", head=overflowing_head(steps=99), device=FLOAT16)
+
+
+def test_only_a_training_in_float16_is_scaled() -> None:
+    for device in (CPU, Device(torch.device("cpu"), torch.bfloat16)):
+        training = Training(model(), config(), task(1, device=device))
+        assert not training.inputs.scaler.is_enabled()
+    measured = task(1, device=FLOAT16, compute=ComputeSettings(autocast=False))
+    assert not Training(model(), config(), measured).inputs.scaler.is_enabled()
+
+
+def test_scaling_waits_for_the_device_no_more_often() -> None:
+    counts = []
+    for device in (CPU, FLOAT16):
+        training = Training(model(), config(freeze="full"), task(1, device=device))
+        training.begin_epoch(1)
+        activity = [torch.profiler.ProfilerActivity.CPU]
+        with torch.profiler.profile(activities=activity, acc_events=True) as profile:
+            for batch, targets in training.inputs.training_batches(1):
+                training.step(batch, targets)
+        waits = [e.count for e in profile.key_averages() if e.key == "aten::_local_scalar_dense"]
+        counts.append(sum(waits))
+    assert counts[0] == counts[1]

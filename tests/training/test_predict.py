@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -9,11 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 from toy import CPU, batches, squares
-from training_helpers import changed_names, copy_state, train
+from training_helpers import TOP, changed_names, copy_state, train
 
 from autotl.errors import OutOfMemory
 from autotl.models import Model, fast_inference
-from autotl.training import predict
+from autotl.training import ComputeSettings, predict
+from autotl.training.predict import split_for_inference
 
 
 def test_predictions_are_in_order_and_sum_to_one() -> None:
@@ -78,3 +81,37 @@ def test_many_images_are_predicted_with_openvino(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(fast_inference, "compile_forward", fail)
     np.testing.assert_array_equal(predict(network, batches(squares()), CPU), few)
+
+
+@pytest.mark.parametrize(
+    ("device", "factor", "sizes"),
+    [
+        ("cpu", None, [4, 4, 4, 4, 4]),
+        ("cuda:1", None, [20]),  # eight training batches
+        ("cuda:1", 2, [7, 7, 6]),
+        ("cpu", 3, [10, 10]),
+    ],
+)
+def test_the_batches_of_inference_are_larger_on_a_gpu(
+    device: str, factor: int | None, sizes: list[int]
+) -> None:
+    some: Any = SimpleNamespace(batch_size=4, device=torch.device(device))
+    split = split_for_inference(np.arange(20), some, factor)
+    assert [len(batch) for batch in split] == sizes
+    assert np.concatenate(split).tolist() == list(range(20))
+
+
+@pytest.mark.parametrize("strategy", ["full", TOP, "linear_probe"])
+def test_a_training_uses_the_size_that_was_measured(
+    monkeypatch: pytest.MonkeyPatch, strategy: Any
+) -> None:
+    factors: list[int | None] = []
+
+    def record(positions: Any, batches: Any, factor: int | None = None) -> Any:
+        factors.append(factor)
+        return split_for_inference(positions, batches, factor)
+
+    for module in ("predict", "inputs", "frozen_inputs"):
+        monkeypatch.setattr(sys.modules[f"autotl.training.{module}"], "split_for_inference", record)
+    train(freeze=strategy, compute=ComputeSettings(inference_factor=2))
+    assert set(factors) == {2}

@@ -14,7 +14,7 @@ import toy
 from torch import nn
 
 from autotl import augment, head
-from autotl.models import Model
+from autotl.models import Device, Model
 from autotl.space.space import Choice
 from autotl.training import fine_tune
 from autotl.training.cost import measure_cost
@@ -24,12 +24,7 @@ from autotl.training.probes import (
     keeps_backbone_frozen,
     train_probes,
 )
-from autotl.training.random_state import (
-    RandomState,
-    deterministic_cudnn,
-    seed_torch,
-    torch_seeded,
-)
+from autotl.training.random_state import RandomState, seed_torch, torch_seeded
 
 CPU = torch.device("cpu")
 DEVICES = [CPU, torch.device("cuda")] if torch.cuda.is_available() else [CPU]
@@ -65,7 +60,7 @@ def draw(device: torch.device) -> tuple[float, ...]:
 
 
 def host_state() -> tuple[Any, ...]:
-    """The states of all global generators, and the cuDNN flags, to be compared with ``==``."""
+    """The states of all global generators, and the flags of kernels, to be compared with ``==``."""
     numpy: Any = np.random.get_state()
     cudnn = torch.backends.cudnn
     return (
@@ -74,6 +69,7 @@ def host_state() -> tuple[Any, ...]:
         (numpy[1].tolist(), *numpy[2:]),
         random.getstate(),
         (cudnn.enabled, cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32),
+        torch.get_float32_matmul_precision(),
     )
 
 
@@ -86,7 +82,7 @@ def host_has_drawn() -> None:
 
 @pytest.mark.parametrize("device", DEVICES, ids=str)
 def test_states_are_kept_apart(device: torch.device) -> None:
-    ours = RandomState(device, 1)
+    ours = RandomState(Device(device, None), 1)
     before = host_state()
     with ours.active():
         first = draw(device)
@@ -97,7 +93,7 @@ def test_states_are_kept_apart(device: torch.device) -> None:
         second = draw(device)
     assert host_state() == between
     assert first != second
-    other = RandomState(device, 1)
+    other = RandomState(Device(device, None), 1)
     with other.active():
         assert [draw(device)[:2], draw(device)[:2]] == [first[:2], second[:2]]
 
@@ -105,7 +101,7 @@ def test_states_are_kept_apart(device: torch.device) -> None:
 @pytest.mark.parametrize("device", DEVICES, ids=str)
 def test_the_host_state_returns_after_an_error(device: torch.device) -> None:
     before = host_state()
-    for context in (RandomState(device, 0).active(), torch_seeded(device, 1, 2)):
+    for context in (RandomState(Device(device, None), 0).active(), torch_seeded(device, 1, 2)):
         with contextlib.suppress(ValueError), context:
             torch.rand(1, device=device)
             raise ValueError("stop")
@@ -113,7 +109,7 @@ def test_the_host_state_returns_after_an_error(device: torch.device) -> None:
 
 
 def test_the_seed_is_that_of_torch_manual_seed() -> None:
-    with RandomState(CPU, 7).active():
+    with RandomState(toy.CPU, 7).active():
         ours = torch.rand(3)
     torch.manual_seed(7)
     assert torch.equal(ours, torch.rand(3))
@@ -155,7 +151,7 @@ def mps(monkeypatch: pytest.MonkeyPatch) -> FakeMps:
 
 def test_the_generator_of_mps_is_kept_apart(mps: FakeMps) -> None:
     device = torch.device("mps")
-    state, host = RandomState(device, 7), torch.get_rng_state()
+    state, host = RandomState(Device(device, None), 7), torch.get_rng_state()
     assert mps.seeds[-1] == 7
     assert mps.state == 40
     for first in (7, 9):  # it continues where it was
@@ -168,7 +164,7 @@ def test_the_generator_of_mps_is_kept_apart(mps: FakeMps) -> None:
     with state.torch_active():
         assert mps.state == 11
     assert [len(s) for s in state.torch_states] == [len(host), 1]
-    restored = RandomState(device, 0)
+    restored = RandomState(Device(device, None), 0)
     restored.torch_states = state.torch_states  # as from a checkpoint
     with restored.active():
         assert mps.state == 11
@@ -184,26 +180,6 @@ def test_the_generator_of_mps_is_seeded_with_that_of_the_cpu(mps: FakeMps) -> No
         raise ValueError("stop")
     assert mps.state == 40
     assert torch.equal(torch.get_rng_state(), host)
-
-
-@pytest.mark.parametrize("benchmark", [True, False])
-@pytest.mark.parametrize(("device", "changed"), [("cuda", True), ("cpu", False)])
-def test_cudnn_is_deterministic_in_the_context_on_cuda(
-    monkeypatch: pytest.MonkeyPatch, benchmark: bool, device: str, changed: bool
-) -> None:
-    cudnn = torch.backends.cudnn
-    monkeypatch.setattr(cudnn, "benchmark", benchmark)
-    monkeypatch.setattr(cudnn, "deterministic", False)
-    with deterministic_cudnn(torch.device(device)):
-        inside = cudnn.benchmark, cudnn.deterministic
-    assert inside == ((False, True) if changed else (benchmark, False))
-    assert (cudnn.benchmark, cudnn.deterministic) == (benchmark, False)
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_cudnn_is_deterministic_while_a_state_on_cuda_is_active() -> None:
-    with RandomState(torch.device("cuda"), 0).active():
-        assert torch.backends.cudnn.deterministic
 
 
 def fine_tuned() -> Iterator[Any]:
