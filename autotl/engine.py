@@ -19,6 +19,7 @@ from autotl.artifact import model_folder, replacement
 from autotl.data import Dataset
 from autotl.errors import (
     AutoTLError,
+    GpuError,
     Incompatible,
     SearchError,
     StoreError,
@@ -652,7 +653,7 @@ def name_device_faults() -> Iterator[None]:
     """Say what to do after an error of the GPU, after which no call to it succeeds.
 
     Raises:
-        SearchError: There was such an error inside.
+        GpuError: There was such an error inside.
     """
     try:
         yield
@@ -661,7 +662,7 @@ def name_device_faults() -> Iterator[None]:
     except Exception as error:
         if fault := find_device_fault(error):
             text = f"{describe_device_fault(fault)}; repeat the command"
-            raise SearchError(text) from error
+            raise GpuError(text) from error
         raise
 
 
@@ -674,6 +675,7 @@ def hand_over(
     Raises:
         AutoTLError: The error inside.
         SearchError: The error inside, if it was of another library.
+        GpuError: The error inside, if no call to the GPU succeeds after it.
     """
     try:
         with store.convert_errors():
@@ -698,12 +700,12 @@ def hand_over(
                 listener(Note(f"not everything was saved: {_describe(second)}", warning=True))
         if not details:
             raise
-        text = f"the search ended with an error ({reason}); its trials are stored"
+        hint = f"details are in {file}; repeat the command to continue"
         if fault:
             text = str(error) if is_ours else describe_device_fault(fault)
-        raise SearchError(
-            f"{text}; details are in {file}; repeat the command to continue"
-        ) from error
+            raise GpuError(f"{text}; {hint}") from error
+        text = f"the search ended with an error ({reason}); its trials are stored"
+        raise SearchError(f"{text}; {hint}") from error
 
 
 def _is_deleted(store: Store, study: str) -> bool:

@@ -2,7 +2,7 @@
 
 ::
 
-    AutoTLError         the user can resolve it: one line on stderr, exit code 1
+    AutoTLError         the user can resolve it: one line on stderr, an exit code
     ├── DataError       the images or their labels
     ├── PluginError     a plugin breaks a rule of its interface, or none has that name
     ├── WeightsError    pretrained weights cannot be found or read
@@ -10,6 +10,7 @@
     ├── StoreError      the database or the run folder
     ├── ArtifactError   a model folder
     └── SearchError     a search ended by an error of another library
+        └── GpuError    the GPU failed, and only another process can use it
     TrialStopped        a trial ends before its last epoch, without an error of the program
     ├── Incompatible    raised by a plugin that cannot work with the other choices
     ├── Diverged        the loss is not finite
@@ -28,7 +29,13 @@ from pathlib import Path
 
 
 class AutoTLError(Exception):
-    """An error that the user can resolve; the message says how."""
+    """An error that the user can resolve; the message says how.
+
+    Attributes:
+        exit_code: The exit code of a command that ends with it.
+    """
+
+    exit_code = 1
 
 
 class DataError(AutoTLError):
@@ -57,6 +64,12 @@ class ArtifactError(AutoTLError):
 
 class SearchError(AutoTLError):
     """A search ended by an error that is not AutoTL's; what was known by then was saved."""
+
+
+class GpuError(SearchError):
+    """The GPU failed, and only another process can use it; what was known by then was saved."""
+
+    exit_code = 3
 
 
 MACHINE_FAULTS = frozenset(

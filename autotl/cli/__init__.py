@@ -15,13 +15,15 @@ from autotl.errors import AutoTLError
 
 
 class _ErrorReportingGroup(click.Group):
-    """A command group that reports an ``AutoTLError`` in one line on stderr, with exit code 1."""
+    """A command group that reports an ``AutoTLError`` in one line on stderr, with its exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except AutoTLError as error:
-            raise click.ClickException(_make_readable(str(error))) from None
+            reported = click.ClickException(_make_readable(str(error)))
+            reported.exit_code = error.exit_code
+            raise reported from None
         except click.ClickException as error:
             vars(error)["message"] = _make_readable(error.message)  # final for type checkers
             raise

@@ -3,7 +3,8 @@
 A crash, such as a segmentation fault in a kernel, ends a process without a Python exception. The
 trial that was running is stored as crashed, and the study continues in a new process, which does
 not repeat it. So no time is spent on starting a process for each trial, and a crash costs one
-trial.
+trial. A process that ends because the GPU failed, which only another one can use then, is followed
+by another one too.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from autotl.errors import SearchError
+from autotl.errors import GpuError, SearchError
 
 if TYPE_CHECKING:
     from autotl.study import StudyConfig
@@ -120,11 +121,13 @@ def _forward_signals(child: subprocess.Popen[bytes]) -> Iterator[None]:
 
 
 def _is_crash(status: int) -> bool:
-    return status < 0 or status >= WINDOWS_FAULTS
+    return status < 0 or status >= WINDOWS_FAULTS or status == GpuError.exit_code
 
 
 def _describe(status: int) -> str:
     """The name of the signal that ended a process, or its exit status."""
+    if status == GpuError.exit_code:
+        return "the GPU failed"
     if status >= 0:
         return f"exit status {status:#x}"
     try:

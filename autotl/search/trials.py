@@ -22,9 +22,9 @@ from autotl import events, models, training
 from autotl.errors import (
     AutoTLError,
     Duplicate,
+    GpuError,
     Incompatible,
     OutOfTime,
-    SearchError,
     StoreError,
     StudyError,
     TrialStopped,
@@ -593,7 +593,7 @@ def _search_error(fault: BaseException, trial: int) -> AutoTLError:
     """Return the error that ends the search because of a fault of the machine."""
     error: AutoTLError
     if device_fault := find_device_fault(fault):
-        error = SearchError(describe_device_fault(device_fault, trial))
+        error = GpuError(describe_device_fault(device_fault, trial))
         error.__cause__ = fault
         return error
     if isinstance(fault, AutoTLError):

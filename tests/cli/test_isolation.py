@@ -30,6 +30,17 @@ def crashing(features, classes):
     layer = nn.Linear(features, classes)
     layer.register_full_backward_hook(lambda *_: ctypes.string_at(0))
     return layer
+
+
+@head(order=2)
+def faulty(features, classes):
+    """A linear layer with which the GPU fails in the first training step."""
+    def fail(*_):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    layer = nn.Linear(features, classes)
+    layer.register_full_backward_hook(fail)
+    return layer
 '''
 
 
@@ -61,6 +72,17 @@ def test_a_crash_costs_one_trial(words: list[str], tmp_path: Path) -> None:
     file = tmp_path / "runs/photos/crash.txt"
     assert f"crashed (SIGSEGV, see {file}); the search continues" in done.stderr
     assert "crashing_plugin.py" in file.read_text()
+    assert (tmp_path / "runs/photos/model/model.safetensors").is_file()
+
+
+def test_a_gpu_that_fails_ends_one_process(words: list[str], tmp_path: Path) -> None:
+    heads = ("--head=linear", "--head=faulty", "--trials=4")
+    done = subprocess.run(command(*words, *heads), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = Store(f"sqlite:///{tmp_path}/runs/autotl.db").trials("photos")
+    statuses = [row.status for row in rows if "faulty" in row.config["head"]]
+    assert statuses[:2] == ["interrupted", "crashed"], "it is repeated once"
+    assert "the search crashed (the GPU failed); the search continues" in done.stderr
     assert (tmp_path / "runs/photos/model/model.safetensors").is_file()
 
 
@@ -123,6 +145,7 @@ def test_the_next_process_has_the_rest_of_the_budget(
         (-11, True, "SIGSEGV"),
         (-250, True, "signal 250"),
         (0xC0000005, True, "exit status 0xc0000005"),
+        (3, True, "the GPU failed"),
         (0, False, ""),
         (1, False, ""),
         (130, False, ""),
