@@ -158,7 +158,7 @@ def without_work(folder: Path) -> Iterator[None]:
         raise ReachedWork("the work was reached")
 
     places = (
-        *("autotl.engine.search_and_finish", "autotl.artifact.export.export"),
+        *("autotl.engine.steps.search_and_finish", "autotl.artifact.export.export"),
         *("autotl.testing.examine", "autotl.report.dashboard.serve"),
     )
     with ExitStack() as stack:

@@ -615,7 +615,7 @@ def test_images_are_not_mirrored_if_the_classes_do_not_survive(
         chosen = [c for r in read_trials(settings()) for c in r.config["augment"].values()]
         return {values["flip"] for values in chosen if "flip" in values}
 
-    monkeypatch.setattr(engine, "measure_mirroring", measure)
+    monkeypatch.setattr(engine.search_space, "measure_mirroring", measure)
     notes: list[Event] = []
     result = engine.run(settings(trials=6), notes.append)
     assert any(isinstance(n, Note) and "does not mirror images" in n.text for n in notes)
@@ -639,7 +639,7 @@ def test_a_study_keeps_the_inputs_of_its_first_run(
         plans.append(InputPlan(24, 45, ("a reason",)))
         return plans[-1]
 
-    monkeypatch.setattr(engine, "plan_inputs", plan_inputs)
+    monkeypatch.setattr(engine.inputs, "plan_inputs", plan_inputs)
     notes: list[Event] = []
     first = engine.run(settings(trials=2), notes.append)
     assert any(isinstance(e, Note) and e.text == "a reason" for e in notes)

@@ -22,7 +22,7 @@ class _ErrorReportingGroup(click.Group):
             return super().invoke(ctx)
         except AutoTLError as error:
             reported = click.ClickException(_make_readable(str(error)))
-            reported.exit_code = error.exit_code
+            vars(reported)["exit_code"] = error.exit_code  # one of the class for type checkers
             raise reported from None
         except click.ClickException as error:
             vars(error)["message"] = _make_readable(error.message)  # final for type checkers

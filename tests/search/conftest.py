@@ -44,7 +44,7 @@ def run_trials() -> Run:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Finish, "run", lambda _: None)
             patch.setattr(Finish, "save_best_so_far", lambda _: None)
-            patch.setattr(engine, "conclude", lambda *_: {})
+            patch.setattr(engine.steps, "conclude", lambda *_: {})
             return engine.run(settings, listener)
 
     return run

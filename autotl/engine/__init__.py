@@ -1,0 +1,11 @@
+"""One search, from the data to the run folder.
+
+``steps`` calls the rooms in their order. ``beginning`` locks the study and stores what it is,
+``search_space`` and ``inputs`` say what is searched, and on which images, and ``ending`` writes the
+report, also after an error.
+"""
+
+from autotl.engine.inputs import load_dataset
+from autotl.engine.steps import Result, run
+
+__all__ = ["Result", "load_dataset", "run"]

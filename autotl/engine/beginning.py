@@ -1,0 +1,203 @@
+"""Begin a study or continue one: its lock, its settings, and what is stored about it first."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+
+from autotl import events, files
+from autotl.artifact import replacement
+from autotl.data import Dataset
+from autotl.engine.inputs import imbalance
+from autotl.engine.search_space import is_recipe
+from autotl.events import Listener, Note
+from autotl.models import Device
+from autotl.scoring import majority, metrics
+from autotl.search import folds, identity, pruner, sampler
+from autotl.search.budget import Budget
+from autotl.search.input_plan import InputPlan
+from autotl.search.leaderboard import UNFINISHED, rank
+from autotl.space.space import Space
+from autotl.store import (
+    DataFacts,
+    DataIssueRow,
+    ExcludedPlugin,
+    MajorityClass,
+    Store,
+    StudyFacts,
+    default_url,
+)
+from autotl.study import StudyConfig
+
+LIBRARIES = ("autotl", "torch", "torchvision", "timm", "optuna", "scikit-learn")
+
+
+@contextmanager
+def open_store(settings: StudyConfig) -> Iterator[Store]:
+    """Open the database and lock the study, so that no other process runs it.
+
+    Raises:
+        StoreError: The database cannot be used.
+        StudyError: Another process runs the study.
+    """
+    store = Store(settings.storage or default_url(settings.out))
+    with closing(store), store.lock(settings.name, settings.folder), store.convert_errors():
+        finish_interrupted_writes(settings)
+        yield store
+
+
+def finish_interrupted_writes(settings: StudyConfig) -> None:
+    """Put the model folder in its place and remove temporary files, if a run was killed."""
+    cache = settings.out / "cache"
+    for folder in (settings.folder, cache, cache / "checkpoints", cache / "repeats"):
+        files.remove_leftovers(folder)
+    with suppress(OSError):  # it is reported when the folder is written to
+        replacement.restore(settings.folder / "model")
+
+
+def continue_settings(
+    settings: StudyConfig, store: Store, listener: Listener
+) -> tuple[StudyConfig, StudyFacts | None]:
+    """Take the settings that were not given from the study, if this run continues one.
+
+    Returns:
+        The settings, and the facts of the study; None if it is new, or has no complete trial and
+        other settings.
+    """
+    earlier = identity.find_earlier(store, settings)
+    adopted = identity.adopt(settings, earlier.identity if earlier else None)
+    if text := identity.describe_adopted(settings, adopted):
+        listener(Note(text))
+    return adopted, earlier
+
+
+def announce(
+    settings: StudyConfig, store: Store, budget: Budget, device: Device, listener: Listener
+) -> None:
+    """Call the listener with the event that the search starts."""
+    rows = store.trials(settings.name)
+    done = [row for row in rows if row.status not in UNFINISHED]
+    ranked = rank(rows, metrics.get(settings.metric).direction)
+    best = [events.BestTrial(row.number, row.score or 0.0, row.config) for row in ranked[:1]]
+    listener(
+        events.SearchStarted(
+            study=settings.name,
+            metric=settings.metric,
+            device=str(device),
+            budget=budget.seconds,
+            deadline=budget.deadline,
+            max_trials=settings.trials,
+            earlier_trials=len(done),
+            best=best[0] if best else None,
+        )
+    )
+
+
+def begin_study(
+    settings: StudyConfig,
+    store: Store,
+    dataset: Dataset,
+    search_space: Space,
+    device: Device,
+    budget: Budget,
+    plan: InputPlan,
+    earlier: StudyFacts | None,
+) -> None:
+    """Store the settings and the data of a study, or continue an existing study.
+
+    Raises:
+        StudyError: A study of this name exists with other data or settings.
+    """
+    this = _identity(settings, dataset, search_space, device)
+    first_budget = budget.seconds
+    if earlier:
+        delete = f"autotl studies delete {shlex.quote(settings.name)}{store.options(settings.out)}"
+        identity.require_same(settings.name, earlier.identity or {}, this, delete)
+        first_budget = earlier.first_budget_seconds
+    store.begin_study(
+        settings.name,
+        seed=settings.seed,
+        metric=settings.metric,
+        direction=metrics.get(settings.metric).direction,
+        prefer=settings.prefer,
+        identity=this,
+        data=_data_facts(dataset, metrics.get(settings.metric)),
+        unit_folds=folds.unit_folds(dataset),
+        space=search_space.describe(),
+        excluded=[ExcludedPlugin(**vars(plugin)) for plugin in search_space.excluded],
+        sampler=sampler.DESCRIPTION,
+        pruner=pruner.DESCRIPTION,
+        device=str(device),
+        versions=versions(),
+        budget_seconds=budget.seconds,
+        first_budget_seconds=first_budget,
+        input_size=plan.size,
+        used_examples=plan.examples,
+        state="running",
+        reason="",
+        **({} if earlier else {"mirroring": None, "warm_start": None}),  # of other settings
+    )
+    store.add_latencies(settings.name, search_space.latency)
+    issues = [DataIssueRow(**vars(issue)) for issue in dataset.issues]
+    store.set_data_issues(settings.name, issues)
+
+
+def _identity(
+    settings: StudyConfig, dataset: Dataset, search_space: Space, device: Device
+) -> dict[str, Any]:
+    """Return the settings that must be the same in all runs of a study."""
+    recipe = search_space.fingerprint if is_recipe(settings, search_space) else None
+    return {
+        **identity.of_settings(settings),
+        "precision": identity.of_precision(device.precision),
+        "data": dataset.fingerprint,
+        "recipe": recipe,  # a study of one recipe cannot continue with another
+    }
+
+
+def _data_facts(dataset: Dataset, metric: metrics.Metric) -> DataFacts:
+    train, validation, test = (
+        len(dataset.indices(split)) for split in ("train", "validation", "test")
+    )
+    return DataFacts(
+        source=dataset.source,
+        fingerprint=dataset.fingerprint,
+        classes=list(dataset.classes),
+        train=train,
+        validation=validation,
+        test=test,
+        folds=None if dataset.folds is None else int(dataset.folds.max()) + 1,
+        skipped=dataset.skipped,
+        duplicates_across_splits=dataset.duplicates_across_splits,
+        independent_validation=dataset.count_units(dataset.scored_split),
+        imbalance=imbalance(dataset),
+        majority=_majority_class(dataset, metric),
+    )
+
+
+def _majority_class(dataset: Dataset, metric: metrics.Metric) -> MajorityClass:
+    """Return the most frequent class of the training split, with the scores of predicting it."""
+    labels = {
+        name: dataset.labels[dataset.indices(name)] for name in ("train", "validation", "test")
+    }
+    if not len(labels["validation"]):  # the training split is divided into folds
+        labels["validation"] = labels["train"]
+    constant = majority.constant_probabilities(labels["train"], len(dataset.classes))
+    scores = {
+        name: majority.constant_score(metric, labels[name], constant)
+        for name in ("validation", "test")
+        if len(labels[name])
+    }
+    finite = {name: score for name, score in scores.items() if np.isfinite(score)}
+    return MajorityClass(name=dataset.classes[int(constant.argmax())], **finite)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the libraries on which results depend."""
+    return {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}

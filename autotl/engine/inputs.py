@@ -1,0 +1,143 @@
+"""The images of a run: how many, at which size, checked and split."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from autotl import data, files
+from autotl.data import Dataset
+from autotl.engine.ending import ERROR_FILE
+from autotl.errors import (
+    StoreError,
+    StudyError,
+)
+from autotl.events import Listener, Note, Stage
+from autotl.models import Device
+from autotl.scoring import metrics
+from autotl.search.budget import Budget
+from autotl.search.input_plan import InputPlan, plan_inputs
+from autotl.space.plugin import Example, Issue
+from autotl.space.space import Space
+from autotl.store import (
+    StudyFacts,
+)
+from autotl.study import StudyConfig
+
+
+def choose_inputs(
+    settings: StudyConfig,
+    search_space: Space,
+    examples: Sequence[Example],
+    earlier: StudyFacts | None,
+    device: Device,
+    budget: Budget,
+) -> InputPlan:
+    """Choose the input size and the number of examples, or return those of the first run.
+
+    Raises:
+        StudyError: The budget is too short for any trial.
+    """
+    if earlier:
+        return InputPlan(earlier.input_size, earlier.used_examples)
+    if not examples:
+        return InputPlan()  # the check raises an error that says what is missing
+    return plan_inputs(settings, search_space, examples, device, budget)
+
+
+def check_image_places(settings: StudyConfig, examples: Sequence[Example]) -> None:
+    """Check that no image is in a folder whose files are replaced.
+
+    Raises:
+        StudyError: An image is in the run folder or in the cache.
+    """
+    parents = {Path(e.image).parent for e in examples if isinstance(e.image, str | Path)}
+    for place in (settings.folder, settings.out / "cache"):
+        if inside := next((p for p in parents if files.is_within(p, place)), None):
+            raise StudyError(
+                f"the images in {inside} are inside {place}, whose files are replaced; give "
+                "another folder with --out, or another name with --study"
+            )
+
+
+def apply_inputs(
+    plan: InputPlan, settings: StudyConfig, examples: list[Example], listener: Listener
+) -> tuple[StudyConfig, list[Example]]:
+    """Return the settings with the input size, and the examples, that a plan names."""
+    for reason in plan.reasons:
+        listener(Note(reason))
+    if plan.size and not settings.image_size:
+        settings = settings.model_copy(update={"image_size": (plan.size,)})
+    if plan.examples:
+        examples = data.sample_examples(examples, plan.examples, settings.seed)
+    return settings, examples
+
+
+def load_dataset(
+    settings: StudyConfig,
+    examples: Sequence[Example],
+    listener: Listener,
+    issues: Sequence[Issue] = (),
+) -> Dataset:
+    """Check and split the data.
+
+    Raises:
+        DataError: The data cannot be used.
+        StudyError: The metric has no value on the validation or on the test split.
+    """
+    dataset = data.check(
+        examples,
+        settings.data,
+        issues=issues,
+        seed=settings.seed,
+        validation=settings.validation,
+        test=settings.test,
+        folds=settings.folds,
+        progress=lambda what, done, total: listener(Stage(what, done, total)),
+    )
+    for split, purpose in ((dataset.scored_split, "validate on"), ("test", "test on")):
+        _check_metric(settings.metric, dataset, split, purpose)
+    return dataset
+
+
+def _check_metric(metric: str, dataset: Dataset, split: str, purpose: str) -> None:
+    labels = dataset.labels[dataset.indices(split)]
+    uniform = np.full((len(labels), len(dataset.classes)), 1 / len(dataset.classes), np.float32)
+    if len(labels) and not np.isfinite(metrics.get(metric).score(labels, uniform)):
+        [only] = {dataset.classes[label] for label in labels}
+        raise StudyError(
+            f"{metric} needs images of two classes to {purpose}, but these {len(labels)} are all "
+            f"of {only!r}; add images of other classes, or choose another --metric"
+        )
+
+
+def imbalance(dataset: Dataset) -> float:
+    """Return the size of the largest class over that of the smallest, in the training split."""
+    counts = np.bincount(dataset.labels[dataset.indices("train")])
+    return float(counts.max() / max(1, counts.min()))
+
+
+def write_data(settings: StudyConfig, dataset: Dataset, listener: Listener) -> None:
+    """Write the split of every image, and the problems of the data, into the run folder.
+
+    Raises:
+        StoreError: The run folder cannot be written.
+    """
+    try:
+        files.claim(settings.folder)
+        (settings.folder / ERROR_FILE).unlink(missing_ok=True)  # of an earlier run
+    except OSError as error:
+        raise StoreError(
+            f"{settings.folder} cannot be written ({error.strerror or error}); free some space "
+            "there, or choose another folder with --out"
+        ) from None
+    data.write_splits(dataset, settings.folder / "splits.csv")
+    data.write_issues(dataset, settings.folder / "issues.csv")
+    if dataset.issues:
+        first = dataset.issues[0]
+        text = f"the data have {len(dataset.issues)} problems, see {settings.folder}/issues.csv"
+        listener(Note(f"{text}; the first is {first.name}: {first.problem}", warning=True))
+    for line in data.scale.describe(dataset.scales):
+        listener(Note(f"scale of images with more than 8 bits: {line}"))

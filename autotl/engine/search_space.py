@@ -1,0 +1,139 @@
+"""The search space of a run, fitted to the device, the limits and the data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+
+from autotl import report, training
+from autotl.data import Dataset
+from autotl.engine.inputs import imbalance
+from autotl.errors import (
+    Incompatible,
+)
+from autotl.events import Listener, Note, Stage
+from autotl.models import Device
+from autotl.scoring import majority
+from autotl.search.budget import Budget
+from autotl.search.context import TrainingContext
+from autotl.search.mirroring import measure_mirroring
+from autotl.space import space
+from autotl.space.registry import BackboneCriteria, Registry
+from autotl.space.space import Choice, Space
+from autotl.store import (
+    MirroringFacts,
+    Store,
+    StudyFacts,
+)
+from autotl.study import StudyConfig
+
+
+def choose_space(
+    settings: StudyConfig,
+    plugins: Registry,
+    earlier: StudyFacts | None,
+    device: Device,
+    budget: Budget,
+) -> Space:
+    """Build the search space for this device.
+
+    A study that is continued with another budget has the same backbones as with its first budget.
+    """
+    criteria = BackboneCriteria(
+        weights=settings.weights,
+        device=device.torch_device.type,
+        seconds=earlier.first_budget_seconds if earlier else budget.seconds,
+        licences=settings.licence,
+        max_parameters=settings.max_parameters,
+    )
+    return space.build_space(
+        plugins, settings.requested, settings.space, criteria, sizes=settings.image_size
+    )
+
+
+def fit_space(
+    search_space: Space,
+    settings: StudyConfig,
+    dataset: Dataset,
+    latencies: Mapping[str, float],
+    device: Device,
+    listener: Listener,
+) -> Space:
+    """Remove plugins from the search space that these data or this device exclude; report them.
+
+    The balance plugins are removed if the classes are balanced, unless the user requested them.
+    """
+    if not (settings.requested.get("balance") or settings.space.get("balance")):
+        plain = search_space.without_kind("balance")
+        if is_recipe(settings, plain) or imbalance(dataset) <= majority.IMBALANCED:
+            search_space = plain
+    search_space = exclude_slow_backbones(search_space, settings, latencies, device)
+    notify_excluded(search_space, settings, listener)
+    return search_space
+
+
+def is_recipe(settings: StudyConfig, search_space: Space) -> bool:
+    """Whether the study trains a single configuration once, as ``autotl train`` does."""
+    return search_space.is_single and settings.trials == 1
+
+
+def exclude_slow_backbones(
+    search_space: Space, settings: StudyConfig, stored: Mapping[str, float], device: Device
+) -> Space:
+    """Remove backbones whose latency on this device exceeds ``max_latency``.
+
+    Each latency is measured once per study and stored, so that a study that is continued has the
+    same backbones; ``stored`` has those of earlier runs, in milliseconds.
+    """
+    if settings.max_latency is None:
+        return search_space
+    latencies: dict[str, float] = {}
+    slow: dict[str, str] = {}
+    for plugin in search_space.plugins["backbone"]:
+        latency = stored.get(plugin.name)
+        try:
+            if latency is None:
+                choice = Choice(plugin, plugin.defaults)
+                latency = training.measure_latency(choice, settings.size, device).median
+        except Incompatible as reason:
+            slow[plugin.name] = str(reason)
+            continue
+        latencies[plugin.name] = latency
+        if latency > settings.max_latency:
+            slow[plugin.name] = f"{latency:.1f} ms per image, more than {settings.max_latency:g}"
+    return replace(search_space.exclude("backbone", slow), latency=latencies)
+
+
+def notify_excluded(search_space: Space, settings: StudyConfig, listener: Listener) -> None:
+    """Report excluded plugins by reason; a warning if the user requested one of them by name."""
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for plugin in search_space.excluded:
+        reasons.setdefault((plugin.kind, plugin.reason), []).append(plugin.name)
+    for (kind, reason), names in reasons.items():
+        requested = set(names) & set(settings.requested.get(kind, ()))
+        warning = kind == "module" or bool(requested)
+        listener(Note(f"excluded: {kind} {', '.join(names)} ({reason})", warning=warning))
+
+
+def fit_augmentations(
+    search_space: Space, store: Store, context: TrainingContext, listener: Listener
+) -> Space:
+    """Remove mirroring from the search space if the classes of these data do not survive it.
+
+    That is measured before the first trial and stored, so that a study that is continued has the
+    same augmentations. One that was begun without the measurement keeps its own.
+    """
+    name = context.settings.name
+    facts = store.study(name).mirroring
+    if facts is None and search_space.may_mirror and not store.trials(name):
+        listener(Stage("measuring whether images may be mirrored"))
+        facts = MirroringFacts()
+        if result := measure_mirroring(search_space, context):
+            facts = MirroringFacts(**asdict(result), survives=result.survives)
+            listener(Note(report.describe_mirroring(facts.model_dump())))
+        store.update_study(name, mirroring=facts)
+    if facts is None or facts.survives or not search_space.may_mirror:
+        return search_space
+    search_space = search_space.without_mirroring()
+    store.update_study(name, space=search_space.describe())
+    return search_space

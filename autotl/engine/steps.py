@@ -1,0 +1,231 @@
+"""One search, from the data to the run folder, as a list of steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from autotl import data, events, models
+from autotl.artifact import model_folder, replacement
+from autotl.data import Dataset
+from autotl.engine.beginning import announce, begin_study, continue_settings, open_store, versions
+from autotl.engine.ending import conclude, hand_over, name_device_faults, notify_unused
+from autotl.engine.inputs import (
+    apply_inputs,
+    check_image_places,
+    choose_inputs,
+    load_dataset,
+    write_data,
+)
+from autotl.engine.search_space import choose_space, fit_augmentations, fit_space
+from autotl.events import Listener, Note, Stage
+from autotl.frozen import FeatureCache
+from autotl.models import Device
+from autotl.scoring import metrics
+from autotl.search import resume
+from autotl.search.budget import Budget
+from autotl.search.context import TrainingContext
+from autotl.search.leaderboard import Leaderboard
+from autotl.search.trials import TrialLoop, quiet_optuna
+from autotl.selection.finish import Finish
+from autotl.space import registry
+from autotl.space.registry import Registry
+from autotl.space.space import Space
+from autotl.store import (
+    Store,
+    existing_url,
+)
+from autotl.study import DEFAULT_BUDGET, StudyConfig, check_places
+
+
+@dataclass(frozen=True)
+class Result:
+    """The result of a search.
+
+    Attributes:
+        summary: The content of ``summary.json``.
+        folder: The run folder.
+        plugins: The plugins of the search.
+        interrupted: Whether the user interrupted it.
+    """
+
+    summary: Mapping[str, Any]
+    folder: Path
+    plugins: Registry
+    interrupted: bool = False
+
+    @property
+    def best(self) -> Mapping[str, Any] | None:
+        """The winner with its configuration, validation score, interval and cost, or None."""
+        best: Mapping[str, Any] | None = self.summary["best"]
+        return best
+
+    def predict(self, images: Any) -> list[dict[str, float]]:
+        """Predict the class probabilities of images with the model in the run folder.
+
+        Args:
+            images: A path, a folder, a Pillow image, an array, or an iterable of these, see
+                ``Predictor.predict``.
+
+        Raises:
+            ArtifactError: There is no model.
+            DataError: An image cannot be read.
+        """
+        return model_folder.load(self.folder / "model", self.plugins).predict(images)
+
+
+def run(
+    settings: StudyConfig,
+    listener: Listener = events.ignore,
+    plugins: Registry | None = None,
+    command: str = "",
+    began: float | None = None,
+) -> Result:
+    """Search for the best transfer configuration, refit it and test it once.
+
+    Args:
+        settings: The settings of the study.
+        listener: Called with the events of the progress.
+        plugins: The plugins; None for the installed ones and those of ``settings.plugin``.
+        command: The command line, for the report.
+        began: The begin of the budget as a value of ``time.monotonic``; None for now.
+
+    Returns:
+        The result; after Ctrl-C, the result so far with ``interrupted`` set.
+
+    Raises:
+        AutoTLError: An error that the user can resolve; the message says how.
+    """
+    budget = start_budget(settings, began)
+    check_places(settings.folder, settings.data)
+    replacement.check_replaceable(settings.folder / "model")
+    plugins = load_plugins(settings, plugins)
+    with open_store(settings) as store, quiet_optuna(), name_device_faults():
+        settings, earlier = continue_settings(settings, store, listener)
+        device = models.select_device(settings.device, settings.precision)
+        announce(settings, store, budget, device, listener)
+        with budget.stage("check"):  # names are checked before any image is opened
+            search_space = choose_space(settings, plugins, earlier, device, budget)
+            examples, issues = data.read_source(settings.data, plugins)
+            check_image_places(settings, examples)
+            plan = choose_inputs(settings, search_space, examples, earlier, device, budget)
+            settings, examples = apply_inputs(plan, settings, examples, listener)
+            dataset = load_dataset(settings, examples, listener, issues)
+        with budget.stage("time"):
+            latencies = store.latencies(settings.name) if earlier else {}
+            search_space = fit_space(search_space, settings, dataset, latencies, device, listener)
+        begin_study(settings, store, dataset, search_space, device, budget, plan, earlier)
+        with (
+            store.expect_study(settings.name),
+            hand_over(store, settings, budget, listener, command),
+        ):
+            try:
+                write_data(settings, dataset, listener)
+                context = training_context(
+                    settings, store, dataset, device, budget, plugins, listener
+                )
+                with budget.stage("time"):
+                    search_space = fit_augmentations(search_space, store, context, listener)
+                interrupted = search_and_finish(store, search_space, context, budget, listener)
+            except KeyboardInterrupt:
+                interrupted = True
+            summary = conclude(store, settings, budget, interrupted, command)
+        if not interrupted:
+            notify_unused(budget, listener)
+    return Result(summary, settings.folder, plugins, interrupted)
+
+
+def start_budget(settings: StudyConfig, began: float | None) -> Budget:
+    """Begin the budget: ``DEFAULT_BUDGET`` if the user set neither a budget nor a trial limit."""
+    limited = settings.budget is not None or settings.trials is not None
+    return Budget(settings.budget if limited else DEFAULT_BUDGET, began=began)
+
+
+def load_plugins(settings: StudyConfig, plugins: Registry | None) -> Registry:
+    """Load the plugins, and check names before anything is written.
+
+    Raises:
+        AutoTLError: A plugin file, a metric, a data source, a device or a database does not exist.
+    """
+    models.select_device(settings.device, settings.precision)
+    plugins = plugins or registry.load(settings.plugin)
+    metrics.get(settings.metric)
+    plugins.dataset(settings.data)
+    if settings.learn_from:
+        existing_url(settings.learn_from, "--learn-from")
+    return plugins
+
+
+def training_context(
+    settings: StudyConfig,
+    store: Store,
+    dataset: Dataset,
+    device: Device,
+    budget: Budget,
+    plugins: Registry,
+    listener: Listener,
+) -> TrainingContext:
+    """Make the context of all trainings of the study, with the measurements of earlier runs."""
+    facts = store.study(settings.name)
+    train, validation = (len(dataset.indices(split)) for split in ("train", "validation"))
+    budget.refit = (train + validation) / train
+    if settings.folds is not None:
+        budget.refit = settings.folds / (settings.folds - 1)
+    cache = FeatureCache(
+        settings.cache_size,
+        settings.out / "cache",
+        warn=lambda text: listener(Note(text, warning=True)),
+    )
+    cache.make_room(0)  # the limit may be lower than in the last run
+    return TrainingContext(
+        settings,
+        dataset,
+        device,
+        budget,
+        listener,
+        plugins,
+        cache,
+        micro_batch_sizes=dict(facts.micro_batch_sizes),
+        measured_costs=dict(facts.measured_costs),
+    )
+
+
+def search_and_finish(
+    store: Store,
+    search_space: Space,
+    context: TrainingContext,
+    budget: Budget,
+    listener: Listener,
+) -> bool:
+    """Run the trials, then choose, refit and test the winner.
+
+    After an error, the best model so far is saved.
+
+    Returns:
+        Whether the user interrupted the search.
+
+    Raises:
+        AutoTLError: No trial completed, or the refit failed.
+    """
+    settings = context.settings
+    study = resume.resume(store, settings, search_space, context.registry, listener)
+    leaderboard = Leaderboard(store, settings.name, metrics.get(settings.metric))
+    loop = TrialLoop(store, study, search_space, context, leaderboard, budget, listener)
+
+    def finish() -> Finish:
+        return Finish(store, context, leaderboard, budget, listener, loop.best, versions())
+
+    try:
+        try:
+            with budget.stage("search"):
+                listener(Stage("searching"))
+                loop.run()
+        except (KeyboardInterrupt, Exception):
+            finish().try_to_save_best()
+            raise
+        finish().run()
+    except KeyboardInterrupt:
+        return True
+    return False
