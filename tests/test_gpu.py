@@ -24,12 +24,13 @@ from toy import REGISTRY, config
 import autotl
 from autotl import backbone, head, training
 from autotl.artifact import model_folder
-from autotl.data import Batches, Packed
+from autotl.data import Batches, Packed, resident
 from autotl.frozen import FeatureCache
 from autotl.frozen.split_point import find_split_point
 from autotl.models import Device, Model, build_model, select_device
 from autotl.store import Store
 from autotl.testing import toy
+from autotl.training.augmentation import Augmentation
 from autotl.training.predict import autocast
 
 pytestmark = pytest.mark.gpu
@@ -144,9 +145,8 @@ def test_a_training_gives_the_same_weights_again(float32: Device) -> None:
 def test_cached_features_change_no_result(float32: Device, augment: str) -> None:
     chosen = {"freeze": "last_blocks", "augment": augment}
     _, cached = train(float32, **chosen)
-    no_space = FeatureCache(0, memory=0)
     compute = training.ComputeSettings(cache_activations=False)
-    _, computed = train(float32, changes={"cache": no_space, "compute": compute}, **chosen)
+    _, computed = train(float32, changes={"compute": compute}, **chosen)
     if augment == "none":  # otherwise the views are others
         losses = [[epoch.loss for epoch in epochs] for epochs in (cached, computed)]
         assert losses[0] == pytest.approx(losses[1], rel=0.02)
@@ -182,7 +182,48 @@ def test_heads_of_a_frozen_backbone_are_trained_side_by_side(float32: Device) ->
     assert min(scores.values()) > 0.5, scores
 
 
+@pytest.mark.parametrize(
+    "augment", ["flip_crop", "random_erasing", "rand_augment", "trivial_augment"]
+)
+def test_a_view_of_an_image_does_not_depend_on_its_batch(float32: Device, augment: str) -> None:
+    choice = config(augment=augment)["augment"]
+    augmentation = Augmentation(choice, SIDE, CLASSES, float32.torch_device)
+    images, _ = next(batches(0, float32).load([np.arange(48)]))
+    indices = np.arange(48) * 7
+    whole = augmentation.make_view(images, indices, 1)
+    parts = [augmentation.make_view(images[i::5], indices[i::5], 1) for i in range(5)]
+    for i, part in enumerate(parts):
+        assert torch.equal(whole[i::5], part)
+
+
+@pytest.mark.skipif(GPU != "cuda", reason="needs CUDA")
+@pytest.mark.parametrize("strategy", ["linear_probe", "last_blocks", "full"])
+def test_the_cpu_does_not_wait_for_the_gpu_between_reports(device: Device, strategy: str) -> None:
+    model, choices = build(device, freeze=strategy, augment="trivial_augment")
+    run = training.loop.Training(model, choices, task(device, ema=0.9))
+    run.run_epoch(1)
+    run.run_epoch(2)  # everything is cached and resident
+    run.begin_epoch(3)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for batch, targets in run.inputs.training_batches(3):
+            run.step(batch, targets)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert np.isfinite(run.end_epoch().loss)
+
+
 # Memory.
+
+
+@pytest.mark.parametrize("strategy", ["last_blocks", "full"])
+def test_giving_up_what_is_resident_changes_no_result(float32: Device, strategy: str) -> None:
+    chosen = {"freeze": strategy, "augment": "flip_crop"}
+    _, expected = train(float32, **chosen)
+    give_up = {"on_step": lambda: resident.release(float32.torch_device)}
+    _, epochs = train(float32, changes=give_up, **chosen)
+    losses = [[epoch.loss for epoch in each] for each in (epochs, expected)]
+    assert losses[0] == losses[1]
 
 
 def exhaust(device: torch.device) -> None:

@@ -236,7 +236,7 @@ def test_positions_are_sent_once_for_an_epoch(monkeypatch: pytest.MonkeyPatch) -
     assert sent == [5, 5]  # for the labels and for the images
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize("fraction", [0.0, 1.0])
 def test_batches_on_a_gpu_equal_those_on_the_cpu(
     fraction: float, monkeypatch: pytest.MonkeyPatch

@@ -70,9 +70,11 @@ def test_a_plugin_that_breaks_its_contract_is_named(chosen: dict[str, Any], mess
 
 
 CHOSEN = config(backbone="test_resnet", head="mlp")
-DEVICES = [CPU, select_device("cpu", "bfloat16")]
-if torch.cuda.is_available():
-    DEVICES.append(select_device("cuda"))
+DEVICES = [
+    pytest.param("cpu", "float32"),
+    pytest.param("cpu", "bfloat16"),
+    pytest.param("cuda", "auto", marks=pytest.mark.gpu),
+]
 
 
 def weights_of(network: nn.Module) -> dict[str, torch.Tensor]:
@@ -96,13 +98,15 @@ def build_head_on_map(device: Any) -> nn.Module:
     return build_model(chosen, 3, 32, device, seed=5)
 
 
-@pytest.mark.parametrize("device", DEVICES, ids=str)
+@pytest.mark.parametrize(("name", "precision"), DEVICES)
 @pytest.mark.parametrize(
     "build", [build_whole, build_only_backbone, build_new_head, build_head_on_map]
 )
 def test_building_leaves_torchs_global_state_as_it_was(
-    build: Callable[[Any], nn.Module], device: Any
+    build: Callable[[Any], nn.Module], name: str, precision: str
 ) -> None:
+    device = select_device(name, precision)
+
     def global_state() -> list[torch.Tensor]:
         states = [torch.get_rng_state()]
         return states + (torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])

@@ -27,7 +27,8 @@ from autotl.training.probes import (
 from autotl.training.random_state import RandomState, seed_torch, torch_seeded
 
 CPU = torch.device("cpu")
-DEVICES = [CPU, torch.device("cuda")] if torch.cuda.is_available() else [CPU]
+GPU = torch.device("cuda")
+DEVICES = [CPU, pytest.param(GPU, marks=pytest.mark.gpu)]
 
 
 @head
@@ -76,8 +77,9 @@ def host_state() -> tuple[Any, ...]:
 @pytest.fixture(autouse=True)
 def host_has_drawn() -> None:
     """Leave every generator in the middle of its stream, NumPy's with a cached second normal."""
-    for device in DEVICES:
-        draw(device)
+    draw(CPU)
+    if torch.cuda.is_available():
+        draw(GPU)
 
 
 @pytest.mark.parametrize("device", DEVICES, ids=str)
