@@ -15,7 +15,14 @@ from autotl import backbone, files, study
 from autotl.errors import StudyError
 from autotl.space import registry, space
 from autotl.space.registry import Registry
-from autotl.study import StudyConfig, configure, configure_recipe, parse_duration, write_recipe
+from autotl.study import (
+    StudyConfig,
+    configure,
+    configure_recipe,
+    parse_duration,
+    places,
+    write_recipe,
+)
 
 
 @backbone
@@ -279,7 +286,7 @@ def test_the_run_folder_and_the_data_are_not_inside_each_other(
     assert study.configure("photos", {"out": "runs"}).folder == Path("runs/photos")
 
 
-@pytest.mark.parametrize("name", study.RUN_FILES)
+@pytest.mark.parametrize("name", places.RUN_FILES)
 def test_a_folder_with_files_of_others_is_no_run_folder(name: str, tmp_path: Path) -> None:
     folder = tmp_path / "runs/x"
     folder.mkdir(parents=True)

@@ -28,10 +28,8 @@ from autotl.study import StudyConfig
 DASHBOARD_SECONDS = 5.0
 """The maximum time to write notes for Optuna Dashboard; ``autotl dashboard`` writes the rest."""
 
-
 UNUSED_FRACTION = 0.03
 """The fraction of the budget that may be unused without a word."""
-
 
 ERROR_FILE = "error.txt"
 """The file in the run folder with the traceback of an error that is not AutoTL's."""

@@ -1,0 +1,23 @@
+"""The settings of a study: study files (TOML), their defaults, and recipes.
+
+``config`` reads and checks all settings, whose types are in ``values``. ``places`` checks names and
+folders. ``recipe`` reads and writes recipes.
+"""
+
+from autotl.study.config import DEFAULT_BUDGET, StudyConfig, configure
+from autotl.study.places import check_places, name_problem
+from autotl.study.recipe import configure_recipe, write_recipe
+from autotl.study.values import DEVICE_EXPECTED, DEVICES, parse_duration
+
+__all__ = [
+    "DEFAULT_BUDGET",
+    "DEVICES",
+    "DEVICE_EXPECTED",
+    "StudyConfig",
+    "check_places",
+    "configure",
+    "configure_recipe",
+    "name_problem",
+    "parse_duration",
+    "write_recipe",
+]
