@@ -22,25 +22,20 @@ from autotl import events, models, training
 from autotl.errors import (
     AutoTLError,
     Duplicate,
-    GpuError,
     Incompatible,
     OutOfTime,
-    StoreError,
     StudyError,
-    TrialStopped,
-    describe_device_fault,
     find_device_fault,
     is_machine_fault,
 )
 from autotl.events import Listener
 from autotl.models import Model
 from autotl.scoring.logme import logme
-from autotl.scoring.metrics import Probabilities
 from autotl.search import folds, pruner, resume, sampler, warm_start
 from autotl.search.budget import PROBING_FRACTION, Budget
 from autotl.search.context import TrainingContext
-from autotl.search.folds import CrossValidated
 from autotl.search.leaderboard import Leaderboard, is_fine_tuned
+from autotl.search.outcome import Outcome, TrialModel, classify, search_error
 from autotl.search.portfolio import Portfolio
 from autotl.search.predictions import store_predictions
 from autotl.search.resume import PROBED_WITH, RECIPE, RETRIED
@@ -63,42 +58,6 @@ GIVE_UP = 8
 """The number of consecutive trials that fail, or that are out of time, after which the search ends.
 
 Cheap trials between those that are out of time do not reset the count, unless they are the best."""
-
-
-@dataclass(frozen=True)
-class TrialModel:
-    """The trained model of the best trial, which is used if there is no time for a refit."""
-
-    number: int
-    model: Model
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """The outcome of a trial: a model and its epochs, or an error.
-
-    With folds, the epochs are those of the first fold.
-    """
-
-    model: Model | None = None
-    error: BaseException | None = None
-    epochs: tuple[Epoch, ...] = ()
-    facts: Mapping[str, Any] = field(default_factory=dict)  # by field of store.TrialFacts
-    cross_validated: CrossValidated | None = None
-
-    @property
-    def score(self) -> float | None:
-        """The score of the last epoch, or of all folds; None if the trial did not complete."""
-        if self.model is None:
-            return None
-        return self.cross_validated.score if self.cross_validated else self.epochs[-1].score
-
-    @property
-    def probabilities(self) -> Probabilities | None:
-        """The predictions that were scored."""
-        if self.cross_validated:
-            return self.cross_validated.probabilities
-        return self.epochs[-1].probabilities
 
 
 @dataclass
@@ -279,7 +238,7 @@ class TrialLoop:
         if isinstance(first, KeyboardInterrupt):
             raise first
         if first is not None and is_machine_fault(first):
-            raise _search_error(first, running[0].number)
+            raise search_error(first, running[0].number)
         return results[0]
 
     def _begin(self, trial: optuna.Trial) -> Config:
@@ -485,7 +444,7 @@ class TrialLoop:
         """
         trial, outcome = running.trial, running.outcome
         error, score = outcome.error, outcome.score
-        status, reason = _classify(error, retried=RETRIED in trial.user_attrs)
+        status, reason = classify(error, retried=RETRIED in trial.user_attrs)
         state = resume.optuna_state(status, trial.constraints)
         facts = dict(outcome.facts)
         if status == "failed" and not isinstance(error, AutoTLError) and error:
@@ -559,48 +518,6 @@ def _report(trial: optuna.Trial, epoch: Epoch) -> None:
     """Report the score of an epoch to Optuna, unless the images of a fold do not define one."""
     if math.isfinite(epoch.score):
         trial.report(epoch.score, epoch.number)
-
-
-def _classify(error: BaseException | None, *, retried: bool = False) -> tuple[str, str]:
-    """Return the status and the reason of a trial that ended with ``error``.
-
-    A trial in which the GPU fails is retried once, and then never again, because it may be the
-    cause itself.
-    """
-    match error:
-        case None:
-            return "complete", ""
-        case _ if fault := find_device_fault(error):
-            reason = str(fault).partition("\n")[0]
-            if retried:
-                return "crashed", f"the GPU failed in it twice: {reason}"
-            return "interrupted", f"the GPU failed: {reason}"
-        case optuna.TrialPruned():
-            return "pruned", str(error)
-        case TrialStopped():
-            return error.status, str(error)
-        case KeyboardInterrupt():
-            return "interrupted", "Ctrl-C"
-        case _ if is_machine_fault(error):  # it says nothing about the trial, which is retried
-            return "interrupted", str(error)
-        case AutoTLError():
-            return "failed", str(error)
-        case _:  # an error in one trial must not end the search
-            return "failed", f"{type(error).__name__}: {error}"
-
-
-def _search_error(fault: BaseException, trial: int) -> AutoTLError:
-    """Return the error that ends the search because of a fault of the machine."""
-    error: AutoTLError
-    if device_fault := find_device_fault(fault):
-        error = GpuError(describe_device_fault(device_fault, trial))
-        error.__cause__ = fault
-        return error
-    if isinstance(fault, AutoTLError):
-        return fault
-    error = StoreError(f"the search ended: {fault}; repeat the command when that is solved")
-    error.__cause__ = fault
-    return error
 
 
 def _event(number: int, epoch: Epoch, epochs: int) -> events.EpochCompleted:

@@ -26,8 +26,8 @@ from autotl.scoring.metrics import Probabilities
 from autotl.search.budget import Budget
 from autotl.search.context import TrainingContext
 from autotl.search.folds import predicted_indices
+from autotl.search.outcome import TrialModel
 from autotl.search.selection_budget import FEWEST_REPEATS, SelectionBudget
-from autotl.search.trials import TrialModel
 from autotl.selection.prediction_costs import add_latencies
 from autotl.selection.refit import combine
 from autotl.selection.repeats import Repeats

@@ -14,8 +14,8 @@ from autotl.scoring import metrics
 from autotl.search.budget import Budget
 from autotl.search.context import TrainingContext
 from autotl.search.leaderboard import Leaderboard, contender
+from autotl.search.outcome import TrialModel
 from autotl.search.selection_budget import SelectionBudget
-from autotl.search.trials import TrialModel
 from autotl.selection.final_selection import FinalSelection
 from autotl.selection.prediction_costs import add_latencies
 from autotl.selection.refit import refit

@@ -29,8 +29,8 @@ from toy import model
 from autotl import data, engine
 from autotl.scoring import calibration, comparison
 from autotl.scoring.metrics import METRICS
+from autotl.search.outcome import TrialModel
 from autotl.search.selection_budget import Field, SelectionBudget
-from autotl.search.trials import TrialModel
 from autotl.selection.final_selection import FinalSelection
 from autotl.selection.repeats import Repeats, Result
 from autotl.store import Contender, Member, single
