@@ -24,8 +24,11 @@ Solution = tuple[Tensor, Tensor]
 Solver = Callable[[Tensor, Tensor], Solution]
 """Maps standardised features ``float64 [N, F]`` and labels ``[N]`` to weights and biases.
 
-Weights are ``[C, F]``, biases ``[C]``. All are on the CPU; the labels are 0 to C - 1, and each
-occurs."""
+Weights are ``[C, F]``, biases ``[C]``. All are on the device of the head, or on the CPU if that has
+no float64, as an Apple GPU; the labels are 0 to C - 1, and each occurs."""
+
+ITERATIONS = 300
+"""The maximum number of iterations of L-BFGS."""
 
 ABSENT_LOGIT = -10.0
 """The logit of a class without a training image; those of the other classes have mean 0."""
@@ -48,9 +51,11 @@ class SolvedLinear(nn.Linear):
     @torch.no_grad()
     def fit(self, features: Tensor, labels: Tensor) -> None:
         """Set the weights, which include the standardisation of the features."""
-        features = features.cpu().double()
+        if features.device.type == "mps":
+            features, labels = features.cpu(), labels.cpu()
+        features = features.double()
         mean, std = _standardisation(features)
-        present, indices = torch.unique(labels.cpu(), return_inverse=True)
+        present, indices = torch.unique(labels, return_inverse=True)
         weight, bias = self.solve((features - mean) / std, indices)
         weight = (weight - weight.mean(0)) / std
         bias = bias - bias.mean() - weight @ mean
@@ -69,7 +74,7 @@ def logistic_regression(
 ) -> nn.Module:
     """Logistic regression by L-BFGS, as CLIP is probed (Radford et al. 2021, arXiv:2103.00020).
 
-    ``C`` is that of scikit-learn: the inverse strength of the L2 penalty.
+    ``C`` is that of scikit-learn, which fits it on a CPU: the inverse strength of the L2 penalty.
     """
     return SolvedLinear(features, classes, partial(_solve_logistic_regression, C=C))
 
@@ -86,10 +91,12 @@ def stages_logistic(
 
 
 def _solve_logistic_regression(features: Tensor, labels: Tensor, C: float) -> Solution:
+    if features.device.type != "cpu":
+        return _minimise_logistic_loss(features, labels, C)
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
-    model = LogisticRegression(C=C, max_iter=300)
+    model = LogisticRegression(C=C, max_iter=ITERATIONS)
     with warnings.catch_warnings():
         # A solution that was stopped early is more regularised, and is scored like any other.
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -98,6 +105,34 @@ def _solve_logistic_regression(features: Tensor, labels: Tensor, C: float) -> So
     if len(weight) == 1:  # for two classes, scikit-learn stores the difference
         return torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
     return weight, bias
+
+
+def _minimise_logistic_loss(features: Tensor, labels: Tensor, C: float) -> Solution:
+    """The solution of scikit-learn on another device, to about five digits."""
+    classes = int(labels.max()) + 1
+    weight = features.new_zeros(classes, features.shape[1], requires_grad=True)
+    bias = features.new_zeros(classes, requires_grad=True)
+    # For two classes, scikit-learn penalises their difference, which is twice as large.
+    strength = C / len(weight) if classes == 2 else C
+    optimizer = torch.optim.LBFGS(
+        [weight, bias],
+        max_iter=ITERATIONS,
+        tolerance_grad=1e-6,
+        tolerance_change=0.0,
+        line_search_fn="strong_wolfe",
+    )
+
+    def compute_loss() -> Tensor:
+        optimizer.zero_grad()
+        logits = functional.linear(features, weight, bias)
+        loss = functional.cross_entropy(logits, labels)
+        loss = loss + weight.square().sum() / (2 * strength * len(labels))
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    with torch.enable_grad():
+        optimizer.step(compute_loss)  # type: ignore[no-untyped-call]
+    return weight.detach(), bias.detach()
 
 
 @head
@@ -166,9 +201,9 @@ def _calibrate_scale(distances: Tensor, labels: Tensor, counts: Tensor) -> Tenso
     """
     size = counts[labels]
     logits = -distances / 2
-    logits[torch.arange(len(labels)), labels] *= (size / (size - 1)) ** 2
+    logits[torch.arange(len(labels), device=labels.device), labels] *= (size / (size - 1)) ** 2
     usable = size > 1
-    scales = torch.logspace(-4, 1, 51, dtype=logits.dtype)
+    scales = torch.logspace(-4, 1, 51, dtype=logits.dtype, device=logits.device)
     losses = [
         functional.cross_entropy(s * logits[usable], labels[usable], reduction="sum")
         for s in scales

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from autotl_plugins import closed_form
 from head_helpers import FITTED, build_head, sample_clusters
 from safetensors.torch import load, save
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
@@ -50,6 +51,19 @@ def fit_head(name: str, classes: int, **params: Any) -> Any:
 def predict(head: nn.Module, features: Tensor) -> Any:
     with torch.no_grad():
         return head.eval()(features).double().softmax(1).numpy()
+
+
+@pytest.mark.parametrize("classes", [2, 3, 7])
+@pytest.mark.parametrize("C", [1e-3, 0.1, 10.0])
+def test_the_regression_of_a_gpu_is_that_of_scikit_learn(classes: int, C: float) -> None:
+    features, labels = sample_features(classes)
+    mean, std = closed_form._standardisation(features.double())
+    standardised = (features.double() - mean) / std
+    weight, bias = closed_form._minimise_logistic_loss(standardised, labels, C)
+    exact = LogisticRegression(C=C, tol=1e-10, max_iter=10_000)
+    expected = exact.fit(standardised.numpy(), labels.numpy()).predict_proba(standardised.numpy())
+    probabilities = (standardised @ weight.T + bias).softmax(1).numpy()
+    assert probabilities == pytest.approx(expected, abs=1e-4)
 
 
 @pytest.mark.parametrize("classes", [2, 3, 7])
