@@ -24,8 +24,9 @@ RESIDENT_FRACTION = 0.5
 its activations, whose size is not known before a training step. If they need more, resident data is
 given up before any batch is made smaller, so that a wrong guess costs one step."""
 
-Save = Callable[[Tensor], bool]
-"""Makes sure that the content is elsewhere too; returns False if there is no place for it."""
+Save = Callable[[Tensor, bool], bool]
+"""Is called before a tensor is given up. Its second argument is whether the content must be
+elsewhere then: a training may be using it. Returns False if there is no place for it."""
 
 _uses = itertools.count()  # a clock that ticks with each use
 _tensors: weakref.WeakSet[ResidentTensor] = weakref.WeakSet()
@@ -65,10 +66,17 @@ class ResidentTensor:
         """Whether the tensor is still there."""
         return self._tensor is not None
 
-    def release(self) -> bool:
-        """Give up the tensor, unless there is no other place for its content; return whether."""
+    def release(self, *, in_use: bool) -> bool:
+        """Give up the tensor, unless its content is in use and has no other place.
+
+        Args:
+            in_use: Whether a training may be using it now.
+
+        Returns:
+            Whether it was given up.
+        """
         save = self._save() if self._save else None
-        if self._tensor is not None and save is not None and not save(self._tensor):
+        if self._tensor is not None and save is not None and not save(self._tensor, in_use):
             return False
         self._tensor = None
         return True
@@ -84,6 +92,11 @@ def budget(device: torch.device) -> int:
     device = device_memory.canonical(device)
     fraction = _fractions.get(device, RESIDENT_FRACTION)
     return int(fraction * (device_memory.free_bytes(device) + resident_bytes(device)))
+
+
+def capacity(device: torch.device) -> int:
+    """Bytes that may be resident on the device if nothing else needs its memory; 0 on a CPU."""
+    return int(RESIDENT_FRACTION * device_memory.total_bytes(device))
 
 
 def allocate(
@@ -104,7 +117,7 @@ def allocate(
         return None
     excess = resident_bytes(device) + bytes - limit
     for tensor in sorted(_list_resident(device), key=lambda tensor: tensor.last_used):
-        if excess > 0 and tensor.release():
+        if excess > 0 and tensor.release(in_use=False):  # it is between two epochs
             excess -= tensor.bytes
     if excess > 0:
         return None
@@ -123,7 +136,7 @@ def release(device: torch.device) -> bool:
         Whether anything was given up.
     """
     device = device_memory.canonical(device)
-    released = [tensor.release() for tensor in _list_resident(device)]
+    released = [tensor.release(in_use=True) for tensor in _list_resident(device)]
     if any(released):
         _fractions[device] = _fractions.get(device, RESIDENT_FRACTION) / 2
     return any(released)

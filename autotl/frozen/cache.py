@@ -137,7 +137,7 @@ class FeatureCache:
 
     def has_space(self, bytes: int, device: torch.device) -> bool:
         """Whether rows of so many bytes can be cached for the device without evicting others."""
-        return bytes <= max(self.limit, self.memory, resident.budget(device)) // 2
+        return bytes <= max(self.limit, self.memory, resident.capacity(device)) // 2
 
     def get_or_compute(
         self,
@@ -193,7 +193,9 @@ class FeatureCache:
         mark_used(self.folder / name)
         if rows.format is None:  # no rows were requested
             return None
-        rows.gather(entry, in_memory=not rows.resident and self._make_room_in_memory(rows.bytes))
+        in_memory = not rows.resident and self._make_room_in_memory(rows.bytes)
+        if not rows.gather(entry, in_memory):
+            return None
         if rows.resident:
             self._rows[key] = rows
         return rows
@@ -238,14 +240,20 @@ class FeatureCache:
         if key in self._rows:
             self._rows.move_to_end(key)
             mark_used(self.folder / key[0])
-        return self._rows.get(key)
+        found = self._rows.get(key)
+        # More may be in memory since the memory of a device ran out; this training needs its own.
+        self._make_room_in_memory(0, keep=found)
+        return found
 
-    def _make_room_in_memory(self, bytes: int) -> bool:
+    def _make_room_in_memory(self, bytes: int, keep: CachedRows | None = None) -> bool:
         """Forget what was used least recently until ``bytes`` fit in memory, if they can."""
         if bytes > self.memory:
             return False
-        while sum(rows.bytes_in_memory for rows in self._rows.values()) + bytes > self.memory:
-            del self._rows[next(key for key, rows in self._rows.items() if rows.bytes_in_memory)]
+        excess = sum(rows.bytes_in_memory for rows in self._rows.values()) + bytes - self.memory
+        for key, rows in list(self._rows.items()):
+            if excess > 0 and rows.bytes_in_memory and rows is not keep:
+                excess -= rows.bytes_in_memory
+                del self._rows[key]
         return True
 
     def _add(

@@ -113,25 +113,32 @@ class CachedRows:
         self.put(shared, rows.index_select(0, torch.from_numpy(positions).to(rows.device)))
         return missing[~np.isin(missing, shared)]
 
-    def gather(self, entry: Entry, in_memory: bool) -> None:
+    def gather(self, entry: Entry, in_memory: bool) -> bool:
         """Complete the rows on the device from an entry, or those in memory, or leave all on disk.
 
         Args:
-            entry: Has all rows that were not put on the device.
+            entry: Has all rows that were not put on the device, or were written to the disk.
             in_memory: Whether to gather the rows in memory if they are not on the device.
+
+        Returns:
+            Whether all rows are there.
         """
-        assert entry.format is not None or self.resident
+        if self._entry and len(entry.missing(self._indices[~self._gathered])):
+            entry = self._entry  # another process has written rows in the meantime
         format = self.format = self.format or entry.format
         assert format is not None
         if not self.resident and in_memory:
             self._in_memory = torch.empty((len(self._indices), format.bytes), dtype=torch.uint8)
         step = max(1, CHUNK_BYTES // format.bytes)
         left = np.unique(self._indices[~self._gathered])
+        if len(entry.missing(left)):
+            return False
         for start in range(0, len(left), step):
             part = left[start : start + step]
-            if not self.put(part, torch.from_numpy(entry.gather(part))):
+            if not self.resident or not self.put(part, torch.from_numpy(entry.gather(part))):
                 break
         self._entry = None if self.resident else entry  # without it, its lock is released
+        return self.resident or not len(entry.missing(self._indices))
 
     def batches(self, positions: Iterable[Indices]) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Yield the rows batch by batch, as copies that in-place layers may overwrite.
@@ -180,12 +187,18 @@ class CachedRows:
         assert rows is not None
         return rows
 
-    def _save(self, rows: Tensor) -> bool:
-        """Before the rows on the device are given up: open them on disk, or copy them to memory."""
+    def _save(self, rows: Tensor, in_use: bool) -> bool:
+        """Before the rows on the device are given up: open them on disk, or copy them to memory.
+
+        Rows that are not in use and not on disk are lost, and computed again when they are needed.
+        """
         entry = Entry(self._folder, self._verified)
         needed = self._indices[self._gathered]
         if entry.format == self.format and not len(entry.missing(needed)):
             self._entry, self._gathered = entry, np.zeros(len(self._indices), np.bool_)
+            return True
+        if not in_use:
+            self._gathered[:] = False
             return True
         if rows.nbytes > RAM_FRACTION * device_memory.available_ram():
             return False

@@ -171,6 +171,7 @@ class Entry:
         assert self.format is not None
         stored, segments, positions = self._build_lookup()
         lookup = np.searchsorted(stored, indices)
+        assert np.array_equal(stored[lookup], indices), "rows are missing"
         records = np.empty((len(indices), self.format.bytes), np.uint8)
         for segment in np.unique(segments[lookup]):
             mask = segments[lookup] == segment

@@ -74,6 +74,9 @@ def select_device(name: str = "auto", precision: str = "auto") -> Device:
         name = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
     device = torch.device(name)
     _require(device)
+    if device.type == "cuda" and device.index is None:
+        # The current one; other threads have another.
+        device = torch.device("cuda", torch.cuda.current_device())
     has_tf32 = device.type == "cuda" and torch.cuda.get_device_capability(device) >= AMPERE
     if precision == "tf32" and not has_tf32:
         raise StudyError(

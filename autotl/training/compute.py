@@ -72,10 +72,8 @@ def openvino_key(model: Model, config: Config, device: Device) -> str:
     return f"{cost_key(model, config, device).rpartition(', ')[0]}, openvino"
 
 
-def compile_or_fall_back(
-    function: Callable[[Tensor], Tensor], deadline: float | None = None
-) -> Callable[[Tensor], Tensor]:
-    """Compile a function for each shape of its batches, up to ``MAX_SHAPES``.
+class CompiledFunction:
+    """A function that is compiled for each shape of its batches, up to ``MAX_SHAPES``.
 
     Batches of further shapes are computed uncompiled, and all batches from the first failure of the
     compiled function on. It is compiled for static shapes, which is faster than for any shape.
@@ -84,26 +82,41 @@ def compile_or_fall_back(
         function: The function.
         deadline: The reading of ``time.monotonic()`` at which it must be compiled.
     """
-    compiled: Callable[[Tensor], Tensor] | None = torch.compile(function, dynamic=False)
-    shapes: set[tuple[object, ...]] = set()
 
-    def may_compile() -> bool:
-        in_time = deadline is None or time.monotonic() + COMPILE_SECONDS <= deadline
-        return in_time and len(shapes) < MAX_SHAPES
+    def __init__(self, function: Callable[[Tensor], Tensor], deadline: float | None = None) -> None:
+        def call(batch: Tensor) -> Tensor:
+            return function(batch)
 
-    def call(batch: Tensor) -> Tensor:
-        nonlocal compiled
+        # Dynamo compiles a code object a few times at most, and all models share that of Model.
+        call.__code__ = call.__code__.replace()
+        self._function, self._deadline = function, deadline
+        self._compiled: Callable[[Tensor], Tensor] | None = torch.compile(call, dynamic=False)
+        self._shapes: set[tuple[object, ...]] = set()
+
+    def __call__(self, batch: Tensor) -> Tensor:
+        """Compute the function of a batch."""
         # It is compiled again where any of these changes.
         shape = (batch.shape, batch.stride(), batch.dtype, torch.is_grad_enabled())
-        if compiled is None or (shape not in shapes and not may_compile()):
-            return function(batch)
-        shapes.add(shape)
+        if self._compiled is None or (shape not in self._shapes and not self._may_compile()):
+            return self._function(batch)
+        self._shapes.add(shape)
         try:
-            return compiled(batch)
+            return self._compiled(batch)
         except Exception as error:  # compilers fail in many ways; training must not
-            if is_out_of_memory(error) or is_machine_fault(error):
+            if not self.give_up(error):
                 raise
-            compiled = None
-        return function(batch)
+        return self._function(batch)
 
-    return call
+    def give_up(self, error: Exception) -> bool:
+        """After an error, compute uncompiled from now on; return whether that may help.
+
+        The backward pass is compiled when it is first computed, outside of this object.
+        """
+        if self._compiled is None or is_out_of_memory(error) or is_machine_fault(error):
+            return False
+        self._compiled = None
+        return True
+
+    def _may_compile(self) -> bool:
+        in_time = self._deadline is None or time.monotonic() + COMPILE_SECONDS <= self._deadline
+        return in_time and len(self._shapes) < MAX_SHAPES

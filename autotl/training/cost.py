@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from autotl.data import resident
 from autotl.models import Device, Model, build_backbone, fast_inference
 from autotl.space.space import Choice, Config
 from autotl.training.compute import COMPILE_SECONDS, ComputeSettings, cost_key, openvino_key
@@ -327,7 +328,7 @@ def _time_steps(trial: Model, config: Config, task: Task, autocast: bool) -> _Ti
     forward, step = measure()
     peak_bytes, tuning, factor = None, 0.0, None
     if device.type == "cuda":
-        peak_bytes = torch.cuda.max_memory_allocated(device)
+        peak_bytes = torch.cuda.max_memory_allocated(device) - resident.resident_bytes(device)
         steps = task.epochs * len(task.train)
         (forward, step), tuning = tune_cudnn(measure, (forward, step), inputs.device, steps)
         most = task.train.num_examples // len(images)

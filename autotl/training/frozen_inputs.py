@@ -77,7 +77,7 @@ class FrozenInputs:
         self._entry_names: dict[tuple[Batches, int | None], str] = {}
         self._on_disk: dict[tuple[Batches, int | None], CachedRows] = {}
         self._prefix: fast_inference.Forward = split_point.prefix
-        self._micro_batches = MicroBatches()
+        self._micro_batches = MicroBatches(usual=task.train.batch_size)
         activations = self.compute(images)
         self._dtype = self._stored_dtype = activations.dtype
         # Feature maps in float32 are stored in half the space where that is as accurate. Pooled

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 
@@ -22,7 +22,7 @@ from autotl.models import Model
 from autotl.space.plugin import Balance
 from autotl.space.space import Config
 from autotl.training.augmentation import Augmentation
-from autotl.training.compute import compile_or_fall_back, cost_key
+from autotl.training.compute import CompiledFunction, cost_key
 from autotl.training.frozen_inputs import FrozenInputs, eval_mode
 from autotl.training.head_fit import fit_head
 from autotl.training.memory import MicroBatches, retry_when_out_of_memory, split
@@ -68,9 +68,10 @@ class Inputs:
         self.trainable = True
         self._max_batch_size = math.ceil(task.train.num_examples / len(task.train))
         self.micro_batches = MicroBatches()
+        self._inference = MicroBatches(usual=task.train.batch_size)
         self.frozen: FrozenInputs | None = None
         self._cost_key = ""
-        self._extract: Callable[[Tensor], Tensor] = model.features
+        self._compiled: CompiledFunction | None = None  # instead of ``model.features``
         # Gradients would underflow in float16; those in other types are not scaled.
         in_float16 = self.device.autocast == torch.float16
         self.scaler = torch.amp.GradScaler(device.type, enabled=in_float16)
@@ -119,7 +120,7 @@ class Inputs:
 
         Another call, or other trainable parameters, would compile it again.
         """
-        self._extract = compile_or_fall_back(self.model.features, self.task.deadline)
+        self._compiled = CompiledFunction(self.model.features, self.task.deadline)
 
     def close(self) -> None:
         """Remove cached activations that only this training can use."""
@@ -178,10 +179,10 @@ class Inputs:
             if rows:
                 features = [row for row, _ in rows.batches(train.sequential_indices())]
             else:
-                features, micro_batches = [], MicroBatches()
+                features = []
                 for images, _ in train:
                     self.task.check_time()
-                    features.append(micro_batches.map(self.model.features, images))
+                    features.append(self._inference.map(self.model.features, images))
         return torch.cat(features).float().clone()  # inference tensors cannot be trained on
 
     def predict_validation(self) -> NDArray[np.float32]:
@@ -193,9 +194,11 @@ class Inputs:
             # Another epoch changes the weights, which compiling makes constants.
             check_time = self.task.check_time
             factor = self.task.compute.inference_factor
-            return predict(self.model, validation, self.device, check_time, False, factor)
+            return predict(
+                self.model, validation, self.device, check_time, False, factor, self._inference
+            )
         self.model.eval()
-        frozen, micro_batches = self.frozen, MicroBatches()
+        frozen = self.frozen
 
         def compute_logits(activations: Tensor) -> Tensor:
             # The backbone of the split point may be another model's; the head is this model's.
@@ -207,7 +210,7 @@ class Inputs:
         positions = split_for_inference(np.arange(validation.num_examples), validation, factor)
         with torch.inference_mode(), autocast(self.device):
             logits = [
-                micro_batches.map(compute_logits, frozen.restore_dtype(activations))
+                self._inference.map(compute_logits, frozen.restore_dtype(activations))
                 for activations, _ in rows.batches(positions)
             ]
         return logits_to_probabilities(torch.cat(logits))
@@ -237,7 +240,13 @@ class Inputs:
                 self.model.zero_grad(set_to_none=True)
             return self._backward_in_micro_batches(self._copy(batch), targets, parts)
 
-        loss = self.micro_batches.run(compute, len(targets), targets.device)
+        run = partial(self.micro_batches.run, compute, len(targets), targets.device)
+        try:
+            loss = run()
+        except Exception as error:
+            if not self._compiled or not self._compiled.give_up(error):
+                raise
+            loss = run()
         if self.micro_batches.size is not None:
             self.task.micro_batch_sizes[self._cost_key] = self.micro_batches.size
         return loss
@@ -271,8 +280,8 @@ class Inputs:
         """
         with autocast(self.device):
             split_point = self.split_point
-            extract = split_point.features if split_point else self._extract
-            features = extract(batch)
+            whole = self._compiled or self.model.features
+            features = (split_point.features if split_point else whole)(batch)
             logits = self.model.head(features)
         logits = logits.float()
         if self._logit_offsets is not None:

@@ -57,13 +57,15 @@ def fine_tune(model: Model, config: Config, task: Task) -> Iterator[Epoch]:
         Incompatible: A plugin cannot work with the others.
     """
     random = RandomState(task.device, task.seed, task.compute.cudnn_benchmark)
+    device = task.device.torch_device
     with random.active():
         training = Training(model, config, task)
     try:
-        epochs = training.continue_from_checkpoint(random)
+        with convert_out_of_memory("the training", device):
+            epochs = training.continue_from_checkpoint(random)
         yield from epochs
         while len(epochs) < task.epochs and not _has_stalled(epochs, task):
-            with random.active(), convert_out_of_memory("the training"):
+            with random.active(), convert_out_of_memory("the training", device):
                 epoch = training.run_epoch(len(epochs) + 1)
             if epoch is None:
                 break

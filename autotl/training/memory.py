@@ -75,13 +75,17 @@ def retry_when_out_of_memory(
 
 
 @contextmanager
-def convert_out_of_memory(what: str) -> Iterator[None]:
-    """Raise ``OutOfMemory`` if memory runs out inside; ``what`` does not fit then."""
+def convert_out_of_memory(what: str, device: torch.device) -> Iterator[None]:
+    """Raise ``OutOfMemory`` if memory runs out inside: ``what`` does not fit on the device.
+
+    What is resident there is given up, so that the next training has its memory.
+    """
     try:
         yield
         return
     except RuntimeError as error:
         forget_failed_computation(error)
+    free_memory(device)
     raise OutOfMemory(f"{what} does not fit in the device's memory")
 
 
@@ -129,13 +133,14 @@ class MicroBatches:
 
     Args:
         size: Maximum number of images to compute at once; None for no limit yet.
+        usual: A number of images; larger batches are halved before anything resident is given up.
 
     Attributes:
         size: The same, halved each time that memory ran out.
     """
 
-    def __init__(self, size: int | None = None) -> None:
-        self.size = size
+    def __init__(self, size: int | None = None, usual: int | None = None) -> None:
+        self.size, self._usual = size, usual
 
     def map(self, function: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
         """Compute ``function(batch)``, where it is computed for each image by itself.
@@ -183,9 +188,14 @@ class MicroBatches:
         Raises:
             OutOfMemory: A single image did not fit, and nothing was resident.
         """
+        size = count if self.size is None else min(self.size, count)
+        if self._usual is not None and size > self._usual:
+            gc.collect()
+            device_memory.empty_cache(device)
+            self.size = max(self._usual, size // 2)
+            return
         if free_memory(device):
             return
-        size = count if self.size is None else min(self.size, count)
         if size <= 1:
             raise OutOfMemory("a single image does not fit in the device's memory")
         self.size = size // 2

@@ -29,6 +29,7 @@ def predict(
     check_time: Callable[[], None] = lambda: None,
     compile: bool = True,
     factor: int | None = None,
+    micro_batches: MicroBatches | None = None,
 ) -> NDArray[np.float32]:
     """Predict the probabilities of the images in ``batches``.
 
@@ -39,6 +40,7 @@ def predict(
         check_time: Called before every batch; may raise ``OutOfTime``.
         compile: Whether to compile the model first, if there are enough images.
         factor: See ``split_for_inference``.
+        micro_batches: Knows what fits into memory, from other batches; None for nothing.
 
     Returns:
         Probabilities ``[N, C]``, in the order of the images.
@@ -47,7 +49,7 @@ def predict(
         OutOfMemory: A single image does not fit on the device.
     """
     model.eval()
-    results, micro_batches = [], MicroBatches()
+    results, micro_batches = [], micro_batches or MicroBatches(usual=batches.batch_size)
     forward: Callable[[Tensor], Tensor] | None = None
     with cuda_kernels(device):
         positions = split_for_inference(np.arange(batches.num_examples), batches, factor)

@@ -87,15 +87,16 @@ def train_probes(
     host, random = (
         RandomState(task.device, task.seed, task.compute.cudnn_benchmark) for _ in range(2)
     )
+    device = task.device.torch_device
     with host.active(), random.torch_active():
         first = _Run(Training(model, configs[0], task), random)
     try:
         with host.active():
-            with random.torch_active():
+            with random.torch_active(), convert_out_of_memory("the training", device):
                 first.training.begin_epoch(1)
             runs = [first, *(_start_run(first, config) for config in configs[1:])]
         for number in range(1, task.epochs + 1):
-            with host.active():
+            with host.active(), convert_out_of_memory("the training", device):
                 results = _train_epoch(runs, number, last=number == task.epochs)
             yield results
             if not any(run.active for run in runs):
@@ -180,7 +181,8 @@ class _Run:
             return None
         start = time.monotonic()
         try:
-            with self.random.torch_active(), convert_out_of_memory("the training"):
+            device = self.training.task.device.torch_device
+            with self.random.torch_active(), convert_out_of_memory("the training", device):
                 return method(self.training, *arguments)
         except Exception as error:  # of one head; the others continue
             if find_device_fault(error):
@@ -258,5 +260,6 @@ def _train_epoch(
             return [run.end_epoch(last) for run in runs]
         inputs, targets = batch
         for run in runs:
-            # Cloned, because layers may work in place.
-            run.call(Training.step, inputs.clone(), targets)
+            # If there was no room for cached activations, these are images, for all runs.
+            run.training.inputs.frozen = source.training.inputs.frozen
+            run.call(Training.step, inputs, targets)

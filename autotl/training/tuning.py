@@ -65,10 +65,11 @@ def find_inference_factor(measure: Callable[[int], float], most: int) -> int:
             error of memory.
         most: How many times larger the largest batch is that there are images for.
     """
-    factor, throughput = 1, 1 / max(measure(1), 1e-9)
-    while 2 * factor <= min(most, LARGEST_FACTOR):
+    factor, throughput = 0, 0.0
+    while max(1, 2 * factor) <= min(max(1, most), LARGEST_FACTOR):
+        next_factor = max(1, 2 * factor)
         try:
-            larger = 2 * factor / max(measure(2 * factor), 1e-9)
+            larger = next_factor / max(measure(next_factor), 1e-9)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
@@ -76,5 +77,5 @@ def find_inference_factor(measure: Callable[[int], float], most: int) -> int:
             break
         if larger < INFERENCE_GAIN * throughput:
             break
-        factor, throughput = 2 * factor, larger
-    return factor
+        factor, throughput = next_factor, larger
+    return max(1, factor)

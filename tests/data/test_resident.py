@@ -66,7 +66,7 @@ def test_data_that_die_free_their_memory_without_a_garbage_collection(
         def __init__(self) -> None:
             self.data = resident.allocate((40,), CPU, self.save)
 
-        def save(self, tensor: Tensor) -> bool:
+        def save(self, tensor: Tensor, in_use: bool) -> bool:
             return True
 
     gc.disable()
@@ -80,7 +80,7 @@ def test_data_that_die_free_their_memory_without_a_garbage_collection(
         assert resident.resident_bytes(CPU) == 0
         given_up = require(40)
         tensor = weakref.ref(given_up.get())  # type: ignore[arg-type]
-        assert given_up.release()
+        assert given_up.release(in_use=True)
         assert tensor() is None
     finally:
         gc.enable()
@@ -108,7 +108,7 @@ def test_data_for_which_there_is_no_other_place_stay(monkeypatch: pytest.MonkeyP
     class Owner:
         place = False
 
-        def save(self, tensor: Tensor) -> bool:
+        def save(self, tensor: Tensor, in_use: bool) -> bool:
             assert len(tensor) == 30
             return self.place
 

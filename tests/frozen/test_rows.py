@@ -241,3 +241,42 @@ def test_speeds_are_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert 0 < seconds < 1e-6
         assert measure(argument) == seconds
     assert reading_speed.copying_seconds_per_byte(CPU) == 0
+
+
+def test_rows_of_earlier_trials_make_room_and_do_not_fill_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    FakeGpu(monkeypatch, memory=2 * ROWS + 100)  # half of it for the rows of one trial
+    features = Features(FeatureCache(ROWS, tmp_path, memory=ROWS // 2))
+    for number in range(4):
+        rows = features.cache.get_or_compute(
+            f"{number}.features", INDICES, features.compute, CPU, total_bytes=ROWS
+        )
+        assert rows is not None
+        assert rows.resident
+        assert sum(each.bytes_in_memory for each in features.cache._rows.values()) == 0
+    assert len(features.computed) == 4 * len(INDICES)
+
+
+def test_rows_that_another_process_wrote_in_the_meantime_are_right(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache, "CHUNK_BYTES", 3 * WIDTH * 4)
+    FakeGpu(monkeypatch, memory=100 * ROWS)
+    features = Features(FeatureCache(10 * ROWS, tmp_path, memory=0))
+    other = Features(FeatureCache(10 * ROWS, tmp_path, memory=0))
+    compute = features.compute
+
+    def compute_beside_another(missing: np.ndarray) -> Any:
+        for number, rows in enumerate(compute(missing)):
+            if number == 2:
+                with monkeypatch.context() as patch:
+                    patch.setattr(resident, "budget", lambda _: 0)
+                    other.rows()  # written to the disk
+                assert resident.release(CPU)
+            yield rows
+
+    monkeypatch.setattr(features, "compute", compute_beside_another)
+    rows = features.rows(total_bytes=6 * ROWS)  # which are not written to the disk
+    [(activations, _)] = rows.batches([np.arange(len(INDICES))])
+    assert torch.equal(activations, torch.stack([compute_row(int(i)) for i in INDICES]))

@@ -44,6 +44,7 @@ def test_a_device_that_the_machine_lacks_is_refused(
 def fake_gpu(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int]) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Fake")
 
@@ -51,17 +52,17 @@ def fake_gpu(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int]) -> No
 @pytest.mark.parametrize(
     ("capability", "precision", "expected"),
     [
-        ((9, 0), "auto", "cuda, bfloat16 with TF32"),  # H100
-        ((8, 0), "auto", "cuda, bfloat16 with TF32"),  # A100
-        ((7, 5), "auto", "cuda, float16"),  # T4
-        ((7, 0), "auto", "cuda, float16"),  # V100
-        ((6, 1), "auto", "cuda, float32"),  # GTX 1080, slow in float16
-        ((8, 0), "float32", "cuda, float32"),
-        ((8, 0), "tf32", "cuda, float32 with TF32"),
-        ((8, 0), "bfloat16", "cuda, bfloat16 with TF32"),
-        ((8, 0), "float16", "cuda, float16 with TF32"),
-        ((7, 5), "float32", "cuda, float32"),
-        ((7, 5), "bfloat16", "cuda, bfloat16"),
+        ((9, 0), "auto", "cuda:0, bfloat16 with TF32"),  # H100
+        ((8, 0), "auto", "cuda:0, bfloat16 with TF32"),  # A100
+        ((7, 5), "auto", "cuda:0, float16"),  # T4
+        ((7, 0), "auto", "cuda:0, float16"),  # V100
+        ((6, 1), "auto", "cuda:0, float32"),  # GTX 1080, slow in float16
+        ((8, 0), "float32", "cuda:0, float32"),
+        ((8, 0), "tf32", "cuda:0, float32 with TF32"),
+        ((8, 0), "bfloat16", "cuda:0, bfloat16 with TF32"),
+        ((8, 0), "float16", "cuda:0, float16 with TF32"),
+        ((7, 5), "float32", "cuda:0, float32"),
+        ((7, 5), "bfloat16", "cuda:0, bfloat16"),
     ],
 )
 def test_the_precision_is_what_the_gpu_computes_in(
@@ -69,7 +70,7 @@ def test_the_precision_is_what_the_gpu_computes_in(
 ) -> None:
     fake_gpu(monkeypatch, capability)
     device = select_device("auto", precision)
-    assert str(device) == expected.replace("cuda", "cuda (Fake)")
+    assert str(device) == expected.replace("cuda:0", "cuda:0 (Fake)")
     assert select_device("cuda:1", precision).torch_device == torch.device("cuda:1")
     assert select_device("auto", device.precision) == device  # so that a study can name it
     if precision != "auto":
@@ -79,7 +80,7 @@ def test_the_precision_is_what_the_gpu_computes_in(
 def test_a_precision_that_the_device_lacks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("cpu", "cuda"):
         fake_gpu(monkeypatch, (7, 5))
-        with pytest.raises(StudyError, match=f"{name} cannot compute in tf32: .* 8.0 or more"):
+        with pytest.raises(StudyError, match=f"{name}.* cannot compute in tf32: .* 8.0 or more"):
             select_device(name, "tf32")
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     with pytest.raises(StudyError, match=r"mps cannot train in float16; .* --precision bfloat16"):

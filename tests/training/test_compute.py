@@ -15,7 +15,7 @@ from training_helpers import have_equal_weights, train
 
 from autotl.models import Device
 from autotl.training import ComputeSettings, compute, set_trainable
-from autotl.training.compute import COMPILE_SECONDS, MAX_SHAPES, compile_or_fall_back, cost_key
+from autotl.training.compute import COMPILE_SECONDS, MAX_SHAPES, CompiledFunction, cost_key
 from autotl.training.loop import simulate_strategy
 
 COMPILED = ComputeSettings(cache_activations=False, compile=True)
@@ -97,7 +97,7 @@ def test_a_fault_of_the_gpu_is_not_taken_for_one_of_the_compiler(compiler: Compi
 
 def test_only_so_many_shapes_are_compiled(compiler: Compiler) -> None:
     computed: list[int] = []
-    function = compile_or_fall_back(lambda batch: (computed.append(len(batch)), batch)[1])
+    function = CompiledFunction(lambda batch: (computed.append(len(batch)), batch)[1])
     sizes = [8, 7, 6, 5, 4, 3, 8, 5]
     for size in sizes:
         function(torch.zeros(size, 2))
@@ -115,7 +115,7 @@ def test_nothing_is_compiled_that_would_pass_the_deadline(
 ) -> None:
     now = 0.0
     monkeypatch.setattr(compute.time, "monotonic", lambda: now)
-    function = compile_or_fall_back(lambda batch: batch, deadline=200.0)
+    function = CompiledFunction(lambda batch: batch, deadline=200.0)
     function(torch.zeros(8, 2))
     now = 200.0 - COMPILE_SECONDS + 1
     for size in (7, 8, 7):
@@ -150,11 +150,49 @@ def test_the_real_compiler_compiles_the_two_sizes_of_batches_once(
         return graph.forward
 
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
-    function = compile_or_fall_back(lambda batch: batch.sin() + 1)
+    function = CompiledFunction(lambda batch: batch.sin() + 1)
     for size in (6, 5, 6, 5, 6):
         batch = torch.rand(size, 2)
         assert torch.equal(function(batch), batch.sin() + 1)
     assert len(graphs) == 2
+
+
+def test_every_model_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dynamo compiles a function only a few times, and all models have the same functions."""
+    graphs: list[Any] = []
+
+    def backend(graph: Any, _: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    images = torch.zeros(2, 3, 16, 16, dtype=torch.uint8)
+    for _ in range(torch._dynamo.config.recompile_limit + 2):
+        CompiledFunction(model().features)(images)
+    assert len(graphs) == torch._dynamo.config.recompile_limit + 2
+
+
+def test_a_backward_pass_that_cannot_be_compiled_is_computed_uncompiled(
+    compiler: Compiler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Failing(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, features: Tensor) -> Tensor:
+            return features.clone()
+
+        @staticmethod
+        def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+            raise RuntimeError("the compiler failed")
+
+    def compile_for_backward(function: Any, *, dynamic: bool) -> Any:
+        return lambda images: Failing.apply(function(images))  # type: ignore[no-untyped-call]
+
+    monkeypatch.setattr(torch, "compile", compile_for_backward)
+    compiled, _ = train(freeze="full", compute=COMPILED)
+    expected, _ = train(freeze="full", compute=UNCOMPILED)
+    # Statistics of BatchNorm count the batch of the failed step twice.
+    pairs = zip(compiled.parameters(), expected.parameters(), strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs)
 
 
 def test_settings_can_be_stored_as_json() -> None:

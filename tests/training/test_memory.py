@@ -10,15 +10,15 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from fake_gpu import FakeGpu
-from torch import Tensor
+from torch import Tensor, nn
 from toy import CPU as DEVICE
-from toy import config
+from toy import config, model, task
 
 from autotl import models
 from autotl.data import resident
 from autotl.data.resident import ResidentTensor
 from autotl.errors import OutOfMemory
-from autotl.training import memory
+from autotl.training import ComputeSettings, fine_tune, memory
 from autotl.training.memory import (
     MicroBatches,
     build_model,
@@ -229,7 +229,7 @@ def test_a_failed_forward_pass_is_freed(no_garbage_collection: None, entry: str)
     batch = torch.ones(2, 3, requires_grad=True)
     attempts: dict[str, Callable[[], object]] = {
         "retry": lambda: retry_when_out_of_memory(lambda: compute(batch), CPU, "the model"),
-        "convert": lambda: convert_out_of_memory("the model")(compute)(batch),
+        "convert": lambda: convert_out_of_memory("the model", CPU)(compute)(batch),
         "map": lambda: MicroBatches().map(compute, batch),
     }
     with pytest.raises(OutOfMemory):
@@ -297,3 +297,21 @@ def test_a_model_is_built_again_without_resident_data(monkeypatch: pytest.Monkey
     monkeypatch.setattr(models, "build_model", lambda *_: torch.empty(1 << 60))
     with pytest.raises(OutOfMemory, match="the model does not fit"):
         build_model(config(), 3, None, DEVICE)
+
+
+def test_large_batches_of_inference_are_halved_before_anything_resident_is_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    FakeGpu(monkeypatch, memory=1 << 30)
+    network, failures = model(), list[int]()
+
+    def refuse(_: nn.Module, batch: tuple[Tensor]) -> None:
+        if not network.training and len(batch[0]) > 24:
+            failures.append(len(batch[0]))
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    network.backbone.register_forward_pre_hook(refuse)
+    run = task(3, compute=ComputeSettings(inference_factor=3))
+    for _ in fine_tune(network, config(freeze="full"), run):
+        assert resident.resident_bytes(CPU) > 0
+    assert failures == [36]  # it is known in the next epochs

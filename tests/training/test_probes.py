@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import toy
+from fake_gpu import FakeGpu
 from torch import nn
 
 from autotl import freeze, head
@@ -148,6 +149,18 @@ def test_without_a_cache_a_head_is_trained_as_if_it_were_alone() -> None:
     for [result], epoch in zip(results, alone, strict=True):
         assert isinstance(result, ProbeEpoch)
         assert (result.epoch.loss, result.epoch.score) == (epoch.loss, epoch.score)
+
+
+def test_all_heads_go_on_with_images_if_there_is_no_room_for_a_later_view(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gpu = FakeGpu(monkeypatch, memory=1 << 30, ram=0)
+    heads = [toy.config(head=name, augment="flip_crop") for name in ("linear", "cosine", "mlp")]
+    network = toy.model(head="linear", augment="flip_crop")
+    run = toy.task(4, cache=FeatureCache(0, memory=0), data_id="x")
+    for results in train_probes(network, heads, run):
+        assert all(isinstance(result, ProbeEpoch) for result in results), results
+        gpu.memory = 4000  # another process takes the rest
 
 
 def test_a_head_that_fails_does_not_change_the_others() -> None:
