@@ -9,43 +9,77 @@ by another one too.
 
 from __future__ import annotations
 
+import faulthandler
+import os
+import re
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
 import click
 
+from autotl import files
 from autotl.errors import GpuError, SearchError
 
 if TYPE_CHECKING:
     from autotl.study import StudyConfig
 
-MAX_CRASHES = 10
-"""The number of crashes without a complete trial in between after which the search ends."""
+MAX_TRIAL_CRASHES, MAX_OTHER_CRASHES = 10, 2
+"""The number of crashes without a complete trial in between after which the search ends: of crashes
+in trials, and of those elsewhere, where the next process would crash again."""
 
 CRASH_FILE = "crash.txt"
 """The file in the run folder with the place in the code of each crash."""
 
-CHILD = """
-import faulthandler, sys
-faulthandler.enable(open(sys.argv.pop(1), "w", encoding="utf-8"), all_threads=False)
-from autotl.cli import main
-main(prog_name="autotl")
-"""
-"""The program of the child process; its first argument is a file for the place of a crash."""
+ENDED = "the process ended by itself"
+"""What a child process writes into the file for the place of a crash if it does not crash."""
 
-LEAST_SECONDS = 30.0
-"""The budget that a process has at least, to hand over the best model so far."""
+CHILD = "from autotl.cli import isolation; isolation.run_child()"
+"""The program of a child process. Its arguments are that file, and the seconds that were spent
+before."""
 
-WINDOWS_FAULTS = 0xC0000000
-"""The smallest exit status of a process that Windows ended because of a fault."""
+_spent_before: float | None = None  # in this process, if it is a child
+
+
+def is_child() -> bool:
+    """Whether this process is a child of one that supervises the search."""
+    return _spent_before is not None
+
+
+def spent_before() -> float:
+    """The seconds of the budget that were spent before this process began."""
+    return _spent_before or 0.0
+
+
+def run_child() -> None:
+    """Run the command line in a child process."""
+    global _spent_before
+    file, spent = Path(sys.argv.pop(1)), sys.argv.pop(1)
+    _spent_before = float(spent)
+    with file.open("w", encoding="utf-8") as stream:
+        faulthandler.enable(stream, all_threads=False)
+        threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+        from autotl.cli import main
+
+        try:
+            main(prog_name="autotl")
+        finally:
+            stream.write(ENDED)
+
+
+def _end_with_parent(parent: int) -> None:
+    """End the search as Ctrl-C does if the process that supervises it has died."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os.kill(os.getpid(), signal.SIGINT)
 
 
 def run(settings: StudyConfig, words: Sequence[str], began: float) -> int:
@@ -53,83 +87,108 @@ def run(settings: StudyConfig, words: Sequence[str], began: float) -> int:
 
     Args:
         settings: The settings of the study.
-        words: The words of the command line after ``autotl``, without ``--isolate``.
+        words: The words of the command line after ``autotl``.
         began: The begin of the budget as a value of ``time.monotonic``.
 
     Returns:
-        The exit status of the last process.
+        The exit status of the last process; 130 if a signal ended it.
 
     Raises:
-        SearchError: The search crashed ``MAX_CRASHES`` times without a complete trial in between.
+        SearchError: The search crashed too often without a complete trial in between, or after the
+            end of its budget.
     """
-    crashes, complete, remaining = 0, -1, list[str]()
+    crashes, complete = {True: 0, False: 0}, -1
     while True:
-        status, place = _run_child([*words, *remaining])
-        if not _is_crash(status):
+        late = time.monotonic() - began > (_budget(settings) or float("inf"))
+        status, place = _run_child(words, time.monotonic() - began)
+        if place is None or status == 130:
             return status
         before = complete
-        failed, complete = _store_crash(settings, f"its process crashed: {_describe(status)}")
-        crashes = crashes + 1 if complete <= before else 1
-        names = " and ".join(f"trial {number}" for number in failed) or "the search"
-        what = f"{names} crashed ({_describe(status)}{_write_place(settings, names, place)})"
-        if crashes == MAX_CRASHES:
+        reason = "the GPU failed" if status == GpuError.exit_code else f"crash: {_describe(status)}"
+        numbers, complete = _store_crash(settings, f"its process ended: {reason}")
+        if complete > before:
+            crashes = {True: 0, False: 0}
+        in_trial = bool(numbers) or status == GpuError.exit_code
+        crashes[in_trial] += 1
+        names = " and ".join(f"trial {number}" for number in numbers) or "the search"
+        what = f"{names} ended with its process ({reason}{_write_place(settings, names, place)})"
+        most = MAX_TRIAL_CRASHES if in_trial else MAX_OTHER_CRASHES
+        if late or crashes[in_trial] == most:
+            _give_up(settings, what)
             raise SearchError(
-                f"{what}, {crashes} times in a row without a complete trial; give --device cpu, or "
-                "leave out what the crashed trials have in common"
+                f"{what}, "
+                + ("after the budget" if late else f"{most} times without a complete trial")
+                + "; leave out what crashes, or give another --device"
             )
-        click.echo(f"{what}; the search continues", err=True)
-        remaining = _remaining_budget(settings, began)
+        click.echo(f"{what}; the search continues in another one", err=True)
 
 
-def _run_child(words: Sequence[str]) -> tuple[int, str]:
+def _budget(settings: StudyConfig) -> float | None:
+    """The budget in seconds; None for no limit."""
+    from autotl.study import DEFAULT_BUDGET
+
+    if settings.budget is None and settings.trials is None:
+        return DEFAULT_BUDGET
+    return settings.budget
+
+
+def _run_child(words: Sequence[str], spent: float) -> tuple[int, str | None]:
     """Run the command line in a child process, which gets the signals of this one.
 
     Returns:
-        Its exit status, and where it was in the code if it crashed.
+        Its exit status, and where it was in the code if it crashed; None if it ended by itself, or
+        130 if it was ended by a signal.
     """
     with tempfile.TemporaryDirectory(prefix="autotl-") as folder:
         file = Path(folder, CRASH_FILE)
-        command = [sys.executable, "-c", CHILD, str(file), *words]
+        command = [sys.executable, "-c", CHILD, str(file), f"{spent:.3f}", *words]
         # In a session of its own, so that Ctrl-C in a terminal does not reach it twice.
-        with subprocess.Popen(command, start_new_session=True) as child, _forward_signals(child):
+        with (
+            subprocess.Popen(command, start_new_session=True) as child,
+            _forward_signals(child) as forwarded,
+        ):
             status = child.wait()
-        return status, file.read_text("utf-8", errors="replace") if file.exists() else ""
+        place = file.read_text("utf-8", errors="replace") if file.exists() else ""
+    if status < 0 and (forwarded or -status in _ENDING_SIGNALS):
+        return 130, None
+    if place.endswith(ENDED) and status != GpuError.exit_code:
+        return status, None
+    return status, place.removesuffix(ENDED)
 
 
-def _write_place(settings: StudyConfig, names: str, place: str) -> str:
-    """Append the place of a crash to the file in the run folder, and return what refers to it."""
-    file = settings.folder / CRASH_FILE
-    if not place or not settings.folder.is_dir():
-        return ""
-    with file.open("a", encoding="utf-8", errors="replace") as stream:
-        stream.write(f"{names}:\n{place}\n")
-    return f", see {file}"
+_ENDING_SIGNALS = [
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT")
+    if hasattr(signal, name)
+]
 
 
 @contextmanager
-def _forward_signals(child: subprocess.Popen[bytes]) -> Iterator[None]:
+def _forward_signals(child: subprocess.Popen[bytes]) -> Iterator[list[int]]:
+    """Let the child end as after Ctrl-C at each signal that would end this process.
+
+    Yields:
+        The signals so far.
+    """
+    forwarded: list[int] = []
+
     def forward(number: int, _: FrameType | None) -> None:
-        child.send_signal(number)
+        forwarded.append(number)
+        with suppress(ProcessLookupError):
+            child.terminate() if number != signal.SIGINT else child.send_signal(number)
 
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    previous = [signal.signal(number, forward) for number in numbers]
+    previous = [(number, signal.signal(number, forward)) for number in _ENDING_SIGNALS]
     try:
-        yield
+        yield forwarded
     finally:
-        for number, handler in zip(numbers, previous, strict=True):
+        for number, handler in previous:
             signal.signal(number, handler)
-
-
-def _is_crash(status: int) -> bool:
-    return status < 0 or status >= WINDOWS_FAULTS or status == GpuError.exit_code
 
 
 def _describe(status: int) -> str:
     """The name of the signal that ended a process, or its exit status."""
-    if status == GpuError.exit_code:
-        return "the GPU failed"
     if status >= 0:
-        return f"exit status {status:#x}"
+        return f"exit status {status if status < 256 else hex(status)}"
     try:
         return signal.Signals(-status).name
     except ValueError:
@@ -149,13 +208,39 @@ def _store_crash(settings: StudyConfig, reason: str) -> tuple[list[int], int]:
     return running, sum(row.status == "complete" for row in rows)
 
 
-def _remaining_budget(settings: StudyConfig, began: float) -> list[str]:
-    """The option ``--budget`` with what is left of it; empty without a budget."""
-    from autotl.study import DEFAULT_BUDGET
+def _write_place(settings: StudyConfig, names: str, place: str) -> str:
+    """Append the place of a crash to the file in the run folder; return it in few words."""
+    with suppress(OSError):  # after an error of the GPU; the next process removes it
+        place = place or (settings.folder / "error.txt").read_text("utf-8", errors="replace")
+    if not place:
+        return ""
+    file = settings.folder / CRASH_FILE
+    files.claim(settings.folder)
+    with file.open("a", encoding="utf-8", errors="replace") as stream:
+        stream.write(f"{names}:\n{place}\n")
+    lines = re.findall(r'File "([^"]+)", line (\d+)', place)
+    own = [f"{Path(name).name}, line {n}" for name, n in lines if not _is_installed(name)]
+    return f" in {own[0]}; see {file}" if own else f"; see {file}"
 
-    budget = settings.budget
-    if budget is None and settings.trials is None:
-        budget = DEFAULT_BUDGET
-    if budget is None:
-        return []
-    return ["--budget", f"{max(LEAST_SECONDS, budget - (time.monotonic() - began)):.0f}s"]
+
+def _is_installed(file: str) -> bool:
+    """Whether a file is of Python, of an installed package or of AutoTL itself."""
+    ours = Path(__file__).parents[1]
+    return (
+        "site-packages" in file
+        or "<" in file
+        or Path(file).is_relative_to(ours)
+        or (Path(file).is_relative_to(sys.base_prefix))
+    )
+
+
+def _give_up(settings: StudyConfig, reason: str) -> None:
+    """Store why the search ended, and write the report of what is known."""
+    from autotl import report
+    from autotl.store import Store, default_url
+
+    store = Store(settings.storage or default_url(settings.out))
+    with closing(store), store.lock(settings.name, settings.folder), store.convert_errors():
+        if store.find_study(settings.name):
+            store.update_study(settings.name, state="failed", reason=reason)
+            report.write(store, settings.name, settings.folder)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from autotl.cli import isolation
 from autotl.cli.common import (
     PATH,
     PLUGIN,
@@ -221,13 +222,12 @@ def search(source: str, quiet: bool, isolate: bool, **options: Any) -> None:
     from autotl import study
 
     settings = study.configure(source, given_options(options))
-    if isolate:
-        from autotl.cli import isolation
+    if isolate and not isolation.is_child():
         from autotl.search import preflight
 
         preflight.check(settings)
-        words = [word for word in sys.argv[1:] if word != "--isolate"]
-        sys.exit(isolation.run(settings, words, began))
+        sys.exit(isolation.run(settings, sys.argv[1:], began))
+    began -= isolation.spent_before()
     result = _run(settings, quiet, command=shlex.join(["autotl", *sys.argv[1:]]), began=began)
     if not quiet:
         from autotl import report

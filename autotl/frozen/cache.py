@@ -240,10 +240,10 @@ class FeatureCache:
         if key in self._rows:
             self._rows.move_to_end(key)
             mark_used(self.folder / key[0])
-        found = self._rows.get(key)
+        wanted = self._rows.get(key)
         # More may be in memory since the memory of a device ran out; this training needs its own.
-        self._make_room_in_memory(0, keep=found)
-        return found
+        self._make_room_in_memory(0, keep=wanted)
+        return wanted
 
     def _make_room_in_memory(self, bytes: int, keep: CachedRows | None = None) -> bool:
         """Forget what was used least recently until ``bytes`` fit in memory, if they can."""

@@ -178,7 +178,9 @@ def additive_means(scores: Scores) -> Scores:
     """The mean score ``[k]`` of each candidate over all runs.
 
     A candidate without a result in some runs gets the mean that it would have had if it differed
-    from the others there as in its own runs: least squares on effects of candidates and runs.
+    from the others there as in its own runs: least squares on effects of candidates and runs. A run
+    with a single candidate says nothing about differences and is left out, unless a candidate has
+    no other one. No mean is beyond the scores.
 
     Args:
         scores: ``[k, S]``, NaN where there is no result.
@@ -187,12 +189,18 @@ def additive_means(scores: Scores) -> Scores:
     if present.all():
         means: Scores = scores.mean(1)
         return means
+    shared = present & (present.sum(0) > 1)
+    if shared.any(1).all():
+        present = shared
     k, runs = scores.shape
     candidate, run = np.nonzero(present)
     design = np.concatenate([np.eye(k)[candidate], np.eye(runs)[run]], axis=1)
     effects = np.linalg.lstsq(design, scores[present], rcond=None)[0]
-    adjusted: Scores = effects[:k] + effects[k:].mean()
-    return adjusted
+    used = present.any(0)
+    adjusted = effects[:k] + effects[k:][used].mean()
+    observed = scores[present]
+    clipped: Scores = np.clip(adjusted, observed.min(), observed.max())
+    return clipped
 
 
 def _difference_variances(results: Results) -> Scores:

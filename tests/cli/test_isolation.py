@@ -67,10 +67,11 @@ def test_a_crash_costs_one_trial(words: list[str], tmp_path: Path) -> None:
     rows = Store(f"sqlite:///{tmp_path}/runs/autotl.db").trials("photos")
     crashed = [row for row in rows if "crashing" in row.config["head"]]
     assert {row.status for row in crashed} == {"crashed"}
-    assert all(row.reason == "its process crashed: SIGSEGV" for row in crashed)
+    assert all(row.reason == "its process ended: crash: SIGSEGV" for row in crashed)
     assert [row for row in rows if row.status == "complete"]
     file = tmp_path / "runs/photos/crash.txt"
-    assert f"crashed (SIGSEGV, see {file}); the search continues" in done.stderr
+    place = f"(crash: SIGSEGV in crashing_plugin.py, line 11; see {file})"
+    assert f"{place}; the search continues in another one" in done.stderr
     assert "crashing_plugin.py" in file.read_text()
     assert (tmp_path / "runs/photos/model/model.safetensors").is_file()
 
@@ -82,17 +83,20 @@ def test_a_gpu_that_fails_ends_one_process(words: list[str], tmp_path: Path) -> 
     rows = Store(f"sqlite:///{tmp_path}/runs/autotl.db").trials("photos")
     statuses = [row.status for row in rows if "faulty" in row.config["head"]]
     assert statuses[:2] == ["interrupted", "crashed"], "it is repeated once"
-    assert "the search crashed (the GPU failed); the search continues" in done.stderr
+    assert "ended with its process (the GPU failed in crashing_plugin.py, line 19" in done.stderr
     assert (tmp_path / "runs/photos/model/model.safetensors").is_file()
 
 
 def test_a_search_that_only_crashes_ends(
     words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(isolation, "MAX_CRASHES", 2)
+    monkeypatch.setattr(isolation, "MAX_TRIAL_CRASHES", 2)
     settings = study.configure(str(tmp_path / "photos"), {"out": tmp_path / "runs"})
-    with pytest.raises(SearchError, match=r"trial 1 crashed .* 2 times in a row"):
-        isolation.run(settings, [*words, "--head=crashing", "--trials=9"], time.monotonic())
+    arguments = [*words, "--head=crashing", "--trials=9", "--isolate"]
+    with pytest.raises(SearchError, match=r"trial 1 ended .* 2 times without a complete trial"):
+        isolation.run(settings, arguments, time.monotonic())
+    summary = json.loads((tmp_path / "runs/photos/summary.json").read_text())
+    assert summary["study"] == "photos"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -124,33 +128,74 @@ def test_an_error_is_no_crash(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "left"),
-    [
-        ({"budget": 100.0}, ["--budget", "60s"]),
-        ({"budget": 50.0}, ["--budget", "30s"]),
-        ({}, ["--budget", "560s"]),
-        ({"trials": 3}, []),
-    ],
+    ("options", "expected"), [({"budget": 100.0}, 100.0), ({}, 600.0), ({"trials": 3}, None)]
 )
-def test_the_next_process_has_the_rest_of_the_budget(
-    tmp_path: Path, options: dict[str, Any], left: list[str]
+def test_all_processes_share_one_budget(
+    tmp_path: Path, options: dict[str, Any], expected: float | None
 ) -> None:
     settings = study.configure(str(tmp_path), {**FAST, **options})
-    assert isolation._remaining_budget(settings, time.monotonic() - 40) == left
+    assert isolation._budget(settings) == expected
 
 
 @pytest.mark.parametrize(
-    ("status", "crash", "text"),
+    ("status", "text"),
     [
-        (-11, True, "SIGSEGV"),
-        (-250, True, "signal 250"),
-        (0xC0000005, True, "exit status 0xc0000005"),
-        (3, True, "the GPU failed"),
-        (0, False, ""),
-        (1, False, ""),
-        (130, False, ""),
+        (-11, "SIGSEGV"),
+        (-250, "signal 250"),
+        (0xC0000005, "exit status 0xc0000005"),
+        (0, "exit status 0"),
     ],
 )
-def test_a_signal_or_a_fault_is_a_crash(status: int, crash: bool, text: str) -> None:
-    assert isolation._is_crash(status) == crash
-    assert not crash or isolation._describe(status) == text
+def test_a_crash_is_described(status: int, text: str) -> None:
+    assert isolation._describe(status) == text
+
+
+def test_a_crash_before_any_trial_ends_with_its_place(words: list[str], tmp_path: Path) -> None:
+    (tmp_path / "late.py").write_text("import ctypes\nctypes.string_at(0)\n")
+    done = subprocess.run(
+        command(*words, f"--plugin={tmp_path / 'late.py'}"), capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert "the search ended with its process (crash: SIGSEGV in late.py, line 2; see" in last
+    assert "2 times without a complete trial" in last
+
+
+def test_a_plugin_that_ends_the_process_is_a_crash(words: list[str], tmp_path: Path) -> None:
+    file = tmp_path / "leaving.py"
+    file.write_text(
+        CRASHING.replace("ctypes.string_at(0)", "os._exit(0)")
+        .replace("import ctypes", "import os")
+        .replace("def crashing", "def leaving")
+    )
+    heads = ("--head=linear", "--head=leaving", "--trials=3", f"--plugin={file}")
+    done = subprocess.run(
+        command(*[word for word in words if "crashing_plugin" not in word], *heads),
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "(crash: exit status 0; see" in done.stderr or "(crash: exit status 0)" in done.stderr
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs POSIX")
+def test_the_search_ends_if_its_supervisor_is_killed(words: list[str], tmp_path: Path) -> None:
+    database = tmp_path / "runs/autotl.db"
+    with subprocess.Popen(command(*words, "--head=linear", "--trials=1000")) as process:
+        while not database.exists() or not _complete(database):
+            assert process.poll() is None
+            time.sleep(0.1)
+        process.kill()
+    summary = tmp_path / "runs/photos/summary.json"
+    deadline = time.monotonic() + 60
+    while not summary.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert json.loads(summary.read_text())["artifact"] == "model"
+
+
+def test_a_signal_in_the_first_moment_ends_the_search(words: list[str]) -> None:
+    with subprocess.Popen(command(*words, "--head=linear", "--trials=1000")) as process:
+        time.sleep(0.6)
+        process.terminate()
+        assert process.wait() in (130, -signal.SIGTERM)

@@ -99,6 +99,17 @@ def test_copies_of_images_are_no_evidence() -> None:
     assert np.median(ratios) > 1.5  # less than 2, because runs differ more than images explain
 
 
+def test_no_mean_is_beyond_the_scores() -> None:
+    """A run of one candidate says nothing about the others."""
+    scores = np.full((4, 3), np.nan)
+    scores[:, :2] = [[0.917, 1.0], [1.0, 1.0], [1.0, 0.95], [0.9, 1.0]]
+    scores[0, 2] = 1.0
+    assert comparison.additive_means(scores) == pytest.approx(scores[:, :2].mean(1))
+    scores[1:, 1] = np.nan
+    means = comparison.additive_means(scores)
+    assert ((means >= 0.9) & (means <= 1.0)).all()
+
+
 def half_width(standings: Sequence[Standing]) -> float:
     """The widest margin of a difference."""
     return max(s.difference.high - s.difference.mean for s in standings)
