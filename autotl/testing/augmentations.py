@@ -48,7 +48,8 @@ def check_augmentation(harness: PluginHarness, params: Params) -> bool:
     if not torch.equal(first[0], repeated[0]):
         harness.violations.add(
             "augments images differently each time although the seed is the same; draw random "
-            "numbers from torch's global generator, and not from random or numpy",
+            "numbers with uniform or from torch's global generator, and not from random or numpy, "
+            "and keep nothing between calls",
             params,
         )
         return False
@@ -91,8 +92,8 @@ def _check_view(
         return
     if not torch.equal(view, other):
         harness.violations.add(
-            "takes uniform but also draws other random numbers, so that views cannot be repeated; "
-            "draw all of them with uniform, or do not take it",
+            "takes uniform but also draws other random numbers, or keeps something between calls, "
+            "so that views cannot be repeated; draw all numbers with uniform, or do not take it",
             params,
         )
         return

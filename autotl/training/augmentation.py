@@ -119,8 +119,14 @@ class UniformNumbers:
         """Draw ``float32 [B, *shape]`` in [0, 1), with 24 random bits.
 
         Raises:
-            PluginError: Within ``of_view``, numbers are drawn for another number of images.
+            PluginError: It is called with something else, or, within ``of_view``, with another
+                number of images.
         """
+        if not isinstance(images, Tensor) or not all(isinstance(side, int) for side in shape):
+            raise PluginError(
+                f"augment plugin {self._plugin!r} calls uniform with something else than images "
+                "and integers; call it as uniform(images) or uniform(images, 2)"
+            )
         target = images.device if device is None else torch.device(device)
         if self._keys is None:
             return torch.rand(len(images), *shape, device=target)

@@ -254,3 +254,9 @@ def test_a_view_waits_for_nothing(name: str) -> None:
     calls = count_operators(name, 64, "meta", side=224)
     waiting = {"aten.nonzero", "aten.index_put_", "aten.index", "aten._local_scalar_dense"}
     assert not waiting & set(calls)
+
+
+@pytest.mark.parametrize("arguments", [(3,), (torch.zeros(3, 1), (2,)), (torch.zeros(3, 1), 2.0)])
+def test_wrong_arguments_are_explained(arguments: Any) -> None:
+    with pytest.raises(PluginError, match=r"call it as uniform\(images\) or uniform\(images, 2\)"):
+        UniformNumbers("mine")(*arguments)
