@@ -408,3 +408,9 @@ def test_the_time_of_a_retraining_is_that_of_the_later_epochs() -> None:
     # Fitting a closed-form head is in no estimate.
     assert measured.repeat_seconds(trained(500.0)) == 500.0 - 8.0
     assert plan({}).repeat_seconds(trained(2.0, 3.0)) == 5.0
+
+
+def test_the_time_of_compiling_counts_once() -> None:
+    compiled = plan({}, replace(cost(epoch=9.0), compile_seconds=120.0))
+    assert compiled.repeat_seconds(trained(5.0, 5.0, 90.0, 3.0, 3.0)) == 120.0 + 5 * 3.0
+    assert compiled.repeat_seconds(trained(3.0, 3.0, 3.0)) == 120.0 + 3 * 3.0
