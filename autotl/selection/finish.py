@@ -203,9 +203,10 @@ class Finish:
         model, epochs, reason = self._refit(winner)
         refitted = bool(epochs)
         seconds = time.monotonic() - began
-        if winner.latency is None:
-            [winner] = add_latencies([winner], [model], self.context.device, self.budget)
         self.folder.save(winner, model, evidence, refit_epochs=epochs, reason=reason)
+        if winner.latency is None:  # an error in its measurement cannot lose the model any more
+            [winner] = add_latencies([winner], [model], self.context.device, self.budget)
+            self.folder.store_evidence(winner, evidence, refitted=refitted, reason=reason)
         result = self.test.result(winner, refitted=refitted)  # of an earlier run
         if result is None and self.test.may_open(winner):
             row = self.leaderboard.rows[winner.lead]

@@ -28,10 +28,11 @@ from selection_helpers import (
 )
 
 from autotl import engine, training
-from autotl.errors import StudyError
+from autotl.errors import SearchError, StudyError
 from autotl.events import Event, TrialFinished
 from autotl.search.leaderboard import Leaderboard
 from autotl.search.selection_budget import Field, SelectionBudget
+from autotl.selection import finish
 from autotl.selection.finish import Finish
 from autotl.store import Store
 
@@ -180,6 +181,21 @@ def test_a_search_that_is_interrupted_leaves_the_model_of_the_best_so_far(
     saved = read_facts(settings()).model
     assert saved
     assert (saved.contender.name, saved.refitted) == (result.best["name"], False)
+
+
+def test_an_error_in_the_measurement_of_the_cost_does_not_lose_the_model(
+    settings: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(SelectionBudget, "choose_field", lambda *_: Field())
+    monkeypatch.setattr(finish, "add_latencies", fail)
+    with pytest.raises(SearchError, match="ZeroDivisionError"):
+        engine.run(settings(**SMALL))
+    saved = read_facts(settings()).model
+    assert saved
+    assert saved.refitted
 
 
 @pytest.mark.parametrize("prefer", ["accuracy", "cheap"])
