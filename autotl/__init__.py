@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import autotl.search  # noqa: F401  the package is loaded first, so that the function keeps its name
 from autotl.errors import AutoTLError, Incompatible
 from autotl.space.hyperparameter import Mirrors, Range, When
+from autotl.space.input_kind import InputKind, ModelInput, Preview, WeightedText
 from autotl.space.plugin import (
     Balance,
     Example,
@@ -74,10 +75,14 @@ __all__ = [
     "Balance",
     "Example",
     "Incompatible",
+    "InputKind",
     "Issue",
     "Mirrors",
+    "ModelInput",
+    "Preview",
     "Range",
     "Uniform",
+    "WeightedText",
     "Weights",
     "When",
     "augment",

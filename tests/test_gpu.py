@@ -65,7 +65,7 @@ def batches(seed: int, device: Device, shuffle_seed: int | None = None) -> Batch
     """Batches of at most 12 of 48 images of three colours, on a device."""
     examples = toy.squares([EACH] * CLASSES, seed, SIDE)
     labels = np.array([sorted(toy.COLOURS).index(example.label) for example in examples])
-    packed = Packed(np.stack([example.image for example in examples]), Path("in memory"))
+    packed = Packed(np.stack([example.item for example in examples]), Path("in memory"))
     indices = np.arange(len(examples))
     return Batches(packed, labels, indices, 12, device.torch_device, shuffle_seed=shuffle_seed)
 

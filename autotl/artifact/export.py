@@ -83,7 +83,7 @@ def decode_examples(
     images, labels = [], []
     for i in np.random.default_rng(0).permutation(len(examples))[:max_images]:
         try:
-            images.append(predictor.decode(examples[i].image))
+            images.append(predictor.decode(examples[i].item))
             labels.append(class_index.get(examples[i].label, -1))
         except DataError as error:
             on_unreadable(str(error))

@@ -267,7 +267,7 @@ def NAME(source: str) -> list[Example]:
         for i in range(count):
             pixels = generator.normal(colour, 30, (32, 32, 3)).clip(0, 255).astype(np.uint8)
             # image may also be a file. Set split or group if the data define them.
-            examples.append(Example(name=f"{label}/{i}", image=pixels, label=label))
+            examples.append(Example(name=f"{label}/{i}", item=pixels, label=label))
     return examples
 ''',
 }

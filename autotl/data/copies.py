@@ -100,7 +100,7 @@ def digest_examples(examples: Sequence[Example]) -> NDArray[np.uint64]:
 
     def digest(example: Example) -> int:
         try:
-            return digest_thumbnail(make_thumbnail(open_for_thumbnail(example.image)))
+            return digest_thumbnail(make_thumbnail(open_for_thumbnail(example.item)))
         except Exception:  # decoders raise anything on broken files
             return 0
 
@@ -141,7 +141,7 @@ def find_copies(
 def _digest_pixels(example: Example) -> str:
     """A digest of the upright pixels at full size; empty if the image has become unreadable."""
     try:
-        opened = open_upright(example.image, 0)
+        opened = open_upright(example.item, 0)
         # Values of more than 8 bits are equal whatever their type.
         deep = is_deep(opened)
         pixels = np.asarray(opened).astype(np.float64) if deep else np.asarray(to_rgb(opened, {}))

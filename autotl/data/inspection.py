@@ -43,12 +43,12 @@ def inspect(example: Example) -> Inspection:
     """
     content = ""
     try:
-        if isinstance(example.image, np.ndarray):
-            image: Any = example.image
+        if isinstance(example.item, np.ndarray):
+            image: Any = example.item
             data = repr((image.dtype.str, image.shape)).encode() + image.tobytes()
         else:
-            require_regular_file(example.image)
-            data = Path(example.image).read_bytes()
+            require_regular_file(example.item)
+            data = Path(example.item).read_bytes()
             image = BytesIO(data)
         if not data:
             return Inspection("", "the file is empty")

@@ -137,7 +137,7 @@ class _Writer:
     def __call__(self, consume: Callable[[NDArray[np.uint8]], object]) -> None:
         map_in_threads(
             lambda example: decode(
-                example.image, self.size, self.interpolation, self.dataset.scales
+                example.item, self.size, self.interpolation, self.dataset.scales
             ),
             self.dataset.examples,
             consume,

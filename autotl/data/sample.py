@@ -54,8 +54,8 @@ def measure_decoding(examples: Sequence[Example]) -> tuple[float, int]:
 
     def open_image(example: Example) -> float:
         with suppress(Exception):  # decoders raise anything on broken files
-            open_upright(example.image, 1)
-            return image_side(example.image)
+            open_upright(example.item, 1)
+            return image_side(example.item)
         return 0.0
 
     began = time.monotonic()

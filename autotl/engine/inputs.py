@@ -53,7 +53,7 @@ def check_image_places(settings: StudyConfig, examples: Sequence[Example]) -> No
     Raises:
         StudyError: An image is in the run folder or in the cache.
     """
-    parents = {Path(e.image).parent for e in examples if isinstance(e.image, str | Path)}
+    parents = {Path(e.item).parent for e in examples if isinstance(e.item, str | Path)}
     for place in (settings.folder, settings.out / "cache"):
         if inside := next((p for p in parents if files.is_within(p, place)), None):
             raise StudyError(

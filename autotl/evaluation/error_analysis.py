@@ -110,7 +110,7 @@ def _list_most_confident(
             "truth": dataset.classes[dataset.labels[indices[i]]],
             "guess": dataset.classes[guesses[i]],
             "probability": float(confidence[i]),
-            "thumbnail": make_thumbnail(dataset.examples[indices[i]].image, dataset.scales),
+            "thumbnail": make_thumbnail(dataset.examples[indices[i]].item, dataset.scales),
         }
         for i in order[selected[order]][:MAX_IMAGES]
     ]
@@ -135,7 +135,7 @@ def add_saliency(
     """
     if not saliency.is_available():
         return entries
-    images = {example.name: example.image for example in dataset.examples}
+    images = {example.name: example.item for example in dataset.examples}
     class_index = {name: index for index, name in enumerate(dataset.classes)}
     spec, start = network.input_spec, time.monotonic()
     extended: list[ImageEntry] = []

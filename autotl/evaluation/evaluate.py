@@ -61,7 +61,7 @@ def evaluate(
         unreadable.append({"name": usable[index].name, "reason": reason})
 
     indices, rows = [], []
-    for index, row in predictor.stream([e.image for e in usable], note_unreadable):
+    for index, row in predictor.stream([e.item for e in usable], note_unreadable):
         indices.append(index)
         rows.append(row)
         if progress:

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Literal
 
 GIVEN_ARGUMENTS: Mapping[str, tuple[str, ...]] = {
-    "backbone": ("name", "weights", "size"),
+    "backbone": ("name", "weights", "size", "saved"),
     "freeze": ("model", "epochs"),
     "head": ("features", "classes"),
-    "augment": ("size", "uniform"),
+    "augment": ("size", "expects", "uniform"),
     "optimizer": ("groups", "steps"),
     "balance": ("counts",),
     "dataset": ("source",),

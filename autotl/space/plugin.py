@@ -25,6 +25,7 @@ from typing import Any, Generic, Literal, ParamSpec, Protocol, TypeVar, overload
 
 from autotl.errors import PluginError
 from autotl.space.hyperparameter import Hyperparameter
+from autotl.space.input_kind import IMAGE
 from autotl.space.kinds import IMAGE_SIZE, HeadInput
 from autotl.space.signature import read_signature
 
@@ -34,18 +35,19 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Example:
-    """One labelled image, as a dataset plugin returns it.
+    """One labelled example, as a dataset plugin returns it.
 
     Args:
         name: Identifies the example to people; unique in its source.
-        image: A file, or an array ``uint8 [H, W]`` or ``[H, W, 3]``.
+        item: What it is an example of, as its kind of input has it. For images a file, or an array
+            ``uint8 [H, W]`` or ``[H, W, 3]``.
         label: The class; an empty one is reported as a problem of the data.
         split: The split it belongs to; if empty, AutoTL chooses one.
         group: Examples of one group (a patient, a video) are always put into the same split.
     """
 
     name: str
-    image: Any
+    item: Any
     label: str
     split: Literal["", "train", "validation", "test"] = ""
     group: str = ""
@@ -148,6 +150,8 @@ class Plugin(Generic[P, R]):
     requires: tuple[str, ...] = ()
     order: int | None = None
     matches: tuple[str, ...] = ()
+    accepts: Callable[[str], bool] | None = None
+    input: str = IMAGE
     members: Members | None = None
     locate: Locate | None = None
     takes: HeadInput = "features"
@@ -206,7 +210,11 @@ class Kind:
         requires: Distributions that it needs, as requirement specifiers: ``["peft>=0.10"]``.
         order: Rank among the defaults that are tried before the sampler chooses, 1 first. Plugins
             without a rank are left to the sampler.
+        input: For a dataset, a backbone or an augmentation: the kind of input that it gives or
+            takes, see ``InputKind``; an augmentation for ``ANY_INPUT`` takes every kind.
         matches: For a dataset: the sources it reads, as glob patterns (a folder ends in ``/``).
+        accepts: For a dataset: looks into a source that matches, e.g. at the columns of a table,
+            and returns whether this plugin reads it; without it, everything that matches is read.
         takes: For a head, its input: pooled ``features [B, F]``; the ``map [B, positions, F]``
             of any architecture; or ``stages [B, F]``, the concatenated means of the last stages'
             maps and the pooled features.
@@ -228,7 +236,9 @@ class Kind:
         name: str | None = None,
         requires: Sequence[str] = (),
         order: int | None = None,
+        input: str = IMAGE,
         matches: Iterable[str] = (),
+        accepts: Callable[[str], bool] | None = None,
         members: Members | None = None,
         locate: Locate | None = None,
         takes: HeadInput = "features",

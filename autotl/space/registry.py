@@ -24,6 +24,7 @@ from autotl.errors import (
     find_path_fault,
     shorten,
 )
+from autotl.space.input_kind import InputKind
 from autotl.space.kinds import GIVEN_ARGUMENTS
 from autotl.space.plugin import Plugin, Weights
 
@@ -86,14 +87,28 @@ class Registry:
     Args:
         plugins: The plugins of the registry.
         broken: Installed plugin modules that could not be imported, with the reason.
+        input_kinds: Kinds of input besides images.
+
+    Attributes:
+        broken: The argument.
+        input_kinds: Kinds of input besides images, by name.
 
     Raises:
-        PluginError: Two plugins of a kind have the same name.
+        PluginError: Two plugins of a kind, or two kinds of input, have the same name.
     """
 
-    def __init__(self, plugins: Iterable[AnyPlugin] = (), broken: Iterable[Excluded] = ()) -> None:
+    def __init__(
+        self,
+        plugins: Iterable[AnyPlugin] = (),
+        broken: Iterable[Excluded] = (),
+        input_kinds: Iterable[InputKind] = (),
+    ) -> None:
         self._plugins: dict[str, dict[str, AnyPlugin]] = {kind: {} for kind in GIVEN_ARGUMENTS}
         self.broken = tuple(broken)
+        self.input_kinds: dict[str, InputKind] = {}
+        for kind in input_kinds:
+            if self.input_kinds.setdefault(kind.name, kind) is not kind:
+                raise PluginError(f"two input kinds are called {kind.name!r}; rename one of them")
         for plugin in plugins:
             first = self._plugins[plugin.kind].setdefault(plugin.name, plugin)
             if first is not plugin:
@@ -189,7 +204,8 @@ class Registry:
         text = f"{path.as_posix()}/" if path.is_dir() else source
         # Plugin files are registered after installed plugins and take precedence over them.
         for plugin in reversed(self._plugins["dataset"].values()):
-            if any(fnmatchcase(text.lower(), pattern.lower()) for pattern in plugin.matches):
+            matches = any(fnmatchcase(text.lower(), p.lower()) for p in plugin.matches)
+            if matches and (plugin.accepts is None or plugin.accepts(source)):
                 return plugin
         readable = ", ".join(m for p in self._plugins["dataset"].values() for m in p.matches)
         raise DataError(f"no dataset plugin reads {source!r}; those installed read {readable}")
@@ -286,6 +302,11 @@ def collect(module: ModuleType, origin: str) -> list[AnyPlugin]:
     ]
 
 
+def collect_input_kinds(module: ModuleType) -> list[InputKind]:
+    """Collect the input kinds at the top level of ``module``."""
+    return [value for value in vars(module).values() if isinstance(value, InputKind)]
+
+
 def load(files: Iterable[Path] = ()) -> Registry:
     """Load every installed plugin, then those in ``files``.
 
@@ -299,20 +320,25 @@ def load(files: Iterable[Path] = ()) -> Registry:
     for file in files:
         require_plugin_file(file)  # before the plugins import their libraries
     plugins: list[AnyPlugin] = []
+    kinds: list[InputKind] = []
     broken: list[Excluded] = []
     for entry in sorted(entry_points(group=GROUP), key=lambda e: (e.name, e.value)):
         origin = f"{entry.dist.name} {entry.dist.version}" if entry.dist else entry.value
         try:
-            plugins += collect(entry.load(), origin)
+            module = entry.load()
+            plugins += collect(module, origin)
+            kinds += collect_input_kinds(module)
         except Exception as error:  # a third-party module may raise anything; it is listed
             reason = f"{origin} cannot be imported: {type(error).__name__}: {error}"
             broken.append(Excluded("module", entry.value, reason))
     for file in files:
-        plugins += _import_file(file)
-    return Registry(plugins, broken)
+        own, own_kinds = _import_file(file)
+        plugins += own
+        kinds += own_kinds
+    return Registry(plugins, broken, dict.fromkeys(kinds))
 
 
-def _import_file(file: Path) -> list[AnyPlugin]:
+def _import_file(file: Path) -> tuple[list[AnyPlugin], list[InputKind]]:
     """Import a Python file under a name of its own and collect its plugins."""
     try:
         digest = hashlib.sha256(file.read_bytes()).hexdigest()[:12]
@@ -336,7 +362,7 @@ def _import_file(file: Path) -> list[AnyPlugin]:
     if not plugins:
         kinds = ", ".join(f"@{kind}" for kind in GIVEN_ARGUMENTS)
         raise PluginError(f"{file} defines no plugin; decorate a function with one of {kinds}")
-    return plugins
+    return plugins, collect_input_kinds(module)
 
 
 def _error_line(error: BaseException, file: str | None) -> str:

@@ -64,9 +64,9 @@ def _check_examples(examples: list[Example], violations: Violations) -> bool:
                 f"gives {example.name!r} the split {example.split!r}; a split is one of {SPLITS}"
             )
             return False
-        if not _is_image(example.image):
+        if not _is_image(example.item):
             violations.add(
-                f"gives {example.name!r} the image {describe(example.image)}; give a file that "
+                f"gives {example.name!r} the image {describe(example.item)}; give a file that "
                 "exists, or uint8 [H, W] or [H, W, 3]"
             )
             return False

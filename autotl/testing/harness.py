@@ -69,7 +69,7 @@ class PluginHarness:
     def make_images(self, count: int = 8) -> Tensor:
         """Make images ``uint8 [B, 3, S, S]``."""
         examples = toy.squares((count, 0, 0), 5, self.side)
-        array = np.stack([e.image for e in examples])
+        array = np.stack([e.item for e in examples])
         return torch.from_numpy(array).permute(0, 3, 1, 2)
 
     @property

@@ -60,7 +60,7 @@ def make_batches(
 ) -> Batches:
     """Make batches of at most ``size`` examples, on the CPU; classes are sorted by their names."""
     classes = sorted({e.label for e in examples})
-    array = np.stack([e.image for e in examples])
+    array = np.stack([e.item for e in examples])
     labels = np.array([classes.index(e.label) for e in examples])
     packed = Packed(array, Path("in memory"))
     indices = np.arange(len(examples))

@@ -116,7 +116,7 @@ class Photos(Dataset):
     def load(self, position: int) -> Any:
         """Load an image before it is transformed."""
         example = self.bench.dataset.examples[self.indices[position]]
-        return Image.open(example.image).convert("RGB")
+        return Image.open(example.item).convert("RGB")
 
     def __getitem__(self, position: int) -> tuple[Tensor, int]:
         image = self.transform(self.load(position))

@@ -42,7 +42,7 @@ class Labelled(NamedTuple):
 def data() -> Labelled:
     examples = squares(60)
     labels = np.array([CLASSES.index(e.label) for e in examples])
-    return Labelled(np.stack([e.image for e in examples]), labels)
+    return Labelled(np.stack([e.item for e in examples]), labels)
 
 
 def fit(images: NDArray[np.uint8], labels: NDArray[np.int64]) -> Model:
@@ -315,7 +315,7 @@ def test_a_fixed_random_subset_of_the_examples_is_decoded(
     predictor: Predictor, tmp_path: Path
 ) -> None:
     examples = [
-        Example(e.name, e.image, e.label if i % 2 else "unknown") for i, e in enumerate(squares(20))
+        Example(e.name, e.item, e.label if i % 2 else "unknown") for i, e in enumerate(squares(20))
     ]
     examples[0] = Example("missing", tmp_path / "missing.jpg", "red")
     unreadable: list[str] = []

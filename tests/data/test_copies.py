@@ -24,8 +24,8 @@ def pairs(thumbnails: np.ndarray) -> list[list[int]]:
 
 
 def keys(examples: list[Example]) -> list[str]:
-    opened = [copies.open_for_thumbnail(e.image) for e in examples]
-    contents = [Path(e.image).read_bytes().hex() for e in examples]
+    opened = [copies.open_for_thumbnail(e.item) for e in examples]
+    contents = [Path(e.item).read_bytes().hex() for e in examples]
     return find_copies(examples, [copies.make_thumbnail(o) for o in opened], contents)
 
 
@@ -60,7 +60,7 @@ def test_equal_thumbnails_are_not_enough(tmp_path: Path) -> None:
     Image.new("RGB", (40, 50), "white").save(tmp_path / "d.png")
     examples = [Example(n, tmp_path / n, "a") for n in ("a.png", "b.png", "c.png", "d.png")]
     assert len(set(keys(examples))) == 4
-    thumbnails = [copies.make_thumbnail(copies.open_for_thumbnail(e.image)) for e in examples]
+    thumbnails = [copies.make_thumbnail(copies.open_for_thumbnail(e.item)) for e in examples]
     assert (thumbnails[0] == thumbnails[1]).all()
 
 

@@ -32,7 +32,7 @@ def test_unreadable_images_are_named_and_left_out(tmp_path: Path) -> None:
         "truncated.jpg": whole[: len(whole) * 2 // 3],
         "text.jpg": b"not an image at all",
         "empty.png": b"",
-        "cut_off.png": usable[0].image.read_bytes()[:-30],
+        "cut_off.png": usable[0].item.read_bytes()[:-30],
     }
     for name, content in broken.items():
         (tmp_path / name).write_bytes(content)
@@ -83,7 +83,7 @@ def test_every_file_is_opened_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     examples = noise_files(tmp_path)
     calls: list[tuple[str, int, int]] = []
     check(examples, "here", progress=lambda *call: calls.append(call))
-    assert sorted(opened) == sorted(e.image for e in examples)
+    assert sorted(opened) == sorted(e.item for e in examples)
     assert calls == [("checking", done, 6) for done in range(1, 7)]
 
 
@@ -116,7 +116,7 @@ def test_the_fingerprint_depends_on_every_field_and_pixel_but_not_on_the_folder_
     *others, last = examples
     fingerprint = check(examples, "here").fingerprint
     shutil.copytree(tmp_path / "here", tmp_path / "there")
-    moved = [replace(e, image=tmp_path / "there" / e.name) for e in examples]
+    moved = [replace(e, item=tmp_path / "there" / e.name) for e in examples]
     assert check(moved, "there", seed=5).fingerprint == fingerprint
 
     assert check([*others, replace(last, name="c")], "here").fingerprint != fingerprint
@@ -124,9 +124,9 @@ def test_the_fingerprint_depends_on_every_field_and_pixel_but_not_on_the_folder_
     assert check([*others, replace(last, group="g")], "here").fingerprint != fingerprint
     assert check([*others, replace(last, split="test")], "here").fingerprint != fingerprint
     assert check(others, "here").fingerprint != fingerprint
-    pixels = np.array(Image.open(moved[0].image))
+    pixels = np.array(Image.open(moved[0].item))
     pixels[0, 0, 0] ^= 1
-    Image.fromarray(pixels).save(moved[0].image)
+    Image.fromarray(pixels).save(moved[0].item)
     assert check(moved, "there").fingerprint != fingerprint
 
 

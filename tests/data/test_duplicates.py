@@ -77,5 +77,5 @@ def test_a_class_whose_images_all_look_alike_is_not_one_unit() -> None:
 
 def test_small_images_are_never_near_copies() -> None:
     digits = [Example(f"{c}/{i}", noise(1, 28) // 2 + i, c) for c in "ab" for i in range(5)]
-    different = [Example(e.name, e.image + np.uint8(5 * (e.label == "b")), e.label) for e in digits]
+    different = [Example(e.name, e.item + np.uint8(5 * (e.label == "b")), e.label) for e in digits]
     assert check(different, "here").issues == ()

@@ -73,7 +73,7 @@ def test_one_value_has_one_brightness_in_all_images(tmp_path: Path) -> None:
     arrays[4][15, 15] = 4096
     dataset = check(write(tmp_path, arrays), "here")
     assert dataset.scales == {"TIFF integer": (0, 4095)}
-    pixels = [decode(e.image, 16, "nearest", dataset.scales)[0, 0, 0] for e in dataset.examples]
+    pixels = [decode(e.item, 16, "nearest", dataset.scales)[0, 0, 0] for e in dataset.examples]
     assert set(pixels) == {round(2000 * 255 / 4095)}
 
 
@@ -85,7 +85,7 @@ def test_no_data_take_no_contrast_and_are_black(tmp_path: Path, nothing: float) 
         array[8, 8], array[8, 9] = 0.5, 1.01
     dataset = check(write(tmp_path, arrays), "here")
     assert dataset.scales == {"TIFF float": (0, 1)}
-    pixels = decode(dataset.examples[0].image, 16, "nearest", dataset.scales)
+    pixels = decode(dataset.examples[0].item, 16, "nearest", dataset.scales)
     assert (pixels[:5] == 0).all()
     assert pixels[8, 8:10, 0].tolist() == [128, 255]
 
@@ -115,9 +115,9 @@ def test_images_of_8_bits_have_no_scale(tmp_path: Path) -> None:
 def test_an_unknown_type_has_the_scale_of_its_numbers_or_the_full_one(tmp_path: Path) -> None:
     [tiff] = write(tmp_path, [np.full((4, 4), 2000, np.uint16)])
     for scales, value in (({"PNG integer": Scale(0, 4000)}, 128), ({}, 8)):
-        assert decode(tiff.image, 4, "nearest", scales)[0, 0, 0] == value
+        assert decode(tiff.item, 4, "nearest", scales)[0, 0, 0] == value
     [real] = write(tmp_path, [np.full((4, 4), 0.5, np.float32)])
-    assert decode(real.image, 4, "nearest", {"PNG integer": Scale(0, 4000)})[0, 0, 0] == 128
+    assert decode(real.item, 4, "nearest", {"PNG integer": Scale(0, 4000)})[0, 0, 0] == 128
 
 
 def test_the_scale_is_part_of_the_fingerprint(tmp_path: Path) -> None:

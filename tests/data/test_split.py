@@ -60,8 +60,8 @@ def test_groups_and_duplicates_are_joined_transitively() -> None:
     """a/0 and b/0 are one group; b/0 and b/1 are one image; b/1 and b/2 are one group."""
     changes: dict[str, dict[str, Any]] = {
         "a/0": {"group": "p"},
-        "b/0": {"group": "p", "image": noise(777)},
-        "b/1": {"group": "q", "image": noise(777)},
+        "b/0": {"group": "p", "item": noise(777)},
+        "b/1": {"group": "q", "item": noise(777)},
         "b/2": {"group": "q"},
     }
     examples = [replace(e, **changes.get(e.name, {})) for e in noise_examples(8)]

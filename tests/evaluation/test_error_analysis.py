@@ -115,7 +115,7 @@ def test_a_deleted_image_gets_no_saliency_map(dataset: Dataset) -> None:
     wrong = np.roll(mostly_correct(dataset), 1, 1)
     mistakes = error_analysis.find_mistakes(dataset, np.arange(len(dataset.labels)), wrong)[:2]
     examples = [
-        replace(e, image=Path("missing.png")) if e.name == mistakes[0]["name"] else e
+        replace(e, item=Path("missing.png")) if e.name == mistakes[0]["name"] else e
         for e in dataset.examples
     ]
     changed = replace(dataset, examples=examples)

@@ -40,7 +40,7 @@ def predictor() -> Predictor:
     """A model that classifies most of the images correctly, trained on the source ``known``."""
     network = model(head="nearest_mean").eval()
     training = squares(20, seed=1)
-    images = torch.from_numpy(np.stack([e.image for e in training])).permute(0, 3, 1, 2)
+    images = torch.from_numpy(np.stack([e.item for e in training])).permute(0, 3, 1, 2)
     labels = torch.tensor([CLASSES.index(e.label) for e in training])
     with torch.no_grad():
         network.head.fit(network.features(images), labels)  # type: ignore[operator]
@@ -49,7 +49,7 @@ def predictor() -> Predictor:
 
 @pytest.fixture(scope="module")
 def probabilities(predictor: Predictor, examples: list[Example]) -> np.ndarray:
-    return predictor.predict_proba(np.stack([e.image for e in examples]))
+    return predictor.predict_proba(np.stack([e.item for e in examples]))
 
 
 @pytest.fixture(scope="module")
@@ -196,8 +196,8 @@ def test_images_that_the_model_was_trained_on_are_counted(
     files = []
     for i, example in enumerate(examples):
         file = tmp_path / f"{i}.png"
-        Image.fromarray(example.image).save(file, compress_level=i % 10)
-        files.append(replace(example, image=file))
+        Image.fromarray(example.item).save(file, compress_level=i % 10)
+        files.append(replace(example, item=file))
     digests = digest_examples(examples[:7])
     trained = Predictor(
         predictor.network, CLASSES, CPU, 1.5, predictor.config, training_images=digests

@@ -58,7 +58,7 @@ def test_a_folder_of_classes(tmp_path: Path) -> None:
         ("cat/deep/er/b.PNG", "cat", ""),
         ("dog/c.jpeg", "dog", ""),
     ]
-    assert read_folder(f"{tmp_path}/")[0].image == tmp_path / "cat/a.jpg"
+    assert read_folder(f"{tmp_path}/")[0].item == tmp_path / "cat/a.jpg"
 
 
 def test_a_folder_of_splits_in_any_spelling(tmp_path: Path) -> None:
@@ -219,7 +219,7 @@ def test_arrays_are_read_with_the_keys_of_medmnist(tmp_path: Path) -> None:
         ("train/1", "10", "train"),
         ("val/0", "7", "validation"),
     ]
-    assert examples[2].image.shape == (8, 8, 3)
+    assert examples[2].item.shape == (8, 8, 3)
 
 
 @pytest.mark.parametrize(
@@ -237,7 +237,7 @@ def test_arrays_may_have_other_names_and_one_channel(
 ) -> None:
     arrays = {images: np.zeros((2, 8, 8, 1), np.uint8), labels: np.array([[1], [0]])}
     examples = read_arrays(tmp_path, **arrays)
-    assert [(e.label, e.split, e.image.shape) for e in examples] == [
+    assert [(e.label, e.split, e.item.shape) for e in examples] == [
         ("1", split, (8, 8)),
         ("0", split, (8, 8)),
     ]
@@ -285,8 +285,8 @@ def test_the_digits_of_scikit_learn() -> None:
     examples = datasets.sklearn("sklearn:digits")
     assert len(examples) == 1797
     assert {e.label for e in examples} == set("0123456789")
-    assert examples[0].image.dtype == np.uint8
-    assert max(e.image.max() for e in examples) == 255
+    assert examples[0].item.dtype == np.uint8
+    assert max(e.item.max() for e in examples) == 255
     with pytest.raises(DataError, match="did you mean 'digits'"):
         datasets.sklearn("sklearn:digit")
 

@@ -29,7 +29,7 @@ def reading(make: Callable[[], Any], matches: tuple[str, ...] = ("made:*",)) -> 
 
 
 def two(**changes: Any) -> list[Example]:
-    values: dict[str, Any] = {"image": np.zeros((4, 4, 3), np.uint8), **changes}
+    values: dict[str, Any] = {"item": np.zeros((4, 4, 3), np.uint8), **changes}
     return [Example("a", label="x", **values), Example("b", label="y", **values)]
 
 
@@ -47,13 +47,13 @@ def test_a_valid_dataset_plugin_passes() -> None:
         (reading(lambda: iter(two())), "return a list of autotl.Example"),
         (reading(lambda: [*two(), *two()]), "names several examples 'a'"),
         (reading(lambda: two(split="valid")), "gives 'a' the split 'valid'"),
-        (reading(lambda: two(image="no/such.png")), "a file that exists"),
-        (reading(lambda: two(image=np.zeros((4, 4)))), "the image float64 [4, 4]"),
+        (reading(lambda: two(item="no/such.png")), "a file that exists"),
+        (reading(lambda: two(item=np.zeros((4, 4)))), "the image float64 [4, 4]"),
         (reading(lambda: two()[:1]), "fewer than two classes"),
         (
             reading(
                 lambda: random.sample(
-                    [*two(), Example(str(random.random()), two()[0].image, "x")], 3
+                    [*two(), Example(str(random.random()), two()[0].item, "x")], 3
                 )
             ),
             "the second time",

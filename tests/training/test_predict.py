@@ -28,7 +28,7 @@ def test_predictions_are_in_order_and_sum_to_one() -> None:
     np.testing.assert_allclose(probabilities.sum(1), 1, rtol=1e-5)
     assert len(np.unique(probabilities, axis=0)) == 36
     with torch.no_grad():
-        images = torch.stack([torch.from_numpy(e.image) for e in squares(seed=1)])
+        images = torch.stack([torch.from_numpy(e.item) for e in squares(seed=1)])
         expected = network.eval()(images.permute(0, 3, 1, 2)).softmax(1)
     np.testing.assert_allclose(probabilities, expected.numpy(), rtol=1e-4, atol=1e-6)
     before = copy_state(network)

@@ -1,0 +1,209 @@
+"""Kinds of input, such as images or sentences, and how their examples are encoded for a backbone.
+
+An ``InputKind`` knows what an *item* is (the content of an example: a file, an array, a string),
+reads items for predictions and shows them in reports. A ``ModelInput`` belongs to a backbone: it
+encodes an item as an array of fixed shape, which is packed, batched and fed to the backbone.
+
+A package adds a kind by an instance of ``InputKind`` at the top level of a plugin module, a dataset
+plugin and backbones with ``input="its name"``. Backbones of another kind serve it too if its items
+can be opened as those: a kind of recordings that ``becomes = "image"`` opens them as spectrograms.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from autotl.space.plugin import Example
+
+IMAGE = "image"
+"""The name of the kind that plugins are of by default."""
+
+ANY_INPUT = "any"
+"""Stands for every kind, for augmentations that do not depend on it."""
+
+
+@dataclass(frozen=True)
+class Preview:
+    """A small view of an item for a report.
+
+    Args:
+        media_type: ``text/plain`` (UTF-8), or an ``image/...`` or ``audio/...`` that browsers show.
+        content: The bytes of the text or of the file.
+    """
+
+    media_type: str
+    content: bytes
+
+
+@dataclass(frozen=True)
+class WeightedText:
+    """An explanation of a prediction in words.
+
+    Args:
+        parts: The parts of the text in order, each with the weight of its support for the class,
+            from -1 (speaks against it) to 1.
+    """
+
+    parts: tuple[tuple[str, float], ...]
+
+
+PredictItems = Callable[[Sequence[Any]], Any]
+"""Predicts items: the probabilities ``float32 [N, C]`` of ``N`` items."""
+
+
+class ModelInput(ABC):
+    """The input that a backbone expects: its attribute ``expects``.
+
+    Attributes:
+        kind: Name of the kind of the items.
+        size: The size in the unit of the kind: the side of an image in pixels, or a number of
+            tokens or samples.
+        shape: Shape of an encoded item. Items of three dimensions are images ``[H, W, channels]``,
+            whose batches are ``[B, channels, H, W]``; batches of others are ``[B, *shape]``.
+        dtype: NumPy's name of the type of an encoded item, e.g. ``uint8``.
+    """
+
+    kind: str
+    size: int
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    @abstractmethod
+    def key(self) -> str:
+        """Identifies the encoding in file names: inputs with equal keys encode items equally.
+
+        It depends on all that ``encode`` depends on: a vocabulary enters by a digest.
+        """
+
+    @abstractmethod
+    def encode(self, item: Any) -> Any:
+        """Encode an item as an array of this shape and type.
+
+        Raises:
+            Exception: The item cannot be read.
+        """
+
+    def make_preprocessing(self) -> Any:
+        """A ``torch.nn.Module`` that prepares a batch on the device, or None if it need not be.
+
+        It gets a batch of encoded items, and returns what the backbone takes.
+        """
+        return None
+
+    def save(self, folder: Path) -> None:  # noqa: B027  most inputs need no files
+        """Write the files, such as a vocabulary, that ``encode`` and the backbone are built from.
+
+        They travel with the model. A backbone plugin that takes ``saved`` gets this folder when a
+        model is loaded, instead of pretrained weights.
+
+        Args:
+            folder: An empty folder.
+        """
+
+    def describe(self) -> dict[str, Any]:
+        """The description for ``config.json`` and for exports: values of JSON."""
+        return {"kind": self.kind, "size": self.size, "key": self.key}
+
+
+class InputKind(ABC):
+    """A kind of input.
+
+    Attributes:
+        name: Its name, which plugins give as ``input``.
+        noun: What one example is called in sentences, e.g. ``sentence``.
+        nouns: The plural.
+        unit: The unit of sizes, e.g. ``tokens``.
+        becomes: The kind as which ``open`` opens items, whose backbones are used; if empty, this
+            kind itself.
+    """
+
+    name: str
+    noun: str
+    nouns: str
+    unit: str
+    becomes: str = ""
+
+    @property
+    def backbone_input(self) -> str:
+        """The kind of the backbones that are used."""
+        return self.becomes or self.name
+
+    @abstractmethod
+    def content(self, item: Any) -> bytes:
+        """The bytes that identify an item: items with equal bytes are copies.
+
+        Raises:
+            Exception: The item cannot be read; the message is shown to the user.
+        """
+
+    @abstractmethod
+    def show(self, item: Any) -> Preview:
+        """A preview of an item for the report.
+
+        Raises:
+            Exception: The item cannot be read.
+        """
+
+    @abstractmethod
+    def read(self, argument: str) -> Iterable[tuple[str, Any]]:
+        """Yield the name and the item of each example that an argument of ``predict`` stands for.
+
+        Args:
+            argument: What a user typed, such as a file or a folder.
+
+        Raises:
+            DataError: There is nothing of this kind.
+        """
+
+    def open(self, item: Any) -> Any:
+        """Open an item as one of the kind ``becomes``."""
+        return item
+
+    def encode(self, item: Any, expects: ModelInput, scales: Mapping[str, Any]) -> Any:
+        """Encode an item for a backbone.
+
+        Args:
+            item: The item.
+            expects: The input of the backbone.
+            scales: What was measured of the whole data set; only images have something there.
+
+        Raises:
+            Exception: The item cannot be read.
+        """
+        return expects.encode(self.open(item))
+
+    def useful_size(self, items: Sequence[Any], expects: ModelInput) -> int | None:
+        """The size beyond which inputs tell nothing more of most items; None if unknown.
+
+        It is chosen for a search unless the user or the budget demand another one.
+
+        Args:
+            items: A sample of the items.
+            expects: The input of a backbone at its own size, which is not exceeded.
+        """
+        return None
+
+    def explain(self, item: Any, class_index: int, predict: PredictItems) -> WeightedText | None:
+        """Explain why an item was predicted to be of a class; None if that is not possible.
+
+        Args:
+            item: The item.
+            class_index: Index of the class.
+            predict: Predicts modified items.
+        """
+        return None
+
+    @abstractmethod
+    def toy(self, counts: Sequence[int], seed: int = 0) -> list[Example]:
+        """Make examples of easy classes, by which plugins of this kind are tested.
+
+        Args:
+            counts: Number of examples of each class.
+            seed: Seed of what is random in them.
+        """
