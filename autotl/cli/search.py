@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from autotl.cli import isolation
 from autotl.cli.common import (
     PATH,
     PLUGIN,
@@ -23,6 +22,7 @@ from autotl.cli.common import (
     given_options,
     interruptible,
 )
+from autotl.errors import GpuError
 from autotl.events import Stage
 
 if TYPE_CHECKING:
@@ -222,13 +222,14 @@ def search(source: str, quiet: bool, isolate: bool, **options: Any) -> None:
     from autotl import study
 
     settings = study.configure(source, given_options(options))
-    if isolate and not isolation.is_child():
-        from autotl.search import preflight
-
-        preflight.check(settings)
-        sys.exit(isolation.run(settings, sys.argv[1:], began))
-    began -= isolation.spent_before()
-    result = _run(settings, quiet, command=shlex.join(["autotl", *sys.argv[1:]]), began=began)
+    if isolate:
+        began = _isolate(settings, began)
+    try:
+        result = _run(settings, quiet, command=shlex.join(["autotl", *sys.argv[1:]]), began=began)
+    except GpuError as error:
+        if isolate:  # the supervisor does what the user is advised to do
+            raise GpuError(error.what) from error
+        raise
     if not quiet:
         from autotl import report
         from autotl.cli import console
@@ -241,6 +242,17 @@ def search(source: str, quiet: bool, isolate: bool, **options: Any) -> None:
     if result.interrupted:
         click.echo("interrupted; repeat the command to continue", err=True)
         sys.exit(130)
+
+
+def _isolate(settings: StudyConfig, began: float) -> float:
+    """Supervise the search in a child process; in the child, return the begin of the budget."""
+    from autotl.cli import isolation
+    from autotl.search import preflight
+
+    if isolation.is_child():
+        return began - isolation.spent_before()
+    preflight.check(settings)
+    sys.exit(isolation.run(settings, sys.argv[1:], began))
 
 
 @click.command()

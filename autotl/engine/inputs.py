@@ -9,7 +9,6 @@ import numpy as np
 
 from autotl import data, files
 from autotl.data import Dataset
-from autotl.engine.ending import ERROR_FILE
 from autotl.errors import (
     StoreError,
     StudyError,
@@ -24,7 +23,7 @@ from autotl.space.space import Space
 from autotl.store import (
     StudyFacts,
 )
-from autotl.study import StudyConfig
+from autotl.study import ERROR_FILE, StudyConfig
 
 
 def choose_inputs(
