@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 import optuna
 import optuna_dashboard
 import pytest
+from command_line import run
 from images import FAST, read_trials, write_images, write_plugin
 
 import autotl
@@ -126,6 +127,29 @@ def test_what_is_not_given_is_what_the_study_has(settings: Make) -> None:
     assert "image_size = 24" in (settings().folder / "recipe.toml").read_text()
     [text] = [e.text for e in notes if isinstance(e, Note) and "as in the earlier runs" in e.text]
     assert {"seed=5", "epochs=2", "image_size=24"} <= set(text.partition(": ")[2].split(", "))
+
+
+def test_a_study_keeps_the_options_of_its_data(settings: Make, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    (photos / "warm").mkdir()
+    (photos / "red").rename(photos / "warm/red")
+    (photos / "blue").rename(photos / "warm/blue")
+    with pytest.raises(StudyError, match=r"--data-option: .* did you mean 'classes'"):
+        engine.run(settings(data_options={"clases": "deepest"}))
+    first = engine.run(settings(trials=1, data_options={"classes": "deepest"}))
+    classes = ["green", "warm/blue", "warm/red"]
+    assert first.summary["data"]["classes"] == classes
+    bare = settings(trials=2)
+    assert engine.run(bare).summary["data"]["classes"] == classes
+    assert len(read_trials(bare)) == 2
+    with pytest.raises(StudyError, match="has data_options=classes=deepest, not classes=top"):
+        engine.run(settings(data_options={"classes": "top"}))
+    recipe = study.configure_recipe(first.folder / "recipe.toml", None, {})
+    assert recipe.data_options == {"classes": "deepest"}
+    words = ("evaluate", first.folder / "model", photos, "--plugin", tmp_path / "tiny_plugin.py")
+    assert "60 images" in run(*words).output, "the model knows how its data were read"
+    top = run(*words, "--data-option", "classes=top")
+    assert "20 images" in top.output
 
 
 def test_a_study_without_a_complete_trial_locks_nothing(settings: Make) -> None:

@@ -67,9 +67,10 @@ class Description(_Part):
 
 
 class Data(_Part):
-    """The entry ``data``: where the training images were."""
+    """The entry ``data``: where the training images were, and how they were read."""
 
     source: Annotated[str, Field(pattern=r"^[^\x00]*$")] = ""
+    options: dict[str, str] = {}
 
 
 class ModelConfig(Description):

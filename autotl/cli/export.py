@@ -11,7 +11,7 @@ import click
 
 from autotl.artifact.folder import require_folder
 from autotl.cli.common import FORMAT, PATH, PLUGIN, SOURCE
-from autotl.cli.inputs import find_images, load_examples, write_note
+from autotl.cli.inputs import find_images, load_examples, model_options, write_note
 from autotl.errors import ArtifactError, AutoTLError, DataError
 
 if TYPE_CHECKING:
@@ -106,10 +106,11 @@ def _comparison_examples(
     from autotl.data import read_source
 
     if source is not None:
-        return source, _load_with_or_without_labels(source, plugins)
+        return source, _load_with_or_without_labels(source, predictor, plugins)
     origin = predictor.config.get("data", {}).get("source", "")
     try:
-        return origin, read_source(origin, plugins).examples
+        options = model_options(predictor, origin, plugins)
+        return origin, read_source(origin, plugins, options).examples
     except AutoTLError:
         if to == "onnx-int8":
             raise DataError(
@@ -119,12 +120,14 @@ def _comparison_examples(
         return "", []
 
 
-def _load_with_or_without_labels(source: str, plugins: Registry) -> list[Example]:
+def _load_with_or_without_labels(
+    source: str, predictor: Predictor, plugins: Registry
+) -> list[Example]:
     """Load labelled examples, or the images of a folder with empty labels."""
     from autotl.space.plugin import Example
 
     try:
-        return load_examples(source, plugins)
+        return load_examples(source, plugins, model_options(predictor, source, plugins))
     except DataError:
         if not Path(source).is_dir():
             raise

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from autotl.cli.common import (
+    DATA_OPTION,
     PATH,
     PLUGIN,
     SOURCE,
@@ -187,6 +188,7 @@ FOLDS = click.option(
     help="Maximum disk space for cached features of frozen layers, e.g. 20GB, or 0 for no cache "
     "(default: 10GB, at most a tenth of the free space).",
 )
+@DATA_OPTION
 @PLUGIN
 @click.option("--study", metavar="NAME", help="Name of the study (default: the name of the data).")
 @STORAGE
@@ -272,6 +274,7 @@ def _isolate(settings: StudyConfig, began: float) -> float:
     "a recipe that is not called recipe.toml).",
 )
 @FOLDS
+@DATA_OPTION
 @PLUGIN
 @WEIGHTS
 @QUIET

@@ -21,7 +21,7 @@ from autotl.data.packing import PACKED_SUFFIX, Packed, pack, packed_shape
 from autotl.data.resample import Indices, Resample, fold, resample
 from autotl.data.sample import FEWEST_PER_CLASS, measure_decoding, sample_examples
 from autotl.data.scale import Scale, Scales
-from autotl.data.source import Source, read_source
+from autotl.data.source import Source, parse_options, read_source
 
 __all__ = [
     "FEWEST_PER_CLASS",
@@ -47,6 +47,7 @@ __all__ = [
     "normalise_label",
     "pack",
     "packed_shape",
+    "parse_options",
     "prefetch",
     "read_source",
     "resample",

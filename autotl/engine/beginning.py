@@ -127,7 +127,7 @@ def begin_study(
         direction=metrics.get(settings.metric).direction,
         prefer=settings.prefer,
         identity=this,
-        data=_data_facts(dataset, metrics.get(settings.metric)),
+        data=_data_facts(settings, dataset),
         unit_folds=folds.unit_folds(dataset),
         space=search_space.describe(),
         excluded=[ExcludedPlugin(**vars(plugin)) for plugin in search_space.excluded],
@@ -161,12 +161,13 @@ def _identity(
     }
 
 
-def _data_facts(dataset: Dataset, metric: metrics.Metric) -> DataFacts:
+def _data_facts(settings: StudyConfig, dataset: Dataset) -> DataFacts:
     train, validation, test = (
         len(dataset.indices(split)) for split in ("train", "validation", "test")
     )
     return DataFacts(
         source=dataset.source,
+        options=settings.data_options,
         fingerprint=dataset.fingerprint,
         classes=list(dataset.classes),
         train=train,
@@ -177,7 +178,7 @@ def _data_facts(dataset: Dataset, metric: metrics.Metric) -> DataFacts:
         duplicates_across_splits=dataset.duplicates_across_splits,
         independent_validation=dataset.count_units(dataset.scored_split),
         imbalance=imbalance(dataset),
-        majority=_majority_class(dataset, metric),
+        majority=_majority_class(dataset, metrics.get(settings.metric)),
     )
 
 

@@ -108,7 +108,7 @@ def run(
         announce(settings, store, budget, device, listener)
         with budget.stage("check"):  # names are checked before any image is opened
             search_space = choose_space(settings, plugins, earlier, device, budget)
-            examples, issues = data.read_source(settings.data, plugins)
+            examples, issues = data.read_source(settings.data, plugins, settings.data_options)
             check_image_places(settings, examples)
             plan = choose_inputs(settings, search_space, examples, earlier, device, budget)
             settings, examples = apply_inputs(plan, settings, examples, listener)
@@ -147,12 +147,13 @@ def load_plugins(settings: StudyConfig, plugins: Registry | None) -> Registry:
     """Load the plugins, and check names before anything is written.
 
     Raises:
-        AutoTLError: A plugin file, a metric, a data source, a device or a database does not exist.
+        AutoTLError: A plugin file, a metric, a data source, one of its options, a device or a
+            database does not exist.
     """
     models.select_device(settings.device, settings.precision)
     plugins = plugins or registry.load(settings.plugin)
     metrics.get(settings.metric)
-    plugins.dataset(settings.data)
+    data.parse_options(plugins.dataset(settings.data), settings.data_options)
     if settings.learn_from:
         existing_url(settings.learn_from, "--learn-from")
     return plugins

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 SETTINGS = (
     *("metric", "seed", "epochs", "patience", "batch_size", "label_smoothing", "ema"),
-    *("validation", "folds", "test", "image_size"),
+    *("validation", "folds", "test", "image_size", "data_options"),
 )
 """The settings that are compared as they are given; ``precision`` is compared as it is computed."""
 
@@ -34,6 +34,8 @@ PRECISIONS = {
 def of_settings(settings: StudyConfig) -> dict[str, Any]:
     """Return the part of the identity that depends on the settings alone, as JSON values."""
     values = settings.model_dump(mode="json", include=set(SETTINGS))
+    if not settings.data_options:
+        del values["data_options"]  # studies of earlier versions have none
     if settings.precision != "auto":
         values["precision"] = of_precision(settings.precision)
     return values
@@ -100,7 +102,9 @@ def require_same(name: str, old: Mapping[str, Any], new: Mapping[str, Any], dele
     Raises:
         StudyError: They differ.
     """
-    different = [key for key in sorted(new) if old.get(key) != new[key]]
+    # A setting may be the reason for other data, and says more than their fingerprint.
+    keys = sorted(new, key=lambda key: (key not in SETTINGS, key))
+    different = [key for key in keys if old.get(key) != new[key]]
     if not different:
         return
     key, keep = different[0], ""
@@ -121,6 +125,8 @@ def _describe(key: str, value: Any) -> str:
     """Return the value of a setting as a user gives it."""
     if key == "precision":
         return PRECISIONS.get(str(value), str(value))
+    if isinstance(value, dict):
+        return ",".join(f"{name}={own}" for name, own in value.items()) or "unset"
     if isinstance(value, list):
         return " and ".join(map(str, value)) or "the backbone's"
     return "unset" if value is None else str(value)

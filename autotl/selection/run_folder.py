@@ -143,7 +143,11 @@ class RunFolder:
     ) -> dict[str, Any]:
         """Return the entries of ``config.json`` about where the model comes from."""
         origin: dict[str, Any] = {
-            "data": {"source": self.dataset.source, "fingerprint": self.dataset.fingerprint},
+            "data": {
+                "source": self.dataset.source,
+                "options": self.settings.data_options,
+                "fingerprint": self.dataset.fingerprint,
+            },
             "scales": scale.to_json(self.dataset.scales),
             "weights": weights.model_dump(),
             "training": recipes[0],
@@ -247,6 +251,8 @@ class RunFolder:
         if Path(source).exists():
             source = self._relative(Path(source))
         sources: dict[str, Any] = {"data": source}
+        if self.settings.data_options:
+            sources["data_options"] = self.settings.data_options
         if self.settings.plugin:
             sources["plugin"] = [self._relative(file) for file in self.settings.plugin]
         if self.settings.weights:

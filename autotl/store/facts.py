@@ -32,10 +32,12 @@ class DataFacts(Facts):
     ``independent_validation`` counts the sampling units of the validation split: images of one
     group, or copies of one image, count once. ``imbalance`` is the size of the largest class over
     that of the smallest in the training split. With ``folds`` there is no validation split: the
-    training split is divided into so many, and scores the trials.
+    training split is divided into so many, and scores the trials. ``options`` are the values of
+    keywords of the dataset plugin.
     """
 
     source: str = ""
+    options: dict[str, str] = {}
     fingerprint: str = ""
     classes: list[str] = []
     train: int = 0
