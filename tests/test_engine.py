@@ -129,6 +129,32 @@ def test_what_is_not_given_is_what_the_study_has(settings: Make) -> None:
     assert {"seed=5", "epochs=2", "image_size=24"} <= set(text.partition(": ")[2].split(", "))
 
 
+def test_a_study_keeps_its_search_space(
+    settings: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    narrow = {"mlp": {"depth": 1}}
+    options = {"head": ["mlp"], "space": {"head": narrow}, "plugin": [Path("tiny_plugin.py")]}
+    engine.run(settings(trials=2, **options))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    keys = {"data", "out", "trials", "device", "history"}
+    bare = study.StudyConfig.model_validate(settings(trials=4).model_dump(include=keys))
+    notes: list[Event] = []
+    engine.run(bare, notes.append)
+    [text] = [e.text for e in notes if isinstance(e, Note) and "as in the earlier runs" in e.text]
+    for part in ("backbone=tiny", "head=mlp", "space=head.mlp.depth=1", "plugin=/"):
+        assert part in text
+    rows = read_trials(settings())
+    assert len(rows) == 4
+    assert {(*row.config["backbone"], *row.config["head"]) for row in rows} == {("tiny", "mlp")}
+    assert {row.config["head"]["mlp"]["depth"] for row in rows} == {1}
+    wider = bare.model_copy(update={"head": ("linear",), "space": {}, "trials": 5})
+    wider = study.StudyConfig.model_validate(wider.model_dump(include={*keys, "head", "space"}))
+    engine.run(wider, notes.append)
+    assert "linear" in read_trials(settings())[4].config["head"], "what is given comes first"
+
+
 def test_a_study_keeps_the_options_of_its_data(settings: Make, tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     (photos / "warm").mkdir()

@@ -71,7 +71,9 @@ def continue_settings(
         other settings.
     """
     earlier = identity.find_earlier(store, settings)
-    adopted = identity.adopt(settings, earlier.identity if earlier else None)
+    adopted = settings
+    if earlier:
+        adopted = identity.adopt(settings, earlier.identity, earlier.space_settings)
     if text := identity.describe_adopted(settings, adopted):
         listener(Note(text))
     return adopted, earlier
@@ -130,6 +132,7 @@ def begin_study(
         data=_data_facts(settings, dataset),
         unit_folds=folds.unit_folds(dataset),
         space=search_space.describe(),
+        space_settings=identity.of_space(settings),
         excluded=[ExcludedPlugin(**vars(plugin)) for plugin in search_space.excluded],
         sampler=sampler.DESCRIPTION,
         pruner=pruner.DESCRIPTION,

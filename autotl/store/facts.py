@@ -149,6 +149,7 @@ class StudyFacts(Facts):
     ``identity`` has the settings that must be the same in all runs of the study. ``input_size`` and
     ``used_examples`` are those that the search chose: the side of the input images in pixels, None
     for that of the settings or of each backbone, and the number of examples, None for all.
+    ``space_settings`` are those from which the last run made the search space.
     ``reason`` is the error of a study whose state is ``failed``. ``unit_folds`` has the fold of
     each sampling unit of the training split, if it is divided into folds. ``seconds`` are those of
     all runs; ``run_seconds``, those of the last run, which ``budget_seconds`` limits. ``stages``
@@ -165,6 +166,7 @@ class StudyFacts(Facts):
     data: DataFacts = DataFacts()
     unit_folds: list[int] = []
     space: dict[str, Any] = {}
+    space_settings: dict[str, Any] = {}
     excluded: list[ExcludedPlugin] = []
     sampler: str = ""
     pruner: str = ""
