@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
@@ -165,6 +166,8 @@ class Predictor:
         temperature: Divisor of the logits.
         config: Content of ``config.json``.
         training_images: Digests of the images that the model was trained on, ``[N]``.
+        warn: Called with a sentence for the user, once for each file type of images with more than
+            8 bits that was not in the training data.
 
     Attributes:
         network: The model in eval mode.
@@ -186,13 +189,15 @@ class Predictor:
         temperature: float = 1.0,
         config: Mapping[str, Any] | None = None,
         training_images: NDArray[np.uint64] | None = None,
+        warn: Callable[[str], object] = warnings.warn,
     ) -> None:
         self.network = network.eval()
         self.classes = tuple(classes)
         self.device = device
         self.temperature = temperature
         self.config = config or {}
-        self.scales = data.scale.from_json(self.config.get("scales", {}))
+        scales = data.scale.from_json(self.config.get("scales", {}))
+        self.scales = data.scale.CheckedScales(scales, warn)
         self.training_images = training_images
 
     def was_trained_on(self, source: str) -> bool:
@@ -305,7 +310,12 @@ class Predictor:
         return [dict(zip(self.classes, map(float, row), strict=True)) for _, row in rows]
 
 
-def load(folder: Path, plugins: Registry | None = None, device: Device | None = None) -> Predictor:
+def load(
+    folder: Path,
+    plugins: Registry | None = None,
+    device: Device | None = None,
+    warn: Callable[[str], object] = warnings.warn,
+) -> Predictor:
     """Load the model in ``folder``.
 
     Args:
@@ -313,6 +323,7 @@ def load(folder: Path, plugins: Registry | None = None, device: Device | None = 
         plugins: The plugins to build backbone and head from; None for the installed ones.
         device: Where the model runs; None for the best device of this machine. Its autocast type is
             ignored: the model always computes in float32.
+        warn: See ``Predictor``.
 
     Raises:
         ArtifactError: The folder is incomplete, or a plugin that the model needs is not available.
@@ -339,7 +350,7 @@ def load(folder: Path, plugins: Registry | None = None, device: Device | None = 
     except RuntimeError as error:
         raise _misfit(folder, str(error).splitlines()[-1].strip()) from None
     temperature, images = content.get("temperature") or 1.0, _read_training_images(folder)
-    return Predictor(network, classes, device, temperature, content, images)
+    return Predictor(network, classes, device, temperature, content, images, warn)
 
 
 def _read_training_images(folder: Path) -> NDArray[np.uint64] | None:

@@ -57,7 +57,12 @@ def evaluate(
 
     metric_names = metric or tuple(metrics.METRICS)
     plugins = registry.load(plugin)
-    predictor = model_folder.load(model, plugins, models.select_device(device))
+    predictor = model_folder.load(
+        model,
+        plugins,
+        models.select_device(device),
+        warn=lambda text: None,  # it is in the notes
+    )
     options = data_options or model_options(predictor, source, plugins)
     examples = load_examples(source, plugins, options)
     with ProgressBar("evaluating", len(examples)) as bar:

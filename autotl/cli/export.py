@@ -71,7 +71,7 @@ def export(
 
     exporter.check_requirements(to)
     plugins = registry.load(plugin)
-    predictor = model_folder.load(model, plugins, models.select_device("cpu"))
+    predictor = model_folder.load(model, plugins, models.select_device("cpu"), _warn)
     file = out or replacement.current(model) / f"model{exporter.SUFFIXES[to]}"
     if not file.parent.is_dir():
         raise ArtifactError(f"there is no folder {file.parent} to export to; create it first")
