@@ -20,6 +20,7 @@ from images import FAST, read_trials, write_images, write_plugin
 
 import autotl
 from autotl import data, engine, events, files, models, report, study, training
+from autotl.artifact import model_folder
 from autotl.errors import (
     DataError,
     Incompatible,
@@ -127,6 +128,24 @@ def test_what_is_not_given_is_what_the_study_has(settings: Make) -> None:
     assert "image_size = 24" in (settings().folder / "recipe.toml").read_text()
     [text] = [e.text for e in notes if isinstance(e, Note) and "as in the earlier runs" in e.text]
     assert {"seed=5", "epochs=2", "image_size=24"} <= set(text.partition(": ")[2].split(", "))
+
+
+def test_a_model_finds_its_data_from_any_folder(
+    settings: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = engine.run(settings(trials=1)).folder
+    for name in ("model/config.json", "model/README.md", "recipe.toml"):
+        assert str(tmp_path) not in (folder / name).read_text(), "no absolute path"
+    moved = tmp_path / "elsewhere/project"
+    moved.parent.mkdir()
+    project = tmp_path / "project"
+    project.mkdir()
+    for name in ("photos", "runs"):
+        (tmp_path / name).rename(project / name)
+    project.rename(moved)
+    monkeypatch.chdir("/")
+    loaded = model_folder.load(moved / "runs/photos/model", registry.load(settings().plugin))
+    assert loaded.was_trained_on(str(moved / "photos"))
 
 
 def test_a_study_keeps_its_search_space(

@@ -166,6 +166,7 @@ class Predictor:
         temperature: Divisor of the logits.
         config: Content of ``config.json``.
         training_images: Digests of the images that the model was trained on, ``[N]``.
+        folder: The model folder, to which the path of the data in ``config`` is relative.
         warn: Called with a sentence for the user, once for each file type of images with more than
             8 bits that was not in the training data.
 
@@ -179,6 +180,8 @@ class Predictor:
         scales: The scales of images with more than 8 bits, by file type.
         training_images: Digests of the images that the model was trained on, ``[N]``; None if they
             are not known.
+        data_source: The data that the model was trained on, which may not be there any more; empty
+            if they are not known.
     """
 
     def __init__(
@@ -189,6 +192,7 @@ class Predictor:
         temperature: float = 1.0,
         config: Mapping[str, Any] | None = None,
         training_images: NDArray[np.uint64] | None = None,
+        folder: Path = Path(),
         warn: Callable[[str], object] = warnings.warn,
     ) -> None:
         self.network = network.eval()
@@ -199,11 +203,16 @@ class Predictor:
         scales = data.scale.from_json(self.config.get("scales", {}))
         self.scales = data.scale.CheckedScales(scales, warn)
         self.training_images = training_images
+        origin = self.config.get("data", {})
+        path = origin.get("path")
+        self.data_source: str = origin.get("source", "")
+        if path:
+            self.data_source = str((folder.resolve() / path).resolve())
 
     def was_trained_on(self, source: str) -> bool:
         """Whether ``source`` is the data that the model was searched and trained on."""
-        trained_on = self.config.get("data", {}).get("source", "")
-        return bool(trained_on) and Path(trained_on).resolve() == Path(source).resolve()
+        own = self.data_source
+        return bool(own) and Path(own).resolve() == Path(source).resolve()
 
     def predict_proba(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Predict the class probabilities of decoded images.
@@ -350,7 +359,7 @@ def load(
     except RuntimeError as error:
         raise _misfit(folder, str(error).splitlines()[-1].strip()) from None
     temperature, images = content.get("temperature") or 1.0, _read_training_images(folder)
-    return Predictor(network, classes, device, temperature, content, images, warn)
+    return Predictor(network, classes, device, temperature, content, images, folder, warn)
 
 
 def _read_training_images(folder: Path) -> NDArray[np.uint64] | None:

@@ -107,7 +107,7 @@ def _comparison_examples(
 
     if source is not None:
         return source, _load_with_or_without_labels(source, predictor, plugins)
-    origin = predictor.config.get("data", {}).get("source", "")
+    origin = predictor.data_source
     try:
         options = model_options(predictor, origin, plugins)
         return origin, read_source(origin, plugins, options).examples

@@ -144,7 +144,7 @@ class RunFolder:
         """Return the entries of ``config.json`` about where the model comes from."""
         origin: dict[str, Any] = {
             "data": {
-                "source": self.dataset.source,
+                **self._data_source(),
                 "options": self.settings.data_options,
                 "fingerprint": self.dataset.fingerprint,
             },
@@ -259,10 +259,22 @@ class RunFolder:
             sources["weights"] = self._relative(self.settings.weights)
         return sources
 
-    def _relative(self, path: Path) -> str:
-        """Return a path relative to the run folder; an absolute one if it is on another drive."""
+    def _data_source(self) -> dict[str, str]:
+        """Return what the data are called, and their path relative to the model folder if any."""
+        path = Path(self.dataset.source)
+        if not path.exists():
+            return {"source": self.dataset.source}
+        name = path.name if path.is_absolute() else self.dataset.source
+        return {"source": name, "path": self._relative(path, self.folder / "model")}
+
+    def _relative(self, path: Path, folder: Path | None = None) -> str:
+        """Return a path relative to a folder, the run folder by default.
+
+        It is absolute if it is on another drive.
+        """
+        start = (folder or self.folder).resolve()
         try:
-            return Path(os.path.relpath(path.resolve(), self.folder.resolve())).as_posix()
+            return Path(os.path.relpath(path.resolve(), start)).as_posix()
         except ValueError:
             return str(path.resolve())
 

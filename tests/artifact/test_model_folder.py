@@ -241,6 +241,10 @@ def test_a_model_knows_its_own_data_by_their_path(
     config = {"data": {"source": str(tmp_path / "photos")}}
     predictor = Predictor(network, ["a", "b", "c"], CPU, config=config)
     assert predictor.was_trained_on("photos")
+    moved = {"source": "photos", "path": "../../photos"}
+    relative = Predictor(network, "abc", CPU, config={"data": moved}, folder=Path("r/m"))
+    assert relative.was_trained_on("photos")
+    assert not relative.was_trained_on("r/m/photos")
     assert not predictor.was_trained_on("other")
     assert not Predictor(network, ["a", "b", "c"], CPU).was_trained_on(".")
 
