@@ -101,13 +101,10 @@ def run(
     budget = start_budget(settings, began)
     check_places(settings.folder, settings.data)
     replacement.check_replaceable(settings.folder / "model")
-    loaded = load_plugins(settings, plugins)
+    given, loaded = settings.plugin, load_plugins(settings, plugins)
     with open_store(settings) as store, quiet_optuna(), name_device_faults():
-        given = settings.plugin
         settings, earlier = continue_settings(settings, store, listener)
-        if settings.plugin != given:
-            loaded = load_plugins(settings, plugins)
-        plugins = loaded
+        plugins = loaded if settings.plugin == given else load_plugins(settings, plugins)
         device = models.select_device(settings.device, settings.precision)
         announce(settings, store, budget, device, listener)
         with budget.stage("check"):  # names are checked before any image is opened
