@@ -29,10 +29,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map, tree_map_only
+from torch.utils._pytree import TreeSpec, tree_unflatten
 
 from autotl.frozen.tracing import (
     Boundary,
+    Call,
     Trace,
     enclosing_calls,
     find_boundaries,
@@ -94,7 +95,7 @@ class SplitPoint:
         name: See the attribute.
         prefix_parameters: See the attribute.
         replayed: The calls that have returned at the boundary, with their recorded outputs; the
-            last is the call of the boundary module.
+            last is the call of the boundary module. An output is its leaves and its structure.
         boundary_call: Number of that call among the calls of the boundary module, from 1.
         prepared: The placeholder of what the backbone is given; None if the suffix needs the input.
 
@@ -211,7 +212,7 @@ class SplitPoint:
                 self._made[key] = self._make_placeholders(*key)
         prepared, *outputs = self._made[key]
         modules, recorded = zip(*self._replayed, strict=True)
-        at_boundary = tree_map_only(_Placeholder, lambda _: activations, recorded[-1])
+        at_boundary = _fill(recorded[-1], lambda _: activations)
         with _replay(modules, [*outputs, at_boundary]):
             if inputs is not None and self.needs_input:
                 return self.model.features(inputs)
@@ -223,8 +224,18 @@ class SplitPoint:
         def make(placeholder: _Placeholder) -> Tensor:
             return placeholder.make(count, device, nan)
 
-        replaced = [self._prepared, *(output for _, output in self._replayed[:-1])]
-        return [tree_map_only(_Placeholder, make, output) for output in replaced]
+        outputs = [_fill(output, make) for _, output in self._replayed[:-1]]
+        return [self._prepared and make(self._prepared), *outputs]
+
+
+def _fill(output: Any, make: Callable[[_Placeholder], Tensor]) -> Any:
+    """Put tensors in the place of placeholders, given the leaves and the structure of an output."""
+    if output is _RECOMPUTE:
+        return output
+    leaves, structure = output
+    return tree_unflatten(
+        [make(x) if isinstance(x, _Placeholder) else x for x in leaves], structure
+    )
 
 
 class _BoundaryReached(Exception):
@@ -336,9 +347,7 @@ class _Candidate:
         replayed = [
             (
                 one[j].module,
-                tree_map(_make_placeholder, one[j].output, two[j].output)
-                if j in replaced
-                else _RECOMPUTE,
+                _make_placeholders(one[j], two[j]) if j in replaced else _RECOMPUTE,
             )
             for j in (*before, i)
             if one[j].name in names
@@ -402,6 +411,15 @@ def _reproduces(split: SplitPoint, inputs: Tensor, expected: Tensor) -> bool:
         activations, inputs, expected = (t.flip(0) for t in (activations, inputs, expected))
     actual = split._features(activations.clone(), inputs, nan=True)
     return bool((expected - actual).abs().max() <= tolerance * expected.abs().max())  # not for NaN
+
+
+def _make_placeholders(one: Call, two: Call) -> tuple[list[Any], TreeSpec]:
+    """Make the placeholders of an output, given the calls for one example and for two."""
+    assert one.output is not None
+    assert two.output is not None
+    (leaves, structure), (other_leaves, _) = one.output, two.output
+    pairs = zip(leaves, other_leaves, strict=True)
+    return [_make_placeholder(*pair) for pair in pairs], structure
 
 
 def _make_placeholder(one: Any, two: Any) -> Any:

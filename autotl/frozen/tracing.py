@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves
 
 from autotl.models import Model
 
@@ -47,6 +47,12 @@ class Node:
     call: int | None = None
     parameter: int | None = None
 
+    def use(self, source: Node) -> None:
+        """Add a source."""
+        self.sources.append(source)
+        self.depends |= source.depends
+        self.uses_parameters |= source.uses_parameters
+
 
 @dataclass
 class Call:
@@ -56,8 +62,8 @@ class Call:
         name: Name of the module in the backbone.
         module: The module.
         parent: Index of the call that made this call; None for a call by the backbone itself.
-        output: The returned value, with tensors on the meta device: they have a shape and a type
-            only.
+        output: The leaves of the returned value, and its structure. Tensors are on the meta device:
+            they have a shape and a type only.
         node: The operation that computed the returned tensor; None if the call did not return
             exactly one tensor.
         shape: Shape of that tensor.
@@ -69,7 +75,7 @@ class Call:
     name: str
     module: nn.Module
     parent: int | None
-    output: Any = None
+    output: tuple[list[Any], TreeSpec] | None = None
     node: Node | None = None
     shape: Sequence[int] = ()
     depends: bool = False
@@ -132,11 +138,12 @@ def trace(model: Model, inputs: Tensor) -> Trace:
     def leave(module: nn.Module, args: Any, output: Any) -> None:
         nonlocal returned
         call = calls[running.pop()]
-        call.output = tree_map_only(Tensor, _to_meta, output)
+        leaves, structure = tree_flatten(output)
+        call.output = [_to_meta(x) if isinstance(x, Tensor) else x for x in leaves], structure
         call.depends = any(recorder.find(t).depends for t in _tensors(output))
         # Now, because a layer that works in place would change the node.
         tensor = single_tensor(output)
-        if tensor is not None:
+        if tensor is not None and not _is_opaque(tensor):
             call.node, call.shape = recorder.find(tensor), tensor.shape
         call.order = returned = returned + 1
         call.nodes = len(recorder.nodes)
@@ -209,8 +216,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._written[storage] = self._add([])
         node = self._add([])
         node.parameter, node.uses_parameters = id(parameter), True
-        self._written[storage].sources.append(node)
-        self._written[storage].uses_parameters = True
+        self._written[storage].use(node)
         self._nodes[place] = node
 
     def find(self, tensor: Tensor) -> Node:
@@ -236,7 +242,10 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         output = operation(*args, **kwargs)
         for tensor in (*written, *_tensors(output)):
             place = _find_place(tensor)
-            if any(tensor is w for w in written) or place[0] not in self._written:
+            is_opaque = place == _OPAQUE
+            if is_opaque:
+                node.use(self._find(place))
+            if is_opaque or any(tensor is w for w in written) or place[0] not in self._written:
                 self._written[place[0]] = node
             elif place in places:
                 continue  # it returns its argument
@@ -245,8 +254,9 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _add(self, sources: list[Node]) -> Node:
         call = self._running[-1] if self._running else None
-        depends, uses = (any(s.depends for s in sources), any(s.uses_parameters for s in sources))
-        node = Node(len(self.nodes), sources, depends, uses, call)
+        node = Node(len(self.nodes), [], call=call)
+        for source in sources:
+            node.use(source)
         self.nodes.append(node)
         return node
 
@@ -264,8 +274,19 @@ def _find_place(tensor: Tensor) -> _Place:
 
     The storage is freed with its tensors, but no other takes its name while this is in use.
     """
+    if _is_opaque(tensor):
+        return _OPAQUE
+    return _place(tensor)
+
+
+def _place(tensor: Tensor) -> _Place:
     storage = StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]
     return storage, tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype
+
+
+_OPAQUE = _place(torch.empty(0))
+"""Stands for the place of all tensors that have none, nested and sparse ones: whatever is computed
+from one of them depends on all."""
 
 
 def _uses_shapes_only(operation: Any) -> bool:
@@ -354,7 +375,13 @@ def _tensors(output: Any) -> list[Tensor]:
     return [t for t in tree_leaves(output) if isinstance(t, Tensor)]
 
 
+def _is_opaque(tensor: Tensor) -> bool:
+    return tensor.is_nested or tensor.layout != torch.strided
+
+
 def _to_meta(tensor: Tensor) -> Tensor:
+    if tensor.is_nested:  # it has no shape
+        return torch.empty(0, device="meta")
     return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -307,6 +309,66 @@ def test_activations_may_be_cached_in_float16_where_the_features_stay() -> None:
     other = find_split_point(large, ids)
     assert other is not None
     assert not other.tolerates_float16(ids)
+
+
+# Tensors that are not plain ones.
+
+
+class FastPath(Encoder):
+    """Has PyTorch's own layers, which in eval mode compute with nested tensors."""
+
+    def __init__(self, nested: bool) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(WIDTH, 2, WIDTH, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 3, enable_nested_tensor=nested)
+        del self.layers
+
+    def forward(self, ids: Tensor) -> Tensor:
+        hidden = self.encoder(self.embedding(ids), src_key_padding_mask=ids == PAD)
+        return self.pool(hidden, ids)
+
+
+class Recurrent(Encoder):
+    """Has a recurrent layer, which gets the texts without their padding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(WIDTH, WIDTH, batch_first=True)
+        self.layers = nn.ModuleList([nn.Linear(WIDTH, WIDTH) for _ in range(3)])
+
+    def forward(self, ids: Tensor) -> Tensor:
+        packed = nn.utils.rnn.pack_padded_sequence(
+            self.embedding(ids), (ids != PAD).sum(1), batch_first=True, enforce_sorted=False
+        )
+        _, (hidden, _) = self.lstm(packed)
+        features: Tensor = self.layers[2](self.layers[1](self.layers[0](hidden[-1])))
+        return features
+
+
+class Sparse(Encoder):
+    """Multiplies by a sparse matrix."""
+
+    def pool(self, hidden: Tensor, ids: Tensor) -> Tensor:
+        neighbours = torch.eye(LENGTH).roll(1, 0).to_sparse()
+        hidden = torch.stack([torch.sparse.mm(neighbours, x) for x in hidden])
+        return super().pool(hidden, ids)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors is in prototype")
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (partial(FastPath, True), "embedding"),
+        (partial(FastPath, False), "encoder.layers.1"),
+        (Recurrent, "layers.1"),
+        (Sparse, "layers.1"),
+    ],
+)
+def test_models_with_tensors_of_other_layouts_are_split(make: Any, expected: str) -> None:
+    split = find(make, "encoder.layers.2", "layers.2")
+    assert split is not None
+    assert split.name == expected
+    assert_exact(split)
 
 
 # Encoders of another library.
