@@ -357,7 +357,7 @@ class _Candidate:
         return SplitPoint(
             self.model,
             self.name if number == 1 else f"{self.name}:{number}",
-            self._prefix_parameters(),
+            self._prefix_parameters() | self._frozen_parameters_called(),
             replayed,
             number,
             None if self.needs_input else prepared,
@@ -365,6 +365,13 @@ class _Candidate:
 
     def _prefix_parameters(self) -> set[int]:
         return parameters_of(self.one.calls[self.boundary.call].node)
+
+    def _frozen_parameters_called(self) -> set[int]:
+        """Those of the modules that have returned: custom kernels may have used them."""
+        order = self.one.calls[self.boundary.call].order
+        modules = [call.module for call in self.one.calls if call.order <= order]
+        parameters = [p for m in modules for p in m.parameters(recurse=False)]
+        return {id(p) for p in parameters if not p.requires_grad}
 
 
 def _find_last(candidates: list[_Candidate], inputs: Tensor, expected: Tensor) -> SplitPoint | None:
@@ -404,8 +411,9 @@ def _reproduces(split: SplitPoint, inputs: Tensor, expected: Tensor) -> bool:
     parts, tolerance = [inputs], 1e-5
     if split.needs_input:
         parts, tolerance = [inputs[:1], inputs[1:]], ROUNDING
-    activations = torch.cat([split.prefix(part) for part in parts])
-    if len(activations) != len(inputs):
+    with torch.enable_grad():  # autograd sees custom kernels, which are no operations of PyTorch
+        activations = torch.cat([split.prefix(part) for part in parts])
+    if len(activations) != len(inputs) or activations.requires_grad:
         return False
     if split.needs_input:
         activations, inputs, expected = (t.flip(0) for t in (activations, inputs, expected))

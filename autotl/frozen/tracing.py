@@ -416,7 +416,7 @@ def _find_bottlenecks(trace: Trace, with_input: bool) -> Iterator[tuple[int, set
             in_use.add(ordered[count])
             count += 1
         in_use = {node for node in in_use if last_use[node] >= call.nodes}
-        if call.node not in in_use:
+        if call.node is None or not call.depends or call.node not in in_use:
             continue
         others = in_use - {call.node} | _find_read_outside(trace, i)
         if not others:
