@@ -401,3 +401,20 @@ def test_an_entry_of_an_earlier_process_is_checked_when_it_is_first_used(tmp_pat
     assert other.computed == [3, 7, 7, 3, 5, 4]
     assert len(warned) == 1
     assert len(files(tmp_path, ".json")) == 1
+
+
+def test_an_entry_of_an_earlier_process_with_other_inputs_is_replaced(tmp_path: Path) -> None:
+    warned: list[str] = []
+    for first in (1, 1, 2):
+        inputs = torch.arange(first, first + 3)[:, None]
+
+        def compute(missing: np.ndarray, inputs: Tensor = inputs) -> Iterator[Any]:
+            yield missing, WithInputs(torch.stack([row(i) for i in missing]), inputs[missing]), None
+
+        feature_cache, indices = FeatureCache(1 << 20, tmp_path, warn=warned.append), np.arange(3)
+        rows = feature_cache.get_or_compute("x.features", indices, compute, CPU, check=True)
+        assert rows is not None
+        [(batch, _)] = rows.batches([indices])
+        assert isinstance(batch, WithInputs)
+        assert torch.equal(batch.inputs, inputs)
+    assert len(warned) == 1
