@@ -65,8 +65,8 @@ class Text(InputKind):
 
     def show(self, item: Any) -> Preview:
         """The beginning of the text."""
-        shown = item if len(item) <= PREVIEW else f"{item[:PREVIEW]}…"
-        return Preview("text/plain", shown.encode())
+        beginning = item if len(item) <= PREVIEW else f"{item[:PREVIEW]}…"
+        return Preview("text/plain", beginning.encode())
 
     def read(self, argument: str) -> Iterator[tuple[str, str]]:
         """Yield the texts of a text file, a folder of these, or a table; or the argument itself."""
