@@ -28,7 +28,7 @@ PARTS = 60
 BATCH = 20
 """Number of modified texts that are predicted at once."""
 
-QUANTILE = 0.98
+QUANTILE = 0.95
 """The fraction of the texts that need not be cut off at the size that is chosen."""
 
 TOY_WORDS = {
