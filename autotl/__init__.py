@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import autotl.search  # noqa: F401  the package is loaded first, so that the function keeps its name
 from autotl.errors import AutoTLError, Incompatible
 from autotl.space.hyperparameter import Mirrors, Range, When
-from autotl.space.input_kind import InputKind, ModelInput, Preview, WeightedText
+from autotl.space.input_kind import ANY_INPUT, InputKind, ModelInput, Preview, WeightedText
 from autotl.space.plugin import (
     Balance,
     Example,
@@ -71,6 +71,7 @@ def load(folder: str | Path, plugin: Sequence[str | Path] = ()) -> Predictor:
 
 
 __all__ = [
+    "ANY_INPUT",
     "AutoTLError",
     "Balance",
     "Example",

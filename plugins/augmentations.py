@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from autotl import Mirrors, Range, Uniform, augment
+from autotl import ANY_INPUT, Mirrors, Range, Uniform, augment
 
 from .image_operations import (
     apply_operations,
@@ -37,7 +37,7 @@ Flip = Annotated[bool, Mirrors()]
 Alpha = Annotated[float, Range(0.1, 1.0, log=True)]
 
 
-@augment
+@augment(input=ANY_INPUT)
 def none(size: int) -> Transform:
     """No augmentation."""
     return lambda images: images

@@ -22,7 +22,7 @@ def build_network(name: str | None = None) -> Model:
 
 def random_images(net: Model, count: int = 4) -> Tensor:
     random = torch.Generator().manual_seed(3)
-    side = net.input_spec.size
+    side = net.expects.size
     return torch.randint(0, 256, (count, 3, side, side), dtype=torch.uint8, generator=random)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from autotl.data import ImageInput
 from autotl.store import Store, TrialRow
 from autotl.study import StudyConfig
 
@@ -46,6 +47,11 @@ FAST = {"epochs": 3, "batch_size": 8, "device": "cpu", "precision": "float32", "
 """Settings of a quick search."""
 
 COLOURS = {"red": (200, 40, 40), "green": (40, 200, 40), "blue": (40, 40, 200)}
+
+
+def image_input(size: int, interpolation: str = "bicubic") -> ImageInput:
+    """An input of images as a backbone expects it."""
+    return ImageInput(size, (0.5,) * 3, (0.2,) * 3, interpolation)
 
 
 def write_plugin(folder: Path) -> Path:

@@ -17,14 +17,14 @@ import timm
 import torch
 from command_line import run
 from gpu import GPU
-from images import write_images
+from images import image_input, write_images
 from torch import Tensor, nn
 from toy import REGISTRY, config
 
 import autotl
 from autotl import backbone, head, training
 from autotl.artifact import model_folder
-from autotl.data import Batches, Packed, resident
+from autotl.data import Batches, Packed, resident, toy_images
 from autotl.frozen import FeatureCache
 from autotl.frozen.split_point import find_split_point
 from autotl.models import Device, Model, build_model, select_device
@@ -63,7 +63,7 @@ BACKBONES = {name: random_backbone(name) for name in ARCHITECTURES}
 
 def batches(seed: int, device: Device, shuffle_seed: int | None = None) -> Batches:
     """Batches of at most 12 of 48 images of three colours, on a device."""
-    examples = toy.squares([EACH] * CLASSES, seed, SIDE)
+    examples = toy_images.squares([EACH] * CLASSES, seed, SIDE)
     labels = np.array([sorted(toy.COLOURS).index(example.label) for example in examples])
     packed = Packed(np.stack([example.item for example in examples]), Path("in memory"))
     indices = np.arange(len(examples))
@@ -187,7 +187,7 @@ def test_heads_of_a_frozen_backbone_are_trained_side_by_side(float32: Device) ->
 )
 def test_a_view_of_an_image_does_not_depend_on_its_batch(float32: Device, augment: str) -> None:
     choice = config(augment=augment)["augment"]
-    augmentation = Augmentation(choice, SIDE, CLASSES, float32.torch_device)
+    augmentation = Augmentation(choice, image_input(SIDE), CLASSES, float32.torch_device)
     images, _ = next(batches(0, float32).load([np.arange(48)]))
     indices = np.arange(48) * 7
     whole = augmentation.make_view(images, indices, 1)

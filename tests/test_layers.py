@@ -20,7 +20,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {  # room: (rooms it may import,
     "study": ({"errors", "files", "space"}, {"pydantic", "tomli_w"}),
     "scoring": ({"errors"}, {"numpy", "scipy", "sklearn"}),
     "data": ({"errors", "files", "space"}, {"PIL", "numpy", "pillow_heif", "torch"}),
-    "models": ({"errors", "scoring", "space"}, {"numpy", "openvino", "timm", "torch"}),
+    "models": ({"data", "errors", "scoring", "space"}, {"numpy", "openvino", "timm", "torch"}),
     "frozen": ({"data", "files", "models"}, {"numpy", "torch"}),
     "training": (
         {"data", "errors", "files", "frozen", "models", "space"},

@@ -9,13 +9,13 @@ import torch
 from torch import nn
 
 from autotl import Example, backbone
+from autotl.data import toy_images
 from autotl.frozen import FeatureCache
 from autotl.models import Model, build_model
 from autotl.space import registry
 from autotl.space.kinds import SEARCHED_KINDS
 from autotl.space.registry import AnyPlugin
 from autotl.space.space import Choice, Config
-from autotl.testing import toy as toys
 from autotl.testing.toy import COLOURS, CPU, SIDE
 from autotl.testing.toy import ConvNet as Backbone
 from autotl.testing.toy import make_batches as batches
@@ -26,7 +26,7 @@ REGISTRY = registry.load()
 
 def squares(each: int = 12, seed: int = 0, side: int = SIDE) -> list[Example]:
     """Make ``each`` images of every colour in turn: noise with a square of the colour."""
-    return toys.squares([each] * len(COLOURS), seed, side)
+    return toy_images.squares([each] * len(COLOURS), seed, side)
 
 
 @backbone

@@ -1,10 +1,10 @@
 """Export a saved model to one file for other programs: ONNX, int8 ONNX or torch.export's archive.
 
-Each file takes uint8 images and returns probabilities: normalisation, softmax and temperature are
-part of it. Each is compared with the model on real images before it gets its final name; a file
-whose probabilities differ from the model's is discarded.
+Each file takes encoded examples, of images uint8 pixels, and returns probabilities: normalisation,
+softmax and temperature are part of it. Each is compared with the model on real examples before it
+gets its final name; a file whose probabilities differ from the model's is discarded.
 
-Shapes: N images, S their side in pixels, C classes.
+Shapes: N examples, S the side of images in pixels, C classes.
 """
 
 from __future__ import annotations
@@ -30,9 +30,10 @@ from torch import Tensor, nn
 
 from autotl import files
 from autotl.artifact.model_folder import BATCH_SIZE, Predictor
-from autotl.data import scale
+from autotl.data import ImageInput, scale, to_channels_first
 from autotl.errors import ArtifactError, DataError
-from autotl.models import Model
+from autotl.models import Model, blank_batch
+from autotl.space.input_kind import ModelInput
 from autotl.space.plugin import Example
 
 SUFFIXES = {"onnx": ".onnx", "onnx-int8": ".int8.onnx", "torch-export": ".pt2"}
@@ -54,11 +55,11 @@ MAX_CALIBRATION_IMAGES = 128
 MAX_ONNX_BYTES = 2**31 - 2**20
 """Largest size of the weights of an ONNX file: it is one protocol buffer, limited to 2 GiB."""
 
-ImageArray = NDArray[np.uint8]
-"""``[N, S, S, 3]``, as ``data.decode`` returns them."""
+ImageArray = NDArray[Any]
+"""Encoded examples ``[N, ...]``; images are ``uint8 [N, S, S, 3]``."""
 
 PredictFunction = Callable[[ImageArray], NDArray[np.float32]]
-"""Maps images ``[N, S, S, 3]`` to probabilities ``[N, C]``."""
+"""Maps encoded examples ``[N, ...]`` to probabilities ``[N, C]``."""
 
 
 def decode_examples(
@@ -76,24 +77,31 @@ def decode_examples(
         on_unreadable: Called with the reason why an image cannot be read.
 
     Returns:
-        Images ``[N, S, S, 3]`` and labels ``[N]``, -1 where the model has no such class.
+        Encoded examples ``[N, ...]`` and labels ``[N]``, -1 where the model has no such class.
     """
-    spec = predictor.network.input_spec
+    expects = predictor.network.expects
     class_index = {name: i for i, name in enumerate(predictor.classes)}
     images, labels = [], []
     for i in np.random.default_rng(0).permutation(len(examples))[:max_images]:
         try:
-            images.append(predictor.decode(examples[i].item))
+            images.append(predictor.encode(examples[i].item))
             labels.append(class_index.get(examples[i].label, -1))
         except DataError as error:
             on_unreadable(str(error))
-    empty = np.empty((0, spec.size, spec.size, 3), dtype=np.uint8)
+    empty = np.empty((0, *expects.shape), dtype=expects.dtype)
     return (np.stack(images) if images else empty), np.array(labels, dtype=np.int64)
 
 
-def random_images(predictor: Predictor, count: int) -> ImageArray:
-    """Draw ``count`` random images of 8 x 8 pixel blocks, to compare on without real images."""
-    size = predictor.network.input_spec.size
+def toy_examples(predictor: Predictor, count: int) -> ImageArray:
+    """Make ``count`` examples to compare on without real ones.
+
+    Images are random blocks of 8 x 8 pixels; others are the toy examples of their kind.
+    """
+    expects = predictor.network.expects
+    if not isinstance(expects, ImageInput):
+        toys = predictor.kind.toy([count])
+        return np.stack([predictor.encode(example.item) for example in toys])
+    size = expects.size
     side = -(-size // 8)
     coarse = np.random.default_rng(0).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
     return coarse.repeat(8, 1).repeat(8, 2)[:, :size, :size]
@@ -187,8 +195,8 @@ def export(
     """
     check_requirements(to)
     check_file(file, to)
-    if to == "onnx-int8" and len(images) < 2:
-        raise ArtifactError("--to onnx-int8 needs at least 2 images for calibration: give --data")
+    if to == "onnx-int8":
+        _require_quantizable(predictor, images)
     model = ExportableModel(predictor.network, predictor.temperature)
     num_calibration = min(MAX_CALIBRATION_IMAGES, len(images) // 2) if to == "onnx-int8" else 0
     try:
@@ -213,6 +221,7 @@ def export(
                     "allowed"
                 )
             unfinished.replace(file)
+            _save_input_files(predictor, file)
     except OSError as error:
         raise ArtifactError(
             f"{file} cannot be written ({error.strerror or error}); choose another with --out"
@@ -220,8 +229,33 @@ def export(
     return result
 
 
+def _require_quantizable(predictor: Predictor, images: ImageArray) -> None:
+    """Raise ArtifactError if a model cannot be exported in 8 bits."""
+    if not isinstance(predictor.network.expects, ImageInput):
+        raise ArtifactError("--to onnx-int8 is for models of images; export with --to onnx")
+    if len(images) < 2:
+        raise ArtifactError("--to onnx-int8 needs at least 2 images for calibration: give --data")
+
+
+def _save_input_files(predictor: Predictor, file: Path) -> None:
+    """Write the files of the input, such as a vocabulary, into a folder beside the exported file.
+
+    Raises:
+        OSError: They cannot be written.
+    """
+    expects = predictor.network.expects
+    if type(expects).save is ModelInput.save:
+        return
+    with files.folder_beside(file.with_suffix("")) as folder:
+        expects.save(folder)
+        target = file.with_suffix(".input")
+        target.mkdir(exist_ok=True)
+        for saved in folder.iterdir():
+            saved.replace(target / saved.name)
+
+
 class ExportableModel(nn.Module):
-    """``uint8 images [N, 3, S, S] -> probabilities [N, C]``, on the CPU in float32.
+    """Encoded examples ``[N, ...]`` to probabilities ``[N, C]``, on the CPU in float32.
 
     Args:
         network: The model; it is copied.
@@ -232,17 +266,17 @@ class ExportableModel(nn.Module):
         super().__init__()
         self.network = copy.deepcopy(network).cpu().float().eval().requires_grad_(False)
         self.temperature = temperature
+        self.takes_images = isinstance(network.expects, ImageInput)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Normalise the images and compute their calibrated probabilities."""
-        logits: Tensor = self.network(images)
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Compute the calibrated probabilities of a batch."""
+        logits: Tensor = self.network(inputs)
         return (logits / self.temperature).softmax(1)
 
 
 def _example_input(predictor: Predictor) -> Tensor:
-    """Return a batch of two images: tracing would take a batch size of 1 for a constant."""
-    size = predictor.network.input_spec.size
-    return torch.zeros(2, 3, size, size, dtype=torch.uint8)
+    """Return a batch of two examples: tracing would take a batch size of 1 for a constant."""
+    return blank_batch(predictor.network.expects, 2, torch.device("cpu"))
 
 
 def _write_torch_export(
@@ -273,7 +307,9 @@ def _write_onnx(model: ExportableModel, file: Path, predictor: Predictor) -> Pre
             (_example_input(predictor),),
             dynamo=True,
             dynamic_shapes=({0: torch.export.Dim("batch")},),
-            input_names=["images"],
+            input_names=[
+                "images" if isinstance(predictor.network.expects, ImageInput) else "inputs"
+            ],
             output_names=["probabilities"],
             verbose=False,
         )
@@ -309,17 +345,18 @@ def _export_error(to: str, error: Exception) -> ArtifactError:
 
 def _metadata(predictor: Predictor) -> dict[str, str]:
     """Return the classes and the preprocessing, which a program needs to use the file."""
-    spec = predictor.network.input_spec
+    expects = predictor.network.expects
+    described = {**expects.describe(), "shape": list(expects.shape), "dtype": expects.dtype}
+    if isinstance(expects, ImageInput):
+        described = {
+            "images": f"uint8 [batch, 3, {expects.size}, {expects.size}], RGB",
+            "resize": "the whole image, without cropping",
+            "interpolation": expects.interpolation,
+            "scales": scale.to_json(predictor.scales),
+        }
     return {
         "classes": json.dumps(predictor.classes),
-        "input": json.dumps(
-            {
-                "images": f"uint8 [batch, 3, {spec.size}, {spec.size}], RGB",
-                "resize": "the whole image, without cropping",
-                "interpolation": spec.interpolation,
-                "scales": scale.to_json(predictor.scales),
-            }
-        ),
+        "input": json.dumps(described),
         "autotl": version("autotl"),
     }
 
@@ -335,7 +372,8 @@ def _open_session(file: Path) -> PredictFunction:
 
     def predict(images: ImageArray) -> NDArray[np.float32]:
         probabilities: NDArray[np.float32]
-        (probabilities,) = session.run(["probabilities"], {"images": _to_channels_first(images)})
+        [taken] = session.get_inputs()
+        (probabilities,) = session.run(["probabilities"], {taken.name: _to_channels_first(images)})
         return probabilities
 
     return predict
@@ -426,13 +464,13 @@ def _predict_in_batches(predict: PredictFunction, images: ImageArray) -> NDArray
 
 
 def _to_channels_first(images: ImageArray) -> NDArray[np.uint8]:
-    """Convert ``[N, S, S, 3]`` to a contiguous ``[N, 3, S, S]``."""
-    return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+    """Convert ``[N, S, S, 3]`` to a contiguous ``[N, 3, S, S]``; others are as they are."""
+    return np.ascontiguousarray(images.transpose(0, 3, 1, 2) if images.ndim == 4 else images)
 
 
 def _to_tensor(images: ImageArray) -> Tensor:
-    """Convert ``[N, S, S, 3]`` to a tensor ``[N, 3, S, S]`` in channels-last memory format."""
-    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)
+    """Convert encoded examples to the tensor that the model takes."""
+    return to_channels_first(torch.from_numpy(np.ascontiguousarray(images)))
 
 
 @contextmanager

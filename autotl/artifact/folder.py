@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from autotl.artifact import replacement
 from autotl.errors import ArtifactError, did_you_mean
+from autotl.space.input_kind import IMAGE
 
 
 def require_folder(folder: Path) -> None:
@@ -21,6 +23,17 @@ def require_folder(folder: Path) -> None:
         raise ArtifactError(
             f"{folder} is not a model folder: config.json cannot be read; {suggest_folder(folder)}"
         )
+
+
+def read_kind(folder: Path) -> str:
+    """The name of the kind of input of a model; ``image`` if the file does not tell it."""
+    try:
+        text = (replacement.current(folder) / "config.json").read_text(encoding="utf-8")
+        content = json.loads(text)
+    except (OSError, ValueError, RecursionError):  # reported when the model is loaded
+        return IMAGE
+    kind = content.get("kind") if isinstance(content, dict) else None
+    return kind if isinstance(kind, str) else IMAGE
 
 
 def suggest_folder(folder: Path) -> str:

@@ -12,12 +12,13 @@ from typing import Any
 from autotl import files
 from autotl.artifact import standalone
 from autotl.errors import StoreError
+from autotl.space.input_kind import IMAGE
 
 USE_WITH_AUTOTL = """\
 import autotl
 
 model = autotl.load("."{plugin})
-print(model.predict(["photo.jpg"]))
+print(model.predict([{item}]))
 """
 
 
@@ -49,7 +50,7 @@ def render(config: Mapping[str, Any], title: str, results: Mapping[str, Any] | N
         title: Title of the model card.
         results: Measured quality of the model; every entry is optional:
             ``metric``: name of the metric of all scores;
-            ``images``: number of images by split, ``{"train": 600, ...}``;
+            ``images``: number of examples by split, ``{"train": 600, ...}``;
             ``validation``: ``{"score", "low", "high", "n", "folds"}``, by which the model was
             selected; ``folds`` is the number of folds of a cross-validation, or None;
             ``selection``: ``{"repeats", "mean", "low", "high"}`` of this model in the final
@@ -80,11 +81,17 @@ def render(config: Mapping[str, Any], title: str, results: Mapping[str, Any] | N
     template = environment.get_template("model_card.md.j2")
     return template.render(
         config=config,
+        is_image=config.get("kind", IMAGE) == IMAGE,
+        noun=config.get("noun", "image"),
+        nouns=config.get("nouns", "images"),
         title=title,
         results=results,
         standalone_code=_standalone_code(config, parts),
         reason=parts.get("reason", ""),
-        autotl_code=USE_WITH_AUTOTL.format(plugin=f", plugin={json.dumps(files)}" if files else ""),
+        autotl_code=USE_WITH_AUTOTL.format(
+            plugin=f", plugin={json.dumps(files)}" if files else "",
+            item='"photo.jpg"' if config.get("kind", IMAGE) == IMAGE else "...",
+        ),
         options="".join(f" --plugin {shlex.quote(f)}" for f in files),
         combination=config.get("combination", {}),
         recipes=_recipes(config),

@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from autotl.data import scale
 from autotl.errors import ArtifactError, shorten
+from autotl.space.input_kind import IMAGE
 
 SCHEMA = 1
 """Version of the layout of ``config.json``."""
 
 MAX_IMAGE_SIZE = 2048
 """The largest side of input images in pixels, as in a search."""
+
+MAX_SIZE = 1_000_000
+"""The largest size of other inputs, such as a number of tokens or of samples."""
 
 MAX_VALUE = 1000
 """The largest magnitude of a mean or a std of the input, which are usually in the range 0..1."""
@@ -33,7 +46,7 @@ class _Part(BaseModel):
 
 
 class Input(_Part):
-    """The entry ``input``: see ``models.InputSpec``."""
+    """The entry ``input`` of images: see ``data.ImageInput``."""
 
     size: Annotated[int, Field(ge=2, le=MAX_IMAGE_SIZE)]
     mean: Annotated[list[Finite], Field(min_length=1, max_length=3)]
@@ -48,12 +61,31 @@ class Input(_Part):
         return values
 
 
+class OtherInput(_Part):
+    """The entry ``input`` of another kind than images: see ``ModelInput.describe``."""
+
+    kind: Annotated[str, Field(min_length=1)]
+    size: Annotated[int, Field(ge=1, le=MAX_SIZE)]
+    key: Annotated[str, Field(min_length=1)]
+
+
+def _input_type(content: Any) -> str:
+    """``other`` for the description of an input that names its kind."""
+    return "other" if isinstance(content, dict) and "kind" in content else "image"
+
+
+AnyInput = Annotated[
+    Annotated[Input, Tag("image")] | Annotated[OtherInput, Tag("other")],
+    Discriminator(_input_type),
+]
+
+
 class Description(_Part):
     """One network: its plugins with their values, and its input."""
 
     backbone: PluginValues
     head: PluginValues
-    input: Input
+    input: AnyInput
     plugins: dict[str, str] = {}
 
     @model_validator(mode="after")
@@ -67,7 +99,7 @@ class Description(_Part):
 
 
 class Data(_Part):
-    """The entry ``data``: where the training images were."""
+    """The entry ``data``: where the training examples were."""
 
     source: Annotated[str, Field(pattern=r"^[^\x00]*$")] = ""
 
@@ -77,6 +109,9 @@ class ModelConfig(Description):
 
     schema_version: Annotated[Literal[1], Field(alias="schema")]
     classes: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=2)]
+    kind: Annotated[str, Field(min_length=1)] = IMAGE
+    noun: str = "image"
+    nouns: str = "images"
     temperature: Positive | None = None
     members: Annotated[list[Description], Field(max_length=100)] | None = None
     data: Data = Data()
@@ -146,9 +181,15 @@ def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name} is not a number")
 
 
+def _is_tag(location: Sequence[object], i: int) -> bool:
+    return i > 0 and location[i - 1] == "input" and location[i] in ("image", "other")
+
+
 def _explain(error: Mapping[str, Any]) -> str:
     """Return the message for an error of pydantic, in one line."""
-    where = ".".join(str(part) for part in error["loc"])
+    # The tag of the kind of input is not in the file.
+    parts = [part for i, part in enumerate(error["loc"]) if not _is_tag(error["loc"], i)]
+    where = ".".join(map(str, parts))
     reason = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
     if error["type"] == "missing":
         return f"{where!r} is missing"

@@ -4,14 +4,16 @@
 
     model/model.safetensors   the network's tensors, backbone.* and head.*
     model/config.json         backbone, head, preprocessing, classes and where the model comes from
-    model/training_images.npy a number of 64 bits for each image that the model was trained on
+    model/training_images.npy a number of 64 bits for each example that the model was trained on
+    model/input/              files of the input, such as a vocabulary, if it has any
     model/README.md           the model card
 
-``config.json`` has the ``scales`` of images with more than 8 bits, see ``data.scale``, and may have
-a ``temperature`` T: probabilities are ``softmax(logits / T)``. For an
-ensemble it has ``members``, each with its own backbone, head and preprocessing.
+``config.json`` has the ``kind`` of the examples, the ``scales`` of images with more than 8 bits,
+see ``data.scale``, and may have a ``temperature`` T: probabilities are ``softmax(logits / T)``. For
+an ensemble it has ``members``, each with its own backbone, head and preprocessing, and with files
+of its own in ``input-1/``, ``input-2/``, and so on.
 
-Shapes: B images in a batch, S their side in pixels, C classes.
+Shapes: B examples in a batch, S the side of images in pixels, C classes.
 """
 
 from __future__ import annotations
@@ -33,8 +35,10 @@ from safetensors.torch import load_file, save_file
 from autotl import data, files, models, training
 from autotl.artifact import model_card, model_config, replacement, standalone
 from autotl.artifact.folder import require_folder, suggest_folder
-from autotl.artifact.image_inputs import list_images
+from autotl.artifact.items import list_items
 from autotl.artifact.model_config import SCHEMA, damage
+from autotl.artifact.replacement import INPUT_FOLDER
+from autotl.data import IMAGES, ImageInput
 from autotl.errors import (
     ArtifactError,
     AutoTLError,
@@ -45,6 +49,7 @@ from autotl.errors import (
 from autotl.models import Device, Model
 from autotl.models.ensemble import Ensemble
 from autotl.space import registry, space
+from autotl.space.input_kind import IMAGE, InputKind
 from autotl.space.narrowing import check_values
 from autotl.space.registry import Registry
 from autotl.space.space import Config
@@ -52,10 +57,10 @@ from autotl.training.memory import MicroBatches
 from autotl.training.predict import compile_if_it_pays
 
 BATCH_SIZE = 32
-"""Number of images in a batch of predictions."""
+"""Number of examples in a batch of predictions."""
 
 TRAINING_IMAGES = "training_images.npy"
-"""The file with the digests of the training images, in ascending order, 8 bytes each."""
+"""The file with the digests of the training examples, in ascending order, 8 bytes each."""
 
 KINDS = ("backbone", "head")
 """The kinds of plugins that a saved model is built from."""
@@ -88,7 +93,7 @@ def save(
         readme: Text of ``README.md``; if empty, a model card without scores, see
             ``model_card.write``.
         other_configs: Configurations of the other members of an ensemble.
-        training_images: Digests of the images that the model was trained on, see
+        training_images: Digests of the examples that the model was trained on, see
             ``data.digest_examples``, ``[N]``.
         before_replacing: Called when the new folder is complete, before the older one is replaced.
 
@@ -106,6 +111,7 @@ def save(
     try:
         with files.folder_beside(folder) as unfinished:
             _write_tensors(unfinished / "model.safetensors", network)
+            _write_inputs(unfinished, network)
             if training_images is not None:
                 digests = np.unique(training_images)
                 np.save(unfinished / TRAINING_IMAGES, digests, allow_pickle=False)
@@ -136,8 +142,24 @@ def _describe(config: Config, network: Model) -> dict[str, Any]:
     return {
         **space.to_json(choices),
         "plugins": {kind: choice.plugin.origin for kind, choice in choices.items()},
-        "input": vars(network.input_spec),
+        "input": network.expects.describe(),
     }
+
+
+def _write_inputs(folder: Path, network: Model) -> None:
+    """Write the files of the inputs; a folder without any is not left."""
+    members = network.members if isinstance(network, Ensemble) else [network]
+    for number, member in enumerate(members):
+        own = folder / _input_folder(number if len(members) > 1 else None)
+        own.mkdir()
+        member.expects.save(own)
+        if not any(own.iterdir()):
+            own.rmdir()
+
+
+def _input_folder(number: int | None) -> str:
+    """The name of the folder of the input's files; ``number`` is that of a member, from 0."""
+    return INPUT_FOLDER if number is None else f"{INPUT_FOLDER}-{number + 1}"
 
 
 def _write_tensors(file: Path, network: Model) -> None:
@@ -164,7 +186,8 @@ class Predictor:
         device: Where the model runs.
         temperature: Divisor of the logits.
         config: Content of ``config.json``.
-        training_images: Digests of the images that the model was trained on, ``[N]``.
+        training_images: Digests of the examples that the model was trained on, ``[N]``.
+        kind: What the examples are.
 
     Attributes:
         network: The model in eval mode.
@@ -173,9 +196,10 @@ class Predictor:
         temperature: Divisor of the logits (Guo et al. 2017, arXiv:1706.04599); 1 if the model was
             not calibrated.
         config: Content of ``config.json``.
+        kind: What the examples are.
         scales: The scales of images with more than 8 bits, by file type.
-        training_images: Digests of the images that the model was trained on, ``[N]``; None if they
-            are not known.
+        training_images: Digests of the examples that the model was trained on, ``[N]``; None if
+            they are not known.
     """
 
     def __init__(
@@ -186,8 +210,10 @@ class Predictor:
         temperature: float = 1.0,
         config: Mapping[str, Any] | None = None,
         training_images: NDArray[np.uint64] | None = None,
+        kind: InputKind = IMAGES,
     ) -> None:
         self.network = network.eval()
+        self.kind = kind
         self.classes = tuple(classes)
         self.device = device
         self.temperature = temperature
@@ -200,109 +226,117 @@ class Predictor:
         trained_on = self.config.get("data", {}).get("source", "")
         return bool(trained_on) and Path(trained_on).resolve() == Path(source).resolve()
 
-    def predict_proba(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Predict the class probabilities of decoded images.
+    def predict_proba(self, encoded: NDArray[Any]) -> NDArray[np.float32]:
+        """Predict the class probabilities of encoded examples.
 
         Args:
-            images: ``uint8 [B, S, S, 3]``, as ``data.decode`` returns them.
+            encoded: ``[B, ...]``, as ``encode`` returns them; images ``uint8 [B, S, S, 3]``.
 
         Returns:
             ``float32 [B, C]``, each row with a sum of 1.
 
         Raises:
-            ArtifactError: A single image does not fit into the memory of the device.
+            ArtifactError: A single example does not fit into the memory of the device.
         """
-        return self._compute_probabilities(self.network, self._to_device(images), MicroBatches())
+        return self._compute_probabilities(self.network, self._to_device(encoded), MicroBatches())
 
-    def _to_device(self, images: NDArray[np.uint8]) -> torch.Tensor:
-        return torch.from_numpy(images).to(self.device.torch_device).permute(0, 3, 1, 2)
+    def predict_items(self, items: Sequence[Any]) -> NDArray[np.float32]:
+        """Predict the class probabilities ``float32 [N, C]`` of items.
+
+        Raises:
+            DataError: An item cannot be read.
+        """
+        rows = [row for _, row in self.stream(items, _raise_unreadable)]
+        return np.stack(rows) if rows else np.empty((0, len(self.classes)), np.float32)
+
+    def _to_device(self, encoded: NDArray[Any]) -> torch.Tensor:
+        return data.to_channels_first(torch.from_numpy(encoded).to(self.device.torch_device))
 
     def _compute_probabilities(
         self,
         forward: Callable[[torch.Tensor], torch.Tensor],
-        images: torch.Tensor,
+        inputs: torch.Tensor,
         micro_batches: MicroBatches,
     ) -> NDArray[np.float32]:
-        """Compute probabilities ``[B, C]`` of ``uint8 [B, 3, S, S]`` from the logits of a model."""
+        """Compute probabilities ``[B, C]`` of a batch from the logits of a model."""
         try:
             with torch.inference_mode(), training.cuda_kernels(self.device):
-                logits = micro_batches.map(forward, images).float()
+                logits = micro_batches.map(forward, inputs).float()
         except OutOfMemory as error:
             raise ArtifactError(f"{error}; choose another with --device cpu") from None
         return training.logits_to_probabilities(logits / self.temperature)
 
     def stream(
-        self, images: Sequence[Any], on_unreadable: Callable[[int, str], None]
+        self, items: Sequence[Any], on_unreadable: Callable[[int, str], None]
     ) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """Yield ``(index, probabilities [C])`` of each readable image, in order.
+        """Yield ``(index, probabilities [C])`` of each readable item, in order.
 
-        The next batch of images is decoded in threads while the model computes the current one.
+        The next batch is encoded in threads while the model computes the current one.
 
         Args:
-            images: Files, Pillow images, or arrays ``uint8 [H, W]`` or ``[H, W, 3]``.
-            on_unreadable: Called with the index of an image that cannot be read, and the reason.
+            items: For images files, Pillow images, or arrays ``uint8 [H, W]`` or ``[H, W, 3]``.
+            on_unreadable: Called with the index of an item that cannot be read, and the reason.
         """
 
-        def decode_batches() -> Iterator[list[tuple[int, NDArray[np.uint8] | DataError]]]:
-            for start in range(0, len(images), BATCH_SIZE):
-                decoded = pool.map(self._decode, images[start : start + BATCH_SIZE])
-                yield list(enumerate(decoded, start))
+        def encode_batches() -> Iterator[list[tuple[int, NDArray[Any] | DataError]]]:
+            for start in range(0, len(items), BATCH_SIZE):
+                encoded = pool.map(self._encode, items[start : start + BATCH_SIZE])
+                yield list(enumerate(encoded, start))
 
         forward: Callable[[torch.Tensor], torch.Tensor] | None = None
         micro_batches = MicroBatches()
         with ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool:
-            for batch in data.prefetch(decode_batches()):
+            for batch in data.prefetch(encode_batches()):
                 indices, readable = [], []
-                for index, image in batch:
-                    if isinstance(image, DataError):
-                        on_unreadable(index, str(image))
+                for index, encoded in batch:
+                    if isinstance(encoded, DataError):
+                        on_unreadable(index, str(encoded))
                     else:
                         indices.append(index)
-                        readable.append(image)
+                        readable.append(encoded)
                 if readable:
-                    batch_images = self._to_device(np.stack(readable))
+                    inputs = self._to_device(np.stack(readable))
                     if forward is None:
-                        forward = compile_if_it_pays(
-                            self.network, batch_images, self.device, len(images)
-                        )
-                    rows = self._compute_probabilities(forward, batch_images, micro_batches)
+                        forward = compile_if_it_pays(self.network, inputs, self.device, len(items))
+                    rows = self._compute_probabilities(forward, inputs, micro_batches)
                     yield from zip(indices, rows, strict=True)
 
-    def decode(self, image: Any) -> NDArray[np.uint8]:
-        """Decode an image as the model was trained, ``uint8 [S, S, 3]``; see ``data.decode``.
+    def encode(self, item: Any) -> NDArray[Any]:
+        """Encode an item as the model was trained; an image as ``uint8 [S, S, 3]``.
 
         Raises:
-            DataError: The image cannot be read.
+            DataError: The item cannot be read.
         """
-        spec = self.network.input_spec
-        return data.decode(image, spec.size, spec.interpolation, self.scales)
+        return data.encode(self.kind, item, self.network.expects, self.scales)
 
-    def _decode(self, image: Any) -> NDArray[np.uint8] | DataError:
+    def _encode(self, item: Any) -> NDArray[Any] | DataError:
         try:
-            return self.decode(image)
+            return self.encode(item)
         except DataError as error:
             return error
 
-    def predict(self, images: Any) -> list[dict[str, float]]:
-        """Predict the class probabilities of images.
+    def predict(self, items: Any) -> list[dict[str, float]]:
+        """Predict the class probabilities of new examples.
 
         Args:
-            images: The path of an image or of a folder, which stands for all images below it,
-                sorted; a Pillow image; an array ``uint8 [H, W]`` or ``[H, W, 3]``, or a batch of
-                such arrays; or an iterable of these.
+            items: For a model of images, the path of an image or of a folder, which stands for all
+                images below it, sorted; a Pillow image; an array ``uint8 [H, W]`` or ``[H, W, 3]``,
+                or a batch of such arrays; or an iterable of these. For other kinds of input, a
+                string that the kind reads, such as a file or a text; an item; or an iterable of
+                these.
 
         Returns:
-            For each image the probability of each class by its name.
+            For each example the probability of each class by its name.
 
         Raises:
-            DataError: An image cannot be read, or there is none in a folder.
+            DataError: An item cannot be read, or there is none in a folder.
         """
-
-        def raise_error(index: int, reason: str) -> None:
-            raise DataError(reason)
-
-        rows = self.stream(list_images(images), raise_error)
+        rows = self.stream(list_items(self.kind, items), _raise_unreadable)
         return [dict(zip(self.classes, map(float, row), strict=True)) for _, row in rows]
+
+
+def _raise_unreadable(index: int, reason: str) -> None:
+    raise DataError(reason)
 
 
 def load(folder: Path, plugins: Registry | None = None, device: Device | None = None) -> Predictor:
@@ -325,7 +359,10 @@ def load(folder: Path, plugins: Registry | None = None, device: Device | None = 
     plugins = plugins or registry.load()
     classes = content["classes"]
     if members := content.get("members"):
-        built = [_build_network(folder, m, len(classes), plugins, device) for m in members]
+        built = [
+            _build_network(folder, member, len(classes), plugins, device, number)
+            for number, member in enumerate(members)
+        ]
         # The weights of the members are among the tensors that are loaded below.
         network: Model = Ensemble(built, [1 / len(built)] * len(built))
     else:
@@ -339,7 +376,14 @@ def load(folder: Path, plugins: Registry | None = None, device: Device | None = 
     except RuntimeError as error:
         raise _misfit(folder, str(error).splitlines()[-1].strip()) from None
     temperature, images = content.get("temperature") or 1.0, _read_training_images(folder)
-    return Predictor(network, classes, device, temperature, content, images)
+    try:
+        kind = data.find_kind(content.get("kind", IMAGE), plugins)
+    except AutoTLError as error:
+        raise ArtifactError(
+            f"{folder} is a model for another kind of input: {error}; install the package that it "
+            "comes from, or give plugin files with --plugin"
+        ) from None
+    return Predictor(network, classes, device, temperature, content, images, kind)
 
 
 def _read_training_images(folder: Path) -> NDArray[np.uint64] | None:
@@ -365,9 +409,22 @@ def _read_training_images(folder: Path) -> NDArray[np.uint64] | None:
 
 
 def _build_network(
-    folder: Path, description: Mapping[str, Any], classes: int, plugins: Registry, device: Device
+    folder: Path,
+    description: Mapping[str, Any],
+    classes: int,
+    plugins: Registry,
+    device: Device,
+    number: int | None = None,
 ) -> Model:
     """Build a network as ``_describe`` described it, without its trained weights.
+
+    Args:
+        folder: The model folder.
+        description: The description.
+        classes: Number of classes C.
+        plugins: The plugins.
+        device: Where to build it.
+        number: The number of a member of an ensemble, from 0.
 
     Raises:
         ArtifactError: A plugin is not available, or does not accept the values.
@@ -383,16 +440,21 @@ def _build_network(
     try:
         for choice in config.values():  # a width of a billion would fill the memory
             check_values(choice.plugin, choice.params)
-        network = models.build_model(config, classes, description["input"]["size"], device)
+        saved, size = folder / _input_folder(number), description["input"]["size"]
+        network = models.build_model(config, classes, size, device, saved=saved)
     except Exception as error:  # the code of plugins raises anything on wrong values
         raise _misfit(folder, str(error).splitlines()[0] if str(error) else repr(error)) from error
-    known_fields = {field.name for field in fields(models.InputSpec)}
-    spec: dict[str, Any] = {
+    if not isinstance(network.expects, ImageInput):
+        if network.expects.key != description["input"].get("key"):
+            raise _misfit(folder, "its input is encoded in another way")
+        return network
+    known_fields = {field.name for field in fields(ImageInput)}
+    stored: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value
         for key, value in description["input"].items()
         if key in known_fields
     }
-    return Model(network.backbone, network.head, models.InputSpec(**spec), network.head_input)
+    return Model(network.backbone, network.head, ImageInput(**stored), network.head_input)
 
 
 def _misfit(folder: Path, detail: str) -> ArtifactError:

@@ -7,6 +7,7 @@ is replaced only if it is a model folder: one that somebody else made is never t
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
@@ -17,6 +18,9 @@ from autotl.errors import StoreError
 
 FILES = ("config.json", "model.safetensors", "training_images.npy", "README.md")
 """The files that ``model_folder.save`` writes."""
+
+INPUT_FOLDER = "input"
+"""The folder with the files of the input; the members of an ensemble have ``input-1``, ..."""
 
 KEYS = frozenset({"schema", "backbone", "head", "classes", "input"})
 """The entries of ``config.json`` by which a model folder is recognised."""
@@ -108,10 +112,15 @@ def _retire(aside: Path, folder: Path) -> Path | None:
         if aside.is_symlink():
             aside.unlink()
         elif aside.is_dir():
-            if {path.name for path in aside.iterdir()} - set(FILES):
+            if any(not _is_own(path.name) for path in aside.iterdir()):
                 return aside.rename(_free_name(folder))
             shutil.rmtree(aside)
     return None
+
+
+def _is_own(name: str) -> bool:
+    """Whether ``model_folder.save`` writes a file or folder of that name."""
+    return name in FILES or re.fullmatch(rf"{INPUT_FOLDER}(-\d+)?", name) is not None
 
 
 def _free_name(folder: Path) -> Path:

@@ -26,6 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from autotl.data import ImageInput
 from autotl.models import STAGES, Model
 from autotl.space.space import Choice, Config
 
@@ -100,6 +101,8 @@ def find_parts(folder: Path, network: Model, config: Config) -> dict[str, str]:
     import timm
 
     backbone = config["backbone"]
+    if not isinstance(network.expects, ImageInput):
+        return {"reason": f"its input is {network.expects.kind}"}
     if not timm.is_model(backbone.name.partition(".")[0]):
         return {"reason": f"the backbone {backbone.name} comes from {backbone.plugin.origin}"}
     training = network.training
@@ -120,9 +123,9 @@ def render(parts: Mapping[str, str], folder: str = ".") -> str:
 
 def _find_equivalent(folder: Path, network: Model, config: Config) -> dict[str, str]:
     """Find code for backbone and head whose probabilities equal those of ``network``."""
-    size = network.input_spec.size
+    size = network.expects.size
     images = _smooth_images(size)
-    features = network.features(images.to(network.mean.device))
+    features = network.features(images.to(network.device))
     logits = network.head(features).float().cpu()
     try:
         heads = list(_write_head(network.head, config["head"], features.shape[-1], logits.shape[1]))
@@ -172,8 +175,9 @@ def _write_features(network: Model) -> str:
             "    x = torch.cat([*(m.mean((2, 3)) for m in maps), backbone.forward_head(last)], 1)"
         )
     backbone: Any = network.backbone
-    size = network.input_spec.size
-    shape = backbone.forward_features(network.mean.new_zeros(1, 3, size, size)).shape
+    size = network.expects.size
+    blank = torch.zeros(1, 3, size, size, device=network.device)
+    shape = backbone.forward_features(blank).shape
     line = "x = backbone.forward_features(x)"
     if len(shape) == 3:
         return f"{line}[:, {getattr(backbone, 'num_prefix_tokens', 0)}:]  # [B, positions, F]"

@@ -15,6 +15,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from autotl.space.input_kind import IMAGE
+
 if TYPE_CHECKING:
     from autotl.store import TrialRow
 
@@ -75,7 +77,9 @@ def show_summary(
     for path in existing:
         console.print(f"  {on_one_line(str(path))}", soft_wrap=True)
     if (model := Path(folder, "model")) in existing:
-        words = ["autotl", "predict", str(model), "photo.jpg"]
+        is_image = summary["data"]["kind"] == IMAGE
+        new = "photo.jpg" if is_image else summary["data"]["noun"].upper()
+        words = ["autotl", "predict", str(model), new]
         words += [word for file in plugins for word in ("--plugin", str(file))]
         console.print(f"\nTry it:    {on_one_line(shlex.join(words))}", soft_wrap=True)
     if resumable:

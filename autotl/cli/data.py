@@ -19,20 +19,20 @@ def data() -> None:
 @click.argument("source", metavar="DATA", type=SOURCE)
 @PLUGIN
 def check_data(source: str, plugin: tuple[Path, ...]) -> None:
-    """Open every image of DATA once and report the problems found."""
+    """Open every example of DATA once and report the problems found."""
     require_source(source)
     from autotl.data import check, read_source
     from autotl.data.scale import describe
     from autotl.space import registry
 
-    examples, issues = read_source(source, registry.load(plugin))
-    dataset = check(examples, source, issues=issues)
+    read = read_source(source, registry.load(plugin))
+    dataset = check(read.examples, source, issues=read.issues, kind=read.kind)
     for issue in dataset.issues:
         click.echo(printable(f"{issue.name}: {issue.problem} ({issue.action})"))
     sizes = {split: len(dataset.indices(split)) for split in ("train", "validation", "test")}
     click.echo(
-        f"{len(dataset.examples)} images of {len(dataset.classes)} classes can be used: "
-        + ", ".join(f"{size} {split}" for split, size in sizes.items())
+        f"{len(dataset.examples)} {dataset.kind.nouns} of {len(dataset.classes)} classes can be "
+        "used: " + ", ".join(f"{size} {split}" for split, size in sizes.items())
     )
     for line in describe(dataset.scales):
         click.echo(f"scale of {line}; values beyond are clipped")

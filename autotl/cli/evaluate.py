@@ -23,7 +23,7 @@ from autotl.space.registry import require_source
 @click.option(
     "--split",
     type=click.Choice(["train", "validation", "test"]),
-    help="Split of DATA to score, if DATA defines splits (default: all images).",
+    help="Split of DATA to score, if DATA defines splits (default: all examples).",
 )
 @click.option(
     "--metric", multiple=True, metavar="NAME", help="Metric to report; repeatable (default: all)."
@@ -40,9 +40,9 @@ def evaluate(
     plugin: Sequence[Path],
     device: str,
 ) -> None:
-    """Score MODEL on DATA: labelled images in any form that search accepts.
+    """Score MODEL on DATA: labelled examples in any form that search accepts.
 
-    Scores come with 95 % intervals. Images that cannot be read are named on stderr and left out;
+    Scores come with 95 % intervals. Those that cannot be read are named on stderr and left out;
     the exit code is then 1.
     """
     require_folder(model)
@@ -68,15 +68,15 @@ def evaluate(
     if output_format == "json":
         click.echo(json.dumps({"model": str(model), "data": source, **result}, indent=2))
     else:
-        for line in _table(result):
+        for line in _table(result, predictor.kind.nouns):
             click.echo(line)
     if result["unreadable"]:
         sys.exit(1)
 
 
-def _table(result: Mapping[str, Any]) -> Iterator[str]:
+def _table(result: Mapping[str, Any], nouns: str) -> Iterator[str]:
     """Yield the lines of the scores, the table of classes and the notes."""
-    yield f"{result['n']} images"
+    yield f"{result['n']} {nouns}"
     yield ""
     majority = f"always {printable(result['majority_class'])}"
     yield f"{'':<18}  {'score':<6}  {'95 % interval':<16}  {majority}"
@@ -91,11 +91,12 @@ def _table(result: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     names = [printable(row["class"]) for row in result["per_class"]]
     width = max(map(len, [*names, "class"]))
-    yield f"{'class':<{width}}  images  recall  precision  f1"
+    counted = max(len(nouns), 6)
+    yield f"{'class':<{width}}  {nouns:>{counted}}  recall  precision  f1"
     for name, row in zip(names, result["per_class"], strict=True):
         recall, precision, f1 = (
             "-" if row[key] is None else f"{row[key]:.3f}" for key in ("recall", "precision", "f1")
         )
-        yield f"{name:<{width}}  {row['n']:>6}  {recall:>6}  {precision:>9}  {f1}"
+        yield f"{name:<{width}}  {row['n']:>{counted}}  {recall:>6}  {precision:>9}  {f1}"
     for note in result["notes"]:
         yield f"\nnote: {note}"

@@ -13,6 +13,7 @@ from autotl.artifact.folder import require_folder
 from autotl.cli.common import FORMAT, PATH, PLUGIN, SOURCE
 from autotl.cli.inputs import find_images, load_examples, write_note
 from autotl.errors import ArtifactError, AutoTLError, DataError
+from autotl.space.input_kind import IMAGE
 
 if TYPE_CHECKING:
     from autotl.artifact.export import ExportResult
@@ -77,15 +78,13 @@ def export(
         raise ArtifactError(f"there is no folder {file.parent} to export to; create it first")
     exporter.check_file(file, to)
     origin, examples = _comparison_examples(source, predictor, plugins, to)
+    nouns = predictor.kind.nouns
     limit = INT8_IMAGES if to == "onnx-int8" else FLOAT32_IMAGES
     images, labels = exporter.decode_examples(predictor, examples, limit, _warn)
-    if source is not None and not examples:
-        raise DataError(f"{source}: there are no images in it")
-    if examples and not len(images):
-        raise DataError(f"{origin}: none of its images can be read")
+    _require_readable(source, origin, examples, len(images), nouns)
     if not examples:
-        origin = "random images, because the training data are not available"
-        images = exporter.random_images(predictor, FLOAT32_IMAGES)
+        origin = f"made-up {nouns}, because the training data are not available"
+        images = exporter.toy_examples(predictor, FLOAT32_IMAGES)
     result = exporter.export(predictor, file, to, images, labels if examples else None)
     if output_format == "json":
         click.echo(
@@ -93,6 +92,16 @@ def export(
         )
     else:
         _print_result(result, predictor, to, origin)
+
+
+def _require_readable(
+    source: str | None, origin: str, examples: Sequence[Example], readable: int, nouns: str
+) -> None:
+    """Raise DataError if data that the user gave has no examples, or none that can be read."""
+    if source is not None and not examples:
+        raise DataError(f"{source}: there are no {nouns} in it")
+    if examples and not readable:
+        raise DataError(f"{origin}: none of its {nouns} can be read")
 
 
 def _warn(reason: str) -> None:
@@ -134,14 +143,18 @@ def _load_with_or_without_labels(source: str, plugins: Registry) -> list[Example
 def _print_result(result: ExportResult, predictor: Predictor, to: str, origin: str) -> None:
     from autotl.artifact.export import TOLERANCE
 
-    size = predictor.network.input_spec.size
+    size, nouns = predictor.network.expects.size, predictor.kind.nouns
     classes = len(predictor.classes)
     click.echo(f"{result.file}  {result.num_bytes / 1e6:.1f} MB")
-    click.echo(f"  input: images, uint8 [batch, 3, {size}, {size}], RGB, resized without cropping")
+    if predictor.kind.name == IMAGE:
+        shape = f"uint8 [batch, 3, {size}, {size}], RGB, resized without cropping"
+    else:
+        shape = f"{predictor.network.expects.dtype} {['batch', *predictor.network.expects.shape]}"
+    click.echo(f"  input: {nouns}, {shape}")
     click.echo(f"  output: probabilities, float32 [batch, {classes}], calibrated like the model's")
     allowed = "" if to == "onnx-int8" else f", {TOLERANCE} allowed"
     click.echo(
-        f"  compared on {result.num_images} images ({origin}): the same class on "
+        f"  compared on {result.num_images} {nouns} ({origin}): the same class on "
         f"{result.agreement:.2%}, probabilities differ by at most {result.max_difference:.2g}"
         f"{allowed}"
     )

@@ -1,11 +1,11 @@
-"""Find the images that a command gets as arguments: files, or labelled examples."""
+"""Find what a command gets as arguments: files of images, other items, or labelled examples."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,6 +14,7 @@ from autotl.cli.common import printable
 from autotl.errors import DataError
 
 if TYPE_CHECKING:
+    from autotl.space.input_kind import InputKind
     from autotl.space.plugin import Example
     from autotl.space.registry import Registry
 
@@ -45,6 +46,34 @@ def find_images(names: Sequence[str], warn: Callable[[str], None]) -> Iterator[s
                 yield from _list_folder(match, warn) if Path(match).is_dir() else (match,)
         else:
             yield name
+
+
+def read_items(
+    arguments: Sequence[str], kind: InputKind, on_unreadable: Callable[[str, str], object]
+) -> tuple[list[str], list[Any]]:
+    """The names and the items that the arguments of a command stand for, of another kind.
+
+    Args:
+        arguments: What the kind reads; ``-`` stands for arguments on stdin, one a line.
+        kind: What the items are.
+        on_unreadable: Called with an argument that cannot be read, and the reason.
+
+    Raises:
+        DataError: An argument is empty.
+    """
+    names, items = [], []
+    for argument in arguments:
+        if not argument.strip():
+            raise DataError("an argument is empty; is a variable of the shell not set?")
+        lines = (line.strip("\r\n") for line in sys.stdin if line.strip())
+        for each in lines if argument == "-" else (argument,):
+            try:
+                for name, item in kind.read(each):
+                    names.append(name)
+                    items.append(item)
+            except DataError as error:
+                on_unreadable(each, str(error))
+    return names, items
 
 
 def _list_folder(name: str, warn: Callable[[str], None]) -> Iterator[str]:
@@ -86,10 +115,10 @@ def load_examples(source: str, plugins: Registry) -> list[Example]:
     """
     from autotl.data import read_source
 
-    examples, issues = read_source(source, plugins)
-    for issue in issues:
+    read = read_source(source, plugins)
+    for issue in read.issues:
         write_note(f"{issue.name}: {issue.problem} ({issue.action})")
-    return examples
+    return read.examples
 
 
 def write_note(text: str) -> None:

@@ -7,14 +7,16 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 
-from autotl.artifact.folder import require_folder
+from autotl.artifact.folder import read_kind, require_folder
 from autotl.cli.common import PATH, PLUGIN, SOURCE, device_option, printable
-from autotl.cli.inputs import find_images, write_note
+from autotl.cli.inputs import find_images, read_items, write_note
 from autotl.cli.progress_bar import ProgressBar
 from autotl.errors import DataError
+from autotl.space.input_kind import IMAGE
 
 Predictions = Iterator[tuple[str, list[tuple[str, float]]]]
 """For each file its name and its classes with their probabilities, the most probable first."""
@@ -22,7 +24,7 @@ Predictions = Iterator[tuple[str, list[tuple[str, float]]]]
 
 @click.command()
 @click.argument("model", type=PATH)
-@click.argument("files", nargs=-1, required=True, type=SOURCE)
+@click.argument("files", nargs=-1, required=True)
 @click.option(
     "--format",
     "output_format",
@@ -35,7 +37,7 @@ Predictions = Iterator[tuple[str, list[tuple[str, float]]]]
     type=click.IntRange(1, 1_000_000),
     default=3,
     metavar="N",
-    help="Number of classes for each image, the most probable first (default: 3).",
+    help="Number of classes for each example, the most probable first (default: 3).",
 )
 @PLUGIN
 @device_option("auto")
@@ -49,13 +51,20 @@ def predict(
 ) -> None:
     """Predict the classes of FILES: images, folders, glob patterns, or - for a list on stdin.
 
-    Files that cannot be read are named on stderr and the others are predicted; the exit code is
-    then 1.
+    A model for another kind of input takes what that kind reads, such as texts. Files that cannot
+    be read are named on stderr and the others are predicted; the exit code is then 1.
     """
     require_folder(model)
-    names = list(find_images(files, write_note))
-    if not names:
-        raise DataError("no images: the list on stdin is empty")
+    is_image = read_kind(model) == IMAGE
+    names: list[str] = []
+    items: list[Any] = []
+    if is_image:  # they are found before PyTorch is loaded
+        names = list(
+            find_images([str(SOURCE.convert(file, None, None)) for file in files], write_note)
+        )
+        items = [Path(name) for name in names]
+        if not names:
+            raise DataError("no images: the list on stdin is empty")
     from autotl import models
     from autotl.artifact import model_folder
     from autotl.space import registry
@@ -63,12 +72,19 @@ def predict(
     predictor = model_folder.load(model, registry.load(plugin), models.select_device(device))
     unreadable: list[str] = []
 
+    def report_argument(argument: str, reason: str) -> None:
+        unreadable.append(argument)
+        click.echo(f"Error: {printable(reason)}", err=True)
+
+    if not is_image:
+        names, items = read_items(files, predictor.kind, report_argument)
+
     def report_unreadable(index: int, reason: str) -> None:
         unreadable.append(names[index])
         bar.print_error(printable(reason))
 
     def predictions() -> Predictions:
-        for index, row in predictor.stream([Path(name) for name in names], report_unreadable):
+        for index, row in predictor.stream(items, report_unreadable):
             classes = zip(predictor.classes, map(float, row), strict=True)
             yield names[index], sorted(classes, key=lambda c: c[1], reverse=True)[:top]
             bar.update(index + 1)

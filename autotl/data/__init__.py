@@ -1,33 +1,44 @@
 """From a data source to batches on a device.
 
 ``source`` reads the examples of a dataset plugin. ``dataset`` checks them: ``inspection`` opens
-each image once, ``labels`` compares the names of classes, ``copies`` and ``duplicates`` find copies
-and near-copies, and ``split`` assigns the examples to train, validation and test. ``resample``
-returns the folds of cross-validations, ``image`` decodes one image, with the ``scale`` of those
-with more than 8 bits, ``packing`` decodes all of them into one memory-mapped array, and ``batches``
-reads that array. ``resident`` owns the memory of a GPU that images and features stay in, and
-``device_memory`` asks the GPU. ``sample`` draws a part of the examples where there is no time for
-all.
+each example once, ``labels`` compares the names of classes, ``copies`` and ``duplicates`` find
+copies and near-copies, and ``split`` assigns the examples to train, validation and test.
+``resample`` returns the folds of cross-validations. ``image_kind`` is the kind of input that images
+are, ``image`` decodes one, with the ``scale`` of those with more than 8 bits, and ``toy_images``
+makes easy ones. ``encoding`` encodes an example of any kind, ``packing`` all of them into one
+memory-mapped array, and ``batches`` reads that array. ``resident`` owns the memory of a GPU that
+examples and features stay in, and ``device_memory`` asks the GPU. ``sample`` draws a part of the
+examples where there is no time for all.
 """
 
 from autotl.data import device_memory, resident, scale
-from autotl.data.batches import Batches, copy_in_order, prefetch, send_positions
+from autotl.data.batches import (
+    Batches,
+    copy_in_order,
+    prefetch,
+    send_positions,
+    to_channels_first,
+)
 from autotl.data.copies import digest_examples
 from autotl.data.dataset import Dataset, check, write_csv, write_issues, write_splits
+from autotl.data.encoding import encode
 from autotl.data.image import Progress, decode
+from autotl.data.image_kind import IMAGES, ImageInput, find_kind
 from autotl.data.labels import find_same, normalise_label
 from autotl.data.memory_map import MappedArray
-from autotl.data.packing import PACKED_SUFFIX, Packed, pack, packed_shape
+from autotl.data.packing import PACKED_SUFFIX, Packed, pack, packed_bytes
 from autotl.data.resample import Indices, Resample, fold, resample
-from autotl.data.sample import FEWEST_PER_CLASS, measure_decoding, sample_examples
+from autotl.data.sample import FEWEST_PER_CLASS, draw_items, measure_opening, sample_examples
 from autotl.data.scale import Scale, Scales
 from autotl.data.source import Source, read_source
 
 __all__ = [
     "FEWEST_PER_CLASS",
+    "IMAGES",
     "PACKED_SUFFIX",
     "Batches",
     "Dataset",
+    "ImageInput",
     "Indices",
     "MappedArray",
     "Packed",
@@ -41,12 +52,15 @@ __all__ = [
     "decode",
     "device_memory",
     "digest_examples",
+    "draw_items",
+    "encode",
+    "find_kind",
     "find_same",
     "fold",
-    "measure_decoding",
+    "measure_opening",
     "normalise_label",
     "pack",
-    "packed_shape",
+    "packed_bytes",
     "prefetch",
     "read_source",
     "resample",
@@ -54,6 +68,7 @@ __all__ = [
     "sample_examples",
     "scale",
     "send_positions",
+    "to_channels_first",
     "write_csv",
     "write_issues",
     "write_splits",

@@ -1,4 +1,4 @@
-"""Batches of packed images on a device."""
+"""Batches of packed examples on a device."""
 
 from __future__ import annotations
 
@@ -61,31 +61,36 @@ def send_positions(
     return split
 
 
+def to_channels_first(batch: Tensor) -> Tensor:
+    """Images ``[B, H, W, C]`` as ``[B, C, H, W]`` in channels-last memory format; others as is."""
+    return batch.permute(0, 3, 1, 2) if batch.ndim == 4 else batch
+
+
 class Batches:
-    """Batches of a subset of the packed images.
+    """Batches of a subset of the packed examples.
 
-    Iterating yields ``(images, labels)`` in order: ``uint8 [B, 3, S, S]`` in channels-last memory
-    format and ``int64 [B]``. ``epoch`` yields them shuffled; ``epoch_indices`` returns the indices
-    of the same batches instead.
+    Iterating yields ``(inputs, labels)`` in order: images ``uint8 [B, 3, S, S]`` in channels-last
+    memory format, others ``[B, ...]`` as they are packed, and ``int64 [B]``. ``epoch`` yields them
+    shuffled; ``epoch_indices`` returns the indices of the same batches instead.
 
-    Batches are nearly equal in size and never hold a single image, which breaks BatchNorm, unless
-    there is only one: 33 images in batches of 32 are split into 17 and 16, and 3 in batches of 2
+    Batches are nearly equal in size and never hold a single example, which breaks BatchNorm, unless
+    there is only one: 33 examples in batches of 32 are split into 17 and 16, and 3 in batches of 2
     are one batch of 3.
 
-    On a GPU, images stay where they were copied to if there is room for all of them (``resident``).
-    What was given up there is read again, which makes no difference to the batches.
+    On a GPU, examples stay where they were copied to if there is room for all (``resident``). What
+    was given up there is read again, which makes no difference to the batches.
 
     Args:
-        packed: All images of the data set.
+        packed: All examples of the data set.
         labels: All labels of the data set, ``int64 [N]``.
-        indices: Indices of the chosen images in ``packed``, in order, ``[n]``.
-        batch_size: Largest number of images in a batch, at least 2.
+        indices: Indices of the chosen examples in ``packed``, in order, ``[n]``.
+        batch_size: Largest number of examples in a batch, at least 2.
         device: Device of the tensors.
         shuffle_seed: Seed of the order of every epoch; None for no shuffling.
 
     Attributes:
-        class_counts: Number of chosen images of each class, ``[C]``.
-        labels: Labels of the chosen images, ``int64 [n]`` on the device.
+        class_counts: Number of chosen examples of each class, ``[C]``.
+        labels: Labels of the chosen examples, ``int64 [n]`` on the device.
     """
 
     def __init__(
@@ -103,12 +108,13 @@ class Batches:
         self.batch_size = batch_size
         self.device = device
         self.shuffle_seed = shuffle_seed
+        self._dtype = torch.from_numpy(np.empty(0, packed.array.dtype)).dtype
         self._labels = labels[indices]
         num_classes = int(labels.max(initial=-1)) + 1
         self.class_counts = np.bincount(self._labels, minlength=num_classes).tolist()
         self.labels = torch.from_numpy(self._labels).to(device)
-        self._resident: resident.ResidentTensor | None = None  # uint8 [n, S, S, 3]
-        self._copied = np.empty(0, np.bool_)  # for each image whether it is in that tensor
+        self._resident: resident.ResidentTensor | None = None  # [n, ...]
+        self._copied = np.empty(0, np.bool_)  # for each example whether it is in that tensor
 
     def __len__(self) -> int:
         """The number of batches in an epoch."""
@@ -116,7 +122,7 @@ class Batches:
 
     @property
     def num_examples(self) -> int:
-        """The number of chosen images."""
+        """The number of chosen examples."""
         return len(self.indices)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -124,11 +130,11 @@ class Batches:
         return self.load(self.sequential_indices())
 
     def sequential_indices(self) -> list[NDArray[np.int64]]:
-        """Positions of all images in order, one array ``[B]`` for each batch."""
+        """Positions of all examples in order, one array ``[B]`` for each batch."""
         return self._divide(np.arange(self.num_examples))
 
     def shuffled_indices(self, seed: int) -> list[NDArray[np.int64]]:
-        """Positions of all images in an order that depends on ``seed`` alone, ``[B]`` a batch."""
+        """Positions of all examples in an order that depends on ``seed`` alone, ``[B]`` a batch."""
         return self._divide(np.random.default_rng(seed).permutation(self.num_examples))
 
     def epoch(
@@ -138,17 +144,17 @@ class Batches:
 
         Args:
             number: Number of the epoch, which determines the order together with the seed.
-            sampling: Relative sampling weight of an image of each class, ``[C]``. As many images
-                as an epoch has are then drawn with replacement. None for a permutation.
+            sampling: Relative sampling weight of an example of each class, ``[C]``. As many
+                examples as an epoch has are then drawn with replacement. None for a permutation.
         """
         return self.load(self.epoch_indices(number, sampling))
 
     def epoch_indices(
         self, number: int, sampling: Sequence[float] | None = None
     ) -> list[NDArray[np.int64]]:
-        """Positions of the images that ``epoch`` yields, one array ``int64 [B]`` for each batch.
+        """Positions of the examples that ``epoch`` yields, one array ``int64 [B]`` for each batch.
 
-        Positions count within the chosen images: ``self.indices`` maps them to the data set.
+        Positions count within the chosen examples: ``self.indices`` maps them to the data set.
         """
         positions = np.arange(self.num_examples)
         if self.shuffle_seed is None:
@@ -160,9 +166,9 @@ class Batches:
         return self._divide(random.choice(positions, len(positions), p=weights / weights.sum()))
 
     def load(self, batches: Sequence[NDArray[np.int64]]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield ``(images, labels)`` for each of ``batches``, positions ``[B]``."""
-        images = (images.permute(0, 3, 1, 2) for images in self._load_images(batches))
-        return zip(images, self.load_labels(batches), strict=True)
+        """Yield ``(inputs, labels)`` for each of ``batches``, positions ``[B]``."""
+        inputs = (to_channels_first(batch) for batch in self._load_packed(batches))
+        return zip(inputs, self.load_labels(batches), strict=True)
 
     def load_labels(self, batches: Sequence[NDArray[np.int64]]) -> list[Tensor]:
         """The labels for each of ``batches``, positions ``[B]``: ``int64 [B]`` on the device."""
@@ -171,8 +177,8 @@ class Batches:
     def _divide(self, positions: NDArray[np.int64]) -> list[NDArray[np.int64]]:
         return np.array_split(positions, len(self)) if len(self) else []
 
-    def _load_images(self, batches: Sequence[NDArray[np.int64]]) -> Iterator[Tensor]:
-        """Yield ``uint8 [B, S, S, 3]`` on the device for each of ``batches``."""
+    def _load_packed(self, batches: Sequence[NDArray[np.int64]]) -> Iterator[Tensor]:
+        """Yield ``[B, ...]`` as packed, on the device, for each of ``batches``."""
         room = self._claim_room()
         if room is None:
             yield from copy_in_order(self._read, batches, self.device)
@@ -194,41 +200,41 @@ class Batches:
         yield from copy_in_order(self._read, batches[number:], self.device)
 
     def _claim_room(self) -> resident.ResidentTensor | None:
-        """Take room for all images on the device, where they are copied as they are needed.
+        """Take room for all examples on the device, where they are copied as they are needed.
 
         Returns:
-            The room, where images may be already; None if there is none.
+            The room, where examples may be already; None if there is none.
         """
         if self._resident is None or not self._resident.is_resident:
             shape = (self.num_examples, *self.packed.array.shape[1:])
-            self._resident = resident.allocate(shape, self.device)
+            self._resident = resident.allocate(shape, self.device, dtype=self._dtype)
             self._copied = np.zeros(self.num_examples, np.bool_)
         return self._resident
 
     def _take(self, room: resident.ResidentTensor, sent: Tensor) -> Tensor:
-        images = room.get()
-        assert images is not None  # nothing gives it up between a question and the next line
-        return images.index_select(0, sent)
+        examples = room.get()
+        assert examples is not None  # nothing gives it up between a question and the next line
+        return examples.index_select(0, sent)
 
     def _add(
         self,
         room: resident.ResidentTensor,
         positions: NDArray[np.int64],
         sent: Tensor,
-        images: Tensor,
+        batch: Tensor,
     ) -> Tensor:
-        """Copy a batch to its place among the resident images; return the batch."""
-        if (all_images := room.get()) is not None:
-            all_images.index_copy_(0, sent, images)
+        """Copy a batch to its place among the resident examples; return the batch."""
+        if (examples := room.get()) is not None:
+            examples.index_copy_(0, sent, batch)
             self._copied[positions] = True
-        return images
+        return batch
 
     def _read(self, positions: NDArray[np.int64]) -> Tensor:
-        """``uint8 [B, S, S, 3]`` in memory."""
+        """``[B, ...]`` as packed, in memory."""
         indices = self.indices[positions]
         if not device_memory.copies_ahead(self.device):
             return torch.from_numpy(self.packed.take(indices))
         shape = (len(indices), *self.packed.array.shape[1:])
-        buffer = device_memory.host_buffer(shape, self.device)
+        buffer = device_memory.host_buffer(shape, self.device, self._dtype)
         self.packed.take(indices, out=buffer.numpy())
         return buffer

@@ -21,7 +21,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from autotl.data.image import map_in_threads, open_upright, to_rgb
+from autotl.data.image_kind import IMAGES
 from autotl.data.scale import Scale, is_deep, sample
+from autotl.space.input_kind import InputKind
 from autotl.space.plugin import Example
 
 SIDE = 16
@@ -95,11 +97,21 @@ def digest_thumbnails(thumbnails: Sequence[Thumbnail]) -> NDArray[np.uint64]:
     return np.array([digest_thumbnail(thumbnail) for thumbnail in thumbnails], dtype=np.uint64)
 
 
-def digest_examples(examples: Sequence[Example]) -> NDArray[np.uint64]:
-    """The digests of the thumbnails of examples, ``uint64 [N]``; 0 where one cannot be read."""
+def shorten_digest(content: str) -> int:
+    """The first 64 bits of a digest in hexadecimal."""
+    return int(content[:16], 16)
+
+
+def digest_examples(examples: Sequence[Example], kind: InputKind = IMAGES) -> NDArray[np.uint64]:
+    """The digests of examples, ``uint64 [N]``; 0 where one cannot be read.
+
+    They are those of a data set: see ``Dataset.digests``.
+    """
 
     def digest(example: Example) -> int:
         try:
+            if kind is not IMAGES:
+                return shorten_digest(hashlib.sha256(kind.content(example.item)).hexdigest())
             return digest_thumbnail(make_thumbnail(open_for_thumbnail(example.item)))
         except Exception:  # decoders raise anything on broken files
             return 0

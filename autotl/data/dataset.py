@@ -9,23 +9,28 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass, replace
+from functools import partial
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from autotl import files
 from autotl.data import scale
-from autotl.data.copies import digest_thumbnails
-from autotl.data.duplicates import LEFT_OUT, find_duplicates, find_near_groups
+from autotl.data.copies import digest_thumbnails, shorten_digest
+from autotl.data.duplicates import LEFT_OUT, Duplicates, find_duplicates, find_near_groups
+from autotl.data.encoding import encode
 from autotl.data.image import Progress, map_in_threads
+from autotl.data.image_kind import IMAGES
 from autotl.data.inspection import Inspection, inspect
 from autotl.data.labels import check_labels, find_same, join_names, natural_key, normalise_label
 from autotl.data.scale import Scale
 from autotl.data.split import GIVEN_SPLITS, SPLITS, draw_folds, join_units, split
 from autotl.data.spreadsheet import escape_formula
 from autotl.errors import DataError, StoreError
+from autotl.space.input_kind import InputKind, ModelInput
 from autotl.space.plugin import Example, Issue
 
 FINGERPRINT_VERSION = 3
@@ -39,7 +44,7 @@ class Dataset:
     Attributes:
         source: What the user called the data.
         fingerprint: SHA-256 of exactly these examples in this order: names, contents, labels,
-            given splits and groups. Equal fingerprints mean equal images at equal indices,
+            given splits and groups. Equal fingerprints mean equal examples at equal indices,
             wherever the folder is and whatever was left out; the seed of the split does not enter.
         classes: Names of the classes in natural order: '2' before '10'.
         examples: The usable examples in the natural order of their names.
@@ -52,9 +57,11 @@ class Dataset:
             near-copies of one image form one unit (in statistics: a cluster). They are correlated,
             so a drawn split never separates them; different units count as independent.
         scales: The scales of images with more than 8 bits, by file type; see ``scale``.
-        thumbnail_digests: A number that identifies each image's thumbnail, ``uint64 [N]``.
+        digests: A number that identifies the content of each example, ``uint64 [N]``: of an image,
+            its thumbnail.
         folds: Fold of each example outside the test split in a cross-validation, from 0, and -1 in
             the test split, ``[N]``; None if there is a validation split instead.
+        kind: What the examples are.
     """
 
     source: str
@@ -68,12 +75,21 @@ class Dataset:
     duplicates_across_splits: int
     units: tuple[int, ...]
     scales: Mapping[str, Scale]
-    thumbnail_digests: NDArray[np.uint64]
+    digests: NDArray[np.uint64]
     folds: NDArray[np.int64] | None = None
+    kind: InputKind = IMAGES
+
+    def encode(self, index: int, expects: ModelInput) -> NDArray[Any]:
+        """Encode an example for a backbone.
+
+        Raises:
+            DataError: It cannot be read.
+        """
+        return encode(self.kind, self.examples[index].item, expects, self.scales)
 
     @property
     def scored_split(self) -> str:
-        """The split whose images score the trials: all of 'train' if it is divided into folds."""
+        """The split whose examples score the trials: all of 'train' if it is divided into folds."""
         return "validation" if self.folds is None else "train"
 
     def indices(self, *splits: str) -> NDArray[np.int64]:
@@ -99,8 +115,9 @@ def check(
     test: float = 0.2,
     folds: int | None = None,
     progress: Progress | None = None,
+    kind: InputKind = IMAGES,
 ) -> Dataset:
-    """Open every image once, leave out unusable examples, and split the others.
+    """Open every example once, leave out unusable ones, and split the others.
 
     Args:
         examples: What a dataset plugin returned, in any order.
@@ -111,28 +128,26 @@ def check(
             split; 0 for none, and None for ``split.validation_fraction``.
         test: Fraction of all examples, if the source gives no test split; 0 for none.
         folds: The number of folds that replace a validation split.
-        progress: Called after every image.
+        progress: Called after every example.
+        kind: What the examples are.
 
     Raises:
-        DataError: No images, fewer than two classes, or too few usable images of one.
+        DataError: No examples, fewer than two classes, or too few usable ones of one.
     """
-    offered = _validate_and_sort(examples, source, validation, test)
+    offered = _validate_and_sort(examples, source, validation, test, kind)
     notes = check_labels(source, [e.label for e in offered])
-    inspections, excluded = _inspect_all(offered, progress)
-    excluded |= (duplicates := find_duplicates(offered, inspections)).excluded
-    chosen = sorted(set(range(len(offered))) - set(excluded))
-    usable, inspected = [offered[i] for i in chosen], [inspections[i] for i in chosen]
-    classes, labels = _index_labels(source, offered, usable, excluded)
+    usable, inspected, excluded, copies = _select_usable(offered, progress, kind)
+    classes, labels = _index_labels(source, offered, usable, excluded, kind)
     groups, near_issues = find_near_groups(usable, inspected, labels, classes)
-    units = join_units(usable, [duplicates.keys[i] for i in chosen], groups)
+    units = join_units(usable, [k for i, k in copies.keys.items() if i not in excluded], groups)
     with _named(source):
         splits = split(
             usable, units, labels, seed=seed, validation=validation, test=test, folds=folds
         )
-        _require_training_images(classes, labels, splits)
-        fold_of = _assign_folds(classes, labels, splits, units, folds, seed)
-    reported = [*notes, *(excluded[i] for i in sorted(excluded))]
-    problems = _find_issues(usable, inspected, classes, labels, splits)
+        _require_training_examples(classes, labels, splits, kind)
+        fold_of = _assign_folds(classes, labels, splits, units, folds, seed, kind)
+    left_out = [excluded[i] for i in sorted(excluded)]
+    problems = _find_issues(usable, inspected, classes, labels, splits, kind)
     scales = scale.fit_scales(i.sample for i in inspected if i.sample)
     return Dataset(
         source=source,
@@ -141,13 +156,14 @@ def check(
         examples=tuple(usable),
         labels=labels,
         splits=tuple(splits.tolist()),
-        issues=(*reported, *duplicates.notes, *near_issues, *problems, *issues),
+        issues=(*notes, *left_out, *copies.notes, *near_issues, *problems, *issues),
         skipped=len(excluded),
-        duplicates_across_splits=duplicates.across_splits,
+        duplicates_across_splits=copies.across_splits,
         units=tuple(units),
         scales=scales,
-        thumbnail_digests=digest_thumbnails([i.thumbnail for i in inspected]),
+        digests=_digest(inspected, kind),
         folds=fold_of,
+        kind=kind,
     )
 
 
@@ -160,12 +176,29 @@ def _named(source: str) -> Iterator[None]:
         raise DataError(f"{source}: {error}") from None
 
 
+def _select_usable(
+    offered: Sequence[Example], progress: Progress | None, kind: InputKind
+) -> tuple[list[Example], list[Inspection], dict[int, Issue], Duplicates]:
+    """Inspect all examples; leave out unreadable ones, and copies that contradict others.
+
+    Returns:
+        The usable examples and their inspections, the issues of the others by index, and the
+        copies among all.
+    """
+    inspections, excluded = _inspect_all(offered, progress, kind)
+    duplicates = find_duplicates(offered, inspections, kind)
+    excluded |= duplicates.excluded
+    chosen = [i for i in range(len(offered)) if i not in excluded]
+    usable, inspected = [offered[i] for i in chosen], [inspections[i] for i in chosen]
+    return usable, inspected, excluded, duplicates
+
+
 def _inspect_all(
-    examples: Sequence[Example], progress: Progress | None
+    examples: Sequence[Example], progress: Progress | None, kind: InputKind
 ) -> tuple[list[Inspection], dict[int, Issue]]:
-    """Inspect all images; also return the issues of the unusable ones, by index."""
+    """Inspect all examples; also return the issues of the unusable ones, by index."""
     inspections: list[Inspection] = []
-    map_in_threads(inspect, examples, inspections.append, "checking", progress)
+    map_in_threads(partial(inspect, kind=kind), examples, inspections.append, "checking", progress)
     return inspections, {
         i: Issue(examples[i].name, inspection.problem, LEFT_OUT)
         for i, inspection in enumerate(inspections)
@@ -215,7 +248,11 @@ def write_csv(path: Path, header: Iterable[str], rows: Iterable[Iterable[object]
 
 
 def _validate_and_sort(
-    examples: Iterable[Example], source: str, validation: float | None, test: float
+    examples: Iterable[Example],
+    source: str,
+    validation: float | None,
+    test: float,
+    kind: InputKind,
 ) -> list[Example]:
     """Validate the arguments of ``check``, and sort the examples by name in natural order."""
     if not (0 <= (validation or 0) < 1 and 0 <= test < 1):
@@ -226,7 +263,7 @@ def _validate_and_sort(
     normalised = (replace(e, label=normalise_label(e.label)) for e in examples)
     offered = sorted(normalised, key=lambda e: natural_key(e.name))
     if not offered:
-        raise DataError(f"{source}: no images found; check the path and the folder structure")
+        raise DataError(f"{source}: no {kind.nouns} found; check the path and the folder structure")
     if invalid := next((e for e in offered if e.split not in GIVEN_SPLITS), None):
         raise DataError(
             f"{source}: {invalid.name} has split {invalid.split!r}; the dataset plugin must give "
@@ -253,17 +290,18 @@ def _require_training_split(
     offered: Sequence[Example],
     usable: Sequence[Example],
     excluded: Mapping[int, Issue],
+    kind: InputKind,
 ) -> None:
-    """Raise DataError if all training images are copies of validation or test images."""
+    """Raise DataError if all training examples are copies of validation or test examples."""
     train = [i for i, e in enumerate(offered) if e.split in ("", "train")]
     if not train or any(e.split in ("", "train") for e in usable):
         return
-    copies = [excluded[i] for i in train if excluded[i].problem.startswith("same image as")]
+    copies = [excluded[i] for i in train if excluded[i].problem.startswith(f"same {kind.noun} as")]
     if copies:
         raise DataError(
-            f"{source}: {len(copies)} of the {len(train)} training images are also in validation "
-            f"or test, and none is left: {copies[0].name} is the {copies[0].problem}; remove them "
-            "from one of the splits"
+            f"{source}: {len(copies)} of the {len(train)} training {kind.nouns} are also in "
+            f"validation or test, and none is left: {copies[0].name} is the {copies[0].problem}; "
+            "remove them from one of the splits"
         )
 
 
@@ -272,28 +310,29 @@ def _index_labels(
     offered: Sequence[Example],
     usable: Sequence[Example],
     excluded: Mapping[int, Issue],
+    kind: InputKind,
 ) -> tuple[tuple[str, ...], NDArray[np.int64]]:
     """The classes in natural order, and the index of each usable example's class, ``[N]``.
 
     Raises:
-        DataError: There are fewer than two classes, or fewer than two usable images of one.
+        DataError: There are fewer than two classes, or fewer than two usable examples of one.
     """
-    _require_training_split(source, offered, usable, excluded)
+    _require_training_split(source, offered, usable, excluded, kind)
     classes = tuple(sorted({e.label for e in offered if e.label}, key=natural_key))
     hint = _describe_first(excluded.values())
     if len(classes) < 2:
         present = f"only the class {classes[0]!r}" if classes else "no class"
         raise DataError(
-            f"{source}: {len(offered)} images but {present}; at least two classes are needed, "
-            f"one folder or label for each{hint}"
+            f"{source}: {len(offered)} {kind.nouns} but {present}; at least two classes are "
+            f"needed, one folder or label for each{hint}"
         )
     total, count = Counter(e.label for e in offered), Counter(e.label for e in usable)
     if few := [c for c in classes if count[c] < 2]:
         small = [f"{c} ({count[c]} of {total[c]})" for c in few]
         hint = _describe_first(issue for i, issue in excluded.items() if offered[i].label in few)
         raise DataError(
-            f"{source}: fewer than two usable images of {join_names(small)}; add images or "
-            f"remove the class{_hint_same(few, classes)}{hint}"
+            f"{source}: fewer than two usable {kind.nouns} of {join_names(small)}; add "
+            f"{kind.nouns} or remove the class{_hint_same(few, classes)}{hint}"
         )
     class_index = {name: c for c, name in enumerate(classes)}
     return classes, np.array([class_index[e.label] for e in usable], dtype=np.int64)
@@ -311,14 +350,14 @@ def _hint_same(names: Sequence[str], classes: Sequence[str]) -> str:
     return next((f"; {n!r} is probably {same!r}: rename it" for n, same in pairs if same), "")
 
 
-def _require_training_images(
-    classes: Sequence[str], labels: NDArray[np.int64], splits: NDArray[np.str_]
+def _require_training_examples(
+    classes: Sequence[str], labels: NDArray[np.int64], splits: NDArray[np.str_], kind: InputKind
 ) -> None:
-    """Raise DataError if a class has no image in the training split."""
+    """Raise DataError if a class has no example in the training split."""
     trained = set(labels[splits == "train"].tolist())
     if untrained := [name for c, name in enumerate(classes) if c not in trained]:
         raise DataError(
-            f"no training image of {join_names(untrained)}; move some of its images to "
+            f"no training {kind.noun} of {join_names(untrained)}; move some of its {kind.nouns} to "
             f"the training split, or remove the class{_hint_same(untrained, classes)}"
         )
 
@@ -330,11 +369,12 @@ def _assign_folds(
     units: Sequence[int],
     folds: int | None,
     seed: int,
+    kind: InputKind,
 ) -> NDArray[np.int64] | None:
     """The fold of each training example, and -1 for all others, ``[N]``; None without folds.
 
     Raises:
-        DataError: There are too few images or groups, of all or of one class.
+        DataError: There are too few examples or groups, of all or of one class.
     """
     if folds is None:
         return None
@@ -344,13 +384,20 @@ def _assign_folds(
     in_one = [name for c, name in enumerate(classes) if len(set(drawn[labels[train] == c])) < 2]
     if in_one:
         raise DataError(
-            f"outside the test split, all images of {join_names(in_one)} are in one group, or "
-            "there is only one, so that a fold would have none to train on; add images, or remove "
-            "the option folds"
+            f"outside the test split, all {kind.nouns} of {join_names(in_one)} are in one group, "
+            f"or there is only one, so that a fold would have none to train on; add {kind.nouns}, "
+            "or remove the option folds"
         )
     assigned = np.full(len(labels), -1, dtype=np.int64)
     assigned[train] = drawn
     return assigned
+
+
+def _digest(inspections: Sequence[Inspection], kind: InputKind) -> NDArray[np.uint64]:
+    """A number for the content of each example, ``uint64 [N]``."""
+    if kind is IMAGES:
+        return digest_thumbnails([i.thumbnail for i in inspections])
+    return np.array([shorten_digest(i.content) for i in inspections], dtype=np.uint64)
 
 
 def _fingerprint(
@@ -367,23 +414,28 @@ def _find_issues(
     classes: Sequence[str],
     labels: NDArray[np.int64],
     splits: NDArray[np.str_],
+    kind: InputKind,
 ) -> Iterator[Issue]:
     """The issues of the usable examples and of their splits."""
-    yield from _find_uncovered_classes(classes, labels, splits)
+    yield from _find_uncovered_classes(classes, labels, splits, kind)
     yield from _find_divided_groups(examples, splits)
     yield from _find_animated(examples, inspections)
 
 
 def _find_uncovered_classes(
-    classes: Sequence[str], labels: NDArray[np.int64], splits: NDArray[np.str_]
+    classes: Sequence[str], labels: NDArray[np.int64], splits: NDArray[np.str_], kind: InputKind
 ) -> list[Issue]:
-    """Classes without an image in a validation or test split that is not empty."""
+    """Classes without an example in a validation or test split that is not empty."""
     issues = []
     for name in SPLITS[1:]:
         covered = set(labels[splits == name].tolist())
         if covered:
             issues += [
-                Issue(label, f"the class has no image in {name}", "scores there do not cover it")
+                Issue(
+                    label,
+                    f"the class has no {kind.noun} in {name}",
+                    "scores there do not cover it",
+                )
                 for c, label in enumerate(classes)
                 if c not in covered
             ]

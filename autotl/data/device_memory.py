@@ -73,12 +73,14 @@ def copies_ahead(device: torch.device) -> bool:
     return device.type == "cuda"
 
 
-def host_buffer(shape: Sequence[int], device: torch.device) -> Tensor:
-    """An empty tensor ``uint8`` in memory, pinned if the device copies from pinned memory.
+def host_buffer(
+    shape: Sequence[int], device: torch.device, dtype: torch.dtype = torch.uint8
+) -> Tensor:
+    """An empty tensor in memory, pinned if the device copies from pinned memory.
 
     PyTorch gives pinned memory to another tensor only when copies from it are complete.
     """
-    return torch.empty(tuple(shape), dtype=torch.uint8, pin_memory=device.type == "cuda")
+    return torch.empty(tuple(shape), dtype=dtype, pin_memory=device.type == "cuda")
 
 
 @cache

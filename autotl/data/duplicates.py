@@ -14,9 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autotl.data.copies import SMALLEST, find_copies, find_near_copies
+from autotl.data.image_kind import IMAGES
 from autotl.data.inspection import Inspection
 from autotl.data.labels import join_names, natural_key
 from autotl.data.split import GIVEN_SPLITS
+from autotl.space.input_kind import InputKind
 from autotl.space.plugin import Example, Issue
 
 LEFT_OUT = "left out"
@@ -31,14 +33,18 @@ class Duplicates(NamedTuple):
     keys: dict[int, str]  # of each readable image, equal for copies
 
 
-def find_duplicates(examples: Sequence[Example], inspections: Sequence[Inspection]) -> Duplicates:
+def find_duplicates(
+    examples: Sequence[Example], inspections: Sequence[Inspection], kind: InputKind = IMAGES
+) -> Duplicates:
     """Find copies: contradicting ones and those in several given splits are excluded."""
     readable = [i for i, inspection in enumerate(inspections) if not inspection.problem]
-    found_keys = find_copies(
-        [examples[i] for i in readable],
-        [inspections[i].thumbnail for i in readable],
-        [inspections[i].content for i in readable],
-    )
+    found_keys = [inspections[i].content for i in readable]
+    if kind is IMAGES:
+        found_keys = find_copies(
+            [examples[i] for i in readable],
+            [inspections[i].thumbnail for i in readable],
+            found_keys,
+        )
     keys = dict(zip(readable, found_keys, strict=True))
     indices_of: defaultdict[str, list[int]] = defaultdict(list)
     for i, key in keys.items():
@@ -50,14 +56,14 @@ def find_duplicates(examples: Sequence[Example], inspections: Sequence[Inspectio
         labels = sorted({examples[i].label for i in copies}, key=natural_key)
         if len(labels) > 1:
             names = join_names([examples[i].name for i in copies])
-            problem = f"same image labelled {' and '.join(labels)}: {names}"
+            problem = f"same {kind.noun} labelled {' and '.join(labels)}: {names}"
             excluded |= {i: Issue(examples[i].name, problem, LEFT_OUT) for i in copies}
             continue
         # The most protected split keeps its copies: removing them there would change a test set
         # on which others have published scores.
         last = max((examples[i].split for i in copies), key=GIVEN_SPLITS.index)
         first, *others = [i for i in copies if examples[i].split == last]
-        problem = f"same image as {examples[first].name}"
+        problem = f"same {kind.noun} as {examples[first].name}"
         for i in copies:
             if examples[i].split != last:
                 excluded[i] = Issue(examples[i].name, f"{problem} in {last}", LEFT_OUT)

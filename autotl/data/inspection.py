@@ -1,26 +1,27 @@
-"""Open an image once, and note all that the check of a data set needs of it."""
+"""Open an example once, and note all that the check of a data set needs of it."""
 
 from __future__ import annotations
 
 import hashlib
 from io import BytesIO
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from autotl.data import scale
 from autotl.data.copies import Thumbnail, make_thumbnail, open_for_thumbnail
-from autotl.data.image import is_animated, read_error, require_regular_file
+from autotl.data.image import is_animated, read_error
+from autotl.data.image_kind import IMAGES
 from autotl.data.scale import Sample
+from autotl.space.input_kind import InputKind
 from autotl.space.plugin import Example
 
 
 class Inspection(NamedTuple):
-    """What is stored of an image that was opened once.
+    """What is stored of an example that was opened once; what only images have is empty for others.
 
     Attributes:
-        content: SHA-256 of the file or array.
+        content: SHA-256 of what identifies it, e.g. of the file.
         problem: Why the example cannot be used, or ``''``.
         thumbnail: See ``copies``.
         side: The shorter side in pixels.
@@ -36,31 +37,34 @@ class Inspection(NamedTuple):
     animated: bool = False
 
 
-def inspect(example: Example) -> Inspection:
-    """Hash and open an image.
+def inspect(example: Example, kind: InputKind = IMAGES) -> Inspection:
+    """Hash and open an example.
 
-    It is opened as ``decode`` will open it, so that packing cannot fail where this did not.
+    It is opened as ``encode`` will open it, so that packing cannot fail where this did not.
     """
     content = ""
     try:
-        if isinstance(example.item, np.ndarray):
-            image: Any = example.item
-            data = repr((image.dtype.str, image.shape)).encode() + image.tobytes()
-        else:
-            require_regular_file(example.item)
-            data = Path(example.item).read_bytes()
-            image = BytesIO(data)
+        data = kind.content(example.item)
         if not data:
-            return Inspection("", "the file is empty")
+            return Inspection("", f"the {'file' if kind is IMAGES else kind.noun} is empty")
         content = hashlib.sha256(data).hexdigest()
-        opened = open_for_thumbnail(image)
-        return Inspection(
-            content,
-            "" if example.label else "no label",
-            make_thumbnail(opened),
-            min(opened.size),
-            scale.sample(opened) if scale.is_deep(opened) else None,
-            isinstance(image, BytesIO) and opened.format != "JPEG" and is_animated(image),
-        )
+        problem = "" if example.label else "no label"
+        if kind is IMAGES:
+            is_array = isinstance(example.item, np.ndarray)
+            return _inspect_image(example.item if is_array else BytesIO(data), content, problem)
+        kind.convert(example.item)
+        return Inspection(content, problem)
     except Exception as error:  # decoders raise anything on broken files
         return Inspection(content, read_error(error))
+
+
+def _inspect_image(image: Any, content: str, problem: str) -> Inspection:
+    opened = open_for_thumbnail(image)
+    return Inspection(
+        content,
+        problem,
+        make_thumbnail(opened),
+        min(opened.size),
+        scale.sample(opened) if scale.is_deep(opened) else None,
+        isinstance(image, BytesIO) and opened.format != "JPEG" and is_animated(image),
+    )

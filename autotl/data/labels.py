@@ -69,7 +69,7 @@ def _find_variants(counts: Counter[str]) -> Iterator[Issue]:
         variants[_comparison_key(name)].append(name)
     for names in variants.values():
         if len(names) > 1:
-            quoted = [f"{name!r} ({counts[name]} images)" for name in names]
+            quoted = [f"{name!r} ({counts[name]} examples)" for name in names]
             yield Issue(
                 names[0],
                 f"the classes {' and '.join(quoted)} differ only in case, blanks or number format",
@@ -96,7 +96,7 @@ def _find_composites(source: str, counts: Counter[str]) -> Iterator[Issue]:
         if separator in ";|,":
             raise DataError(
                 f"{source}: {problem} ({len(composites)} such labels); several labels for one "
-                f"image are not supported yet: give one label to each image, or, if it is one "
+                f"example are not supported yet: give one label to each example, or, if it is one "
                 f"name, write it without {separator!r}"
             )
         for name, several in sorted(composites.items()):
@@ -104,7 +104,7 @@ def _find_composites(source: str, counts: Counter[str]) -> Iterator[Issue]:
             yield Issue(
                 name,
                 f"the label consists of the labels {quoted}",
-                "it is a class of its own; several labels for one image are not supported yet",
+                "it is a class of its own; several labels for one example are not supported yet",
             )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 import weakref
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,13 +13,15 @@ from numpy.typing import NDArray
 MAX_RESIDENT_BYTES = 1 << 28
 """The maximum bytes of all mapped files that stay in the memory of this process."""
 
+BYTE = np.dtype(np.uint8)
+
 FAULT_AROUND_BYTES = 1 << 16
 """Bytes that a page fault maps in addition to the row itself (Linux's ``fault_around_bytes``)."""
 
 
 def take_rows(
-    array: NDArray[np.uint8], rows: NDArray[np.int64], out: NDArray[np.uint8] | None
-) -> NDArray[np.uint8]:
+    array: NDArray[Any], rows: NDArray[np.int64], out: NDArray[Any] | None
+) -> NDArray[Any]:
     """Copy the rows of an array at valid indices ``[n]``, to ``out`` if it is given."""
     if out is None:
         return array[rows]
@@ -28,7 +30,7 @@ def take_rows(
 
 
 class MappedArray:
-    """A memory-mapped file as a read-only array ``uint8 [N, ...]``.
+    """A memory-mapped file as a read-only array ``[N, ...]``.
 
     Pages that were read stay in the operating system's page cache as long as it has room for
     them, but they are regularly released from this process, so they do not count as its memory.
@@ -37,6 +39,7 @@ class MappedArray:
         path: The file.
         shape: Shape of the array.
         offset: Start of the array in the file, in bytes.
+        dtype: Type of its elements.
 
     Raises:
         OSError: The file cannot be read.
@@ -46,24 +49,30 @@ class MappedArray:
     _open: ClassVar[weakref.WeakSet[MappedArray]] = weakref.WeakSet()
     _bytes_read: ClassVar[int] = 0  # by all arrays, since their pages were last released
 
-    def __init__(self, path: Path, shape: tuple[int, ...], offset: int = 0) -> None:
+    def __init__(
+        self,
+        path: Path,
+        shape: tuple[int, ...],
+        offset: int = 0,
+        dtype: np.dtype[Any] = BYTE,
+    ) -> None:
         with path.open("rb") as file:
             self._pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        content = np.frombuffer(self._pages, np.uint8, offset=offset)
-        self.array: NDArray[np.uint8] = content.reshape(shape)
+        content = np.frombuffer(self._pages, dtype, offset=offset)
+        self.array: NDArray[Any] = content.reshape(shape)
         self._open.add(self)
 
     def take(
-        self, rows: NDArray[np.int64] | slice, out: NDArray[np.uint8] | None = None
-    ) -> NDArray[np.uint8]:
+        self, rows: NDArray[np.int64] | slice, out: NDArray[Any] | None = None
+    ) -> NDArray[Any]:
         """Copy the given rows.
 
         Args:
             rows: Indices ``[n]`` or a slice of the first dimension.
-            out: Array ``uint8 [n, ...]`` to copy the rows of indices to; None for a new one.
+            out: Array ``[n, ...]`` to copy the rows of indices to; None for a new one.
 
         Returns:
-            ``uint8 [n, ...]``.
+            ``[n, ...]``.
         """
         if isinstance(rows, slice):
             copied = self.array[rows].copy()

@@ -1,4 +1,4 @@
-"""Decode all images of a data set once into one memory-mapped array on disk."""
+"""Encode all examples of a data set once into one memory-mapped array on disk."""
 
 from __future__ import annotations
 
@@ -11,115 +11,108 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from autotl import files
 from autotl.data.dataset import Dataset
-from autotl.data.image import Progress, decode, map_in_threads, pillow_interpolation
+from autotl.data.image import Progress, map_in_threads
 from autotl.data.memory_map import MappedArray, take_rows
 from autotl.errors import StoreError
-
-DECODING = 2
-"""The version of what ``decode`` returns; incremented when the pixels of a file change, so that
-arrays and features of an earlier version are not used."""
+from autotl.space.input_kind import ModelInput
 
 PACKED_SUFFIX = ".npy"
-"""Suffix of the files of packed images."""
+"""Suffix of the files of packed examples."""
 
 MAX_MEMORY_BYTES = 2 << 30
-"""The maximum bytes of images that are packed in memory if they cannot be on disk."""
+"""The maximum bytes of examples that are packed in memory if they cannot be on disk."""
 
 
 @dataclass(frozen=True, eq=False)
 class Packed:
-    """All decoded images of a data set at one size.
+    """All examples of a data set, encoded for one input.
 
     Attributes:
-        array: The images, ``uint8 [N, S, S, 3]``, read-only.
+        array: The examples ``[N, ...]``, read-only; images as ``uint8 [N, S, S, 3]``.
         path: The file that holds the array.
         mapped: The memory map of that file; None if the array is in memory.
     """
 
-    array: NDArray[np.uint8]
+    array: NDArray[Any]
     path: Path
     mapped: MappedArray | None = None
 
     @cached_property
     def key(self) -> str:
-        """Identifies these images: the file's name if there is a file, else a content hash."""
+        """Identifies these examples: the file's name if there is a file, else a content hash."""
         if self.mapped:
             return self.path.stem
         return hashlib.sha256(np.ascontiguousarray(self.array).data).hexdigest()
 
-    def take(
-        self, indices: NDArray[np.int64], out: NDArray[np.uint8] | None = None
-    ) -> NDArray[np.uint8]:
-        """Copy the images at ``indices [n]``, as ``uint8 [n, S, S, 3]``, to ``out`` if given."""
+    def take(self, indices: NDArray[np.int64], out: NDArray[Any] | None = None) -> NDArray[Any]:
+        """Copy the examples at ``indices [n]``, as ``[n, ...]``, to ``out`` if given."""
         if self.mapped:
             return self.mapped.take(indices, out)
         return take_rows(self.array, indices, out)
 
 
-def packed_shape(dataset: Dataset, size: int) -> tuple[int, int, int, int]:
-    """The shape of the packed images of a data set; each element takes one byte."""
-    return len(dataset.examples), size, size, 3
+def packed_bytes(dataset: Dataset, expects: ModelInput) -> int:
+    """The bytes of the packed examples of a data set."""
+    return len(dataset.examples) * math.prod(expects.shape) * np.dtype(expects.dtype).itemsize
 
 
 def pack(
     dataset: Dataset,
-    size: int,
-    interpolation: str,
+    expects: ModelInput,
     folder: Path,
     progress: Progress | None = None,
     *,
     make_room: Callable[[int], bool] | None = None,
     warn: Callable[[str], object] | None = None,
 ) -> Packed:
-    """Decode every image once, or open the array that an earlier call wrote to ``folder``.
+    """Encode every example once, or open the array that an earlier call wrote to ``folder``.
 
     The file is named after the data set's fingerprint, which covers exactly ``dataset.examples``
-    in their order, the size, the interpolation and the version of the decoding. It is written under
-    a temporary name and renamed when complete, so that a truncated file is never used. Processes
-    that pack at the same time do redundant work, but do not interfere. The file is locked against
-    deletion as long as the returned object exists. If it cannot be written, or has no room, the
-    images are packed in memory, up to ``MAX_MEMORY_BYTES``.
+    in their order, and the key of the input. It is written under a temporary name and renamed when
+    complete, so that a truncated file is never used. Processes that pack at the same time do
+    redundant work, but do not interfere. The file is locked against deletion as long as the
+    returned object exists. If it cannot be written, or has no room, the examples are packed in
+    memory, up to ``MAX_MEMORY_BYTES``.
 
     Args:
         dataset: The data set to pack.
-        size: Height and width of the packed images, in pixels.
-        interpolation: timm's name of the interpolation; see ``decode``.
+        expects: The input of the backbones that the examples are encoded for.
         folder: Folder for packed arrays; created if missing.
-        progress: Called after every image.
+        progress: Called after every example.
         make_room: Makes room in ``folder`` before a file is written; None for no limit.
         warn: Called with a message if the file cannot be written; None to ignore it.
 
     Raises:
-        DataError: An image has become unreadable since ``check``.
+        DataError: An example has become unreadable since ``check``.
         StoreError: The array can neither be written nor does it fit in memory.
     """
-    kind = f"{size}-{pillow_interpolation(interpolation)}-{DECODING}"
-    path = folder / f"{dataset.fingerprint[:16]}-{kind}{PACKED_SUFFIX}"
-    shape = packed_shape(dataset, size)
-    num_bytes = math.prod(shape)
-    if packed := _open_packed(path, shape):
+    path = folder / f"{dataset.fingerprint[:16]}-{expects.key}{PACKED_SUFFIX}"
+    shape, dtype = (len(dataset.examples), *expects.shape), np.dtype(expects.dtype)
+    num_bytes = packed_bytes(dataset, expects)
+    if packed := _open_packed(path, shape, dtype):
         files.mark_used(path)
         return packed
     has_room = make_room is None or make_room(num_bytes)
     fits_in_memory = num_bytes <= MAX_MEMORY_BYTES
-    write = _Writer(dataset, size, interpolation, progress)
+    write = _Writer(dataset, expects, progress)
     if has_room or not fits_in_memory:
         try:
-            return _pack_on_disk(path, shape, write)
+            return _pack_on_disk(path, shape, dtype, write)
         except OSError as error:
-            reason = f"cannot write {num_bytes / 2**20:.0f} MiB of packed images"
+            reason = f"cannot write {num_bytes / 2**20:.0f} MiB of packed {dataset.kind.nouns}"
             text = f"{path}: {reason} ({error.strerror or error}); free some space"
             if not fits_in_memory:
                 raise StoreError(f"{text} or choose another folder with --out") from error
             if warn:
-                warn(f"{text}, or every run decodes the images again")
-    array = np.empty(shape, np.uint8)
+                warn(f"{text}, or every run decodes the {dataset.kind.nouns} again")
+    array = np.empty(shape, dtype)
     write(_fill(array))
     array.flags.writeable = False
     return Packed(array, path)
@@ -127,36 +120,35 @@ def pack(
 
 @dataclass(frozen=True)
 class _Writer:
-    """Decodes all images of a data set and passes each to a function, in order."""
+    """Encodes all examples of a data set and passes each to a function, in order."""
 
     dataset: Dataset
-    size: int
-    interpolation: str
+    expects: ModelInput
     progress: Progress | None
 
-    def __call__(self, consume: Callable[[NDArray[np.uint8]], object]) -> None:
+    def __call__(self, consume: Callable[[NDArray[Any]], object]) -> None:
         map_in_threads(
-            lambda example: decode(
-                example.item, self.size, self.interpolation, self.dataset.scales
-            ),
-            self.dataset.examples,
+            lambda index: self.dataset.encode(index, self.expects),
+            range(len(self.dataset.examples)),
             consume,
-            f"packing at {self.size} px",
+            f"packing at {self.expects.size} {self.dataset.kind.unit}",
             self.progress,
         )
 
 
-def _fill(array: NDArray[np.uint8]) -> Callable[[NDArray[np.uint8]], None]:
-    """Return a function that copies images into the rows of an array, one after the other."""
+def _fill(array: NDArray[Any]) -> Callable[[NDArray[Any]], None]:
+    """Return a function that copies examples into the rows of an array, one after the other."""
     rows = iter(array)
 
-    def copy(image: NDArray[np.uint8]) -> None:
-        next(rows)[:] = image
+    def copy(encoded: NDArray[Any]) -> None:
+        next(rows)[:] = encoded
 
     return copy
 
 
-def _pack_on_disk(path: Path, shape: tuple[int, ...], write: _Writer) -> Packed:
+def _pack_on_disk(
+    path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], write: _Writer
+) -> Packed:
     """Write the array to a file and open it.
 
     Raises:
@@ -166,23 +158,23 @@ def _pack_on_disk(path: Path, shape: tuple[int, ...], write: _Writer) -> Packed:
     # The file is written, not mapped, so that a full disk is an error instead of a crash.
     try:
         with files.write_beside(path) as temporary, temporary.open("wb") as file:
-            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+            header = {"descr": dtype.str, "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(file, header)
-            write(lambda image: file.write(image.data))
+            write(lambda encoded: file.write(np.ascontiguousarray(encoded).data))
             file.flush()
             os.fsync(file.fileno())
     except PermissionError:
         # Windows does not replace a file that is mapped into memory, which the array of another
         # process is that was faster; it has the same content.
-        if packed := _open_packed(path, shape):
+        if packed := _open_packed(path, shape, dtype):
             return packed
         raise
-    if packed := _open_packed(path, shape):
+    if packed := _open_packed(path, shape, dtype):
         return packed
     raise OSError("the file differs from what was written")
 
 
-def _open_packed(path: Path, shape: tuple[int, ...]) -> Packed | None:
+def _open_packed(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Packed | None:
     """Open a packed array; None if the file is missing, truncated or not the expected array.
 
     A file of another kind is not locked, so that it can be replaced.
@@ -194,9 +186,9 @@ def _open_packed(path: Path, shape: tuple[int, ...]) -> Packed | None:
     assert descriptor is not None
     try:
         array = np.lib.format.open_memmap(path, mode="r")
-        if array.shape != shape or array.dtype != np.uint8 or not array.flags.c_contiguous:
+        if array.shape != shape or array.dtype != dtype or not array.flags.c_contiguous:
             raise ValueError("it is another array")
-        mapped = MappedArray(path, shape, array.offset)
+        mapped = MappedArray(path, shape, array.offset, dtype)
     except (OSError, ValueError, EOFError):
         os.close(descriptor)
         return None

@@ -100,19 +100,23 @@ def capacity(device: torch.device) -> int:
 
 
 def allocate(
-    shape: Sequence[int], device: torch.device, save: Save | None = None
+    shape: Sequence[int],
+    device: torch.device,
+    save: Save | None = None,
+    dtype: torch.dtype = torch.uint8,
 ) -> ResidentTensor | None:
-    """Make an empty tensor ``uint8`` resident; what was used least recently is given up for it.
+    """Make an empty tensor resident; what was used least recently is given up for it.
 
     Args:
         shape: Its shape.
         device: The device.
         save: See ``ResidentTensor``.
+        dtype: Its type.
 
     Returns:
         The tensor; None if there is no room for it.
     """
-    bytes, limit = math.prod(shape), budget(device)
+    bytes, limit = math.prod(shape) * dtype.itemsize, budget(device)
     if not 0 < bytes <= limit:
         return None
     excess = resident_bytes(device) + bytes - limit
@@ -123,7 +127,7 @@ def allocate(
         return None
     try:
         with torch.inference_mode(False):  # an inference tensor could not be written to later
-            empty = torch.empty(tuple(shape), dtype=torch.uint8, device=device)
+            empty = torch.empty(tuple(shape), dtype=dtype, device=device)
     except torch.OutOfMemoryError:  # what is free is in pieces
         return None
     return ResidentTensor(empty, save)

@@ -6,17 +6,20 @@ import time
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import Any
 
 import numpy as np
 
-from autotl.data.image import image_side, map_in_threads, open_upright
+from autotl.data.image import map_in_threads, open_upright
+from autotl.data.image_kind import IMAGES
+from autotl.space.input_kind import InputKind
 from autotl.space.plugin import Example
 
 FEWEST_PER_CLASS = 6
 """The number of examples of each label and split that are drawn at least, if there are so many."""
 
 TIMED = 32
-"""The number of images whose decoding is timed."""
+"""The number of examples whose decoding is timed."""
 
 
 def sample_examples(examples: Sequence[Example], count: int, seed: int) -> list[Example]:
@@ -39,27 +42,23 @@ def sample_examples(examples: Sequence[Example], count: int, seed: int) -> list[
     return drawn
 
 
-def measure_decoding(examples: Sequence[Example]) -> tuple[float, int]:
-    """Measure on a few examples how long decoding takes, and how large the images are.
-
-    Args:
-        examples: The examples; those that cannot be read are left out.
-
-    Returns:
-        Seconds per image, and the median side of the images in pixels: the square root of width
-        times height. The side is 0 if no image can be read.
-    """
+def draw_items(examples: Sequence[Example]) -> list[Any]:
+    """The items of at most ``TIMED`` examples, evenly spaced."""
     positions = np.linspace(0, len(examples) - 1, min(TIMED, len(examples))).astype(int)
-    sides: list[float] = []
+    return [examples[i].item for i in positions]
 
-    def open_image(example: Example) -> float:
+
+def measure_opening(items: Sequence[Any], kind: InputKind = IMAGES) -> float:
+    """Measure how many seconds opening an item takes; of those that cannot be read, until then."""
+
+    def open_item(item: Any) -> None:
         with suppress(Exception):  # decoders raise anything on broken files
-            open_upright(example.item, 1)
-            return image_side(example.item)
-        return 0.0
+            if kind is IMAGES:
+                open_upright(item, 1)
+            else:
+                kind.content(item)
+                kind.convert(item)
 
     began = time.monotonic()
-    map_in_threads(open_image, [examples[i] for i in positions], sides.append, "", None)
-    seconds = (time.monotonic() - began) / len(positions)
-    readable = [side for side in sides if side]
-    return seconds, round(float(np.median(readable))) if readable else 0
+    map_in_threads(open_item, items, lambda _: None, "", None)
+    return (time.monotonic() - began) / len(items)

@@ -5,19 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+from autotl.data.image_kind import find_kind
+from autotl.space.input_kind import InputKind
 from autotl.space.plugin import Example, Issue
 from autotl.space.registry import Registry
 
 
 class Source(NamedTuple):
-    """What a dataset plugin returned: the examples, and the problems it reported."""
+    """What a dataset plugin returned: the examples, the problems it reported, and their kind."""
 
     examples: list[Example]
     issues: list[Issue]
+    kind: InputKind
 
 
 def read_source(source: str, plugins: Registry) -> Source:
-    """Read the examples of a data source; no image is opened.
+    """Read the examples of a data source; no example is opened.
 
     Args:
         source: A folder, a file, or another source that an installed dataset plugin reads.
@@ -29,6 +32,8 @@ def read_source(source: str, plugins: Registry) -> Source:
     """
     if source.startswith("~"):
         source = str(Path(source).expanduser())
-    items = list(plugins.dataset(source).call({"source": source}, {}))
+    plugin = plugins.dataset(source)
+    kind = find_kind(plugin.input, plugins)
+    items = list(plugin.call({"source": source}, {}))
     issues = [item for item in items if isinstance(item, Issue)]
-    return Source([item for item in items if not isinstance(item, Issue)], issues)
+    return Source([item for item in items if not isinstance(item, Issue)], issues, kind)

@@ -62,7 +62,7 @@ def split(
     if folds is not None and "validation" in splits:
         raise DataError(
             "the data give a validation split, so folds cannot be drawn; remove the option folds, "
-            "or move the images to the training split"
+            "or move its examples to the training split"
         )
     if draw_test:
         wanted = test * np.bincount(labels)
@@ -97,7 +97,7 @@ def _given_splits(examples: Sequence[Example], units: Sequence[int]) -> NDArray[
     )
     if "train" not in splits:
         raise DataError(
-            "every image is given to validation or test; give some to train, or no split at all"
+            "every example is given to validation or test; give some to train, or no split at all"
         )
     return splits
 
@@ -184,8 +184,8 @@ def draw_split(
     _move_units(name, wanted, splits, labels, train[in_joined], unit_of[in_joined], keep)
     if name not in splits:
         raise DataError(
-            f"too few images, or groups of images, to draw a {name} split; "
-            "add images, or give the split yourself"
+            f"too few examples, or groups of examples, to draw a {name} split; "
+            "add examples, or give the split yourself"
         )
 
 
@@ -290,8 +290,8 @@ def draw_folds(
     _, unit, sizes = np.unique(units, return_inverse=True, return_counts=True)
     if len(sizes) < folds:
         raise DataError(
-            f"{folds} folds need as many images, or groups of images, outside the test split, and "
-            f"there are {len(sizes)}; add images, or give fewer folds"
+            f"{folds} folds need as many examples, or groups of examples, outside the test split, "
+            f"and there are {len(sizes)}; add examples, or give fewer folds"
         )
     members = np.split(np.argsort(unit, kind="stable"), np.cumsum(sizes)[:-1])
     shuffled = rng.permutation(len(sizes))

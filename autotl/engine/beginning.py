@@ -168,6 +168,9 @@ def _data_facts(dataset: Dataset, metric: metrics.Metric) -> DataFacts:
     return DataFacts(
         source=dataset.source,
         fingerprint=dataset.fingerprint,
+        kind=dataset.kind.name,
+        noun=dataset.kind.noun,
+        nouns=dataset.kind.nouns,
         classes=list(dataset.classes),
         train=train,
         validation=validation,

@@ -1,25 +1,18 @@
-"""The images of a run: how many, at which size, checked and split."""
+"""The examples of a run: how many, at which size, checked and split."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
 from autotl import data, files
-from autotl.data import Dataset
+from autotl.data import Dataset, Source
 from autotl.engine.ending import ERROR_FILE
-from autotl.errors import (
-    StoreError,
-    StudyError,
-)
+from autotl.errors import StoreError, StudyError
 from autotl.events import Listener, Note, Stage
 from autotl.models import Device
 from autotl.scoring import metrics
 from autotl.search.budget import Budget
 from autotl.search.input_plan import InputPlan, plan_inputs
-from autotl.space.plugin import Example, Issue
 from autotl.space.space import Space
 from autotl.store import (
     StudyFacts,
@@ -30,7 +23,7 @@ from autotl.study import StudyConfig
 def choose_inputs(
     settings: StudyConfig,
     search_space: Space,
-    examples: Sequence[Example],
+    source: Source,
     earlier: StudyFacts | None,
     device: Device,
     budget: Budget,
@@ -42,44 +35,45 @@ def choose_inputs(
     """
     if earlier:
         return InputPlan(earlier.input_size, earlier.used_examples)
-    if not examples:
+    if not source.examples:
         return InputPlan()  # the check raises an error that says what is missing
-    return plan_inputs(settings, search_space, examples, device, budget)
+    return plan_inputs(settings, search_space, source, device, budget)
 
 
-def check_image_places(settings: StudyConfig, examples: Sequence[Example]) -> None:
-    """Check that no image is in a folder whose files are replaced.
+def check_places_of_files(settings: StudyConfig, source: Source) -> None:
+    """Check that no file of the data is in a folder whose files are replaced.
 
     Raises:
-        StudyError: An image is in the run folder or in the cache.
+        StudyError: A file is in the run folder or in the cache.
     """
-    parents = {Path(e.item).parent for e in examples if isinstance(e.item, str | Path)}
+    files_of = (source.kind.find_file(example.item) for example in source.examples)
+    parents = {file.parent for file in files_of if file is not None}
     for place in (settings.folder, settings.out / "cache"):
         if inside := next((p for p in parents if files.is_within(p, place)), None):
             raise StudyError(
-                f"the images in {inside} are inside {place}, whose files are replaced; give "
-                "another folder with --out, or another name with --study"
+                f"the {source.kind.nouns} in {inside} are inside {place}, whose files are "
+                "replaced; give another folder with --out, or another name with --study"
             )
 
 
 def apply_inputs(
-    plan: InputPlan, settings: StudyConfig, examples: list[Example], listener: Listener
-) -> tuple[StudyConfig, list[Example]]:
-    """Return the settings with the input size, and the examples, that a plan names."""
+    plan: InputPlan, settings: StudyConfig, source: Source, listener: Listener
+) -> tuple[StudyConfig, Source]:
+    """Return the settings with the input size, and the source with the examples of a plan."""
     for reason in plan.reasons:
         listener(Note(reason))
     if plan.size and not settings.image_size:
         settings = settings.model_copy(update={"image_size": (plan.size,)})
     if plan.examples:
-        examples = data.sample_examples(examples, plan.examples, settings.seed)
-    return settings, examples
+        drawn = data.sample_examples(source.examples, plan.examples, settings.seed)
+        source = source._replace(examples=drawn)
+    return settings, source
 
 
 def load_dataset(
     settings: StudyConfig,
-    examples: Sequence[Example],
+    source: Source,
     listener: Listener,
-    issues: Sequence[Issue] = (),
 ) -> Dataset:
     """Check and split the data.
 
@@ -88,14 +82,15 @@ def load_dataset(
         StudyError: The metric has no value on the validation or on the test split.
     """
     dataset = data.check(
-        examples,
+        source.examples,
         settings.data,
-        issues=issues,
+        issues=source.issues,
         seed=settings.seed,
         validation=settings.validation,
         test=settings.test,
         folds=settings.folds,
         progress=lambda what, done, total: listener(Stage(what, done, total)),
+        kind=source.kind,
     )
     for split, purpose in ((dataset.scored_split, "validate on"), ("test", "test on")):
         _check_metric(settings.metric, dataset, split, purpose)
@@ -108,8 +103,9 @@ def _check_metric(metric: str, dataset: Dataset, split: str, purpose: str) -> No
     if len(labels) and not np.isfinite(metrics.get(metric).score(labels, uniform)):
         [only] = {dataset.classes[label] for label in labels}
         raise StudyError(
-            f"{metric} needs images of two classes to {purpose}, but these {len(labels)} are all "
-            f"of {only!r}; add images of other classes, or choose another --metric"
+            f"{metric} needs {dataset.kind.nouns} of two classes to {purpose}, but these "
+            f"{len(labels)} are all of {only!r}; add {dataset.kind.nouns} of other classes, or "
+            "choose another --metric"
         )
 
 
@@ -120,7 +116,7 @@ def imbalance(dataset: Dataset) -> float:
 
 
 def write_data(settings: StudyConfig, dataset: Dataset, listener: Listener) -> None:
-    """Write the split of every image, and the problems of the data, into the run folder.
+    """Write the split of every example, and the problems of the data, into the run folder.
 
     Raises:
         StoreError: The run folder cannot be written.

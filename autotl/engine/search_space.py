@@ -18,6 +18,7 @@ from autotl.search.budget import Budget
 from autotl.search.context import TrainingContext
 from autotl.search.mirroring import measure_mirroring
 from autotl.space import space
+from autotl.space.input_kind import InputKind
 from autotl.space.registry import BackboneCriteria, Registry
 from autotl.space.space import Choice, Space
 from autotl.store import (
@@ -34,8 +35,9 @@ def choose_space(
     earlier: StudyFacts | None,
     device: Device,
     budget: Budget,
+    kind: InputKind,
 ) -> Space:
-    """Build the search space for this device.
+    """Build the search space for this device and this kind of input.
 
     A study that is continued with another budget has the same backbones as with its first budget.
     """
@@ -47,7 +49,11 @@ def choose_space(
         max_parameters=settings.max_parameters,
     )
     return space.build_space(
-        plugins, settings.requested, settings.space, criteria, sizes=settings.image_size
+        plugins.for_input(kind),
+        settings.requested,
+        settings.space,
+        criteria,
+        sizes=settings.image_size,
     )
 
 
@@ -100,7 +106,7 @@ def exclude_slow_backbones(
             continue
         latencies[plugin.name] = latency
         if latency > settings.max_latency:
-            slow[plugin.name] = f"{latency:.1f} ms per image, more than {settings.max_latency:g}"
+            slow[plugin.name] = f"{latency:.1f} ms per example, more than {settings.max_latency:g}"
     return replace(search_space.exclude("backbone", slow), latency=latencies)
 
 

@@ -14,7 +14,7 @@ from autotl.engine.beginning import announce, begin_study, continue_settings, op
 from autotl.engine.ending import conclude, hand_over, name_device_faults, notify_unused
 from autotl.engine.inputs import (
     apply_inputs,
-    check_image_places,
+    check_places_of_files,
     choose_inputs,
     load_dataset,
     write_data,
@@ -62,18 +62,18 @@ class Result:
         best: Mapping[str, Any] | None = self.summary["best"]
         return best
 
-    def predict(self, images: Any) -> list[dict[str, float]]:
-        """Predict the class probabilities of images with the model in the run folder.
+    def predict(self, items: Any) -> list[dict[str, float]]:
+        """Predict the class probabilities of new examples with the model in the run folder.
 
         Args:
-            images: A path, a folder, a Pillow image, an array, or an iterable of these, see
-                ``Predictor.predict``.
+            items: For images a path, a folder, a Pillow image, an array, or an iterable of these,
+                see ``Predictor.predict``.
 
         Raises:
             ArtifactError: There is no model.
-            DataError: An image cannot be read.
+            DataError: An item cannot be read.
         """
-        return model_folder.load(self.folder / "model", self.plugins).predict(images)
+        return model_folder.load(self.folder / "model", self.plugins).predict(items)
 
 
 def run(
@@ -107,12 +107,13 @@ def run(
         device = models.select_device(settings.device, settings.precision)
         announce(settings, store, budget, device, listener)
         with budget.stage("check"):  # names are checked before any image is opened
-            search_space = choose_space(settings, plugins, earlier, device, budget)
-            examples, issues = data.read_source(settings.data, plugins)
-            check_image_places(settings, examples)
-            plan = choose_inputs(settings, search_space, examples, earlier, device, budget)
-            settings, examples = apply_inputs(plan, settings, examples, listener)
-            dataset = load_dataset(settings, examples, listener, issues)
+            kind = data.find_kind(plugins.dataset(settings.data).input, plugins)
+            search_space = choose_space(settings, plugins, earlier, device, budget, kind)
+            source = data.read_source(settings.data, plugins)
+            check_places_of_files(settings, source)
+            plan = choose_inputs(settings, search_space, source, earlier, device, budget)
+            settings, source = apply_inputs(plan, settings, source, listener)
+            dataset = load_dataset(settings, source, listener)
         with budget.stage("time"):
             latencies = store.latencies(settings.name) if earlier else {}
             search_space = fit_space(search_space, settings, dataset, latencies, device, listener)

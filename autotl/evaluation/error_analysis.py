@@ -1,24 +1,22 @@
-"""Find images to inspect: misclassified images and probable label errors.
+"""Find examples to inspect: misclassified ones and probable label errors.
 
-Shapes: N images, C classes.
+Shapes: N examples, C classes.
 """
 
 from __future__ import annotations
 
 import base64
-import io
+import json
 import time
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from autotl import data
-from autotl.data import Dataset, Indices, Scales
+from autotl.artifact.model_folder import Predictor
+from autotl.data import IMAGES, Dataset, ImageInput, Indices
 from autotl.errors import DataError
 from autotl.evaluation import saliency
-from autotl.models import Model
 from autotl.scoring.metrics import Probabilities
 
 MAX_IMAGES = 24
@@ -27,12 +25,9 @@ MAX_IMAGES = 24
 MAX_SALIENCY_MAPS = 8
 """Largest number of images that get a saliency map."""
 
-THUMBNAIL_SIZE = 96
-"""Side of a thumbnail, in pixels."""
-
 ImageEntry = dict[str, Any]
-"""``name`` of the image, ``truth`` (its label) and ``guess`` (the predicted class) as class names,
-``probability`` of the guess, and ``thumbnail`` as a data URI."""
+"""``name`` of the example, ``truth`` (its label) and ``guess`` (the predicted class) as class
+names, ``probability`` of the guess, and ``thumbnail``, its preview, as a data URI."""
 
 
 def find_mistakes(
@@ -110,65 +105,83 @@ def _list_most_confident(
             "truth": dataset.classes[dataset.labels[indices[i]]],
             "guess": dataset.classes[guesses[i]],
             "probability": float(confidence[i]),
-            "thumbnail": make_thumbnail(dataset.examples[indices[i]].item, dataset.scales),
+            "thumbnail": make_preview(dataset, indices[i]),
         }
         for i in order[selected[order]][:MAX_IMAGES]
     ]
 
 
 def add_saliency(
-    entries: list[ImageEntry], dataset: Dataset, network: Model, max_seconds: float
+    entries: list[ImageEntry], dataset: Dataset, predictor: Predictor, max_seconds: float
 ) -> list[ImageEntry]:
-    """Add a ``saliency`` map to the first entries: the image regions that support the guess.
+    """Add an explanation, ``saliency``, to the first entries: what supports the guess.
 
-    Without captum the entries are returned unchanged.
+    For images these are the regions of a saliency map, which needs captum; without it, and for
+    kinds of input that do not explain predictions, the entries are returned unchanged.
 
     Args:
-        entries: Entries of images in ``dataset``.
+        entries: Entries of examples in ``dataset``.
         dataset: The data set.
-        network: The model that made the guesses.
-        max_seconds: Time limit. The time of the first map tells how many are possible, at most
-            ``MAX_SALIENCY_MAPS``.
+        predictor: The model that made the guesses.
+        max_seconds: Time limit. The time of the first explanation tells how many are possible, at
+            most ``MAX_SALIENCY_MAPS``.
 
     Returns:
         Copies of the entries, the first ones with ``saliency`` as a data URI.
     """
-    if not saliency.is_available():
-        return entries
-    images = {example.name: example.item for example in dataset.examples}
+    index_of = {example.name: index for index, example in enumerate(dataset.examples)}
     class_index = {name: index for index, name in enumerate(dataset.classes)}
-    spec, start = network.input_spec, time.monotonic()
+    start = time.monotonic()
     extended: list[ImageEntry] = []
     for done, entry in enumerate(entries[:MAX_SALIENCY_MAPS]):
         if (time.monotonic() - start) * (done + 1) / max(1, done) > max_seconds:
             break
         try:
-            image = data.decode(
-                images[entry["name"]], spec.size, spec.interpolation, dataset.scales
+            explanation = _explain(
+                dataset, index_of[entry["name"]], class_index[entry["guess"]], predictor
             )
-        except DataError:  # the file was deleted since, as in make_thumbnail
-            extended.append(entry)
-            continue
-        batch = np.ascontiguousarray(image.transpose(2, 0, 1))[None]
-        [saliency_map] = saliency.compute_saliency(network, batch, [class_index[entry["guess"]]])
-        extended.append({**entry, "saliency": saliency.draw_overlay(image, saliency_map)})
+        except DataError:  # the file was deleted since, as in make_preview
+            explanation = ""
+        extended.append({**entry, "saliency": explanation} if explanation else entry)
     return extended + entries[len(extended) :]
 
 
-def make_thumbnail(image: Any, scales: Scales | None = None) -> str:
-    """Encode an image, resized as for a model, as a small JPEG in a data URI.
+def _explain(dataset: Dataset, index: int, class_index: int, predictor: Predictor) -> str:
+    """Explain one prediction as a data URI; empty if that is not possible.
+
+    Raises:
+        DataError: The example cannot be read.
+    """
+    network, item = predictor.network, dataset.examples[index].item
+    if isinstance(network.expects, ImageInput):
+        if not saliency.is_available():
+            return ""
+        image = dataset.encode(index, network.expects)
+        batch = np.ascontiguousarray(image.transpose(2, 0, 1))[None]
+        [saliency_map] = saliency.compute_saliency(network, batch, [class_index])
+        return saliency.draw_overlay(image, saliency_map)
+    weighted = dataset.kind.explain(item, class_index, predictor.predict_items)
+    if weighted is None:
+        return ""
+    return _data_uri("application/json", json.dumps(weighted.parts).encode())
+
+
+def make_preview(dataset: Dataset, index: int) -> str:
+    """Show an example as a data URI; empty if it cannot be read.
 
     Args:
-        image: A file, or ``uint8 [H, W]`` or ``[H, W, 3]``.
-        scales: The scales of images with more than 8 bits, see ``data.decode``.
-
-    Returns:
-        The data URI; empty if the image cannot be read.
+        dataset: The data set.
+        index: The index of the example in it.
     """
+    item = dataset.examples[index].item
     try:
-        pixels = data.decode(image, THUMBNAIL_SIZE, "bicubic", scales)
-    except DataError:  # readable when the search began; the other images can still be shown
+        preview = (
+            IMAGES.show(item, dataset.scales) if dataset.kind is IMAGES else dataset.kind.show(item)
+        )
+    except Exception:  # readable when the search began; the other examples can still be shown
         return ""
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "JPEG", quality=80)
-    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
+    return _data_uri(preview.media_type, preview.content)
+
+
+def _data_uri(media_type: str, content: bytes) -> str:
+    return f"data:{media_type};base64," + base64.b64encode(content).decode()

@@ -1,6 +1,6 @@
-"""Evaluate a saved model on labelled images: scores with intervals, and results for each class.
+"""Evaluate a saved model on labelled examples: scores with intervals, and results for each class.
 
-Shapes: N images, C classes.
+Shapes: N examples, C classes.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from autotl.data import digest_examples, find_same, normalise_label
 from autotl.errors import DataError, did_you_mean
 from autotl.scoring import calibration, intervals, majority, metrics
 from autotl.scoring.metrics import Labels, Probabilities
+from autotl.space.input_kind import InputKind
 from autotl.space.plugin import Example
 
 
@@ -29,9 +30,9 @@ def evaluate(
     metric_names: Sequence[str] = tuple(metrics.METRICS),
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Predict labelled images and score the predictions.
+    """Predict labelled examples and score the predictions.
 
-    Images that cannot be read, and those of classes that the model does not have, are left out and
+    Those that cannot be read, and those of classes that the model does not have, are left out and
     named in the result.
 
     Args:
@@ -54,7 +55,7 @@ def evaluate(
     for name in metric_names:
         metrics.get(name)
     class_index = {normalise_label(name): i for i, name in enumerate(predictor.classes)}
-    usable, unknown = _select_usable(examples, source, split, list(class_index))
+    usable, unknown = _select_usable(examples, source, split, list(class_index), predictor.kind)
     unreadable: list[dict[str, str]] = []
 
     def note_unreadable(index: int, reason: str) -> None:
@@ -67,11 +68,11 @@ def evaluate(
         if progress:
             progress(index + 1, len(usable))
     if not rows:
-        first = unreadable[0]["reason"]
-        raise DataError(f"{source}: no image can be read; error of the first image: {first}")
+        first, noun = unreadable[0]["reason"], predictor.kind.noun
+        raise DataError(f"{source}: no {noun} can be read; error of the first one: {first}")
     labels = np.array([class_index[usable[i].label] for i in indices])
-    # An image without a group is a sampling unit of its own. Units are numbered as they occur.
-    groups = [usable[i].group or f"image {i}" for i in indices]
+    # An example without a group is a sampling unit of its own. Units are numbered as they occur.
+    groups = [usable[i].group or f"example {i}" for i in indices]
     unit_of = {group: unit for unit, group in enumerate(dict.fromkeys(groups))}
     units = np.array([unit_of[group] for group in groups])
     scores = compute_scores(labels, np.stack(rows), predictor.classes, metric_names, units)
@@ -88,11 +89,15 @@ def _count_trained(predictor: Predictor, examples: Sequence[Example], source: st
     """
     if predictor.training_images is None:
         return None if predictor.was_trained_on(source) else 0
-    return int(np.isin(digest_examples(examples), predictor.training_images).sum())
+    return int(np.isin(digest_examples(examples, predictor.kind), predictor.training_images).sum())
 
 
 def _select_usable(
-    examples: Sequence[Example], source: str, split: str | None, classes: Sequence[str]
+    examples: Sequence[Example],
+    source: str,
+    split: str | None,
+    classes: Sequence[str],
+    kind: InputKind,
 ) -> tuple[list[Example], Counter[str]]:
     """Select the examples of a split whose class the model has.
 
@@ -108,13 +113,15 @@ def _select_usable(
         splits = sorted({e.split for e in examples if e.split})
         raise DataError(f"{source} has no split {split!r}; {did_you_mean(split, splits)}")
     if not selected:
-        raise DataError(f"{source}: no images found; check the path and the layout of the folder")
+        raise DataError(
+            f"{source}: no {kind.nouns} found; check the path and the layout of the folder"
+        )
     class_set = set(classes)
     usable = [e for e in selected if e.label in class_set]
     unknown = Counter(e.label for e in selected if e.label not in class_set)
     if not usable:
         raise DataError(
-            f"{source}: no image has a label that the model can predict: its classes are "
+            f"{source}: no {kind.noun} has a label that the model can predict: its classes are "
             f"{_shorten(classes)}, the labels are {_shorten(list(unknown))}"
         )
     return usable, unknown
@@ -212,23 +219,24 @@ def _describe_limits(
     predictor: Predictor, trained: int | None, labels: Labels, unknown: Counter[str]
 ) -> list[str]:
     """Describe in sentences what the scores do not cover."""
-    notes = []
+    notes, nouns = [], predictor.kind.nouns
     if trained != 0:
         number = "some of these" if trained is None else f"{trained} of the {len(labels)}"
         notes.append(
-            f"the model was trained on {number} images; its scores on new images will be lower"
+            f"the model was trained on {number} {nouns}; its scores on new {nouns} will be lower"
         )
     for name, count in unknown.items():
         if name:
             same = find_same(name, predictor.classes)
             hint = f"is it {same!r}?" if same else did_you_mean(name, predictor.classes)
-            notes.append(f"left out: {count} images of {name!r}, not a class of the model; {hint}")
+            notes.append(f"left out: {count} {nouns} of {name!r}, not a class of the model; {hint}")
         else:
-            notes.append(f"left out: {count} images without a label")
+            notes.append(f"left out: {count} {nouns} without a label")
     present = set(labels.tolist())
     missing = [name for i, name in enumerate(predictor.classes) if i not in present]
     if missing:
-        notes.append(f"no image of {_shorten(missing)}: the scores do not cover these classes")
+        noun = predictor.kind.noun
+        notes.append(f"no {noun} of {_shorten(missing)}: the scores do not cover these classes")
     return notes
 
 

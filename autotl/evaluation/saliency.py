@@ -11,7 +11,6 @@ Shapes: B images, S their side in pixels.
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Sequence
 from importlib.util import find_spec
 
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from autotl.data.image_kind import as_jpeg
 from autotl.errors import ArtifactError
 from autotl.models import Model
 
@@ -35,8 +35,6 @@ BLUR = 1 / 16
 
 HIGHLIGHT = (255, 90, 0)
 """RGB colour of salient regions."""
-
-JPEG_QUALITY = 80
 
 
 def is_available() -> bool:
@@ -65,7 +63,7 @@ def compute_saliency(
         raise ArtifactError('saliency maps need captum: pip install "autotl[explain]"')
     from captum.attr import Occlusion
 
-    device = network.mean.device
+    device = network.device
     side = images.shape[-1]
     window, stride = (max(1, round(fraction * side)) for fraction in (WINDOW, STRIDE))
     occlusion = Occlusion(lambda batch: network(batch).float().log_softmax(1))
@@ -116,11 +114,8 @@ def draw_overlay(image: NDArray[np.uint8], saliency: NDArray[np.float32]) -> str
     Returns:
         A JPEG as a data URI.
     """
-    from PIL import Image
-
     grey = image.astype(np.float32).mean(2, keepdims=True)
     opacity = 0.75 * saliency[..., None]
     mixed = (1 - opacity) * grey + opacity * np.array(HIGHLIGHT, dtype=np.float32)
-    file = io.BytesIO()
-    Image.fromarray(mixed.round().astype(np.uint8)).save(file, "JPEG", quality=JPEG_QUALITY)
-    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
+    jpeg = as_jpeg(mixed.round().astype(np.uint8))
+    return f"data:{jpeg.media_type};base64," + base64.b64encode(jpeg.content).decode()

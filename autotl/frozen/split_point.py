@@ -108,7 +108,7 @@ class SplitPoint:
             prefix_parameters = {id(p) for p in model.backbone.parameters()}
         self.prefix_parameters = prefix_parameters
         self._replayed, self._boundary_call = replayed, boundary_call
-        side = model.input_spec.size
+        side = model.expects.size
         sizes = ((0, 1), (3, 0), (side, 0), (side, 0))
         self._placeholder_images = _Placeholder(sizes, torch.float32)
         # Images and outputs that were made before, by batch size, device and kind.

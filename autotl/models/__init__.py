@@ -1,10 +1,9 @@
 """Networks: a backbone with a head, built from a configuration, and ensembles of them."""
 
-from autotl.models.build import build_backbone, build_model, replace_head
+from autotl.models.build import blank_batch, build_backbone, build_model, replace_head
 from autotl.models.device import Device, select_device
 from autotl.models.model import (
     STAGES,
-    InputSpec,
     Model,
     Penalty,
     count_parameters,
@@ -16,9 +15,9 @@ __all__ = [
     "STAGES",
     "Device",
     "Group",
-    "InputSpec",
     "Model",
     "Penalty",
+    "blank_batch",
     "build_backbone",
     "build_model",
     "count_parameters",

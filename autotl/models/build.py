@@ -1,6 +1,6 @@
 """Build the network of a configuration.
 
-Shapes: S the side of an image in pixels, C classes, F features.
+Shapes: B examples in a batch, S the side of an image in pixels, C classes, F features.
 """
 
 from __future__ import annotations
@@ -8,21 +8,33 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from autotl.data import ImageInput, to_channels_first
 from autotl.errors import Incompatible, PluginError
 from autotl.models import cpu_kernels
 from autotl.models.device import Device
-from autotl.models.model import InputSpec, Model, extract_features
+from autotl.models.model import Model, extract_features
+from autotl.space.input_kind import ModelInput
 from autotl.space.kinds import IMAGE_SIZE, HeadInput
 from autotl.space.space import Choice, Config
 
+ATTRIBUTES = ("size", "shape", "dtype", "key")
+"""What a ``ModelInput`` must have."""
+
 
 def build_model(
-    config: Config, classes: int, size: int | None, device: Device, seed: int = 0
+    config: Config,
+    classes: int,
+    size: int | None,
+    device: Device,
+    seed: int = 0,
+    saved: Path | None = None,
 ) -> Model:
     """Build the network of a configuration on its device.
 
@@ -31,23 +43,25 @@ def build_model(
     Args:
         config: Of which only the backbone and the head are used.
         classes: Number of classes C.
-        size: Side of the images in pixels; None for the size that the backbone was trained on.
+        size: Size of the inputs, e.g. the side of images in pixels; None for the size that the
+            backbone was trained on.
         device: The device to build it on.
         seed: Seed of the weights that are initialised at random, such as the head's.
+        saved: The folder with the files that ``ModelInput.save`` wrote; None for a new model.
 
     Returns:
-        ``uint8 images [B, 3, S, S] -> logits [B, C]``, its 4-D weights in channels_last.
+        The model, its 4-D weights in channels_last.
 
     Raises:
-        Incompatible: The backbone does not accept images of this size, or has no features of the
+        Incompatible: The backbone does not accept inputs of this size, or has no features of the
             kind that the head takes, or a plugin raises it.
         PluginError: The backbone or the head breaks its contract.
     """
-    backbone, input_spec = build_backbone(config["backbone"], size, seed)
+    backbone, expects = build_backbone(config["backbone"], size, seed, saved)
     name, head_input = config["backbone"].name, config["head"].plugin.takes
-    features = _count_features(backbone, head_input, input_spec.size, name)
+    features = _count_features(backbone, head_input, expects, name)
     head = _call_plugin(config["head"], {"features": features, "classes": classes}, seed)
-    model = Model(backbone, head, input_spec, head_input)
+    model = Model(backbone, head, expects, head_input)
     if device.torch_device.type == "cpu":
         cpu_kernels.apply_workarounds(model, bfloat16=device.autocast is not None)
     model = model.to(device.torch_device)
@@ -57,18 +71,20 @@ def build_model(
     return model
 
 
-def build_backbone(choice: Choice, size: int | None, seed: int = 0) -> tuple[nn.Module, InputSpec]:
+def build_backbone(
+    choice: Choice, size: int | None, seed: int = 0, saved: Path | None = None
+) -> tuple[nn.Module, ModelInput]:
     """Build a backbone on the CPU; for the arguments see ``build_model``.
 
     Returns:
         The backbone, and the input that it was trained on.
 
     Raises:
-        Incompatible: The backbone does not accept images of this size.
+        Incompatible: The backbone does not accept inputs of this size.
         PluginError: The backbone breaks its contract.
     """
-    backbone = _call_plugin(choice, {"size": size}, seed)
-    return backbone, _read_input_spec(backbone, choice.params.get(IMAGE_SIZE, size), choice.name)
+    backbone = _call_plugin(choice, {"size": size, "saved": saved}, seed)
+    return backbone, _find_input(backbone, choice, size)
 
 
 def replace_head(model: Model, choice: Choice, classes: int, seed: int = 0) -> Model:
@@ -85,13 +101,13 @@ def replace_head(model: Model, choice: Choice, classes: int, seed: int = 0) -> M
     Raises:
         PluginError: The head breaks its contract.
     """
-    backbone, input_spec, head_input = model.backbone, model.input_spec, model.head_input
-    features = _count_features(backbone, head_input, input_spec.size, "the backbone")
+    backbone, expects, head_input = model.backbone, model.expects, model.head_input
+    features = _count_features(backbone, head_input, expects, "the backbone")
     head = _call_plugin(choice, {"features": features, "classes": classes}, seed)
-    return Model(backbone, head, input_spec, head_input).to(model.mean.device)
+    return Model(backbone, head, expects, head_input).to(model.device)
 
 
-def _count_features(backbone: Any, head_input: HeadInput, size: int, name: str) -> int:
+def _count_features(backbone: Any, head_input: HeadInput, expects: ModelInput, name: str) -> int:
     """The number F of features that a head takes from each image or position.
 
     Raises:
@@ -104,8 +120,9 @@ def _count_features(backbone: Any, head_input: HeadInput, size: int, name: str) 
     try:
         with torch.no_grad(), _seeded(0):
             first = next(chain(backbone.parameters(), backbone.buffers()), torch.empty(0))
-            blank = torch.zeros(1, 3, size, size, device=first.device)
-            features = extract_features(backbone.eval(), blank, head_input)
+            features = extract_features(
+                backbone.eval(), _prepare_blank(expects, first.device), head_input
+            )
     except torch.OutOfMemoryError:  # a RuntimeError
         raise
     except (AssertionError, AttributeError, LookupError, RuntimeError, TypeError) as error:
@@ -129,8 +146,49 @@ def _call_plugin(choice: Choice, context: Mapping[str, Any], seed: int) -> nn.Mo
     return module
 
 
-def _read_input_spec(backbone: nn.Module, size: int | None, name: str) -> InputSpec:
-    """Read the preprocessing from timm's ``pretrained_cfg``.
+def _prepare_blank(expects: ModelInput, device: torch.device) -> Tensor:
+    """A prepared batch of one blank example."""
+    if isinstance(expects, ImageInput):
+        return torch.zeros(1, 3, expects.size, expects.size, device=device)
+    preprocessing = expects.make_preprocessing() or nn.Identity()
+    prepared: Tensor = preprocessing.to(device)(blank_batch(expects, 1, device))
+    return prepared
+
+
+def blank_batch(expects: ModelInput, count: int, device: torch.device) -> Tensor:
+    """Blank encoded examples ``[count, ...]`` on a device, for measurements.
+
+    Zeros may stand for nothing, such as the padding of a text, so other inputs are of ones.
+    """
+    dtype = torch.from_numpy(np.empty(0, expects.dtype)).dtype
+    value = 0 if isinstance(expects, ImageInput) else 1
+    shape = (count, *expects.shape)
+    return to_channels_first(torch.full(shape, value, dtype=dtype, device=device))
+
+
+def _find_input(backbone: nn.Module, choice: Choice, size: int | None) -> ModelInput:
+    """The input that a backbone names in ``expects``, or that of images.
+
+    Raises:
+        PluginError: It has neither, or is of another kind than the plugin says.
+    """
+    expects = getattr(backbone, "expects", None)
+    if expects is None:
+        return _read_image_input(backbone, choice.params.get(IMAGE_SIZE, size), choice.name)
+    if not isinstance(expects, ModelInput) or expects.kind != choice.plugin.input:
+        raise PluginError(
+            f"backbone {choice.name!r}: its attribute expects is not an autotl.ModelInput of the "
+            f"kind {choice.plugin.input!r}, which its decorator names"
+        )
+    for owner, name in ((backbone, "num_features"), *((expects, n) for n in ATTRIBUTES)):
+        if not hasattr(owner, name):
+            where = "" if owner is backbone else "expects."
+            raise PluginError(f"backbone {choice.name!r} has no attribute {where}{name}; set it")
+    return expects
+
+
+def _read_image_input(backbone: nn.Module, size: int | None, name: str) -> ImageInput:
+    """Read the preprocessing of images from timm's ``pretrained_cfg``.
 
     Raises:
         PluginError: The backbone does not implement timm's interface.
@@ -143,7 +201,7 @@ def _read_input_spec(backbone: nn.Module, size: int | None, name: str) -> InputS
             f"backbone {name!r} does not implement timm's interface: it needs num_features and a "
             "pretrained_cfg with input_size, mean and std"
         )
-    return InputSpec(
+    return ImageInput(
         int(size or config["input_size"][-1]),
         tuple(config.get("mean", (0.485, 0.456, 0.406))),
         tuple(config.get("std", (0.229, 0.224, 0.225))),

@@ -15,9 +15,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from autotl.models import InputSpec, Model
+from autotl.data import ImageInput
+from autotl.errors import Incompatible
+from autotl.models import Model
 from autotl.scoring.calibration import SMALLEST_PROBABILITY
 from autotl.scoring.metrics import Labels, Metric, Probabilities
+from autotl.space.input_kind import ModelInput
 
 ENSEMBLE, SOUP = "ensemble", "soup"
 """The kinds of combination: the mean of probabilities, and the mean of weights (a model soup)."""
@@ -82,22 +85,30 @@ def average_probabilities(
 
 
 class Ensemble(Model):
-    """An ensemble as one model: ``uint8 images [B, 3, S, S] -> log-probabilities [B, C]``.
+    """An ensemble as one model: encoded examples ``[B, ...]`` to log-probabilities ``[B, C]``.
 
     The output is the logarithm of the weighted mean of the members' probabilities. Its softmax is
     that mean, so it can be used where logits are expected. The members take the place of the
-    backbone. Images have the largest size of a member, and are resized for smaller ones.
+    backbone. Images have the largest size of a member, and are resized for smaller ones; members
+    for other kinds of input must have the same one.
 
     Args:
         members: The models.
         weights: Weight of each member, above 0; their sum is 1.
+
+    Raises:
+        Incompatible: The inputs of the members differ.
     """
 
     def __init__(self, members: Sequence[Model], weights: Sequence[float]) -> None:
-        largest = max((member.input_spec for member in members), key=lambda spec: spec.size)
+        largest = max((member.expects for member in members), key=lambda expects: expects.size)
+        if not all(can_share_input(member.expects, largest) for member in members):
+            raise Incompatible("the members of an ensemble take different inputs")
         super().__init__(nn.ModuleList(members), _LogMeanProbability(weights), largest)
+        # Each member prepares its own input.
+        self.preprocessing = nn.Identity()
         self._resize = [  # not modules, because they have no weights to save
-            _Resize(largest.size, member.input_spec) for member in members
+            _Resize(largest.size, member.expects) for member in members
         ]
 
     @property
@@ -105,13 +116,19 @@ class Ensemble(Model):
         """The models of the ensemble."""
         return [cast(Model, member) for member in self.backbone.children()]
 
-    def forward(self, images: Tensor) -> Tensor:
-        """``uint8 images [B, 3, S, S] -> log-probabilities [B, C]``."""
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Encoded examples ``[B, ...]`` to log-probabilities ``[B, C]``."""
         pairs = zip(self.members, self._resize, strict=True)
         output: Tensor = self.head(
-            torch.stack([member(resize(images)) for member, resize in pairs])
+            torch.stack([member(resize(inputs)) for member, resize in pairs])
         )
         return output
+
+
+def can_share_input(one: ModelInput, other: ModelInput) -> bool:
+    """Whether models with these inputs can be members of one ensemble."""
+    both_images = isinstance(one, ImageInput) and isinstance(other, ImageInput)
+    return both_images or one.key == other.key
 
 
 class _Resize:
@@ -122,16 +139,16 @@ class _Resize:
 
     Args:
         size: ``S``.
-        spec: The input of the member, which is not larger.
+        expects: The input of the member, which is not larger.
     """
 
-    def __init__(self, size: int, spec: InputSpec) -> None:
+    def __init__(self, size: int, expects: ModelInput) -> None:
         self.matrix: Tensor | None = None
-        if spec.size == size:
+        if not isinstance(expects, ImageInput) or expects.size == size:
             return
-        mode = "bilinear" if spec.interpolation == "bilinear" else "bicubic"
+        mode = "bilinear" if expects.interpolation == "bilinear" else "bicubic"
         rows = torch.eye(size)[None, None]
-        resized = functional.interpolate(rows, (spec.size, size), mode=mode, antialias=True)
+        resized = functional.interpolate(rows, (expects.size, size), mode=mode, antialias=True)
         self.matrix = resized[0, 0]  # [new size, S]
 
     def __call__(self, images: Tensor) -> Tensor:

@@ -49,9 +49,12 @@ def is_available(device: Device) -> bool:
     return device.torch_device.type == "cpu" and find_spec("openvino") is not None
 
 
-def pays(count: int, side: int) -> bool:
-    """Whether compiling is expected to pay for ``count`` images of ``side`` pixels."""
-    return count * side**2 >= MIN_PIXELS
+def pays(count: int, inputs: Tensor) -> bool:
+    """Whether compiling is expected to pay for ``count`` examples like ``inputs [B, ...]``.
+
+    Only images ``[B, 3, S, S]`` are compiled.
+    """
+    return inputs.ndim == 4 and count * inputs.shape[-1] ** 2 >= MIN_PIXELS
 
 
 def compile_forward(forward: Forward, model: nn.Module, images: Tensor, device: Device) -> Forward:

@@ -1,17 +1,18 @@
 """A network of a backbone and a head, whose parameters are divided into freezable blocks.
 
-Shapes: B images in a batch, S the side of an image in pixels, C classes, F features.
+Shapes: B examples in a batch, S the side of an image in pixels, C classes, F features.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from autotl.space.input_kind import ModelInput
 from autotl.space.kinds import HeadInput
 
 Penalty = Callable[[Tensor], Tensor]
@@ -21,64 +22,51 @@ STAGES = 4
 """Number of last stages that are passed to a head with ``takes="stages"``."""
 
 
-@dataclass(frozen=True)
-class InputSpec:
-    """The input that a backbone was trained on.
-
-    Attributes:
-        size: Side of the images in pixels.
-        mean: Mean of each channel, in the range 0..1.
-        std: Standard deviation of each channel, in the range 0..1.
-        interpolation: timm's name of the interpolation for resizing.
-    """
-
-    size: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    interpolation: str
-
-
 class Model(nn.Module):
-    """A backbone with a head: ``uint8 images [B, 3, S, S] -> logits [B, C]``.
+    """A backbone with a head: encoded examples ``[B, ...]`` to logits ``[B, C]``.
+
+    Images are ``uint8 [B, 3, S, S]``.
 
     Attributes:
-        input_spec: The input that the backbone was trained on.
+        expects: The input that the backbone was trained on.
+        preprocessing: Prepares a batch on the device; for images the normalisation.
         head_input: Which features of the backbone the head takes.
         penalties: Terms that a strategy adds to the training loss.
     """
-
-    mean: Tensor
-    std: Tensor
 
     def __init__(
         self,
         backbone: nn.Module,
         head: nn.Module,
-        input_spec: InputSpec,
+        expects: ModelInput,
         head_input: HeadInput = "features",
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head
-        self.input_spec = input_spec
+        self.expects = expects
+        self.preprocessing: nn.Module = expects.make_preprocessing() or nn.Identity()
         self.head_input = head_input
         self.penalties: list[Penalty] = []
-        for name, values in (("mean", input_spec.mean), ("std", input_spec.std)):
-            # Not saved with the weights, because they are part of the preprocessing.
-            self.register_buffer(name, 255 * torch.tensor(values).view(1, -1, 1, 1), False)
 
-    def features(self, images: Tensor) -> Tensor:
-        """Normalise ``uint8 images [B, 3, S, S]`` and return the head's input ``[B, ..., F]``."""
-        normalised = (images - self.mean) / self.std
-        return self.extract_features(normalised.contiguous(memory_format=torch.channels_last))
+    @property
+    def device(self) -> torch.device:
+        """The device of the model."""
+        for tensor in itertools.chain(self.parameters(), self.buffers()):
+            return tensor.device
+        return torch.device("cpu")
 
-    def extract_features(self, images: Tensor) -> Tensor:
-        """Return the head's input ``[B, ..., F]`` for normalised ``images [B, 3, S, S]``."""
-        return extract_features(self.backbone, images, self.head_input)
+    def features(self, inputs: Tensor) -> Tensor:
+        """Prepare encoded examples ``[B, ...]`` and return the head's input ``[B, ..., F]``."""
+        return self.extract_features(self.preprocessing(inputs))
 
-    def forward(self, images: Tensor) -> Tensor:
-        """``uint8 images [B, 3, S, S] -> logits [B, C]``."""
-        logits: Tensor = self.head(self.features(images))
+    def extract_features(self, prepared: Tensor) -> Tensor:
+        """Return the head's input ``[B, ..., F]`` for what ``preprocessing`` returns."""
+        return extract_features(self.backbone, prepared, self.head_input)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Encoded examples ``[B, ...]`` to logits ``[B, C]``."""
+        logits: Tensor = self.head(self.features(inputs))
         return logits
 
     @property
@@ -143,12 +131,12 @@ def _declared_groups(backbone: nn.Module) -> list[list[str]] | None:
     return ordered if covered >= {n for n, _ in backbone.named_parameters()} else None
 
 
-def extract_features(backbone: Any, images: Tensor, head_input: HeadInput) -> Tensor:
+def extract_features(backbone: Any, prepared: Tensor, head_input: HeadInput) -> Tensor:
     """Compute the features of a backbone that a head takes.
 
     Args:
         backbone: A network with timm's interface.
-        images: Normalised images ``[B, 3, S, S]``.
+        prepared: Prepared examples; normalised images ``[B, 3, S, S]``.
         head_input: Which features the head takes.
 
     Returns:
@@ -157,13 +145,13 @@ def extract_features(backbone: Any, images: Tensor, head_input: HeadInput) -> Te
         ``[B, positions, F]``, without the class and register tokens of a transformer.
     """
     if head_input == "features":
-        pooled: Tensor = backbone(images)
+        pooled: Tensor = backbone(prepared)
         return pooled
     if head_input == "map":
-        return _flatten_positions(backbone, backbone.forward_features(images))
+        return _flatten_positions(backbone, backbone.forward_features(prepared))
     info = backbone.feature_info
     count = min(STAGES, len(getattr(info, "info", info)))
-    last, maps = backbone.forward_intermediates(images, indices=count, norm=False)
+    last, maps = backbone.forward_intermediates(prepared, indices=count, norm=False)
     means = [m.mean((2, 3)) for m in maps]
     return torch.cat([*means, backbone.forward_head(last)], 1)
 

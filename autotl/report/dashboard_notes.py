@@ -184,6 +184,6 @@ def _costs(row: TrialRow) -> list[str]:
         (row.parameters, f"{row.parameters or 0:,} parameters"),
         (row.trained_parameters, f"{row.trained_parameters or 0:,} trained parameters"),
         (peak, f"{peak / 2**20:.0f} MiB peak memory"),
-        (views > 1, f"{views} views of each image"),
+        (views > 1, f"{views} views of each example"),
     ]
     return [text for value, text in parts if value]

@@ -31,7 +31,7 @@ MIN_COST_RATIO = 1.02
 """Costs that differ by a factor of no more than this are not drawn."""
 
 COSTS = {
-    "ms_per_item": "inference time per image (ms)",
+    "ms_per_item": "inference time per example (ms)",
     "parameters": "parameters",
     "seconds": "training time (s)",
 }

@@ -53,7 +53,7 @@ MAX_EFFECTS = 10
 STAGES = {
     "check": "data check",
     "time": "backbone timing",
-    "pack": "image packing",
+    "pack": "packing",
     "search": "search",
     "selection": "final selection",
     "refit": "refit",
@@ -235,13 +235,30 @@ def _confusion(test: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any
 
 
 def _images(examples: Sequence[ImageRow]) -> dict[str, Any]:
-    """The first of some images, and how many there are; an address is never loaded."""
+    """The first of some examples, and how many there are; an address is never loaded."""
     visible = []
     for example in examples[:MAX_IMAGES]:
-        previews = (example.thumbnail, example.saliency)
-        sources = [source for source in previews if source.startswith("data:image/")]
-        visible.append({**vars(example), "sources": sources})
+        candidates = [_preview(source) for source in (example.thumbnail, example.saliency)]
+        previews = [preview for preview in candidates if preview]
+        if previews and "parts" in previews[-1]:  # the explanation of a text has its words
+            previews = previews[-1:]
+        visible.append({**vars(example), "previews": previews})
     return {"visible": visible, "count": len(examples)}
+
+
+def _preview(source: str) -> dict[str, Any] | None:
+    """A data URI as the page shows it: an image, a sound, or the parts of a text with weights."""
+    header, _, content = source.partition(",")
+    media_type = header.removeprefix("data:").removesuffix(";base64")
+    kind = media_type.partition("/")[0]
+    if not header.startswith("data:"):
+        return None
+    if kind in ("image", "audio"):
+        return {"kind": kind, "source": source}
+    text = base64.b64decode(content).decode("utf-8", "replace")
+    if media_type == "application/json":
+        return {"kind": "text", "parts": json.loads(text)}
+    return {"kind": "text", "parts": [(text, 0.0)]} if kind == "text" else None
 
 
 def _stages(stages: Mapping[str, float]) -> list[tuple[str, float, float]]:

@@ -225,12 +225,12 @@ def _results_by_class(summary: Mapping[str, Any]) -> list[tuple[str, Mapping[str
 
 
 def _undone(summary: Mapping[str, Any]) -> list[str]:
-    best = summary["best"]
+    best, nouns = summary["best"], summary["data"]["nouns"]
     undone = [name for name in ("refitted", "calibrated") if best[name] is False]
     if not undone:
         return []
     reason = f" ({best['not_refitted_because']})" if best["not_refitted_because"] else ""
-    refitted = f"refitted on train + validation{reason}: it was trained on a part of these images"
+    refitted = f"refitted on train + validation{reason}: it was trained on a part of these {nouns}"
     calibrated = "calibrated: its probabilities are as the network computes them"
     texts = {"refitted": refitted, "calibrated": calibrated}
     return [f"The winner was not {texts[name]}." for name in undone]
@@ -285,13 +285,14 @@ def _only_model(summary: Mapping[str, Any]) -> str:
 
 
 def _test_score(summary: Mapping[str, Any]) -> str:
+    nouns = summary["data"]["nouns"]
     if test := summary["test"]:
         total, sample = summary["data"]["test"], ""
         if test["n"] < total:
             sample = f", a random sample of {total}, because there was no time for all"
         return (
             f"Its {summary['metric']} on the test split is {format_interval(test['score'], test)}, "
-            f"measured on {test['n']} images that the search did not use{sample}."
+            f"measured on {test['n']} {nouns} that the search did not use{sample}."
         )
     if summary["test_openings"]:
         return (
@@ -299,7 +300,7 @@ def _test_score(summary: Mapping[str, Any]) -> str:
             "earlier winner or in a test that was interrupted."
         )
     if not summary["data"]["test"]:
-        return "There is no test score: no images were set aside for a test split."
+        return f"There is no test score: no {nouns} were set aside for a test split."
     return "There is no test score: the search ended before the test."
 
 
@@ -393,9 +394,10 @@ def _recalls(summary: Mapping[str, Any]) -> list[str]:
     lowest = sorted(present, key=lambda c: float(c["score"]))[:MAX_RECALLS]
     listed = [f"{c['class']} {c['score']:.4f} ({c['n']})" for c in lowest]
     more = f", and {len(present) - MAX_RECALLS} more classes" if len(present) > MAX_RECALLS else ""
+    counted = f"lowest first, with the number of {summary['data']['nouns']}"
     return [
-        f"The classes are unequal. Recalls {split}, lowest first, with the number of images: "
-        f"{', '.join(listed)}{more}. Balanced accuracy: {result['balanced_accuracy']:.4f}."
+        f"The classes are unequal. Recalls {split}, {counted}: {', '.join(listed)}{more}. "
+        f"Balanced accuracy: {result['balanced_accuracy']:.4f}."
     ]
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-from collections.abc import MutableMapping
+from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +16,7 @@ from autotl.models import Device, Model
 from autotl.scoring import metrics
 from autotl.search.budget import Budget
 from autotl.space import space
+from autotl.space.input_kind import IMAGE, ModelInput
 from autotl.space.registry import Registry
 from autotl.space.space import Config
 from autotl.store import TrialRow
@@ -63,7 +63,7 @@ class TrainingContext:
     micro_batch_sizes: MutableMapping[str, int]
     measured_costs: MutableMapping[str, Any]
     _batches: dict[tuple[Any, ...], Batches] = field(default_factory=dict)
-    _packed: dict[tuple[int, str], Packed] = field(default_factory=dict)
+    _packed: dict[str, Packed] = field(default_factory=dict)
 
     def decisive_settings(self) -> dict[str, Any]:
         """Return the values of ``DECISIVE_SETTINGS``."""
@@ -72,6 +72,10 @@ class TrainingContext:
     def config(self, row: TrialRow) -> Config:
         """Return the configuration of a trial, which may be of another search space."""
         return space.from_json(row.config, self.registry, weights=self.settings.weights)
+
+    def can_combine(self, rows: Sequence[TrialRow]) -> bool:
+        """Whether the models of trials can be members of one ensemble: images can be resized."""
+        return self.dataset.kind.backbone_input == IMAGE or len({r.facts.input for r in rows}) == 1
 
     @property
     def first_fold(self) -> Resample | None:
@@ -183,17 +187,15 @@ class TrainingContext:
 
     def batches(self, model: Model, *splits: str) -> Batches:
         """Return batches of some splits of the data at the input size of ``model``."""
-        key = (model.input_spec.size, model.input_spec.interpolation, splits)
+        key = (model.expects.key, splits)
         if key not in self._batches:
             self._batches[key] = self.batches_of(model, self.dataset.indices(*splits))
         return self._batches[key]
 
     def batches_of(self, model: Model, indices: Indices) -> Batches:
-        """Return batches of the images at ``indices [n]`` of the data set."""
-        spec = model.input_spec
-        packed = self._pack(spec.size, spec.interpolation)
+        """Return batches of the examples at ``indices [n]`` of the data set."""
         return Batches(
-            packed,
+            self._pack(model.expects),
             self.dataset.labels,
             indices,
             self.settings.batch_size,
@@ -201,16 +203,15 @@ class TrainingContext:
             shuffle_seed=self.settings.seed,
         )
 
-    def _pack(self, size: int, interpolation: str) -> Packed:
-        """Return all images at one size; they are packed once."""
-        key = size, interpolation
+    def _pack(self, expects: ModelInput) -> Packed:
+        """Return all examples encoded for one input; they are packed once."""
+        key = expects.key
         if key not in self._packed:
-            self.cache.reserve(math.prod(data.packed_shape(self.dataset, size)))
+            self.cache.reserve(data.packed_bytes(self.dataset, expects))
             with self.budget.stage("pack"):
                 self._packed[key] = data.pack(
                     self.dataset,
-                    size,
-                    interpolation,
+                    expects,
                     self.settings.out / "cache",
                     lambda what, done, total: self.listener(events.Stage(what, done, total)),
                     make_room=self.cache.make_room,

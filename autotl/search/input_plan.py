@@ -10,22 +10,17 @@ features of all images can be computed; where that is too slow, a part of the im
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from autotl import data, models, training
+from autotl.data import ImageInput, Source
+from autotl.data.image_kind import SMALLEST, STEP
 from autotl.errors import StudyError
 from autotl.models import Device
 from autotl.search.budget import Budget
-from autotl.space.plugin import Example
+from autotl.space.input_kind import InputKind
 from autotl.space.space import Choice, Space
 from autotl.study import StudyConfig
-
-UPSCALING = 8
-"""Images are enlarged to at most this many times their own side; beyond, nothing more is seen."""
-
-SMALLEST, STEP = 64, 32
-"""The smallest input size that is chosen, and the step between sizes, in pixels."""
 
 SMALLEST_TRAINED = 128
 """The smallest input size that is worth fine-tuning: at 96 px, six epochs were no better than a
@@ -67,52 +62,55 @@ class InputPlan:
 def plan_inputs(
     settings: StudyConfig,
     space: Space,
-    examples: Sequence[Example],
+    source: Source,
     device: Device,
     budget: Budget,
 ) -> InputPlan:
     """Choose the input size and the number of examples of a new study.
 
-    Without a budget, only the size of the source images limits the input size, so that the choice
-    does not depend on the speed of the machine.
+    Without a budget, only what the examples show limits the input size, so that the choice does not
+    depend on the speed of the machine. The size is searched for images alone: other backbones have
+    the size that suffices for the examples.
 
     Args:
-        settings: The settings of the study; an image size in them stands.
+        settings: The settings of the study; a size in them stands.
         space: The search space; the first backbone is timed.
-        examples: The examples, not opened yet.
+        source: The examples, not opened yet.
         device: The device on which the models are trained.
         budget: The wall-clock budget.
 
     Raises:
         StudyError: The budget is too short even for a few examples at the smallest size.
     """
-    plugin = space.find("backbone", space.default_order("backbone")[0])
-    decoding, side = data.measure_decoding(examples)
-    largest = max(SMALLEST, UPSCALING * side // STEP * STEP) if side else math.inf
-    if budget.seconds is None and (settings.image_size or largest >= 1024):
+    if budget.seconds is None and settings.image_size:
         return InputPlan()
+    plugin = space.find("backbone", space.default_order("backbone")[0])
+    kind, items = source.kind, data.draw_items(source.examples)
+    opening = OPENINGS * data.measure_opening(items, kind)
     try:
         timer = _Timer(Choice(plugin, plugin.defaults), settings.size, device)
+        useful = None if settings.image_size else kind.useful_size(items, timer.expects)
+        if budget.seconds is None and (useful is None or useful >= timer.native):
+            return InputPlan()
         timer.seconds(timer.native)
     except Exception:  # its trials will report why it cannot be built
         return InputPlan()
     size, reason = timer.native, ""
-    if not settings.image_size and largest < size and timer.accepts(int(largest)):
-        size = int(largest)
-        reason = f"the images of the source have about {side} px"
+    if useful is not None and useful < size and timer.accepts(useful):
+        size, reason = useful, f"larger inputs tell no more about these {kind.nouns}"
     if budget.seconds is None:
-        return _make_plan(timer, size, reason)
-    opening = OPENINGS * decoding
-    if not settings.image_size:
+        return _make_plan(timer, size, reason, kind)
+    if not settings.image_size and isinstance(timer.expects, ImageInput):
         passes = FOLD_PASSES * settings.folds if settings.folds else TRAINING_PASSES
-        smaller = _largest_size(timer, size, opening, len(examples), budget, passes)
+        smaller = _largest_size(timer, size, opening, len(source.examples), budget, passes)
         if smaller < size and timer.accepts(smaller):
             size, reason = smaller, "there is no time for fine-tuning at that size"
-    count = _count_affordable(opening + timer.seconds(size), examples, budget)
-    plan = _make_plan(timer, size, reason)
+    count = _count_affordable(opening + timer.seconds(size), source, budget)
+    plan = _make_plan(timer, size, reason, kind)
     if count is None:
         return plan
-    note = f"{count:,} of {len(examples):,} images are used; there is no time for all"
+    total = len(source.examples)
+    note = f"{count:,} of {total:,} {kind.nouns} are used; there is no time for all"
     return replace(plan, examples=count, reasons=(*plan.reasons, note))
 
 
@@ -121,44 +119,53 @@ class _Timer:
 
     Args:
         choice: The backbone.
-        size: Side of the images in pixels; None for the size that it was pretrained with.
+        size: Size of the inputs; None for the size that it was pretrained with.
         device: The device.
+
+    Attributes:
+        expects: The input of the backbone.
+        native: Its size.
     """
 
     def __init__(self, choice: Choice, size: int | None, device: Device) -> None:
-        self.native = models.build_backbone(choice, size)[1].size
+        self.expects = models.build_backbone(choice, size)[1]
+        self.native = self.expects.size
         self._choice, self._device = choice, device
-        self._per_pixel: float | None = None
+        self._per_number: float | None = None
 
     def accepts(self, size: int) -> bool:
-        """Whether the backbone takes images of ``size`` pixels."""
+        """Whether the backbone takes inputs of this size."""
         try:
             return training.measure_forward(self._choice, size, self._device)[1] == size
         except Exception:  # a backbone of one size may fail in many ways
             return False
 
     def seconds(self, size: int) -> float:
-        """Return the seconds of a forward pass of one image of ``size`` pixels."""
-        if self._per_pixel is None:
-            self._per_pixel = self._measure(min(2 * SMALLEST, self.native))
-        return self._per_pixel * size * size
+        """Return the seconds of a forward pass of one example of this size."""
+        is_image = isinstance(self.expects, ImageInput)
+        if self._per_number is None:
+            self._per_number = self._measure(
+                min(2 * SMALLEST, self.native) if is_image else self.native
+            )
+        return self._per_number * (size * size if is_image else size)
 
     def _measure(self, size: int) -> float:
-        """Return the seconds per pixel of a forward pass."""
+        """Return the seconds of a forward pass, for each pixel of an image, or in units of size."""
         try:
             seconds, measured = training.measure_forward(self._choice, size, self._device)
         except Exception:
             if size == self.native:
                 raise
             return self._measure(self.native)
-        return seconds / (measured * measured)
+        return seconds / (measured**2 if isinstance(self.expects, ImageInput) else measured)
 
 
-def _make_plan(timer: _Timer, size: int, reason: str) -> InputPlan:
+def _make_plan(timer: _Timer, size: int, reason: str, kind: InputKind) -> InputPlan:
     """Return the plan with all examples; without a ``reason`` the size is that of the backbone."""
     if not reason:
         return InputPlan()
-    text = f"the input size is {size} px instead of {timer.native} px, because {reason}"
+    unit = "px" if isinstance(timer.expects, ImageInput) else kind.unit
+    text = f"the input size is {size} {unit} instead of {timer.native} {unit}, because {reason}"
     return InputPlan(size, reasons=(text,))
 
 
@@ -187,17 +194,18 @@ def _largest_size(
     return sizes[-1]
 
 
-def _count_affordable(seconds: float, examples: Sequence[Example], budget: Budget) -> int | None:
+def _count_affordable(seconds: float, source: Source, budget: Budget) -> int | None:
     """Return the number of examples for which there is time; None for all.
 
     Args:
-        seconds: Seconds to decode one image and to compute its features.
-        examples: The examples.
+        seconds: Seconds to decode one example and to compute its features.
+        source: The examples.
         budget: The wall-clock budget.
 
     Raises:
         StudyError: There is no time for ``data.FEWEST_PER_CLASS`` examples of each class.
     """
+    examples = source.examples
     classes = len({example.label for example in examples})
     fewest = min(len(examples), data.FEWEST_PER_CLASS * classes)
     count = int(FEATURES_FRACTION * budget.usable() / seconds)
@@ -205,7 +213,7 @@ def _count_affordable(seconds: float, examples: Sequence[Example], budget: Budge
         needed = budget.spent + budget.fixed + seconds * fewest / FEATURES_FRACTION
         raise StudyError(
             f"the budget is too short: {budget.spent:.0f} s are spent, and the shortest search on "
-            f"these images takes {needed - budget.spent:.0f} s more; give --budget "
+            f"these {source.kind.nouns} takes {needed - budget.spent:.0f} s more; give --budget "
             f"{5 * math.ceil(needed / 5)}s or more"
         )
     return count if count < len(examples) else None

@@ -161,7 +161,7 @@ def _plan_without_budget(
     if not frozen:
         task.checkpoint = context.checkpoint(config)
     facts = {
-        "input": (model.input_spec.size, model.input_spec.interpolation),
+        "input": (model.expects.size, model.expects.key),
         "backbone_frozen": frozen,
         "effective_config": effective_config(config, closed_form=closed_form),
         "views": views,

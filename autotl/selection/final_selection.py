@@ -240,16 +240,17 @@ class FinalSelection:
         Its score in a repeat is computed with weights that are selected on examples that are only
         in other repeats. The result is None if all repeats have the same examples.
         """
-        count = self.repeats.count
+        count, rows = self.repeats.count, self.selection.leaderboard.rows
+        complete = [c for c in singles if len(c.scores) >= count]
         members = [
             c.model_copy(update={"predictions": c.predictions[:count]})
-            for c in singles
-            if len(c.scores) >= count
+            for c in complete
+            if self.context.can_combine([rows[complete[0].lead], rows[c.lead]])
         ]
         repeats = range(count)
         indices = [self.repeats.validation_indices(number) for number in repeats]
-        labels = [self.dataset.labels[rows] for rows in indices]
-        units = [np.array(self.dataset.units)[rows] for rows in indices]
+        labels = [self.dataset.labels[of_repeat] for of_repeat in indices]
+        units = [np.array(self.dataset.units)[of_repeat] for of_repeat in indices]
         all_labels, all_units = np.concatenate(labels), np.concatenate(units)
         all_predictions = [np.concatenate(c.predictions) for c in members]
         scores = []

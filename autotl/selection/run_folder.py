@@ -118,7 +118,7 @@ class RunFolder:
             self.dataset.classes,
             facts,
             other_configs=configs[1:] if winner.kind == "ensemble" else [],
-            training_images=self.dataset.thumbnail_digests[
+            training_images=self.dataset.digests[
                 self.dataset.indices("train", *(["validation"] if refit_epochs else []))
             ],
             before_replacing=lambda: self._forget_model(weights),
@@ -144,6 +144,8 @@ class RunFolder:
         """Return the entries of ``config.json`` about where the model comes from."""
         origin: dict[str, Any] = {
             "data": {"source": self.dataset.source, "fingerprint": self.dataset.fingerprint},
+            **{key: getattr(self.dataset.kind, key) for key in ("noun", "nouns")},
+            "kind": self.dataset.kind.name,
             "scales": scale.to_json(self.dataset.scales),
             "weights": weights.model_dump(),
             "training": recipes[0],
@@ -207,7 +209,7 @@ class RunFolder:
                 **settings,
                 "epochs": count,
                 "views": self.rows[trial].facts.views,
-                "image_size": member.input_spec.size,
+                "image_size": member.expects.size,
             }
             for trial, count, member in zip(winner.trials, epochs, models, strict=True)
         ]

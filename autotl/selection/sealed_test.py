@@ -117,7 +117,7 @@ class SealedTest:
         )
         mistakes = error_analysis.find_mistakes(self.dataset, indices, probabilities)
         seconds = min(MAX_SALIENCY_SECONDS, self.budget.left - self.budget.fixed / 2)
-        mistakes = error_analysis.add_saliency(mistakes, self.dataset, predictor.network, seconds)
+        mistakes = error_analysis.add_saliency(mistakes, self.dataset, predictor, seconds)
         self.store.set_images(self.name, [ImageRow(**m) for m in mistakes], opening)
         self.store.close_test(opening, result)
         return result
@@ -131,7 +131,8 @@ class SealedTest:
         count = max(FEWEST_TESTED, int(len(indices) * available / predicted))
         if count >= len(indices):
             return indices
-        text = f"{count:,} of {len(indices):,} test images are scored; there is no time for all"
+        nouns = self.dataset.kind.nouns
+        text = f"{count:,} of {len(indices):,} test {nouns} are scored; there is no time for all"
         self.listener(events.Note(text, warning=True))
         random = np.random.default_rng(self.settings.seed)
         sample: Indices = np.sort(random.permutation(indices)[:count])

@@ -135,6 +135,8 @@ def _candidates(
     rows, predictions = [], []
     for row in ranked:
         stored = store.predictions(context.settings.name, row.number)
+        if not context.can_combine([ranked[0], row]):
+            continue
         if stored is not None and len(stored) == count:
             rows.append(row)
             predictions.append(stored.astype(np.float32))

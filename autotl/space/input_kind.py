@@ -5,8 +5,8 @@ reads items for predictions and shows them in reports. A ``ModelInput`` belongs 
 encodes an item as an array of fixed shape, which is packed, batched and fed to the backbone.
 
 A package adds a kind by an instance of ``InputKind`` at the top level of a plugin module, a dataset
-plugin and backbones with ``input="its name"``. Backbones of another kind serve it too if its items
-can be opened as those: a kind of recordings that ``becomes = "image"`` opens them as spectrograms.
+plugin and backbones with ``input="its name"``. A kind that ``becomes`` another one converts its
+items to those, and has the backbones of that kind: recordings become images as spectrograms.
 """
 
 from __future__ import annotations
@@ -66,20 +66,15 @@ class ModelInput(ABC):
         shape: Shape of an encoded item. Items of three dimensions are images ``[H, W, channels]``,
             whose batches are ``[B, channels, H, W]``; batches of others are ``[B, *shape]``.
         dtype: NumPy's name of the type of an encoded item, e.g. ``uint8``.
+        key: Identifies the encoding in file names: inputs with equal keys encode items equally. It
+            depends on all that ``encode`` depends on: a vocabulary enters by a digest.
     """
 
     kind: str
     size: int
     shape: tuple[int, ...]
     dtype: str
-
-    @property
-    @abstractmethod
-    def key(self) -> str:
-        """Identifies the encoding in file names: inputs with equal keys encode items equally.
-
-        It depends on all that ``encode`` depends on: a vocabulary enters by a digest.
-        """
+    key: str
 
     @abstractmethod
     def encode(self, item: Any) -> Any:
@@ -119,8 +114,8 @@ class InputKind(ABC):
         noun: What one example is called in sentences, e.g. ``sentence``.
         nouns: The plural.
         unit: The unit of sizes, e.g. ``tokens``.
-        becomes: The kind as which ``open`` opens items, whose backbones are used; if empty, this
-            kind itself.
+        becomes: The kind to which ``convert`` converts items, whose backbones are used; if empty,
+            this kind itself.
     """
 
     name: str
@@ -161,8 +156,12 @@ class InputKind(ABC):
             DataError: There is nothing of this kind.
         """
 
-    def open(self, item: Any) -> Any:
-        """Open an item as one of the kind ``becomes``."""
+    def find_file(self, item: Any) -> Path | None:
+        """The file that an item is in, which must not be in a folder that AutoTL replaces."""
+        return item if isinstance(item, Path) else None
+
+    def convert(self, item: Any) -> Any:
+        """Convert an item to one of the kind ``becomes``."""
         return item
 
     def encode(self, item: Any, expects: ModelInput, scales: Mapping[str, Any]) -> Any:
@@ -176,7 +175,7 @@ class InputKind(ABC):
         Raises:
             Exception: The item cannot be read.
         """
-        return expects.encode(self.open(item))
+        return expects.encode(self.convert(item))
 
     def useful_size(self, items: Sequence[Any], expects: ModelInput) -> int | None:
         """The size beyond which inputs tell nothing more of most items; None if unknown.

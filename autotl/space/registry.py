@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 from importlib.metadata import PackageNotFoundError, entry_points, version
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 from packaging.requirements import InvalidRequirement, Requirement
 
@@ -24,7 +24,7 @@ from autotl.errors import (
     find_path_fault,
     shorten,
 )
-from autotl.space.input_kind import InputKind
+from autotl.space.input_kind import ANY_INPUT, InputKind
 from autotl.space.kinds import GIVEN_ARGUMENTS
 from autotl.space.plugin import Plugin, Weights
 
@@ -46,6 +46,13 @@ class Excluded:
 
     kind: str
     name: str
+    reason: str
+
+
+class Unfit(NamedTuple):
+    """A plugin for another kind of input than the data, with the reason."""
+
+    plugin: AnyPlugin
     reason: str
 
 
@@ -92,6 +99,7 @@ class Registry:
     Attributes:
         broken: The argument.
         input_kinds: Kinds of input besides images, by name.
+        unfit: Plugins for other kinds of input, which ``for_input`` left out.
 
     Raises:
         PluginError: Two plugins of a kind, or two kinds of input, have the same name.
@@ -105,6 +113,7 @@ class Registry:
     ) -> None:
         self._plugins: dict[str, dict[str, AnyPlugin]] = {kind: {} for kind in GIVEN_ARGUMENTS}
         self.broken = tuple(broken)
+        self.unfit: tuple[Unfit, ...] = ()
         self.input_kinds: dict[str, InputKind] = {}
         for kind in input_kinds:
             if self.input_kinds.setdefault(kind.name, kind) is not kind:
@@ -116,6 +125,24 @@ class Registry:
                     f"two {plugin.kind} plugins are called {plugin.name!r}: one from "
                     f"{first.origin}, one from {plugin.origin}; rename one of them"
                 )
+
+    def for_input(self, kind: InputKind) -> Registry:
+        """The plugins with which examples of a kind of input can be searched.
+
+        Backbones are those of the kind as which the examples are opened.
+        """
+        fitting = {"backbone": (kind.backbone_input,), "augment": (kind.name, ANY_INPUT)}
+
+        def fits(plugin: AnyPlugin) -> bool:
+            return plugin.kind not in fitting or plugin.input in fitting[plugin.kind]
+
+        registry = Registry(filter(fits, self), self.broken, self.input_kinds.values())
+        registry.unfit = tuple(
+            Unfit(p, f"takes {p.input} inputs, and the data are {kind.nouns}")
+            for p in self
+            if not fits(p)
+        )
+        return registry
 
     def __iter__(self) -> Iterator[AnyPlugin]:
         """Every plugin, by kind, then by name."""
@@ -222,6 +249,9 @@ class Registry:
                     return family
             except PluginError as error:
                 reason = error
+        for plugin, unfit in self.unfit:
+            if plugin.kind == kind and (plugin.name == name or _is_member(plugin, name)):
+                raise PluginError(f"{kind} plugin {name!r} {unfit}; name another {kind}")
         near = did_you_mean(name, (p.name for p in plugins.values() if not p.members))
         if reason and near.startswith("there"):
             raise reason
@@ -284,6 +314,14 @@ def require_plugin_file(file: Path) -> None:
     if not file.exists():
         near = did_you_mean(file.name, (path.name for path in file.parent.glob("*.py")))
         raise PluginError(f"plugin file {file} cannot be read: there is no such file; {near}")
+
+
+def _is_member(family: AnyPlugin, name: str) -> bool:
+    """Whether a family has a member of that name."""
+    try:
+        return _list_members(family, [name], NO_CRITERIA) == [name]
+    except PluginError:
+        return False
 
 
 def _list_members(

@@ -29,14 +29,18 @@ class MajorityClass(Facts):
 class DataFacts(Facts):
     """The data set of a study.
 
-    ``independent_validation`` counts the sampling units of the validation split: images of one
-    group, or copies of one image, count once. ``imbalance`` is the size of the largest class over
+    ``kind`` is the name of the kind of input, ``noun`` and ``nouns`` what it calls its examples.
+    ``independent_validation`` counts the sampling units of the validation split: examples of one
+    group, or copies of one, count once. ``imbalance`` is the size of the largest class over
     that of the smallest in the training split. With ``folds`` there is no validation split: the
     training split is divided into so many, and scores the trials.
     """
 
     source: str = ""
     fingerprint: str = ""
+    kind: str = "image"
+    noun: str = "image"
+    nouns: str = "images"
     classes: list[str] = []
     train: int = 0
     validation: int = 0
@@ -200,7 +204,7 @@ class TrialFacts(Facts):
         recipe: The name of its recipe in the portfolio, in parts; empty if it was sampled.
         is_default: Whether that recipe is the default recipe, on any backbone.
         is_probe: Whether it is the linear probe of its backbone.
-        input: Side of the input images in pixels, and their interpolation; None if unknown.
+        input: Size and key of the input of its model, see ``ModelInput``; None if unknown.
         effective_config: The configuration without what has no effect, as JSON.
         backbone_frozen: Whether only the head was trained; None if unknown.
         logme: LogME of the frozen features, in nats; see ``scoring.logme``.

@@ -16,6 +16,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from autotl import models, training
+from autotl.data import toy_images
 from autotl.errors import Incompatible
 from autotl.models import Model
 from autotl.space.registry import AnyPlugin
@@ -68,7 +69,7 @@ class PluginHarness:
 
     def make_images(self, count: int = 8) -> Tensor:
         """Make images ``uint8 [B, 3, S, S]``."""
-        examples = toy.squares((count, 0, 0), 5, self.side)
+        examples = toy_images.squares((count, 0, 0), 5, self.side)
         array = np.stack([e.item for e in examples])
         return torch.from_numpy(array).permute(0, 3, 1, 2)
 
@@ -88,7 +89,7 @@ class PluginHarness:
             self.size = size
             try:
                 network = self.build(self.make_config(params)).eval()
-                self._default_side = network.input_spec.size
+                self._default_side = network.expects.size
                 with torch.no_grad():
                     network.features(self.make_images(2))
                 return
@@ -101,9 +102,9 @@ class PluginHarness:
         counts, batch_size, validation_counts = toy.CLASS_COUNTS, 12, (6, 6, 6)
         if self._is_backbone:
             counts, batch_size, validation_counts = (5, 4, 3), 6, (1, 1, 1)
-        validation = toy.squares(validation_counts, 1, self.side)
+        validation = toy_images.squares(validation_counts, 1, self.side)
         return training.Task(
-            train=toy.make_batches(toy.squares(counts, 0, self.side), batch_size),
+            train=toy.make_batches(toy_images.squares(counts, 0, self.side), batch_size),
             validation=toy.make_batches(validation, 32, shuffle_seed=None),
             epochs=epochs,
             score=lambda probabilities: 0.0,

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from autotl.errors import PluginError
+from autotl.space.input_kind import ModelInput
 from autotl.space.space import Choice
 from autotl.training.random_state import seed_torch, torch_seeded
 
@@ -29,7 +30,7 @@ class Augmentation:
 
     Args:
         choice: The augmentation plugin and its values.
-        size: Height and width of the images in pixels.
+        expects: The input of the backbone.
         classes: Number of classes.
         device: The device of the images.
 
@@ -38,10 +39,12 @@ class Augmentation:
         is_identity: Whether it leaves images as they are; set by ``detect_identity``.
     """
 
-    def __init__(self, choice: Choice, size: int, classes: int, device: torch.device) -> None:
+    def __init__(
+        self, choice: Choice, expects: ModelInput, classes: int, device: torch.device
+    ) -> None:
         self.classes, self.device = classes, device
         self._uniform = UniformNumbers(choice.plugin.name)
-        given = {"size": size, "uniform": self._uniform}
+        given = {"size": expects.size, "expects": expects, "uniform": self._uniform}
         self.transform = choice.plugin.call(given, choice.params)
         self._takes_uniform = choice.plugin.takes_argument("uniform")
         self.mixes = choice.plugin.mixes
@@ -57,7 +60,7 @@ class Augmentation:
         return functional.one_hot(labels, self.classes).float()
 
     def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Augment images ``[B, 3, S, S]``; return them with their targets ``[B, C]``."""
+        """Augment a batch ``[B, ...]``; return it with its targets ``[B, C]``."""
         targets = self.one_hot(labels)
         if self.mixes:
             images, targets = self.transform(images, targets)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from autotl.data import ImageInput
 from autotl.errors import is_machine_fault
 from autotl.models import Device, Model
 from autotl.space.space import Config
@@ -56,15 +57,16 @@ class ComputeSettings:
 def cost_key(model: Model, config: Config, device: Device) -> str:
     """Return a key of everything that memory and speed depend on.
 
-    These are the backbone, the image size, the head's input, the device, and the names and shapes
+    These are the backbone, the input size, the head's input, the device, and the names and shapes
     of the trainable parameters.
     """
     backbone = config["backbone"]
     trainable = [f"{n} {list(p.shape)}" for n, p in model.named_parameters() if p.requires_grad]
     digest = hashlib.sha256("\n".join(trainable).encode()).hexdigest()[:12]
     values = "".join(f" {k}={v}" for k, v in sorted(backbone.params.items()))
-    size, head_input = model.input_spec.size, model.head_input
-    return f"{backbone.name}{values}, {size} px, {head_input}, {device}, {digest}"
+    size, head_input = model.expects.size, model.head_input
+    unit = "px" if isinstance(model.expects, ImageInput) else model.expects.kind
+    return f"{backbone.name}{values}, {size} {unit}, {head_input}, {device}, {digest}"
 
 
 def openvino_key(model: Model, config: Config, device: Device) -> str:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from autotl.data import resident
-from autotl.models import Device, Model, build_backbone, fast_inference
+from autotl.models import Device, Model, blank_batch, build_backbone, fast_inference
 from autotl.space.space import Choice, Config
 from autotl.training.compute import COMPILE_SECONDS, ComputeSettings, cost_key, openvino_key
 from autotl.training.frozen_inputs import FrozenInputs
@@ -313,7 +313,8 @@ def _time_steps(trial: Model, config: Config, task: Task, autocast: bool) -> _Ti
     inputs.find_split_point(set())
     trial.train()
     images, labels = next(iter(task.train))
-    if device.type == "cpu":  # an image of a few takes as long as one of a whole batch
+    if device.type == "cpu" and images.ndim == 4:
+        # An image of a few takes as long as one of a whole batch.
         count = max(CPU_IMAGES, CPU_IMAGES * CPU_IMAGE_SIDE**2 // images.shape[-1] ** 2)
         images, labels = images[:count], labels[:count]
     batch, prefix, activation_bytes = images, 0.0, 0
@@ -361,6 +362,7 @@ def _compare_with_openvino(frozen: FrozenInputs, images: Tensor, seconds: float)
     count = task.train.num_examples * min(task.views, task.epochs) + task.num_validation_examples
     if (
         key in task.measured_costs
+        or images.ndim != 4
         or not fast_inference.is_available(frozen.device)
         or seconds * count / len(images) < OPENVINO_MEASURED_FROM
     ):
@@ -415,12 +417,13 @@ def _time(function: Callable[[], object], device: Device) -> float:
     return time.monotonic() - start
 
 
-def measure_forward(backbone: Choice, size: int, device: Device) -> tuple[float, int]:
-    """Measure the seconds per image of a forward pass of a batch.
+def measure_forward(backbone: Choice, size: int | None, device: Device) -> tuple[float, int]:
+    """Measure the seconds per example of a forward pass of a batch.
 
     Args:
         backbone: The plugin and its values.
-        size: Height and width of the images in pixels.
+        size: Size of the inputs, e.g. height and width of images in pixels; None for that of the
+            backbone.
         device: The device and the type to compute in.
 
     Returns:
@@ -428,14 +431,14 @@ def measure_forward(backbone: Choice, size: int, device: Device) -> tuple[float,
         backbone.
 
     Raises:
-        Exception: Whatever a backbone raises that cannot take images of this size.
+        Exception: Whatever a backbone raises that cannot take inputs of this size.
     """
-    network, input_spec = build_backbone(backbone, size)
-    size = input_spec.size
-    model = Model(network, nn.Identity(), input_spec)
+    network, expects = build_backbone(backbone, size)
+    size = expects.size
+    model = Model(network, nn.Identity(), expects)
     move = partial(model.to, device.torch_device)
     model = retry_when_out_of_memory(move, device.torch_device, "the model").eval()
-    images = torch.zeros((CPU_IMAGES, 3, size, size), dtype=torch.uint8, device=device.torch_device)
+    inputs = blank_batch(expects, CPU_IMAGES, device.torch_device)
     with RandomState(device, 0).active():
-        seconds = _time(lambda: compute_logits(model, images, device), device)
+        seconds = _time(lambda: compute_logits(model, inputs, device), device)
     return seconds / CPU_IMAGES, size

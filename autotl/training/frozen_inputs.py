@@ -110,7 +110,7 @@ class FrozenInputs:
         name = entry_name(
             {
                 "backbone": [self.config["backbone"].name, dict(self.config["backbone"].params)],
-                "input": [self.model.input_spec, self.model.head_input],
+                "input": [self.model.expects.describe(), self.model.head_input],
                 "prefix": [self.split_point.name, self._weights_digest],
                 "settings": [self.device.autocast, torch.get_num_threads()],
             }
@@ -184,7 +184,7 @@ class FrozenInputs:
             "versions": [_version("torch"), _version("timm")],
             "data": [self.task.data_id, batches.packed.key],
             "backbone": [backbone.name, dict(backbone.params), _source_digest(backbone)],
-            "input": [self.model.input_spec, self.model.head_input],
+            "input": [self.model.expects.describe(), self.model.head_input],
             "split_point": self.split_point.name,
             "weights": self._weights_digest,
             "type": [device.torch_device.type, device.autocast, self._stored_dtype],
@@ -208,7 +208,7 @@ class FrozenInputs:
         threshold = self.task.compute.openvino_from
         if self._prefix != self.split_point.prefix or not fast_inference.is_available(self.device):
             return
-        pays = fast_inference.pays(count, images.shape[-1])
+        pays = fast_inference.pays(count, images)
         if pays if threshold is None else count >= threshold > 0:
             self.compile_prefix(images)
 

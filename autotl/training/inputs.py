@@ -62,7 +62,7 @@ class Inputs:
         self.device = task.compute.apply_to(task.device)
         device = task.device.torch_device
         self.augmentation = Augmentation(
-            config["augment"], model.input_spec.size, len(task.train.class_counts), device
+            config["augment"], model.expects, len(task.train.class_counts), device
         )
         self.one_hot = self.augmentation.one_hot
         self.trainable = True

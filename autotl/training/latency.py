@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-from autotl.models import Device, Model, build_backbone
+from autotl.models import Device, Model, blank_batch, build_backbone
 from autotl.space.space import Choice
 from autotl.training.predict import compute_logits
 from autotl.training.random_state import RandomState
@@ -93,16 +93,16 @@ def measure_latency(backbone: Choice, size: int | None, device: Device) -> Sprea
         Incompatible: The backbone cannot take images of this size.
     """
     with RandomState(device, 0).active():
-        network, input_spec = build_backbone(backbone, size)
-    model = Model(network, torch.nn.Identity(), input_spec)
+        network, expects = build_backbone(backbone, size)
+    model = Model(network, torch.nn.Identity(), expects)
     return measure_latencies([model], device, 0.0)[0].single
 
 
 def _architecture(network: Model) -> str:
-    """Describe the layers of a model, with the shapes of their tensors and the input size."""
+    """Describe the layers of a model, with the shapes of their tensors and the input."""
     layers = [(name, type(module).__name__) for name, module in network.named_modules()]
     tensors = [(name, tuple(t.shape)) for name, t in network.state_dict().items()]
-    return repr((network.input_spec.size, layers, tensors))
+    return repr((network.expects.key, layers, tensors))
 
 
 def _time_in_turn(
@@ -113,16 +113,13 @@ def _time_in_turn(
     The first round warms up.
     """
     taken: list[list[float]] = [[] for _ in models]
-    batches = [
-        torch.zeros((count, 3, size, size), dtype=torch.uint8, device=device.torch_device)
-        for size in (network.input_spec.size for network in models)
-    ]
+    batches = [blank_batch(network.expects, count, device.torch_device) for network in models]
     for number in range(ROUNDS + 1):
         if number > FEWEST_ROUNDS and time.monotonic() > deadline:
             break
-        for network, images, each in zip(models, batches, taken, strict=True):
+        for network, inputs, each in zip(models, batches, taken, strict=True):
             start = time.monotonic()
-            compute_logits(network, images, device)
+            compute_logits(network, inputs, device)
             if device.torch_device.type == "cuda":
                 torch.cuda.synchronize(device.torch_device)
             each.append(1000 * (time.monotonic() - start) / count)

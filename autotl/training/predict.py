@@ -94,7 +94,7 @@ def compile_if_it_pays(
         The compiled model, which computes the logits of ``model``, or the model itself if there are
         too few images, or if it cannot be compiled.
     """
-    if not fast_inference.pays(count, images.shape[-1]):
+    if not fast_inference.pays(count, images):
         return model
     try:
         compiled = fast_inference.compile_forward(model, model, images, device)

@@ -55,7 +55,7 @@ class ProbeEpoch:
 
 def keeps_backbone_frozen(model: Model, config: Config, epochs: int) -> bool:
     """Whether a strategy trains only the head in every epoch, as tested on a copy of the model."""
-    with RandomState(Device(model.mean.device, None), 0).active():
+    with RandomState(Device(model.device, None), 0).active():
         simulated = simulate_strategy(model, config, epochs)
     return not any(simulated.backbone_trainable)
 

@@ -60,7 +60,7 @@ def main() -> None:
             times = measure_times(load(file, options.threads), images, options.repeats)
         rows.append((to, result.num_bytes, times, comparison_cells(result)))
 
-    size = predictor.network.input_spec.size
+    size = predictor.network.expects.size
     print(f"{next(iter(predictor.config['backbone']))} at {size} px, ", end="")
     print(f"{len(images)} images of {source}, {options.threads} threads, ", end="")
     print(f"torch {torch.__version__}, onnxruntime {onnxruntime.__version__}\n")

@@ -72,7 +72,7 @@ def compute_features(dataset: data.Dataset, plugins: Registry, size: int, cache:
             "head": Choice(head, head.defaults),
         }
         model = models.build_model(config, len(dataset.classes), size, device).eval()
-        packed = data.pack(dataset, size, model.input_spec.interpolation, cache)
+        packed = data.pack(dataset, size, model.expects.interpolation, cache)
         indices = np.arange(len(dataset.examples))
         batches = data.Batches(packed, dataset.labels, indices, 32, device.torch_device)
         short = name.rpartition("_")[2]

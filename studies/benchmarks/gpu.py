@@ -184,7 +184,7 @@ def measure_plain(
 
 def make_task(bench: speed.Benchmark, folder: Path, network: models.Model) -> training.Task:
     """The task of a benchmark, as a search makes it."""
-    packed = data.pack(bench.dataset, bench.size, network.input_spec.interpolation, folder)
+    packed = data.pack(bench.dataset, bench.size, network.expects.interpolation, folder)
     train, validation = (
         data.Batches(
             packed, bench.dataset.labels, indices, bench.batch, bench.device.torch_device,

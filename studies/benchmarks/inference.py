@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from autotl.cli import process
-from autotl.models import Device, InputSpec, Model, cpu_kernels, fast_inference
+from autotl.models import Device, ImageInput, Model, cpu_kernels, fast_inference
 
 Forward = Callable[[Tensor], Tensor]
 ROUNDS = 5
@@ -37,7 +37,7 @@ def build(name: str, size: int) -> Model:
     """Build a network without a head, as ``autotl.models.build_model`` prepares it."""
     options = {"img_size": size} if "vit" in name else {}
     network = timm.create_model(name, num_classes=0, **options)
-    model = Model(network, nn.Identity(), InputSpec(size, (0.5,) * 3, (0.5,) * 3, "bicubic"))
+    model = Model(network, nn.Identity(), ImageInput(size, (0.5,) * 3, (0.5,) * 3, "bicubic"))
     cpu_kernels.apply_workarounds(model, bfloat16=True)
     for tensor in (*model.parameters(), *model.buffers()):
         if tensor.ndim == 4:

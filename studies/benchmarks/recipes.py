@@ -73,7 +73,7 @@ def train(
     device = models.select_device("auto", "auto")
     seed, size = int(recipe["seed"]), int(recipe["size"])
     model = models.build_model(config, len(dataset.classes), size, device, seed)
-    packed = data.pack(dataset, size, model.input_spec.interpolation, cache)
+    packed = data.pack(dataset, size, model.expects.interpolation, cache)
     splits = ("train",) if recipe["train"] == "part" else ("train", "validation")
     labels = dataset.labels[dataset.indices("test")]
 

@@ -253,7 +253,7 @@ def train_with_autotl(bench: Benchmark, configs: list[Config], folder: Path) -> 
     for config in configs:
         start = time.monotonic()
         network = bench.build(config, device)
-        packed = data.pack(bench.dataset, bench.size, network.input_spec.interpolation, folder)
+        packed = data.pack(bench.dataset, bench.size, network.expects.interpolation, folder)
         labels, torch_device = bench.dataset.labels, device.torch_device
         train, validation = (
             data.Batches(packed, labels, indices, bench.batch, torch_device, shuffle_seed=seed)

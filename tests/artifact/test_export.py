@@ -325,4 +325,4 @@ def test_a_fixed_random_subset_of_the_examples_is_decoded(
     assert len(unreadable) == 1
     fewer, _ = export.decode_examples(predictor, examples, 7, unreadable.append)
     np.testing.assert_array_equal(fewer, images[:7])
-    assert export.random_images(predictor, 3).shape == (3, 16, 16, 3)
+    assert export.toy_examples(predictor, 3).shape == (3, 16, 16, 3)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from fake_gpu import FakeGpu
+from images import image_input
 from noise_images import noise_examples
 
 from autotl.data import Batches, Packed, check, pack, prefetch, resident
@@ -107,7 +108,7 @@ def test_prefetch_computes_one_item_ahead() -> None:
 
 def test_batches_read_a_packed_array(tmp_path: Path) -> None:
     dataset = check(noise_examples(5), "here")
-    packed = pack(dataset, 8, "nearest", tmp_path)
+    packed = pack(dataset, image_input(8, "nearest"), tmp_path)
     train = dataset.indices("train")
     images, labels = next(iter(Batches(packed, dataset.labels, train, 32, CPU)))
     assert (images[0].permute(1, 2, 0).numpy() == packed.array[train[0]]).all()

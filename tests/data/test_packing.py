@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from images import image_input
 from noise_images import noise, noise_examples, noise_files
 
 from autotl import files
-from autotl.data import Packed, check, decode, pack, packing
-from autotl.data.packing import DECODING
+from autotl.data import Packed, check, decode, image_kind, pack, packing
+from autotl.data.image_kind import DECODING
 from autotl.errors import DataError, StoreError
 
 
@@ -25,7 +26,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         images.append(image)
         return decode(image, size, interpolation, *scales)
 
-    monkeypatch.setattr(packing, "decode", record)
+    monkeypatch.setattr(image_kind, "decode", record)
     return images
 
 
@@ -34,7 +35,9 @@ def test_images_are_decoded_once_for_each_size_and_interpolation(
 ) -> None:
     dataset = check(noise_files(tmp_path / "in"), "here")
     calls: list[tuple[str, int, int]] = []
-    first = pack(dataset, 8, "nearest", tmp_path / "out", lambda *call: calls.append(call))
+    first = pack(
+        dataset, image_input(8, "nearest"), tmp_path / "out", lambda *call: calls.append(call)
+    )
     assert len(decoded) == len(calls) == 6
     assert first.path == tmp_path / "out" / f"{dataset.fingerprint[:16]}-8-nearest-{DECODING}.npy"
     assert first.array.shape == (6, 8, 8, 3)
@@ -43,11 +46,11 @@ def test_images_are_decoded_once_for_each_size_and_interpolation(
     for i in range(6):
         assert (first.array[i] == noise(i)).all()
 
-    second = pack(dataset, 8, "nearest", tmp_path / "out")
+    second = pack(dataset, image_input(8, "nearest"), tmp_path / "out")
     assert len(decoded) == 6
     assert (second.array == first.array).all()
-    pack(dataset, 4, "nearest", tmp_path / "out")
-    pack(dataset, 8, "box", tmp_path / "out")
+    pack(dataset, image_input(4, "nearest"), tmp_path / "out")
+    pack(dataset, image_input(8, "box"), tmp_path / "out")
     assert len(decoded) == 18
     assert {p.suffix for p in (tmp_path / "out").iterdir()} == {".npy"}
 
@@ -55,7 +58,7 @@ def test_images_are_decoded_once_for_each_size_and_interpolation(
 @pytest.mark.parametrize("damage", ["truncated", "empty", "foreign", "other shape", "other type"])
 def test_a_damaged_file_is_replaced(tmp_path: Path, decoded: list[Any], damage: str) -> None:
     dataset = check(noise_examples(3), "here")
-    path = pack(dataset, 8, "nearest", tmp_path).path
+    path = pack(dataset, image_input(8, "nearest"), tmp_path).path
     intact = path.read_bytes()
     path.unlink()
     if damage == "other shape":
@@ -65,7 +68,7 @@ def test_a_damaged_file_is_replaced(tmp_path: Path, decoded: list[Any], damage: 
     else:
         contents = {"truncated": intact[:-1], "empty": b"", "foreign": b"x" * 999}
         path.write_bytes(contents[damage])
-    pack(dataset, 8, "nearest", tmp_path)
+    pack(dataset, image_input(8, "nearest"), tmp_path)
     assert len(decoded) == 12
     assert path.read_bytes() == intact
 
@@ -74,7 +77,7 @@ def test_a_failed_call_leaves_no_file(tmp_path: Path) -> None:
     dataset = check(noise_files(tmp_path / "in"), "here")
     (tmp_path / "in/b/2.png").unlink()
     with pytest.raises(DataError, match=r"2\.png: the file is missing"):
-        pack(dataset, 8, "nearest", tmp_path / "out")
+        pack(dataset, image_input(8, "nearest"), tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []
 
 
@@ -87,13 +90,16 @@ def test_without_a_disk_the_images_are_packed_in_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
     dataset = check(noise_examples(3), "here")
-    folder, expected = tmp_path / "cache", pack(dataset, 8, "nearest", tmp_path / "other").array
+    folder, expected = (
+        tmp_path / "cache",
+        pack(dataset, image_input(8, "nearest"), tmp_path / "other").array,
+    )
     if fault == "no folder":
         folder.write_bytes(b"")
     else:
         monkeypatch.setattr(os, "fsync", fail)
     messages: list[str] = []
-    packed = pack(dataset, 8, "nearest", folder, warn=messages.append)
+    packed = pack(dataset, image_input(8, "nearest"), folder, warn=messages.append)
     assert packed.mapped is None
     assert (packed.array == expected).all()
     assert not packed.array.flags.writeable
@@ -109,7 +115,7 @@ def test_images_that_fit_neither_on_disk_nor_in_memory_are_an_error(
     monkeypatch.setattr(packing, "MAX_MEMORY_BYTES", 1)
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(StoreError, match=r"No space left on device.*another folder"):
-        pack(dataset, 8, "nearest", tmp_path / "out")
+        pack(dataset, image_input(8, "nearest"), tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []
 
 
@@ -123,20 +129,20 @@ def test_without_room_the_images_are_packed_in_memory_if_they_fit(
         requested.append(num_bytes)
         return False
 
-    assert pack(dataset, 8, "nearest", tmp_path, make_room=make_room).mapped is None
+    assert pack(dataset, image_input(8, "nearest"), tmp_path, make_room=make_room).mapped is None
     assert requested == [6 * 8 * 8 * 3]
     monkeypatch.setattr(packing, "MAX_MEMORY_BYTES", 1)
-    assert pack(dataset, 8, "nearest", tmp_path, make_room=make_room).mapped
-    assert pack(dataset, 8, "nearest", tmp_path, make_room=make_room).mapped
+    assert pack(dataset, image_input(8, "nearest"), tmp_path, make_room=make_room).mapped
+    assert pack(dataset, image_input(8, "nearest"), tmp_path, make_room=make_room).mapped
     assert len(requested) == 2  # a file that exists needs no room
 
 
 def test_a_packed_array_is_not_deleted_while_it_is_used(tmp_path: Path) -> None:
     dataset = check(noise_examples(3), "here")
-    packed = pack(dataset, 8, "nearest", tmp_path)
+    packed = pack(dataset, image_input(8, "nearest"), tmp_path)
     assert not files.delete_unused(packed.path)
     os.utime(packed.path, (1, 1))
-    pack(dataset, 8, "nearest", tmp_path)
+    pack(dataset, image_input(8, "nearest"), tmp_path)
     assert files.last_used(packed.path) > 1e9
     path = packed.path
     del packed
@@ -145,7 +151,8 @@ def test_a_packed_array_is_not_deleted_while_it_is_used(tmp_path: Path) -> None:
 
 def test_the_key_is_the_file_name_or_a_hash_of_an_array_in_memory(tmp_path: Path) -> None:
     dataset = check(noise_examples(5), "here")
-    keys = [pack(dataset, 8, how, tmp_path).key for how in ("nearest", "box", "nearest")]
+    inputs = [image_input(8, how) for how in ("nearest", "box", "nearest")]
+    keys = [pack(dataset, expects, tmp_path).key for expects in inputs]
     assert keys[0] == keys[2] != keys[1]
     assert dataset.fingerprint[:16] in keys[0]
     one, same, other = (Packed(noise(seed)[None], Path("nowhere")).key for seed in (1, 1, 2))
@@ -166,7 +173,7 @@ def test_a_file_that_is_mapped_by_another_process_is_not_replaced(
     monkeypatch.setattr(Path, "replace", refuse)
     dataset = check(noise_examples(3), "here")
     if is_written:
-        assert pack(dataset, 8, "nearest", tmp_path).array.shape == (6, 8, 8, 3)
+        assert pack(dataset, image_input(8, "nearest"), tmp_path).array.shape == (6, 8, 8, 3)
         assert [p.suffix for p in tmp_path.iterdir()] == [".npy"]
     else:
-        assert pack(dataset, 8, "nearest", tmp_path).mapped is None
+        assert pack(dataset, image_input(8, "nearest"), tmp_path).mapped is None

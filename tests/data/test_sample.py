@@ -6,10 +6,10 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-from images import write_images
+from images import image_input, write_images
 
 from autotl import Example
-from autotl.data import measure_decoding, sample_examples
+from autotl.data import IMAGES, draw_items, measure_opening, sample_examples
 
 
 def examples(counts: dict[str, int], split: str = "") -> list[Example]:
@@ -42,14 +42,20 @@ def test_a_sample_depends_on_the_seed_alone() -> None:
 
 
 def test_the_size_of_the_images_is_measured(tmp_path: Path) -> None:
-    arrays = [Example(str(i), np.zeros((9, 16), np.uint8), "a") for i in range(3)]
-    seconds, side = measure_decoding(arrays)
-    assert side == 12
-    assert seconds > 0
+    arrays = [np.zeros((9, 16), np.uint8)] * 3
+    assert IMAGES.useful_size(arrays, image_input(224)) == 96  # eight times 12
+    assert measure_opening(arrays) > 0
     write_images(tmp_path, 4)
     files = sorted(tmp_path.rglob("*.png"))
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"")
-    listed = [Example(str(f), f, "a") for f in (broken, *files)]
-    assert measure_decoding(listed)[1] > 0
-    assert measure_decoding(listed[:1])[1] == 0
+    assert IMAGES.useful_size([broken, *files], image_input(224)) is not None
+    assert IMAGES.useful_size([broken], image_input(224)) is None
+    assert measure_opening([broken]) > 0
+
+
+def test_items_are_drawn_evenly() -> None:
+    items = draw_items([Example(str(i), i, "a") for i in range(100)])
+    assert items[0] == 0
+    assert items[-1] == 99
+    assert len(items) == 32

@@ -152,7 +152,7 @@ def test_a_split_is_drawn_as_in_one_pass_over_all_units(seed: int) -> None:
         draw_split("test", wanted, splits, labels, units.tolist(), np.random.default_rng(seed))
         assert (splits == expected).all()
     else:
-        with pytest.raises(DataError, match="too few images"):
+        with pytest.raises(DataError, match="too few examples"):
             draw_split("test", wanted, splits, labels, units.tolist(), np.random.default_rng(seed))
 
 
@@ -207,7 +207,7 @@ def test_a_group_with_several_classes_leaves_none_of_them_to_one_fold() -> None:
 
 def test_there_are_at_most_as_many_folds_as_units() -> None:
     assert sorted(folds_of([0, 1, 0, 1], 4)) == [0, 1, 2, 3]
-    with pytest.raises(DataError, match=r"5 folds need as many images, .* there are 4"):
+    with pytest.raises(DataError, match=r"5 folds need as many examples, .* there are 4"):
         folds_of([0, 1, 0, 1], 5)
 
 

@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from toy import model, squares
+from toy import COLOURS, CPU, model, squares
 
-from autotl import data
+from autotl import Example, data
+from autotl.artifact.model_folder import Predictor
 from autotl.data import Dataset
+from autotl.data.image_kind import PREVIEW_SIDE
 from autotl.evaluation import error_analysis
 from autotl.scoring.metrics import Probabilities
 
@@ -30,6 +32,10 @@ def mostly_correct(dataset: Dataset, seed: int = 0) -> Probabilities:
     p = np.repeat(((1 - confidence) / 2)[:, None], 3, 1)
     p[np.arange(len(confidence)), dataset.labels] = confidence
     return p.astype(np.float32)
+
+
+def predictor() -> Predictor:
+    return Predictor(model(), list(COLOURS), CPU)
 
 
 def relabel(dataset: Dataset, indices: np.ndarray) -> Dataset:
@@ -99,15 +105,18 @@ def test_rows_of_probabilities_belong_to_the_given_indices(dataset: Dataset) -> 
 
 def test_a_thumbnail_is_a_small_jpeg(tmp_path: Path) -> None:
     Image.new("RGB", (400, 300), (200, 30, 30)).save(tmp_path / "red.png")
-    uri = error_analysis.make_thumbnail(tmp_path / "red.png")
+    files = [tmp_path / "red.png", tmp_path / "missing.png"]
+    examples = tuple(Example(file.name, file, "red") for file in files)
+    dataset = replace(data.check(squares(4), "squares"), examples=examples)
+    uri = error_analysis.make_preview(dataset, 0)
     kind, content = uri.split(",")
     assert kind == "data:image/jpeg;base64"
     image = Image.open(io.BytesIO(base64.b64decode(content)))
-    side = error_analysis.THUMBNAIL_SIZE
+    side = PREVIEW_SIDE
     assert (image.format, image.size) == ("JPEG", (side, side))
     assert np.array(image)[10, 10] == pytest.approx((200, 30, 30), abs=6)
     assert len(uri) < 8000
-    assert error_analysis.make_thumbnail(tmp_path / "missing.png") == ""
+    assert error_analysis.make_preview(dataset, 1) == ""
 
 
 def test_a_deleted_image_gets_no_saliency_map(dataset: Dataset) -> None:
@@ -119,7 +128,7 @@ def test_a_deleted_image_gets_no_saliency_map(dataset: Dataset) -> None:
         for e in dataset.examples
     ]
     changed = replace(dataset, examples=examples)
-    entries = error_analysis.add_saliency(mistakes, changed, model(), max_seconds=60.0)
+    entries = error_analysis.add_saliency(mistakes, changed, predictor(), max_seconds=60.0)
     assert ["saliency" in entry for entry in entries] == [False, True]
 
 
@@ -128,6 +137,6 @@ def test_without_time_or_captum_the_entries_stay_unchanged(
 ) -> None:
     wrong = np.roll(mostly_correct(dataset), 1, 1)
     mistakes = error_analysis.find_mistakes(dataset, np.arange(len(dataset.labels)), wrong)[:2]
-    assert error_analysis.add_saliency(mistakes, dataset, model(), max_seconds=-1.0) == mistakes
+    assert error_analysis.add_saliency(mistakes, dataset, predictor(), max_seconds=-1.0) == mistakes
     monkeypatch.setattr(error_analysis.saliency, "is_available", lambda: False)
-    assert error_analysis.add_saliency(mistakes, dataset, model(), max_seconds=60.0) == mistakes
+    assert error_analysis.add_saliency(mistakes, dataset, predictor(), max_seconds=60.0) == mistakes

@@ -39,7 +39,7 @@ def build(family: Family, seed: int) -> Model:
 
 def random_images(network: Model, count: int, seed: int = 0) -> Tensor:
     random = torch.Generator().manual_seed(seed)
-    side = network.input_spec.size
+    side = network.expects.size
     return torch.randint(0, 256, (count, 3, side, side), dtype=torch.uint8, generator=random)
 
 

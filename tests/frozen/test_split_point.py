@@ -49,7 +49,7 @@ ARCHITECTURES = pytest.mark.parametrize(("name", "size"), SIZES)
 
 def random_images(network: Model, count: int = 4) -> Tensor:
     random = torch.Generator().manual_seed(5)
-    side = network.input_spec.size
+    side = network.expects.size
     return torch.randint(0, 256, (count, 3, side, side), dtype=torch.uint8, generator=random)
 
 

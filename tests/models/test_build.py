@@ -24,9 +24,9 @@ def test_the_head_is_as_wide_as_the_backbones_output() -> None:
 
 
 def test_the_image_size_is_the_backbones_unless_given() -> None:
-    assert model().input_spec.size == SIDE
-    assert model(size=24).input_spec.size == 24
-    assert model().input_spec.interpolation == "bicubic"
+    assert model().expects.size == SIDE
+    assert model(size=24).expects.size == 24
+    assert model().expects.interpolation == "bicubic"
 
 
 def test_the_same_seed_builds_the_same_network() -> None:
@@ -144,7 +144,7 @@ def test_a_replaced_head_shares_the_backbone() -> None:
     other = replace_head(network, config(head="mlp")["head"], 3)
     assert isinstance(other, Model)
     assert other.backbone is network.backbone
-    assert other.input_spec == network.input_spec
+    assert other.expects == network.expects
 
 
 def test_memory_that_runs_out_does_not_make_a_head_incompatible(

@@ -73,28 +73,28 @@ def test_networks_with_different_heads_do_not_have_the_same_shapes() -> None:
 def test_an_ensemble_predicts_the_mean_probabilities() -> None:
     members = [model(seed=seed).eval() for seed in (1, 2)]
     combined = ensemble.Ensemble(members, [0.75, 0.25]).eval()
-    side = members[0].input_spec.size
+    side = members[0].expects.size
     images = torch.randint(0, 256, (4, 3, side, side), dtype=torch.uint8)
     with torch.no_grad():
         probabilities = [m(images).softmax(1).numpy() for m in members]
         predicted = combined(images).softmax(1).numpy()
     expected = ensemble.average_probabilities(probabilities, [0.75, 0.25])
     assert predicted == pytest.approx(expected, abs=1e-6)
-    assert combined.input_spec == members[0].input_spec
+    assert combined.expects == members[0].expects
     assert len(combined.state_dict()) == 1 + sum(len(m.state_dict()) for m in members)
     assert combined.state_dict()["head.weights"].flatten().tolist() == [0.75, 0.25]
 
 
 def with_size(network: Model, size: int) -> Model:
     """The same network for images of another size."""
-    spec = dataclasses.replace(network.input_spec, size=size)
+    spec = dataclasses.replace(network.expects, size=size)
     return Model(network.backbone, network.head, spec, network.head_input)
 
 
 def test_members_may_have_different_image_sizes() -> None:
     large, small = with_size(model(seed=1), 48).eval(), with_size(model(seed=2), 20).eval()
     combined = ensemble.Ensemble([small, large], [0.5, 0.5]).eval()
-    assert combined.input_spec == large.input_spec
+    assert combined.expects == large.expects
     random = np.random.default_rng(0).integers(0, 256, (2, 6, 6, 3), dtype=np.uint8)
     photos = [Image.fromarray(image).resize((48, 48), Image.Resampling.BICUBIC) for image in random]
     reduced = [photo.resize((20, 20), Image.Resampling.BICUBIC) for photo in photos]

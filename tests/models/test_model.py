@@ -90,7 +90,7 @@ def test_blocks_contain_each_parameter_once_in_the_order_of_the_forward_pass(nam
     returned: list[str] = []
     for module_name, module in network.backbone.named_modules():
         module.register_forward_hook(lambda *_, n=module_name: returned.append(n))
-    network.eval()(random_images(1, network.input_spec.size))
+    network.eval()(random_images(1, network.expects.size))
     first_return = {n: i for i, n in reversed(list(enumerate(returned)))}
 
     def positions(block: list[nn.Parameter]) -> list[int]:

@@ -13,6 +13,7 @@ import pytest
 from images import FAST
 
 from autotl import data, engine, events, models, study
+from autotl.data import IMAGES, Source
 from autotl.errors import OutOfMemory
 from autotl.events import Event, Stage, StepCompleted
 from autotl.frozen import FeatureCache
@@ -60,7 +61,7 @@ def context(
     settings = configure(tmp_path_factory.mktemp("context"), seed=5)
     plugins = registry.load(settings.plugin)
     examples = list(plugins.dataset(settings.data).call({"source": settings.data}, {}))
-    dataset = engine.load_dataset(settings, examples, events.ignore)
+    dataset = engine.load_dataset(settings, Source(examples, [], IMAGES), events.ignore)
     device = select_device("cpu", "float32")
     cache = FeatureCache()
     return TrainingContext(

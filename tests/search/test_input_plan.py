@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from images import image_input
 
 from autotl import Example, backbone
+from autotl.data import IMAGES, Source, image_kind
 from autotl.errors import Incompatible, StudyError
 from autotl.search import input_plan
 from autotl.search.budget import Budget
@@ -33,15 +34,19 @@ class Machine:
         self.fixed_size = self.broken = False
         monkeypatch.setattr(input_plan.training, "measure_forward", self.measure)
         monkeypatch.setattr(input_plan.models, "build_backbone", self.build)
-        monkeypatch.setattr(
-            input_plan.data, "measure_decoding", lambda examples: (self.decoding, self.side)
-        )
+        monkeypatch.setattr(input_plan.data, "measure_opening", lambda *_: self.decoding)
+        monkeypatch.setattr(image_kind, "image_side", self.measure_side)
         monkeypatch.setattr("time.monotonic", lambda: 0.0)
+
+    def measure_side(self, item: Any) -> int:
+        if not self.side:
+            raise ValueError("not an image that Pillow can read")
+        return self.side
 
     def build(self, choice: Any, size: int | None) -> Any:
         if self.broken:
             raise Incompatible("it cannot be built")
-        return None, SimpleNamespace(size=size or NATIVE)
+        return None, image_input(size or NATIVE)
 
     def measure(self, choice: Any, size: int, device: Any) -> tuple[float, int]:
         if self.fixed_size and size != NATIVE:
@@ -52,7 +57,8 @@ class Machine:
         examples = [Example(str(i), None, str(i % 10)) for i in range(count)]
         space = Space({"backbone": (net,)})
         config = StudyConfig(data="x", **settings)
-        return plan_inputs(config, space, examples, CPU, Budget(budget))
+        source = Source(examples, [], IMAGES)
+        return plan_inputs(config, space, source, CPU, Budget(budget))
 
 
 @pytest.fixture
@@ -95,7 +101,7 @@ def test_small_images_are_enlarged_eightfold_at_most(machine: Machine) -> None:
         for budget in (600, None):
             plan = machine.plan(budget)
             assert plan.size == size, side
-            assert any(f"about {side} px" in reason for reason in plan.reasons) == bool(size)
+            assert any("tell no more" in reason for reason in plan.reasons) == bool(size)
 
 
 def test_without_time_for_all_images_a_part_is_used(machine: Machine) -> None:

@@ -12,6 +12,7 @@ from images import write_images
 from PIL import Image
 
 from autotl import engine, events
+from autotl.data import IMAGES, Source
 from autotl.frozen import FeatureCache
 from autotl.models import select_device
 from autotl.search.budget import Budget
@@ -35,7 +36,7 @@ def prepare(configure: Callable[..., StudyConfig], tmp_path: Path) -> Prepare:
         )
         plugins = registry.load(settings.plugin)
         examples = list(plugins.dataset(settings.data).call({"source": settings.data}, {}))
-        dataset = engine.load_dataset(settings, examples, events.ignore)
+        dataset = engine.load_dataset(settings, Source(examples, [], IMAGES), events.ignore)
         device, cache = select_device("cpu", "float32"), FeatureCache(folder=tmp_path / "cache")
         context = TrainingContext(
             settings, dataset, device, Budget(None), events.ignore, plugins, cache, {}, {}

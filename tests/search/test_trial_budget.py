@@ -291,8 +291,8 @@ def make_plan(
         ),
         checkpoint=lambda config: checkpoint,
     )
-    spec = SimpleNamespace(size=8, interpolation="bicubic")
-    model: Any = SimpleNamespace(head=options.pop("head", None), input_spec=spec)
+    spec = SimpleNamespace(size=8, key="8-bicubic-2")
+    model: Any = SimpleNamespace(head=options.pop("head", None), expects=spec)
     return plan_trial(model, config(), context, budget or Budget(605), complete=complete, **options)
 
 

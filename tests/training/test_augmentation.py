@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from images import image_input
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from toy import REGISTRY
@@ -26,7 +27,7 @@ BY_UNIFORM = ["flip_crop", "random_erasing", "rand_augment", "trivial_augment"]
 
 def make_augmentation(plugin: AnyPlugin | str, **params: Any) -> Augmentation:
     plugin = REGISTRY.get("augment", plugin) if isinstance(plugin, str) else plugin
-    return Augmentation(Choice(plugin, {**plugin.defaults, **params}), SIDE, 3, CPU)
+    return Augmentation(Choice(plugin, {**plugin.defaults, **params}), image_input(SIDE), 3, CPU)
 
 
 def make_images(count: int, side: int = SIDE) -> Tensor:
@@ -231,7 +232,7 @@ class Operators(TorchDispatchMode):
 
 def count_operators(name: str, count: int, device: str, side: int = 16) -> Counter[str]:
     plugin = REGISTRY.get("augment", name)
-    augmentation = Augmentation(Choice(plugin, plugin.defaults), side, 3, CPU)
+    augmentation = Augmentation(Choice(plugin, plugin.defaults), image_input(side), 3, CPU)
     images = make_images(count, side).to(device)
     with Operators() as operators:
         augmentation.make_view(images, np.arange(count), 1)

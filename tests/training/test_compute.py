@@ -163,8 +163,8 @@ COMPILE_MODELS = """
 from functools import partial
 import torch
 from torch import nn
+from autotl.data import ImageInput
 from autotl.models import Model
-from autotl.models.model import InputSpec
 from autotl.training.compute import CompiledFunction
 
 graphs = []
@@ -178,7 +178,7 @@ images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
 count = torch._dynamo.config.recompile_limit + 2
 for width in range(1, count + 1):
     backbone = nn.Sequential(nn.Flatten(), nn.Linear(192, width))
-    spec = InputSpec(8, (0.5,) * 3, (0.2,) * 3, "bilinear")
+    spec = ImageInput(8, (0.5,) * 3, (0.2,) * 3, "bilinear")
     CompiledFunction(Model(backbone, nn.Identity(), spec).features)(images)
 print(len(graphs) - count)
 """
