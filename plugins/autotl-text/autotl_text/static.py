@@ -66,7 +66,7 @@ def _load_vectors(file: Path) -> Tensor:
     return load_file(file)["embedding.weight"].float()
 
 
-@backbone(name="static_embeddings", input=text.name, members=members, locate=locate)
+@backbone(name="word_embeddings", input=text.name, members=members, locate=locate)
 def static_embeddings(
     name: str, weights: Weights | None = None, size: int | None = None, saved: Path | None = None
 ) -> nn.Module:

@@ -299,3 +299,14 @@ def test_importing_the_plugins_loads_no_library() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert {"torch", "transformers", "tokenizers", "numpy"}.isdisjoint(done.stdout.split())
+
+
+def test_the_sentence_encoder_is_the_first_default() -> None:
+    from autotl_text.kind import text
+
+    plugins = registry.load().for_input(text)
+    selected, excluded = plugins.select("backbone")
+    names = [p.name for p in selected] + [e.name for e in excluded]
+    assert sorted(names, key=["all-MiniLM-L6-v2", "wordllama-256"].index) == names
+    augmentations, _ = plugins.select("augment")
+    assert [p.name for p in augmentations] == ["none", "token_deletion", "token_dropout"]
