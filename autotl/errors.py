@@ -67,9 +67,21 @@ class SearchError(AutoTLError):
 
 
 class GpuError(SearchError):
-    """The GPU failed, and only another process can use it; what was known by then was saved."""
+    """The GPU failed, and only another process can use it; what was known by then was saved.
+
+    Args:
+        what: What happened.
+        advice: What to do then; it is the end of the message.
+
+    Attributes:
+        what: What happened.
+    """
 
     exit_code = 3
+
+    def __init__(self, what: str, advice: str = "") -> None:
+        super().__init__(f"{what}; {advice}" if advice else what)
+        self.what = what
 
 
 MACHINE_FAULTS = frozenset(

@@ -5,13 +5,16 @@ timm and torch are imported inside the functions, so that listing plugins stays 
 
 from __future__ import annotations
 
+import fnmatch
 import functools
+import re
 import sys
 import textwrap
 from collections.abc import Sequence
 from dataclasses import replace
 from http.client import HTTPException
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -71,11 +74,9 @@ def _default_sets(device: str, seconds: float | None) -> tuple[str, ...]:
 
 
 def _match(pattern: str) -> list[str]:
+    refuse(pattern)
     if pattern.startswith("@"):
-        if entries := SETS.get(pattern[1:]):
-            return [entry.model for entry in entries]
-        near = did_you_mean(pattern, [f"@{name}" for name in SETS])
-        raise PluginError(f"there is no set of backbones {pattern!r}; {near}")
+        return [entry.model for entry in SETS[pattern[1:]]]
     import timm
 
     if not any(c in pattern for c in "*?["):
@@ -83,9 +84,48 @@ def _match(pattern: str) -> list[str]:
         return [pattern]
     if names := timm.list_models(pattern, pretrained=True, include_tags="." in pattern):
         return names
-    raise PluginError(
+    raise _no_match(pattern)
+
+
+def _no_match(pattern: str) -> PluginError:
+    return PluginError(
         f"no pretrained timm model matches {pattern!r}; try it with a '*' on both sides"
     )
+
+
+def refuse(pattern: str) -> None:
+    """Refuse a pattern that matches nothing, as far as timm's sources tell without importing it.
+
+    Raises:
+        PluginError: timm has no such model, or there is no such set.
+    """
+    if pattern.startswith("@"):
+        if pattern[1:] not in SETS:
+            near = did_you_mean(pattern, [f"@{name}" for name in SETS])
+            raise PluginError(f"there is no set of backbones {pattern!r}; {near}")
+        return
+    models, name = _read_architectures(), pattern.partition(".")[0]
+    if not models or "[" in pattern:
+        return
+    is_glob = any(c in pattern for c in "*?")
+    if fnmatch.filter(models, name) if is_glob else name in models:
+        return
+    if is_glob:
+        raise _no_match(pattern)
+    raise PluginError(f"timm has no model {pattern!r}; {did_you_mean(name, models)}")
+
+
+@functools.cache
+def _read_architectures() -> frozenset[str]:
+    """The names of timm's models in its sources, without tags; empty if it has no sources.
+
+    Plugins may register more of them once timm is imported, so that nothing is known any more.
+    """
+    spec = None if "timm" in sys.modules else find_spec("timm")
+    if spec is None or not spec.origin:
+        return frozenset()
+    text = "".join(f.read_text("utf-8") for f in Path(spec.origin).with_name("models").glob("*.py"))
+    return frozenset(re.findall(r"^@register_model\ndef (\w+)\(", text, re.MULTILINE))
 
 
 def _get_cfg(name: str) -> PretrainedCfg:
@@ -223,7 +263,7 @@ def _responds(site: str) -> bool:
         return False
 
 
-@backbone(name="timm", members=members, locate=locate, requires=["timm>=1.0"])
+@backbone(name="timm", members=members, locate=locate, refuse=refuse, requires=["timm>=1.0"])
 def timm_model(name: str, weights: Weights | None, size: int | None) -> nn.Module:
     """Any image model of timm, without its classifier (Wightman 2019, doi:10.5281/zenodo.4414861).
 

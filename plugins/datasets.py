@@ -44,8 +44,14 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
 
 
 @dataset(matches=["*/"])
-def folder(source: str) -> list[Example | Issue]:
-    """A folder with a subfolder of images for each class, or such a folder for each split."""
+def folder(source: str, *, classes: Literal["top", "deepest"] = "top") -> list[Example | Issue]:
+    """A folder with a subfolder of images for each class, or such a folder for each split.
+
+    Args:
+        source: The folder.
+        classes: The classes: the ``top`` folders, with all images inside, or the ``deepest`` ones,
+            the folder of each image, named by its path such as ``f/farm``.
+    """
     root = Path(source)
     if not root.is_dir():
         raise DataError(f"{source}: there is no such folder; check the path")
@@ -56,37 +62,49 @@ def folder(source: str) -> list[Example | Issue]:
     # A folder called 'train' is a split only if it contains class folders; it may be a class.
     nested = {path.parts[0] for path in listing.images if len(path.parts) > 2}
     depth = 1 if any(top.lower() in SPLIT_WORDS for top in nested) else 0
-    classes = _group_by_class(listing.images, depth)
-    if not classes:
+    is_deepest = classes == "deepest"
+    by_class = _group_by_class(listing.images, depth, is_deepest)
+    if not by_class:
         raise DataError(
             f"{source}: no images in class folders; put them in class/image.jpg or "
             f"train/class/image.jpg (images end in {', '.join(image_files.SUFFIXES)})"
             + "".join(f"; {name}: {what}" for name, what, _ in image_files.describe_unread(listing))
         )
-    if len(classes) == 1 and (inner := _find_subfolders(next(iter(classes.values())), depth)):
-        [name] = classes
-        advice = "move them up" if depth else f"give {root / name}"
+    merged = {} if is_deepest else by_class
+    if len(merged) == 1 and (inner := _find_subfolders(next(iter(merged.values())), depth)):
+        [name] = merged
+        advice = "--data-option classes=deepest" if depth else str(root / name)
         raise DataError(
             f"{source}: all images are in the one class folder {name!r}, in {len(inner)} folders "
-            f"({_join(inner)}); if these are the classes, {advice}"
+            f"({_join(inner)}); if these are the classes, give {advice}"
         )
-    _require_images(source, listing, classes, depth)
-    read = _example_in_split if depth else _example
+    _require_images(source, listing, by_class, depth, is_deepest)
     return [
-        *(read(root, path) for path in listing.images),
-        *_find_merged_folders(classes, depth),
-        *_find_empty_folders(listing, classes, depth),
+        *(_read_example(root, path, depth, is_deepest) for path in listing.images),
+        *_find_merged_folders(merged, depth),
+        *_find_empty_folders(listing, by_class, depth, is_deepest),
         *(Issue(*problem) for problem in image_files.describe_unread(listing)),
     ]
 
 
-def _group_by_class(paths: Sequence[Path], depth: int) -> dict[str, list[Path]]:
-    """The paths by class; ``depth`` is 1 if the class folders are in folders of splits, else 0."""
+def _name_class(folder: Path, depth: int, is_deepest: bool) -> str:
+    """The class of the images in a folder, which is relative to the root; empty for none.
+
+    Args:
+        folder: The folder.
+        depth: 1 if the class folders are in folders of splits, else 0.
+        is_deepest: Whether each folder is a class, named by its path, or only those at the top.
+    """
+    parts = folder.parts[depth:]
+    return "/".join(parts if is_deepest else parts[:1])
+
+
+def _group_by_class(paths: Sequence[Path], depth: int, is_deepest: bool) -> dict[str, list[Path]]:
+    """The paths by class, without those that have none; see ``_name_class``."""
     classes: defaultdict[str, list[Path]] = defaultdict(list)
     for path in paths:
-        if len(path.parts) > depth + 1:
-            classes[path.parts[depth]].append(path)
-    return dict(classes)
+        classes[_name_class(path.parent, depth, is_deepest)].append(path)
+    return {name: own for name, own in classes.items() if name}
 
 
 def _find_subfolders(paths: Sequence[Path], depth: int) -> list[str]:
@@ -100,10 +118,14 @@ def _join(names: Sequence[str]) -> str:
 
 
 def _require_images(
-    source: str, listing: Listing, classes: Mapping[str, list[Path]], depth: int
+    source: str,
+    listing: Listing,
+    classes: Mapping[str, list[Path]],
+    depth: int,
+    is_deepest: bool,
 ) -> None:
     """Raise DataError if a class folder has only files that may be images, but are not read."""
-    for name, paths in _group_by_class(listing.others, depth).items():
+    for name, paths in _group_by_class(listing.others, depth, is_deepest).items():
         unread = [p for p in paths if p.suffix.lower() in image_files.UNREADABLE_FORMATS]
         if unread and name not in classes:
             raise DataError(
@@ -120,17 +142,19 @@ def _find_merged_folders(classes: Mapping[str, list[Path]], depth: int) -> Itera
             yield Issue(
                 name,
                 f"the images of this class are in {len(inner)} folders: {_join(inner)}",
-                f"all of them are of the class {name!r}; if they are classes of their own, move "
-                "them up, or write a CSV with the columns path,label",
+                f"all of them are of the class {name!r}; if they are classes of their own, give "
+                "--data-option classes=deepest",
             )
 
 
 def _find_empty_folders(
-    listing: Listing, classes: Mapping[str, list[Path]], depth: int
+    listing: Listing, classes: Mapping[str, list[Path]], depth: int, is_deepest: bool
 ) -> Iterator[Issue]:
     """Folders without images where a folder of a class or a split is expected."""
-    names = {path.parts[depth] for path in listing.folders if len(path.parts) > depth}
-    for name in sorted(names - set(classes)):
+    parents = {parent for path in listing.folders for parent in path.parents}
+    innermost = set(listing.folders) - parents if is_deepest else listing.folders
+    names = {_name_class(path, depth, is_deepest) for path in innermost}
+    for name in sorted(names - {"", *classes}):
         yield Issue(name, "the folder has no image", "it is not a class")
     if depth:
         splits = {path.parts[0] for path in listing.images}
@@ -138,19 +162,15 @@ def _find_empty_folders(
             yield Issue(name, "the folder has no image", "it is not a split")
 
 
-def _example(root: Path, path: Path) -> Example:
-    return Example(path.as_posix(), root / path, path.parts[0] if len(path.parts) > 1 else "")
-
-
-def _example_in_split(root: Path, path: Path) -> Example:
-    top, *inner = path.parts
-    split = SPLIT_WORDS.get(top.lower(), "")
-    if inner and not split:
+def _read_example(root: Path, path: Path, depth: int, is_deepest: bool) -> Example:
+    split = SPLIT_WORDS.get(path.parts[0].lower(), "") if depth else ""
+    if depth and len(path.parts) > 1 and not split:
         raise DataError(
-            f"{root}: {path.as_posix()} lies next to split folders, but {top!r} is not a split; "
-            "move it into train, val or test, or out of the folder"
+            f"{root}: {path.as_posix()} lies next to split folders, but {path.parts[0]!r} is not a "
+            "split; move it into train, val or test, or out of the folder"
         )
-    return Example(path.as_posix(), root / path, inner[0] if len(inner) > 1 else "", split)
+    label = _name_class(path.parent, depth, is_deepest)
+    return Example(path.as_posix(), root / path, label, split)
 
 
 @dataset(matches=["*.csv", "*.tsv"])

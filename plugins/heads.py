@@ -131,10 +131,15 @@ class GeM(nn.Module):
 
     Negative activations are pooled separately and subtracted: after a ReLU it is the definition of
     the paper, and near exponent 1 it is the mean of any map.
+
+    Args:
+        exponent: The initial exponent.
+        padding: Whether positions of zeros are padding.
     """
 
-    def __init__(self, exponent: float) -> None:
+    def __init__(self, exponent: float, padding: bool = False) -> None:
         super().__init__()
+        self.padding = padding
         self.excess = nn.Parameter(torch.tensor(math.log(math.expm1(exponent - 1))))
 
     @property
@@ -146,24 +151,40 @@ class GeM(nn.Module):
         """Pool over the positions, in float32."""
         with torch.autocast(activations.device.type, enabled=False):
             activations = activations.float()
-            return self._pool(activations) - self._pool(-activations)
+            return self._pool(activations, 1) - self._pool(activations, -1)
 
-    def _pool(self, activations: Tensor) -> Tensor:
-        logs = activations.clamp(min=1e-6).log()  # in log space, powers cannot overflow
-        total = (self.exponent * logs).logsumexp(1) - math.log(activations.shape[1])
+    def _pool(self, activations: Tensor, sign: int) -> Tensor:
+        # In log space, powers cannot overflow.
+        logs = self.exponent * (sign * activations).clamp(min=1e-6).log()
+        if not self.padding:
+            total = logs.logsumexp(1) - math.log(activations.shape[1])
+        else:
+            content = has_content(activations)
+            logs = logs.masked_fill(~content, -torch.inf)
+            total = logs.logsumexp(1) - content.sum(1).log()
         return (total / self.exponent).exp()
+
+
+def has_content(activations: Tensor) -> Tensor:
+    """Whether each position of a map ``[B, P, F]`` is no padding: ``bool [B, P, 1]``.
+
+    A map without any content is taken as a whole.
+    """
+    content = (activations != 0).any(2, keepdim=True)
+    return content | ~content.any(1, keepdim=True)
 
 
 @head(takes="map")
 def gem(
     features: int,
     classes: int,
+    padding: bool = False,
     *,
     exponent: Annotated[float, Range(1.2, 8.0, log=True)] = 3.0,
     dropout: Dropout = 0.1,
 ) -> nn.Module:
     """A linear layer after generalised-mean pooling (Radenovic et al. 2017, arXiv:1711.02512)."""
-    return nn.Sequential(GeM(exponent), nn.Dropout(dropout), nn.Linear(features, classes))
+    return nn.Sequential(GeM(exponent, padding), nn.Dropout(dropout), nn.Linear(features, classes))
 
 
 class AttentionPool(nn.Module):
@@ -171,10 +192,16 @@ class AttentionPool(nn.Module):
 
     Keys and values are the map itself, which suits few training images. The queries are
     initialised to 0, so training starts from the plain mean.
+
+    Args:
+        features: F.
+        heads: Number of heads, which divides F.
+        padding: Whether positions of zeros are padding.
     """
 
-    def __init__(self, features: int, heads: int) -> None:
+    def __init__(self, features: int, heads: int, padding: bool = False) -> None:
         super().__init__()
+        self.padding = padding
         self.norm = nn.LayerNorm(features, elementwise_affine=False)
         self.queries = nn.Parameter(torch.zeros(heads, features))
 
@@ -182,19 +209,26 @@ class AttentionPool(nn.Module):
         """Pool over the positions."""
         heads, features = self.queries.shape
         scores = functional.linear(self.norm(activations), self.queries) / math.sqrt(features)
+        if self.padding:
+            scores = scores.masked_fill(~has_content(activations), -torch.inf)
         values = activations.reshape(*activations.shape[:2], heads, -1)
         return torch.einsum("bph,bphf->bhf", scores.softmax(1).to(values), values).flatten(1)
 
 
 @head(takes="map")
 def attention(
-    features: int, classes: int, *, heads: Literal[1, 4, 8] = 4, dropout: Dropout = 0.1
+    features: int,
+    classes: int,
+    padding: bool = False,
+    *,
+    heads: Literal[1, 4, 8] = 4,
+    dropout: Dropout = 0.1,
 ) -> nn.Module:
     """A linear layer after attention pooling (Lee et al. 2018, arXiv:1810.00825).
 
     If ``heads`` does not divide the number of features, their greatest common divisor is used.
     """
-    pool = AttentionPool(features, math.gcd(features, heads))
+    pool = AttentionPool(features, math.gcd(features, heads), padding)
     return nn.Sequential(pool, nn.Dropout(dropout), nn.Linear(features, classes))
 
 

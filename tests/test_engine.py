@@ -15,10 +15,12 @@ from typing import Any, NoReturn
 import optuna
 import optuna_dashboard
 import pytest
+from command_line import run
 from images import FAST, read_trials, write_images, write_plugin
 
 import autotl
 from autotl import data, engine, events, files, models, report, study, training
+from autotl.artifact import model_folder
 from autotl.errors import (
     DataError,
     Incompatible,
@@ -126,6 +128,73 @@ def test_what_is_not_given_is_what_the_study_has(settings: Make) -> None:
     assert "image_size = 24" in (settings().folder / "recipe.toml").read_text()
     [text] = [e.text for e in notes if isinstance(e, Note) and "as in the earlier runs" in e.text]
     assert {"seed=5", "epochs=2", "image_size=24"} <= set(text.partition(": ")[2].split(", "))
+
+
+def test_a_model_finds_its_data_from_any_folder(
+    settings: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = engine.run(settings(trials=1)).folder
+    for name in ("model/config.json", "model/README.md", "recipe.toml"):
+        assert str(tmp_path) not in (folder / name).read_text(), "no absolute path"
+    moved = tmp_path / "elsewhere/project"
+    moved.parent.mkdir()
+    project = tmp_path / "project"
+    project.mkdir()
+    for name in ("photos", "runs"):
+        (tmp_path / name).rename(project / name)
+    project.rename(moved)
+    monkeypatch.chdir("/")
+    loaded = model_folder.load(moved / "runs/photos/model", registry.load(settings().plugin))
+    assert loaded.was_trained_on(str(moved / "photos"))
+
+
+def test_a_study_keeps_its_search_space(
+    settings: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    narrow = {"mlp": {"depth": 1}}
+    options = {"head": ["mlp"], "space": {"head": narrow}, "plugin": [Path("tiny_plugin.py")]}
+    engine.run(settings(trials=2, **options))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    keys = {"data", "out", "trials", "device", "history"}
+    bare = study.StudyConfig.model_validate(settings(trials=4).model_dump(include=keys))
+    notes: list[Event] = []
+    engine.run(bare, notes.append)
+    [text] = [e.text for e in notes if isinstance(e, Note) and "as in the earlier runs" in e.text]
+    for part in ("backbone=tiny", "head=mlp", "space=head.mlp.depth=1", "plugin=/"):
+        assert part in text
+    rows = read_trials(settings())
+    assert len(rows) == 4
+    assert {(*row.config["backbone"], *row.config["head"]) for row in rows} == {("tiny", "mlp")}
+    assert {row.config["head"]["mlp"]["depth"] for row in rows} == {1}
+    wider = bare.model_copy(update={"head": ("linear",), "space": {}, "trials": 5})
+    wider = study.StudyConfig.model_validate(wider.model_dump(include={*keys, "head", "space"}))
+    engine.run(wider, notes.append)
+    assert "linear" in read_trials(settings())[4].config["head"], "what is given comes first"
+
+
+def test_a_study_keeps_the_options_of_its_data(settings: Make, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    (photos / "warm").mkdir()
+    (photos / "red").rename(photos / "warm/red")
+    (photos / "blue").rename(photos / "warm/blue")
+    with pytest.raises(StudyError, match=r"--data-option: .* did you mean 'classes'"):
+        engine.run(settings(data_options={"clases": "deepest"}))
+    first = engine.run(settings(trials=1, data_options={"classes": "deepest"}))
+    classes = ["green", "warm/blue", "warm/red"]
+    assert first.summary["data"]["classes"] == classes
+    bare = settings(trials=2)
+    assert engine.run(bare).summary["data"]["classes"] == classes
+    assert len(read_trials(bare)) == 2
+    with pytest.raises(StudyError, match="has data_options=classes=deepest, not classes=top"):
+        engine.run(settings(data_options={"classes": "top"}))
+    recipe = study.configure_recipe(first.folder / "recipe.toml", None, {})
+    assert recipe.data_options == {"classes": "deepest"}
+    words = ("evaluate", first.folder / "model", photos, "--plugin", tmp_path / "tiny_plugin.py")
+    assert "60 images" in run(*words).output, "the model knows how its data were read"
+    top = run(*words, "--data-option", "classes=top")
+    assert "20 images" in top.output
 
 
 def test_a_study_without_a_complete_trial_locks_nothing(settings: Make) -> None:

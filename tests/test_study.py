@@ -532,3 +532,12 @@ def test_a_recipe_says_what_has_no_effect(tmp_path: Path) -> None:
     assert "no effect have augment, optimizer and the learning rate" in text
     assert tomllib.loads(text) == tomllib.loads((tmp_path / "b.toml").read_text())
     assert "no effect" not in (tmp_path / "b.toml").read_text()
+
+
+def test_options_of_the_data_are_text(tmp_path: Path) -> None:
+    file = tmp_path / "x.toml"
+    file.write_text('data = "photos"\n[data_options]\nmost = 5\nstrict = true\nname = "a b"')
+    expected = {"most": "5", "strict": "true", "name": "a b"}
+    assert study.configure(str(file), {}).data_options == expected
+    with pytest.raises(StudyError, match=r"data.options.most = \[1\]: expected a text, a number"):
+        study.configure("photos", {"data_options": {"most": [1]}})

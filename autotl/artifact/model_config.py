@@ -36,6 +36,7 @@ MAX_VALUE = 1000
 
 Finite = Annotated[float, Field(ge=-MAX_VALUE, le=MAX_VALUE, allow_inf_nan=False)]
 Positive = Annotated[float, Field(ge=1 / MAX_VALUE, le=MAX_VALUE, allow_inf_nan=False)]
+Source = Annotated[str, Field(pattern=r"^[^\x00]*$")]
 PluginValues = Annotated[dict[str, dict[str, Any]], Field(min_length=1, max_length=1)]
 
 
@@ -99,9 +100,15 @@ class Description(_Part):
 
 
 class Data(_Part):
-    """The entry ``data``: where the training examples were."""
+    """The entry ``data``: where the training examples were, and how they were read.
 
-    source: Annotated[str, Field(pattern=r"^[^\x00]*$")] = ""
+    ``path`` is relative to the model folder. Folders of earlier versions lack it; their ``source``
+    is as the user typed it.
+    """
+
+    source: Source = ""
+    path: Source = ""
+    options: dict[str, str] = {}
 
 
 class ModelConfig(Description):

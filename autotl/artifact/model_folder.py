@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
@@ -188,6 +189,9 @@ class Predictor:
         config: Content of ``config.json``.
         training_images: Digests of the examples that the model was trained on, ``[N]``.
         kind: What the examples are.
+        folder: The model folder, to which the path of the data in ``config`` is relative.
+        warn: Called with a sentence for the user, once for each file type of images with more than
+            8 bits that was not in the training data.
 
     Attributes:
         network: The model in eval mode.
@@ -200,6 +204,8 @@ class Predictor:
         scales: The scales of images with more than 8 bits, by file type.
         training_images: Digests of the examples that the model was trained on, ``[N]``; None if
             they are not known.
+        data_source: The data that the model was trained on, which may not be there any more; empty
+            if they are not known.
     """
 
     def __init__(
@@ -211,6 +217,8 @@ class Predictor:
         config: Mapping[str, Any] | None = None,
         training_images: NDArray[np.uint64] | None = None,
         kind: InputKind = IMAGES,
+        folder: Path = Path(),
+        warn: Callable[[str], object] = warnings.warn,
     ) -> None:
         self.network = network.eval()
         self.kind = kind
@@ -218,13 +226,19 @@ class Predictor:
         self.device = device
         self.temperature = temperature
         self.config = config or {}
-        self.scales = data.scale.from_json(self.config.get("scales", {}))
+        scales = data.scale.from_json(self.config.get("scales", {}))
+        self.scales = data.scale.CheckedScales(scales, warn)
         self.training_images = training_images
+        origin = self.config.get("data", {})
+        path = origin.get("path")
+        self.data_source: str = origin.get("source", "")
+        if path:
+            self.data_source = str((folder.resolve() / path).resolve())
 
     def was_trained_on(self, source: str) -> bool:
         """Whether ``source`` is the data that the model was searched and trained on."""
-        trained_on = self.config.get("data", {}).get("source", "")
-        return bool(trained_on) and Path(trained_on).resolve() == Path(source).resolve()
+        own = self.data_source
+        return bool(own) and Path(own).resolve() == Path(source).resolve()
 
     def predict_proba(self, encoded: NDArray[Any]) -> NDArray[np.float32]:
         """Predict the class probabilities of encoded examples.
@@ -339,7 +353,12 @@ def _raise_unreadable(index: int, reason: str) -> None:
     raise DataError(reason)
 
 
-def load(folder: Path, plugins: Registry | None = None, device: Device | None = None) -> Predictor:
+def load(
+    folder: Path,
+    plugins: Registry | None = None,
+    device: Device | None = None,
+    warn: Callable[[str], object] = warnings.warn,
+) -> Predictor:
     """Load the model in ``folder``.
 
     Args:
@@ -347,6 +366,7 @@ def load(folder: Path, plugins: Registry | None = None, device: Device | None = 
         plugins: The plugins to build backbone and head from; None for the installed ones.
         device: Where the model runs; None for the best device of this machine. Its autocast type is
             ignored: the model always computes in float32.
+        warn: See ``Predictor``.
 
     Raises:
         ArtifactError: The folder is incomplete, or a plugin that the model needs is not available.
@@ -383,7 +403,7 @@ def load(folder: Path, plugins: Registry | None = None, device: Device | None = 
             f"{folder} is a model for another kind of input: {error}; install the package that it "
             "comes from, or give plugin files with --plugin"
         ) from None
-    return Predictor(network, classes, device, temperature, content, images, kind)
+    return Predictor(network, classes, device, temperature, content, images, kind, folder, warn)
 
 
 def _read_training_images(folder: Path) -> NDArray[np.uint64] | None:

@@ -42,12 +42,32 @@ PATH = _Path(Path)
 SOURCE = _Path(str)
 """A data source, a plugin file or a name; whatever it is, a path that no file can have is none."""
 
+
+def _split_data_options(
+    ctx: click.Context, param: click.Parameter, pairs: tuple[str, ...]
+) -> dict[str, str] | None:
+    """Return the options by name; None without any."""
+    for pair in pairs:
+        if not re.match("[^=]+=", pair):
+            raise click.BadParameter(f"{shorten(pair)} is not KEY=VALUE.", ctx, param)
+    return dict(pair.split("=", 1) for pair in pairs) or None
+
+
 PLUGIN = click.option(
     "--plugin",
     multiple=True,
     type=PATH,
     metavar="FILE",
     help="Python file with additional plugins; repeatable (default: none).",
+)
+DATA_OPTION = click.option(
+    "--data-option",
+    "data_options",
+    multiple=True,
+    metavar="KEY=VALUE",
+    callback=_split_data_options,
+    help="Setting of the plugin that reads DATA, e.g. classes=deepest for nested class folders; "
+    "repeatable (default: the plugin's own).",
 )
 FORMAT = click.option(
     "--format",

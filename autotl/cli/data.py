@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
 
-from autotl.cli.common import PLUGIN, SOURCE, printable
+from autotl.cli.common import DATA_OPTION, PLUGIN, SOURCE, printable
 from autotl.space.registry import require_source
 
 
@@ -17,15 +18,18 @@ def data() -> None:
 
 @data.command("check")
 @click.argument("source", metavar="DATA", type=SOURCE)
+@DATA_OPTION
 @PLUGIN
-def check_data(source: str, plugin: tuple[Path, ...]) -> None:
+def check_data(
+    source: str, data_options: Mapping[str, str] | None, plugin: tuple[Path, ...]
+) -> None:
     """Open every example of DATA once and report the problems found."""
     require_source(source)
     from autotl.data import check, read_source
     from autotl.data.scale import describe
     from autotl.space import registry
 
-    read = read_source(source, registry.load(plugin))
+    read = read_source(source, registry.load(plugin), data_options)
     dataset = check(read.examples, source, issues=read.issues, kind=read.kind)
     for issue in dataset.issues:
         click.echo(printable(f"{issue.name}: {issue.problem} ({issue.action})"))

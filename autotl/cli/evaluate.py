@@ -11,8 +11,8 @@ from typing import Any
 import click
 
 from autotl.artifact.folder import require_folder
-from autotl.cli.common import FORMAT, PATH, PLUGIN, SOURCE, device_option, printable
-from autotl.cli.inputs import load_examples
+from autotl.cli.common import DATA_OPTION, FORMAT, PATH, PLUGIN, SOURCE, device_option, printable
+from autotl.cli.inputs import load_examples, model_options
 from autotl.cli.progress_bar import ProgressBar
 from autotl.space.registry import require_source
 
@@ -29,6 +29,7 @@ from autotl.space.registry import require_source
     "--metric", multiple=True, metavar="NAME", help="Metric to report; repeatable (default: all)."
 )
 @FORMAT
+@DATA_OPTION
 @PLUGIN
 @device_option("auto")
 def evaluate(
@@ -37,6 +38,7 @@ def evaluate(
     split: str | None,
     metric: Sequence[str],
     output_format: str,
+    data_options: Mapping[str, str] | None,
     plugin: Sequence[Path],
     device: str,
 ) -> None:
@@ -55,8 +57,14 @@ def evaluate(
 
     metric_names = metric or tuple(metrics.METRICS)
     plugins = registry.load(plugin)
-    predictor = model_folder.load(model, plugins, models.select_device(device))
-    examples = load_examples(source, plugins)
+    predictor = model_folder.load(
+        model,
+        plugins,
+        models.select_device(device),
+        warn=lambda text: None,  # it is in the notes
+    )
+    options = data_options or model_options(predictor, source, plugins)
+    examples = load_examples(source, plugins, options)
     with ProgressBar("evaluating", len(examples)) as bar:
         result = score_model(
             predictor, examples, source, split, metric_names, lambda done, _: bar.update(done)

@@ -11,7 +11,7 @@ import click
 
 from autotl.artifact.folder import require_folder
 from autotl.cli.common import FORMAT, PATH, PLUGIN, SOURCE
-from autotl.cli.inputs import find_images, load_examples, write_note
+from autotl.cli.inputs import find_images, load_examples, model_options, write_note
 from autotl.errors import ArtifactError, AutoTLError, DataError
 from autotl.space.input_kind import IMAGE
 
@@ -72,7 +72,7 @@ def export(
 
     exporter.check_requirements(to)
     plugins = registry.load(plugin)
-    predictor = model_folder.load(model, plugins, models.select_device("cpu"))
+    predictor = model_folder.load(model, plugins, models.select_device("cpu"), _warn)
     file = out or replacement.current(model) / f"model{exporter.SUFFIXES[to]}"
     if not file.parent.is_dir():
         raise ArtifactError(f"there is no folder {file.parent} to export to; create it first")
@@ -115,10 +115,11 @@ def _comparison_examples(
     from autotl.data import read_source
 
     if source is not None:
-        return source, _load_with_or_without_labels(source, plugins)
-    origin = predictor.config.get("data", {}).get("source", "")
+        return source, _load_with_or_without_labels(source, predictor, plugins)
+    origin = predictor.data_source
     try:
-        return origin, read_source(origin, plugins).examples
+        options = model_options(predictor, origin, plugins)
+        return origin, read_source(origin, plugins, options).examples
     except AutoTLError:
         if to == "onnx-int8":
             raise DataError(
@@ -128,12 +129,14 @@ def _comparison_examples(
         return "", []
 
 
-def _load_with_or_without_labels(source: str, plugins: Registry) -> list[Example]:
+def _load_with_or_without_labels(
+    source: str, predictor: Predictor, plugins: Registry
+) -> list[Example]:
     """Load labelled examples, or the images of a folder with empty labels."""
     from autotl.space.plugin import Example
 
     try:
-        return load_examples(source, plugins)
+        return load_examples(source, plugins, model_options(predictor, source, plugins))
     except DataError:
         if not Path(source).is_dir():
             raise

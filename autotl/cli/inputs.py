@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from autotl.cli.common import printable
 from autotl.errors import DataError
 
 if TYPE_CHECKING:
+    from autotl.artifact.model_folder import Predictor
     from autotl.space.input_kind import InputKind
     from autotl.space.plugin import Example
     from autotl.space.registry import Registry
@@ -106,19 +107,46 @@ def _expand(pattern: str) -> list[str]:
     )
 
 
-def load_examples(source: str, plugins: Registry) -> list[Example]:
+def load_examples(
+    source: str, plugins: Registry, options: Mapping[str, str] | None = None
+) -> list[Example]:
     """Read the examples of a data source; what it leaves out is written to stderr.
+
+    Args:
+        source: The data source.
+        plugins: The plugins.
+        options: The values of keywords of the dataset plugin, as text.
 
     Raises:
         DataError: The source cannot be read.
-        PluginError: No dataset plugin reads it.
+        StudyError: The dataset plugin does not have these options.
     """
     from autotl.data import read_source
 
-    read = read_source(source, plugins)
+    read = read_source(source, plugins, options)
     for issue in read.issues:
         write_note(f"{issue.name}: {issue.problem} ({issue.action})")
     return read.examples
+
+
+def model_options(predictor: Predictor, source: str, plugins: Registry) -> dict[str, str]:
+    """Return the options with which the data of a model were read, if they fit a data source.
+
+    Args:
+        predictor: The model.
+        source: The data source.
+        plugins: The plugins.
+
+    Returns:
+        Those that the plugin that reads the data source has.
+
+    Raises:
+        DataError: No dataset plugin reads it.
+    """
+    plugin = plugins.dataset(source)
+    keywords = {*plugin.defaults, *plugin.settings}
+    options = predictor.config.get("data", {}).get("options", {})
+    return {name: value for name, value in options.items() if name in keywords}
 
 
 def write_note(text: str) -> None:

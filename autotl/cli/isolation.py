@@ -22,22 +22,20 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from autotl import files
 from autotl.errors import GpuError, SearchError
+from autotl.study import CRASH_FILE, DEFAULT_BUDGET, ERROR_FILE, StudyConfig
 
 if TYPE_CHECKING:
-    from autotl.study import StudyConfig
+    from autotl.store import Store
 
 MAX_TRIAL_CRASHES, MAX_OTHER_CRASHES = 10, 2
 """The number of crashes without a complete trial in between after which the search ends: of crashes
 in trials, and of those elsewhere, where the next process would crash again."""
-
-CRASH_FILE = "crash.txt"
-"""The file in the run folder with the place in the code of each crash."""
 
 ENDED = "the process ended by itself"
 """What a child process writes into the file for the place of a crash if it does not crash."""
@@ -64,6 +62,8 @@ def run_child() -> None:
     global _spent_before
     file, spent = Path(sys.argv.pop(1)), sys.argv.pop(1)
     _spent_before = float(spent)
+    if hasattr(signal, "SIGTTOU"):  # it is not in the foreground of the terminal, and may print
+        signal.signal(signal.SIGTTOU, signal.SIG_IGN)
     with file.open("w", encoding="utf-8") as stream:
         faulthandler.enable(stream, all_threads=False)
         threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
@@ -125,8 +125,6 @@ def run(settings: StudyConfig, words: Sequence[str], began: float) -> int:
 
 def _budget(settings: StudyConfig) -> float | None:
     """The budget in seconds; None for no limit."""
-    from autotl.study import DEFAULT_BUDGET
-
     if settings.budget is None and settings.trials is None:
         return DEFAULT_BUDGET
     return settings.budget
@@ -142,9 +140,9 @@ def _run_child(words: Sequence[str], spent: float) -> tuple[int, str | None]:
     with tempfile.TemporaryDirectory(prefix="autotl-") as folder:
         file = Path(folder, CRASH_FILE)
         command = [sys.executable, "-c", CHILD, str(file), f"{spent:.3f}", *words]
-        # In a session of its own, so that Ctrl-C in a terminal does not reach it twice.
+        # In a group of its own, so that Ctrl-C in a terminal does not reach it twice.
         with (
-            subprocess.Popen(command, start_new_session=True) as child,
+            subprocess.Popen(command, process_group=0) as child,
             _forward_signals(child) as forwarded,
         ):
             status = child.wait()
@@ -167,8 +165,10 @@ _ENDING_SIGNALS = [
 def _forward_signals(child: subprocess.Popen[bytes]) -> Iterator[list[int]]:
     """Let the child end as after Ctrl-C at each signal that would end this process.
 
+    After Ctrl-Z it stops and continues with this process.
+
     Yields:
-        The signals so far.
+        The signals so far that end it.
     """
     forwarded: list[int] = []
 
@@ -177,7 +177,19 @@ def _forward_signals(child: subprocess.Popen[bytes]) -> Iterator[list[int]]:
         with suppress(ProcessLookupError):
             child.terminate() if number != signal.SIGINT else child.send_signal(number)
 
-    previous = [(number, signal.signal(number, forward)) for number in _ENDING_SIGNALS]
+    def stop(*_: object) -> None:
+        for number in (signal.SIGSTOP, signal.SIGCONT):
+            with suppress(ProcessLookupError):
+                os.killpg(child.pid, number)
+            if number == signal.SIGSTOP:
+                os.kill(os.getpid(), number)  # the next line runs when this process continues
+
+    handlers: dict[int, Any] = dict.fromkeys(_ENDING_SIGNALS, forward)
+    if hasattr(signal, "SIGTSTP"):
+        handlers[signal.SIGTSTP] = stop
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+        del handlers[signal.SIGHUP]  # nohup
+    previous = [(number, signal.signal(number, new)) for number, new in handlers.items()]
     try:
         yield forwarded
     finally:
@@ -195,12 +207,19 @@ def _describe(status: int) -> str:
         return f"signal {-status}"
 
 
-def _store_crash(settings: StudyConfig, reason: str) -> tuple[list[int], int]:
-    """Store the running trials as crashed; return their numbers, and how many are complete."""
+@contextmanager
+def _locked_store(settings: StudyConfig) -> Iterator[Store]:
+    """Open the database, which no other process may use for this study meanwhile."""
     from autotl.store import Store, default_url
 
     store = Store(settings.storage or default_url(settings.out))
     with closing(store), store.lock(settings.name, settings.folder), store.convert_errors():
+        yield store
+
+
+def _store_crash(settings: StudyConfig, reason: str) -> tuple[list[int], int]:
+    """Store the running trials as crashed; return their numbers, and how many are complete."""
+    with _locked_store(settings) as store:
         rows = store.trials(settings.name)
         running = [row.number for row in rows if row.status == "running"]
         for number in running:
@@ -211,7 +230,7 @@ def _store_crash(settings: StudyConfig, reason: str) -> tuple[list[int], int]:
 def _write_place(settings: StudyConfig, names: str, place: str) -> str:
     """Append the place of a crash to the file in the run folder; return it in few words."""
     with suppress(OSError):  # after an error of the GPU; the next process removes it
-        place = place or (settings.folder / "error.txt").read_text("utf-8", errors="replace")
+        place = place or (settings.folder / ERROR_FILE).read_text("utf-8", errors="replace")
     if not place:
         return ""
     file = settings.folder / CRASH_FILE
@@ -237,10 +256,8 @@ def _is_installed(file: str) -> bool:
 def _give_up(settings: StudyConfig, reason: str) -> None:
     """Store why the search ended, and write the report of what is known."""
     from autotl import report
-    from autotl.store import Store, default_url
 
-    store = Store(settings.storage or default_url(settings.out))
-    with closing(store), store.lock(settings.name, settings.folder), store.convert_errors():
+    with _locked_store(settings) as store:
         if store.find_study(settings.name):
             store.update_study(settings.name, state="failed", reason=reason)
             report.write(store, settings.name, settings.folder)

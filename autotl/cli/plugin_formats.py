@@ -28,7 +28,8 @@ def to_text(plugin: AnyPlugin) -> Iterator[str]:
     yield from ("", description(plugin), "")
     for h in plugin.hyperparameters:
         condition = f", only if {_condition(h)}" if h.when else ""
-        yield f"  {h.name} = {h.default}  searched: {h.domain}{condition}"
+        use = "--data-option" if plugin.kind == "dataset" else "searched"
+        yield f"  {h.name} = {h.default}  {use}: {h.domain}{condition}"
     for name, default in plugin.settings.items():
         yield f"  {name} = {default}  not searched"
     if plugin.matches:

@@ -69,7 +69,12 @@ def predict(
     from autotl.artifact import model_folder
     from autotl.space import registry
 
-    predictor = model_folder.load(model, registry.load(plugin), models.select_device(device))
+    predictor = model_folder.load(
+        model,
+        registry.load(plugin),
+        models.select_device(device),
+        warn=lambda text: bar.print_note(text),
+    )
     unreadable: list[str] = []
 
     def report_argument(argument: str, reason: str) -> None:

@@ -45,4 +45,11 @@ class ProgressBar:
 
     def print_error(self, message: str) -> None:
         """Print an error line without breaking the bar."""
-        click.echo(f"\r\x1b[KError: {message}" if self._visible else f"Error: {message}", err=True)
+        self._print(f"Error: {message}")
+
+    def print_note(self, message: str) -> None:
+        """Print a note without breaking the bar."""
+        self._print(f"note: {message}")
+
+    def _print(self, line: str) -> None:
+        click.echo(f"\r\x1b[K{line}" if self._visible else line, err=True)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from autotl.cli import isolation
 from autotl.cli.common import (
+    DATA_OPTION,
     PATH,
     PLUGIN,
     SOURCE,
@@ -23,6 +23,7 @@ from autotl.cli.common import (
     given_options,
     interruptible,
 )
+from autotl.errors import GpuError
 from autotl.events import Stage
 
 if TYPE_CHECKING:
@@ -187,6 +188,7 @@ FOLDS = click.option(
     help="Maximum disk space for cached features of frozen layers, e.g. 20GB, or 0 for no cache "
     "(default: 10GB, at most a tenth of the free space).",
 )
+@DATA_OPTION
 @PLUGIN
 @click.option("--study", metavar="NAME", help="Name of the study (default: the name of the data).")
 @STORAGE
@@ -222,13 +224,14 @@ def search(source: str, quiet: bool, isolate: bool, **options: Any) -> None:
     from autotl import study
 
     settings = study.configure(source, given_options(options))
-    if isolate and not isolation.is_child():
-        from autotl.search import preflight
-
-        preflight.check(settings)
-        sys.exit(isolation.run(settings, sys.argv[1:], began))
-    began -= isolation.spent_before()
-    result = _run(settings, quiet, command=shlex.join(["autotl", *sys.argv[1:]]), began=began)
+    if isolate:
+        began = _isolate(settings, began)
+    try:
+        result = _run(settings, quiet, command=shlex.join(["autotl", *sys.argv[1:]]), began=began)
+    except GpuError as error:
+        if isolate:  # the supervisor does what the user is advised to do
+            raise GpuError(error.what) from error
+        raise
     if not quiet:
         from autotl import report
         from autotl.cli import console
@@ -241,6 +244,17 @@ def search(source: str, quiet: bool, isolate: bool, **options: Any) -> None:
     if result.interrupted:
         click.echo("interrupted; repeat the command to continue", err=True)
         sys.exit(130)
+
+
+def _isolate(settings: StudyConfig, began: float) -> float:
+    """Supervise the search in a child process; in the child, return the begin of the budget."""
+    from autotl.cli import isolation
+    from autotl.search import preflight
+
+    if isolation.is_child():
+        return began - isolation.spent_before()
+    preflight.check(settings)
+    sys.exit(isolation.run(settings, sys.argv[1:], began))
 
 
 @click.command()
@@ -260,6 +274,7 @@ def search(source: str, quiet: bool, isolate: bool, **options: Any) -> None:
     "a recipe that is not called recipe.toml).",
 )
 @FOLDS
+@DATA_OPTION
 @PLUGIN
 @WEIGHTS
 @QUIET

@@ -38,7 +38,8 @@ def _open_store(storage: str | None, out: Path) -> Iterator[Store]:
 
     if storage is None and not (out / "autotl.db").exists():
         raise StoreError(f"there is no {out / 'autotl.db'}; give --out DIR or --storage URL")
-    with closing(Store(existing_url(storage or default_url(out)))) as store:
+    store = Store(existing_url(storage or default_url(out)))
+    with closing(store), store.convert_errors():
         yield store
 
 

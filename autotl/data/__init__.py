@@ -30,7 +30,7 @@ from autotl.data.packing import PACKED_SUFFIX, Packed, pack, packed_bytes
 from autotl.data.resample import Indices, Resample, fold, resample
 from autotl.data.sample import FEWEST_PER_CLASS, draw_items, measure_opening, sample_examples
 from autotl.data.scale import Scale, Scales
-from autotl.data.source import Source, read_source
+from autotl.data.source import Source, parse_options, read_source
 
 __all__ = [
     "FEWEST_PER_CLASS",
@@ -61,6 +61,7 @@ __all__ = [
     "normalise_label",
     "pack",
     "packed_bytes",
+    "parse_options",
     "prefetch",
     "read_source",
     "resample",

@@ -59,7 +59,7 @@ def decode(
         DataError: The image cannot be read.
     """
     try:
-        rgb = to_rgb(open_upright(image, size), scales or {})
+        rgb = to_rgb(open_upright(image, size), {} if scales is None else scales)
     except Exception as error:  # decoders raise anything on broken files
         names = {np.ndarray: "the array", Image.Image: "the image"}
         source = next((names[kind] for kind in names if isinstance(image, kind)), image)

@@ -8,7 +8,7 @@ of one file type, stored with the model, and used for every image that the model
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -109,19 +109,55 @@ def _fit_scale(values: Values) -> Scale:
 
 def to_8_bits(image: Image.Image, scales: Scales) -> NDArray[np.uint8]:
     """Scale the values of a deep image to ``uint8 [H, W]``; what has no value becomes black."""
-    scale = _find_scale(_file_type(image), scales)
+    file_type = _file_type(image)
+    try:
+        scale = scales[file_type]
+    except KeyError:
+        scale, _ = guess_scale(file_type, scales)
     values = (_read_values(image) - scale.black) * (255 / (scale.white - scale.black))
     pixels: NDArray[np.uint8] = np.round(np.nan_to_num(values).clip(0, 255)).astype(np.uint8)
     return pixels
 
 
-def _find_scale(file_type: str, scales: Scales) -> Scale:
-    """The scale of a file type; of an unknown one that of the same number type, or the full one."""
-    if file_type in scales:
-        return scales[file_type]
+def guess_scale(file_type: str, scales: Scales) -> tuple[Scale, str]:
+    """Guess the scale of a file type that has none.
+
+    Returns:
+        The scale of the first file type with the same number type, and the name of that file type;
+        without one the full scale of 16 bits, or of fractions, and an empty name.
+    """
     number = file_type.split()[-1]
-    same = [scale for name, scale in scales.items() if name.split()[-1] == number]
-    return same[0] if same else Scale(0.0, 1 if number == "float" else 65535)
+    same = next((name for name in scales if name.split()[-1] == number), "")
+    return scales[same] if same else Scale(0.0, 1 if number == "float" else 65535), same
+
+
+class CheckedScales(dict[str, Scale]):
+    """Scales that tell, once for each file type, that one had to be guessed.
+
+    Args:
+        scales: The scales that are known.
+        warn: Called with a sentence for the user.
+
+    Attributes:
+        guesses: These sentences by file type.
+    """
+
+    def __init__(self, scales: Scales, warn: Callable[[str], object]) -> None:
+        super().__init__(scales)
+        self.guesses: dict[str, str] = {}
+        self._warn = warn
+
+    def __missing__(self, file_type: str) -> Scale:
+        """Guess the scale of a file type."""
+        guess, same = guess_scale(file_type, self)
+        text = (
+            f"no image of the training data was {file_type} with more than 8 bits; "
+            f"{guess.black:g} is taken for black and {guess.white:g} for white"
+            f"{f', as in {same}' if same else ''}; if that is wrong, convert these images to 8 bits"
+        )
+        if self.guesses.setdefault(file_type, text) is text:  # the first one of all threads
+            self._warn(text)
+        return guess
 
 
 def _file_type(image: Image.Image) -> str:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from autotl.data.image_kind import find_kind
+from autotl.errors import StudyError
 from autotl.space.input_kind import InputKind
+from autotl.space.narrowing import check_keywords, check_values
 from autotl.space.plugin import Example, Issue
-from autotl.space.registry import Registry
+from autotl.space.registry import AnyPlugin, Registry
 
 
 class Source(NamedTuple):
@@ -19,21 +22,68 @@ class Source(NamedTuple):
     kind: InputKind
 
 
-def read_source(source: str, plugins: Registry) -> Source:
+def read_source(source: str, plugins: Registry, options: Mapping[str, str] | None = None) -> Source:
     """Read the examples of a data source; no example is opened.
 
     Args:
         source: A folder, a file, or another source that an installed dataset plugin reads.
         plugins: The plugins.
+        options: The values of keywords of the dataset plugin, as text.
 
     Raises:
-        DataError: The source cannot be read.
-        PluginError: No dataset plugin reads it.
+        DataError: The source cannot be read, or no dataset plugin reads it.
+        StudyError: The dataset plugin does not have these options.
     """
     if source.startswith("~"):
         source = str(Path(source).expanduser())
     plugin = plugins.dataset(source)
     kind = find_kind(plugin.input, plugins)
-    items = list(plugin.call({"source": source}, {}))
+    items = list(plugin.call({"source": source}, parse_options(plugin, options or {})))
     issues = [item for item in items if isinstance(item, Issue)]
     return Source([item for item in items if not isinstance(item, Issue)], issues, kind)
+
+
+def parse_options(plugin: AnyPlugin, options: Mapping[str, str]) -> dict[str, Any]:
+    """Parse the values of a dataset plugin's keywords by their types.
+
+    Args:
+        plugin: The dataset plugin.
+        options: The values of its keywords, as text.
+
+    Raises:
+        StudyError: The plugin has no such keyword, or the keyword cannot have the value.
+    """
+    try:
+        check_keywords(plugin, options)
+        types = {name: type(value) for name, value in plugin.settings.items()}
+        values = {
+            name: _parse(name, options[name], types[name]) for name in options if name in types
+        }
+        for h in plugin.hyperparameters:
+            if h.name in options:
+                choices = {_text(choice): choice for choice in h.choices or ()}
+                text = options[h.name]
+                values[h.name] = (
+                    choices.get(text, text) if choices else _parse(h.name, text, h.type)
+                )
+        check_values(plugin, values)
+    except StudyError as error:
+        raise StudyError(f"--data-option: {error}") from None
+    return values
+
+
+def _text(value: object) -> str:
+    """A value as the text of an option."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _parse(name: str, text: str, kind: type) -> Any:
+    """Parse the text of an option whose default, or domain, is of the type ``kind``."""
+    if kind in (str, type(None)):
+        return text
+    if kind not in (int, float):
+        raise StudyError(f"{name} is a {kind.__name__}, which has no form as text")
+    try:
+        return kind(text)
+    except ValueError:
+        raise StudyError(f"{name} = {text!r:.60} is not a valid {kind.__name__}") from None

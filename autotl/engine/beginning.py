@@ -71,7 +71,9 @@ def continue_settings(
         other settings.
     """
     earlier = identity.find_earlier(store, settings)
-    adopted = identity.adopt(settings, earlier.identity if earlier else None)
+    adopted = settings
+    if earlier:
+        adopted = identity.adopt(settings, earlier.identity, earlier.space_settings)
     if text := identity.describe_adopted(settings, adopted):
         listener(Note(text))
     return adopted, earlier
@@ -127,9 +129,10 @@ def begin_study(
         direction=metrics.get(settings.metric).direction,
         prefer=settings.prefer,
         identity=this,
-        data=_data_facts(dataset, metrics.get(settings.metric)),
+        data=_data_facts(settings, dataset),
         unit_folds=folds.unit_folds(dataset),
         space=search_space.describe(),
+        space_settings=identity.of_space(settings),
         excluded=[ExcludedPlugin(**vars(plugin)) for plugin in search_space.excluded],
         sampler=sampler.DESCRIPTION,
         pruner=pruner.DESCRIPTION,
@@ -161,12 +164,13 @@ def _identity(
     }
 
 
-def _data_facts(dataset: Dataset, metric: metrics.Metric) -> DataFacts:
+def _data_facts(settings: StudyConfig, dataset: Dataset) -> DataFacts:
     train, validation, test = (
         len(dataset.indices(split)) for split in ("train", "validation", "test")
     )
     return DataFacts(
         source=dataset.source,
+        options=settings.data_options,
         fingerprint=dataset.fingerprint,
         kind=dataset.kind.name,
         noun=dataset.kind.noun,
@@ -180,7 +184,7 @@ def _data_facts(dataset: Dataset, metric: metrics.Metric) -> DataFacts:
         duplicates_across_splits=dataset.duplicates_across_splits,
         independent_validation=dataset.count_units(dataset.scored_split),
         imbalance=imbalance(dataset),
-        majority=_majority_class(dataset, metric),
+        majority=_majority_class(dataset, metrics.get(settings.metric)),
     )
 
 

@@ -23,16 +23,13 @@ from autotl.store import (
     Store,
     without_passwords,
 )
-from autotl.study import StudyConfig
+from autotl.study import ERROR_FILE, StudyConfig
 
 DASHBOARD_SECONDS = 5.0
 """The maximum time to write notes for Optuna Dashboard; ``autotl dashboard`` writes the rest."""
 
 UNUSED_FRACTION = 0.03
 """The fraction of the budget that may be unused without a word."""
-
-ERROR_FILE = "error.txt"
-"""The file in the run folder with the traceback of an error that is not AutoTL's."""
 
 
 @contextmanager
@@ -48,8 +45,7 @@ def name_device_faults() -> Iterator[None]:
         raise
     except Exception as error:
         if fault := find_device_fault(error):
-            text = f"{describe_device_fault(fault)}; repeat the command"
-            raise GpuError(text) from error
+            raise GpuError(describe_device_fault(fault), "repeat the command") from error
         raise
 
 
@@ -87,12 +83,12 @@ def hand_over(
                 listener(Note(f"not everything was saved: {_describe(second)}", warning=True))
         if not details:
             raise
-        hint = f"details are in {file}; repeat the command to continue"
+        where, advice = f"details are in {file}", "repeat the command to continue"
         if fault:
             text = str(error) if is_ours else describe_device_fault(fault)
-            raise GpuError(f"{text}; {hint}") from error
+            raise GpuError(f"{text}; {where}", advice) from error
         text = f"the search ended with an error ({reason}); its trials are stored"
-        raise SearchError(f"{text}; {hint}") from error
+        raise SearchError(f"{text}; {where}; {advice}") from error
 
 
 def _is_deleted(store: Store, study: str) -> bool:

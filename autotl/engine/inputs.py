@@ -6,7 +6,6 @@ import numpy as np
 
 from autotl import data, files
 from autotl.data import Dataset, Source
-from autotl.engine.ending import ERROR_FILE
 from autotl.errors import StoreError, StudyError
 from autotl.events import Listener, Note, Stage
 from autotl.models import Device
@@ -17,7 +16,7 @@ from autotl.space.space import Space
 from autotl.store import (
     StudyFacts,
 )
-from autotl.study import StudyConfig
+from autotl.study import ERROR_FILE, StudyConfig
 
 
 def choose_inputs(

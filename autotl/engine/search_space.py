@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 
-from autotl import report, training
+from autotl import data, report, training
 from autotl.data import Dataset
 from autotl.engine.inputs import imbalance
 from autotl.errors import (
@@ -18,7 +18,6 @@ from autotl.search.budget import Budget
 from autotl.search.context import TrainingContext
 from autotl.search.mirroring import measure_mirroring
 from autotl.space import space
-from autotl.space.input_kind import InputKind
 from autotl.space.registry import BackboneCriteria, Registry
 from autotl.space.space import Choice, Space
 from autotl.store import (
@@ -35,9 +34,8 @@ def choose_space(
     earlier: StudyFacts | None,
     device: Device,
     budget: Budget,
-    kind: InputKind,
 ) -> Space:
-    """Build the search space for this device and this kind of input.
+    """Build the search space for this device and the kind of input of the data.
 
     A study that is continued with another budget has the same backbones as with its first budget.
     """
@@ -48,6 +46,7 @@ def choose_space(
         licences=settings.licence,
         max_parameters=settings.max_parameters,
     )
+    kind = data.find_kind(plugins.dataset(settings.data).input, plugins)
     return space.build_space(
         plugins.for_input(kind),
         settings.requested,

@@ -101,15 +101,15 @@ def run(
     budget = start_budget(settings, began)
     check_places(settings.folder, settings.data)
     replacement.check_replaceable(settings.folder / "model")
-    plugins = load_plugins(settings, plugins)
+    given, loaded = settings.plugin, load_plugins(settings, plugins)
     with open_store(settings) as store, quiet_optuna(), name_device_faults():
         settings, earlier = continue_settings(settings, store, listener)
+        plugins = loaded if settings.plugin == given else load_plugins(settings, plugins)
         device = models.select_device(settings.device, settings.precision)
         announce(settings, store, budget, device, listener)
         with budget.stage("check"):  # names are checked before any image is opened
-            kind = data.find_kind(plugins.dataset(settings.data).input, plugins)
-            search_space = choose_space(settings, plugins, earlier, device, budget, kind)
-            source = data.read_source(settings.data, plugins)
+            search_space = choose_space(settings, plugins, earlier, device, budget)
+            source = data.read_source(settings.data, plugins, settings.data_options)
             check_places_of_files(settings, source)
             plan = choose_inputs(settings, search_space, source, earlier, device, budget)
             settings, source = apply_inputs(plan, settings, source, listener)
@@ -148,12 +148,13 @@ def load_plugins(settings: StudyConfig, plugins: Registry | None) -> Registry:
     """Load the plugins, and check names before anything is written.
 
     Raises:
-        AutoTLError: A plugin file, a metric, a data source, a device or a database does not exist.
+        AutoTLError: A plugin file, a metric, a data source, one of its options, a device or a
+            database does not exist.
     """
     models.select_device(settings.device, settings.precision)
     plugins = plugins or registry.load(settings.plugin)
     metrics.get(settings.metric)
-    plugins.dataset(settings.data)
+    data.parse_options(plugins.dataset(settings.data), settings.data_options)
     if settings.learn_from:
         existing_url(settings.learn_from, "--learn-from")
     return plugins

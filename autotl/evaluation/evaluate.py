@@ -78,6 +78,7 @@ def evaluate(
     scores = compute_scores(labels, np.stack(rows), predictor.classes, metric_names, units)
     trained = _count_trained(predictor, [usable[i] for i in indices], source)
     notes = _describe_useless(scores) + _describe_limits(predictor, trained, labels, unknown)
+    notes += predictor.scales.guesses.values()
     return {"n": len(rows), **scores, "notes": notes, "unreadable": unreadable}
 
 

@@ -60,7 +60,7 @@ def build_model(
     backbone, expects = build_backbone(config["backbone"], size, seed, saved)
     name, head_input = config["backbone"].name, config["head"].plugin.takes
     features = _count_features(backbone, head_input, expects, name)
-    head = _call_plugin(config["head"], {"features": features, "classes": classes}, seed)
+    head = _build_head(config["head"], features, classes, expects, seed)
     model = Model(backbone, head, expects, head_input)
     if device.torch_device.type == "cpu":
         cpu_kernels.apply_workarounds(model, bfloat16=device.autocast is not None)
@@ -103,7 +103,7 @@ def replace_head(model: Model, choice: Choice, classes: int, seed: int = 0) -> M
     """
     backbone, expects, head_input = model.backbone, model.expects, model.head_input
     features = _count_features(backbone, head_input, expects, "the backbone")
-    head = _call_plugin(choice, {"features": features, "classes": classes}, seed)
+    head = _build_head(choice, features, classes, expects, seed)
     return Model(backbone, head, expects, head_input).to(model.device)
 
 
@@ -132,6 +132,13 @@ def _count_features(backbone: Any, head_input: HeadInput, expects: ModelInput, n
     finally:
         backbone.train(training)
     return features.shape[-1]
+
+
+def _build_head(
+    choice: Choice, features: int, classes: int, expects: ModelInput, seed: int
+) -> nn.Module:
+    context = {"features": features, "classes": classes, "padding": expects.has_padding}
+    return _call_plugin(choice, context, seed)
 
 
 def _call_plugin(choice: Choice, context: Mapping[str, Any], seed: int) -> nn.Module:

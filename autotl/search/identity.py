@@ -1,16 +1,19 @@
 """The identity of a study: the settings that must be the same in all of its runs.
 
+The settings of the search space need not be the same, but belong to the study too.
+
 What is not given for a run is what the study has. A study without a complete trial has nothing that
 depends on its settings, so that it may begin again with others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from autotl.errors import StudyError
 from autotl.scoring import metrics
+from autotl.space.kinds import SEARCHED_KINDS
 from autotl.study import StudyConfig
 
 if TYPE_CHECKING:
@@ -18,9 +21,15 @@ if TYPE_CHECKING:
 
 SETTINGS = (
     *("metric", "seed", "epochs", "patience", "batch_size", "label_smoothing", "ema"),
-    *("validation", "folds", "test", "image_size"),
+    *("validation", "folds", "test", "image_size", "data_options"),
 )
 """The settings that are compared as they are given; ``precision`` is compared as it is computed."""
+
+SPACE_SETTINGS = (
+    *SEARCHED_KINDS,
+    *("space", "plugin", "weights", "licence", "max_parameters", "max_latency"),
+)
+"""The settings of the search space, which the next run may change, so that a study can grow."""
 
 PRECISIONS = {
     "None": "float32",
@@ -34,8 +43,20 @@ PRECISIONS = {
 def of_settings(settings: StudyConfig) -> dict[str, Any]:
     """Return the part of the identity that depends on the settings alone, as JSON values."""
     values = settings.model_dump(mode="json", include=set(SETTINGS))
+    if not settings.data_options:
+        del values["data_options"]  # studies of earlier versions have none
     if settings.precision != "auto":
         values["precision"] = of_precision(settings.precision)
+    return values
+
+
+def of_space(settings: StudyConfig) -> dict[str, Any]:
+    """Return the given settings of the search space as JSON values, with absolute paths."""
+    values = settings.model_dump(mode="json", include=set(SPACE_SETTINGS), exclude_defaults=True)
+    if settings.plugin:
+        values["plugin"] = [str(file.expanduser().absolute()) for file in settings.plugin]
+    if settings.weights:
+        values["weights"] = str(settings.weights.expanduser().absolute())
     return values
 
 
@@ -63,14 +84,20 @@ def find_earlier(store: Store, settings: StudyConfig) -> StudyFacts | None:
     return facts if same else None
 
 
-def adopt(settings: StudyConfig, identity: Mapping[str, Any] | None) -> StudyConfig:
+def adopt(
+    settings: StudyConfig,
+    identity: Mapping[str, Any] | None,
+    space: Mapping[str, Any] | None = None,
+) -> StudyConfig:
     """Return the settings with those of the study in the place of all that were not given.
 
     Args:
         settings: The settings of a run.
         identity: The identity of the study that it continues; None if it begins one.
+        space: The settings of its search space in the last run, as ``of_space`` returns them.
     """
     stored = {key: value for key, value in (identity or {}).items() if key in SETTINGS}
+    stored |= {key: value for key, value in (space or {}).items() if key in SPACE_SETTINGS}
     if identity and identity.get("precision") in PRECISIONS:
         stored["precision"] = PRECISIONS[identity["precision"]]
     given = settings.model_dump(include=settings.model_fields_set)
@@ -100,7 +127,9 @@ def require_same(name: str, old: Mapping[str, Any], new: Mapping[str, Any], dele
     Raises:
         StudyError: They differ.
     """
-    different = [key for key in sorted(new) if old.get(key) != new[key]]
+    # A setting may be the reason for other data, and says more than their fingerprint.
+    keys = sorted(new, key=lambda key: (key not in SETTINGS, key))
+    different = [key for key in keys if old.get(key) != new[key]]
     if not different:
         return
     key, keep = different[0], ""
@@ -121,6 +150,17 @@ def _describe(key: str, value: Any) -> str:
     """Return the value of a setting as a user gives it."""
     if key == "precision":
         return PRECISIONS.get(str(value), str(value))
+    if isinstance(value, dict):
+        return ",".join(_flatten(value)) or "unset"
     if isinstance(value, list):
         return " and ".join(map(str, value)) or "the backbone's"
     return "unset" if value is None else str(value)
+
+
+def _flatten(values: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the entries of nested tables as ``head.mlp.depth=1``."""
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from (f"{name}.{own}" for own in _flatten(value))
+        else:
+            yield f"{name}={value}"

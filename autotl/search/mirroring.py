@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from autotl import training
 from autotl.data import Indices
-from autotl.errors import find_device_fault
+from autotl.errors import is_machine_fault
 from autotl.models import Model
 from autotl.scoring.mirroring import Mirroring, score_mirrored
 from autotl.search.context import TrainingContext
+from autotl.search.outcome import search_error
 from autotl.space.space import Choice, Config, Space
 from autotl.training import Task
 
@@ -46,15 +48,18 @@ def measure_mirroring(space: Space, context: TrainingContext) -> Mirroring | Non
     if plugins["head"].takes == "map":
         return None
     try:
-        model = context.build(config)
-        return _measure(model, config, context)
+        features = _compute_features(context.build(config), config, context)
     except Exception as error:  # its trials will report why it cannot be built or run
-        if find_device_fault(error):
-            raise
+        if is_machine_fault(error):
+            raise search_error(error) from error
         return None
+    return score_mirrored(*features) if features else None
 
 
-def _measure(model: Model, config: Config, context: TrainingContext) -> Mirroring | None:
+def _compute_features(
+    model: Model, config: Config, context: TrainingContext
+) -> tuple[Any, Any, Any, Any, Any] | None:
+    """Compute the arguments of ``score_mirrored``; None if there are too few images or no time."""
     dataset, budget = context.dataset, context.budget
     task = context.task(model, "train", epochs=1, views=1)
     if budget.seconds is not None:  # as the first trial will compute them
@@ -83,9 +88,7 @@ def _measure(model: Model, config: Config, context: TrainingContext) -> Mirrorin
     if len(positions) < FEWEST_SCORED:
         return None
     labels = dataset.labels
-    return score_mirrored(
-        features, labels[train], plain[positions], mirrored, labels[scored[positions]]
-    )
+    return features, labels[train], plain[positions], mirrored, labels[scored[positions]]
 
 
 def _draw(indices: Indices, most: int, seed: int) -> Indices:

@@ -87,7 +87,7 @@ def classify(error: BaseException | None, *, retried: bool = False) -> tuple[str
             return "failed", f"{type(error).__name__}: {error}"
 
 
-def search_error(fault: BaseException, trial: int) -> AutoTLError:
+def search_error(fault: BaseException, trial: int | None = None) -> AutoTLError:
     """Return the error that ends the search because of a fault of the machine."""
     error: AutoTLError
     if device_fault := find_device_fault(fault):

@@ -5,14 +5,17 @@ Everything is checked again where it is used: what cannot be known yet passes he
 
 from __future__ import annotations
 
+import fnmatch
 import os
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 from autotl.errors import PluginError, StoreError, StudyError, did_you_mean
 from autotl.scoring import metrics
 from autotl.search import identity
-from autotl.space.declared import declared_names
+from autotl.space.declared import Declarations, read_declarations
+from autotl.space.narrowing import narrow_plugin, require_kinds, require_names
 from autotl.space.registry import WILDCARDS, require_plugin_file, require_source
 from autotl.store import quick
 from autotl.store.lock import lock
@@ -49,18 +52,44 @@ def _check_paths(settings: StudyConfig) -> None:
 
 
 def _check_plugin_names(settings: StudyConfig) -> None:
-    exact = {
-        kind: [name for name in names if not set(name) & WILDCARDS]
-        for kind, names in settings.requested.items()
-    }
-    if not any(exact.values()):
+    require_kinds(settings.space)
+    if not any(settings.requested.values()) and not settings.space:
         return
-    declared = declared_names(settings.plugin)
-    for kind, names in exact.items():
-        unknown = [name for name in names if kind in declared and name not in declared[kind]]
-        if unknown:
-            near = did_you_mean(unknown[0], declared[kind])
-            raise PluginError(f"no {kind} plugin is called {unknown[0]!r}; {near}")
+    declared = read_declarations(settings.plugin)
+    for kind, own in declared.names.items():
+        families = {name for name in own if declared.is_family(kind, name)}
+        requested = settings.requested.get(kind, ())
+        unknown = [name for name in requested if not fnmatch.filter(own - families, name)]
+        if families:
+            _check_members(kind, unknown, declared, settings)
+        elif exact := [name for name in unknown if not set(name) & WILDCARDS]:
+            near = did_you_mean(exact[0], own)
+            raise PluginError(f"no {kind} plugin is called {exact[0]!r}; {near}")
+        tables = settings.space.get(kind, {})
+        if not families:
+            require_names(kind, tables, own)
+        for name, values in tables.items():
+            if plugin := declared.keywords(kind, name):
+                narrow_plugin(plugin, values)
+
+
+def _check_members(
+    kind: str, patterns: Sequence[str], declared: Declarations, settings: StudyConfig
+) -> None:
+    """Check that patterns may match members of families. Plugin files may register more of them."""
+    if not patterns or settings.plugin:
+        return
+    refusals = [family.refuse for family in declared.families(kind)]
+    for pattern in patterns:
+        reasons: list[PluginError] = []
+        for refuse in refusals:
+            try:
+                if refuse:
+                    refuse(pattern)
+            except PluginError as error:
+                reasons.append(error)
+        if reasons and len(reasons) == len(refusals):
+            raise reasons[0]
 
 
 def _check_study(settings: StudyConfig) -> None:

@@ -32,7 +32,7 @@ from autotl.selection.prediction_costs import add_latencies
 from autotl.selection.refit import combine
 from autotl.selection.repeats import Repeats
 from autotl.selection.standings import Compared, Comparer
-from autotl.selection.trial_ensemble import stored_predictions
+from autotl.selection.trial_ensemble import is_within_limits, stored_predictions
 from autotl.store import (
     Baseline,
     Calibration,
@@ -103,7 +103,12 @@ class FinalSelection:
         singles = self.repeats.completed()
         if self.repeats.count >= FEWEST_REPEATS and len(singles) > 1:
             singles = self._with_latencies(singles)
-            self._compare(singles, self._combinations(singles))
+            rows, store = self.selection.leaderboard.rows, self.repeats.store
+            combinations = self._combinations(singles)
+            self._compare(
+                singles,
+                [c for c in combinations if is_within_limits(c, rows, store, self.settings)],
+            )
 
     def _with_latencies(self, singles: Sequence[Contender]) -> list[Contender]:
         """Measure what a prediction takes, in turn for all contenders."""

@@ -22,7 +22,7 @@ from autotl.selection.refit import refit
 from autotl.selection.repeats import Repeats
 from autotl.selection.run_folder import Evidence, RunFolder
 from autotl.selection.sealed_test import SealedTest
-from autotl.selection.trial_ensemble import choose_ensemble
+from autotl.selection.trial_ensemble import choose_ensemble, is_within_limits
 from autotl.store import Contender, ImageRow, Store
 
 ENDED_EARLY = "the search ended early"
@@ -164,7 +164,10 @@ class Finish:
         ranked = {row.number for row in self.leaderboard.ranked}
         metric = metrics.get(self.context.settings.metric)
         is_valid = ranked.issuperset(earlier.trials) and self._was_tested(earlier)
-        return is_valid and metric.gain(winner.mean, earlier.mean) <= 0
+        rows, settings = self.leaderboard.rows, self.context.settings
+        if not is_valid or not is_within_limits(earlier, rows, self.store, settings):
+            return False
+        return metric.gain(winner.mean, earlier.mean) <= 0
 
     def _update_evidence(self, winner: Contender) -> None:
         """Store the new comparison; the model and its calibration do not change."""

@@ -143,7 +143,11 @@ class RunFolder:
     ) -> dict[str, Any]:
         """Return the entries of ``config.json`` about where the model comes from."""
         origin: dict[str, Any] = {
-            "data": {"source": self.dataset.source, "fingerprint": self.dataset.fingerprint},
+            "data": {
+                **self._data_source(),
+                "options": self.settings.data_options,
+                "fingerprint": self.dataset.fingerprint,
+            },
             **{key: getattr(self.dataset.kind, key) for key in ("noun", "nouns")},
             "kind": self.dataset.kind.name,
             "scales": scale.to_json(self.dataset.scales),
@@ -249,16 +253,30 @@ class RunFolder:
         if Path(source).exists():
             source = self._relative(Path(source))
         sources: dict[str, Any] = {"data": source}
+        if self.settings.data_options:
+            sources["data_options"] = self.settings.data_options
         if self.settings.plugin:
             sources["plugin"] = [self._relative(file) for file in self.settings.plugin]
         if self.settings.weights:
             sources["weights"] = self._relative(self.settings.weights)
         return sources
 
-    def _relative(self, path: Path) -> str:
-        """Return a path relative to the run folder; an absolute one if it is on another drive."""
+    def _data_source(self) -> dict[str, str]:
+        """Return what the data are called, and their path relative to the model folder if any."""
+        path = Path(self.dataset.source)
+        if not path.exists():
+            return {"source": self.dataset.source}
+        name = path.name if path.is_absolute() else self.dataset.source
+        return {"source": name, "path": self._relative(path, self.folder / "model")}
+
+    def _relative(self, path: Path, folder: Path | None = None) -> str:
+        """Return a path relative to a folder, the run folder by default.
+
+        It is absolute if it is on another drive.
+        """
+        start = (folder or self.folder).resolve()
         try:
-            return Path(os.path.relpath(path.resolve(), self.folder.resolve())).as_posix()
+            return Path(os.path.relpath(path.resolve(), start)).as_posix()
         except ValueError:
             return str(path.resolve())
 

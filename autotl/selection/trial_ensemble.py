@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +28,7 @@ from autotl.search.leaderboard import Leaderboard, contender, distinct
 from autotl.search.selection_budget import MAX_MEMBERS, SelectionBudget
 from autotl.selection.standings import Comparer
 from autotl.store import Contender, Member, Store, TrialRow, with_costs
+from autotl.study import StudyConfig
 
 CANDIDATES = 20
 """The number of best trials from which members are selected."""
@@ -99,7 +100,7 @@ def choose_ensemble(
         seconds=sum(c.seconds for c in members),
     )
     combined = with_costs(combined, members)
-    if not _is_allowed(combined, members, store, context):
+    if not is_within_limits(combined, {row.number: row for row in rows}, store, context.settings):
         return None
     single = best.model_copy(update={"predictions": (of_best,)})
     compared = Comparer(dataset, metric, [indices]).compare([single, combined], 1)
@@ -221,22 +222,30 @@ def _truncate(weights: NDArray[np.float64]) -> list[float]:
     return normalised
 
 
-def _is_allowed(
-    combined: Contender, members: Sequence[Contender], store: Store, context: TrainingContext
+def is_within_limits(
+    combination: Contender, rows: Mapping[int, TrialRow], store: Store, settings: StudyConfig
 ) -> bool:
-    """Whether an ensemble is within the limits of the user, for all its members together.
+    """Whether a combination is within the limits of the user, for all its members together.
 
-    The latency of a member is that of its backbone for a single image, by which ``max_latency``
-    excludes backbones.
+    Its latency for one image is the one that was measured at the end, or else the sum of those of
+    its backbones, by which ``max_latency`` excludes backbones.
+
+    Args:
+        combination: An ensemble or a soup, with its costs.
+        rows: The trials by number.
+        store: The database.
+        settings: The settings of the study.
     """
-    settings = context.settings
     most, slowest = settings.max_parameters, settings.max_latency
-    if most is not None and (combined.parameters is None or combined.parameters > most):
+    if most is not None and (combination.parameters is None or combination.parameters > most):
         return False
     if slowest is None:
         return True
+    if combination.latency:
+        return combination.latency.single.median <= slowest
     latencies = store.latencies(settings.name)
-    names = [name for member in members for name in (member.config or {})["backbone"]]
+    run = combination.trials if combination.kind == "ensemble" else combination.trials[:1]
+    names = [name for trial in run for name in rows[trial].config["backbone"]]
     return sum(latencies.get(name, math.inf) for name in names) <= slowest
 
 

@@ -1,51 +1,118 @@
-"""The names of plugins, read from the source of their modules without importing them.
+"""The plugins, read from the source of their modules without importing them.
 
-Importing the plugins imports PyTorch. A misspelt name is reported before that, if the sources tell
-the names of all plugins of its kind.
+Importing the plugins imports PyTorch. A misspelt name, or a value outside of what a plugin
+declares, is reported before that, if the sources tell enough.
 """
 
 from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Iterable, Iterator
+import typing
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib import import_module
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
+from autotl.errors import PluginError
+from autotl.space import hyperparameter
 from autotl.space.kinds import GIVEN_ARGUMENTS
-from autotl.space.registry import GROUP
+from autotl.space.plugin import Plugin
+from autotl.space.registry import GROUP, AnyPlugin
+from autotl.space.signature import read_signature
+
+TYPES: Mapping[str, object] = {kind.__name__: kind for kind in (bool, int, float, str, tuple)}
+"""The built-in names that the keywords of a plugin may use."""
+
+NAMES = {
+    "typing": (typing, ("Annotated", "Literal")),
+    "autotl": (hyperparameter, ("Mirrors", "Range", "When")),
+    "autotl.space.hyperparameter": (hyperparameter, ("Mirrors", "Range", "When")),
+}
+"""The names that keywords may use, by the module that they are imported from."""
 
 
 class _Unclear(Exception):
     """The source of a module does not tell which plugins it defines."""
 
 
-def declared_names(files: Iterable[Path] = ()) -> dict[str, set[str]]:
-    """Return the names of all plugins by kind.
+@dataclass(frozen=True)
+class _Source:
+    """A plugin in the source of a module; ``module`` is the name of an installed one, or empty."""
+
+    kind: str
+    name: str
+    is_family: bool
+    function: ast.FunctionDef | ast.AsyncFunctionDef
+    tree: ast.Module
+    module: str = ""
+
+
+@dataclass(frozen=True)
+class Declarations:
+    """The plugins that the sources declare.
+
+    Attributes:
+        names: The names of each kind, those of families too. A kind is missing if its names are
+            known only after the import.
+    """
+
+    names: Mapping[str, set[str]]
+    _sources: tuple[_Source, ...] = ()
+
+    def is_family(self, kind: str, name: str) -> bool:
+        """Whether the plugin of that name is a family."""
+        return any((s.kind, s.name, s.is_family) == (kind, name, True) for s in self._sources)
+
+    def keywords(self, kind: str, name: str) -> AnyPlugin | None:
+        """A plugin with the keywords of that name; None if the source does not tell them.
+
+        Its function does nothing.
+        """
+        source = next((s for s in self._sources if (s.kind, s.name) == (kind, name)), None)
+        return _read_keywords(source) if source else None
+
+    def families(self, kind: str) -> list[AnyPlugin]:
+        """The families of a kind, whose modules are imported; none if that fails."""
+        modules = {s.module for s in self._sources if s.kind == kind and s.is_family}
+        try:
+            values = [value for name in modules for value in vars(import_module(name)).values()]
+        except Exception:  # a third-party module may raise anything; the registry lists it
+            return []
+        plugins = [value for value in values if isinstance(value, Plugin)]
+        return [plugin for plugin in plugins if plugin.kind == kind and plugin.members]
+
+
+def read_declarations(files: Iterable[Path] = ()) -> Declarations:
+    """Read which plugins there are.
 
     Args:
         files: Files with more plugins than those that are installed.
 
     Returns:
-        The names of each kind. A kind is missing if its names are known only after the import: it
-        has a family, or a module makes plugins in another way than by decorating functions.
+        The plugins; none if a module makes plugins in another way than by decorating functions.
+        A kind that has a family in a file is missing.
     """
-    names: dict[str, set[str]] = {kind: set() for kind in GIVEN_ARGUMENTS}
-    families: set[str] = set()
+    sources: list[_Source] = []
     try:
-        for file in [*_installed_modules(), *files]:
-            for kind, name, is_family in _read(file):
-                names[kind].add(name)
-                if is_family:
-                    families.add(kind)
+        modules = [*_installed_modules(), *(("", file) for file in files)]
+        for module, file in modules:
+            sources += _read(file, module)
     except (_Unclear, OSError, SyntaxError, ValueError):  # the import reports what is wrong
-        return {}
-    return {kind: own for kind, own in names.items() if kind not in families}
+        return Declarations({})
+    unclear = {source.kind for source in sources if source.is_family and not source.module}
+    names: dict[str, set[str]] = {kind: set() for kind in GIVEN_ARGUMENTS if kind not in unclear}
+    for source in sources:
+        if source.kind in names:
+            names[source.kind].add(source.name)
+    return Declarations(names, tuple(sources))
 
 
-def _installed_modules() -> Iterator[Path]:
-    """Yield the files of the installed plugin modules."""
+def _installed_modules() -> Iterator[tuple[str, Path]]:
+    """Yield the names and the files of the installed plugin modules."""
     for entry in entry_points(group=GROUP):
         try:
             spec = find_spec(entry.module)
@@ -54,14 +121,53 @@ def _installed_modules() -> Iterator[Path]:
         if spec is not None:
             if not spec.origin or not spec.origin.endswith(".py"):
                 raise _Unclear
-            yield Path(spec.origin)
+            yield entry.module, Path(spec.origin)
 
 
-def _read(file: Path) -> Iterator[tuple[str, str, bool]]:
-    """Yield kind and name of each plugin of a module, and whether it is a family."""
+def _read_keywords(source: _Source) -> AnyPlugin | None:
+    """Make a plugin with the keywords in a source, by running their annotations and defaults alone.
+
+    Names that these use are known if they are imported from ``NAMES``, or are constants that use
+    only such names.
+    """
+    names: dict[str, Any] = {"__builtins__": {}, "__name__": source.module, **TYPES}
+    for node in source.tree.body:
+        if isinstance(node, ast.ImportFrom) and not node.level and node.module in NAMES:
+            module, exported = NAMES[node.module]
+            own = {a.asname or a.name: a.name for a in node.names if a.name in exported}
+            names |= {name: getattr(module, of) for name, of in own.items()}
+        elif isinstance(node, ast.Assign):
+            _try_to_run(node, names)
+    arguments = source.function.args
+    for argument in (*arguments.posonlyargs, *arguments.args):
+        argument.annotation = None
+    stub = ast.FunctionDef(source.function.name, arguments, [ast.Pass()], [])
+    if not _try_to_run(ast.copy_location(stub, source.function), names):
+        return None
+    function = names[source.function.name]
+    try:
+        hyperparameters, settings = read_signature(source.kind, function)
+    except PluginError:  # the import reports it
+        return None
+    return Plugin(source.kind, source.name, function, hyperparameters, settings)
+
+
+def _try_to_run(node: ast.stmt, names: dict[str, Any]) -> bool:
+    """Run a statement that uses only some names; return whether that was possible."""
+    module = ast.fix_missing_locations(ast.Module([node], []))
+    try:
+        exec(compile(module, "<plugin>", "exec", dont_inherit=True), names)
+    except Exception:  # it uses other names, or is wrong, which the import reports
+        return False
+    return True
+
+
+def _read(file: Path, module: str) -> Iterator[_Source]:
+    """Yield the plugins of a module."""
     tree = ast.parse(file.read_bytes())
-    decorators = _imported_kinds(tree)
-    uses = sum(_kind(node, decorators) is not None for node in ast.walk(tree))
+    nodes = list(ast.walk(tree))
+    decorators = _imported_kinds(nodes)
+    uses = sum(_kind(node, decorators) is not None for node in nodes)
     for function in tree.body:
         if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
             continue
@@ -76,15 +182,16 @@ def _read(file: Path) -> Iterator[tuple[str, str, bool]]:
             name = options.get("name", ast.Constant(function.name))
             if None in options or not isinstance(name, ast.Constant):
                 raise _Unclear
-            yield kind, str(name.value or function.name), "members" in options
+            own = str(name.value or function.name)
+            yield _Source(kind, own, "members" in options, function, tree, module)
     if uses:
         raise _Unclear
 
 
-def _imported_kinds(tree: ast.Module) -> dict[str, str]:
+def _imported_kinds(nodes: Iterable[ast.AST]) -> dict[str, str]:
     """Return the kind of each name, such as ``head`` or ``autotl.head``, that is a decorator."""
     kinds: dict[str, str] = {}
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.Import):
             for alias in node.names:
                 if alias.name == "autotl":

@@ -68,6 +68,8 @@ class ModelInput(ABC):
         dtype: NumPy's name of the type of an encoded item, e.g. ``uint8``.
         key: Identifies the encoding in file names: inputs with equal keys encode items equally. It
             depends on all that ``encode`` depends on: a vocabulary enters by a digest.
+        has_padding: Whether encoded items may be padded. The backbone's maps ``[B, positions, F]``
+            are then zeros at the padded positions, which heads that take ``padding`` leave out.
     """
 
     kind: str
@@ -75,6 +77,7 @@ class ModelInput(ABC):
     shape: tuple[int, ...]
     dtype: str
     key: str
+    has_padding: bool = False
 
     @abstractmethod
     def encode(self, item: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import Literal
 GIVEN_ARGUMENTS: Mapping[str, tuple[str, ...]] = {
     "backbone": ("name", "weights", "size", "saved"),
     "freeze": ("model", "epochs"),
-    "head": ("features", "classes"),
+    "head": ("features", "classes", "padding"),
     "augment": ("size", "expects", "uniform"),
     "optimizer": ("groups", "steps"),
     "balance": ("counts",),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from autotl.errors import StudyError, did_you_mean
 from autotl.space.hyperparameter import Hyperparameter, Range
+from autotl.space.kinds import SEARCHED_KINDS
 from autotl.space.registry import AnyPlugin
 
 
@@ -34,6 +35,24 @@ def narrow_plugin(plugin: AnyPlugin, values: Mapping[str, Any]) -> AnyPlugin:
         choices = values[name] if isinstance(values[name], list) else [values[name]]
         hyperparameters.append(Hyperparameter(name, type(choices[0]), choices[0], tuple(choices)))
     return replace(plugin, hyperparameters=tuple(hyperparameters))
+
+
+def require_kinds(narrowed: Iterable[str]) -> None:
+    """Raise ``StudyError`` if one of the kinds of plugins that are narrowed is not searched."""
+    if unknown := sorted(set(narrowed) - set(SEARCHED_KINDS)):
+        raise StudyError(
+            f"[space.{unknown[0]}] is not a searched kind of plugin; "
+            f"{did_you_mean(unknown[0], SEARCHED_KINDS)}"
+        )
+
+
+def require_names(kind: str, tables: Iterable[str], names: Collection[str]) -> None:
+    """Raise ``StudyError`` if a plugin that is narrowed is not one of ``names``."""
+    if unknown := sorted(set(tables) - set(names)):
+        raise StudyError(
+            f"[space.{kind}.{unknown[0]}] does not match a plugin of this study; "
+            f"{did_you_mean(unknown[0], names)}"
+        )
 
 
 def mirrors_by_choice(hyperparameter: Hyperparameter) -> bool:

@@ -126,6 +126,12 @@ class Uniform(Protocol):
 Members = Callable[[Sequence[str], str, float | None], list[str]]
 """The members of a family that match some patterns, or the default set for a device and budget."""
 
+Refuse = Callable[[str], None]
+"""Raises ``PluginError`` for a name or pattern of no member of a family, without loading a library.
+
+What it cannot tell passes.
+"""
+
 Locate = Callable[[str, Path | None], Weights]
 """Finds the weights of a member, first in a folder; raises ``WeightsError`` if there are none."""
 
@@ -137,6 +143,7 @@ class Plugin(Generic[P, R]):
     A family is a plugin that provides many backbones: ``members`` lists those that match some
     patterns (without patterns, the default set for a device and a budget in seconds), ``locate``
     finds the weights of one or raises ``WeightsError``, and ``member`` returns the plugin of one.
+    ``refuse`` tells misspelt names before the libraries are loaded.
 
     A backbone that takes ``size`` has the setting ``image_size`` in pixels, which overrides the
     study's; narrowed to several values it is searched.
@@ -154,6 +161,7 @@ class Plugin(Generic[P, R]):
     input: str = IMAGE
     members: Members | None = None
     locate: Locate | None = None
+    refuse: Refuse | None = None
     takes: HeadInput = "features"
     mixes: bool = False
     origin: str = "a notebook or script"
@@ -219,7 +227,7 @@ class Kind:
             of any architecture; or ``stages [B, F]``, the concatenated means of the last stages'
             maps and the pooled features.
         mixes: For an augmentation: it takes and returns images and targets ``[B, C]``.
-        members, locate: For a family of backbones, see ``Plugin``.
+        members, locate, refuse: For a family of backbones, see ``Plugin``.
     """
 
     def __init__(self, kind: str) -> None:
@@ -241,6 +249,7 @@ class Kind:
         accepts: Callable[[str], bool] | None = None,
         members: Members | None = None,
         locate: Locate | None = None,
+        refuse: Refuse | None = None,
         takes: HeadInput = "features",
         mixes: bool = False,
     ) -> Callable[[Callable[P, R]], Plugin[P, R]]: ...

@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-from autotl.errors import PluginError, StudyError, did_you_mean
+from autotl.errors import PluginError, StudyError
 from autotl.space.hyperparameter import Hyperparameter
 from autotl.space.kinds import IMAGE_SIZE, OPTIONAL_KINDS, SEARCHED_KINDS
 from autotl.space.narrowing import (
@@ -22,6 +22,8 @@ from autotl.space.narrowing import (
     mirrors_by_choice,
     narrow_plugin,
     pin_unmirrored,
+    require_kinds,
+    require_names,
 )
 from autotl.space.registry import NO_CRITERIA, AnyPlugin, BackboneCriteria, Excluded, Registry
 
@@ -269,11 +271,7 @@ def build_space(
     plugins: dict[str, tuple[AnyPlugin, ...]] = {}
     excluded: list[Excluded] = list(registry.broken)
     backbone_order: tuple[str, ...] = ()
-    if unknown := sorted(set(narrowed) - set(SEARCHED_KINDS)):
-        raise StudyError(
-            f"[space.{unknown[0]}] is not a searched kind of plugin; "
-            f"{did_you_mean(unknown[0], SEARCHED_KINDS)}"
-        )
+    require_kinds(narrowed)
     # Backbones are last, because their weights may be looked up at the hub.
     for kind in sorted(SEARCHED_KINDS, key="backbone".__eq__):
         tables = narrowed.get(kind, {})
@@ -285,12 +283,7 @@ def build_space(
             raise _explain_none_left(kind, rejected, criteria)
         if kind == "backbone":
             backbone_order = tuple(p.name for p in selected)
-        names = {name for p in selected for name in (p.name, p.family) if name}
-        if unknown := sorted(set(tables) - names):
-            near = did_you_mean(unknown[0], names)
-            raise StudyError(
-                f"[space.{kind}.{unknown[0]}] does not match a plugin of this study; {near}"
-            )
+        require_names(kind, tables, {n for p in selected for n in (p.name, p.family) if n})
         final = (_apply_tables(plugin, tables, sizes) for plugin in selected)
         plugins[kind] = tuple(sorted(final, key=lambda p: p.name))
     ordered = {kind: plugins[kind] for kind in SEARCHED_KINDS if kind in plugins}

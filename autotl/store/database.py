@@ -39,6 +39,7 @@ from autotl.store.migrations.tables import (
 from autotl.store.opening import (
     DATABASE_ERRORS,
     convert_damage,
+    convert_damage_of_optuna,
     convert_errors,
     merge_write_ahead_log,
     open_database,
@@ -473,9 +474,11 @@ class Store:
         """Return all uses of the study's test split, oldest first."""
         return self._list(TestRow, TEST, study, order="id")
 
-    def convert_errors(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def convert_errors(self) -> Iterator[None]:
         """Convert errors of the database that Optuna raises inside to StoreError."""
-        return convert_errors(self._label)
+        with convert_errors(self._label), convert_damage_of_optuna(self._label):
+            yield
 
     @contextmanager
     def _read(self) -> Iterator[sa.Connection]:

@@ -33,10 +33,12 @@ class DataFacts(Facts):
     ``independent_validation`` counts the sampling units of the validation split: examples of one
     group, or copies of one, count once. ``imbalance`` is the size of the largest class over
     that of the smallest in the training split. With ``folds`` there is no validation split: the
-    training split is divided into so many, and scores the trials.
+    training split is divided into so many, and scores the trials. ``options`` are the values of
+    keywords of the dataset plugin.
     """
 
     source: str = ""
+    options: dict[str, str] = {}
     fingerprint: str = ""
     kind: str = "image"
     noun: str = "image"
@@ -151,6 +153,7 @@ class StudyFacts(Facts):
     ``identity`` has the settings that must be the same in all runs of the study. ``input_size`` and
     ``used_examples`` are those that the search chose: the side of the input images in pixels, None
     for that of the settings or of each backbone, and the number of examples, None for all.
+    ``space_settings`` are those from which the last run made the search space.
     ``reason`` is the error of a study whose state is ``failed``. ``unit_folds`` has the fold of
     each sampling unit of the training split, if it is divided into folds. ``seconds`` are those of
     all runs; ``run_seconds``, those of the last run, which ``budget_seconds`` limits. ``stages``
@@ -167,6 +170,7 @@ class StudyFacts(Facts):
     data: DataFacts = DataFacts()
     unit_folds: list[int] = []
     space: dict[str, Any] = {}
+    space_settings: dict[str, Any] = {}
     excluded: list[ExcludedPlugin] = []
     sampler: str = ""
     pruner: str = ""

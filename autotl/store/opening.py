@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sqlite3
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -13,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+from optuna.distributions import json_to_distribution
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from sqlalchemy import exc
@@ -30,6 +33,9 @@ OPENING_ERRORS = (
     *(TypeError, ValueError),  # parameters in the URL that the driver does not accept
 )
 """The errors that opening a database can raise."""
+
+STORAGES = "optuna.storages"
+"""The package of Optuna that reads its tables."""
 
 SECRET = "pass|pwd|secret|token|credential|key"
 """Words in a parameter of a URL whose value is not shown."""
@@ -212,11 +218,38 @@ def convert_damage(label: str) -> Iterator[None]:
     try:
         yield
     except ValueError as error:  # of the json module, and of pydantic
-        lines = [line.strip() for line in str(error).splitlines()][:3]
-        raise StoreError(
-            f"the database {label} is damaged: {': '.join(lines)}; use a backup of it, or choose "
-            "another one with --storage"
-        ) from error
+        raise _damage(label, error) from error
+
+
+@contextmanager
+def convert_damage_of_optuna(label: str) -> Iterator[None]:
+    """Convert errors of Optuna in reading what is stored, such as text that is no JSON.
+
+    Args:
+        label: The database, for the message.
+
+    Raises:
+        StoreError: What is stored in Optuna's tables cannot be read.
+    """
+    try:
+        yield
+    except Exception as error:
+        frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+        is_reading = any(f.f_globals.get("__name__", "").startswith(STORAGES) for f in frames)
+        is_value = isinstance(error, json.JSONDecodeError) or type(error) is LookupError  # of enums
+        if not is_reading or not (
+            is_value or any(f.f_code is json_to_distribution.__code__ for f in frames)
+        ):
+            raise
+        raise _damage(label, error) from error
+
+
+def _damage(label: str, error: Exception) -> StoreError:
+    lines = [line.strip() for line in str(error).splitlines()][:3]
+    return StoreError(
+        f"the database {label} is damaged: {': '.join(lines)}; use a backup of it, or choose "
+        "another one with --storage"
+    )
 
 
 @contextmanager

@@ -5,14 +5,16 @@ folders. ``recipe`` reads and writes recipes.
 """
 
 from autotl.study.config import DEFAULT_BUDGET, StudyConfig, configure
-from autotl.study.places import check_places, name_problem
+from autotl.study.places import CRASH_FILE, ERROR_FILE, check_places, name_problem
 from autotl.study.recipe import configure_recipe, write_recipe
 from autotl.study.values import DEVICE_EXPECTED, DEVICES, parse_duration
 
 __all__ = [
+    "CRASH_FILE",
     "DEFAULT_BUDGET",
     "DEVICES",
     "DEVICE_EXPECTED",
+    "ERROR_FILE",
     "StudyConfig",
     "check_places",
     "configure",

@@ -33,6 +33,7 @@ from autotl.study.values import (
     Milliseconds,
     Names,
     ParameterCount,
+    Text,
     has_null,
     to_tuple,
 )
@@ -42,11 +43,13 @@ class StudyConfig(BaseModel):
     """The settings of a search. The options of the command line have the same names.
 
     ``space`` pins and narrows keywords: ``space.freeze.last_blocks.lr = [1e-4, 1e-3]``.
+    ``data_options`` sets keywords of the dataset plugin that reads the data.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     data: str
+    data_options: dict[str, Text] = {}
     study: str = ""
     budget: Duration | None = None
     trials: Count | None = None

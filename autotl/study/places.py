@@ -9,6 +9,12 @@ from unicodedata import category
 from autotl import files
 from autotl.errors import StudyError
 
+ERROR_FILE = "error.txt"
+"""The file in the run folder with the traceback of an error that is not AutoTL's."""
+
+CRASH_FILE = "crash.txt"
+"""The file in the run folder with the place in the code of each crash, see ``--isolate``."""
+
 RUN_FILES = (
     "model",
     "report.html",
@@ -17,8 +23,8 @@ RUN_FILES = (
     "splits.csv",
     "issues.csv",
     "out_of_fold.csv",
-    "error.txt",
-    "crash.txt",
+    ERROR_FILE,
+    CRASH_FILE,
 )
 """What a search writes into the run folder."""
 

@@ -93,6 +93,13 @@ def to_tuple(value: Any) -> Any:
     return (value,) if isinstance(value, str | Path | int) else value
 
 
+def _to_text(value: Any) -> str:
+    """A text, number or truth value as it is written in a TOML file, without quotes."""
+    if not isinstance(value, str | int | float):
+        raise ValueError("expected a text, a number, true or false")
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 MAX_PARAMETERS = 10**12
 """The largest limit of the number of parameters."""
 
@@ -111,6 +118,8 @@ Milliseconds = Annotated[
 ]
 
 Bytes = Annotated[ByteSize, BeforeValidator(_parse_bytes), Field(ge=0, le=10**18)]
+
+Text = Annotated[str, BeforeValidator(_to_text)]
 
 Names = Annotated[tuple[str, ...], BeforeValidator(to_tuple)]
 

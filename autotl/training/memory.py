@@ -64,14 +64,13 @@ def retry_when_out_of_memory(
     Raises:
         OutOfMemory: The memory does not suffice.
     """
-    for _ in range(2):
-        try:
-            return function()
-        except RuntimeError as error:  # torch.OutOfMemoryError is one
-            forget_failed_computation(error)
-        # After the block nothing refers to the error and its traceback any more.
-        free_memory(device)
-    raise OutOfMemory(f"{what} does not fit in the device's memory")
+    try:
+        return function()
+    except RuntimeError as error:  # torch.OutOfMemoryError is one
+        forget_failed_computation(error)
+    free_memory(device)  # nothing refers to the error and its traceback any more
+    with convert_out_of_memory(what, device):
+        return function()
 
 
 @contextmanager

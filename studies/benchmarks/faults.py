@@ -32,6 +32,10 @@ import numpy as np
 import safetensors
 from PIL import Image
 
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
+
+from images import write_images, write_plugin
+
 TRIALS = 3
 FREE_KIB = (64, 128, 256, 400, 512, 768, 1024, 1536, 2048, 4096, 6144)
 """The free space of full disks in KiB."""
@@ -41,41 +45,8 @@ BATCH = 50
 
 FORMATS = ("png", "jpg", "gif", "bmp", "webp", "tif")
 
-COLOURS = {"red": (200, 40, 40), "green": (40, 200, 40), "blue": (40, 40, 200)}
-
 ENDINGS = {".html": rb"</html>\s*\Z", ".csv": rb"\n\Z"}
 """How files end that are complete."""
-
-BACKBONE = """
-import torch
-from torch import nn
-from autotl import backbone
-
-
-class Tiny(nn.Module):
-    num_features = 16
-    pretrained_cfg = {"input_size": (3, 32, 32), "mean": (0.5,) * 3, "std": (0.5,) * 3}
-    feature_info = [{"module": "stem"}, {"module": "top"}]
-
-    def __init__(self):
-        super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU())
-        self.top = nn.Sequential(nn.Conv2d(8, 16, 3, 2, 1), nn.BatchNorm2d(16), nn.ReLU())
-
-    def forward(self, x):
-        return self.top(self.stem(x)).mean((2, 3))
-
-    def group_matcher(self, coarse=False):
-        return {"stem": "^stem", "blocks": [("^top", None)]}
-
-
-@backbone
-def tiny():
-    '''Two convolutions with fixed random weights.'''
-    with torch.random.fork_rng():
-        torch.manual_seed(1)
-        return Tiny()
-"""
 
 
 def main() -> None:
@@ -104,9 +75,8 @@ class Bench:
 
     def __init__(self, folder: Path, random: random.Random) -> None:
         self.folder, self.random = folder, random
-        self.photos = write_photos(folder / "photos", 14)
-        self.plugin = folder / "tiny.py"
-        self.plugin.write_text(BACKBONE)
+        self.photos = write_images(folder / "photos", 14)
+        self.plugin = write_plugin(folder)
 
     def command(self, out: Path, study: str, data: Path | None = None) -> list[str]:
         """Return the command line of a search."""
@@ -225,21 +195,6 @@ class Bench:
             if splits and (folder / "splits.csv").read_bytes() != splits:
                 problems.append("the splits changed")
         return [f"{fault}: {'; '.join(problems)}"] if problems else []
-
-
-def write_photos(folder: Path, count: int) -> Path:
-    """Write ``count`` noisy images of each of three colours."""
-    generator = np.random.default_rng(0)
-    for name, colour in {
-        "red": (200, 40, 40),
-        "green": (40, 200, 40),
-        "blue": (40, 40, 200),
-    }.items():
-        (folder / name).mkdir(parents=True)
-        for i in range(count):
-            pixels = generator.normal(colour, 60, (40, 48, 3)).clip(0, 255).astype(np.uint8)
-            Image.fromarray(pixels).save(folder / name / f"{i}.png")
-    return folder
 
 
 def incomplete_files(folder: Path) -> Iterator[str]:

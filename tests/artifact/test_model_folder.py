@@ -110,6 +110,32 @@ def test_deep_images_are_scaled_as_in_training(
     assert (loaded.encode(tmp_path / "deep.png") == loaded.encode(grey)).all()
 
 
+def test_deep_images_of_another_type_are_scaled_with_one_warning(
+    tmp_path: Path, plugins: Registry, config: Config, network: Model
+) -> None:
+    save(tmp_path / "model", network, config, scales={"PNG integer": [0, 4095]})
+    warnings: list[str] = []
+    loaded = model_folder.load(tmp_path / "model", plugins, CPU, warnings.append)
+    values = np.linspace(0, 2000, 40 * 40).reshape(40, 40).astype(np.uint16)
+    files = [tmp_path / name for name in ("a.tif", "b.tif", "c.png")]
+    for file in files:
+        Image.fromarray(values).save(file)
+    grey = np.round(values * (255 / 4095)).astype(np.uint8)
+    assert (loaded.decode(files[0]) == loaded.decode(grey)).all()
+    loaded.predict(files)
+    [text] = warnings
+    assert "was TIFF integer with more than 8 bits; 0 is taken for black and 4095 for" in text
+    assert "as in PNG integer; if that is wrong, convert" in text
+    Image.fromarray((values / 2000).astype(np.float32)).save(tmp_path / "float.tif")
+    whole = np.round(values * (255 / 2000)).astype(np.uint8)
+    difference = loaded.decode(tmp_path / "float.tif").astype(int) - loaded.decode(whole)
+    assert abs(difference).max() <= 1
+    assert "TIFF float" in warnings[1]
+    assert "1 for white; if" in warnings[1]
+    with pytest.warns(UserWarning, match="TIFF integer"):
+        model_folder.load(tmp_path / "model", plugins, CPU).predict(files)
+
+
 @pytest.mark.parametrize("scales", [{"PNG integer": [5, 5]}, {"PNG integer": "x"}, [1]])
 def test_damaged_scales_are_reported(
     tmp_path: Path, plugins: Registry, config: Config, network: Model, scales: Any
@@ -215,6 +241,10 @@ def test_a_model_knows_its_own_data_by_their_path(
     config = {"data": {"source": str(tmp_path / "photos")}}
     predictor = Predictor(network, ["a", "b", "c"], CPU, config=config)
     assert predictor.was_trained_on("photos")
+    moved = {"source": "photos", "path": "../../photos"}
+    relative = Predictor(network, "abc", CPU, config={"data": moved}, folder=Path("r/m"))
+    assert relative.was_trained_on("photos")
+    assert not relative.was_trained_on("r/m/photos")
     assert not predictor.was_trained_on("other")
     assert not Predictor(network, ["a", "b", "c"], CPU).was_trained_on(".")
 

@@ -30,6 +30,15 @@ def test_data_check_states_the_scale_of_deep_images(tmp_path: Path) -> None:
     assert "scale of TIFF integer: 0 is black, 4095 is white; values beyond" in result.stdout
 
 
+def test_data_check_takes_options_of_the_dataset_plugin(tmp_path: Path) -> None:
+    write_images(tmp_path / "photos/f", count=6)
+    write_images(tmp_path / "photos/g", count=6, seed=1)
+    words = ("data", "check", tmp_path / "photos")
+    assert "give --data-option classes=deepest" in run(*words).stdout
+    assert "of 6 classes" in run(*words, "--data-option", "classes=deepest").stdout
+    assert "is not KEY=VALUE" in run(*words, "--data-option", "deepest").output
+
+
 def test_data_check_names_what_is_not_read(tmp_path: Path) -> None:
     write_images(tmp_path / "photos")
     (tmp_path / "photos" / "red" / "scan.dcm").write_bytes(b"")

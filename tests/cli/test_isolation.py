@@ -84,6 +84,8 @@ def test_a_gpu_that_fails_ends_one_process(words: list[str], tmp_path: Path) -> 
     statuses = [row.status for row in rows if "faulty" in row.config["head"]]
     assert statuses[:2] == ["interrupted", "crashed"], "it is repeated once"
     assert "ended with its process (the GPU failed in crashing_plugin.py, line 19" in done.stderr
+    assert "an illegal memory access" in done.stderr
+    assert "repeat the command" not in done.stderr, "the supervisor does that"
     assert (tmp_path / "runs/photos/model/model.safetensors").is_file()
 
 
@@ -112,6 +114,51 @@ def test_an_interruption_ends_the_search_with_its_best_model(
         assert process.wait() == 130
     summary = json.loads((tmp_path / "runs/photos/summary.json").read_text())
     assert summary["artifact"] == "model"
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_both_processes_stop_and_continue_together(words: list[str], tmp_path: Path) -> None:
+    database = tmp_path / "runs/autotl.db"
+    with subprocess.Popen(command(*words, "--head=linear", "--trials=1000")) as process:
+        while not database.exists() or not _complete(database):
+            assert process.poll() is None
+            time.sleep(0.1)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+        pids = [process.pid, *map(int, children.split())]
+        assert len(pids) == 2
+        for number, stopped in ((signal.SIGTSTP, True), (signal.SIGCONT, False)) * 2:
+            process.send_signal(number)
+            while any((_state(pid) == "T") != stopped for pid in pids):
+                time.sleep(0.01)
+        process.send_signal(signal.SIGTSTP)
+        while _state(pids[1]) != "T":
+            time.sleep(0.01)
+        process.kill()
+    while _state(pids[1]) not in ("", "Z"):  # nobody could continue it
+        time.sleep(0.01)
+
+
+def _state(pid: int) -> str:
+    """The state of a process, such as T for stopped; empty if there is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="needs POSIX")
+def test_a_hangup_that_is_ignored_does_not_end_the_search(words: list[str], tmp_path: Path) -> None:
+    previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        process = subprocess.Popen(command(*words, "--head=linear", "--trials=3"))
+    finally:
+        signal.signal(signal.SIGHUP, previous)
+    with process:
+        while not (tmp_path / "runs/autotl.db").exists():
+            assert process.poll() is None
+            time.sleep(0.1)
+        process.send_signal(signal.SIGHUP)
+        assert process.wait() == 0
 
 
 def _complete(database: Path) -> list[Any]:

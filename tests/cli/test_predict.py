@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import Result
 from command_line import run
@@ -180,3 +181,16 @@ def test_a_csv_has_no_formulas(home: Path, tmp_path: Path, monkeypatch: pytest.M
     rows = list(csv.DictReader(io.StringIO(result.stdout)))
     assert {row["class"] for row in rows} == {"'=1+1", "-2", "'@x"}
     assert {row["file"] for row in rows} == {"'=a.png"}
+
+
+def test_the_scale_of_deep_images_that_was_guessed_is_said_once(home: Path, tmp_path: Path) -> None:
+    values = np.linspace(0, 60_000, 40 * 40).reshape(40, 40).astype(np.uint16)
+    for name in ("red/a.png", "red/b.png", "green/c.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(values).save(tmp_path / name)
+    said = "no image of the training data was PNG integer with more than 8 bits; 0 is taken for"
+    result = predict(home, tmp_path)
+    assert result.exit_code == 0
+    assert result.stderr.count(f"note: {said}") == 1
+    words = ("--plugin", home / "tiny_plugin.py")
+    assert run("evaluate", home / "model", tmp_path, *words).stdout.count(f"note: {said}") == 1

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Annotated, Literal
 
 import pytest
 from images import write_images
 
-from autotl import Example, Issue, dataset
+from autotl import Example, Issue, Range, dataset
 from autotl.data import IMAGES, read_source
-from autotl.errors import DataError
+from autotl.errors import DataError, StudyError
 from autotl.space import registry
 from autotl.space.registry import Registry
 
@@ -33,6 +35,51 @@ def test_a_plugin_may_return_examples_alone() -> None:
     assert [e.name for e in examples] == ["x", "y"]
     assert issues == []
     assert Issue("name", "problem", "action").problem == "problem"
+
+
+@dataset(matches=["mine:*"])
+def mine(
+    source: str,
+    *,
+    column: str = "label",
+    group: str | None = None,
+    most: int = 5,
+    ratio: Annotated[float, Range(0.0, 1.0)] = 0.5,
+    strict: bool = False,
+    order: Literal["name", "date"] = "name",
+    names: tuple[str, ...] = (),
+) -> list[Example]:
+    """One example whose label are the options."""
+    return [Example("x", source, f"{column} {group} {most} {ratio} {strict} {order}")]
+
+
+def test_options_are_parsed_by_their_types() -> None:
+    options = {
+        "column": "kind", "group": "who", "most": "7", "ratio": "0.25", "strict": "true",
+        "order": "date",
+    }  # fmt: skip
+    [example] = read_source("mine:x", Registry([mine]), options).examples
+    assert example.label == "kind who 7 0.25 True date"
+    assert read_source("mine:x", Registry([mine])).examples[0].label == (
+        "label None 5 0.5 False name"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("colum", "x", "dataset plugin 'mine' has no keyword 'colum'; did you mean 'column'?"),
+        ("order", "size", "dataset plugin 'mine' declares order = name | date, not 'size'"),
+        ("most", "7.5", "most = '7.5' is not a valid int"),
+        ("ratio", "2", "dataset plugin 'mine' declares ratio = 0.0 to 1.0, not 2.0"),
+        ("ratio", "x", "ratio = 'x' is not a valid float"),
+        ("strict", "yes", "dataset plugin 'mine' declares strict = False | True, not 'yes'"),
+        ("names", "x", "names is a tuple, which has no form as text"),
+    ],
+)
+def test_options_that_a_plugin_does_not_have_are_refused(name: str, value: str, says: str) -> None:
+    with pytest.raises(StudyError, match=re.escape(f"--data-option: {says}")):
+        read_source("mine:x", Registry([mine]), {name: value})
 
 
 @pytest.mark.parametrize("source", ["", " "])

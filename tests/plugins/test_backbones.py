@@ -456,3 +456,12 @@ def test_models_are_built_for_another_image_size(
 def test_a_size_that_fails_only_in_the_forward_pass_is_incompatible() -> None:
     with pytest.raises(Incompatible, match="crossvit_tiny_240 does not accept images of 128 x 128"):
         timm_model("crossvit_tiny_240", None, 128)
+
+
+def test_the_names_in_the_sources_are_those_that_timm_registers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    registered = set(timm.list_models())
+    assert backbones._read_architectures.__wrapped__() == frozenset(), "others may be added"
+    monkeypatch.delitem(sys.modules, "timm")
+    assert backbones._read_architectures.__wrapped__() == registered

@@ -131,7 +131,33 @@ def test_classes_two_levels_deep_are_pointed_out(tmp_path: Path) -> None:
         "f",
         "the images of this class are in 2 folders: farm, field",
     )
-    assert "write a CSV" in issue.action
+    assert "--data-option classes=deepest" in issue.action
+
+
+def test_the_deepest_folders_may_be_the_classes(tmp_path: Path) -> None:
+    create_files(tmp_path, "f/farm/a.jpg", "f/field/b.jpg", "f/c.jpg", "g/d.jpg", "e.jpg")
+    for empty in ("h/i", "g/j"):
+        (tmp_path / empty).mkdir(parents=True)
+    items = datasets.folder(str(tmp_path), classes="deepest")
+    labels = {example.name: example.label for example in examples_of(items)}
+    assert labels == {
+        "f/farm/a.jpg": "f/farm", "f/field/b.jpg": "f/field", "f/c.jpg": "f", "g/d.jpg": "g",
+        "e.jpg": "",
+    }  # fmt: skip
+    assert set(problems_of(items)) == {"h/i", "g/j"}
+
+
+def test_the_deepest_folders_in_folders_of_splits_may_be_the_classes(tmp_path: Path) -> None:
+    create_files(tmp_path, "train/f/farm/a.jpg", "train/f/field/b.jpg", "val/f/farm/c.jpg")
+    with pytest.raises(DataError, match=r"one class folder 'f', .* give --data-option classes="):
+        datasets.folder(str(tmp_path))
+    items = datasets.folder(str(tmp_path), classes="deepest")
+    assert {(e.label, e.split) for e in examples_of(items)} == {
+        ("f/farm", "train"), ("f/field", "train"), ("f/farm", "validation"),
+    }  # fmt: skip
+    create_files(tmp_path, "train/g/x/d.dcm")
+    with pytest.raises(DataError, match="class 'g/x' has no image"):
+        datasets.folder(str(tmp_path), classes="deepest")
 
 
 def test_a_single_folder_around_the_classes_is_pointed_out(tmp_path: Path) -> None:

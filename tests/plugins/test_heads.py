@@ -298,3 +298,25 @@ def test_attention_learns_which_position_indicates_the_class() -> None:
         scores.append(float((head(activations).argmax(1) == labels).float().mean()))
     assert scores[0] > 0.95
     assert scores[1] < 0.8
+
+
+@pytest.mark.parametrize(("name", "params"), [("gem", {"exponent": 3.0}), ("attention", {})])
+def test_padded_positions_change_nothing(name: str, params: dict[str, Any]) -> None:
+    plugin = REGISTRY.get("head", name)
+    values = {**plugin.defaults, **params}
+    torch.manual_seed(0)
+    padded = plugin.call({"features": 8, "classes": 3, "padding": True}, values).eval()
+    for parameter in padded.parameters():
+        torch.nn.init.normal_(parameter)
+    activations = torch.randn(4, 5, 8)
+    longer = torch.cat([activations, torch.zeros(4, 7, 8)], 1).requires_grad_()
+    logits = padded(longer)
+    torch.testing.assert_close(logits, padded(activations))
+    logits.sum().backward()
+    assert longer.grad is not None
+    assert longer.grad.isfinite().all()
+    assert padded(torch.zeros(2, 5, 8)).isfinite().all()
+    # Images have no padding: positions of zeros count.
+    plain = plugin.call({"features": 8, "classes": 3, "padding": False}, values).eval()
+    plain.load_state_dict(padded.state_dict())
+    assert not torch.allclose(plain(longer), padded(longer))

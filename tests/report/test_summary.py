@@ -31,6 +31,7 @@ SHAPE = {
     "reason": {},
     "data": {
         "source": {},
+        "options": {},
         "fingerprint": {},
         "classes": {},
         "train": {},

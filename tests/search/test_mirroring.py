@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +14,10 @@ from PIL import Image
 
 from autotl import engine, events
 from autotl.data import IMAGES, Source
+from autotl.errors import GpuError, OutOfMemory, StoreError
 from autotl.frozen import FeatureCache
 from autotl.models import select_device
+from autotl.search import mirroring
 from autotl.search.budget import Budget
 from autotl.search.context import TrainingContext
 from autotl.search.mirroring import FEWEST_SCORED, measure_mirroring
@@ -89,3 +92,29 @@ def test_nothing_is_measured_on_few_images_or_without_time(
     assert measure_mirroring(search_space, short) is None
     ample = replace(context, budget=Budget(600.0))
     assert measure_mirroring(search_space, ample) is not None
+
+
+def test_errors_of_the_model_are_left_to_its_trials_and_faults_of_the_machine_are_not(
+    prepare: Prepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search_space, context = prepare(write_ramps(tmp_path / "ramps"))
+    error: Exception = ValueError("a plugin's own")
+
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(TrainingContext, "build", fail)
+    assert measure_mirroring(search_space, context) is None
+    error = OutOfMemory("the model does not fit")
+    assert measure_mirroring(search_space, context) is None
+    error = OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(StoreError, match=r"the search ended: .*No space left"):
+        measure_mirroring(search_space, context)
+    error = RuntimeError("CUDA error: an illegal memory access was encountered")
+    with pytest.raises(GpuError, match="an illegal memory access"):
+        measure_mirroring(search_space, context)
+    monkeypatch.undo()
+    monkeypatch.setattr(mirroring, "score_mirrored", fail)
+    error = ZeroDivisionError("a mistake of AutoTL")
+    with pytest.raises(ZeroDivisionError):
+        measure_mirroring(search_space, context)

@@ -37,6 +37,11 @@ def settings(photos: Path, **options: Any) -> StudyConfig:
         ({"out": "notes.txt"}, "is not a folder that you may write to; .*--out"),
         ({"head": ["liner"]}, "no head plugin is called 'liner'; did you mean 'linear'"),
         ({"freeze": ["ful"]}, "no freeze plugin is called 'ful'; did you mean 'full'"),
+        ({"backbone": ["@smal"]}, "no set of backbones '@smal'; did you mean '@small'"),
+        ({"space": {"heads": {}}}, r"\[space.heads\] is not a searched kind.*did you mean 'head'"),
+        ({"space": {"head": {"mpl": {}}}}, r"\[space.head.mpl\] does not match.* mean 'mlp'"),
+        ({"space": {"head": {"mlp": {"depth": 9}}}}, "depth = 9 is outside what .*: 1 . 2"),
+        ({"space": {"head": {"mlp": {"dept": 1}}}}, "no keyword 'dept'; did you mean 'depth'"),
     ],
 )
 def test_what_does_not_exist_is_named(photos: Path, options: dict[str, Any], says: str) -> None:
@@ -50,7 +55,9 @@ def test_what_does_not_exist_is_named(photos: Path, options: dict[str, Any], say
 
 
 def test_what_is_not_known_yet_passes(photos: Path) -> None:
-    preflight.check(settings(photos, backbone=["nope"], head=["li*"]))
+    preflight.check(settings(photos, head=["li*"], space={"backbone": {"resnet18": {"x": 1}}}))
+    (photos.parent / "mine.py").write_text("import x")  # may add models to timm
+    preflight.check(settings(photos, backbone=["nope"], plugin=[photos.parent / "mine.py"]))
     preflight.check(settings(photos, storage="postgresql://user@host/name"))
 
 
@@ -97,12 +104,24 @@ def test_no_heavy_library_is_loaded(photos: Path) -> None:
 import sys
 from pathlib import Path
 from autotl.study import configure
+from autotl.errors import PluginError
 from autotl.search import preflight
-options = {"out": Path(sys.argv[2]), "head": ["linear"]}
+options = {"out": Path(sys.argv[2]), "head": ["linear"], "backbone": ["resnet18", "resnet*.a1*"]}
+options["space"] = {"head": {"mlp": {"depth": 1}}}
 preflight.check(configure(sys.argv[1], options))
+for name in ("resnt18", "resnt18.a1_in1k", "resnt*"):
+    try:
+        preflight.check(configure(sys.argv[1], {**options, "backbone": [name]}))
+    except PluginError as error:
+        print(error, file=sys.stderr)
 print(*sys.modules)
 """
     command = [sys.executable, "-c", code, str(photos), str(photos.parent / "runs")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stderr.splitlines() == [
+        "timm has no model 'resnt18'; did you mean 'resnet18'?",
+        "timm has no model 'resnt18.a1_in1k'; did you mean 'resnet18'?",
+        "no pretrained timm model matches 'resnt*'; try it with a '*' on both sides",
+    ]
     heavy = {"torch", "timm", "optuna", "sqlalchemy", "scipy", "sklearn", "alembic", "PIL"}
     assert sorted(heavy & set(done.stdout.split())) == []

@@ -26,14 +26,15 @@ from selection_helpers import (
 )
 from toy import model
 
-from autotl import data, engine
+from autotl import data, engine, training
 from autotl.scoring import calibration, comparison
 from autotl.scoring.metrics import METRICS
 from autotl.search.outcome import TrialModel
 from autotl.search.selection_budget import Field, SelectionBudget
+from autotl.selection import final_selection
 from autotl.selection.final_selection import FinalSelection
 from autotl.selection.repeats import Repeats, Result
-from autotl.store import Contender, Member, single
+from autotl.store import Contender, Latency, Member, Spread, single
 
 
 @pytest.mark.parametrize("name", ["searched", "searched_by_loss"])
@@ -116,6 +117,27 @@ def test_a_combination_that_is_better_than_each_contender_wins(combination: Fini
     # the optimism is that of the search, whose best was a trial
     best = max(r.score for r in read_trials(combination.settings()) if r.score is not None)
     assert selection.optimism == pytest.approx(best - second.mean)
+
+
+@pytest.mark.parametrize("limit", ["max_parameters", "max_latency"])
+def test_a_combination_that_is_beyond_a_limit_does_not_win(
+    small: Make, monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    favour(monkeypatch, "linear_probe")
+    score_combination(monkeypatch, "ensemble", 0.99)
+    of_one = Latency(single=Spread(median=15.0, low=14.0, high=16.0))
+    monkeypatch.setattr(
+        final_selection,
+        "add_latencies",
+        lambda contenders, *_: [c.model_copy(update={"latency": of_one}) for c in contenders],
+    )
+    monkeypatch.setattr(training, "measure_latency", lambda *_: of_one.single)
+    most = max(row.parameters or 0 for row in read_trials(small()))
+    options = {"max_parameters": most + 1} if limit == "max_parameters" else {"max_latency": 20.0}
+    engine.run(small(**options))
+    selection = read_selection(small())
+    assert selection.winner.name == "trial 0"
+    assert "ensemble" not in [c.name for c in selection.contenders]
 
 
 def test_a_combination_that_is_tied_does_not_win(

@@ -2,19 +2,52 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from autotl.space import registry
-from autotl.space.declared import declared_names
+from autotl.space.declared import read_declarations
+from autotl.space.kinds import GIVEN_ARGUMENTS
 
 
 def test_the_names_are_those_that_the_import_finds() -> None:
     available = registry.load()
-    declared = declared_names()
-    assert declared == {kind: set(available.names(kind)) for kind in declared}
-    assert set(declared) == {"freeze", "head", "augment", "optimizer", "balance", "dataset"}
+    declared = read_declarations()
+    assert declared.names == {kind: set(available.names(kind)) for kind in GIVEN_ARGUMENTS}
+    assert declared.is_family("backbone", "timm")
+    assert [family.name for family in declared.families("backbone")] == ["timm"]
+
+
+def test_the_keywords_are_those_that_the_import_finds() -> None:
+    declared, plugins = read_declarations(), list(registry.load())
+    read = [(plugin, declared.keywords(plugin.kind, plugin.name)) for plugin in plugins]
+    clear = [(plugin, own) for plugin, own in read if own]
+    for plugin, own in clear:
+        assert own.settings == plugin.settings
+        pairs = zip(own.hyperparameters, plugin.hyperparameters, strict=True)
+        assert all(replace(a, when=None) == replace(b, when=None) for a, b in pairs)
+    assert len(clear) > 0.7 * len(plugins), "the others use names of other modules"
+
+
+@pytest.mark.parametrize(
+    "keyword",
+    ["lr: Annotated[float, Range(0, WIDTH)] = 1", "lr: Other = 1", "lr: int", "lr: int = 1 / 0",
+     "lr: Annotated[int, Range(2, 1)] = 1"],
+)  # fmt: skip
+def test_keywords_that_are_not_clear_are_not_known(keyword: str, tmp_path: Path) -> None:
+    file = tmp_path / "plugin.py"
+    file.write_text(
+        "from typing import Annotated\nfrom autotl import Range as R, head\n"
+        f"WIDTH = len('x')\n@head\ndef mine(features, classes, *, {keyword}): ...\n"
+        "@head\ndef clear(features: X, classes, *, w: Annotated[int, R(1, 4)] = 2): ..."
+    )
+    declared = read_declarations([file])
+    assert declared.keywords("head", "mine") is None
+    clear = declared.keywords("head", "clear")
+    assert clear
+    assert clear.hyperparameters[0].domain == "1 to 4"
 
 
 @pytest.mark.parametrize(
@@ -32,7 +65,7 @@ def test_the_names_are_those_that_the_import_finds() -> None:
 def test_decorated_functions_are_found(source: str, heads: set[str], tmp_path: Path) -> None:
     file = tmp_path / "plugin.py"
     file.write_text(source)
-    assert declared_names([file])["head"] - declared_names()["head"] == heads
+    assert read_declarations([file]).names["head"] - read_declarations().names["head"] == heads
     assert {p.name for p in registry.load([file]) if p.origin.startswith("file")} == heads
 
 
@@ -51,10 +84,10 @@ def test_decorated_functions_are_found(source: str, heads: set[str], tmp_path: P
 def test_a_source_that_does_not_tell_all_names_tells_none(source: str, tmp_path: Path) -> None:
     file = tmp_path / "plugin.py"
     file.write_text(source)
-    assert declared_names([file]) == {}
+    assert read_declarations([file]).names == {}
 
 
 def test_the_names_of_a_family_are_not_known(tmp_path: Path) -> None:
     file = tmp_path / "plugin.py"
     file.write_text("from autotl import head\n@head(members=f)\ndef all(features, classes): ...")
-    assert "head" not in declared_names([file])
+    assert "head" not in read_declarations([file]).names

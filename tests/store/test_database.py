@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -429,3 +430,31 @@ def test_what_cannot_be_read_is_damage(store: Store, change: str, message: str) 
     with pytest.raises(StoreError, match=f"is damaged: .*{message}.*backup") as caught:
         read("s")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "update trial_params set distribution_json = '{'",
+        'update trial_params set distribution_json = \'{"name": "X", "attributes": {}}\'',
+        "update trial_user_attributes set value_json = '['",
+        "update trials set state = 'WHAT'",
+    ],
+)
+def test_what_optuna_cannot_read_is_damage(store: Store, change: str) -> None:
+    study = optuna.create_study(study_name="s", storage=store.storage)
+    trial = study.ask()
+    trial.suggest_float("x", 0, 1)
+    trial.set_user_attr("a", 1)
+    with store.storage.engine.begin() as connection:
+        connection.exec_driver_sql(change)
+    fresh = Store(str(store.storage.engine.url))
+    with (
+        closing(fresh),
+        pytest.raises(StoreError, match=r"is damaged: .*backup") as caught,
+        fresh.convert_errors(),
+    ):
+        optuna.load_study(study_name="s", storage=fresh.storage).get_trials()
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match="other"), store.convert_errors():
+        raise ValueError("other")
