@@ -17,7 +17,7 @@ from autotl import Weights, backbone
 from autotl.errors import PluginError, WeightsError
 
 from .kind import text
-from .packaged import DEFAULT_SIZE, Packaged, expect, match, require_size
+from .packaged import DEFAULT_SIZE, Packaged, expect, match, refuse_others, require_size
 from .tokens import CONFIG_FILE, Tokens, load_tokens
 
 if TYPE_CHECKING:
@@ -55,20 +55,26 @@ def members(
     """
     if not patterns:
         return list(SENTENCES)
-    named = (p for p in patterns if p.startswith(HUB) and _is_hub_name(p.removeprefix(HUB)))
-    return list(dict.fromkeys([*match(patterns, SENTENCES), *named]))
+    names = [p for p in patterns if p.startswith(HUB)]
+    for name in names:
+        refuse(name)
+    return list(dict.fromkeys([*match(patterns, SENTENCES), *names]))
 
 
-def _is_hub_name(name: str) -> bool:
-    """Whether this is a folder or, as it must be otherwise, a valid name of the hub."""
-    if name.startswith((".", "/", "~")):
-        return True
-    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
+def refuse(pattern: str) -> None:
+    """Refuse a pattern that is neither a valid name of the hub, nor a folder, nor a packaged model.
+
+    Raises:
+        PluginError: It is none of them.
+    """
+    name = pattern.removeprefix(HUB)
+    if name == pattern:
+        refuse_others(pattern, SENTENCES)
+    elif not name.startswith((".", "/", "~")) and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
         raise PluginError(
-            f"{HUB}{name} is not a name of a model of the hub, such as hf:distilroberta-base, nor "
+            f"{pattern} is not a name of a model of the hub, such as hf:distilroberta-base, nor "
             "a folder, such as hf:./my_model"
         )
-    return True
 
 
 def locate(name: str, folder: Path | None) -> Weights:
@@ -179,6 +185,7 @@ def _ask_licence(repo: str) -> str:
     input=text.name,
     members=members,
     locate=locate,
+    refuse=refuse,
     requires=["transformers>=5.0"],
 )
 def transformer(

@@ -1,7 +1,7 @@
 """Backbones for texts as networks: ``ids int [B, L] -> features [B, F]``.
 
 Shapes: B texts in a batch, L tokens of the input, F features. Padding is found by its id, so that
-one tensor is the whole input; positions of padding have an influence on nothing but themselves.
+one tensor is the whole input. Maps are zeros at positions of padding.
 """
 
 from __future__ import annotations
@@ -39,18 +39,22 @@ class TextBackbone(nn.Module):
         """Which positions are tokens and not padding, ``bool [B, L]``."""
         return ids != self.pad
 
-    def forward_features(self, ids: Tensor) -> Tensor:
-        """``ids [B, L]`` to the map ``[B, L, F]``."""
+    def compute_map(self, ids: Tensor) -> Tensor:
+        """``ids [B, L]`` to a map ``[B, L, F]``, with any numbers at positions of padding."""
         raise NotImplementedError
+
+    def forward_features(self, ids: Tensor) -> Tensor:
+        """``ids [B, L]`` to the map ``[B, L, F]``, with zeros at positions of padding."""
+        return self.compute_map(ids).masked_fill(~self.mask(ids)[..., None], 0)
 
     def pool(self, features: Tensor, ids: Tensor) -> Tensor:
         """The mean of a map ``[B, L, F]`` over the tokens of each text, ``[B, F]``."""
-        mask = self.mask(ids)[..., None].to(features.dtype)
-        return (features * mask).sum(1) / mask.sum(1).clamp(min=1)
+        mask = self.mask(ids)[..., None]
+        return features.masked_fill(~mask, 0).sum(1) / mask.sum(1).clamp(min=1)
 
     def forward(self, ids: Tensor) -> Tensor:
         """``ids [B, L]`` to features ``[B, F]``."""
-        return self.pool(self.forward_features(ids), ids)
+        return self.pool(self.compute_map(ids), ids)
 
 
 class StaticEmbeddings(TextBackbone):
@@ -60,7 +64,7 @@ class StaticEmbeddings(TextBackbone):
         super().__init__(pad, width)
         self.embedding = nn.Embedding(vectors, width)
 
-    def forward_features(self, ids: Tensor) -> Tensor:
+    def compute_map(self, ids: Tensor) -> Tensor:
         """``ids [B, L]`` to the map ``[B, L, F]``."""
         features: Tensor = self.embedding(ids)
         return features
@@ -116,7 +120,7 @@ class TransformerEncoder(TextBackbone):
 
         return find_block
 
-    def forward_features(self, ids: Tensor) -> Tensor:
+    def compute_map(self, ids: Tensor) -> Tensor:
         """``ids [B, L]`` to the map ``[B, L, F]``."""
         mask = self.mask(ids).long()
         features: Tensor = self.encoder(input_ids=ids.long(), attention_mask=mask)[0]

@@ -70,6 +70,17 @@ def match(patterns: Sequence[str], names: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(name for p in patterns for name in matched[p]))
 
 
+def refuse_others(pattern: str, names: Iterable[str]) -> None:
+    """Refuse a pattern that matches none of the names.
+
+    Raises:
+        PluginError: It matches none.
+    """
+    if not match([pattern], names):
+        near = did_you_mean(pattern, names)
+        raise PluginError(f"no text backbone is called {pattern!r}; {near}")
+
+
 def require_size(name: str, size: int, limit: int | None = None) -> None:
     """Check the number of tokens that a backbone is to be built for.
 

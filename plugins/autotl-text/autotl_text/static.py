@@ -12,7 +12,7 @@ from autotl import Weights, backbone
 from autotl.errors import WeightsError
 
 from .kind import text
-from .packaged import DEFAULT_SIZE, Packaged, expect, match, require_size
+from .packaged import DEFAULT_SIZE, Packaged, expect, match, refuse_others, require_size
 from .tokens import SpecialTokens, Tokens, load_tokens
 
 if TYPE_CHECKING:
@@ -35,6 +35,15 @@ def members(
         PluginError: A name resembles that of a member.
     """
     return match(patterns or [WORDLLAMA_256], [WORDLLAMA_256])
+
+
+def refuse(pattern: str) -> None:
+    """Refuse a pattern that matches no member.
+
+    Raises:
+        PluginError: It matches none.
+    """
+    refuse_others(pattern, [WORDLLAMA_256])
 
 
 def locate(name: str, folder: Path | None) -> Weights:
@@ -66,7 +75,7 @@ def _load_vectors(file: Path) -> Tensor:
     return load_file(file)["embedding.weight"].float()
 
 
-@backbone(name="word_embeddings", input=text.name, members=members, locate=locate)
+@backbone(name="word_embeddings", input=text.name, members=members, locate=locate, refuse=refuse)
 def static_embeddings(
     name: str, weights: Weights | None = None, size: int | None = None, saved: Path | None = None
 ) -> nn.Module:

@@ -53,6 +53,7 @@ class Tokens(ModelInput):
 
     kind = text.name
     dtype = "int32"
+    has_padding = True
 
     def __init__(
         self, tokenizer: str, special: SpecialTokens, size: int, configuration: Mapping[str, Any]

@@ -47,6 +47,8 @@ def test_features_do_not_depend_on_padding_nor_on_the_batch(encoder: Path) -> No
         assert torch.allclose(features[1:2], network(ids[1:2]), atol=1e-5)
         hidden = network.forward_features(ids)
     assert hidden.shape == (3, 40, 16)
+    assert network.expects.has_padding
+    assert torch.equal((hidden != 0).any(2), network.mask(ids))
     count = int(network.mask(ids)[1].sum())
     assert count == 3  # [CLS] rain [SEP]
     assert torch.allclose(features[1], hidden[1, :count].mean(0), atol=1e-5)
@@ -225,6 +227,11 @@ def test_names(monkeypatch: pytest.MonkeyPatch) -> None:
         members(["all-minilm-l6-v2"])
     with pytest.raises(PluginError, match="not a name of a model"):
         members(["hf:a b"])
+    for family in (backbones, static):
+        with pytest.raises(PluginError, match="no text backbone is called 'resnet18'"):
+            family.refuse("resnet18")
+    for name in ("hf:org/name", "hf:~/model", "all-*"):
+        backbones.refuse(name)
     plugins = registry.load()
     assert plugins.get_untrained("backbone", "hf:org/name").input == "text"
     with pytest.raises(WeightsError, match="not in the Hugging Face cache, and HF_HUB_OFFLINE"):
