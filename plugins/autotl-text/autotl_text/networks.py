@@ -79,9 +79,13 @@ class TransformerEncoder(TextBackbone):
         width: Number of features F.
 
     Attributes:
+        lr_scale: Transformers of texts are fine-tuned at 1e-5 to 1e-4 or little more (Devlin et al.
+            2018, arXiv:1810.04805), a tenth of the rates that strategies have by default.
         layers: The name of the list of layers; empty if there is none.
         feature_info: The names of the layers and their numbers of features, as timm has them.
     """
+
+    lr_scale = 0.1
 
     def __init__(self, encoder: nn.Module, pad: int, width: int) -> None:
         super().__init__(pad, width)

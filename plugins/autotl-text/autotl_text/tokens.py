@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,16 +66,12 @@ class Tokens(ModelInput):
         self._tokenizer.enable_padding(
             length=size, pad_id=special.pad, pad_token=self._tokenizer.id_to_token(special.pad)
         )
+        state = self._tokenizer.to_str() + json.dumps(asdict(special))
+        self.key = f"text-{size}-{hashlib.sha256(state.encode()).hexdigest()[:16]}"
 
     def __deepcopy__(self, memo: Any) -> Tokens:
         """Itself, because it never changes: a copy of a backbone shares the vocabulary."""
         return self
-
-    @cached_property
-    def key(self) -> str:
-        """The number of tokens and a digest of the vocabulary."""
-        state = self._tokenizer.to_str() + json.dumps(asdict(self.special))
-        return f"text-{self.size}-{hashlib.sha256(state.encode()).hexdigest()[:16]}"
 
     def encode(self, item: str) -> NDArray[np.int32]:
         """Encode a text as ``int32 [size]``; one without tokens gets the replacement."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -10,13 +11,15 @@ WORDS = ["the", "a", "cat", "dog", "bread", "rain", "piano", "liked", "with"]
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
-def write_encoder(folder: Path, architecture: str = "bert", **options: object) -> Path:
+def write_encoder(
+    folder: Path, architecture: str = "bert", words: Sequence[str] = WORDS, **options: object
+) -> Path:
     """Save an encoder with random weights, and its tokenizer."""
     from autotl_text.pretrained import quiet
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 
-    vocabulary = {token: i for i, token in enumerate([*SPECIAL, *WORDS])}
+    vocabulary = {token: i for i, token in enumerate([*SPECIAL, *words])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = processors.TemplateProcessing(
