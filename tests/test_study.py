@@ -541,3 +541,11 @@ def test_options_of_the_data_are_text(tmp_path: Path) -> None:
     assert study.configure(str(file), {}).data_options == expected
     with pytest.raises(StudyError, match=r"data.options.most = \[1\]: expected a text, a number"):
         study.configure("photos", {"data_options": {"most": [1]}})
+
+
+def test_the_size_has_a_name_for_all_kinds_of_input(tmp_path: Path) -> None:
+    assert study.configure("x", {"size": [64]}).image_size == (64,)
+    file = tmp_path / "s.toml"
+    file.write_text('data = "sklearn:digits"\nsize = [64, 96]\n', encoding="utf-8")
+    assert study.configure(str(file), {}).image_size == (64, 96)
+    assert study.configure(str(file), {"image_size": [32]}).image_size == (32,)

@@ -20,7 +20,9 @@ from autotl.errors import PluginError, did_you_mean
 from autotl.space.kinds import GIVEN_ARGUMENTS
 
 if TYPE_CHECKING:
+    from autotl.space.input_kind import InputKind
     from autotl.space.registry import AnyPlugin, Registry
+    from autotl.testing import Examination
 
 LIST_FORMAT = click.option(
     "--format",
@@ -140,8 +142,8 @@ def _plugins_called(name: str, available: Registry) -> list[AnyPlugin]:
 def check_plugins(target: str, source: str, plugin: Sequence[Path]) -> None:
     """Test the plugins in FILE, or those called NAME, on toy data and report violations.
 
-    Each is tested with its defaults, with both ends of every range and with every choice. The
-    exit code is 1 if anything is wrong.
+    Input kinds are tested too. Each plugin is tested with its defaults, with both ends of every
+    range and with every choice. The exit code is 1 if anything is wrong.
     """
     click.echo(f"checking {target}", err=True)  # the libraries take seconds to load
     from autotl.space import registry
@@ -150,24 +152,65 @@ def check_plugins(target: str, source: str, plugin: Sequence[Path]) -> None:
         file = Path(target)
         available = registry.load(dict.fromkeys([*plugin, file]))
         checked = [p for p in available if p.origin.startswith(f"file {file.name} ")]
+        modules = {sys.modules[p.function.__module__] for p in checked}
+        kinds = {kind for module in modules for kind in registry.collect_input_kinds(module)}
     else:
-        checked = _plugins_called(target, registry.load(plugin))
-    from autotl import testing
-
+        available = registry.load(plugin)
+        kinds = {kind for name, kind in available.input_kinds.items() if name == target}
+        only_kinds = kinds and target not in {p.name for p in available}
+        checked = [] if only_kinds else _plugins_called(target, available)
     all_fine = True
+    for kind in sorted(kinds, key=lambda kind: str(kind.name)):
+        all_fine &= _check_kind(kind, available)
     for p in checked:
-        given = source if p.kind == "dataset" else ""
-        with ProgressBar(f"{p.kind} {p.name}", 0) as bar:
-            examination = testing.examine(p, source=given, progress=bar.update)
-        all_fine &= not examination.broken
-        plural = "" if examination.configurations == 1 else "s"
-        passed = f"{p.kind} {p.name}: ok, {examination.configurations} configuration{plural}"
-        if p.kind == "dataset" and not source:
-            passed = f"{p.kind} {p.name}: not read"
-        lines = examination.broken or [passed]
-        click.echo("\n".join([*lines, *(f"  note: {note}" for note in examination.notes)]))
+        all_fine &= _check_plugin(p, source if p.kind == "dataset" else "", available)
     if not all_fine:
         sys.exit(1)
+
+
+def _check_kind(kind: InputKind, available: Registry) -> bool:
+    """Test an input kind and print the result; return whether it is fine."""
+    from autotl import testing
+
+    examination = testing.examine_input_kind(kind, backbone=_backbone_of(kind, available))
+    _print_examination(examination, f"input kind {kind.name}: ok")
+    return not examination.broken
+
+
+def _check_plugin(p: AnyPlugin, source: str, available: Registry) -> bool:
+    """Test a plugin and print the result; return whether it is fine."""
+    from autotl import testing
+    from autotl.data import IMAGES, find_kind
+    from autotl.space.input_kind import ANY_INPUT
+
+    kind = IMAGES if p.input == ANY_INPUT else find_kind(p.input, available)
+    backbone = _backbone_of(kind, available)
+    with ProgressBar(f"{p.kind} {p.name}", 0) as bar:
+        examination = testing.examine(
+            p, source=source, kind=kind, backbone=backbone, progress=bar.update
+        )
+    plural = "" if examination.configurations == 1 else "s"
+    passed = f"{p.kind} {p.name}: ok, {examination.configurations} configuration{plural}"
+    if p.kind == "dataset" and not source:
+        passed = f"{p.kind} {p.name}: not read"
+    _print_examination(examination, passed)
+    return not examination.broken
+
+
+def _backbone_of(kind: InputKind, available: Registry) -> AnyPlugin | None:
+    """A backbone for the items of a kind; None if those are images, or if there is none."""
+    from autotl.space.input_kind import IMAGE
+
+    for p in available if kind.backbone_input != IMAGE else ():
+        if p.kind == "backbone" and p.input == kind.backbone_input:
+            name = p.members((), "cpu", None)[0] if p.members else p.name
+            return available.get_untrained("backbone", name)
+    return None
+
+
+def _print_examination(examination: Examination, passed: str) -> None:
+    lines = examination.broken or [passed]
+    click.echo("\n".join([*lines, *(f"  note: {note}" for note in examination.notes)]))
 
 
 @plugins.command("new")

@@ -125,11 +125,14 @@ FOLDS = click.option(
     "(default: 0, no average).",
 )
 @click.option(
+    "--size",
     "--image-size",
+    "image_size",
     multiple=True,
     type=int,
-    metavar="PIXELS",
-    help="Side length of the images; several values are searched (default: the backbone's).",
+    metavar="N",
+    help="Size of the inputs: the side of images in pixels, or in the unit of another kind; "
+    "several values are searched (default: the backbone's).",
 )
 @click.option(
     "--max-parameters",

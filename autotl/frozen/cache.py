@@ -1,9 +1,9 @@
 """Cached features of frozen layers, shared by trials, later runs and processes.
 
-The features that one frozen prefix computes from one view of the images are an *entry*. Its name is
-a digest of everything that determines a row, so an entry is never out of date. Its rows are stored
-by the indices of the examples in the data set, whichever split they are requested for, and only
-rows that are missing are computed.
+The features that one frozen prefix computes from one view of the examples are an *entry*. Its name
+is a digest of everything that determines a row, so an entry is never out of date. Its rows are
+stored by the indices of the examples in the data set, whichever split they are requested for, and
+only rows that are missing are computed.
 
 An entry is a folder of *segments* (see ``segments``). The least recently used entries are deleted
 to make room for new ones, but never one that is in use. Rows that fit on the GPU are gathered there
@@ -34,6 +34,7 @@ from torch import Tensor
 
 from autotl.data import PACKED_SUFFIX, Indices, resident
 from autotl.files import count_bytes, delete_unused, last_used, mark_used
+from autotl.frozen.activations import Activations, concatenate, divide
 from autotl.frozen.reading_speed import (
     copying_seconds_per_byte,
     disk_seconds_per_byte,
@@ -55,7 +56,7 @@ TOLERANCE = 0.1
 """Difference of rows that were computed twice, relative to the standard deviation of their values:
 rounding differs with the kind of kernels, and the rows of other weights differ by much more."""
 
-ComputedRows = tuple[Indices, Tensor, Tensor | None]
+ComputedRows = tuple[Indices, Activations, Tensor | None]
 """Some rows: indices ``[n]``, activations ``[n, ...]``, and targets ``[n, C]`` or None."""
 
 
@@ -280,12 +281,17 @@ class FeatureCache:
         """Put a chunk on the device, and write it as a segment; return whether it is stored.
 
         Without room in either place it is left in memory. On the device, it is only written if
-        ``write`` is set.
+        ``write`` is set. There is no room for rows that are not all of one size, such as those of a
+        model that shortens its input to the longest one of a batch.
         """
         indices = np.concatenate([own for own, _, _ in chunk])
-        activations = torch.cat([part for _, part, _ in chunk])
+        if len({divide(part)[0].shape[1:] for _, part, _ in chunk}) > 1:
+            return False
+        activations = concatenate([part for _, part, _ in chunk])
         targets = [part for _, _, part in chunk if part is not None]
         format = RecordFormat.from_activations(activations, targets[0].shape[1] if targets else 0)
+        if (rows.format or entry.format or format) != format:
+            return False
         packed = format.pack(activations, torch.cat(targets) if targets else None)
         on_device = rows.claim_room(format) and rows.put(indices, packed)
         if on_device and not (write and self.limit):
@@ -343,10 +349,15 @@ def _agrees(
         return True
     computed = list(compute(np.unique(stored[[0, -1]])))
     indices = np.concatenate([rows for rows, _, _ in computed])
-    expected = torch.cat([part for _, part, _ in computed]).cpu().float()
-    actual = entry.format.unpack(torch.from_numpy(entry.gather(indices)))[0].float()
-    if actual.shape != expected.shape:
+    expected, expected_inputs = divide(concatenate([part for _, part, _ in computed]))
+    actual, inputs = divide(entry.format.unpack(torch.from_numpy(entry.gather(indices)))[0])
+    if inputs is None or expected_inputs is None:
+        same_inputs = inputs is expected_inputs
+    else:
+        same_inputs = torch.equal(inputs, expected_inputs.cpu())
+    if not same_inputs or actual.shape != expected.shape:
         return False
+    actual, expected = actual.float(), expected.cpu().float()
     difference = (actual - expected).square().mean().sqrt()
     return bool(difference <= TOLERANCE * expected.std(correction=0))
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from autotl.data import Indices, copy_in_order, device_memory, resident, send_positions
+from autotl.frozen.activations import Activations
 from autotl.frozen.segments import Entry, RecordFormat
 
 CHUNK_BYTES = 64 << 20
@@ -140,7 +141,7 @@ class CachedRows:
         self._entry = None if self.resident else entry  # without it, its lock is released
         return self.resident or not len(entry.missing(self._indices))
 
-    def batches(self, positions: Iterable[Indices]) -> Iterator[tuple[Tensor, Tensor | None]]:
+    def batches(self, positions: Iterable[Indices]) -> Iterator[tuple[Activations, Tensor | None]]:
         """Yield the rows batch by batch, as copies that in-place layers may overwrite.
 
         Args:

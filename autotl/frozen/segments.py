@@ -4,7 +4,8 @@ A segment is ``X.bin``, the rows one after the other, and its header ``X.json``:
 rows, their format, and a checksum over all of it. The header is written last and by a rename, so
 that an incomplete segment is never read. A damaged segment is deleted when it is opened.
 
-Shapes: n rows, C classes; a row is a record of bytes, its activations followed by its targets.
+Shapes: n rows, C classes; a row is a record of bytes: its activations, and after them the input
+that they were computed from and its targets, where there are any.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import weakref
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from torch import Tensor
 
 from autotl import files
 from autotl.data import Indices, MappedArray
+from autotl.frozen.activations import Activations, WithInputs, divide
 
 Records = NDArray[np.uint8]
 
@@ -43,7 +45,7 @@ ABANDONED_AFTER_SECONDS = 3600.0
 
 @dataclass(frozen=True)
 class RecordFormat:
-    """The format of a row: activations, then targets in float32.
+    """The format of a row: activations, then the model's input, then targets in float32.
 
     Attributes:
         dtype: Type of the activations, without the ``torch.`` prefix.
@@ -51,63 +53,89 @@ class RecordFormat:
         channels_last: Whether the activations were computed in channels_last; then they are stored
             with their channels last, and are returned in that layout.
         targets: Number of targets; 0 for none.
+        input_dtype: Type of the input; empty for none.
+        input_shape: Shape of one row's input.
     """
 
     dtype: str
     shape: tuple[int, ...]
     channels_last: bool
     targets: int
+    input_dtype: str = ""
+    input_shape: tuple[int, ...] = ()
 
     @classmethod
-    def from_activations(cls, activations: Tensor, targets: int) -> RecordFormat:
-        """The format of ``activations [n, ...]`` with a number of targets."""
+    def from_activations(cls, batch: Activations, targets: int) -> RecordFormat:
+        """The format of activations ``[n, ...]`` with a number of targets."""
+        activations, inputs = divide(batch)
         channels_last = activations.ndim == 4 and activations.is_contiguous(
             memory_format=torch.channels_last
         )
         shape = activations.permute(0, 2, 3, 1).shape if channels_last else activations.shape
-        dtype = str(activations.dtype).removeprefix("torch.")
-        return cls(dtype, tuple(shape[1:]), channels_last, targets)
+        format = cls(_dtype_name(activations), tuple(shape[1:]), channels_last, targets)
+        if inputs is None:
+            return format
+        return replace(format, input_dtype=_dtype_name(inputs), input_shape=tuple(inputs.shape[1:]))
 
     @property
     def bytes(self) -> int:
         """Bytes of a row."""
-        return self._activation_bytes + 4 * self.targets
+        return self._activation_bytes + self._input_bytes + 4 * self.targets
 
     @property
     def _activation_bytes(self) -> int:
-        itemsize: int = getattr(torch, self.dtype).itemsize
-        return itemsize * int(np.prod(self.shape))
+        return _count_bytes(self.dtype, self.shape)
 
-    def pack(self, activations: Tensor, targets: Tensor | None) -> Tensor:
+    @property
+    def _input_bytes(self) -> int:
+        return _count_bytes(self.input_dtype, self.input_shape) if self.input_dtype else 0
+
+    def pack(self, batch: Activations, targets: Tensor | None) -> Tensor:
         """Pack activations ``[n, ...]`` and targets ``[n, C]`` into records.
 
         Returns:
             ``uint8 [n, bytes]``, on the same device.
         """
+        activations, inputs = divide(batch)
         if self.channels_last:
             activations = activations.permute(0, 2, 3, 1)
         parts = [activations.contiguous()]
+        if inputs is not None:
+            parts.append(inputs.contiguous())
         if targets is not None:
             parts.append(targets.float().contiguous())
         flat = [part.reshape(len(part), -1).view(torch.uint8) for part in parts]
         return flat[0] if len(flat) == 1 else torch.cat(flat, 1)
 
-    def unpack(self, records: Tensor) -> tuple[Tensor, Tensor | None]:
+    def unpack(self, records: Tensor) -> tuple[Activations, Tensor | None]:
         """Unpack records ``uint8 [n, bytes]``.
 
         Returns:
             Activations ``[n, ...]``, and targets ``float32 [n, C]`` or None.
         """
-        raw = records[:, : self._activation_bytes]
-        if self.targets:
-            raw = raw.contiguous()
-        activations = raw.view(getattr(torch, self.dtype)).view(-1, *self.shape)
+        start, end = self._activation_bytes, self._activation_bytes + self._input_bytes
+        activations = _view(records[:, :start], self.dtype, self.shape)
         if self.channels_last:
             activations = activations.permute(0, 3, 1, 2)
-        if not self.targets:
-            return activations, None
-        targets = records[:, self._activation_bytes :].contiguous().view(torch.float32)
-        return activations, targets
+        targets = _view(records[:, end:], "float32", (self.targets,)) if self.targets else None
+        if not self.input_dtype:
+            return activations, targets
+        inputs = _view(records[:, start:end], self.input_dtype, self.input_shape)
+        return WithInputs(activations, inputs), targets
+
+
+def _dtype_name(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def _count_bytes(dtype: str, shape: tuple[int, ...]) -> int:
+    itemsize: int = getattr(torch, dtype).itemsize
+    return itemsize * int(np.prod(shape))
+
+
+def _view(records: Tensor, dtype: str, shape: tuple[int, ...]) -> Tensor:
+    """View a part of each record ``uint8 [n, bytes]`` as a tensor ``[n, *shape]``."""
+    return records.contiguous().view(getattr(torch, dtype)).view(-1, *shape)
 
 
 @dataclass(frozen=True)
@@ -253,7 +281,8 @@ class Entry:
             header = json.loads(path.read_bytes())
             checksum = header.pop("checksum")
             values = header["format"]
-            format = RecordFormat(**{**values, "shape": tuple(values["shape"])})
+            shapes = {name: tuple(values.get(name, ())) for name in ("shape", "input_shape")}
+            format = RecordFormat(**{**values, **shapes})
             indices = np.array(header["rows"], np.int64)
             mapped = MappedArray(path.with_suffix(".bin"), (len(indices), format.bytes))
             if path not in self._verified and _checksum(header, mapped) != checksum:

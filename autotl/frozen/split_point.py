@@ -6,13 +6,17 @@ then are not computed: the boundary call returns the cached activations, and the
 placeholders, zeros of the shape they had, which take no memory. What the model's own code computes
 from placeholders between modules (joining a class token, reshaping) is discarded at the boundary.
 
-``find_split_point`` traces the model twice, with one image and with two (see ``tracing``). The
-traces show where everything that depends on the image passes through a single output, and which
+The backbone's argument is a placeholder too, unless no split point works so. Then the suffix needs
+the real input beside the activations: what the model's own code computes from it between modules,
+such as an attention mask from token ids, is used by the calls after the boundary.
+
+``find_split_point`` traces the model twice, with one example and with two (see ``tracing``). The
+traces show where everything that depends on the input passes through a single output, and which
 parameters that output is computed from. The last such output without trainable parameters is the
 split point, unless prefix and suffix together do not reproduce the model's features for real
-images.
+inputs.
 
-Shapes: B images in a batch, S the side of an image in pixels, C classes, F features.
+Shapes: B examples in a batch, C classes, F features.
 """
 
 from __future__ import annotations
@@ -25,16 +29,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map, tree_map_only
+from torch.utils._pytree import TreeSpec, tree_unflatten
 
 from autotl.frozen.tracing import (
+    Boundary,
     Call,
+    Trace,
     enclosing_calls,
     find_boundaries,
     parameters_of,
-    record_calls,
-    requires_grad,
     single_tensor,
+    trace,
 )
 from autotl.models import Model
 
@@ -46,7 +51,11 @@ bfloat16 has the range of float32, but an overflow can be detected: see ``HEADRO
 """
 
 HALF_TOLERANCE = 0.01
-"""How far rounding may change the features, as a fraction of their std between images."""
+"""How far rounding may change the features, as a fraction of their std between examples."""
+
+ROUNDING = 1e-3
+"""How far rounding may change features that are computed in batches of another size, as a fraction
+of the largest. What depends on a placeholder is NaN."""
 
 HEADROOM = 16
 """How many times larger than the observed activations others may be without overflow."""
@@ -57,7 +66,7 @@ class _Placeholder:
     """The type and the shape of a tensor that stands for an output that is not computed.
 
     Attributes:
-        sizes: For each dimension its constant size and the size that each image adds.
+        sizes: For each dimension its constant size and the size that each example adds.
         dtype: The type.
     """
 
@@ -65,18 +74,19 @@ class _Placeholder:
     dtype: torch.dtype
 
     def make(self, count: int, device: torch.device, nan: bool) -> Tensor:
-        """Make the tensor for ``count`` images, of zeros or of NaN."""
+        """Make the tensor for ``count`` examples, of zeros or of NaN."""
         value = torch.nan if nan and self.dtype.is_floating_point else 0
         number = torch.full((), value, dtype=self.dtype, device=device)
         return number.expand([constant + each * count for constant, each in self.sizes])
 
 
 _RECOMPUTE = object()
-"""Stands for the output of a call that does not depend on the image: the suffix computes it."""
+"""Stands for the output of a call that the suffix computes: it does not depend on the input, or it
+depends on nothing else and the suffix has the input."""
 
 
 class SplitPoint:
-    """A model in two parts: ``prefix(images)`` is frozen, ``suffix(activations)`` gives logits.
+    """A model in two parts: ``prefix(inputs)`` is frozen, ``suffix(activations)`` gives logits.
 
     Without further arguments the prefix is the whole backbone.
 
@@ -85,13 +95,15 @@ class SplitPoint:
         name: See the attribute.
         prefix_parameters: See the attribute.
         replayed: The calls that have returned at the boundary, with their recorded outputs; the
-            last is the call of the boundary module.
+            last is the call of the boundary module. An output is its leaves and its structure.
         boundary_call: Number of that call among the calls of the boundary module, from 1.
+        prepared: The placeholder of what the backbone is given; None if the suffix needs the input.
 
     Attributes:
         name: Name of the boundary module, with the number of its call where an earlier call of it
             is in the prefix too (``act:2``); ``backbone`` for the whole backbone.
         prefix_parameters: The ids of the backbone's parameters that the prefix uses.
+        needs_input: Whether the suffix needs the model's input beside the activations.
     """
 
     def __init__(
@@ -101,30 +113,30 @@ class SplitPoint:
         prefix_parameters: set[int] | None = None,
         replayed: Sequence[tuple[nn.Module, Any]] = (),
         boundary_call: int = 1,
+        prepared: _Placeholder | None = None,
     ) -> None:
         self.model = model
         self.name = name
         if prefix_parameters is None:
             prefix_parameters = {id(p) for p in model.backbone.parameters()}
         self.prefix_parameters = prefix_parameters
+        self.needs_input = bool(replayed) and prepared is None
         self._replayed, self._boundary_call = replayed, boundary_call
-        side = model.expects.size
-        sizes = ((0, 1), (3, 0), (side, 0), (side, 0))
-        self._placeholder_images = _Placeholder(sizes, torch.float32)
-        # Images and outputs that were made before, by batch size, device and kind.
-        self._made: dict[tuple[int, torch.device, bool], tuple[Tensor, list[Any]]] = {}
+        self._prepared = prepared
+        # Placeholders that were made before, by batch size, device and kind.
+        self._made: dict[tuple[int, torch.device, bool], list[Any]] = {}
 
-    def prefix(self, images: Tensor) -> Tensor:
+    def prefix(self, inputs: Tensor) -> Tensor:
         """Compute the activations at the split point; to be called in inference mode.
 
         Args:
-            images: ``uint8 [B, 3, S, S]``.
+            inputs: The model's input ``[B, ...]``.
 
         Returns:
             Activations ``[B, ...]``.
         """
         if not self._replayed:
-            return self.model.features(images)
+            return self.model.features(inputs)
         calls = 0
 
         def stop(module: nn.Module, args: Any, output: Any) -> None:
@@ -136,7 +148,7 @@ class SplitPoint:
         boundary, _ = self._replayed[-1]
         handle = boundary.register_forward_hook(stop)
         try:
-            self.model.features(images)
+            self.model.features(inputs)
         except _BoundaryReached as reached:
             output: Tensor = reached.output
             return output
@@ -144,66 +156,86 @@ class SplitPoint:
             handle.remove()
         raise RuntimeError(f"module {self.name} was not called, as it was when it was traced")
 
-    def suffix(self, activations: Tensor) -> Tensor:
-        """Compute logits ``[B, C]`` from activations ``[B, ...]``."""
-        logits: Tensor = self.model.head(self.features(activations))
+    def suffix(self, activations: Tensor, inputs: Tensor | None = None) -> Tensor:
+        """Compute logits ``[B, C]`` from activations ``[B, ...]``; see ``features``."""
+        logits: Tensor = self.model.head(self.features(activations, inputs))
         return logits
 
-    def features(self, activations: Tensor) -> Tensor:
-        """Compute the head's input ``[B, ..., F]`` from activations ``[B, ...]``."""
-        return self._features(activations, nan=False)
+    def features(self, activations: Tensor, inputs: Tensor | None = None) -> Tensor:
+        """Compute the head's input ``[B, ..., F]`` from activations ``[B, ...]``.
 
-    def tolerates_float16(self, images: Tensor) -> bool:
+        Args:
+            activations: What ``prefix`` computes; layers may overwrite them.
+            inputs: The model's input ``[B, ...]``, where it ``needs_input``.
+
+        Raises:
+            ValueError: It needs the input, and there is none.
+        """
+        return self._features(activations, inputs, nan=False)
+
+    def tolerates_float16(self, inputs: Tensor) -> bool:
         """Whether activations may be cached in ``HALF`` and passed to the suffix in float32.
 
         The features of rounded activations are compared with those of the original ones, in
         float32. The root of their mean squared difference may be ``HALF_TOLERANCE`` of the standard
-        deviation of the features between images, which is all that a head can tell images apart by.
+        deviation of the features between examples, all that a head can tell examples apart by.
         No activation may come within ``HEADROOM`` times of an overflow.
 
         Args:
-            images: Real images ``uint8 [B, 3, S, S]``, at least two.
+            inputs: Real inputs ``[B, ...]``, at least two.
         """
         training = self.model.training
         self.model.eval()
         with torch.no_grad():
-            activations = self.prefix(images).float()
+            activations = self.prefix(inputs).float()
             half = activations.to(HALF)
             # Copies, because layers that work in place would change what is compared.
-            exact, rounded = (self.features(a) for a in (activations.clone(), half.float()))
+            exact, rounded = (self.features(a, inputs) for a in (activations.clone(), half.float()))
         self.model.train(training)
         error = (rounded - exact).square().mean().sqrt()
         std = (exact - exact.mean(0)).square().mean().sqrt()
         in_range = activations.abs().max() * HEADROOM <= torch.finfo(HALF).max
         return bool(in_range and error <= HALF_TOLERANCE * std)  # False for NaN
 
-    def _features(self, activations: Tensor, nan: bool) -> Tensor:
+    def _features(self, activations: Tensor, inputs: Tensor | None, nan: bool) -> Tensor:
         """Compute features with placeholders of NaN or of zeros.
 
         A feature that depends on a placeholder of NaN is NaN, whatever the weights are.
         """
         if not self._replayed:
             return activations
+        if inputs is None and self.needs_input:
+            raise ValueError(f"the layers after {self.name} need the model's input, too")
         key = len(activations), activations.device, nan
         if key not in self._made:
             with torch.inference_mode(False):  # an inference tensor could not be trained on
                 self._made[key] = self._make_placeholders(*key)
-        images, outputs = self._made[key]
+        prepared, *outputs = self._made[key]
         modules, recorded = zip(*self._replayed, strict=True)
-        at_boundary = tree_map_only(_Placeholder, lambda _: activations, recorded[-1])
+        at_boundary = _fill(recorded[-1], lambda _: activations)
         with _replay(modules, [*outputs, at_boundary]):
-            return self.model.extract_features(images)
+            if inputs is not None and self.needs_input:
+                return self.model.features(inputs)
+            return self.model.extract_features(prepared)
 
-    def _make_placeholders(
-        self, count: int, device: torch.device, nan: bool
-    ) -> tuple[Tensor, list[Any]]:
-        """Make the images, and the outputs of all replayed calls before the boundary's."""
+    def _make_placeholders(self, count: int, device: torch.device, nan: bool) -> list[Any]:
+        """Make the backbone's argument, and the outputs of all calls before the boundary's."""
 
         def make(placeholder: _Placeholder) -> Tensor:
             return placeholder.make(count, device, nan)
 
-        outputs = [tree_map_only(_Placeholder, make, output) for _, output in self._replayed[:-1]]
-        return make(self._placeholder_images), outputs
+        outputs = [_fill(output, make) for _, output in self._replayed[:-1]]
+        return [self._prepared and make(self._prepared), *outputs]
+
+
+def _fill(output: Any, make: Callable[[_Placeholder], Tensor]) -> Any:
+    """Put tensors in the place of placeholders, given the leaves and the structure of an output."""
+    if output is _RECOMPUTE:
+        return output
+    leaves, structure = output
+    return tree_unflatten(
+        [make(x) if isinstance(x, _Placeholder) else x for x in leaves], structure
+    )
 
 
 class _BoundaryReached(Exception):
@@ -243,26 +275,38 @@ def _replay(modules: Sequence[nn.Module], outputs: Sequence[Any]) -> Iterator[No
             del module.__dict__["forward"]
 
 
-def find_split_point(model: Model, images: Tensor) -> SplitPoint | None:
+def find_split_point(model: Model, inputs: Tensor) -> SplitPoint | None:
     """Find the last split point of a model that has no trainable parameters before it.
+
+    One whose suffix needs the model's input is taken only if there is no other.
 
     Args:
         model: A model whose trainable parameters require a gradient.
-        images: Real images ``uint8 [B, 3, S, S]``, at least two, for comparing the split model with
-            the whole one.
+        inputs: Real inputs ``[B, ...]``, at least two, for comparing the split model with the whole
+            one.
 
     Returns:
         The split point, or None if there is none.
 
     Raises:
-        torch.OutOfMemoryError: The images do not fit on the device.
+        torch.OutOfMemoryError: The inputs do not fit on the device.
     """
     if not model.backbone_trainable:
         return SplitPoint(model)
     training = model.training
     model.eval()
     try:
-        return _find_last(model, images)
+        with torch.no_grad():
+            one, two = (trace(model, inputs[:count]) for count in (1, 2))
+            if [c.name for c in one.calls] != [c.name for c in two.calls]:
+                return None  # which modules are called depends on the number of examples
+            expected = model.features(inputs)
+            for needs_input in (False, True):
+                boundaries = find_boundaries(model, one, needs_input)
+                candidates = [_Candidate(model, b, one, two, needs_input) for b in boundaries]
+                if split := _find_last(candidates, inputs, expected):
+                    return split
+            return None
     finally:
         model.train(training)
 
@@ -271,67 +315,123 @@ _FAILURES = (RuntimeError, ValueError, TypeError, AttributeError, LookupError, A
 """What a model's own code raises where it does not work with placeholders."""
 
 
-def _find_last(model: Model, images: Tensor) -> SplitPoint | None:
-    """Find the last split point of a model in eval mode that reproduces the model's features."""
-    trainable = {id(p) for p in model.backbone.parameters() if p.requires_grad}
-    with requires_grad(model.backbone, False):
-        calls, features = record_calls(model, images[:1].float().requires_grad_())
-    with requires_grad(model.backbone, True):
-        calls_for_two, _ = record_calls(model, images[:2])
-    if [c.name for c in calls] != [c.name for c in calls_for_two]:
-        return None  # which modules are called depends on the number of images
+@dataclass(frozen=True)
+class _Candidate:
+    """A boundary in the traces of one example and of two."""
 
-    def has_trainable_prefix(i: int) -> bool:
-        return not trainable.isdisjoint(parameters_of(calls_for_two[i].node))
+    model: Model
+    boundary: Boundary
+    one: Trace
+    two: Trace
+    needs_input: bool
 
-    boundaries = find_boundaries(model, calls, features)
+    @property
+    def name(self) -> str:
+        """Name of the boundary module."""
+        return self.one.calls[self.boundary.call].name
+
+    def has_trainable_prefix(self) -> bool:
+        """Whether its prefix has trainable parameters."""
+        trainable = {id(p) for p in self.model.backbone.parameters() if p.requires_grad}
+        return not trainable.isdisjoint(self._prefix_parameters())
+
+    def split(self) -> SplitPoint:
+        """Split the model after the boundary."""
+        one, two, i = self.one.calls, self.two.calls, self.boundary.call
+        enclosing = {None, *enclosing_calls(one, i)}
+        # Of the calls that have returned, the outermost are sufficient; those that enclose the
+        # boundary have not returned.
+        before = [j for j in range(i) if one[j].parent in enclosing and j not in enclosing]
+        replaced = {j for j in (*before, i) if one[j].depends} - self.boundary.recomputed
+        names = {one[j].name for j in replaced}
+        replayed = [
+            (
+                one[j].module,
+                _make_placeholders(one[j], two[j]) if j in replaced else _RECOMPUTE,
+            )
+            for j in (*before, i)
+            if one[j].name in names
+        ]
+        prepared = _make_placeholder(self.one.prepared, self.two.prepared)
+        number = sum(call.name == self.name for call in one[: i + 1])
+        return SplitPoint(
+            self.model,
+            self.name if number == 1 else f"{self.name}:{number}",
+            self._prefix_parameters() | self._frozen_parameters_called(),
+            replayed,
+            number,
+            None if self.needs_input else prepared,
+        )
+
+    def _prefix_parameters(self) -> set[int]:
+        return parameters_of(self.one.calls[self.boundary.call].node)
+
+    def _frozen_parameters_called(self) -> set[int]:
+        """Those of the modules that have returned: custom kernels may have used them."""
+        order = self.one.calls[self.boundary.call].order
+        modules = [call.module for call in self.one.calls if call.order <= order]
+        parameters = [p for m in modules for p in m.parameters(recurse=False)]
+        return {id(p) for p in parameters if not p.requires_grad}
+
+
+def _find_last(candidates: list[_Candidate], inputs: Tensor, expected: Tensor) -> SplitPoint | None:
+    """Find the last split point without trainable prefix that reproduces the features.
+
+    Args:
+        candidates: In the order in which the calls returned.
+        inputs: Real inputs ``[B, ...]``.
+        expected: Their features.
+    """
     # The parameters before one boundary are before the next one too.
-    frozen = boundaries[: bisect.bisect_left(boundaries, True, key=has_trainable_prefix)]
-    with torch.no_grad():
-        expected = model.features(images)
+    count = bisect.bisect_left(candidates, True, key=_Candidate.has_trainable_prefix)
     failed = None
-    for i in reversed(frozen):
-        name = calls[i].name
-        if failed and name.startswith(failed):
+    for candidate in reversed(candidates[:count]):
+        if failed and candidate.name.startswith(failed):
             continue
         try:
-            with torch.no_grad():
-                split = _split_after(model, i, calls, calls_for_two)
-                actual = split._features(split.prefix(images).clone(), nan=True)
-                if (expected - actual).abs().max() <= 1e-5 * expected.abs().max():  # not for NaN
-                    return split
+            split = candidate.split()
+            if _reproduces(split, inputs, expected):
+                return split
         except torch.OutOfMemoryError:  # says nothing about this split point
             raise
         except _FAILURES:
             pass
         # The siblings are called by the same code, which would fail there too; a try takes time.
-        failed = name.rpartition(".")[0]
+        failed = candidate.name.rpartition(".")[0]
         failed = failed and f"{failed}."
     return None
 
 
-def _split_after(model: Model, i: int, one: list[Call], two: list[Call]) -> SplitPoint:
-    """Split a model after call ``i``, given the calls recorded for one image and for two."""
-    enclosing = {None, *enclosing_calls(one, i)}
-    # Of the calls that have returned, the outermost are sufficient; those that enclose the boundary
-    # have not returned.
-    before = [j for j in range(i) if one[j].parent in enclosing and j not in enclosing]
-    replaced = {one[j].name for j in (*before, i) if one[j].has_gradient}
-    replayed = [
-        (one[j].module, tree_map(_make_placeholder, one[j].output, two[j].output))
-        if one[j].has_gradient
-        else (one[j].module, _RECOMPUTE)
-        for j in (*before, i)
-        if one[j].name in replaced
-    ]
-    name = one[i].name
-    number = sum(call.name == name for call in one[: i + 1])
-    numbered = name if number == 1 else f"{name}:{number}"
-    return SplitPoint(model, numbered, parameters_of(two[i].node), replayed, number)
+def _reproduces(split: SplitPoint, inputs: Tensor, expected: Tensor) -> bool:
+    """Whether prefix and suffix compute the ``expected`` features of ``inputs``.
+
+    A suffix that has the inputs could compute from them how the rows of the activations belong
+    together, or how long they are. So they are computed from other batches, as those of a cache.
+    """
+    parts, tolerance = [inputs], 1e-5
+    if split.needs_input:
+        parts, tolerance = [inputs[:1], inputs[1:]], ROUNDING
+    with torch.enable_grad():  # autograd sees custom kernels, which are no operations of PyTorch
+        activations = torch.cat([split.prefix(part) for part in parts])
+    if len(activations) != len(inputs) or activations.requires_grad:
+        return False
+    if split.needs_input:
+        activations, inputs, expected = (t.flip(0) for t in (activations, inputs, expected))
+    actual = split._features(activations.clone(), inputs, nan=True)
+    return bool((expected - actual).abs().max() <= tolerance * expected.abs().max())  # not for NaN
+
+
+def _make_placeholders(one: Call, two: Call) -> tuple[list[Any], TreeSpec]:
+    """Make the placeholders of an output, given the calls for one example and for two."""
+    assert one.output is not None
+    assert two.output is not None
+    (leaves, structure), (other_leaves, _) = one.output, two.output
+    pairs = zip(leaves, other_leaves, strict=True)
+    return [_make_placeholder(*pair) for pair in pairs], structure
 
 
 def _make_placeholder(one: Any, two: Any) -> Any:
-    """Make the placeholder of an output, given its values for one image and for two."""
+    """Make the placeholder of an output, given its values for one example and for two."""
     if not isinstance(one, Tensor):
         return one
     sizes = zip(one.shape, two.shape, strict=True)

@@ -1,4 +1,4 @@
-"""A digest of the source of a plugin: of its module, and of its author's modules it imports."""
+"""What the code of a plugin is: a digest of its source, and the versions of its libraries."""
 
 from __future__ import annotations
 
@@ -12,6 +12,12 @@ from functools import cache
 from importlib.machinery import ModuleSpec
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
+
+from packaging.requirements import Requirement
+from packaging.version import InvalidVersion, Version
+
+from autotl.space.plugin import Plugin
 
 INSTALLED = {"site-packages", "dist-packages"}
 """Folders of installed packages."""
@@ -49,6 +55,23 @@ def source_digest(module: str) -> str:
                 versions[top] = _version(top)
     text = repr((sorted(sources.items()), sorted(versions.items())))
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def library_versions(plugin: Plugin[..., Any]) -> dict[str, str]:
+    """The versions of the distributions that a plugin comes from and requires, by their names.
+
+    AutoTL is left out, as in ``source_digest``, and so is what is not installed.
+    """
+    versions = {}
+    with suppress(InvalidVersion):  # it is from a file
+        name, _, number = plugin.origin.partition(" ")
+        versions[name] = str(Version(number))
+    for text in plugin.requires:
+        name = Requirement(text).name
+        with suppress(PackageNotFoundError):  # not for this platform
+            versions[name] = version(name)
+    versions.pop("autotl", None)
+    return versions
 
 
 def _find(name: str) -> ModuleSpec | None:

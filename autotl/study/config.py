@@ -59,7 +59,7 @@ class StudyConfig(BaseModel):
     patience: Count | None = None  # epochs without a better score
     views: Annotated[int, Field(ge=1, le=64)] = 4  # augmented views of an image, for frozen layers
     batch_size: Annotated[int, Field(ge=2, le=65_536)] = 32
-    image_size: ImageSizes = ()  # pixels; empty: the backbone's own; several: searched
+    image_size: ImageSizes = ()  # or size; empty: the backbone's own; several: searched
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0  # decay of averaged weights; 0: no average
     validation: Fraction | None = None  # None: a fifth, more for a small data set
@@ -230,6 +230,7 @@ def validate(values: dict[str, Any], options: Mapping[str, Any], where: str) -> 
         options: Settings that override them.
         where: The source of ``values``, for the message of a StudyError.
     """
+    values, options = _rename_size(values), _rename_size(options)
     try:
         settings = StudyConfig.model_validate({**values, **options})
     except ValidationError as errors:
@@ -245,6 +246,12 @@ def validate(values: dict[str, Any], options: Mapping[str, Any], where: str) -> 
         )
     check_places(settings.folder, settings.data)
     return settings
+
+
+def _rename_size(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Let ``size`` stand for ``image_size``, as it is called where inputs are no images."""
+    renamed = {"size": "image_size"}
+    return {renamed.get(key, key): value for key, value in values.items()}
 
 
 def _explain(error: Mapping[str, Any], where: str, is_option: bool) -> str:

@@ -17,24 +17,26 @@ from autotl.testing.violations import describe
 from autotl.training.augmentation import UniformNumbers
 
 Augmented = tuple[Tensor, Tensor | None]
-"""Images ``[B, 3, S, S]``, and targets ``[B, C]`` of mixed images."""
+"""Inputs, images ``[B, 3, S, S]`` or others, and targets ``[B, C]`` of mixed inputs."""
 
 
 def check_augmentation(harness: PluginHarness, params: Params) -> bool:
-    """Check that images keep their shape and type, and change one by one and by the seed.
+    """Check that inputs keep their shape and type, and change one by one and by the seed.
 
     Returns:
         Whether the augmentation can be trained with.
     """
     uniform = UniformNumbers(harness.plugin.name)
-    transform: Any = harness.plugin.call({"size": harness.side, "uniform": uniform}, params)
+    expects = harness.expects
+    context = {"size": expects.size, "expects": expects, "uniform": uniform}
+    transform: Any = harness.plugin.call(context, params)
     if not callable(transform):
         harness.violations.add(
-            f"returns {type(transform).__name__}; return a function of images", params
+            f"returns {type(transform).__name__}; return a function of {harness.kind.nouns}", params
         )
         return False
     augment = _Augment(harness, params, transform)
-    images = harness.make_images()
+    images = harness.make_inputs()
     before = images.clone()
     first = augment(images, 0)
     if not first:
@@ -53,7 +55,7 @@ def check_augmentation(harness: PluginHarness, params: Params) -> bool:
             params,
         )
         return False
-    # The images above are channels_last, as in training.
+    # Images are channels_last above, as in training.
     contiguous = augment(images.contiguous(), 0)
     if contiguous and not torch.equal(first[0], contiguous[0]):
         harness.violations.add(
@@ -63,11 +65,12 @@ def check_augmentation(harness: PluginHarness, params: Params) -> bool:
         )
     with harness.violations.catch(params):
         augment(images[:1], 0)
-    copies = augment(images[:1].expand(24, -1, -1, -1).clone(), 0)
+    copies = augment(images[:1].repeat(24, *[1] * (images.ndim - 1)), 0)
     is_random = not torch.equal(first[0], other[0])
     if copies and is_random and _are_all_equal(*copies):
         harness.violations.add(
-            "augments all images of a batch in the same way; draw random numbers for each image",
+            f"augments all {harness.kind.nouns} of a batch in the same way; draw random numbers "
+            "for each of them",
             params,
         )
     if harness.plugin.takes_argument("uniform") and not harness.plugin.mixes:
@@ -78,8 +81,8 @@ def check_augmentation(harness: PluginHarness, params: Params) -> bool:
 def _check_view(
     harness: PluginHarness, params: Params, augment: _Augment, uniform: UniformNumbers
 ) -> None:
-    """Check that a view of an image depends only on the image and on its uniform numbers."""
-    images = harness.make_images()
+    """Check that a view of an input depends only on the input and on its uniform numbers."""
+    images = harness.make_inputs()
 
     def make_view(rows: list[int], seed: int) -> Tensor | None:
         with uniform.of_view(0, np.array(rows)):
@@ -116,11 +119,12 @@ class _Augment:
         self, harness: PluginHarness, params: Params, transform: Callable[..., Any]
     ) -> None:
         self.mixes, self.violations = harness.plugin.mixes, harness.violations
+        self.kind = harness.kind
         self.params, self.transform = params, transform
         self._seeds: Iterator[int] = iter(range(10**6))
 
     def __call__(self, images: Tensor, seed: int) -> Augmented | None:
-        """Augment images; return None after a violation."""
+        """Augment inputs; return None after a violation."""
         targets = torch.eye(len(toy.COLOURS))[toy.cycle_labels(len(images))]
         torch.manual_seed(seed)
         random.seed(next(self._seeds))
@@ -129,14 +133,17 @@ class _Augment:
         is_pair = isinstance(result, tuple | list) and len(result) == 2
         augmented, mixed = result if is_pair else (result, None)
         if self.mixes != (mixed is not None) or not isinstance(augmented, Tensor):
-            expected = "images and targets" if self.mixes else "images alone"
+            nouns = self.kind.nouns
+            expected = f"{nouns} and targets" if self.mixes else f"{nouns} alone"
             return self._reject(
                 f"returns {describe(result)}; return {expected}, or declare mixes={not self.mixes}"
             )
-        if augmented.shape != images.shape or augmented.dtype != torch.uint8:
+        if augmented.shape != images.shape or augmented.dtype != images.dtype:
+            dtype = str(images.dtype).removeprefix("torch.")
+            round_first = "round and clamp them to" if dtype == "uint8" else "return them as"
             return self._reject(
-                f"returns images {describe(augmented)} for {describe(images)}; keep their shape, "
-                "and round and clamp them to uint8"
+                f"returns {self.kind.nouns} {describe(augmented)} for {describe(images)}; keep "
+                f"their shape, and {round_first} {dtype}"
             )
         if mixed is not None and not _are_targets(mixed, targets):
             return self._reject(

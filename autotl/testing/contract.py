@@ -14,23 +14,26 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from autotl.data import IMAGES
 from autotl.errors import Incompatible
 from autotl.models import Model
 from autotl.space import registry
 from autotl.space.hyperparameter import Hyperparameter
+from autotl.space.input_kind import ANY_INPUT, IMAGE, InputKind
 from autotl.space.registry import AnyPlugin
 from autotl.space.space import Choice
-from autotl.testing import kinds, network, toy
+from autotl.testing import kinds, model_inputs, network, toy
 from autotl.testing.configurations import Params, configurations, extreme_values, with_value
 from autotl.testing.datasets import check_dataset
 from autotl.testing.harness import PluginHarness, isolated
+from autotl.testing.input_kinds import check_kind
 from autotl.testing.violations import Violations
 
 LONG_EPOCHS = 8
 """Epochs of training after which a keyword without effect is reported."""
 
-MEMORY_IMAGES = 3
-"""Number of images that fit into memory where it is made to run out."""
+MEMORY_EXAMPLES = 3
+"""Number of examples that fit into memory where it is made to run out."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,7 @@ def examine(
     *,
     backbone: AnyPlugin | None = None,
     source: str = "",
+    kind: InputKind | None = None,
     progress: Progress = lambda done, total: None,
 ) -> Examination:
     """Try a plugin as ``check`` does, without raising what it raises.
@@ -65,6 +69,7 @@ def examine(
         plugin: See ``check``.
         backbone: See ``check``.
         source: See ``check``.
+        kind: See ``check``.
         progress: Called after each step.
 
     Returns:
@@ -80,15 +85,45 @@ def examine(
             "has no docstring; lists of plugins show its first line: say what it is and which "
             "paper it comes from"
         )
-    tried = 0
+    tried, given_kind = 0, kind or IMAGES
+    if not _fits(plugin, given_kind):
+        call = "check(plugin, kind=KIND)"
+        violations.add(f"is for {plugin.input} inputs, not for {given_kind.nouns}; call {call}")
+        return Examination(0, violations.sentences)
     with isolated(), violations.catch():
         if plugin.kind == "dataset":
-            check_dataset(plugin, source, violations)
+            check_dataset(plugin, source, violations, given_kind)
             tried = 1
         else:
-            member = kinds.select_member(violations)
-            tried = _try_on_backbones(member, backbone, violations, progress)
+            member = kinds.select_member(plugin, violations)
+            tried = _try_on_backbones(member, backbone, violations, progress, given_kind)
     return Examination(tried, violations.sentences, _notes(plugin, source))
+
+
+def examine_input_kind(kind: InputKind, *, backbone: AnyPlugin | None = None) -> Examination:
+    """Try a kind of input as ``check_input_kind`` does, without raising what it raises.
+
+    Args:
+        kind: See ``check_input_kind``.
+        backbone: See ``check_input_kind``.
+
+    Returns:
+        What is wrong.
+    """
+    violations = Violations(kind)
+    with isolated(), violations.catch():
+        check_kind(kind, backbone, violations)
+    notes: tuple[str, ...] = ()
+    if backbone is None and kind.backbone_input != IMAGE:
+        notes = ("no item was encoded; give a backbone: check_input_kind(kind, backbone=...)",)
+    return Examination(1, violations.sentences, notes)
+
+
+def _fits(plugin: AnyPlugin, kind: InputKind) -> bool:
+    """Whether a plugin can be tried on examples of a kind."""
+    if plugin.kind == "backbone":
+        return plugin.input == kind.backbone_input
+    return plugin.kind not in ("augment", "dataset") or plugin.input in (kind.name, ANY_INPUT)
 
 
 def _notes(plugin: AnyPlugin, source: str) -> tuple[str, ...]:
@@ -104,17 +139,26 @@ def _notes(plugin: AnyPlugin, source: str) -> tuple[str, ...]:
 
 
 def _try_on_backbones(
-    plugin: AnyPlugin, backbone: AnyPlugin | None, violations: Violations, progress: Progress
+    plugin: AnyPlugin,
+    backbone: AnyPlugin | None,
+    violations: Violations,
+    progress: Progress,
+    kind: InputKind,
 ) -> int:
     """Try a plugin on the first compatible backbone, and its defaults on the other one."""
+    if backbone is None and plugin.kind != "backbone" and kind.backbone_input != IMAGE:
+        needed = f"a backbone of {kind.backbone_input} inputs to try it on"
+        violations.add(f"needs {needed}: check(plugin, kind=..., backbone=...)")
+        return 0
     toys = (Choice(toy.convnet, {"batchnorm": True}), Choice(toy.transformer, {}))
     tried = 0
     for choice in (Choice(backbone, backbone.defaults),) if backbone else toys:
         if not tried:
-            tried = _try_on(choice, plugin, violations, progress)
+            harness = PluginHarness(plugin, choice, violations, kind)
+            tried = _try_on(harness, progress)
         elif plugin.kind in ("freeze", "head") and not violations.sentences:
             violations.setting = "on a transformer"
-            _try_configuration(PluginHarness(plugin, choice, violations), plugin.defaults)
+            _try_configuration(PluginHarness(plugin, choice, violations, kind), plugin.defaults)
     if not tried and not violations.sentences:
         reasons = "; ".join(dict.fromkeys(violations.refusals))
         violations.add(
@@ -124,9 +168,9 @@ def _try_on_backbones(
     return tried
 
 
-def _try_on(backbone: Choice, plugin: AnyPlugin, violations: Violations, progress: Progress) -> int:
+def _try_on(harness: PluginHarness, progress: Progress) -> int:
     """Try a plugin on one backbone; return the number of compatible configurations."""
-    harness = PluginHarness(plugin, backbone, violations)
+    plugin, violations = harness.plugin, harness.violations
     results: list[tuple[Params, NDArray[np.float32]]] = []
     tried, every = 0, configurations(plugin)
     steps = len(every) + 2 + len(plugin.hyperparameters)
@@ -158,15 +202,17 @@ def _try_configuration(harness: PluginHarness, params: Params) -> NDArray[np.flo
         Probabilities ``[N, C]`` of the trained model; None if it cannot be trained.
     """
     with harness.violations.catch(params):
-        if harness.plugin.kind == "backbone":
+        if harness.plugin.kind == "backbone" or harness.backbone.plugin.input != IMAGE:
             harness.find_size(params)
         if not kinds.CHECKS[harness.plugin.kind](harness, params):
             return None
         model, probabilities = harness.train(params)
         network.check_trained_head(harness, model, params)
+        if harness.plugin.kind == "backbone":
+            model_inputs.check_saved_input(harness, model, params)
         if harness.plugin.kind in ("backbone", "freeze", "head"):
             harness.check_saving(model, params)
-            network.check_single_image(harness, model, params)
+            network.check_single_example(harness, model, params)
         return probabilities
     return None
 
@@ -218,7 +264,7 @@ class _OutOfMemoryOnce(TorchFunctionMode):
 
 
 class _ShortMemory:
-    """Lets memory run out in a part of a model, in training on more than a few images.
+    """Lets memory run out in a part of a model, in training on more than a few examples.
 
     Args:
         part: ``backbone`` or ``head``.
@@ -236,7 +282,7 @@ class _ShortMemory:
         forward = module.forward
 
         def limited(batch: Tensor) -> Tensor:
-            if len(batch) <= MEMORY_IMAGES or not torch.is_grad_enabled():
+            if len(batch) <= MEMORY_EXAMPLES or not torch.is_grad_enabled():
                 return forward(batch)  # type: ignore[no-any-return]
             with _OutOfMemoryOnce() as memory:
                 output: Tensor = forward(batch)
@@ -267,7 +313,7 @@ def _check_short_memory(harness: PluginHarness) -> None:
             "catches torch.OutOfMemoryError, which is a RuntimeError; let it pass, so that the "
             "batch is computed in halves"
         )
-    elif not np.allclose(expected, with_halves, atol=1e-3) and network.is_per_image(
+    elif not np.allclose(expected, with_halves, atol=1e-3) and network.is_per_example(
         harness, others
     ):
         harness.violations.add(

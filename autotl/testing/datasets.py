@@ -8,21 +8,26 @@ from typing import Any
 
 import numpy as np
 
+from autotl.data import IMAGES
+from autotl.space.input_kind import InputKind
 from autotl.space.plugin import Example, Issue
 from autotl.space.registry import AnyPlugin
-from autotl.testing.violations import Violations, describe
+from autotl.testing.violations import Violations, describe, first_line
 
 SPLITS = ("", "train", "validation", "test")
 """Values that ``Example.split`` may have; empty leaves the choice to AutoTL."""
 
 
-def check_dataset(plugin: AnyPlugin, source: str, violations: Violations) -> None:
+def check_dataset(
+    plugin: AnyPlugin, source: str, violations: Violations, kind: InputKind = IMAGES
+) -> None:
     """Check that a plugin declares what it reads, and the examples that it returns.
 
     Args:
         plugin: The plugin.
         source: A source to read; empty checks the declaration alone.
         violations: Where violations are added.
+        kind: What its examples are.
     """
     if not plugin.matches:
         violations.add(
@@ -37,6 +42,8 @@ def check_dataset(plugin: AnyPlugin, source: str, violations: Violations) -> Non
             f"matches {list(plugin.matches)}, but none of these patterns matches {path!r}; "
             "correct matches"
         )
+    elif plugin.accepts and not plugin.accepts(source):
+        violations.add(f"does not accept {source!r}; correct accepts, or give another source")
     items: Any = plugin.call({"source": source}, plugin.defaults)
     if not isinstance(items, list) or not all(isinstance(e, Example | Issue) for e in items):
         violations.add(
@@ -45,15 +52,15 @@ def check_dataset(plugin: AnyPlugin, source: str, violations: Violations) -> Non
         )
         return
     examples = [e for e in items if isinstance(e, Example)]
-    if not _check_examples(examples, violations):
+    if not _check_examples(examples, violations, kind):
         return
     repeated = plugin.call({"source": source}, plugin.defaults)
     if [e.name for e in items] != [e.name for e in repeated]:
         violations.add("returns different examples the second time; sort what you list")
 
 
-def _check_examples(examples: list[Example], violations: Violations) -> bool:
-    """Check examples; return whether all have a valid split and image."""
+def _check_examples(examples: list[Example], violations: Violations, kind: InputKind) -> bool:
+    """Check examples; return whether all have a valid split and item."""
     names = [e.name for e in examples]
     if len(set(names)) < len(names):
         duplicate = max(names, key=names.count)
@@ -64,15 +71,26 @@ def _check_examples(examples: list[Example], violations: Violations) -> bool:
                 f"gives {example.name!r} the split {example.split!r}; a split is one of {SPLITS}"
             )
             return False
-        if not _is_image(example.item):
+        if problem := _find_problem(example.item, kind):
             violations.add(
-                f"gives {example.name!r} the image {describe(example.item)}; give a file that "
-                "exists, or uint8 [H, W] or [H, W, 3]"
+                f"gives {example.name!r} the {kind.noun} {describe(example.item)}; {problem}"
             )
             return False
     if len({e.label for e in examples} - {""}) < 2:
         violations.add("returns examples of fewer than two classes; return at least two")
     return True
+
+
+def _find_problem(item: Any, kind: InputKind) -> str:
+    """What is wrong with an item, and what to do; empty if it can be used."""
+    if kind is IMAGES:
+        return "" if _is_image(item) else "give a file that exists, or uint8 [H, W] or [H, W, 3]"
+    try:
+        kind.content(item)
+        kind.convert(item)
+    except Exception as error:  # a plugin may raise anything
+        return f"the {kind.name} input cannot read it: {first_line(error)}"
+    return ""
 
 
 def _is_image(image: Any) -> bool:

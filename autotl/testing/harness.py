@@ -5,7 +5,11 @@ from __future__ import annotations
 import contextlib
 import copy
 import random
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,9 +20,11 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from autotl import models, training
-from autotl.data import toy_images
-from autotl.errors import Incompatible
+from autotl.data import IMAGES, encode, to_channels_first, toy_images
+from autotl.errors import DataError, Incompatible
 from autotl.models import Model
+from autotl.space.input_kind import InputKind, ModelInput
+from autotl.space.plugin import Example
 from autotl.space.registry import AnyPlugin
 from autotl.space.space import Choice, Config
 from autotl.testing import toy
@@ -26,7 +32,7 @@ from autotl.testing.configurations import Params
 from autotl.testing.violations import Violations, first_line
 
 SIZES = (32, 64, 96, 128, None)
-"""Image sizes in pixels that are tried with a backbone; None for the size that it chooses."""
+"""Input sizes that are tried with a backbone; None for the size that it chooses."""
 
 
 class PluginHarness:
@@ -36,18 +42,27 @@ class PluginHarness:
         plugin: The plugin under test.
         backbone: The backbone that it is tried on.
         violations: Where violations of the contract are added.
+        kind: What the examples are.
 
     Attributes:
-        size: Height and width of the images in pixels; None for the backbone's own.
+        size: The size of the inputs, e.g. the side of images in pixels; None for the backbone's
+            own.
+        expects: The input of the backbone.
     """
 
-    def __init__(self, plugin: AnyPlugin, backbone: Choice, violations: Violations) -> None:
+    def __init__(
+        self,
+        plugin: AnyPlugin,
+        backbone: Choice,
+        violations: Violations,
+        kind: InputKind = IMAGES,
+    ) -> None:
         self.plugin = plugin
         self.backbone = backbone
         self.violations = violations
+        self.kind = kind
         self.size: int | None = toy.SIDE
-        self._is_backbone = plugin.kind == "backbone"  # real ones are large: fewer images suffice
-        self._default_side = toy.SIDE
+        self._is_backbone = plugin.kind == "backbone"  # real ones are large: fewer examples suffice
         self._trainings = 0
 
     def make_config(self, params: Params, **others: AnyPlugin | Choice) -> Config:
@@ -63,23 +78,31 @@ class PluginHarness:
         }
         return {k: c if isinstance(c, Choice) else Choice(c, {}) for k, c in chosen.items()}
 
-    def build(self, config: Config, seed: int = 0) -> Model:
+    def build(self, config: Config, seed: int = 0, saved: Path | None = None) -> Model:
         """Build the model of a configuration, on the CPU in float32."""
-        return models.build_model(config, len(toy.COLOURS), self.size, toy.CPU, seed)
+        return models.build_model(config, len(toy.COLOURS), self.size, toy.CPU, seed, saved)
 
-    def make_images(self, count: int = 8) -> Tensor:
-        """Make images ``uint8 [B, 3, S, S]``."""
-        examples = toy_images.squares((count, 0, 0), 5, self.side)
-        array = np.stack([e.item for e in examples])
-        return torch.from_numpy(array).permute(0, 3, 1, 2)
+    @cached_property
+    def expects(self) -> ModelInput:
+        """The input of the backbone."""
+        return models.build_backbone(self.backbone, self.size)[1]
 
-    @property
-    def side(self) -> int:
-        """Height and width of the images in pixels."""
-        return self.size or self._default_side
+    def make_examples(self, counts: Sequence[int], seed: int) -> list[Example]:
+        """Make easy examples, whose items are encoded; ``counts`` has the number of each class."""
+        if self.kind is IMAGES:
+            return toy_images.squares(counts, seed, self.expects.size)
+        return [
+            replace(example, item=encode(self.kind, example.item, self.expects, {}))
+            for example in self.kind.toy(counts, seed)
+        ]
+
+    def make_inputs(self, count: int = 8) -> Tensor:
+        """Make encoded examples ``[B, ...]`` of one class; images are ``uint8 [B, 3, S, S]``."""
+        examples = self.make_examples((count, 0, 0), 5)
+        return to_channels_first(torch.from_numpy(np.stack([e.item for e in examples])))
 
     def find_size(self, params: Params) -> None:
-        """Set the size to the smallest one that the backbone accepts.
+        """Set the size to the smallest one that the backbone accepts, and what it expects.
 
         Raises:
             Exception: The backbone accepts none; the error is that of its own size.
@@ -89,22 +112,24 @@ class PluginHarness:
             self.size = size
             try:
                 network = self.build(self.make_config(params)).eval()
-                self._default_side = network.expects.size
+                self.expects = network.expects
                 with torch.no_grad():
-                    network.features(self.make_images(2))
+                    network.features(self.make_inputs(2))
                 return
+            except DataError:
+                return  # it encodes otherwise than it says, which another check describes
             except (Incompatible, RuntimeError, ValueError, AssertionError, TypeError) as error:
                 errors.append(error)
         raise errors[-1]
 
     def make_task(self, epochs: int, seed: int = 0) -> training.Task:
-        """Make a task of three colours: 36 training images in 3 steps, and 18 for validation."""
+        """Make a task of three classes: 36 training examples in 3 steps, and 18 for validation."""
         counts, batch_size, validation_counts = toy.CLASS_COUNTS, 12, (6, 6, 6)
         if self._is_backbone:
             counts, batch_size, validation_counts = (5, 4, 3), 6, (1, 1, 1)
-        validation = toy_images.squares(validation_counts, 1, self.side)
+        validation = self.make_examples(validation_counts, 1)
         return training.Task(
-            train=toy.make_batches(toy_images.squares(counts, 0, self.side), batch_size),
+            train=toy.make_batches(self.make_examples(counts, 0), batch_size),
             validation=toy.make_batches(validation, 32, shuffle_seed=None),
             epochs=epochs,
             score=lambda probabilities: 0.0,
@@ -174,17 +199,20 @@ class PluginHarness:
 
     def check_saving(self, network: Model, params: Params) -> None:
         """Report a model that differs after it was saved and loaded."""
-        images = self.make_images()
+        inputs = self.make_inputs()
         tensors = {name: t.detach().contiguous() for name, t in network.state_dict().items()}
         advice = "keep everything that is learned in parameters or buffers of fixed shapes"
-        other = self.build(self.make_config(params), seed=1)  # another seed: nothing random is lost
+        with tempfile.TemporaryDirectory() as folder:
+            network.expects.save(Path(folder))
+            # Another seed: nothing random is lost.
+            other = self.build(self.make_config(params), 1, Path(folder))
         try:
             other.load_state_dict(load(save(tensors)))
         except (RuntimeError, ValueError, safetensors.SafetensorError) as error:
             text = str(error).strip().splitlines()[-1].strip()
             self.violations.add(f"cannot be saved and loaded again: {text}; {advice}", params)
             return
-        if not are_close(eval_logits(network, images), eval_logits(other, images), 1e-5):
+        if not are_close(eval_logits(network, inputs), eval_logits(other, inputs), 1e-5):
             self.violations.add(
                 f"gives different logits after it is saved and loaded; {advice}, and nothing "
                 "random outside of them",
@@ -193,7 +221,7 @@ class PluginHarness:
 
     def check_copying(self, network: Model, params: Params) -> None:
         """Report a model whose copy differs: costs are measured on copies."""
-        images = self.make_images()
+        inputs = self.make_inputs()
         try:
             copied = copy.deepcopy(network)
         except (RuntimeError, TypeError, AttributeError) as error:
@@ -203,14 +231,14 @@ class PluginHarness:
                 params,
             )
             return
-        if not are_close(eval_logits(network, images), eval_logits(copied, images), 1e-5):
+        if not are_close(eval_logits(network, inputs), eval_logits(copied, inputs), 1e-5):
             self.violations.add("gives different logits as a copy; do not share state", params)
 
 
-def eval_logits(network: nn.Module, images: Tensor) -> Tensor:
-    """Compute the logits of images in eval mode."""
+def eval_logits(network: nn.Module, inputs: Tensor) -> Tensor:
+    """Compute the logits of encoded examples in eval mode."""
     with torch.no_grad():
-        logits: Tensor = network.eval()(images)
+        logits: Tensor = network.eval()(inputs)
     return logits
 
 

@@ -19,15 +19,15 @@ from autotl.testing import network, toy
 from autotl.testing.augmentations import check_augmentation
 from autotl.testing.configurations import Params
 from autotl.testing.harness import PluginHarness
+from autotl.testing.model_inputs import check_model_input
 from autotl.testing.violations import Violations, describe
 
 
-def select_member(violations: Violations) -> AnyPlugin:
+def select_member(plugin: AnyPlugin, violations: Violations) -> AnyPlugin:
     """Select the plugin itself, or the first default member of a family of backbones, untrained.
 
     Violations that are added later are those of that member.
     """
-    plugin = violations.plugin
     if not plugin.members:
         return plugin
     names = plugin.members((), "cpu", None)
@@ -37,17 +37,20 @@ def select_member(violations: Violations) -> AnyPlugin:
             "patterns, and the name of a member alone for that name"
         )
         return plugin
-    violations.plugin = plugin.member(names[0], None)
-    return violations.plugin
+    member = plugin.member(names[0], None)
+    violations.plugin = member
+    return member
 
 
 def check_backbone(harness: PluginHarness, params: Params) -> bool:
-    """Check the shape and type of the features."""
+    """Check the encoding of inputs, and the shape and type of the features."""
     model = harness.build(harness.make_config(params)).eval()
+    if not check_model_input(harness, model, params):
+        return False
     module: Any = model.backbone
     width = getattr(module, "head_hidden_size", None) or module.num_features
-    images = harness.make_images()
-    if not network.check_output(harness, model.features, images, width, params):
+    inputs = harness.make_inputs()
+    if not network.check_output(harness, model.features, inputs, width, params):
         return False
     harness.check_copying(model, params)
     return True
@@ -55,10 +58,10 @@ def check_backbone(harness: PluginHarness, params: Params) -> bool:
 
 def check_head(harness: PluginHarness, params: Params) -> bool:
     """Check the shape and type of the logits, and that the head is trained or can be fitted."""
-    model, images = harness.build(harness.make_config(params)).eval(), harness.make_images()
+    model, inputs = harness.build(harness.make_config(params)).eval(), harness.make_inputs()
     with torch.no_grad():
-        features = model.features(images)
-    network.fit_head(model.head, features, toy.cycle_labels(len(images)))
+        features = model.features(inputs)
+    network.fit_head(model.head, features, toy.cycle_labels(len(inputs)))
     if not network.check_output(harness, model.head, features, len(toy.COLOURS), params):
         return False
     harness.check_copying(model, params)
@@ -148,7 +151,7 @@ def check_balance(harness: PluginHarness, params: Params) -> bool:
                 valid = min(values) >= 0 and max(values[:2]) > 0
             if not valid:
                 harness.violations.add(
-                    f"returns {name}={list(values)} for {counts} images; return one finite "
+                    f"returns {name}={list(values)} for {counts} examples; return one finite "
                     f"number for each class{'' if name == 'offsets' else ', not below 0'}",
                     params,
                 )

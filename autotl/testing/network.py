@@ -46,7 +46,7 @@ def check_output(
         output = function(batch)
         if not isinstance(output, Tensor) or output.shape != (len(batch), width):
             violations.add(
-                f"returns {what} {describe(output)} for {len(batch)} images; return "
+                f"returns {what} {describe(output)} for {len(batch)} {harness.kind.nouns}; return "
                 f"{[len(batch), width]}",
                 params,
             )
@@ -67,13 +67,13 @@ def check_output(
     return True
 
 
-def check_single_image(harness: PluginHarness, network: Model, params: Params) -> None:
-    """Report a model that predicts an image alone differently from the same image in a batch."""
-    images = harness.make_images()
+def check_single_example(harness: PluginHarness, network: Model, params: Params) -> None:
+    """Report a model that predicts an example alone differently from the same one in a batch."""
+    inputs, noun = harness.make_inputs(), harness.kind.noun
     with torch.no_grad():
-        logits = network.eval()(images)
+        logits = network.eval()(inputs)
         try:
-            alone = network(images[:1])
+            alone = network(inputs[:1])
         except Exception as error:  # a plugin may raise anything
             alone = None
             reason = f"{type(error).__name__}: {first_line(error)}"
@@ -81,14 +81,14 @@ def check_single_image(harness: PluginHarness, network: Model, params: Params) -
             reason = f"it returns {describe(alone)}"
     if alone is None or alone.shape != (1, logits.shape[1]):
         harness.violations.add(
-            f"cannot predict a single image ({reason}); keep the batch dimension when it is 1, and "
-            "do not use statistics of the batch",
+            f"cannot predict a single {noun} ({reason}); keep the batch dimension when it is 1, "
+            "and do not use statistics of the batch",
             params,
         )
     elif not are_close(logits[:1], alone, 1e-3):
         harness.violations.add(
-            "predicts an image alone differently from the same image in a batch; in eval mode "
-            "compute each image by itself",
+            f"predicts one {noun} alone differently from the same {noun} in a batch; in "
+            f"eval mode compute each {noun} by itself",
             params,
         )
 
@@ -163,8 +163,8 @@ def check_trained_head(harness: PluginHarness, network: Model, params: Params) -
             return
 
 
-def is_per_image(harness: PluginHarness, others: Mapping[str, Any]) -> bool:
-    """Whether training computes each image by itself: no batch statistics, nothing random."""
+def is_per_example(harness: PluginHarness, others: Mapping[str, Any]) -> bool:
+    """Whether training computes each example by itself: no batch statistics, nothing random."""
     plugin = harness.plugin
     network = harness.build(harness.make_config(plugin.defaults, **others))
     if plugin.kind == "freeze":
@@ -172,7 +172,7 @@ def is_per_image(harness: PluginHarness, others: Mapping[str, Any]) -> bool:
         return not network.penalties
     if plugin.kind not in ("backbone", "head"):
         return True
-    batch = harness.make_images()
+    batch = harness.make_inputs()
     function: Callable[[Tensor], Tensor] = network.features
     with torch.no_grad():
         if plugin.kind == "head":

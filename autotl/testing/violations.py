@@ -1,8 +1,9 @@
-"""The violations of a plugin, collected as sentences for its author."""
+"""The violations of a plugin or an input kind, collected as sentences for its author."""
 
 from __future__ import annotations
 
 import contextlib
+import inspect
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from autotl.errors import Diverged, Incompatible, OutOfMemory, PluginError
+from autotl.space.input_kind import InputKind
 from autotl.space.registry import AnyPlugin
 from autotl.testing.configurations import Params
 
@@ -21,19 +23,19 @@ class Violations:
     """The violations of the contract; one of several configurations is reported once.
 
     Attributes:
-        plugin: The plugin.
+        plugin: The plugin, or the input kind.
         setting: What the plugin is tried on, if that should be reported.
         refusals: The messages of ``Incompatible`` errors, which are no violations.
     """
 
-    plugin: AnyPlugin
+    plugin: AnyPlugin | InputKind
     setting: str = ""
     refusals: list[str] = field(default_factory=list)
     _circumstances: dict[str, list[str]] = field(default_factory=dict)  # by violation
 
     def add(self, violation: str, params: Params | None = None) -> None:
         """Add a violation, with the values under which it occurred if those are no defaults."""
-        defaults = self.plugin.defaults
+        defaults = {} if isinstance(self.plugin, InputKind) else self.plugin.defaults
         changed = {k: v for k, v in (params or {}).items() if v != defaults.get(k)}
         values = ", ".join(f"{k}={v!r}" for k, v in changed.items())
         circumstance = " ".join(filter(None, (f"with {values}" if values else "", self.setting)))
@@ -60,7 +62,7 @@ class Violations:
             self.add(f"diverges on easy data: {error}; narrow the range", params)
         except OutOfMemory:
             self.add(
-                "runs out of memory with a single image, or raises torch.OutOfMemoryError itself",
+                "runs out of memory with a single example, or raises torch.OutOfMemoryError itself",
                 params,
             )
         except PluginError as error:
@@ -71,10 +73,15 @@ class Violations:
 
     @property
     def _subject(self) -> str:
+        if isinstance(self.plugin, InputKind):
+            return f"input kind {getattr(self.plugin, 'name', type(self.plugin).__name__)!r}"
         return f"{self.plugin.kind} plugin {self.plugin.name!r}"
 
     def _line(self, error: Exception) -> str:
-        file = self.plugin.function.__code__.co_filename
+        if isinstance(self.plugin, InputKind):
+            file = inspect.getfile(type(self.plugin))
+        else:
+            file = self.plugin.function.__code__.co_filename
         lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == file]
         return f" in line {lines[-1]}" if lines else ""
 

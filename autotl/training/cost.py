@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from autotl.data import resident
+from autotl.frozen.activations import Activations
 from autotl.models import Device, Model, blank_batch, build_backbone, fast_inference
 from autotl.space.space import Choice, Config
 from autotl.training.compute import COMPILE_SECONDS, ComputeSettings, cost_key, openvino_key
@@ -317,7 +318,8 @@ def _time_steps(trial: Model, config: Config, task: Task, autocast: bool) -> _Ti
         # An image of a few takes as long as one of a whole batch.
         count = max(CPU_IMAGES, CPU_IMAGES * CPU_IMAGE_SIDE**2 // images.shape[-1] ** 2)
         images, labels = images[:count], labels[:count]
-    batch, prefix, activation_bytes = images, 0.0, 0
+    batch: Activations = images
+    prefix, activation_bytes = 0.0, 0
     if frozen := inputs.frozen:
         batch, activation_bytes = frozen.compute(images), frozen.row_bytes
         prefix = _time(lambda: frozen.compute(images), task.device)
@@ -374,7 +376,7 @@ def _compare_with_openvino(frozen: FrozenInputs, images: Tensor, seconds: float)
         task.measured_costs[key] = {"speedup": speedup, "seconds": compiling}
 
 
-def _time_training(inputs: Inputs, batch: Tensor, targets: Tensor) -> Times:
+def _time_training(inputs: Inputs, batch: Activations, targets: Tensor) -> Times:
     """Time the layers after the split point; 0 for the backward pass if nothing is trained."""
     forward = _time(lambda: _forward(inputs, batch, targets), inputs.device)
     if not inputs.trainable:
@@ -394,7 +396,7 @@ def _time_inference(trial: Model, images: Tensor, inputs: Inputs, factor: int) -
     return _time(infer, inputs.device)
 
 
-def _forward(inputs: Inputs, batch: Tensor, targets: Tensor) -> None:
+def _forward(inputs: Inputs, batch: Activations, targets: Tensor) -> None:
     with torch.inference_mode():
         inputs.forward_loss(batch, targets)
 

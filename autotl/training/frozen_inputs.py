@@ -1,11 +1,13 @@
-"""Activations of a model's frozen layers, cached by image and by view.
+"""Activations of a model's frozen layers, cached by example and by view.
 
-A row of the cache depends only on its image and its view: a view of an image is drawn from random
-numbers that depend on the view's number and the image's index in the data set. So a row is the
-same whichever training computes it and in whichever batch, up to rounding: the order of sums may
-change with the batch size, and the prefix may run with OpenVINO, where that agrees with PyTorch up
-to rounding (``fast_inference``). An augmentation that mixes images is the exception: its rows
-belong to one list of images in batches of one size, and are seeded by view and batch.
+A row of the cache depends only on its example and its view: a view of an example is drawn from
+random numbers that depend on the view's number and the example's index in the data set. So a row is
+the same whichever training computes it and in whichever batch, up to rounding: the order of sums
+may change with the batch size, and the prefix may run with OpenVINO, where that agrees with PyTorch
+up to rounding (``fast_inference``). An augmentation that mixes examples is the exception: its rows
+belong to one list of examples in batches of one size, and are seeded by view and batch.
+
+Where the layers after the split point need the model's input, a row has that of its view, too.
 """
 
 from __future__ import annotations
@@ -23,9 +25,10 @@ from torch import Tensor
 
 from autotl.data import Batches
 from autotl.frozen import CachedRows, entry_name
+from autotl.frozen.activations import Activations, WithInputs
 from autotl.frozen.split_point import HALF, SplitPoint
 from autotl.models import Device, Model, fast_inference
-from autotl.space.source import source_digest
+from autotl.space.source import library_versions, source_digest
 from autotl.space.space import Choice, Config
 from autotl.training.augmentation import Augmentation
 from autotl.training.compute import openvino_key
@@ -38,8 +41,8 @@ from autotl.training.task import Task
 FORMAT = 3
 """The version of the content of rows; incremented when their meaning changes."""
 
-ComputedRows = tuple[NDArray[np.int64], Tensor, Tensor | None]
-"""Indices ``[B]``, activations ``[B, ...]``, and targets ``[B, C]`` of mixed images."""
+ComputedRows = tuple[NDArray[np.int64], Activations, Tensor | None]
+"""Indices ``[B]``, activations ``[B, ...]``, and targets ``[B, C]`` of mixed examples."""
 
 
 class FrozenInputs:
@@ -52,7 +55,7 @@ class FrozenInputs:
         task: Its cache and its data are used.
         augmentation: The augmentation of the configuration.
         device: The device and the type to compute in.
-        images: A few real images ``uint8 [B, 3, S, S]``, to find the type and size of a row.
+        inputs: A few real inputs ``[B, ...]``, to find the type and size of a row.
         temporary: Whether the rows are of use to this task alone, as those of layers that were
             trained. They are removed from the cache by ``close``.
 
@@ -69,7 +72,7 @@ class FrozenInputs:
         task: Task,
         augmentation: Augmentation,
         device: Device,
-        images: Tensor,
+        inputs: Tensor,
         temporary: bool,
     ) -> None:
         self.model, self.split_point, self.config, self.task = model, split_point, config, task
@@ -78,34 +81,40 @@ class FrozenInputs:
         self._on_disk: dict[tuple[Batches, int | None], CachedRows] = {}
         self._prefix: fast_inference.Forward = split_point.prefix
         self._micro_batches = MicroBatches(usual=task.train.batch_size)
-        activations = self.compute(images)
+        with eval_mode(model):
+            activations = self._compute(inputs)
         self._dtype = self._stored_dtype = activations.dtype
         # Feature maps in float32 are stored in half the space where that is as accurate. Pooled
         # features are small in any type.
         is_map = activations.ndim > 2
-        if self._dtype == torch.float32 and is_map and split_point.tolerates_float16(images):
+        if self._dtype == torch.float32 and is_map and split_point.tolerates_float16(inputs):
             self._stored_dtype = HALF
         self.row_bytes = activations[0].numel() * self._stored_dtype.itemsize
+        if split_point.needs_input:
+            self.row_bytes += inputs[0].nbytes
         self.total_bytes = 0
 
-    def compute(self, images: Tensor) -> Tensor:
+    def compute(self, inputs: Tensor) -> Activations:
         """Compute activations ``[B, ...]`` that later layers may overwrite and train on."""
         with eval_mode(self.model):
-            return self._compute(images).clone()
+            activations = self._compute(inputs).clone()
+        return WithInputs(activations, inputs) if self.split_point.needs_input else activations
 
-    def compile_prefix(self, images: Tensor) -> bool:
+    def compile_prefix(self, inputs: Tensor) -> bool:
         """Run the prefix with OpenVINO from now on, if it computes the same there.
 
         If not, the reason is kept with the measured costs, and it is not tried again.
 
         Args:
-            images: Real images ``uint8 [B, 3, S, S]``, at least three.
+            inputs: Real inputs ``[B, ...]``, at least three. Only for images is it compiled.
 
         Returns:
             Whether the prefix is compiled.
         """
         key, prefixes = openvino_key(self.model, self.config, self.device), self.task.cache.prefixes
-        if len(images) < 3 or self.task.measured_costs.get(key, {}).get("reason"):
+        if inputs.ndim < 4:  # code may decide by token ids what to compute, which tracing fixes
+            return False
+        if len(inputs) < 3 or self.task.measured_costs.get(key, {}).get("reason"):
             return False
         name = entry_name(
             {
@@ -119,7 +128,7 @@ class FrozenInputs:
             try:
                 with eval_mode(self.model):
                     compiled = fast_inference.compile_forward(
-                        self.split_point.prefix, self.model, images, self.device
+                        self.split_point.prefix, self.model, inputs, self.device
                     )
             except fast_inference.NotCompiled as error:
                 self.task.measured_costs[key] = {"reason": str(error)}
@@ -131,11 +140,11 @@ class FrozenInputs:
         return True
 
     def get_rows(self, batches: Batches, view: int | None) -> CachedRows | None:
-        """Get the rows of the images of ``batches`` from the cache, which computes missing ones.
+        """Get the rows of the examples of ``batches`` from the cache, which computes missing ones.
 
         Args:
-            batches: The images.
-            view: Number of the augmented view; None for the images without augmentation.
+            batches: The examples.
+            view: Number of the augmented view; None for the examples without augmentation.
 
         Returns:
             The rows; None if there is no space for them.
@@ -157,7 +166,7 @@ class FrozenInputs:
                     yield from self._compute_single(batches, missing, view)
 
         device = self.device.torch_device
-        check = mixed_view is None  # of mixed images, whole batches would be computed again
+        check = mixed_view is None  # of mixed examples, whole batches would be computed again
         rows = self.task.cache.get_or_compute(
             name, batches.indices, compute, device, check=check, total_bytes=self.total_bytes
         )
@@ -165,7 +174,7 @@ class FrozenInputs:
             self._on_disk[batches, view] = rows
         return rows
 
-    def restore_dtype(self, activations: Tensor) -> Tensor:
+    def restore_dtype(self, activations: Activations) -> Activations:
         """Convert cached activations to the type that they were computed in."""
         return activations.to(self._dtype)
 
@@ -183,7 +192,7 @@ class FrozenInputs:
             "format": FORMAT,
             "versions": [_version("torch"), _version("timm")],
             "data": [self.task.data_id, batches.packed.key],
-            "backbone": [backbone.name, dict(backbone.params), _source_digest(backbone)],
+            "backbone": [backbone.name, dict(backbone.params), *_identify_code(backbone)],
             "input": [self.model.expects.describe(), self.model.head_input],
             "split_point": self.split_point.name,
             "weights": self._weights_digest,
@@ -191,60 +200,67 @@ class FrozenInputs:
         }
         if device.tf32:  # it rounds to ten bits
             key["tf32"] = True
+        if self.split_point.needs_input:
+            key["with_input"] = True
         if view is not None:
-            key["view"] = [view, augment.name, dict(augment.params), _source_digest(augment)]
+            key["view"] = [view, augment.name, dict(augment.params), *_identify_code(augment)]
             key["torchvision"] = _version("torchvision")
-            if self.augmentation.mixes:  # an image may be mixed with any of these
+            if self.augmentation.mixes:  # an example may be mixed with any of these
                 indices_digest = hashlib.sha256(batches.indices.tobytes()).hexdigest()
                 key["mixed"] = [indices_digest, batches.batch_size]
         return entry_name(key)
 
-    def _compute(self, images: Tensor) -> Tensor:
+    def _compute(self, inputs: Tensor) -> Tensor:
         with torch.inference_mode(), cuda_kernels(self.device), autocast(self.device):
-            return self._micro_batches.map(self._prefix, images)
+            return self._micro_batches.map(self._prefix, inputs)
 
-    def _compile_if_it_pays(self, images: Tensor, count: int) -> None:
-        """Compile the prefix, unless it is, if ``count`` images like these are to be computed."""
+    def _compute_rows(self, inputs: Tensor) -> Activations:
+        """Compute activations in the type in which they are stored."""
+        activations = self._compute(inputs).to(self._stored_dtype)
+        return WithInputs(activations, inputs) if self.split_point.needs_input else activations
+
+    def _compile_if_it_pays(self, inputs: Tensor, count: int) -> None:
+        """Compile the prefix, unless it is, if ``count`` inputs like these are to be computed."""
         threshold = self.task.compute.openvino_from
         if self._prefix != self.split_point.prefix or not fast_inference.is_available(self.device):
             return
-        pays = fast_inference.pays(count, images)
+        pays = fast_inference.pays(count, inputs)
         if pays if threshold is None else count >= threshold > 0:
-            self.compile_prefix(images)
+            self.compile_prefix(inputs)
 
     def _compute_single(
         self, batches: Batches, missing: NDArray[np.int64], view: int | None
     ) -> Iterator[ComputedRows]:
-        """Compute the missing rows of images that are augmented by themselves, or not at all."""
+        """Compute the missing rows of examples that are augmented by themselves, or not at all."""
         missing_positions = np.flatnonzero(np.isin(batches.indices, missing))
         positions = split_for_inference(
             missing_positions, batches, self.task.compute.inference_factor
         )
-        for batch, (images, _) in zip(positions, batches.load(positions), strict=True):
+        for batch, (inputs, _) in zip(positions, batches.load(positions), strict=True):
             self.task.check_time()
-            self._compile_if_it_pays(images, len(missing))
+            self._compile_if_it_pays(inputs, len(missing))
             indices = batches.indices[batch]
             if view is not None:
-                images = self.augmentation.make_view(images, indices, view)
-            yield indices, self._compute(images).to(self._stored_dtype), None
+                inputs = self.augmentation.make_view(inputs, indices, view)
+            yield indices, self._compute_rows(inputs), None
 
     def _compute_mixed(
         self, batches: Batches, missing: NDArray[np.int64], view: int
     ) -> Iterator[ComputedRows]:
-        """Compute the rows of batches of mixed images in which a row is missing."""
-        # Images are mixed with others of their batch, and data sets are often sorted by class.
+        """Compute the rows of batches of mixed examples in which a row is missing."""
+        # Examples are mixed with others of their batch, and data sets are often sorted by class.
         positions = batches.shuffled_indices(view)
         loaded = zip(positions, batches.load(positions), strict=True)
         device = self.device.torch_device
-        for number, (batch, (images, labels)) in enumerate(loaded):
+        for number, (batch, (inputs, labels)) in enumerate(loaded):
             indices = batches.indices[batch]
             if not np.isin(indices, missing).any():
                 continue
             self.task.check_time()
-            self._compile_if_it_pays(images, len(missing))
+            self._compile_if_it_pays(inputs, len(missing))
             with torch_seeded(device, view, number):
-                images, targets = self.augmentation(images, labels)
-            yield indices, self._compute(images).to(self._stored_dtype), targets
+                inputs, targets = self.augmentation(inputs, labels)
+            yield indices, self._compute_rows(inputs), targets
 
     @cached_property
     def _weights_digest(self) -> str:
@@ -272,8 +288,9 @@ def prefix_weights_digest(model: Model, split_point: SplitPoint) -> str:
 _version = cache(version)  # it reads files
 
 
-def _source_digest(choice: Choice) -> str:
-    return source_digest(choice.plugin.function.__module__)
+def _identify_code(choice: Choice) -> tuple[str, dict[str, str]]:
+    """The source of a plugin and the versions of its libraries."""
+    return source_digest(choice.plugin.function.__module__), library_versions(choice.plugin)
 
 
 @contextmanager

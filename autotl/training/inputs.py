@@ -1,4 +1,4 @@
-"""The inputs of a model in training: images, or cached activations of its frozen layers."""
+"""What a training feeds: the model's inputs, or cached activations of its frozen layers."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from torch.nn import functional
 from autotl.data import Batches
 from autotl.errors import OutOfMemory
 from autotl.frozen import CachedRows
+from autotl.frozen.activations import Activations, divide
 from autotl.frozen.split_point import SplitPoint, find_split_point
 from autotl.models import Model
 from autotl.space.plugin import Balance
@@ -128,7 +129,7 @@ class Inputs:
             self.frozen.close()
         self.frozen = None
 
-    def training_batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def training_batches(self, epoch: int) -> Iterator[tuple[Activations, Tensor]]:
         """Yield the training batches of one epoch.
 
         With a split point, the first of every ``views`` epochs has images without augmentation: all
@@ -139,7 +140,7 @@ class Inputs:
             epoch: Number of the epoch, from 1.
 
         Yields:
-            Images or activations ``[B, ...]``, and targets ``[B, C]``.
+            Inputs of the model or activations ``[B, ...]``, and targets ``[B, C]``.
         """
         batches = self.task.train
         positions = batches.epoch_indices(epoch, self.sampling)
@@ -177,7 +178,7 @@ class Inputs:
         rows = self._get_rows(train, None) if whole_backbone else None
         with eval_mode(self.model), torch.inference_mode(), autocast(self.device):
             if rows:
-                features = [row for row, _ in rows.batches(train.sequential_indices())]
+                features = [divide(row)[0] for row, _ in rows.batches(train.sequential_indices())]
             else:
                 features = []
                 for images, _ in train:
@@ -200,10 +201,11 @@ class Inputs:
         self.model.eval()
         frozen = self.frozen
 
-        def compute_logits(activations: Tensor) -> Tensor:
+        def compute_logits(activations: Activations) -> Tensor:
             # The backbone of the split point may be another model's; the head is this model's.
             # Layers may overwrite the activations, which another attempt would need: a copy.
-            logits: Tensor = self.model.head(frozen.split_point.features(activations.clone()))
+            features = frozen.split_point.features(*divide(activations.clone()))
+            logits: Tensor = self.model.head(features)
             return logits
 
         factor = self.task.compute.inference_factor
@@ -215,7 +217,7 @@ class Inputs:
             ]
         return logits_to_probabilities(torch.cat(logits))
 
-    def backward(self, batch: Tensor, targets: Tensor) -> Tensor:
+    def backward(self, batch: Activations, targets: Tensor) -> Tensor:
         """Add the gradients of the mean loss of a batch, scaled, to those of the parameters.
 
         When memory runs out, what is resident on the device is given up, and then the batch is
@@ -224,7 +226,7 @@ class Inputs:
         be more memory then, and if not, one step is computed again.
 
         Args:
-            batch: Images or activations ``[B, ...]``.
+            batch: Inputs of the model or activations ``[B, ...]``.
             targets: ``[B, C]``.
 
         Returns:
@@ -251,7 +253,7 @@ class Inputs:
             self.task.micro_batch_sizes[self._cost_key] = self.micro_batches.size
         return loss
 
-    def forward_loss(self, batch: Tensor, targets: Tensor) -> Tensor:
+    def forward_loss(self, batch: Activations, targets: Tensor) -> Tensor:
         """Compute the mean loss of a batch without gradients, in parts like ``backward``."""
 
         def compute(parts: int) -> Tensor:
@@ -264,24 +266,26 @@ class Inputs:
         with torch.no_grad():
             return self.micro_batches.run(compute, len(targets), targets.device)
 
-    def _copy(self, batch: Tensor) -> Tensor:
+    def _copy(self, batch: Activations) -> Activations:
         """Copy activations, which layers may overwrite and another attempt would need."""
         return batch.clone() if self.frozen else batch
 
-    def loss(self, batch: Tensor, targets: Tensor) -> Tensor:
+    def loss(self, batch: Activations, targets: Tensor) -> Tensor:
         """Compute the mean loss of a batch: balanced cross-entropy and the strategy's penalties.
 
         Args:
-            batch: Images or activations ``[B, ...]``.
+            batch: Inputs of the model or activations ``[B, ...]``.
             targets: ``[B, C]``.
 
         Returns:
             A scalar, in nats.
         """
         with autocast(self.device):
-            split_point = self.split_point
-            whole = self._compiled or self.model.features
-            features = (split_point.features if split_point else whole)(batch)
+            activations, inputs = divide(batch)
+            if split_point := self.split_point:
+                features = split_point.features(activations, inputs)
+            else:
+                features = (self._compiled or self.model.features)(activations)
             logits = self.model.head(features)
         logits = logits.float()
         if self._logit_offsets is not None:
@@ -331,7 +335,7 @@ class Inputs:
             self.close()
         return rows
 
-    def _backward_in_micro_batches(self, batch: Tensor, targets: Tensor, parts: int) -> Tensor:
+    def _backward_in_micro_batches(self, batch: Activations, targets: Tensor, parts: int) -> Tensor:
         total = torch.zeros((), device=targets.device)
         # Nearly equal parts: none has a single image, which breaks BatchNorm.
         for micro_batch, micro_targets in split(parts, batch, targets):

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from autotl.data import resident
 from autotl.errors import Diverged, OutOfTime, PluginError
+from autotl.frozen.activations import Activations
 from autotl.models import Group, Model, merge_parametrizations, plan_groups
 from autotl.space.space import Config
 from autotl.training.checkpoint import pack_optimizer, select_tensors, unpack_optimizer
@@ -159,7 +160,7 @@ class Training:
         self.model.train(self.inputs.trainable)
         self._total_loss = torch.zeros((), device=self.task.device.torch_device)
 
-    def step(self, batch: Tensor, targets: Tensor) -> None:
+    def step(self, batch: Activations, targets: Tensor) -> None:
         """Train on a batch of ``inputs.training_batches``; if nothing is trained, add its loss.
 
         In float16 the weights do not change in a step whose gradients overflow; the next ones are

@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from torch import Tensor
 from autotl import models
 from autotl.data import device_memory, resident
 from autotl.errors import OutOfMemory
+from autotl.frozen.activations import Activations
 from autotl.models import Device, Model
 from autotl.space.space import Config
 
@@ -141,8 +142,8 @@ class MicroBatches:
     def __init__(self, size: int | None = None, usual: int | None = None) -> None:
         self.size, self._usual = size, usual
 
-    def map(self, function: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
-        """Compute ``function(batch)``, where it is computed for each image by itself.
+    def map(self, function: Callable[[Any], Tensor], batch: Activations) -> Tensor:
+        """Compute ``function(batch)``, where it is computed for each example by itself.
 
         Parts that were computed before memory ran out are not computed again.
 
@@ -200,6 +201,6 @@ class MicroBatches:
         self.size = size // 2
 
 
-def split(count: int, *tensors: Tensor) -> Sequence[tuple[Tensor, ...]]:
-    """Split tensors of the same length into ``count`` nearly equal parts."""
-    return list(zip(*(tensor.tensor_split(count) for tensor in tensors), strict=True))
+def split(count: int, batch: Activations, targets: Tensor) -> Sequence[tuple[Activations, Tensor]]:
+    """Split a batch and its targets into ``count`` nearly equal parts."""
+    return list(zip(batch.tensor_split(count), targets.tensor_split(count), strict=True))

@@ -155,6 +155,28 @@ def test_check_reads_the_source_of_a_dataset_plugin() -> None:
     assert "none of these patterns matches 'photos.csv'" in mismatch.stdout
 
 
+def test_check_tests_the_input_kind_of_a_file_too(tmp_path: Path) -> None:
+    example = Path(__file__).parents[2] / "plugins" / "examples" / "autotl_series.py"
+    result = run("plugins", "check", example)
+    assert result.exit_code == 0, result.output
+    passed = ["input kind series: ok", "backbone random_kernels: ok, 1 configuration"]
+    assert result.stdout.splitlines()[:2] == passed
+    file = tmp_path / "wrong.py"
+    text = example.read_text(encoding="utf-8").replace('"image/svg+xml"', '"video/svg+xml"')
+    noise = (
+        '\n\n@augment(input="series")\ndef noise(size: int):\n    """Noise."""\n'
+        "    return lambda series: series + torch.rand_like(series)\n"
+    )
+    file.write_text(text.replace("import Example", "import augment, Example") + noise)
+    wrong = run("plugins", "check", file)
+    assert wrong.exit_code == 1
+    kind, _, augmentation, *_ = wrong.stdout.splitlines()
+    assert "input kind 'series' shows 'video/svg+xml', which reports do not show" in kind
+    assert augmentation == "augment noise: ok, 1 configuration"
+    by_name = run("plugins", "check", "series", "--plugin", file)
+    assert by_name.stdout == f"{kind}\n"
+
+
 @pytest.mark.parametrize("kind", GIVEN_ARGUMENTS)
 def test_a_new_plugin_works_and_its_test_passes(tmp_path: Path, kind: str) -> None:
     folder = tmp_path / "deep" / "plugins"

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from autotl.files import last_used, lock
 from autotl.frozen import CachedRows, FeatureCache, cache, entry_name, reading_speed
+from autotl.frozen.activations import Activations, WithInputs, divide
 
 CPU = torch.device("cpu")
 WIDTH = 5
@@ -95,27 +96,60 @@ def test_batches_are_copies_in_the_requested_order(tmp_path: Path, memory: int) 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 @pytest.mark.parametrize("shape", [(3,), (3, 2), (3, 4, 5)])
 @pytest.mark.parametrize("num_targets", [None, 4])
+@pytest.mark.parametrize("inputs", [None, "int64", "uint8", "float64"])
 def test_rows_are_read_as_they_were_computed(
-    tmp_path: Path, dtype: torch.dtype, shape: tuple[int, ...], num_targets: int | None
+    tmp_path: Path,
+    dtype: torch.dtype,
+    shape: tuple[int, ...],
+    num_targets: int | None,
+    inputs: str | None,
 ) -> None:
     computed = torch.randn(6, *shape).to(dtype)
     if len(shape) == 3:
         computed = computed.contiguous(memory_format=torch.channels_last)
+    batch: Activations = computed
+    if inputs:
+        batch = WithInputs(computed, torch.randint(0, 99, (6, 7)).to(getattr(torch, inputs)))
     mixed = None if num_targets is None else torch.rand(6, num_targets)
     for memory in (0, 1 << 20):
         feature_cache = FeatureCache(1 << 20, tmp_path, memory)
         indices = np.arange(6)
         rows = feature_cache.get_or_compute(
-            "x.features", indices, lambda missing: iter([(missing, computed, mixed)]), CPU
+            "x.features", indices, lambda missing: iter([(missing, batch, mixed)]), CPU
         )
         assert rows is not None
-        [(activations, targets)] = rows.batches([indices])
+        [(read, targets)] = rows.batches([indices])
+        activations, own_inputs = divide(read)
+        if isinstance(batch, WithInputs):
+            assert own_inputs is not None
+            assert own_inputs.dtype == batch.inputs.dtype
+            assert torch.equal(own_inputs, batch.inputs)
+        else:
+            assert own_inputs is None
         assert torch.equal(activations, computed)
         assert activations.dtype == dtype
         assert activations.stride() == computed.stride()  # channels_last as the layers expect it
         assert (targets is None) == (mixed is None)
         if targets is not None and mixed is not None:
             assert torch.equal(targets, mixed)
+
+
+@pytest.mark.parametrize("chunk_bytes", [10, 1 << 20], ids=["in several chunks", "in one"])
+def test_there_is_no_room_for_rows_that_are_not_all_of_one_size(
+    tmp_path: Path, chunk_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache, "CHUNK_BYTES", chunk_bytes)
+    sizes = {0: 3, 1: 3, 2: 4}
+
+    def compute(missing: np.ndarray) -> Iterator[tuple[np.ndarray, Tensor, None]]:
+        for i in missing.tolist():
+            yield np.array([i]), torch.ones(1, sizes[i]), None
+
+    feature_cache = FeatureCache(1 << 20, tmp_path)
+    assert feature_cache.get_or_compute("x.features", np.arange(3), compute, CPU) is None
+    rows = feature_cache.get_or_compute("y.features", np.arange(2), compute, CPU)
+    assert rows is not None
+    assert feature_cache.get_or_compute("y.features", np.arange(1, 3), compute, CPU) is None
 
 
 def test_there_are_no_rows_for_no_examples(tmp_path: Path) -> None:
@@ -367,3 +401,20 @@ def test_an_entry_of_an_earlier_process_is_checked_when_it_is_first_used(tmp_pat
     assert other.computed == [3, 7, 7, 3, 5, 4]
     assert len(warned) == 1
     assert len(files(tmp_path, ".json")) == 1
+
+
+def test_an_entry_of_an_earlier_process_with_other_inputs_is_replaced(tmp_path: Path) -> None:
+    warned: list[str] = []
+    for first in (1, 1, 2):
+        inputs = torch.arange(first, first + 3)[:, None]
+
+        def compute(missing: np.ndarray, inputs: Tensor = inputs) -> Iterator[Any]:
+            yield missing, WithInputs(torch.stack([row(i) for i in missing]), inputs[missing]), None
+
+        feature_cache, indices = FeatureCache(1 << 20, tmp_path, warn=warned.append), np.arange(3)
+        rows = feature_cache.get_or_compute("x.features", indices, compute, CPU, check=True)
+        assert rows is not None
+        [(batch, _)] = rows.batches([indices])
+        assert isinstance(batch, WithInputs)
+        assert torch.equal(batch.inputs, inputs)
+    assert len(warned) == 1

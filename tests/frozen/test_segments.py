@@ -95,6 +95,20 @@ def test_a_damaged_segment_is_deleted(tmp_path: Path, damage: str) -> None:
     assert len(find(tmp_path, ".json")) == len(find(tmp_path, ".bin")) == 2
 
 
+def test_a_segment_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    add(tmp_path / "a", 1, 2)
+    [header] = find(tmp_path, ".json")
+    content = json.loads(header.read_bytes())
+    for name in ("input_dtype", "input_shape"):
+        del content["format"][name]
+    del content["checksum"]
+    [records] = find(tmp_path, ".bin")
+    array = np.frombuffer(records.read_bytes(), np.uint8).reshape(2, FORMAT.bytes)
+    checksum = segments._checksum(content, array)
+    header.write_text(json.dumps({**content, "checksum": checksum}))
+    assert_right(Entry(tmp_path / "a", set()), np.array([1, 2]))
+
+
 def test_an_incomplete_segment_is_not_read_and_is_deleted_later(tmp_path: Path) -> None:
     folder = tmp_path / "a"
     add(folder, 1, 2)

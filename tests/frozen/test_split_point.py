@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -631,6 +632,57 @@ def test_the_suffix_computes_outputs_that_do_not_depend_on_the_image() -> None:
     activations = trainable.prefix(random_images(trainable.model)).detach()
     trainable.suffix(activations).square().sum().backward()
     assert trainable.model.backbone.table.weight.grad.abs().sum() > 0
+
+
+class CustomKernel(torch.autograd.Function):
+    """Multiplies by a weight in a kernel that is no operation of PyTorch, but one of NumPy."""
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(features, weight)
+        output = torch.zeros_like(features)
+        np.multiply(features.numpy(), weight.numpy(), out=output.numpy())
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        features, weight = ctx.saved_tensors
+        return gradient * weight, (gradient * features).sum().view(1)
+
+
+class Kernel(nn.Module):
+    """Calls the kernel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((1,), 0.5))
+
+    def forward(self, features: Tensor) -> Tensor:
+        output: Tensor = CustomKernel.apply(features, self.weight)
+        return output
+
+
+class WithKernel(Backbone):
+    """Adds the output of a custom kernel to its input, after the stem."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel, self.sum = Kernel(), nn.Identity()
+
+    def forward(self, images: Tensor) -> Tensor:
+        stem = self.stem(images)
+        features = self.sum(stem + self.kernel(stem))
+        return self.forward_head(self.stages(features))
+
+
+def test_parameters_of_custom_kernels_count() -> None:
+    frozen = find_in(WithKernel, "stages")
+    assert frozen.name == "sum"
+    assert id(frozen.model.backbone.kernel.weight) in frozen.prefix_parameters
+    assert_exact(frozen)
+    trainable = find_in(WithKernel, "stages", "kernel")
+    assert trainable.name == "stem"
+    assert_exact(trainable)
 
 
 class Scaled(Backbone):

@@ -30,7 +30,7 @@ def test_a_note_lists_the_costs_that_were_measured(store: Store) -> None:
     add_trial(store, 1, 0.8, measured=costs)
     assert "trained parameters" in note(store, 0, None)
     assert "peak memory" not in note(store, 0, None)
-    expected = "3 MiB peak memory; 2 views of each image."
+    expected = "3 MiB peak memory; 2 views of each example."
     assert expected in note(store, 1, None).replace("\\", "")
 
 

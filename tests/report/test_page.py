@@ -148,7 +148,8 @@ def test_only_the_two_scripts_of_the_page_may_run(complete_store: Store, tmp_pat
     sources = " ".join(f"'sha256-{base64.b64encode(h).decode()}'" for h in hashes)
     assert len(hashes) == 2
     assert page.policy == (
-        f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src {sources}"
+        f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; "
+        f"media-src data:; script-src {sources}"
     )
     assert "plotly.js" in page.scripts[0]
 
@@ -200,7 +201,7 @@ def test_the_page_shows_the_final_selection(complete_store: Store, tmp_path: Pat
         "temperature of 1.31, which changed their expected calibration error from 0.048 to 0.021"
     ) in text
     text = text[text.rindex("Time by stage") : text.rindex("Reproduce")]
-    stages = ("data check", "image packing", "search", "final selection", "refit")
+    stages = ("data check", "packing", "search", "final selection", "refit")
     positions = [text.index(f"{stage} ") for stage in stages]
     assert positions == sorted(positions), "stages are in the order of a search"
 
@@ -244,7 +245,7 @@ def test_an_image_is_never_loaded_from_an_address(store: Store, tmp_path: Path) 
     report.write(store, "birds", tmp_path)
     page = read(tmp_path / "report.html")
     assert page.images == []
-    assert page.text.count("no image") == 2
+    assert page.text.count("no preview") == 2
 
 
 def test_a_name_that_is_not_valid_unicode_does_not_prevent_the_page(

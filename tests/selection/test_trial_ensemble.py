@@ -32,6 +32,7 @@ class Study:
             logits[np.arange(count), self.labels] += signal
             self.add(number, logits, rows)
         self.rows = rows
+        self.can_combine = True
         self.settings = SimpleNamespace(
             name="s", metric="accuracy", seed=0, max_parameters=None, max_latency=None
         )
@@ -57,7 +58,11 @@ class Study:
             scored_split="validation",
             folds=None,
         )
-        context: Any = SimpleNamespace(dataset=dataset, settings=self.settings)
+        context: Any = SimpleNamespace(
+            dataset=dataset,
+            settings=self.settings,
+            can_combine=lambda rows: self.can_combine or rows[0] is rows[1],
+        )
         store: Any = SimpleNamespace(
             predictions=lambda study, number: self.stored.get(number),
             latencies=lambda study: {"net": 10.0},
@@ -103,6 +108,12 @@ def test_the_score_is_not_biased_by_the_selection_of_the_weights() -> None:
             differences.append(combined.scores[0] - ACCURACY.score(labels[half:], np.array(new)))
     assert len(differences) > 20
     assert abs(np.mean(differences)) < 3 * np.std(differences) / len(differences) ** 0.5
+
+
+def test_models_with_different_inputs_are_no_ensemble() -> None:
+    study = Study(6)
+    study.can_combine = False
+    assert study.choose() is None
 
 
 def test_copies_of_one_trial_are_no_ensemble() -> None:

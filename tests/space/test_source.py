@@ -5,11 +5,14 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
-from autotl.space.source import source_digest
+from autotl import backbone
+from autotl.space.source import library_versions, source_digest
 
 Write = Callable[[str, str], None]
 
@@ -89,3 +92,14 @@ def test_a_version_is_read_without_a_warning(write: Write) -> None:
 
 def test_a_module_without_a_file_has_a_digest() -> None:
     assert source_digest("nowhere") == source_digest("nowhere")
+
+
+def test_the_libraries_of_a_plugin_are_its_own_distribution_and_those_it_requires() -> None:
+    requires = ["numpy[extra]>=1.0", "autotl", "no-such-distribution; sys_platform == 'none'"]
+    plugin = backbone(requires=requires)(lambda: None)
+    numpy = {"numpy": version("numpy")}
+    assert library_versions(plugin) == numpy
+    assert library_versions(replace(plugin, origin="file a.py sha256:12")) == numpy
+    assert library_versions(replace(plugin, origin="autotl 1.0")) == numpy
+    installed = replace(plugin, origin="some-plugins 1.2.dev3")
+    assert library_versions(installed) == {**numpy, "some-plugins": "1.2.dev3"}

@@ -29,7 +29,7 @@ from autotl.space import registry
 from autotl.space.registry import AnyPlugin
 from autotl.testing import check, examine, toy
 
-BUILT_IN = [p for p in registry.load() if p.kind != "dataset"]
+BUILT_IN = [p for p in registry.load() if p.kind != "dataset" and p.origin.startswith("autotl ")]
 
 
 def name_of(plugin: AnyPlugin) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,9 @@ from autotl import (
 from autotl.errors import PluginError
 from autotl.space import registry
 from autotl.space.registry import AnyPlugin
-from autotl.testing import check
+from autotl.testing import check, examine
+
+PLUGIN = Path(__file__).parents[2] / "plugins" / "examples" / "autotl_series.py"
 
 
 def reading(make: Callable[[], Any], matches: tuple[str, ...] = ("made:*",)) -> AnyPlugin:
@@ -66,6 +69,26 @@ def test_a_violation_of_a_dataset_plugin_is_reported_in_words(
     with pytest.raises(PluginError) as caught:
         check(plugin, source="made:up")
     assert words in str(caught.value)
+
+
+def test_the_items_of_another_kind_are_read_by_it() -> None:
+    plugins = registry.load([PLUGIN])
+    series = plugins.input_kinds["series"]
+
+    def read(items: list[Any], accepts: bool = True) -> AnyPlugin:
+        @dataset(name="read", input="series", matches=["made:*"], accepts=lambda source: accepts)
+        def read(source: str) -> list[Example]:
+            """Time series."""
+            return [Example(str(i), item, str(i % 2)) for i, item in enumerate(items)]
+
+        return read
+
+    valid = [np.ones(3), np.zeros(4)]
+    assert check(read(valid), source="made:up", kind=series) == 1
+    [sentence] = examine(read([*valid, np.zeros(0)]), source="made:up", kind=series).broken
+    assert "gives '2' the series float64 [0]; the series input cannot read it" in sentence
+    [sentence] = examine(read(valid, accepts=False), source="made:up", kind=series).broken
+    assert "does not accept 'made:up'" in sentence
 
 
 def test_the_built_in_dataset_plugin_that_needs_no_file_passes() -> None:

@@ -108,7 +108,7 @@ def balancing(make: Callable[[list[int]], Any]) -> AnyPlugin:
 
 BALANCING = [
     (balancing(lambda n: [1.0] * len(n)), "return an autotl.Balance"),
-    (balancing(lambda n: Balance(weights=[1.0])), "returns weights=[1.0] for [15, 12, 9] images"),
+    (balancing(lambda n: Balance(weights=[1.0])), "returns weights=[1.0] for [15, 12, 9] examples"),
     (balancing(lambda n: Balance(weights=[1 / x for x in n])), "ZeroDivisionError in line"),
     (balancing(lambda n: Balance(offsets=[float("-inf") for _ in n])), "one finite number"),
     (balancing(lambda n: Balance(sampling=[1.0, -1.0, 1.0])), "not below 0"),

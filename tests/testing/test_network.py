@@ -87,7 +87,7 @@ BROKEN = [
         "gives different logits each time",
     ),
     (wrap_linear(lambda m, x: m.layer(x).squeeze()), "cannot predict a single image"),
-    (wrap_linear(lambda m, x: m.layer(x - x.mean(0))), "predicts an image alone differently"),
+    (wrap_linear(lambda m, x: m.layer(x - x.mean(0))), "predicts one image alone differently"),
     (partly, "its parameter 'second.weight' does not change"),
     (misfit, "classifies 0% of the points of four separate clusters"),
     (network(lambda m: setattr(m, "num_features", 25)), "return [8, 25]"),
