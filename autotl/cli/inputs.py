@@ -143,9 +143,9 @@ def model_options(predictor: Predictor, source: str, plugins: Registry) -> dict[
     Raises:
         DataError: No dataset plugin reads it.
     """
-    plugin = plugins.dataset(source)
-    keywords = {*plugin.defaults, *plugin.settings}
     options = predictor.config.get("data", {}).get("options", {})
+    plugin = plugins.dataset(source, options)
+    keywords = {*plugin.defaults, *plugin.settings}
     return {name: value for name, value in options.items() if name in keywords}
 
 

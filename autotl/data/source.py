@@ -36,7 +36,7 @@ def read_source(source: str, plugins: Registry, options: Mapping[str, str] | Non
     """
     if source.startswith("~"):
         source = str(Path(source).expanduser())
-    plugin = plugins.dataset(source)
+    plugin = plugins.dataset(source, options or ())
     kind = find_kind(plugin.input, plugins)
     items = list(plugin.call({"source": source}, parse_options(plugin, options or {})))
     issues = [item for item in items if isinstance(item, Issue)]

@@ -46,7 +46,7 @@ def choose_space(
         licences=settings.licence,
         max_parameters=settings.max_parameters,
     )
-    kind = data.find_kind(plugins.dataset(settings.data).input, plugins)
+    kind = data.find_kind(plugins.dataset(settings.data, settings.data_options).input, plugins)
     return space.build_space(
         plugins.for_input(kind),
         settings.requested,

@@ -154,7 +154,7 @@ def load_plugins(settings: StudyConfig, plugins: Registry | None) -> Registry:
     models.select_device(settings.device, settings.precision)
     plugins = plugins or registry.load(settings.plugin)
     metrics.get(settings.metric)
-    data.parse_options(plugins.dataset(settings.data), settings.data_options)
+    data.parse_options(plugins.dataset(settings.data, settings.data_options), settings.data_options)
     if settings.learn_from:
         existing_url(settings.learn_from, "--learn-from")
     return plugins

@@ -20,7 +20,8 @@ def plan_groups(model: Model, choice: Choice, epochs: int) -> Iterator[list[Grou
     """Yield the groups of trainable parameters, once for each epoch.
 
     A parameter that is in no group is frozen. A strategy that is a generator is advanced only when
-    an epoch begins; its last list is used for all epochs that remain.
+    an epoch begins; its last list is used for all epochs that remain. The learning rates of the
+    backbone's parameters are multiplied by its ``lr_scale``, if it has one.
 
     Args:
         model: The model to train.
@@ -40,6 +41,7 @@ def plan_groups(model: Model, choice: Choice, epochs: int) -> Iterator[list[Grou
             groups = [{**g, "params": list(g["params"])} for g in step]
             groups = [g for g in groups if g["params"]]
             _check_groups(model, groups, choice.name)
+            groups = _scale_rates(model, groups)
         yield groups
 
 
@@ -62,6 +64,20 @@ def _check_groups(model: Model, groups: list[Group], name: str) -> None:
         )
     if any("lr" not in g for g in groups):
         raise PluginError(f"{who} returns a group without 'lr', its learning rate")
+
+
+def _scale_rates(model: Model, groups: list[Group]) -> list[Group]:
+    """Multiply the rates of the backbone's parameters; the head's become groups of their own."""
+    scale: float = getattr(model.backbone, "lr_scale", 1.0)
+    if scale == 1:
+        return groups
+    head = {id(p) for p in model.head.parameters()}
+    scaled = []
+    for group in groups:
+        for is_head, rate in ((True, group["lr"]), (False, group["lr"] * scale)):
+            if params := [p for p in group["params"] if (id(p) in head) == is_head]:
+                scaled.append({**group, "params": params, "lr": rate})
+    return scaled
 
 
 def merge_parametrizations(model: nn.Module) -> None:

@@ -89,7 +89,7 @@ def _check_members(
             except PluginError as error:
                 reasons.append(error)
         if reasons and len(reasons) == len(refusals):
-            raise reasons[0]
+            raise next((r for r in reasons if "did you mean" in str(r)), reasons[0])
 
 
 def _check_study(settings: StudyConfig) -> None:

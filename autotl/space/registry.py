@@ -220,8 +220,13 @@ class Registry:
                 selected.append(plugin)
         return selected, excluded
 
-    def dataset(self, source: str) -> AnyPlugin:
+    def dataset(self, source: str, options: Iterable[str] = ()) -> AnyPlugin:
         """Get the dataset plugin that reads ``source``.
+
+        Args:
+            source: The data source.
+            options: Names of keywords. Plugins that have them take precedence, even one that does
+                not accept the source: such a keyword may name the column that it missed.
 
         Raises:
             DataError: It is empty, there is no such file or folder, or no plugin reads it.
@@ -230,10 +235,18 @@ class Registry:
         path = Path(source).expanduser()
         text = f"{path.as_posix()}/" if path.is_dir() else source
         # Plugin files are registered after installed plugins and take precedence over them.
-        for plugin in reversed(self._plugins["dataset"].values()):
-            matches = any(fnmatchcase(text.lower(), p.lower()) for p in plugin.matches)
-            if matches and (plugin.accepts is None or plugin.accepts(source)):
+        matching = [
+            plugin
+            for plugin in reversed(self._plugins["dataset"].values())
+            if any(fnmatchcase(text.lower(), p.lower()) for p in plugin.matches)
+        ]
+        names = set(options)
+        with_options = [p for p in matching if names and names <= {*p.defaults, *p.settings}]
+        for plugin in with_options or matching:
+            if plugin.accepts is None or plugin.accepts(source):
                 return plugin
+        if with_options:
+            return with_options[0]
         readable = ", ".join(m for p in self._plugins["dataset"].values() for m in p.matches)
         raise DataError(f"no dataset plugin reads {source!r}; those installed read {readable}")
 

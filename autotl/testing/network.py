@@ -169,9 +169,8 @@ def is_per_example(harness: PluginHarness, others: Mapping[str, Any]) -> bool:
     network = harness.build(harness.make_config(plugin.defaults, **others))
     if plugin.kind == "freeze":
         list(plan_groups(network, Choice(plugin, plugin.defaults), 2))
-        return not network.penalties
-    if plugin.kind not in ("backbone", "head"):
-        return True
+        if network.penalties:
+            return False
     batch = harness.make_inputs()
     function: Callable[[Tensor], Tensor] = network.features
     with torch.no_grad():

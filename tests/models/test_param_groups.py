@@ -113,3 +113,30 @@ def test_a_strategy_that_breaks_the_contract_in_a_later_epoch_is_named_then() ->
     next(steps)
     with pytest.raises(PluginError, match="'late' freezes the head"):
         next(steps)
+
+
+def test_the_backbone_may_scale_the_rates_of_its_parameters() -> None:
+    @freeze
+    def both(model: Model) -> list[Group]:
+        mixed = [*model.head.parameters(), *model.blocks[-1]]
+        return [
+            {"params": mixed, "lr": 1.0, "momentum": 0.5},
+            {"params": model.blocks[0], "lr": 2.0},
+        ]
+
+    network = model()
+    unscaled = plan(network, both)
+    network.backbone.lr_scale = 0.1
+    assert (
+        plan(network, both)
+        == [
+            [
+                {"params": list(network.head.parameters()), "lr": 1.0, "momentum": 0.5},
+                {"params": network.blocks[-1], "lr": 0.1, "momentum": 0.5},
+                {"params": network.blocks[0], "lr": 0.2},
+            ]
+        ]
+        * 3
+    )
+    network.backbone.lr_scale = 1.0
+    assert plan(network, both) == unscaled

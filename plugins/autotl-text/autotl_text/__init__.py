@@ -1,0 +1,1 @@
+"""Texts for AutoTL: tables and folders of texts, encoders of transformers, augmentations."""
