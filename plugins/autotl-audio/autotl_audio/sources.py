@@ -27,10 +27,10 @@ def _is_sound_folder(source: str) -> bool:
 
 
 @dataset(input="sound", matches=["*/"], accepts=_is_sound_folder)
-def sound_folder(source: str, *, seconds: float | None = None) -> list[Example | Issue]:
+def sound_folder(source: str, *, seconds: float = 0.0) -> list[Example | Issue]:
     """A folder with a subfolder of sound files for each class, or such a folder for each split.
 
-    ``seconds`` is the duration that is used of each; without it, it is measured.
+    ``seconds`` is the duration that is used of each; 0 for the one that suits most of them.
     """
     root = Path(source)
     listing = image_files.list_images(root)
@@ -59,11 +59,9 @@ def _make_example(root: Path, path: Path, depth: int) -> Example:
     return Example(path.as_posix(), root / path, label, split)
 
 
-def _use_seconds(
-    examples: Iterable[Example | Issue], seconds: float | None
-) -> Iterator[Example | Issue]:
+def _use_seconds(examples: Iterable[Example | Issue], seconds: float) -> Iterator[Example | Issue]:
     for example in examples:
-        if seconds is None or isinstance(example, Issue):
+        if not seconds or isinstance(example, Issue):
             yield example
         else:
             yield replace(example, item=Clip(example.item, seconds))
@@ -90,9 +88,9 @@ def _is_sound_table(source: str) -> bool:
 
 
 @dataset(input="sound", matches=["*.csv", "*.tsv"], accepts=_is_sound_table)
-def sound_table(source: str, *, seconds: float | None = None) -> list[Example | Issue]:
+def sound_table(source: str, *, seconds: float = 0.0) -> list[Example | Issue]:
     """A table with the columns path, label and optionally split and group; paths of sound files.
 
-    ``seconds`` is the duration that is used of each; without it, it is measured.
+    ``seconds`` is the duration that is used of each; 0 for the one that suits most of them.
     """
     return list(_use_seconds(datasets.csv(source), seconds))
