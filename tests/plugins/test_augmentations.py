@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from autotl_plugins.augmentations import _make_noise
+from images import image_input
 from scipy import stats
 from torch import Tensor
 from torch.nn import functional
@@ -204,7 +205,7 @@ COUNT = 20_000
 def draw_many(plugin: AnyPlugin, in_view: bool, **params: Any) -> None:
     """Augment many tiny images; the test records what is drawn for them."""
     augmentation = Augmentation(
-        Choice(plugin, {**plugin.defaults, **params}), 4, 2, torch.device("cpu")
+        Choice(plugin, {**plugin.defaults, **params}), image_input(4), 2, torch.device("cpu")
     )
     images = torch.zeros(COUNT, 3, 4, 4, dtype=torch.uint8)
     torch.manual_seed(0)
