@@ -21,6 +21,7 @@ from images import FAST, read_trials, write_images, write_plugin
 import autotl
 from autotl import data, engine, events, files, models, report, study, training
 from autotl.artifact import model_folder
+from autotl.data import packing
 from autotl.errors import (
     DataError,
     Incompatible,
@@ -274,7 +275,7 @@ def test_packed_images_are_reused(
     settings: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine.run(settings(trials=1))
-    monkeypatch.setattr("autotl.data.packing.decode", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr(packing._Writer, "__call__", lambda *_: pytest.fail("packed again"))
     engine.run(settings(trials=1, study="another"))
 
 
@@ -325,7 +326,7 @@ def test_backbones_that_are_too_slow_are_excluded_and_stay_excluded(
     notes: list[Event] = []
     engine.run(settings(**options, trials=1), notes.append)
     texts = [e.text for e in notes if isinstance(e, Note)]
-    assert any("slow (40.0 ms per image, more than 20)" in text for text in texts)
+    assert any("slow (40.0 ms per example, more than 20)" in text for text in texts)
     times["slow"] = 1.0  # it goes on with what was measured first
     engine.run(settings(**options, trials=2))
     assert sorted(timed) == ["slow", "tiny"]

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from command_line import run
-from images import write_images
+from images import image_input, write_images, write_plugin
 
 import autotl
 from autotl import ANY_INPUT, augment, backbone, dataset
-from autotl.data import IMAGES, Packed, find_kind, pack
+from autotl.data import IMAGES, Packed, check, find_kind, pack
 from autotl.errors import DataError, PluginError
 from autotl.space import registry
 from autotl.space.input_kind import InputKind, ModelInput
@@ -163,10 +164,6 @@ def test_the_kind_of_images_opens_what_another_kind_becomes(tmp_path: Path) -> N
     sound = Spectrograms()
     assert sound.backbone_input == "image"
     examples = [autotl.Example(str(i), bytes([i, i]), str(i % 2)) for i in range(12)]
-    from images import image_input
-
-    from autotl.data import check
-
     packed: Packed = pack(check(examples, "here", kind=sound), image_input(8), tmp_path)
     assert packed.array.shape == (12, 8, 8, 3)
     assert sorted(packed.array[:, 0, 0, 0].tolist()) == list(range(12))
@@ -218,3 +215,85 @@ def test_options_of_decorators_are_kept() -> None:
     assert (plain.input, encoder.input, table.input) == (ANY_INPUT, "text", "text")
     with pytest.raises(DataError, match="there is no file or folder"):
         Registry([table]).dataset("x.csv")
+
+
+def test_installed_plugins_that_look_into_a_source_are_asked_first() -> None:
+    def reading(name: str, origin: str, accepts: Any = None) -> Any:
+        @dataset(name=name, matches=["*:*"], accepts=accepts)
+        def read(source: str) -> Any: ...
+
+        return replace(read, origin=origin)
+
+    looks = reading("looks", "sounds 1.0", lambda source: source == "a:b")
+    reads_all = reading("reads_all", "zoo 1.0")
+    assert Registry([looks, reads_all]).dataset("a:b").name == "looks"
+    assert Registry([looks, reads_all]).dataset("a:c").name == "reads_all"
+    for origin in ("file mine.py sha256:0", "a notebook or script"):
+        mine = reading("mine", origin)
+        assert Registry([looks, reads_all, mine]).dataset("a:b").name == "mine"
+
+
+class Waves(InputKind):
+    """Arrays of one number, which are divided by the largest of them."""
+
+    name, noun, nouns, unit, becomes = "wave", "wave", "waves", "px", "image"
+
+    def content(self, item: Any) -> bytes:
+        return bytes(item.tobytes())
+
+    def measure(self, items: Any) -> Any:
+        return {"height": (0, max(float(item) for item in items))}
+
+    def encode(self, item: Any, expects: ModelInput, scales: Any) -> Any:
+        _, highest = scales["height"]
+        return expects.encode(np.full((4, 4), 255 * item / highest, np.uint8))
+
+    def show(self, item: Any) -> Any:
+        raise NotImplementedError
+
+    def read(self, argument: str) -> Any:
+        return [(argument, np.float64(argument))]
+
+    def toy(self, counts: Any, seed: int = 0) -> Any:
+        raise NotImplementedError
+
+
+def test_what_a_kind_measures_is_stored_and_encodes_new_items(tmp_path: Path) -> None:
+    plugin = tmp_path / "plugin.py"
+    text = (
+        "import sys\nfrom autotl import Example, dataset\nimport numpy as np\n"
+        f"waves = sys.modules[{__name__!r}].Waves()\n\n"
+        '@dataset(input="wave", matches=["waves:*"])\n'
+        "def read(source: str):\n"
+        "    return [Example(str(i), np.float64(i + 1), str(i // 20)) for i in range(40)]\n"
+    )
+    plugin.write_text(text)
+    files = [plugin, write_plugin(tmp_path)]
+    study = autotl.search(
+        "waves:up",
+        plugin=files,
+        out=tmp_path / "runs",
+        device="cpu",
+        trials=1,
+        epochs=1,
+        backbone=["tiny"],
+    )
+    config = json.loads((study.folder / "model" / "config.json").read_text())
+    assert config["scales"] == {"height": [0, 40]}
+    model = autotl.load(study.folder / "model", plugin=files)
+    assert model.encode(np.float64(20))[0, 0].tolist() == [127, 127, 127]
+    card = (study.folder / "model" / "README.md").read_text()
+    assert "| height, measured on the data | 0 to 40 |" in card
+    assert "photo.jpg" not in card
+    checked = run("data", "check", "waves:up", "--plugin", str(plugin))
+    assert "measured on all waves: height 0 to 40" in checked.stdout
+
+
+def test_what_a_kind_measures_must_be_ranges() -> None:
+    class Wrong(Waves):
+        def measure(self, items: Any) -> Any:
+            return {"height": 3}
+
+    examples = [autotl.Example(str(i), np.float64(i + 1), str(i % 2)) for i in range(12)]
+    with pytest.raises(PluginError, match=r"input kind 'wave' returns .*'height': 3"):
+        check(examples, "here", kind=Wrong())

@@ -392,7 +392,7 @@ def test_a_recipe_is_toml_and_starts_with_its_usage(recipe: Path) -> None:
     [
         "",
         'data = "x"\nhead = "mlp"\nbackbone = "tiny"',
-        "[backbone.tiny]\n[freeze.full]\n[head.mlp]\n[augment.none]",
+        "[backbone.tiny]\n[head.mlp]\n[augment.none]\n[optimizer.sgd]",
         "[backbone.tiny]\n[freeze.full]\n[head.mlp]\n[head.linear]\n[augment.none]\n[optimizer.sgd]",
     ],
 )
@@ -523,15 +523,28 @@ def test_an_impossible_path_of_a_study_file_is_explained() -> None:
             configure(path, {})
 
 
-def test_a_recipe_says_what_has_no_effect(tmp_path: Path) -> None:
+def test_a_recipe_leaves_out_what_has_no_effect(tmp_path: Path) -> None:
     config = {kind: {"name": {}} for kind in ("backbone", "freeze", "head", "augment", "optimizer")}
     effective = {kind: config[kind] for kind in ("backbone", "freeze", "head")}
     study.write_recipe(tmp_path / "a.toml", config, {"epochs": 1}, effective=effective)
     study.write_recipe(tmp_path / "b.toml", config, {"epochs": 1}, effective=config)
     text = (tmp_path / "a.toml").read_text()
-    assert "no effect have augment, optimizer and the learning rate" in text
-    assert tomllib.loads(text) == tomllib.loads((tmp_path / "b.toml").read_text())
-    assert "no effect" not in (tmp_path / "b.toml").read_text()
+    assert "augment, optimizer and the learning rate have no effect" in text
+    assert tomllib.loads(text) == {**effective, "epochs": 1}
+    assert tomllib.loads((tmp_path / "b.toml").read_text()) == {**config, "epochs": 1}
+    settings = configure_recipe(tmp_path / "a.toml", "photos", {})
+    assert settings.requested["optimizer"] == ("@default",)
+
+
+def test_what_a_recipe_leaves_out_has_its_default_values_alone(tmp_path: Path) -> None:
+    config = {"backbone": {"tiny": {}}, "freeze": {"linear_probe": {}}, "head": {"lda": {}}}
+    study.write_recipe(tmp_path / "a.toml", config, {"epochs": 1})
+    settings = configure_recipe(tmp_path / "a.toml", "photos", {})
+    single = space.build_space(PLUGINS, settings.requested, settings.space).without_kind("balance")
+    assert [p.name for p in single.plugins["optimizer"]] == ["adamw"]
+    assert [p.name for p in single.plugins["augment"]] == ["flip_crop"]
+    optimizer = single.plugins["optimizer"][0]
+    assert all(h.choices == (h.default,) for h in optimizer.hyperparameters)
 
 
 def test_options_of_the_data_are_text(tmp_path: Path) -> None:

@@ -101,11 +101,13 @@ def render(config: Mapping[str, Any], title: str, results: Mapping[str, Any] | N
 def _standalone_code(config: Mapping[str, Any], parts: Mapping[str, str]) -> str:
     """The code that loads the model without autotl; empty if there is none.
 
-    It has no example for a model of images with more than 8 bits, which autotl scales.
+    It has no example for a model of images with more than 8 bits, which autotl scales, or of
+    another kind of input, which its package converts to images.
     """
     if "head" not in parts:
         return ""
-    return standalone.render(parts) + ("" if config.get("scales") else standalone.EXAMPLE)
+    is_plain = config.get("kind", IMAGE) == IMAGE and not config.get("scales")
+    return standalone.render(parts) + (standalone.EXAMPLE if is_plain else "")
 
 
 def _plugin_files(config: Mapping[str, Any]) -> list[str]:

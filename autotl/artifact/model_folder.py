@@ -201,7 +201,7 @@ class Predictor:
             not calibrated.
         config: Content of ``config.json``.
         kind: What the examples are.
-        scales: The scales of images with more than 8 bits, by file type.
+        scales: Those of the data set; see ``Dataset.scales``.
         training_images: Digests of the examples that the model was trained on, ``[N]``; None if
             they are not known.
         data_source: The data that the model was trained on, which may not be there any more; empty

@@ -25,8 +25,7 @@ def check_data(
 ) -> None:
     """Open every example of DATA once and report the problems found."""
     require_source(source)
-    from autotl.data import check, read_source
-    from autotl.data.scale import describe
+    from autotl.data import check, describe_scales, read_source
     from autotl.space import registry
 
     read = read_source(source, registry.load(plugin), data_options)
@@ -38,7 +37,7 @@ def check_data(
         f"{len(dataset.examples)} {dataset.kind.nouns} of {len(dataset.classes)} classes can be "
         "used: " + ", ".join(f"{size} {split}" for split, size in sizes.items())
     )
-    for line in describe(dataset.scales):
-        click.echo(f"scale of {line}; values beyond are clipped")
+    for line in describe_scales(dataset):
+        click.echo(line)
     for i, name in enumerate(dataset.classes):
         click.echo(f"  {printable(name)}: {int((dataset.labels == i).sum())}")

@@ -20,7 +20,14 @@ from autotl.data.batches import (
     to_channels_first,
 )
 from autotl.data.copies import digest_examples
-from autotl.data.dataset import Dataset, check, write_csv, write_issues, write_splits
+from autotl.data.dataset import (
+    Dataset,
+    check,
+    describe_scales,
+    write_csv,
+    write_issues,
+    write_splits,
+)
 from autotl.data.encoding import encode
 from autotl.data.image import Progress, decode
 from autotl.data.image_kind import IMAGES, ImageInput, find_kind
@@ -50,6 +57,7 @@ __all__ = [
     "check",
     "copy_in_order",
     "decode",
+    "describe_scales",
     "device_memory",
     "digest_examples",
     "draw_items",

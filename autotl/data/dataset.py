@@ -29,7 +29,7 @@ from autotl.data.labels import check_labels, find_same, join_names, natural_key,
 from autotl.data.scale import Scale
 from autotl.data.split import GIVEN_SPLITS, SPLITS, draw_folds, join_units, split
 from autotl.data.spreadsheet import escape_formula
-from autotl.errors import DataError, StoreError
+from autotl.errors import DataError, PluginError, StoreError
 from autotl.space.input_kind import InputKind, ModelInput
 from autotl.space.plugin import Example, Issue
 
@@ -56,7 +56,8 @@ class Dataset:
         units: Index of each example's sampling unit, ``[N]``. The examples of one group, copies and
             near-copies of one image form one unit (in statistics: a cluster). They are correlated,
             so a drawn split never separates them; different units count as independent.
-        scales: The scales of images with more than 8 bits, by file type; see ``scale``.
+        scales: The scales of images with more than 8 bits, by file type, see ``scale``; or what
+            another kind measured.
         digests: A number that identifies the content of each example, ``uint64 [N]``: of an image,
             its thumbnail.
         folds: Fold of each example outside the test split in a cross-validation, from 0, and -1 in
@@ -148,7 +149,7 @@ def check(
         fold_of = _assign_folds(classes, labels, splits, units, folds, seed, kind)
     left_out = [excluded[i] for i in sorted(excluded)]
     problems = _find_issues(usable, inspected, classes, labels, splits, kind)
-    scales = scale.fit_scales(i.sample for i in inspected if i.sample)
+    scales = _measure(usable, inspected, kind)
     return Dataset(
         source=source,
         fingerprint=_fingerprint(usable, [i.content for i in inspected], scales),
@@ -391,6 +392,35 @@ def _assign_folds(
     assigned = np.full(len(labels), -1, dtype=np.int64)
     assigned[train] = drawn
     return assigned
+
+
+def _measure(
+    examples: Sequence[Example], inspections: Sequence[Inspection], kind: InputKind
+) -> dict[str, Scale]:
+    """Measure on all examples what their encoding depends on.
+
+    Raises:
+        PluginError: A kind returns something else than ranges.
+    """
+    if kind is IMAGES:
+        return scale.fit_scales(i.sample for i in inspections if i.sample)
+    measured = kind.measure([e.item for e in examples])
+    try:
+        return scale.from_json({name: list(pair) for name, pair in measured.items()})
+    except (AttributeError, TypeError, ValueError):
+        raise PluginError(
+            f"measure of the input kind {kind.name!r} returns {measured!r:.100}; return names with "
+            "a low and a higher number each, such as {'seconds': (0.0, 4.5)}"
+        ) from None
+
+
+def describe_scales(dataset: Dataset) -> list[str]:
+    """A line for each of the scales of a data set."""
+    if dataset.kind is IMAGES:
+        lines = scale.describe(dataset.scales)
+        return [f"scale of {line}; values beyond are clipped" for line in lines]
+    what = f"measured on all {dataset.kind.nouns}"
+    return [f"{what}: {name} {low:g} to {high:g}" for name, (low, high) in dataset.scales.items()]
 
 
 def _digest(inspections: Sequence[Inspection], kind: InputKind) -> NDArray[np.uint64]:

@@ -22,7 +22,7 @@ def encode(
         kind: What the item is.
         item: The item.
         expects: The input of the backbone.
-        scales: The scales of images with more than 8 bits, by file type.
+        scales: Those of the data set.
 
     Returns:
         An array of the shape and type that ``expects`` names.

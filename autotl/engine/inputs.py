@@ -134,5 +134,5 @@ def write_data(settings: StudyConfig, dataset: Dataset, listener: Listener) -> N
         first = dataset.issues[0]
         text = f"the data have {len(dataset.issues)} problems, see {settings.folder}/issues.csv"
         listener(Note(f"{text}; the first is {first.name}: {first.problem}", warning=True))
-    for line in data.scale.describe(dataset.scales):
-        listener(Note(f"scale of images with more than 8 bits: {line}"))
+    for line in data.describe_scales(dataset):
+        listener(Note(line))

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from autotl.search.leaderboard import rank
+from autotl.space.input_kind import IMAGE
 from autotl.space.space import Space
 from autotl.store import Store, existing_url
 from autotl.study import StudyConfig
@@ -37,6 +38,7 @@ class Profile:
         probes: Score of each backbone's linear probe.
         fingerprint: The fingerprint of the images and labels.
         split: The values of the settings on which the split of the data depends.
+        kind: The name of the kind of input.
     """
 
     classes: int
@@ -45,6 +47,7 @@ class Profile:
     probes: Mapping[str, float] = field(default_factory=dict)
     fingerprint: str = ""
     split: tuple[Any, ...] = ()
+    kind: str = IMAGE
 
     def leaks_into(self, other: Profile) -> bool:
         """Whether ``other`` may have trained on images of the test split of this study.
@@ -96,6 +99,7 @@ def profile(store: Store, study: str) -> Profile:
         scores,
         facts.data.fingerprint,
         tuple(identity.get(key) for key in ("seed", "validation", "folds", "test")),
+        facts.data.kind,
     )
 
 
@@ -104,7 +108,8 @@ def learn(
 ) -> dict[str, dict[str, Any]]:
     """Return the best parameters of the most similar studies, by the name of the study.
 
-    Only studies with the same metric and parameters that ``space`` can draw are considered.
+    Only studies with the same metric and kind of input are considered, whose parameters ``space``
+    can draw.
 
     Args:
         earlier: The database with the earlier studies.
@@ -122,7 +127,7 @@ def learn(
         if name == exclude or facts.metric != metric:
             continue
         other = profile(earlier, name)
-        if data.leaks_into(other):
+        if data.kind != other.kind or data.leaks_into(other):
             continue
         best = rank(earlier.trials(name), facts.direction)[:1]
         params = [space.flatten(row.config) for row in best]

@@ -167,13 +167,27 @@ class InputKind(ABC):
         """Convert an item to one of the kind ``becomes``."""
         return item
 
+    def measure(self, items: Sequence[Any]) -> Mapping[str, tuple[float, float]]:
+        """Measure on a whole data set what ``encode`` has to know of it, such as a duration.
+
+        It is stored with the model, and ``encode`` gets it for new items too. It belongs to what
+        identifies the data set.
+
+        Args:
+            items: The items that can be read.
+
+        Returns:
+            Names with a low and a higher number each, e.g. ``{"seconds": (0, 4.5)}``.
+        """
+        return {}
+
     def encode(self, item: Any, expects: ModelInput, scales: Mapping[str, Any]) -> Any:
         """Encode an item for a backbone.
 
         Args:
             item: The item.
             expects: The input of the backbone.
-            scales: What was measured of the whole data set; only images have something there.
+            scales: What ``measure`` returned for the data set of the model; empty before that.
 
         Raises:
             Exception: The item cannot be read.

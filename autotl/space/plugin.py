@@ -29,6 +29,9 @@ from autotl.space.input_kind import IMAGE
 from autotl.space.kinds import IMAGE_SIZE, HeadInput
 from autotl.space.signature import read_signature
 
+NO_PACKAGE = "a notebook or script"
+"""The origin of a plugin that comes neither from a package nor from a plugin file."""
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -164,7 +167,7 @@ class Plugin(Generic[P, R]):
     refuse: Refuse | None = None
     takes: HeadInput = "features"
     mixes: bool = False
-    origin: str = "a notebook or script"
+    origin: str = NO_PACKAGE
     family: str = ""
     given: Mapping[str, Any] = field(default_factory=dict)
 

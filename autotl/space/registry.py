@@ -26,7 +26,7 @@ from autotl.errors import (
 )
 from autotl.space.input_kind import ANY_INPUT, InputKind
 from autotl.space.kinds import GIVEN_ARGUMENTS
-from autotl.space.plugin import Plugin, Weights
+from autotl.space.plugin import NO_PACKAGE, Plugin, Weights
 
 GROUP = "autotl"
 """The entry point group in which a package registers its plugin modules."""
@@ -223,6 +223,9 @@ class Registry:
     def dataset(self, source: str, options: Iterable[str] = ()) -> AnyPlugin:
         """Get the dataset plugin that reads ``source``.
 
+        Plugin files take precedence over installed plugins, and those of them that look into the
+        source (``accepts``) over those that read all that matches.
+
         Args:
             source: The data source.
             options: Names of keywords. Plugins that have them take precedence, even one that does
@@ -234,10 +237,10 @@ class Registry:
         require_source(source)
         path = Path(source).expanduser()
         text = f"{path.as_posix()}/" if path.is_dir() else source
-        # Plugin files are registered after installed plugins and take precedence over them.
+        latest_first = reversed(self._plugins["dataset"].values())
         matching = [
             plugin
-            for plugin in reversed(self._plugins["dataset"].values())
+            for plugin in sorted(latest_first, key=_dataset_rank)
             if any(fnmatchcase(text.lower(), p.lower()) for p in plugin.matches)
         ]
         names = set(options)
@@ -327,6 +330,12 @@ def require_plugin_file(file: Path) -> None:
     if not file.exists():
         near = did_you_mean(file.name, (path.name for path in file.parent.glob("*.py")))
         raise PluginError(f"plugin file {file} cannot be read: there is no such file; {near}")
+
+
+def _dataset_rank(plugin: AnyPlugin) -> tuple[bool, bool]:
+    """What dataset plugins that match one source are sorted by, the one to take first."""
+    is_installed = plugin.origin != NO_PACKAGE and not plugin.origin.startswith(FILE)
+    return is_installed, plugin.accepts is None
 
 
 def _is_member(family: AnyPlugin, name: str) -> bool:

@@ -101,6 +101,10 @@ def from_json(
     return config
 
 
+DEFAULT = "@default"
+"""Stands for the default plugin of a kind, in the place of names."""
+
+
 @dataclass(frozen=True)
 class Space:
     """The plugins that the search chooses from, by kind.
@@ -257,7 +261,8 @@ def build_space(
 
     Args:
         registry: The available plugins.
-        requested: Names or patterns by kind; all plugins of a kind without any.
+        requested: Names or patterns by kind; all plugins of a kind without any. ``DEFAULT`` alone
+            stands for the plugin that is tried first, with its default values.
         narrowed: By kind, plugin and keyword: a value to pin it, ``[low, high]`` to narrow a
             range, a list of values to narrow choices.
         criteria: Which backbones may be used.
@@ -275,6 +280,9 @@ def build_space(
     # Backbones are last, because their weights may be looked up at the hub.
     for kind in sorted(SEARCHED_KINDS, key="backbone".__eq__):
         tables = narrowed.get(kind, {})
+        if tuple(requested.get(kind, ())) == (DEFAULT,):
+            plugins[kind] = (_default_plugin(registry, kind),)
+            continue
         selected, rejected = registry.select(kind, requested.get(kind, ()), criteria)
         excluded += rejected
         if not selected and kind in OPTIONAL_KINDS and not (requested.get(kind) or tables):
@@ -288,6 +296,15 @@ def build_space(
         plugins[kind] = tuple(sorted(final, key=lambda p: p.name))
     ordered = {kind: plugins[kind] for kind in SEARCHED_KINDS if kind in plugins}
     return Space(ordered, tuple(excluded), backbone_order)
+
+
+def _default_plugin(registry: Registry, kind: str) -> AnyPlugin:
+    """The plugin of a kind that is tried first, with its default values alone."""
+    selected, _ = registry.select(kind)
+    if not selected:
+        raise _explain_none_left(kind, (), NO_CRITERIA)
+    ranked = sorted(selected, key=lambda p: (p.order is None, p.order, p.name))
+    return narrow_plugin(ranked[0], ranked[0].defaults)
 
 
 def _apply_tables(

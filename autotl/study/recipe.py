@@ -12,7 +12,11 @@ import tomli_w
 from autotl import files
 from autotl.errors import StudyError
 from autotl.space.kinds import OPTIONAL_KINDS, SEARCHED_KINDS
+from autotl.space.space import DEFAULT
 from autotl.study.config import StudyConfig, read_toml, resolve_paths, validate
+
+REQUIRED_KINDS = ("backbone", "freeze", "head")
+"""The kinds of which a recipe names the plugin; others may have no effect."""
 
 
 def write_recipe(
@@ -29,7 +33,7 @@ def write_recipe(
         config: One plugin with its values for each kind, as ``space.to_json`` returns it.
         training: Settings that affect the result: epochs, batch_size, seed, metric, ...
         of: Number of members, if the winner is an ensemble or a soup.
-        effective: The configuration without what has no effect, which a comment names; None if
+        effective: The configuration without what has no effect, which is not written; None if
             everything has one.
 
     Raises:
@@ -37,14 +41,15 @@ def write_recipe(
     """
     settings = {key: value for key, value in training.items() if value is not None}
     member = f"# This is one of the {of} members of an ensemble.\n" if of > 1 else ""
-    unused = [kind for kind in config if kind not in (effective or config)]
+    effective = effective or config
+    unused = [kind for kind in config if kind not in effective]
     if unused:
         member += (
-            "# The head is fitted in closed form on a frozen backbone: no effect have "
-            f"{', '.join(unused)} and the learning rate.\n"
+            "# The head is fitted in closed form on a frozen backbone, on which "
+            f"{', '.join(unused)} and the learning rate have no effect.\n"
         )
     text = f"# Retrain: autotl train {path.name} DATA\n{member}"
-    files.write_text(path, text + tomli_w.dumps({**settings, **config}))
+    files.write_text(path, text + tomli_w.dumps({**settings, **effective}))
 
 
 def configure_recipe(path: Path, source: str | None, options: Mapping[str, Any]) -> StudyConfig:
@@ -62,8 +67,10 @@ def configure_recipe(path: Path, source: str | None, options: Mapping[str, Any])
     values = read_toml(path)
     config = {kind: values.pop(kind, None) for kind in SEARCHED_KINDS}
     for kind, chosen in list(config.items()):
-        if chosen is None and kind in OPTIONAL_KINDS:
+        if chosen is None and kind not in REQUIRED_KINDS:
             del config[kind]
+            if kind not in OPTIONAL_KINDS:
+                values[kind] = [DEFAULT]
             continue
         if not isinstance(chosen, dict) or len(chosen) != 1:
             raise StudyError(f"{path} is not a valid recipe: expected one table [{kind}.NAME]")

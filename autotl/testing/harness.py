@@ -6,7 +6,7 @@ import contextlib
 import copy
 import random
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -87,12 +87,17 @@ class PluginHarness:
         """The input of the backbone."""
         return models.build_backbone(self.backbone, self.size)[1]
 
+    @cached_property
+    def scales(self) -> Mapping[str, Any]:
+        """What the kind measures on easy examples; nothing for images."""
+        return self.kind.measure([e.item for e in self.kind.toy(toy.CLASS_COUNTS)])
+
     def make_examples(self, counts: Sequence[int], seed: int) -> list[Example]:
         """Make easy examples, whose items are encoded; ``counts`` has the number of each class."""
         if self.kind is IMAGES:
             return toy_images.squares(counts, seed, self.expects.size)
         return [
-            replace(example, item=encode(self.kind, example.item, self.expects, {}))
+            replace(example, item=encode(self.kind, example.item, self.expects, self.scales))
             for example in self.kind.toy(counts, seed)
         ]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from autotl import models
+from autotl import data, models
 from autotl.data import ImageInput, encode
 from autotl.errors import DataError
 from autotl.space.input_kind import (
@@ -88,7 +88,7 @@ def _make_toys(kind: InputKind, violations: Violations) -> list[Example]:
             "three classes"
         )
         return []
-    if any(len(kind.toy(part, 1)) != sum(part) for part in ((2, 0, 0), (1, 1, 1))):
+    if any(len(kind.toy(part, 1)) != sum(part) for part in ((2, 0, 0), (1, 1, 1), (2,))):
         violations.add("has another number of toy examples than asked for; follow counts")
         return []
     return examples
@@ -201,20 +201,30 @@ def _check_encoding(
     expects: ModelInput | None,
     violations: Violations,
 ) -> None:
+    items = [example.item for example in examples]
+    for item in items:
+        kind.convert(item)
+    scales: Any = kind.measure(items)
+    try:
+        data.scale.from_json({name: list(pair) for name, pair in scales.items()})
+    except (AttributeError, TypeError, ValueError):
+        violations.add(
+            f"measures {scales!r:.100}; return names with a low and a higher number each, such as "
+            "{'seconds': (0.0, 4.5)}"
+        )
+        return
     if expects is None:
-        for example in examples:
-            kind.convert(example.item)
         return
     try:
-        encoded = [encode(kind, example.item, expects, {}) for example in examples]
+        encoded = [encode(kind, item, expects, scales) for item in items]
     except DataError as error:
         violations.add(f"cannot be encoded for a backbone of {expects.kind} inputs: {error}")
         return
-    repeated = [encode(kind, example.item, expects, {}) for example in reversed(examples)]
+    repeated = [encode(kind, item, expects, scales) for item in reversed(items)]
     if not all(map(np.array_equal, encoded, reversed(repeated))):
         violations.add("encodes an item differently the second time; keep nothing between calls")
         return
-    size = kind.useful_size([example.item for example in examples], expects)
+    size = kind.useful_size(items, expects)
     if size is not None and (not isinstance(size, int) or size < 1):
         violations.add(f"has the useful size {size!r}; return a whole number above 0, or None")
     first = {example.label: array for example, array in zip(examples, encoded, strict=True)}

@@ -167,7 +167,7 @@ def _encode(
     harness: PluginHarness, expects: ModelInput, items: Sequence[Any]
 ) -> list[NDArray[Any]]:
     """Encode items; copied, because an input may return the same memory each time."""
-    return [np.array(harness.kind.encode(item, expects, {})) for item in items]
+    return [np.array(harness.kind.encode(item, expects, harness.scales)) for item in items]
 
 
 def _are_equal(ones: Sequence[NDArray[Any]], others: Sequence[NDArray[Any]]) -> bool:

@@ -54,7 +54,7 @@ def test_export_without_the_training_data(home: Path, tmp_path: Path) -> None:
     words = ["export", tmp_path / "model", "--plugin", home / "tiny_plugin.py", "--to"]
     result = run(*words, "torch-export")
     assert result.exit_code == 0, result.output
-    assert "64 images (random images, because the training data are not" in result.stdout
+    assert "64 images (made-up images, because the training data are not" in result.stdout
     for options, message in (
         (["onnx-int8"], "give images with --data"),
         (["torch-export", "--data", tmp_path / "nowhere"], "there is no file or folder"),

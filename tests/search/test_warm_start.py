@@ -101,6 +101,14 @@ def test_nothing_is_learned_from_studies_of_another_metric(store: Store) -> None
     assert list(learned(store, metric="macro_f1")) == ["other"]
 
 
+def test_nothing_is_learned_from_another_kind_of_input(store: Store) -> None:
+    add_study(store, "texts")
+    assert list(learned(store)) == ["texts"]
+    data = store.study("texts").data
+    store.update_study("texts", data=data.model_copy(update={"kind": "text"}))
+    assert learned(store) == {}
+
+
 def test_the_best_trial_of_a_loss_is_the_smallest(store: Store) -> None:
     add_study(store, "loss", metric="log_loss", direction="minimize")  # of its probe, 0.5
     assert learned(store, metric="log_loss")["loss"]["freeze.full.lr"] == 1e-3

@@ -13,7 +13,7 @@ from autotl.data import IMAGES
 from autotl.errors import DataError, PluginError
 from autotl.space import registry
 from autotl.space.input_kind import InputKind
-from autotl.testing import check_input_kind, examine_input_kind
+from autotl.testing import check, check_input_kind, examine_input_kind
 
 PLUGIN = Path(__file__).parents[2] / "plugins" / "examples" / "autotl_series.py"
 PLUGINS = registry.load([PLUGIN])
@@ -96,6 +96,8 @@ BROKEN = [
     ({"convert": forget}, "encodes toy examples of different classes equally"),
     ({"convert": lambda self, item: "x"}, "cannot be encoded for a backbone of series inputs"),
     ({"useful_size": lambda self, items, expects: 0.5}, "has the useful size 0.5"),
+    ({"measure": lambda self, items: {"samples": 5}}, "measures {'samples': 5}"),
+    ({"measure": lambda self, items: {"samples": (5, 5)}}, "a low and a higher number"),
     ({"becomes": "image"}, "cannot be encoded for a backbone of image inputs"),
 ]
 
@@ -114,6 +116,18 @@ def test_a_valid_kind_passes_with_and_without_a_backbone() -> None:
     assert "no item was encoded" in examine_input_kind(SERIES).notes[0]
     assert not examine_input_kind(SERIES, backbone=KERNELS).notes
     check_input_kind(variant(read=raise_late, explain=explain(1, -1, 0)), backbone=KERNELS)
+
+
+def test_items_are_encoded_with_what_the_kind_measures() -> None:
+    def encode(self: Any, item: Any, expects: Any, scales: Any) -> Any:
+        return expects.encode(item * scales["height"][1])
+
+    kind = variant(encode=encode, measure=lambda self, items: {"height": (0, np.max(items))})
+    with pytest.raises(PluginError, match="measures"):
+        check_input_kind(kind, backbone=KERNELS)  # numbers of NumPy are no JSON
+    kind = variant(encode=encode, measure=lambda self, items: {"height": (0, float(np.max(items)))})
+    check_input_kind(kind, backbone=KERNELS)
+    assert check(KERNELS, kind=kind) == 1
 
 
 def test_a_kind_whose_arguments_are_items_passes() -> None:
