@@ -77,7 +77,8 @@ class Declarations:
 
     def families(self, kind: str) -> list[AnyPlugin]:
         """The families of a kind, whose modules are imported; none if that fails."""
-        modules = {s.module for s in self._sources if s.kind == kind and s.is_family}
+        sources = (s for s in self._sources if s.kind == kind and s.is_family)
+        modules = dict.fromkeys(source.module for source in sources)
         try:
             values = [value for name in modules for value in vars(import_module(name)).values()]
         except Exception:  # a third-party module may raise anything; the registry lists it
@@ -112,8 +113,8 @@ def read_declarations(files: Iterable[Path] = ()) -> Declarations:
 
 
 def _installed_modules() -> Iterator[tuple[str, Path]]:
-    """Yield the names and the files of the installed plugin modules."""
-    for entry in entry_points(group=GROUP):
+    """Yield the names and the files of the installed plugin modules, as the registry sorts them."""
+    for entry in sorted(entry_points(group=GROUP), key=lambda e: (e.name, e.value)):
         try:
             spec = find_spec(entry.module)
         except ImportError:

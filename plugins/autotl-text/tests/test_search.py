@@ -57,6 +57,14 @@ def test_the_model_predicts_texts_without_the_encoder(study: Path) -> None:
     (study / "moved").rename(study / "encoder")
 
 
+def test_columns_of_other_names_are_options_of_the_data(tmp_path: Path) -> None:
+    rows = [f"{e.item},{e.label}" for e in text.toy((12, 12))]
+    (tmp_path / "other.csv").write_text("\n".join(["x,y", *rows]), encoding="utf-8")
+    options = ("--data-option", "text_column=x", "--data-option", "label_column=y")
+    output = run("data", "check", tmp_path / "other.csv", *options).output
+    assert "24 texts of 2 classes can be used" in output
+
+
 def test_the_report_shows_texts(study: Path) -> None:
     report = (study / "runs" / "notes" / "report.html").read_text(encoding="utf-8")
     assert "24 texts" in report
