@@ -136,7 +136,9 @@ class Registry:
         def fits(plugin: AnyPlugin) -> bool:
             return plugin.kind not in fitting or plugin.input in fitting[plugin.kind]
 
-        registry = Registry(filter(fits, self), self.broken, self.input_kinds.values())
+        # In the order in which they are registered, which decides what is tried first.
+        plugins = [p for of_kind in self._plugins.values() for p in of_kind.values()]
+        registry = Registry(filter(fits, plugins), self.broken, self.input_kinds.values())
         registry.unfit = tuple(
             Unfit(p, f"takes {p.input} inputs, and the data are {kind.nouns}")
             for p in self
