@@ -35,6 +35,9 @@ from autotl.search.leaderboard import model_cost
 if TYPE_CHECKING:
     from autotl.store import ImageRow, Store, StudyFacts, TrialRow
 
+_WEIGHTED_TEXT = TypeAdapter(list[tuple[str, float]])
+"""The parts of a text, with the weight of each."""
+
 MAX_ISSUES = 200
 """The maximum number of data problems on the page; ``issues.csv`` lists all."""
 
@@ -243,7 +246,14 @@ def _images(examples: Sequence[ImageRow]) -> dict[str, Any]:
         if previews and "parts" in previews[-1]:  # the explanation of a text has its words
             previews = previews[-1:]
         visible.append({**vars(example), "previews": previews})
-    return {"visible": visible, "count": len(examples)}
+    every = [preview for example in visible for preview in example["previews"]]
+    weights = [weight for preview in every for _, weight in preview.get("parts", [])]
+    return {
+        "visible": visible,
+        "count": len(examples),
+        "wide": any(preview["kind"] != "image" for preview in every),
+        "weighted": any(weights),
+    }
 
 
 def _preview(source: str) -> dict[str, Any] | None:
@@ -255,9 +265,12 @@ def _preview(source: str) -> dict[str, Any] | None:
         return None
     if kind in ("image", "audio"):
         return {"kind": kind, "source": source}
-    text = base64.b64decode(content).decode("utf-8", "replace")
-    if media_type == "application/json":
-        return {"kind": "text", "parts": json.loads(text)}
+    try:
+        text = base64.b64decode(content).decode("utf-8", "replace")
+        if media_type == "application/json":
+            return {"kind": "text", "parts": _WEIGHTED_TEXT.validate_json(text)}
+    except ValueError:  # damaged
+        return None
     return {"kind": "text", "parts": [(text, 0.0)]} if kind == "text" else None
 
 

@@ -248,6 +248,52 @@ def test_an_image_is_never_loaded_from_an_address(store: Store, tmp_path: Path) 
     assert page.text.count("no preview") == 2
 
 
+def data_uri(media_type: str, content: str) -> str:
+    return f"data:{media_type};base64,{base64.b64encode(content.encode()).decode()}"
+
+
+def test_texts_are_shown_with_the_words_that_support_a_prediction(
+    store: Store, tmp_path: Path
+) -> None:
+    add_study(store, 0.5)
+    plain = data_uri("text/plain", f"fine {HOSTILE}")
+    weights = data_uri("application/json", json.dumps([["very ", 0], ["good", 1.0], [HOSTILE, -1]]))
+    shown = [
+        *example_study.images(1, thumbnail=plain, saliency=""),
+        *example_study.images(1, thumbnail=plain, saliency=weights),
+    ]
+    store.set_images("birds", shown)
+    report.write(store, "birds", tmp_path)
+    source = (tmp_path / "report.html").read_text(encoding="utf-8")
+    text = read(tmp_path / "report.html").text
+    assert HOSTILE not in source
+    assert f"fine {HOSTILE}" in text
+    assert '<span class="for" style="--weight: 1.00">good</span>' in source
+    assert 'class="against" style="--weight: 1.00"' in source
+    assert "Words that support the prediction" in text
+    assert '<ul class="images texts">' in source
+
+
+@pytest.mark.parametrize("content", ["{", '[["a"]]', '[["a", "b"]]', "5"])
+def test_damaged_previews_are_left_out(store: Store, tmp_path: Path, content: str) -> None:
+    add_study(store, 0.5)
+    damaged = data_uri("application/json", content)
+    store.set_images(
+        "birds", example_study.images(1, thumbnail="data:text/plain", saliency=damaged)
+    )
+    report.write(store, "birds", tmp_path)
+    assert '<p class="text"><span></span></p>' in (tmp_path / "report.html").read_text()
+
+
+def test_sounds_can_be_played(store: Store, tmp_path: Path) -> None:
+    add_study(store, 0.5)
+    sound = data_uri("audio/wav", "RIFF")
+    store.set_images("birds", example_study.images(1, thumbnail=sound, saliency=""))
+    report.write(store, "birds", tmp_path)
+    source = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert f'<audio controls preload="none" src="{sound}"></audio>' in source
+
+
 def test_a_name_that_is_not_valid_unicode_does_not_prevent_the_page(
     store: Store, tmp_path: Path
 ) -> None:
