@@ -88,6 +88,12 @@ def test_commands_take_the_files_of_the_kind(study: Any, folder: Path) -> None:
     assert done.exit_code == 1  # one of the two cannot be read
     assert done.stdout.split()[1] == "1"
     assert "missing is not a file of numbers" in done.stderr
+    one = str(folder / "one.txt")
+    listed = run("predict", model, "-", "--plugin", plugin, stdin=f"{one}\n{one}\n")
+    assert listed.stdout.splitlines() == done.stdout.splitlines() * 2
+    empty = run("predict", model, "-", "--plugin", plugin, stdin="")
+    assert empty.exit_code == 1
+    assert "no series: the list on stdin is empty" in empty.stderr
     scored = run("evaluate", model, str(folder / "waves.npz"), "--plugin", plugin)
     assert scored.exit_code == 0
     assert "150 series" in scored.stdout

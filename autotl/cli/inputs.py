@@ -60,9 +60,9 @@ def read_items(
         on_unreadable: Called with an argument that cannot be read, and the reason.
 
     Raises:
-        DataError: An argument is empty.
+        DataError: An argument is empty, or the list on stdin.
     """
-    names, items = [], []
+    names, items, failed = [], [], False
     for argument in arguments:
         if not argument.strip():
             raise DataError("an argument is empty; is a variable of the shell not set?")
@@ -74,6 +74,9 @@ def read_items(
                     items.append(item)
             except DataError as error:
                 on_unreadable(each, str(error))
+                failed = True
+    if not names and not failed:
+        raise DataError(f"no {kind.nouns}: the list on stdin is empty")
     return names, items
 
 
