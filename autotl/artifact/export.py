@@ -307,9 +307,7 @@ def _write_onnx(model: ExportableModel, file: Path, predictor: Predictor) -> Pre
             (_example_input(predictor),),
             dynamo=True,
             dynamic_shapes=({0: torch.export.Dim("batch")},),
-            input_names=[
-                "images" if isinstance(predictor.network.expects, ImageInput) else "inputs"
-            ],
+            input_names=["images" if model.takes_images else "inputs"],
             output_names=["probabilities"],
             verbose=False,
         )
@@ -463,9 +461,9 @@ def _predict_in_batches(predict: PredictFunction, images: ImageArray) -> NDArray
     return np.concatenate([predict(batch) for batch in batches])
 
 
-def _to_channels_first(images: ImageArray) -> NDArray[np.uint8]:
-    """Convert ``[N, S, S, 3]`` to a contiguous ``[N, 3, S, S]``; others are as they are."""
-    return np.ascontiguousarray(images.transpose(0, 3, 1, 2) if images.ndim == 4 else images)
+def _to_channels_first(images: ImageArray) -> ImageArray:
+    """Convert encoded examples to the contiguous array that the model takes."""
+    return np.ascontiguousarray(_to_tensor(images).numpy())
 
 
 def _to_tensor(images: ImageArray) -> Tensor:

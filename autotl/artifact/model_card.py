@@ -77,11 +77,11 @@ def render(config: Mapping[str, Any], title: str, results: Mapping[str, Any] | N
     environment.filters.update(code=code_span, code_block=code_block, score_cells=_score_cells)
     results = results or {}
     parts = config.get("standalone_code", {"reason": "it was saved by an older version of autotl"})
-    files = _plugin_files(config)
+    files, is_image = _plugin_files(config), config.get("kind", IMAGE) == IMAGE
     template = environment.get_template("model_card.md.j2")
     return template.render(
         config=config,
-        is_image=config.get("kind", IMAGE) == IMAGE,
+        is_image=is_image,
         noun=config.get("noun", "image"),
         nouns=config.get("nouns", "images"),
         title=title,
@@ -90,7 +90,7 @@ def render(config: Mapping[str, Any], title: str, results: Mapping[str, Any] | N
         reason=parts.get("reason", ""),
         autotl_code=USE_WITH_AUTOTL.format(
             plugin=f", plugin={json.dumps(files)}" if files else "",
-            item='"photo.jpg"' if config.get("kind", IMAGE) == IMAGE else "...",
+            item='"photo.jpg"' if is_image else "...",
         ),
         options="".join(f" --plugin {shlex.quote(f)}" for f in files),
         combination=config.get("combination", {}),

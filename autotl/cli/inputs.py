@@ -36,7 +36,7 @@ def find_images(names: Sequence[str], warn: Callable[[str], None]) -> Iterator[s
         if not name:
             raise DataError("the name of a file is empty; is a variable of the shell not set?")
         if name == "-":
-            yield from (line.strip("\r\n") for line in sys.stdin if line.strip())
+            yield from _read_stdin()
         elif Path(name).is_dir():
             yield from _list_folder(name, warn)
         elif not Path(name).exists() and any(c in name for c in WILDCARDS):
@@ -47,6 +47,11 @@ def find_images(names: Sequence[str], warn: Callable[[str], None]) -> Iterator[s
                 yield from _list_folder(match, warn) if Path(match).is_dir() else (match,)
         else:
             yield name
+
+
+def _read_stdin() -> Iterator[str]:
+    """Yield the lines of stdin that are not blank."""
+    return (line.strip("\r\n") for line in sys.stdin if line.strip())
 
 
 def read_items(
@@ -66,8 +71,7 @@ def read_items(
     for argument in arguments:
         if not argument.strip():
             raise DataError("an argument is empty; is a variable of the shell not set?")
-        lines = (line.strip("\r\n") for line in sys.stdin if line.strip())
-        for each in lines if argument == "-" else (argument,):
+        for each in _read_stdin() if argument == "-" else (argument,):
             try:
                 for name, item in kind.read(each):
                     names.append(name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 
-from autotl import data, report, training
+from autotl import report, training
 from autotl.data import Dataset
 from autotl.engine.inputs import imbalance
 from autotl.errors import (
@@ -18,6 +18,7 @@ from autotl.search.budget import Budget
 from autotl.search.context import TrainingContext
 from autotl.search.mirroring import measure_mirroring
 from autotl.space import space
+from autotl.space.input_kind import InputKind
 from autotl.space.registry import BackboneCriteria, Registry
 from autotl.space.space import Choice, Space
 from autotl.store import (
@@ -31,6 +32,7 @@ from autotl.study import StudyConfig
 def choose_space(
     settings: StudyConfig,
     plugins: Registry,
+    kind: InputKind,
     earlier: StudyFacts | None,
     device: Device,
     budget: Budget,
@@ -46,7 +48,6 @@ def choose_space(
         licences=settings.licence,
         max_parameters=settings.max_parameters,
     )
-    kind = data.find_kind(plugins.dataset(settings.data, settings.data_options).input, plugins)
     return space.build_space(
         plugins.for_input(kind),
         settings.requested,

@@ -108,8 +108,8 @@ def run(
         device = models.select_device(settings.device, settings.precision)
         announce(settings, store, budget, device, listener)
         with budget.stage("check"):  # names are checked before any image is opened
-            search_space = choose_space(settings, plugins, earlier, device, budget)
             source = data.read_source(settings.data, plugins, settings.data_options)
+            search_space = choose_space(settings, plugins, source.kind, earlier, device, budget)
             check_places_of_files(settings, source)
             plan = choose_inputs(settings, search_space, source, earlier, device, budget)
             settings, source = apply_inputs(plan, settings, source, listener)

@@ -155,8 +155,6 @@ def _call_plugin(choice: Choice, context: Mapping[str, Any], seed: int) -> nn.Mo
 
 def _prepare_blank(expects: ModelInput, device: torch.device) -> Tensor:
     """A prepared batch of one blank example."""
-    if isinstance(expects, ImageInput):
-        return torch.zeros(1, 3, expects.size, expects.size, device=device)
     preprocessing = expects.make_preprocessing() or nn.Identity()
     prepared: Tensor = preprocessing.to(device)(blank_batch(expects, 1, device))
     return prepared

@@ -100,7 +100,7 @@ def plan_inputs(
         size, reason = useful, f"larger inputs tell no more about these {kind.nouns}"
     if budget.seconds is None:
         return _make_plan(timer, size, reason, kind)
-    if not settings.image_size and isinstance(timer.expects, ImageInput):
+    if not settings.image_size and timer.is_image:
         passes = FOLD_PASSES * settings.folds if settings.folds else TRAINING_PASSES
         smaller = _largest_size(timer, size, opening, len(source.examples), budget, passes)
         if smaller < size and timer.accepts(smaller):
@@ -125,11 +125,13 @@ class _Timer:
     Attributes:
         expects: The input of the backbone.
         native: Its size.
+        is_image: Whether it is that of images, whose size is one of two sides.
     """
 
     def __init__(self, choice: Choice, size: int | None, device: Device) -> None:
         self.expects = models.build_backbone(choice, size)[1]
         self.native = self.expects.size
+        self.is_image = isinstance(self.expects, ImageInput)
         self._choice, self._device = choice, device
         self._per_number: float | None = None
 
@@ -142,12 +144,11 @@ class _Timer:
 
     def seconds(self, size: int) -> float:
         """Return the seconds of a forward pass of one example of this size."""
-        is_image = isinstance(self.expects, ImageInput)
         if self._per_number is None:
             self._per_number = self._measure(
-                min(2 * SMALLEST, self.native) if is_image else self.native
+                min(2 * SMALLEST, self.native) if self.is_image else self.native
             )
-        return self._per_number * (size * size if is_image else size)
+        return self._per_number * (size * size if self.is_image else size)
 
     def _measure(self, size: int) -> float:
         """Return the seconds of a forward pass, for each pixel of an image, or in units of size."""
@@ -157,14 +158,14 @@ class _Timer:
             if size == self.native:
                 raise
             return self._measure(self.native)
-        return seconds / (measured**2 if isinstance(self.expects, ImageInput) else measured)
+        return seconds / (measured**2 if self.is_image else measured)
 
 
 def _make_plan(timer: _Timer, size: int, reason: str, kind: InputKind) -> InputPlan:
     """Return the plan with all examples; without a ``reason`` the size is that of the backbone."""
     if not reason:
         return InputPlan()
-    unit = "px" if isinstance(timer.expects, ImageInput) else kind.unit
+    unit = "px" if timer.is_image else kind.unit
     text = f"the input size is {size} {unit} instead of {timer.native} {unit}, because {reason}"
     return InputPlan(size, reasons=(text,))
 

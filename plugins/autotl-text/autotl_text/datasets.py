@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from autotl_plugins import datasets as image_datasets
+
 from autotl import Example, Issue, dataset
 from autotl.errors import DataError, did_you_mean, shorten
 
@@ -15,16 +17,7 @@ from .tables import SUFFIXES, has_texts, map_columns, read_table, to_text
 
 Split = Literal["", "train", "validation", "test"]
 
-SPLIT_WORDS: Mapping[str, Split] = {
-    "train": "train",
-    "training": "train",
-    "val": "validation",
-    "valid": "validation",
-    "validation": "validation",
-    "dev": "validation",
-    "test": "test",
-    "testing": "test",
-}
+SPLIT_WORDS: Mapping[str, Split] = {**image_datasets.SPLIT_WORDS, "dev": "validation"}
 
 
 @dataset(input=text.name, matches=[f"*{s}" for s in SUFFIXES], accepts=has_texts)
