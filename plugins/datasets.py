@@ -18,19 +18,8 @@ from numpy.typing import NDArray
 from autotl import image_files
 from autotl.errors import DataError, did_you_mean
 from autotl.image_files import Listing
-from autotl.space.plugin import Example, Issue, dataset
+from autotl.space.plugin import SPLIT_WORDS, Example, GivenSplit, Issue, dataset
 
-Split = Literal["", "train", "validation", "test"]
-
-SPLIT_WORDS: Mapping[str, Split] = {
-    "train": "train",
-    "training": "train",
-    "val": "validation",
-    "valid": "validation",
-    "validation": "validation",
-    "test": "test",
-    "testing": "test",
-}
 COLUMNS: Mapping[str, tuple[str, ...]] = {
     "path": (
         *("path", "file", "filename", "file_name", "filepath", "file_path", "image", "img"),
@@ -292,7 +281,7 @@ def _find_key(keys: Mapping[str, str], split: str, names: Sequence[str]) -> str 
 def _read_arrays(
     source: str,
     word: str,
-    split: Split,
+    split: GivenSplit,
     images_key: str,
     labels_key: str | None,
     arrays: Mapping[str, NDArray[Any]],

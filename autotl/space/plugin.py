@@ -35,6 +35,20 @@ NO_PACKAGE = "a notebook or script"
 P = ParamSpec("P")
 R = TypeVar("R")
 
+GivenSplit = Literal["", "train", "validation", "test"]
+"""The split of an example as its source gives it; empty if it gives none."""
+
+SPLIT_WORDS: Mapping[str, GivenSplit] = {
+    "train": "train",
+    "training": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "test": "test",
+    "testing": "test",
+}
+"""The splits by the words, in lower case, that sources use for them."""
+
 
 @dataclass(frozen=True)
 class Example:
@@ -52,7 +66,7 @@ class Example:
     name: str
     item: Any
     label: str
-    split: Literal["", "train", "validation", "test"] = ""
+    split: GivenSplit = ""
     group: str = ""
 
 

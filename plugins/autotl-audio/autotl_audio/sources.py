@@ -12,6 +12,7 @@ from autotl_plugins import datasets
 
 from autotl import Example, Issue, dataset, image_files
 from autotl.errors import AutoTLError, DataError
+from autotl.space import plugin
 from autotl_audio.sound import SUFFIXES, Clip, is_sound, list_sounds
 
 UNREAD = frozenset({".aac", ".amr", ".m4a", ".m4b", ".mka", ".mp4", ".webm", ".wma"})
@@ -37,7 +38,7 @@ def sound_folder(source: str, *, seconds: float = 0.0) -> list[Example | Issue]:
     sounds = list_sounds(listing)
     # A folder called 'train' is a split only if it contains class folders; it may be a class.
     nested = {path.parts[0].lower() for path in sounds if len(path.parts) > 2}
-    depth = 1 if nested & set(datasets.SPLIT_WORDS) else 0
+    depth = 1 if nested & set(plugin.SPLIT_WORDS) else 0
     if not any(len(path.parts) > depth + 1 for path in sounds):
         raise DataError(
             f"{source}: no sound files in class folders; put them in class/sound.wav or "
@@ -49,7 +50,7 @@ def sound_folder(source: str, *, seconds: float = 0.0) -> list[Example | Issue]:
 
 def _make_example(root: Path, path: Path, depth: int) -> Example:
     """The example of a file; ``depth`` is 1 if class folders are in folders of splits, else 0."""
-    split: Any = datasets.SPLIT_WORDS.get(path.parts[0].lower(), "") if depth else ""
+    split: Any = plugin.SPLIT_WORDS.get(path.parts[0].lower(), "") if depth else ""
     if depth and not split:
         raise DataError(
             f"{root}: {path.as_posix()} lies next to split folders, but {path.parts[0]!r} is not a "

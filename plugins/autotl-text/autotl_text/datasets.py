@@ -5,19 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
-
-from autotl_plugins import datasets as image_datasets
+from typing import Any
 
 from autotl import Example, Issue, dataset
 from autotl.errors import DataError, did_you_mean, shorten
+from autotl.space import plugin
+from autotl.space.plugin import GivenSplit
 
 from .kind import TEXT_SUFFIXES, find_text_files, read_text_file, text
 from .tables import SUFFIXES, has_texts, map_columns, read_table, to_text
 
-Split = Literal["", "train", "validation", "test"]
-
-SPLIT_WORDS: Mapping[str, Split] = {**image_datasets.SPLIT_WORDS, "dev": "validation"}
+SPLIT_WORDS: Mapping[str, GivenSplit] = {**plugin.SPLIT_WORDS, "dev": "validation"}
 
 
 @dataset(input=text.name, matches=[f"*{s}" for s in SUFFIXES], accepts=has_texts)
@@ -95,10 +93,10 @@ def text_folder(source: str) -> list[Example | Issue]:
     return items
 
 
-def _read_folders(root: Path, path: Path, has_splits: bool) -> tuple[Split, str]:
+def _read_folders(root: Path, path: Path, has_splits: bool) -> tuple[GivenSplit, str]:
     """The split and the class of a file by its folders."""
     *folders, _ = path.parts
-    split: Split = ""
+    split: GivenSplit = ""
     if has_splits and folders:
         top = folders.pop(0)
         if top.lower() not in SPLIT_WORDS:
@@ -140,7 +138,7 @@ def hub_texts(
 
 
 def _read_split(
-    source: str, word: str, split: Split, rows: Any, chosen: Mapping[str, str]
+    source: str, word: str, split: GivenSplit, rows: Any, chosen: Mapping[str, str]
 ) -> list[Example | Issue]:
     """The examples of one split; the hidden labels of a test split are -1."""
     mapped = map_columns(Path(source), rows.column_names, chosen, ["text", "label"])
