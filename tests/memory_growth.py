@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from torch import nn
-from toy import CPU, config, model, task
+from toy import CPU, config, job, model
 
 from autotl import backbone
 from autotl.data import Batches, MappedArray, Packed, memory_map
@@ -54,7 +54,7 @@ def train_and_predict(folder: Path, count: int) -> tuple[int, int]:
     chosen: dict[str, Any] = {"backbone": coarse}
     network = model(**chosen)
     changes = {"train": train, "validation": validation, "score": lambda p: float(len(p))}
-    run = task(2, **changes, cache=cache, data_id="large")
+    run = job(2, **changes, cache=cache, data_id="large")
     epochs = list(fine_tune(network, config(**chosen), run))
     assert [e.score for e in epochs] == [validation.num_examples] * 2
     assert len(predict(network, validation, CPU)) == validation.num_examples

@@ -48,7 +48,7 @@ class Search:
 
     settings: study.StudyConfig
     facts: StudyFacts
-    repeats: list[training.Task]
+    repeats: list[training.Job]
     dataset: data.Dataset
 
     @property
@@ -82,22 +82,22 @@ class Spy:
     """Records every training; ``fails`` is called before each and may return an exception."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.tasks: list[training.Task] = []
-        self.fails: Callable[[training.Task], BaseException | None] = lambda task: None
+        self.jobs: list[training.Job] = []
+        self.fails: Callable[[training.Job], BaseException | None] = lambda job: None
         fine_tune = training.fine_tune
 
-        def spied(model: Any, config: Any, task: training.Task) -> Any:
-            self.tasks.append(task)
-            if error := self.fails(task):
+        def spied(model: Any, config: Any, job: training.Job) -> Any:
+            self.jobs.append(job)
+            if error := self.fails(job):
                 raise error
-            return fine_tune(model, config, task)
+            return fine_tune(model, config, job)
 
         monkeypatch.setattr(training, "fine_tune", spied)
 
     @property
-    def repeats(self) -> list[training.Task]:
+    def repeats(self) -> list[training.Job]:
         """Those of the final selection: they alone have a seed that is not that of the study."""
-        return [task for task in self.tasks if task.seed]
+        return [job for job in self.jobs if job.seed]
 
 
 def open_store(settings: study.StudyConfig) -> closing[Store]:

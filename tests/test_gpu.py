@@ -70,8 +70,8 @@ def batches(seed: int, device: Device, shuffle_seed: int | None = None) -> Batch
     return Batches(packed, labels, indices, 12, device.torch_device, shuffle_seed=shuffle_seed)
 
 
-def task(device: Device, epochs: int = 4, **changes: Any) -> training.Task:
-    """A task of three colours."""
+def job(device: Device, epochs: int = 4, **changes: Any) -> training.Job:
+    """A job of three colours."""
     validation = batches(1, device)
     truth = validation.labels.cpu().numpy()
 
@@ -80,7 +80,7 @@ def task(device: Device, epochs: int = 4, **changes: Any) -> training.Task:
 
     train = batches(0, device, shuffle_seed=0)
     changes.setdefault("cache", FeatureCache())
-    return training.Task(train, validation, epochs, accuracy, device, **changes)
+    return training.Job(train, validation, epochs, accuracy, device, **changes)
 
 
 def build(device: Device, name: str = "resnet18", **chosen: Any) -> tuple[Model, Any]:
@@ -94,7 +94,7 @@ def train(
 ) -> tuple[Model, list[training.Epoch]]:
     """Train a model for four epochs."""
     model, choices = build(device, name, **chosen)
-    return model, list(training.fine_tune(model, choices, task(device, **(changes or {}))))
+    return model, list(training.fine_tune(model, choices, job(device, **(changes or {}))))
 
 
 @pytest.fixture(params=["float32", "bfloat16"])
@@ -173,7 +173,7 @@ def test_heads_of_a_frozen_backbone_are_trained_side_by_side(float32: Device) ->
     model, first = build(float32, head=heads[0])
     configs = [first, *(config(backbone=BACKBONES["resnet18"], head=name) for name in heads[1:])]
     scores: dict[int, float] = {}
-    for results in training.train_probes(model, configs, task(float32, 8)):
+    for results in training.train_probes(model, configs, job(float32, 8)):
         for number, result in enumerate(results):
             assert not isinstance(result, Exception), (heads[number], result)
             if result:
@@ -200,7 +200,7 @@ def test_a_view_of_an_image_does_not_depend_on_its_batch(float32: Device, augmen
 @pytest.mark.parametrize("strategy", ["linear_probe", "last_blocks", "full"])
 def test_the_cpu_does_not_wait_for_the_gpu_between_reports(device: Device, strategy: str) -> None:
     model, choices = build(device, freeze=strategy, augment="trivial_augment")
-    run = training.loop.Training(model, choices, task(device, ema=0.9))
+    run = training.loop.Training(model, choices, job(device, ema=0.9))
     run.run_epoch(1)
     run.run_epoch(2)  # everything is cached and resident
     run.begin_epoch(3)
@@ -284,7 +284,7 @@ def test_a_batch_that_does_not_fit_is_computed_in_parts(
             used.append(torch.cuda.memory_allocated())
 
     model.backbone.register_forward_pre_hook(record)
-    run = task(float32)
+    run = job(float32)
     epochs = list(training.fine_tune(model, choices, run))
     _, expected = train(float32, "convnext_atto", freeze="full", head=exhausting_head("none"))
     losses = [[epoch.loss for epoch in each] for each in (epochs, expected)]

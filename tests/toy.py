@@ -19,7 +19,7 @@ from autotl.space.space import Choice, Config
 from autotl.testing.toy import COLOURS, CPU, SIDE
 from autotl.testing.toy import ConvNet as Backbone
 from autotl.testing.toy import make_batches as batches
-from autotl.training import Task
+from autotl.training import Job
 
 REGISTRY = registry.load()
 
@@ -61,8 +61,8 @@ def model(seed: int = 0, size: int | None = None, **chosen: Chosen) -> Model:
     return build_model(config(**chosen), len(COLOURS), size, CPU, seed)
 
 
-def task(epochs: int = 2, **changes: Any) -> Task:
-    """Make a task of three colours: 36 training images in 3 steps, and 36 for validation."""
+def job(epochs: int = 2, **changes: Any) -> Job:
+    """Make a job of three colours: 36 training images in 3 steps, and 36 for validation."""
     truth = np.array([e.label for e in squares(seed=1)])
 
     def accuracy(probabilities: np.ndarray) -> float:
@@ -76,4 +76,4 @@ def task(epochs: int = 2, **changes: Any) -> Task:
         "device": CPU,
         "cache": FeatureCache(),
     }
-    return Task(**(defaults | changes))
+    return Job(**(defaults | changes))

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from timm.scheduler.cosine_lr import CosineLRScheduler
 from torch import Tensor, nn
-from toy import config, model, task
+from toy import config, job, model
 
 from autotl import head, optimizer
 from autotl.models import Group, Model
-from autotl.training import Epoch, Task, fine_tune
+from autotl.training import Epoch, Job, fine_tune
 from autotl.training.inputs import Inputs
 
 State = dict[str, Tensor]
@@ -23,10 +23,10 @@ TOP = ("last_blocks", {"fraction": 0.5})
 
 
 def train(seed: int = 0, epochs: int = 2, **chosen: Any) -> tuple[Model, list[Epoch]]:
-    """Build a model and train it for all epochs; keywords that ``Task`` has go there."""
-    changes = {k: chosen.pop(k) for k in list(chosen) if k in Task.__dataclass_fields__}
+    """Build a model and train it for all epochs; keywords that ``Job`` has go there."""
+    changes = {k: chosen.pop(k) for k in list(chosen) if k in Job.__dataclass_fields__}
     network = model(seed, **chosen)
-    return network, list(fine_tune(network, config(**chosen), task(epochs, seed=seed, **changes)))
+    return network, list(fine_tune(network, config(**chosen), job(epochs, seed=seed, **changes)))
 
 
 def copy_state(network: Model) -> State:
@@ -54,9 +54,9 @@ def count_images(network: Model) -> list[int]:
 def get_view(inputs: Inputs, view: int | None) -> Any:
     """Activations and targets of a view of all training images, in their order."""
     assert inputs.frozen is not None
-    rows = inputs.frozen.get_rows(inputs.task.train, view)
+    rows = inputs.frozen.get_rows(inputs.job.train, view)
     assert rows is not None
-    [activations_and_targets] = rows.batches([np.arange(inputs.task.train.num_examples)])
+    [activations_and_targets] = rows.batches([np.arange(inputs.job.train.num_examples)])
     return activations_and_targets
 
 

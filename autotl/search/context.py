@@ -21,7 +21,7 @@ from autotl.space.registry import Registry
 from autotl.space.space import Config
 from autotl.store import TrialRow
 from autotl.study import StudyConfig
-from autotl.training import Checkpoint, ComputeSettings, Task
+from autotl.training import Checkpoint, ComputeSettings, Job
 
 DECISIVE_SETTINGS = (
     "metric",
@@ -39,7 +39,7 @@ DECISIVE_SETTINGS = (
 
 @dataclass(frozen=True)
 class TrainingContext:
-    """The context that all trainings of a study share; it builds models and their training tasks.
+    """The context that all trainings of a study share; it builds models and their training jobs.
 
     Attributes:
         settings: The settings of the study.
@@ -49,8 +49,8 @@ class TrainingContext:
         listener: Called with the events of the progress.
         registry: The plugins of this run.
         cache: The cache of the features of frozen prefixes.
-        micro_batch_sizes: Numbers of images that fit into memory at once, see ``training.Task``.
-        measured_costs: Times of training steps, see ``training.Task``.
+        micro_batch_sizes: Numbers of images that fit into memory at once, see ``training.Job``.
+        measured_costs: Times of training steps, see ``training.Job``.
     """
 
     settings: StudyConfig
@@ -98,8 +98,8 @@ class TrainingContext:
 
     def retraining(
         self, row: TrialRow, model: Model, *splits: str, resample: Resample | None = None
-    ) -> Task:
-        """Make the task to retrain the model of a trial on other splits or on a resample.
+    ) -> Job:
+        """Make the job to retrain the model of a trial on other splits or on a resample.
 
         Args:
             row: The trial.
@@ -107,7 +107,7 @@ class TrainingContext:
             splits: The splits to train on, without ``resample``.
             resample: The examples to train and validate on.
         """
-        return self.task(
+        return self.job(
             model,
             *splits,
             epochs=row.epochs,
@@ -116,7 +116,7 @@ class TrainingContext:
             compute=ComputeSettings(**row.facts.compute),
         )
 
-    def task(
+    def job(
         self,
         model: Model,
         *splits: str,
@@ -124,11 +124,11 @@ class TrainingContext:
         views: int,
         resample: Resample | None = None,
         compute: ComputeSettings | None = None,
-    ) -> Task:
-        """Make the task to train a model on some splits of the data, or on a resample.
+    ) -> Job:
+        """Make the job to train a model on some splits of the data, or on a resample.
 
         The model is validated on the validation split if it is trained on the split ``train``
-        alone. All tasks share the cached features.
+        alone. All jobs share the cached features.
 
         Args:
             model: The model.
@@ -147,7 +147,7 @@ class TrainingContext:
             validation = self.batches(model, "validation") if splits == ("train",) else None
         metric = metrics.get(self.settings.metric)
         labels = self.dataset.labels[(validation or train).indices]
-        return Task(
+        return Job(
             train=train,
             validation=validation,
             epochs=epochs,

@@ -138,18 +138,18 @@ def _train(
     """Train configurations on one fold; return the result or the error of each."""
     fold = data.fold(context.dataset, number)
     model = context.build(configs[0], fold)
-    views, compute = plan.task.views, plan.task.compute
-    task = context.task(model, epochs=epochs, views=views, resample=fold, compute=compute)
-    task.deadline = plan.task.deadline
-    if plan.task.checkpoint:
-        task.checkpoint = context.checkpoint(configs[0], number)
+    views, compute = plan.job.views, plan.job.compute
+    job = context.job(model, epochs=epochs, views=views, resample=fold, compute=compute)
+    job.deadline = plan.job.deadline
+    if plan.job.checkpoint:
+        job.checkpoint = context.checkpoint(configs[0], number)
     last: dict[int, FoldResult | Exception] = {}
     try:
         if len(configs) == 1:
-            for epoch in training.fine_tune(model, configs[0], task):
+            for epoch in training.fine_tune(model, configs[0], job):
                 last[0] = model, epoch
         else:
-            for row in training.train_probes(model, configs, task):
+            for row in training.train_probes(model, configs, job):
                 for i, result in enumerate(row):
                     if isinstance(result, Exception):
                         last[i] = result

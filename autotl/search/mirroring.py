@@ -22,7 +22,7 @@ from autotl.scoring.mirroring import Mirroring, score_mirrored
 from autotl.search.context import TrainingContext
 from autotl.search.outcome import search_error
 from autotl.space.space import Choice, Config, Space
-from autotl.training import Task
+from autotl.training import Job
 
 MOST_TRAINING, MOST_SCORED = 500, 300
 """The number of images that the head is fitted on, and scored on."""
@@ -61,9 +61,9 @@ def _compute_features(
 ) -> tuple[Any, Any, Any, Any, Any] | None:
     """Compute the arguments of ``score_mirrored``; None if there are too few images or no time."""
     dataset, budget = context.dataset, context.budget
-    task = context.task(model, "train", epochs=1, views=1)
+    job = context.job(model, "train", epochs=1, views=1)
     if budget.seconds is not None:  # as the first trial will compute them
-        task = replace(task, compute=training.measure_cost(model, config, task).compute)
+        job = replace(job, compute=training.measure_cost(model, config, job).compute)
     fitted, validation = dataset.indices("train"), dataset.indices("validation")
     if dataset.folds is not None:  # the first fold is held out
         fold = dataset.folds[fitted]
@@ -74,17 +74,17 @@ def _compute_features(
         return None
 
     if budget.seconds is not None:
-        task.deadline = time.monotonic() + FEATURES_FRACTION * budget.seconds
+        job.deadline = time.monotonic() + FEATURES_FRACTION * budget.seconds
 
-    def on(indices: Indices) -> Task:
-        return replace(task, train=context.batches_of(model, indices), validation=None)
+    def on(indices: Indices) -> Job:
+        return replace(job, train=context.batches_of(model, indices), validation=None)
 
     features = training.extract_backbone_features(model, config, on(train))
     plain = training.extract_backbone_features(model, config, on(scored))
-    mirrored_task = on(scored)
+    mirrored_job = on(scored)
     if budget.seconds is not None:
-        mirrored_task.deadline = time.monotonic() + TIME_FRACTION * budget.seconds
-    mirrored, positions = training.extract_mirrored_features(model, mirrored_task)
+        mirrored_job.deadline = time.monotonic() + TIME_FRACTION * budget.seconds
+    mirrored, positions = training.extract_mirrored_features(model, mirrored_job)
     if len(positions) < FEWEST_SCORED:
         return None
     labels = dataset.labels

@@ -19,7 +19,7 @@ from autotl.search.leaderboard import is_fine_tuned
 from autotl.space import space
 from autotl.space.space import Config
 from autotl.store import TrialRow
-from autotl.training import Cost, Epoch, Task
+from autotl.training import Cost, Epoch, Job
 
 FEWEST_EPOCHS, FEWEST_OF_BEST = 1 / 4, 1 / 2
 """The minimum fraction of its epochs with which a trial is begun, after the first of its kind, and
@@ -49,14 +49,14 @@ class TrialPlan:
 
     Attributes:
         model: The model of its configuration.
-        task: The training task, with the number of epochs and the deadline.
+        job: The training job, with the number of epochs and the deadline.
         backbone_frozen: Whether the backbone is frozen in every epoch.
         facts: Measurements, by field of ``store.TrialFacts``.
         cost: The estimated cost of any number of epochs; None without a budget.
     """
 
     model: Model
-    task: Task
+    job: Job
     backbone_frozen: bool
     facts: dict[str, Any] = field(default_factory=dict)
     cost: Cost | None = None
@@ -67,7 +67,7 @@ class TrialPlan:
         Only the first epochs may have computed new views with the frozen prefix.
         """
         took = [epoch.seconds for epoch in epochs]
-        views = self.task.views
+        views = self.job.views
         if self.cost is None:
             return sum(took)
         count = len(took)
@@ -110,26 +110,26 @@ def plan_trial(
     plan = _plan_without_budget(model, config, context, several_heads=several_heads)
     if budget.seconds is None:
         return plan
-    task, views, folds = plan.task, plan.task.views, context.settings.folds or 1
-    cost = training.measure_cost(model, config, task)
+    job, views, folds = plan.job, plan.job.views, context.settings.folds or 1
+    cost = training.measure_cost(model, config, job)
     views = cost.affordable_views(views, VIEWS_FRACTION * budget.seconds)
     predicted = cost.prediction_seconds * len(context.dataset.indices("test"))
     test = budget.test_seconds(predicted)
     first = not (complete if plan.backbone_frozen else any(map(is_fine_tuned, complete)))
-    if task.checkpoint and (saved := task.checkpoint.facts):  # it continues as it was planned
+    if job.checkpoint and (saved := job.checkpoint.facts):  # it continues as it was planned
         epochs, views = saved["planned"], saved["views"]
     else:
-        fewest = 1 if first else fewest_epochs(task.epochs, complete)
+        fewest = 1 if first else fewest_epochs(job.epochs, complete)
         epochs = affordable_epochs(
-            cost, task.epochs, fewest, views, budget, test,
+            cost, job.epochs, fewest, views, budget, test,
             first=first, frozen=plan.backbone_frozen, folds=folds,
         )  # fmt: skip
     repeat = cost.repeat_seconds(epochs, views)  # on one fold, if there are several
     longest = budget.usable(test) if first else budget.available(repeat, test)
     free = longest - cost.training_seconds(epochs, views, folds)
-    if task.checkpoint and (saved := task.checkpoint.facts):
+    if job.checkpoint and (saved := job.checkpoint.facts):
         free = math.inf if saved.get("compile") else 0.0
-    cost = cost.compiled(task, epochs, free / folds)
+    cost = cost.compiled(job, epochs, free / folds)
     repeat = cost.repeat_seconds(epochs, views)
     facts = {
         **plan.facts,
@@ -141,9 +141,9 @@ def plan_trial(
         "seconds_needed": cost.training_seconds(epochs, views, folds),
         "seconds_repeat": repeat,
     }
-    task = replace(task, compute=cost.compute, views=views, epochs=epochs)
-    task.deadline, task.keep_completed_epochs = time.monotonic() + longest, True
-    return replace(plan, task=task, facts=facts, cost=cost)
+    job = replace(job, compute=cost.compute, views=views, epochs=epochs)
+    job.deadline, job.keep_completed_epochs = time.monotonic() + longest, True
+    return replace(plan, job=job, facts=facts, cost=cost)
 
 
 def _plan_without_budget(
@@ -156,17 +156,17 @@ def _plan_without_budget(
     closed_form = frozen and hasattr(model.head, "fit") and not several_heads
     epochs, views = (1, 1) if closed_form else (settings.epochs, settings.views)
     fold = context.first_fold
-    task = context.task(model, "train", epochs=epochs, views=views, resample=fold)
-    task.patience = settings.patience
+    job = context.job(model, "train", epochs=epochs, views=views, resample=fold)
+    job.patience = settings.patience
     if not frozen:
-        task.checkpoint = context.checkpoint(config)
+        job.checkpoint = context.checkpoint(config)
     facts = {
         "input": (model.expects.size, model.expects.key),
         "backbone_frozen": frozen,
         "effective_config": effective_config(config, closed_form=closed_form),
         "views": views,
     }
-    return TrialPlan(model, task, frozen, facts)
+    return TrialPlan(model, job, frozen, facts)
 
 
 def effective_config(config: Config, *, closed_form: bool) -> str:

@@ -319,7 +319,7 @@ class TrialLoop:
         )
         self._refuse_duplicate(plan)
         self._write_plan(trial, plan)
-        self._notify_started(running, plan.task.epochs)
+        self._notify_started(running, plan.job.epochs)
         return plan
 
     def _refuse_duplicate(self, plan: TrialPlan) -> None:
@@ -328,14 +328,14 @@ class TrialLoop:
         for row in self.leaderboard.ranked:
             if (
                 row.facts.effective_config == same
-                and row.epochs >= plan.task.epochs
+                and row.epochs >= plan.job.epochs
                 and row.facts.folds == self.settings.folds
             ):
                 raise Duplicate(f"it would be trained as trial {row.number} was")
 
     def _write_plan(self, trial: optuna.Trial, plan: TrialPlan) -> None:
         columns = {
-            "epochs": plan.task.epochs,
+            "epochs": plan.job.epochs,
             "parameters": models.count_parameters(plan.model),
         }
         self._write(trial, columns, **plan.facts)
@@ -348,14 +348,14 @@ class TrialLoop:
 
     def _fine_tune(self, running: _Running, plan: TrialPlan) -> Outcome:
         """Train a model and report every epoch. Recipes are baselines and are not pruned."""
-        trial, done, epochs = running.trial, [], plan.task.epochs
+        trial, done, epochs = running.trial, [], plan.job.epochs
         # Optuna would read all trials after every epoch, also where it never prunes.
         first = pruner.warmup_epochs(self.settings.epochs)
         can_be_pruned = RECIPE not in trial.user_attrs
-        if plan.task.checkpoint and (saved := plan.task.checkpoint.facts.get("epochs")):
+        if plan.job.checkpoint and (saved := plan.job.checkpoint.facts.get("epochs")):
             text = f"trial {trial.number} continues after epoch {len(saved)} of {epochs}"
             self.listener(events.Note(text))
-        for epoch in training.fine_tune(plan.model, running.config, plan.task):
+        for epoch in training.fine_tune(plan.model, running.config, plan.job):
             done.append(epoch)
             running.outcome = Outcome(epochs=tuple(done))
             _report(trial, epoch)
@@ -396,12 +396,12 @@ class TrialLoop:
         """Train the heads of a group in one pass over the cached features."""
         first = running[0]
         configs = [each.config for each in running]
-        for results in training.train_probes(plan.model, configs, plan.task):
+        for results in training.train_probes(plan.model, configs, plan.job):
             for each, result in zip(running, results, strict=True):
                 if isinstance(result, Exception):
                     each.outcome = replace(each.outcome, model=None, error=result)
                 elif result:
-                    self._add_epoch(each, result, plan.task.epochs, notify=each is first)
+                    self._add_epoch(each, result, plan.job.epochs, notify=each is first)
         for each in running:
             if each.outcome.model:
                 self._write_head(each, each.outcome.model)
@@ -429,8 +429,8 @@ class TrialLoop:
             return None
         dataset = self.context.dataset
         try:
-            features = training.extract_backbone_features(plan.model, config, plan.task)
-            return logme(features, dataset.labels[plan.task.train.indices])
+            features = training.extract_backbone_features(plan.model, config, plan.job)
+            return logme(features, dataset.labels[plan.job.train.indices])
         except (OutOfTime, ValueError):
             return None
 

@@ -79,12 +79,12 @@ def refit(
         listener(events.Stage(name, done, total))
         config = context.config(rows[trial])
         model = context.build(config)
-        task = context.retraining(rows[trial], model, "train", "validation")
-        task.epochs = epochs[trial]
+        job = context.retraining(rows[trial], model, "train", "validation")
+        job.epochs = epochs[trial]
         if has_fallback:
-            task.deadline = budget.refit_deadline(test)
+            job.deadline = budget.refit_deadline(test)
         with budget.stage("refit"):
-            for _ in training.fine_tune(model, config, task):
+            for _ in training.fine_tune(model, config, job):
                 done += 1
                 listener(events.Stage(name, done, total))
         models[trial] = model

@@ -265,9 +265,9 @@ class Repeats:
         began = time.monotonic()
         config = self.context.config(row)
         model = self.context.build(config, resample)
-        task = self.context.retraining(row, model, resample=resample)
-        task.deadline = deadline
-        for epoch in training.fine_tune(model, config, task):
+        job = self.context.retraining(row, model, resample=resample)
+        job.deadline = deadline
+        for epoch in training.fine_tune(model, config, job):
             last = epoch
         if not np.isfinite(last.score):  # such as the AUROC of a split with one class
             raise Diverged(f"its score is {last.score} in repeat {number + 1}")

@@ -127,13 +127,13 @@ class PluginHarness:
                 errors.append(error)
         raise errors[-1]
 
-    def make_task(self, epochs: int, seed: int = 0) -> training.Task:
-        """Make a task of three classes: 36 training examples in 3 steps, and 18 for validation."""
+    def make_job(self, epochs: int, seed: int = 0) -> training.Job:
+        """Make a job of three classes: 36 training examples in 3 steps, and 18 for validation."""
         counts, batch_size, validation_counts = toy.CLASS_COUNTS, 12, (6, 6, 6)
         if self._is_backbone:
             counts, batch_size, validation_counts = (5, 4, 3), 6, (1, 1, 1)
         validation = self.make_examples(validation_counts, 1)
-        return training.Task(
+        return training.Job(
             train=toy.make_batches(self.make_examples(counts, 0), batch_size),
             validation=toy.make_batches(validation, 32, shuffle_seed=None),
             epochs=epochs,
@@ -167,14 +167,14 @@ class PluginHarness:
         config = self.make_config(params, **others)
         network = self.build(config)
         prepare(network)
-        task = self.make_task(epochs)
+        job = self.make_job(epochs)
         before = _copy_tensors(network)
-        for _ in training.fine_tune(network, config, task):
+        for _ in training.fine_tune(network, config, job):
             self._check_frozen_tensors(network, before, params)
             before = _copy_tensors(network)
-        assert task.validation is not None
+        assert job.validation is not None
         torch.manual_seed(0)  # randomness in eval mode is reported by another check
-        return network, training.predict(network, task.validation, task.device)
+        return network, training.predict(network, job.validation, job.device)
 
     def _check_frozen_tensors(
         self, network: Model, before: dict[Tensor, Tensor], params: Params

@@ -1,6 +1,6 @@
 """Fine-tuning of one model, epoch by epoch. It depends on torch and not on Optuna.
 
-``task`` defines what a model is fine-tuned on; ``loop`` trains it; ``inputs`` feeds it images or
+``job`` defines what a model is fine-tuned on; ``loop`` trains it; ``inputs`` feeds it images or
 the activations of its frozen layers, which ``frozen_inputs`` gets from the cache; ``augmentation``
 changes images, at random or to a certain view; ``predict`` computes predictions.
 ``weight_average`` averages the weights over the steps. ``probes`` trains many heads on one frozen
@@ -18,6 +18,7 @@ from autotl.training.cost import (
     measure_cost,
     measure_forward,
 )
+from autotl.training.job import Epoch, Job
 from autotl.training.kernels import cuda_kernels
 from autotl.training.latency import measure_latencies, measure_latency
 from autotl.training.loop import fine_tune, set_trainable
@@ -30,15 +31,14 @@ from autotl.training.probes import (
     keeps_backbone_frozen,
     train_probes,
 )
-from autotl.training.task import Epoch, Task
 
 __all__ = [
     "Checkpoint",
     "ComputeSettings",
     "Cost",
     "Epoch",
+    "Job",
     "ProbeEpoch",
-    "Task",
     "build_model",
     "cuda_kernels",
     "extract_backbone_features",

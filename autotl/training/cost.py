@@ -1,6 +1,6 @@
 """The time and memory of fine-tuning, measured in a few steps, and the fastest way to compute.
 
-Measurements are stored in ``Task.measured_costs`` by ``cost_key``, so that a search measures each
+Measurements are stored in ``Job.measured_costs`` by ``cost_key``, so that a search measures each
 kind of trial once, and a search that is resumed computes as it did before.
 """
 
@@ -24,12 +24,12 @@ from autotl.space.space import Choice, Config
 from autotl.training.compute import COMPILE_SECONDS, ComputeSettings, cost_key, openvino_key
 from autotl.training.frozen_inputs import FrozenInputs
 from autotl.training.inputs import Inputs
+from autotl.training.job import Job
 from autotl.training.kernels import cuda_kernels
 from autotl.training.loop import simulate_strategy
 from autotl.training.memory import retry_when_out_of_memory
 from autotl.training.predict import autocast, compute_logits
 from autotl.training.random_state import RandomState
-from autotl.training.task import Task
 from autotl.training.tuning import Times, find_inference_factor, tune_cudnn
 
 CPU_IMAGES, CPU_IMAGE_SIDE = 16, 224
@@ -77,7 +77,7 @@ class Cost:
             each training; 0 if it is not compiled.
         compiled_fraction: Fraction of the epochs in which it may be compiled: the last ones, whose
             trainable parameters are the same.
-        compute: The fastest settings, for ``Task.compute``.
+        compute: The fastest settings, for ``Job.compute``.
     """
 
     view_seconds: float
@@ -130,20 +130,20 @@ class Cost:
         """The number of views, from 1 to ``maximum``, that are computed in ``seconds``."""
         return max(1, min(maximum, int(seconds / max(self.view_seconds, 1e-9))))
 
-    def compiled(self, task: Task, epochs: int, seconds: float) -> Cost:
+    def compiled(self, job: Job, epochs: int, seconds: float) -> Cost:
         """The cost with ``torch.compile``, if that pays in ``epochs`` epochs and there is time.
 
         Compiling is not interrupted by a deadline, so there must be time for it and for an
         uncompiled training.
 
         Args:
-            task: Has the device and the training images.
+            job: Has the device and the training images.
             epochs: Number of epochs.
             seconds: The maximum seconds of everything but compiling and what it takes.
         """
-        if task.device.torch_device.type != "cuda" or self.view_seconds:
+        if job.device.torch_device.type != "cuda" or self.view_seconds:
             return self
-        sizes = 1 if task.train.num_examples % len(task.train) == 0 else 2
+        sizes = 1 if job.train.num_examples % len(job.train) == 0 else 2
         compiling = sizes * COMPILE_SECONDS
         saved = (1 - 1 / COMPILE_SPEEDUP) * self.compiled_fraction * epochs * self.epoch_seconds
         if saved <= compiling or compiling > seconds:
@@ -195,7 +195,7 @@ class _Timing:
     inference_factor: int | None = None
 
 
-def measure_cost(model: Model, config: Config, task: Task) -> Cost:
+def measure_cost(model: Model, config: Config, job: Job) -> Cost:
     """Time a few steps on a copy of the model, unless such a model was measured before.
 
     The steps train what the strategy trains in its last epoch, which is the most that it ever does.
@@ -204,7 +204,7 @@ def measure_cost(model: Model, config: Config, task: Task) -> Cost:
     Args:
         model: Is left as it is.
         config: The configuration that the model was built from.
-        task: What the model would be trained on. The measurement is added to its
+        job: What the model would be trained on. The measurement is added to its
             ``measured_costs``.
 
     Returns:
@@ -213,36 +213,36 @@ def measure_cost(model: Model, config: Config, task: Task) -> Cost:
     Raises:
         OutOfMemory: A single image does not fit on the device, or not even a copy of the model.
     """
-    measure = partial(_measure_cost, model, config, task)
-    return retry_when_out_of_memory(measure, task.device.torch_device, "the model")
+    measure = partial(_measure_cost, model, config, job)
+    return retry_when_out_of_memory(measure, job.device.torch_device, "the model")
 
 
-def _measure_cost(model: Model, config: Config, task: Task) -> Cost:
-    with RandomState(task.device, task.seed).active():
-        simulated = simulate_strategy(model, config, task.epochs)
+def _measure_cost(model: Model, config: Config, job: Job) -> Cost:
+    with RandomState(job.device, job.seed).active():
+        simulated = simulate_strategy(model, config, job.epochs)
         trial, backbone_trainable = simulated.model, simulated.backbone_trainable
-        key = cost_key(trial, config, task.device)
-        if key not in task.measured_costs:
-            task.measured_costs[key] = asdict(_time_in_fastest_type(trial, config, task, key))
-        timing = _Timing(**task.measured_costs[key])
-        device = ComputeSettings(autocast=timing.autocast).apply_to(task.device)
-        openvino = task.measured_costs.get(openvino_key(trial, config, device), {})
+        key = cost_key(trial, config, job.device)
+        if key not in job.measured_costs:
+            job.measured_costs[key] = asdict(_time_in_fastest_type(trial, config, job, key))
+        timing = _Timing(**job.measured_costs[key])
+        device = ComputeSettings(autocast=timing.autocast).apply_to(job.device)
+        openvino = job.measured_costs.get(openvino_key(trial, config, device), {})
         trains = trial.backbone_trainable or not hasattr(trial.head, "fit")
-        augmentation = _time_augmentation(trial, config, task) if trains else 0.0
+        augmentation = _time_augmentation(trial, config, job) if trains else 0.0
     backbone_epochs = sum(backbone_trainable)
-    fraction = backbone_epochs / task.epochs if backbone_epochs else 1.0
-    cost = _estimate_cost(timing, augmentation, fraction, task, openvino)
-    return replace(cost, compiled_fraction=1 - (simulated.last_phase - 1) / task.epochs)
+    fraction = backbone_epochs / job.epochs if backbone_epochs else 1.0
+    cost = _estimate_cost(timing, augmentation, fraction, job, openvino)
+    return replace(cost, compiled_fraction=1 - (simulated.last_phase - 1) / job.epochs)
 
 
 def _estimate_cost(
-    timing: _Timing, augmentation: float, fraction: float, task: Task, openvino: Mapping[str, Any]
+    timing: _Timing, augmentation: float, fraction: float, job: Job, openvino: Mapping[str, Any]
 ) -> Cost:
     """Estimate the cost from seconds per image, of which ``augmentation`` for augmenting it.
 
     ``openvino`` has what ``_compare_with_openvino`` measured, if it was called.
     """
-    train, validation = task.train.num_examples, task.num_validation_examples
+    train, validation = job.train.num_examples, job.num_validation_examples
     has_split_point = timing.activation_bytes > 0
     prefix, compiling, openvino_from = timing.prefix, 0.0, 0
     saved = prefix * (1 - 1 / openvino.get("speedup", 1.0))
@@ -253,9 +253,9 @@ def _estimate_cost(
     view = augmentation + prefix
     cached = False
     if has_split_point:  # activations that are slower to read than to compute are not cached
-        count = train * min(task.views, task.epochs) + validation
-        device, row_bytes = task.device.torch_device, timing.activation_bytes
-        cached = task.cache.seconds_to_read(row_bytes, count, device) < view
+        count = train * min(job.views, job.epochs) + validation
+        device, row_bytes = job.device.torch_device, timing.activation_bytes
+        cached = job.cache.seconds_to_read(row_bytes, count, device) < view
     # Validation runs forward only.
     epoch = OPTIMIZER_FACTOR * train * timing.step + validation * timing.forward
     if not cached:
@@ -287,7 +287,7 @@ def _estimate_cost(
     )
 
 
-def _time_in_fastest_type(trial: Model, config: Config, task: Task, key: str) -> _Timing:
+def _time_in_fastest_type(trial: Model, config: Config, job: Job, key: str) -> _Timing:
     """Time a few steps in the faster of autocast and float32, where the device has both.
 
     Which one is faster is measured twice for a backbone, image size and device: with a trainable
@@ -296,24 +296,24 @@ def _time_in_fastest_type(trial: Model, config: Config, task: Task, key: str) ->
     """
     state = "trained" if trial.backbone_trainable else "frozen"
     type_key = f"{key.rpartition(', ')[0]}, {state}"
-    default = task.device.autocast is not None
-    timing = _time_steps(trial, config, task, task.measured_costs.get(type_key, default))
-    if task.device.autocast and type_key not in task.measured_costs:
-        float32 = _time_steps(trial, config, task, autocast=False)
+    default = job.device.autocast is not None
+    timing = _time_steps(trial, config, job, job.measured_costs.get(type_key, default))
+    if job.device.autocast and type_key not in job.measured_costs:
+        float32 = _time_steps(trial, config, job, autocast=False)
         if FLOAT32_SPEEDUP * (float32.prefix + float32.step) < timing.prefix + timing.step:
             timing = float32
-        task.measured_costs[type_key] = timing.autocast
+        job.measured_costs[type_key] = timing.autocast
     return timing
 
 
-def _time_steps(trial: Model, config: Config, task: Task, autocast: bool) -> _Timing:
-    device = task.device.torch_device
-    task = copy.copy(task)
-    task.compute = ComputeSettings(autocast=autocast)
-    inputs = Inputs(trial, config, task)
+def _time_steps(trial: Model, config: Config, job: Job, autocast: bool) -> _Timing:
+    device = job.device.torch_device
+    job = copy.copy(job)
+    job.compute = ComputeSettings(autocast=autocast)
+    inputs = Inputs(trial, config, job)
     inputs.find_split_point(set())
     trial.train()
-    images, labels = next(iter(task.train))
+    images, labels = next(iter(job.train))
     if device.type == "cpu" and images.ndim == 4:
         # An image of a few takes as long as one of a whole batch.
         count = max(CPU_IMAGES, CPU_IMAGES * CPU_IMAGE_SIDE**2 // images.shape[-1] ** 2)
@@ -322,7 +322,7 @@ def _time_steps(trial: Model, config: Config, task: Task, autocast: bool) -> _Ti
     prefix, activation_bytes = 0.0, 0
     if frozen := inputs.frozen:
         batch, activation_bytes = frozen.compute(images), frozen.row_bytes
-        prefix = _time(lambda: frozen.compute(images), task.device)
+        prefix = _time(lambda: frozen.compute(images), job.device)
         _compare_with_openvino(frozen, images, prefix)
     targets = inputs.one_hot(labels)
     if device.type == "cuda":
@@ -332,9 +332,9 @@ def _time_steps(trial: Model, config: Config, task: Task, autocast: bool) -> _Ti
     peak_bytes, tuning, factor = None, 0.0, None
     if device.type == "cuda":
         peak_bytes = torch.cuda.max_memory_allocated(device) - resident.resident_bytes(device)
-        steps = task.epochs * len(task.train)
+        steps = job.epochs * len(job.train)
         (forward, step), tuning = tune_cudnn(measure, (forward, step), inputs.device, steps)
-        most = task.train.num_examples // len(images)
+        most = job.train.num_examples // len(images)
         factor = find_inference_factor(partial(_time_inference, trial.eval(), images, inputs), most)
     trial.zero_grad(set_to_none=True)
     half, in_float32 = images[: len(images) // 2 or 1], Device(device, None)
@@ -359,11 +359,11 @@ def _compare_with_openvino(frozen: FrozenInputs, images: Tensor, seconds: float)
         images: ``uint8 [B, 3, S, S]``.
         seconds: What they take in PyTorch.
     """
-    task = frozen.task
+    job = frozen.job
     key = openvino_key(frozen.model, frozen.config, frozen.device)
-    count = task.train.num_examples * min(task.views, task.epochs) + task.num_validation_examples
+    count = job.train.num_examples * min(job.views, job.epochs) + job.num_validation_examples
     if (
-        key in task.measured_costs
+        key in job.measured_costs
         or images.ndim != 4
         or not fast_inference.is_available(frozen.device)
         or seconds * count / len(images) < OPENVINO_MEASURED_FROM
@@ -373,7 +373,7 @@ def _compare_with_openvino(frozen: FrozenInputs, images: Tensor, seconds: float)
     if frozen.compile_prefix(images):
         compiling = time.monotonic() - start
         speedup = max(1.0, seconds / _time(lambda: frozen.compute(images), frozen.device))
-        task.measured_costs[key] = {"speedup": speedup, "seconds": compiling}
+        job.measured_costs[key] = {"speedup": speedup, "seconds": compiling}
 
 
 def _time_training(inputs: Inputs, batch: Activations, targets: Tensor) -> Times:
@@ -401,12 +401,12 @@ def _forward(inputs: Inputs, batch: Activations, targets: Tensor) -> None:
         inputs.forward_loss(batch, targets)
 
 
-def _time_augmentation(trial: Model, config: Config, task: Task) -> float:
+def _time_augmentation(trial: Model, config: Config, job: Job) -> float:
     """Measure the seconds that augmenting one image takes."""
-    inputs = Inputs(trial, config, task)
-    images, labels = next(iter(task.train))
+    inputs = Inputs(trial, config, job)
+    images, labels = next(iter(job.train))
     images, labels = images[:CPU_IMAGES], labels[:CPU_IMAGES]
-    return _time(lambda: inputs.augmentation(images, labels), task.device) / len(labels)
+    return _time(lambda: inputs.augmentation(images, labels), job.device) / len(labels)
 
 
 def _time(function: Callable[[], object], device: Device) -> float:

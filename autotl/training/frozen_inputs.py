@@ -32,11 +32,11 @@ from autotl.space.source import library_versions, source_digest
 from autotl.space.space import Choice, Config
 from autotl.training.augmentation import Augmentation
 from autotl.training.compute import openvino_key
+from autotl.training.job import Job
 from autotl.training.kernels import cuda_kernels
 from autotl.training.memory import MicroBatches
 from autotl.training.predict import autocast, split_for_inference
 from autotl.training.random_state import torch_seeded
-from autotl.training.task import Task
 
 FORMAT = 3
 """The version of the content of rows; incremented when their meaning changes."""
@@ -52,11 +52,11 @@ class FrozenInputs:
         model: The model in its current state; layers after the split point may be trained further.
         split_point: Where the activations are taken.
         config: Its backbone and augmentation are part of what identifies a row.
-        task: Its cache and its data are used.
+        job: Its cache and its data are used.
         augmentation: The augmentation of the configuration.
         device: The device and the type to compute in.
         inputs: A few real inputs ``[B, ...]``, to find the type and size of a row.
-        temporary: Whether the rows are of use to this task alone, as those of layers that were
+        temporary: Whether the rows are of use to this job alone, as those of layers that were
             trained. They are removed from the cache by ``close``.
 
     Attributes:
@@ -69,18 +69,18 @@ class FrozenInputs:
         model: Model,
         split_point: SplitPoint,
         config: Config,
-        task: Task,
+        job: Job,
         augmentation: Augmentation,
         device: Device,
         inputs: Tensor,
         temporary: bool,
     ) -> None:
-        self.model, self.split_point, self.config, self.task = model, split_point, config, task
+        self.model, self.split_point, self.config, self.job = model, split_point, config, job
         self.augmentation, self.device, self.temporary = augmentation, device, temporary
         self._entry_names: dict[tuple[Batches, int | None], str] = {}
         self._on_disk: dict[tuple[Batches, int | None], CachedRows] = {}
         self._prefix: fast_inference.Forward = split_point.prefix
-        self._micro_batches = MicroBatches(usual=task.train.batch_size)
+        self._micro_batches = MicroBatches(usual=job.train.batch_size)
         with eval_mode(model):
             activations = self._compute(inputs)
         self._dtype = self._stored_dtype = activations.dtype
@@ -111,10 +111,10 @@ class FrozenInputs:
         Returns:
             Whether the prefix is compiled.
         """
-        key, prefixes = openvino_key(self.model, self.config, self.device), self.task.cache.prefixes
+        key, prefixes = openvino_key(self.model, self.config, self.device), self.job.cache.prefixes
         if inputs.ndim < 4:  # code may decide by token ids what to compute, which tracing fixes
             return False
-        if len(inputs) < 3 or self.task.measured_costs.get(key, {}).get("reason"):
+        if len(inputs) < 3 or self.job.measured_costs.get(key, {}).get("reason"):
             return False
         name = entry_name(
             {
@@ -131,10 +131,10 @@ class FrozenInputs:
                         self.split_point.prefix, self.model, inputs, self.device
                     )
             except fast_inference.NotCompiled as error:
-                self.task.measured_costs[key] = {"reason": str(error)}
-                self.task.cache.warn(f"{key.partition(',')[0]}: features take longer: {error}")
+                self.job.measured_costs[key] = {"reason": str(error)}
+                self.job.cache.warn(f"{key.partition(',')[0]}: features take longer: {error}")
                 return False
-            self.task.cache.remember_prefix(name, compiled)
+            self.job.cache.remember_prefix(name, compiled)
         prefixes.move_to_end(name)
         self._prefix = fast_inference.with_fallback(prefixes[name], self.split_point.prefix)
         return True
@@ -167,7 +167,7 @@ class FrozenInputs:
 
         device = self.device.torch_device
         check = mixed_view is None  # of mixed examples, whole batches would be computed again
-        rows = self.task.cache.get_or_compute(
+        rows = self.job.cache.get_or_compute(
             name, batches.indices, compute, device, check=check, total_bytes=self.total_bytes
         )
         if rows and not rows.resident:
@@ -179,10 +179,10 @@ class FrozenInputs:
         return activations.to(self._dtype)
 
     def close(self) -> None:
-        """Remove rows that no other task will use."""
+        """Remove rows that no other job will use."""
         self._on_disk.clear()
         if self.temporary:
-            self.task.cache.remove(self._entry_names.values())
+            self.job.cache.remove(self._entry_names.values())
 
     def name_entry(self, batches: Batches, view: int | None) -> str:
         """Name the cache entry: a digest of everything that its rows depend on."""
@@ -191,7 +191,7 @@ class FrozenInputs:
         key: dict[str, object] = {
             "format": FORMAT,
             "versions": [_version("torch"), _version("timm")],
-            "data": [self.task.data_id, batches.packed.key],
+            "data": [self.job.data_id, batches.packed.key],
             "backbone": [backbone.name, dict(backbone.params), *_identify_code(backbone)],
             "input": [self.model.expects.describe(), self.model.head_input],
             "split_point": self.split_point.name,
@@ -221,7 +221,7 @@ class FrozenInputs:
 
     def _compile_if_it_pays(self, inputs: Tensor, count: int) -> None:
         """Compile the prefix, unless it is, if ``count`` inputs like these are to be computed."""
-        threshold = self.task.compute.openvino_from
+        threshold = self.job.compute.openvino_from
         if self._prefix != self.split_point.prefix or not fast_inference.is_available(self.device):
             return
         pays = fast_inference.pays(count, inputs)
@@ -234,10 +234,10 @@ class FrozenInputs:
         """Compute the missing rows of examples that are augmented by themselves, or not at all."""
         missing_positions = np.flatnonzero(np.isin(batches.indices, missing))
         positions = split_for_inference(
-            missing_positions, batches, self.task.compute.inference_factor
+            missing_positions, batches, self.job.compute.inference_factor
         )
         for batch, (inputs, _) in zip(positions, batches.load(positions), strict=True):
-            self.task.check_time()
+            self.job.check_time()
             self._compile_if_it_pays(inputs, len(missing))
             indices = batches.indices[batch]
             if view is not None:
@@ -256,7 +256,7 @@ class FrozenInputs:
             indices = batches.indices[batch]
             if not np.isin(indices, missing).any():
                 continue
-            self.task.check_time()
+            self.job.check_time()
             self._compile_if_it_pays(inputs, len(missing))
             with torch_seeded(device, view, number):
                 inputs, targets = self.augmentation(inputs, labels)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from autotl.errors import OutOfTime
-from autotl.training.task import Task
+from autotl.training.job import Job
 
 PART = 8
 """The first fit of a kind is timed on this part of the examples: an eighth."""
@@ -23,8 +23,8 @@ FEWEST_EXAMPLES = 1000
 """The minimum number of examples of such a part; a fit to fewer is not worth timing."""
 
 
-def fit_head(head: Any, features: Tensor, labels: Tensor, name: str, task: Task) -> None:
-    """Fit a head within the deadline of the task.
+def fit_head(head: Any, features: Tensor, labels: Tensor, name: str, job: Job) -> None:
+    """Fit a head within the deadline of the job.
 
     A fit that would take too long is not begun. Its time is that of the last fit of such a head,
     or that of a fit to a part of the examples, in proportion to their number. A fit that takes
@@ -36,30 +36,30 @@ def fit_head(head: Any, features: Tensor, labels: Tensor, name: str, task: Task)
         features: ``float32 [N, ...]``.
         labels: ``[N]``.
         name: The name of the head's plugin.
-        task: Its ``measured_costs`` are read and extended.
+        job: Its ``measured_costs`` are read and extended.
 
     Raises:
         OutOfTime: The deadline passes, or would pass.
     """
-    if task.deadline is None:
+    if job.deadline is None:
         head.fit(features, labels)
         return
-    key = f"fit, {name}, {list(features.shape[1:])}, {len(task.train.class_counts)} classes"
-    timed = task.measured_costs.get(key)
+    key = f"fit, {name}, {list(features.shape[1:])}, {len(job.train.class_counts)} classes"
+    timed = job.measured_costs.get(key)
     if timed is None and len(labels) >= PART * FEWEST_EXAMPLES:
         part = _choose_part(labels)
         warm_up = _choose_part(labels[part])
         # What a first fit imports is not a cost of the others.
         copy.deepcopy(head).fit(features[part][warm_up], labels[part][warm_up])
-        timed = _fit_and_time(copy.deepcopy(head), features[part], labels[part], task)
+        timed = _fit_and_time(copy.deepcopy(head), features[part], labels[part], job)
     if timed is not None:
         seconds = timed["seconds"] * max(1.0, len(labels) / timed["examples"])
-        left = task.deadline - time.monotonic()
+        left = job.deadline - time.monotonic()
         if seconds > left:
             raise OutOfTime(
                 f"fitting the head would take {seconds:.1f} s, and {max(0.0, left):.1f} s are left"
             )
-    task.measured_costs[key] = _fit_and_time(head, features, labels, task)
+    job.measured_costs[key] = _fit_and_time(head, features, labels, job)
 
 
 def _choose_part(labels: Tensor) -> Tensor:
@@ -70,21 +70,21 @@ def _choose_part(labels: Tensor) -> Tensor:
     return torch.from_numpy(part).to(labels.device)
 
 
-def _fit_and_time(head: Any, features: Tensor, labels: Tensor, task: Task) -> dict[str, float]:
+def _fit_and_time(head: Any, features: Tensor, labels: Tensor, job: Job) -> dict[str, float]:
     began = time.monotonic()
-    with _interrupted_at_the_deadline(task):
+    with _interrupted_at_the_deadline(job):
         head.fit(features, labels)
     return {"seconds": time.monotonic() - began, "examples": len(labels)}
 
 
 @contextmanager
-def _interrupted_at_the_deadline(task: Task) -> Iterator[None]:
+def _interrupted_at_the_deadline(job: Job) -> Iterator[None]:
     """Check the deadline at every call of a function, unless the host process is profiled."""
-    task.check_time()
+    job.check_time()
     if sys.getprofile() is not None:
         yield
         return
-    sys.setprofile(lambda *_: task.check_deadline())
+    sys.setprofile(lambda *_: job.check_deadline())
     try:
         yield
     finally:

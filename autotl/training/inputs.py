@@ -26,6 +26,7 @@ from autotl.training.augmentation import Augmentation
 from autotl.training.compute import CompiledFunction, cost_key
 from autotl.training.frozen_inputs import FrozenInputs, eval_mode
 from autotl.training.head_fit import fit_head
+from autotl.training.job import Job
 from autotl.training.memory import MicroBatches, retry_when_out_of_memory, split
 from autotl.training.predict import (
     autocast,
@@ -33,7 +34,6 @@ from autotl.training.predict import (
     predict,
     split_for_inference,
 )
-from autotl.training.task import Task
 
 
 class Inputs:
@@ -45,7 +45,7 @@ class Inputs:
     Args:
         model: The model that is trained.
         config: Its augmentation and its balance are used.
-        task: The data and the settings.
+        job: The data and the settings.
 
     Attributes:
         trainable: Whether there is anything to train. A head that was fitted on a frozen backbone
@@ -58,18 +58,18 @@ class Inputs:
             once.
     """
 
-    def __init__(self, model: Model, config: Config, task: Task) -> None:
-        self.model, self.config, self.task = model, config, task
-        self.device = task.compute.apply_to(task.device)
-        device = task.device.torch_device
+    def __init__(self, model: Model, config: Config, job: Job) -> None:
+        self.model, self.config, self.job = model, config, job
+        self.device = job.compute.apply_to(job.device)
+        device = job.device.torch_device
         self.augmentation = Augmentation(
-            config["augment"], model.expects, len(task.train.class_counts), device
+            config["augment"], model.expects, len(job.train.class_counts), device
         )
         self.one_hot = self.augmentation.one_hot
         self.trainable = True
-        self._max_batch_size = math.ceil(task.train.num_examples / len(task.train))
+        self._max_batch_size = math.ceil(job.train.num_examples / len(job.train))
         self.micro_batches = MicroBatches()
-        self._inference = MicroBatches(usual=task.train.batch_size)
+        self._inference = MicroBatches(usual=job.train.batch_size)
         self.frozen: FrozenInputs | None = None
         self._cost_key = ""
         self._compiled: CompiledFunction | None = None  # instead of ``model.features``
@@ -78,7 +78,7 @@ class Inputs:
         self.scaler = torch.amp.GradScaler(device.type, enabled=in_float16)
         balance = Balance()
         if choice := config.get("balance"):
-            balance = choice.plugin.call({"counts": task.train.class_counts}, choice.params)
+            balance = choice.plugin.call({"counts": job.train.class_counts}, choice.params)
         self.sampling = balance.sampling
         self._class_weights = _to_tensor(balance.weights, device)
         self._logit_offsets = _to_tensor(balance.offsets, device)
@@ -91,7 +91,7 @@ class Inputs:
     @property
     def views(self) -> int:
         """Number of views of an image whose activations are cached."""
-        return 1 if self.augmentation.is_identity else min(self.task.views, self.task.epochs)
+        return 1 if self.augmentation.is_identity else min(self.job.views, self.job.epochs)
 
     def find_split_point(self, trained: set[int]) -> None:
         """Find the split point before the parameters that are trainable now, and cache there.
@@ -101,9 +101,9 @@ class Inputs:
         """
         self.close()
         self._update_trainable()
-        images, labels = next(iter(self.task.train))
+        images, labels = next(iter(self.job.train))
         self.augmentation.detect_identity(images, labels)
-        if not self.task.compute.cache_activations:
+        if not self.job.compute.cache_activations:
             return
         for count in (4, 2):  # fewer if memory does not suffice; without either nothing is cached
             make = partial(self._make_frozen_inputs, images[:count], trained)
@@ -121,7 +121,7 @@ class Inputs:
 
         Another call, or other trainable parameters, would compile it again.
         """
-        self._compiled = CompiledFunction(self.model.features, self.task.deadline)
+        self._compiled = CompiledFunction(self.model.features, self.job.deadline)
 
     def close(self) -> None:
         """Remove cached activations that only this training can use."""
@@ -142,7 +142,7 @@ class Inputs:
         Yields:
             Inputs of the model or activations ``[B, ...]``, and targets ``[B, C]``.
         """
-        batches = self.task.train
+        batches = self.job.train
         positions = batches.epoch_indices(epoch, self.sampling)
         view = (epoch - 1) % self.views if self.trainable else 0
         rows = self._get_rows(batches, view or None)
@@ -162,8 +162,8 @@ class Inputs:
         """Fit a head that has a ``fit`` to the training images without augmentation."""
         head, name = self.model.head, self.config["head"].name
         if hasattr(head, "fit"):
-            features, labels = self.extract_head_inputs(), self.task.train.labels
-            fit = partial(fit_head, head, features, labels, name, self.task)
+            features, labels = self.extract_head_inputs(), self.job.train.labels
+            fit = partial(fit_head, head, features, labels, name, self.job)
             with torch.no_grad():
                 retry_when_out_of_memory(fit, features.device, "the fit of the head")
 
@@ -173,7 +173,7 @@ class Inputs:
         Returns:
             ``float32 [N, ...]``, in the order of the images.
         """
-        train = self.task.train
+        train = self.job.train
         whole_backbone = self.split_point is not None and self.split_point.name == "backbone"
         rows = self._get_rows(train, None) if whole_backbone else None
         with eval_mode(self.model), torch.inference_mode(), autocast(self.device):
@@ -182,19 +182,19 @@ class Inputs:
             else:
                 features = []
                 for images, _ in train:
-                    self.task.check_time()
+                    self.job.check_time()
                     features.append(self._inference.map(self.model.features, images))
         return torch.cat(features).float().clone()  # inference tensors cannot be trained on
 
     def predict_validation(self) -> NDArray[np.float32]:
         """Predict the probabilities ``[N, C]`` of the validation split."""
-        validation = self.task.validation
+        validation = self.job.validation
         assert validation is not None
         rows = self._get_rows(validation, None)
         if self.frozen is None or rows is None:
             # Another epoch changes the weights, which compiling makes constants.
-            check_time = self.task.check_time
-            factor = self.task.compute.inference_factor
+            check_time = self.job.check_time
+            factor = self.job.compute.inference_factor
             return predict(
                 self.model, validation, self.device, check_time, False, factor, self._inference
             )
@@ -208,7 +208,7 @@ class Inputs:
             logits: Tensor = self.model.head(features)
             return logits
 
-        factor = self.task.compute.inference_factor
+        factor = self.job.compute.inference_factor
         positions = split_for_inference(np.arange(validation.num_examples), validation, factor)
         with torch.inference_mode(), autocast(self.device):
             logits = [
@@ -250,7 +250,7 @@ class Inputs:
                 raise
             loss = run()
         if self.micro_batches.size is not None:
-            self.task.micro_batch_sizes[self._cost_key] = self.micro_batches.size
+            self.job.micro_batch_sizes[self._cost_key] = self.micro_batches.size
         return loss
 
     def forward_loss(self, batch: Activations, targets: Tensor) -> Tensor:
@@ -290,7 +290,7 @@ class Inputs:
         logits = logits.float()
         if self._logit_offsets is not None:
             logits = logits + self._logit_offsets
-        smoothing = self.task.label_smoothing
+        smoothing = self.job.label_smoothing
         loss = functional.cross_entropy(
             logits, targets, self._class_weights, label_smoothing=smoothing
         )
@@ -304,7 +304,7 @@ class Inputs:
         self.trainable = self.model.backbone_trainable or not hasattr(self.model.head, "fit")
         key = cost_key(self.model, self.config, self.device)
         if key != self._cost_key:
-            self._cost_key, size = key, self.task.micro_batch_sizes.get(key)
+            self._cost_key, size = key, self.job.micro_batch_sizes.get(key)
             self.micro_batches.size = None if size is None else min(2 * size, self._max_batch_size)
 
     def _make_frozen_inputs(self, images: Tensor, trained: set[int]) -> FrozenInputs | None:
@@ -315,15 +315,15 @@ class Inputs:
             self.model,
             split_point,
             self.config,
-            self.task,
+            self.job,
             self.augmentation,
             self.device,
             images,
-            temporary=self.task.data_id is None or bool(split_point.prefix_parameters & trained),
+            temporary=self.job.data_id is None or bool(split_point.prefix_parameters & trained),
         )
-        count = self.task.train.num_examples * self.views + self.task.num_validation_examples
+        count = self.job.train.num_examples * self.views + self.job.num_validation_examples
         frozen.total_bytes = frozen.row_bytes * count
-        has_space = self.task.cache.has_space(frozen.total_bytes, self.device.torch_device)
+        has_space = self.job.cache.has_space(frozen.total_bytes, self.device.torch_device)
         return frozen if has_space else None
 
     def _get_rows(self, batches: Batches, view: int | None) -> CachedRows | None:

@@ -21,18 +21,18 @@ from autotl.models import Group, Model, merge_parametrizations, plan_groups
 from autotl.space.space import Config
 from autotl.training.checkpoint import pack_optimizer, select_tensors, unpack_optimizer
 from autotl.training.inputs import Inputs
+from autotl.training.job import Epoch, Job
 from autotl.training.memory import convert_out_of_memory
 from autotl.training.random_state import RandomState
-from autotl.training.task import Epoch, Task
 from autotl.training.weight_average import WeightAverage
 
 
-def fine_tune(model: Model, config: Config, task: Task) -> Iterator[Epoch]:
+def fine_tune(model: Model, config: Config, job: Job) -> Iterator[Epoch]:
     """Train ``model`` with the configuration ``config``; yield after each epoch.
 
     A caller that stops iterating prunes the training; the model is fully trained when all epochs
-    have been consumed, which are fewer if the score has not improved for ``task.patience`` epochs,
-    or if the deadline passes and ``task.keep_completed_epochs`` is set. The learning rates follow
+    have been consumed, which are fewer if the score has not improved for ``job.patience`` epochs,
+    or if the deadline passes and ``job.keep_completed_epochs`` is set. The learning rates follow
     one schedule over all epochs. When a strategy changes which parameters are trainable, the
     optimizer is rebuilt, and the state of the parameters that remain trainable is carried over.
 
@@ -45,7 +45,7 @@ def fine_tune(model: Model, config: Config, task: Task) -> Iterator[Epoch]:
     Args:
         model: Is trained in place.
         config: The configuration that the model was built from.
-        task: The data and the settings.
+        job: The data and the settings.
 
     Yields:
         What each epoch measured. Of the epochs before a checkpoint, only the last has predictions.
@@ -57,15 +57,15 @@ def fine_tune(model: Model, config: Config, task: Task) -> Iterator[Epoch]:
         OutOfTime: The deadline passed inside an epoch.
         Incompatible: A plugin cannot work with the others.
     """
-    random = RandomState(task.device, task.seed, task.compute.cudnn_benchmark)
-    device = task.device.torch_device
+    random = RandomState(job.device, job.seed, job.compute.cudnn_benchmark)
+    device = job.device.torch_device
     with random.active():
-        training = Training(model, config, task)
+        training = Training(model, config, job)
     try:
         with convert_out_of_memory("the training", device):
             epochs = training.continue_from_checkpoint(random)
         yield from epochs
-        while len(epochs) < task.epochs and not _has_stalled(epochs, task):
+        while len(epochs) < job.epochs and not _has_stalled(epochs, job):
             with random.active(), convert_out_of_memory("the training", device):
                 epoch = training.run_epoch(len(epochs) + 1)
             if epoch is None:
@@ -79,13 +79,13 @@ def fine_tune(model: Model, config: Config, task: Task) -> Iterator[Epoch]:
         training.finish()
 
 
-def _has_stalled(epochs: Sequence[Epoch], task: Task) -> bool:
+def _has_stalled(epochs: Sequence[Epoch], job: Job) -> bool:
     """Whether none of the last ``patience`` scores is better than an earlier one."""
-    if task.patience is None or len(epochs) <= task.patience:
+    if job.patience is None or len(epochs) <= job.patience:
         return False
     scores = [epoch.score for epoch in epochs]
-    best, sign = max if task.higher_is_better else min, 1 if task.higher_is_better else -1
-    earlier, latest = scores[: -task.patience], scores[-task.patience :]
+    best, sign = max if job.higher_is_better else min, 1 if job.higher_is_better else -1
+    earlier, latest = scores[: -job.patience], scores[-job.patience :]
     return sign * best(latest) <= sign * best(earlier)
 
 
@@ -98,21 +98,21 @@ class Training:
     Args:
         model: Is trained in place.
         config: The configuration that the model was built from.
-        task: The data and the settings.
+        job: The data and the settings.
         shared_inputs: The inputs of another training with the same backbone, frozen in all epochs,
             and the same augmentation. Their cached activations are used.
     """
 
     def __init__(
-        self, model: Model, config: Config, task: Task, shared_inputs: Inputs | None = None
+        self, model: Model, config: Config, job: Job, shared_inputs: Inputs | None = None
     ) -> None:
-        self.model, self.config, self.task = model, config, task
+        self.model, self.config, self.job = model, config, job
         self.shared_inputs = shared_inputs
         if shared_inputs is None:
-            resident.relax(task.device.torch_device)  # another process may have needed the memory
-        self.inputs = Inputs(model, config, task)
-        self._plan = plan_groups(model, config["freeze"], task.epochs)
-        self._average = WeightAverage(task.ema)
+            resident.relax(job.device.torch_device)  # another process may have needed the memory
+        self.inputs = Inputs(model, config, job)
+        self._plan = plan_groups(model, config["freeze"], job.epochs)
+        self._average = WeightAverage(job.ema)
         self._optimizer: torch.optim.Optimizer | None = None
         self._scheduler: Any = None
         self._signature: Any = None
@@ -120,9 +120,9 @@ class Training:
         self._steps = 0
         self._completed: dict[Tensor, Tensor] = {}  # the weights after the last complete epoch
         self._compile_from = 0
-        if task.compute.compile:
-            with RandomState(task.device, task.seed).active():
-                self._compile_from = simulate_strategy(model, config, task.epochs).last_phase
+        if job.compute.compile:
+            with RandomState(job.device, job.seed).active():
+                self._compile_from = simulate_strategy(model, config, job.epochs).last_phase
 
     def run_epoch(self, number: int) -> Epoch | None:
         """Run a whole epoch; None if the deadline passed inside it and earlier ones are kept.
@@ -158,7 +158,7 @@ class Training:
         if number == self._compile_from:
             self.inputs.compile_backbone()
         self.model.train(self.inputs.trainable)
-        self._total_loss = torch.zeros((), device=self.task.device.torch_device)
+        self._total_loss = torch.zeros((), device=self.job.device.torch_device)
 
     def step(self, batch: Activations, targets: Tensor) -> None:
         """Train on a batch of ``inputs.training_batches``; if nothing is trained, add its loss.
@@ -167,7 +167,7 @@ class Training:
         scaled less. Whether that happened is known on the device alone, so the averaged weights are
         updated in any case.
         """
-        self.task.check_time()
+        self.job.check_time()
         self._steps += 1
         if not self.inputs.trainable:
             self._total_loss += self.inputs.forward_loss(batch, targets) * len(targets)
@@ -184,22 +184,22 @@ class Training:
 
     def end_epoch(self) -> Epoch:
         """Validate the model; return the results of the epoch."""
-        number, task = self.number, self.task
+        number, job = self.number, self.job
         # The only place where the CPU waits for the GPU.
-        loss = float(self._total_loss) / task.train.num_examples
+        loss = float(self._total_loss) / job.train.num_examples
         if not np.isfinite(loss):
             raise Diverged(f"the training loss is {loss} in epoch {number}{self._float16_hint}")
         if self.inputs.scaler.get_scale() < 1:  # it is 65,536 in the beginning
             raise Diverged(f"the gradients overflow in epoch {number}{self._float16_hint}")
         score, probabilities = float("nan"), None
-        if task.validation:
+        if job.validation:
             with self._average.applied():
                 probabilities = self.inputs.predict_validation()
             if not np.isfinite(probabilities).all():
                 text = f"the predictions are not finite after epoch {number}{self._float16_hint}"
                 raise Diverged(text)
-            score = task.score(probabilities)
-        if task.keep_completed_epochs and task.deadline is not None:
+            score = job.score(probabilities)
+        if job.keep_completed_epochs and job.deadline is not None:
             self._keep_weights()
         count = sum(p.numel() for p in self.model.parameters() if id(p) in self._trained)
         seconds = time.monotonic() - self._start
@@ -218,8 +218,8 @@ class Training:
 
     def save_checkpoint(self, epochs: Sequence[Epoch], random: RandomState) -> None:
         """Save the state after the epochs so far, if it is due."""
-        checkpoint, last = self.task.checkpoint, epochs[-1]
-        is_last = last.number == self.task.epochs or _has_stalled(epochs, self.task)
+        checkpoint, last = self.job.checkpoint, epochs[-1]
+        is_last = last.number == self.job.epochs or _has_stalled(epochs, self.job)
         if checkpoint is None or not (checkpoint.keeps_last if is_last else checkpoint.is_due):
             return
         names = {id(tensor): name for name, tensor in self._tensors().items()}
@@ -236,21 +236,21 @@ class Training:
             states, optimizer = pack_optimizer(self._optimizer, names)
             tensors |= states
         facts = {
-            "planned": self.task.epochs,
-            "views": self.task.views,
+            "planned": self.job.epochs,
+            "views": self.job.views,
             "steps": self._steps,
             "averaged_steps": self._average.steps,
             "epochs": [asdict(replace(epoch, probabilities=None)) for epoch in epochs],
             "optimizer": optimizer,
-            "compile": self.task.compute.compile,
+            "compile": self.job.compute.compile,
             "scaler": self.inputs.scaler.state_dict(),
         }
         checkpoint.save(tensors, facts)
 
     def continue_from_checkpoint(self, random: RandomState) -> list[Epoch]:
-        """Restore the state of the task's checkpoint, if there is one; return its epochs."""
-        checkpoint = self.task.checkpoint
-        plan = {"planned": self.task.epochs, "views": self.task.views}
+        """Restore the state of the job's checkpoint, if there is one; return its epochs."""
+        checkpoint = self.job.checkpoint
+        plan = {"planned": self.job.epochs, "views": self.job.views}
         if checkpoint is None or not plan.items() <= checkpoint.facts.items():
             return []
         facts = checkpoint.facts
@@ -275,7 +275,7 @@ class Training:
             unpack_optimizer(self._optimizer, self.model, tensors, facts["optimizer"])
         self.inputs.scaler.load_state_dict(scaler)
         random.torch_states = [tensors[f"random:{i}"] for i in range(len(random.torch_states))]
-        if self.task.keep_completed_epochs and self.task.deadline is not None:
+        if self.job.keep_completed_epochs and self.job.deadline is not None:
             self._keep_weights()
         epochs = [Epoch(**values) for values in facts["epochs"]]
         if "predictions" in tensors:
@@ -310,7 +310,7 @@ class Training:
         if self.number == 1:
             self.inputs.fit_head()
         if self.inputs.trainable:
-            steps = self.task.epochs * len(self.task.train)
+            steps = self.job.epochs * len(self.job.train)
             self._optimizer, self._scheduler = _make_optimizer(
                 self.config, groups, steps, self._optimizer
             )

@@ -23,6 +23,7 @@ from autotl.models import Device, Model, replace_head
 from autotl.space.space import Config
 from autotl.training.frozen_inputs import eval_mode
 from autotl.training.inputs import Inputs
+from autotl.training.job import Epoch, Job
 from autotl.training.kernels import cuda_kernels
 from autotl.training.loop import Training, set_trainable, simulate_strategy
 from autotl.training.memory import (
@@ -32,7 +33,6 @@ from autotl.training.memory import (
 )
 from autotl.training.predict import autocast
 from autotl.training.random_state import RandomState
-from autotl.training.task import Epoch, Task
 
 Result = TypeVar("Result")
 
@@ -61,7 +61,7 @@ def keeps_backbone_frozen(model: Model, config: Config, epochs: int) -> bool:
 
 
 def train_probes(
-    model: Model, configs: Sequence[Config], task: Task
+    model: Model, configs: Sequence[Config], job: Job
 ) -> Iterator[list[ProbeEpoch | Exception | None]]:
     """Train a head for each configuration on the backbone of ``model``; yield after each epoch.
 
@@ -73,11 +73,11 @@ def train_probes(
         model: Built from the first configuration.
         configs: They differ only in the values of a strategy that keeps the backbone frozen, in
             heads with the same input, and in the optimizer.
-        task: The data and the settings.
+        job: The data and the settings.
 
     Yields:
         For each configuration its epoch, or the error that ended it, or None after that. A head
-        that the deadline ends after its first epoch, with ``task.keep_completed_epochs``, gets None
+        that the deadline ends after its first epoch, with ``job.keep_completed_epochs``, gets None
         as well; it has the weights after its last complete epoch.
 
     Raises:
@@ -85,19 +85,19 @@ def train_probes(
     """
     # ``host`` holds the states of NumPy and Python, which all runs share; torch's are per run.
     host, random = (
-        RandomState(task.device, task.seed, task.compute.cudnn_benchmark) for _ in range(2)
+        RandomState(job.device, job.seed, job.compute.cudnn_benchmark) for _ in range(2)
     )
-    device = task.device.torch_device
+    device = job.device.torch_device
     with host.active(), random.torch_active():
-        first = _Run(Training(model, configs[0], task), random)
+        first = _Run(Training(model, configs[0], job), random)
     try:
         with host.active():
             with random.torch_active(), convert_out_of_memory("the training", device):
                 first.training.begin_epoch(1)
             runs = [first, *(_start_run(first, config) for config in configs[1:])]
-        for number in range(1, task.epochs + 1):
+        for number in range(1, job.epochs + 1):
             with host.active(), convert_out_of_memory("the training", device):
-                results = _train_epoch(runs, number, last=number == task.epochs)
+                results = _train_epoch(runs, number, last=number == job.epochs)
             yield results
             if not any(run.active for run in runs):
                 return
@@ -105,19 +105,19 @@ def train_probes(
         first.training.inputs.close()
 
 
-def extract_backbone_features(model: Model, config: Config, task: Task) -> NDArray[np.float32]:
+def extract_backbone_features(model: Model, config: Config, job: Job) -> NDArray[np.float32]:
     """Compute the features of a frozen backbone for the training images without augmentation.
 
     Args:
         model: Its backbone is run, unless the features are cached.
         config: The configuration that the model was built from.
-        task: Has the images and the cache.
+        job: Has the images and the cache.
 
     Returns:
         Features ``[N, ...]``.
     """
-    with RandomState(task.device, task.seed).active():
-        inputs = Inputs(model, config, task)
+    with RandomState(job.device, job.seed).active():
+        inputs = Inputs(model, config, job)
         set_trainable(model, [{"params": list(model.head.parameters())}])
         try:
             inputs.find_split_point(set())
@@ -128,7 +128,7 @@ def extract_backbone_features(model: Model, config: Config, task: Task) -> NDArr
 
 
 def extract_mirrored_features(
-    model: Model, task: Task
+    model: Model, job: Job
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Compute the features of mirrored training images, of as many as there is time for.
 
@@ -136,23 +136,23 @@ def extract_mirrored_features(
 
     Args:
         model: Its backbone is run.
-        task: Has the images; the deadline ends the computation.
+        job: Has the images; the deadline ends the computation.
 
     Returns:
         Features ``[n, ...]``, and the positions ``[n]`` of their images among the training images.
         The order is random, so that fewer images are a fair sample.
     """
     rows: list[Tensor] = []
-    positions, micro_batches = task.train.shuffled_indices(task.seed), MicroBatches()
+    positions, micro_batches = job.train.shuffled_indices(job.seed), MicroBatches()
     with (
-        cuda_kernels(task.device),
+        cuda_kernels(job.device),
         eval_mode(model),
         torch.inference_mode(),
-        autocast(task.device),
+        autocast(job.device),
     ):
-        for images, _ in task.train.load(positions):
+        for images, _ in job.train.load(positions):
             with suppress(OutOfTime):
-                task.check_time()
+                job.check_time()
                 rows.append(micro_batches.map(model.features, images.flip(3)).float())
                 continue
             break
@@ -181,7 +181,7 @@ class _Run:
             return None
         start = time.monotonic()
         try:
-            device = self.training.task.device.torch_device
+            device = self.training.job.device.torch_device
             with self.random.torch_active(), convert_out_of_memory("the training", device):
                 return method(self.training, *arguments)
         except Exception as error:  # of one head; the others continue
@@ -217,21 +217,21 @@ class _Run:
 def _start_run(first: _Run, config: Config) -> _Run:
     """Start the training of another head on the backbone of the first run."""
     training = first.training
-    task, start = training.task, time.monotonic()
-    random = RandomState(task.device, task.seed)
+    job, start = training.job, time.monotonic()
+    random = RandomState(job.device, job.seed)
     try:
-        classes = len(task.train.class_counts)
-        make = partial(replace_head, training.model, config["head"], classes, task.seed)
-        model = retry_when_out_of_memory(make, task.device.torch_device, "the head")
+        classes = len(job.train.class_counts)
+        make = partial(replace_head, training.model, config["head"], classes, job.seed)
+        model = retry_when_out_of_memory(make, job.device.torch_device, "the head")
         with random.torch_active():
-            run = _Run(Training(model, config, task, shared_inputs=training.inputs), random)
+            run = _Run(Training(model, config, job, shared_inputs=training.inputs), random)
     except Exception as error:
         if find_device_fault(error):
             raise
         run = _Run(training, random)
         run.error = error
     run.seconds = time.monotonic() - start
-    run.call(lambda training: training.task.check_time())
+    run.call(lambda training: training.job.check_time())
     run.call(Training.begin_epoch, 1)
     return run
 

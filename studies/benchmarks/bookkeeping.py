@@ -118,8 +118,8 @@ class Clock:
 
 def fake_plan(model: Any, *_: Any, **__: Any) -> TrialPlan:
     """A plan of epochs that take no time."""
-    task: Any = SimpleNamespace(epochs=EPOCHS, views=1)
-    return TrialPlan(model, task, False, {"views": 1})
+    job: Any = SimpleNamespace(epochs=EPOCHS, views=1)
+    return TrialPlan(model, job, False, {"views": 1})
 
 
 def fake_epochs(*_: Any) -> Iterator[Epoch]:

@@ -163,7 +163,7 @@ def record(source: str) -> None:
     from autotl.data import Batches
     from autotl.errors import Diverged
     from autotl.frozen import FeatureCache
-    from autotl.training import Task, fine_tune
+    from autotl.training import Job, fine_tune
 
     torch.set_num_threads(1)
     device = models.select_device("cpu")
@@ -200,7 +200,7 @@ def record(source: str) -> None:
             plugin = next(p for p in plugins if p.name == names.get(kind, p.name))
             lr = {"lr": learning_rates(grid, plugin.name)[rate]} if kind == "freeze" else {}
             config[kind] = space.Choice(plugin, {**plugin.defaults, **lr})
-        task = Task(
+        job = Job(
             train=make_batches(dataset.indices("train"), shuffle_seed=seed),
             validation=validation,
             epochs=EPOCHS,
@@ -216,7 +216,7 @@ def record(source: str) -> None:
         network = models.build_model(config, len(dataset.classes), IMAGE_SIZE, device, seed)
         start = process_time()  # of one thread, whatever else runs
         try:
-            for epoch in fine_tune(network, config, task):
+            for epoch in fine_tune(network, config, job):
                 now = process_time()
                 curves["seconds"][cell][epoch.number - 1], start = now - start, now
         except Diverged:

@@ -182,8 +182,8 @@ def measure_plain(
     return trained, infer()
 
 
-def make_task(bench: speed.Benchmark, folder: Path, network: models.Model) -> training.Task:
-    """The task of a benchmark, as a search makes it."""
+def make_job(bench: speed.Benchmark, folder: Path, network: models.Model) -> training.Job:
+    """The job of a benchmark, as a search makes it."""
     packed = data.pack(bench.dataset, bench.size, network.expects.interpolation, folder)
     train, validation = (
         data.Batches(
@@ -192,7 +192,7 @@ def make_task(bench: speed.Benchmark, folder: Path, network: models.Model) -> tr
         )
         for indices, seed in ((bench.train, bench.seed), (bench.validation, None))
     )  # fmt: skip
-    return training.Task(
+    return training.Job(
         train, validation, bench.epochs, bench.accuracy, bench.device, bench.seed,
         cache=FeatureCache(folder=folder), data_id=bench.dataset.fingerprint,
         label_smoothing=speed.SMOOTHING,
@@ -204,11 +204,11 @@ def measure_ours(
 ) -> tuple[float, float]:
     """Images a second of ``fine_tune`` and of ``predict``."""
     network = bench.build(config, bench.device)
-    task = make_task(replace(bench, epochs=epochs + 1), folder, network)
-    batches = task.validation
+    job = make_job(replace(bench, epochs=epochs + 1), folder, network)
+    batches = job.validation
     assert batches is not None
-    task.validation = None
-    seconds = [epoch.seconds for epoch in training.fine_tune(network, config, task)]
+    job.validation = None
+    seconds = [epoch.seconds for epoch in training.fine_tune(network, config, job)]
     trained = len(bench.train) / statistics.mean(seconds[1:])
     training.predict(network, batches, bench.device)
     began = time.monotonic()
@@ -239,9 +239,9 @@ def measure_utilization(bench: speed.Benchmark, folder: Path, epochs: int) -> fl
     """Mean utilization of the GPU while ResNet-50 is fine-tuned; None without nvidia-smi."""
     config = make_config(bench, "resnet50")
     network = bench.build(config, bench.device)
-    task = make_task(replace(bench, epochs=epochs), folder, network)
+    job = make_job(replace(bench, epochs=epochs), folder, network)
     percents: list[int] = []
-    run = training.fine_tune(network, config, task)
+    run = training.fine_tune(network, config, job)
     next(run)  # without what happens once
     with record_utilization(percents):
         for _ in run:

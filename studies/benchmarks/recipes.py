@@ -20,7 +20,7 @@ from autotl.data import Batches
 from autotl.frozen import FeatureCache
 from autotl.space import registry
 from autotl.space.space import Choice
-from autotl.training import Task
+from autotl.training import Job
 
 DEFAULTS = {
     "backbone": "tf_efficientnet_lite0",
@@ -81,7 +81,7 @@ def train(
         torch_device = device.torch_device
         return Batches(packed, dataset.labels, indices, 32, torch_device, shuffle_seed=seed)
 
-    task = Task(
+    job = Job(
         batches(dataset.indices(*splits)),
         batches(dataset.indices("test")),
         int(recipe["epochs"]),
@@ -93,8 +93,8 @@ def train(
         views=int(recipe["views"]),
         label_smoothing=0.1,
     )
-    task.compute = training.measure_cost(model, config, task).compute
-    return [epoch.score for epoch in training.fine_tune(model, config, task)]
+    job.compute = training.measure_cost(model, config, job).compute
+    return [epoch.score for epoch in training.fine_tune(model, config, job)]
 
 
 if __name__ == "__main__":

@@ -393,8 +393,8 @@ def main(
     counts = {}
     with ProcessPoolExecutor(workers) as pool:
         for name in ("random", *only) if only else METHODS:
-            tasks = itertools.product([name], curves, [metric], range(seeds), [sources])
-            results = list(pool.map(_run_search, *zip(*tasks, strict=True)))
+            jobs = itertools.product([name], curves, [metric], range(seeds), [sources])
+            results = list(pool.map(_run_search, *zip(*jobs, strict=True)))
             regrets[name] = np.array_split([regret for regret, _ in results], len(curves))
             counts[name] = np.mean([count for _, count in results], axis=0)
             click.echo(name, err=True)

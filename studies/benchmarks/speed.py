@@ -259,7 +259,7 @@ def train_with_autotl(bench: Benchmark, configs: list[Config], folder: Path) -> 
             data.Batches(packed, labels, indices, bench.batch, torch_device, shuffle_seed=seed)
             for indices, seed in ((bench.train, bench.seed), (bench.validation, None))
         )
-        task = training.Task(
+        job = training.Job(
             train,
             validation,
             bench.epochs,
@@ -272,8 +272,8 @@ def train_with_autotl(bench: Benchmark, configs: list[Config], folder: Path) -> 
             micro_batch_sizes=micro_batch_sizes,
             measured_costs=measured_costs,
         )
-        task.compute = training.measure_cost(network, config, task).compute
-        *_, last = training.fine_tune(network, config, task)
+        job.compute = training.measure_cost(network, config, job).compute
+        *_, last = training.fine_tune(network, config, job)
         runs.append(Run(time.monotonic() - start, last.score))
         print(f"  autotl {describe(config)}: {runs[-1]}", flush=True)
     print(f"  autotl: {cache.usage().bytes / 2**20:.0f} MiB in the cache", flush=True)

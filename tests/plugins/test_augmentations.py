@@ -14,7 +14,7 @@ from images import image_input
 from scipy import stats
 from torch import Tensor
 from torch.nn import functional
-from toy import REGISTRY, SIDE, config, model, task
+from toy import REGISTRY, SIDE, config, job, model
 
 from autotl.space.hyperparameter import Hyperparameter
 from autotl.space.registry import AnyPlugin
@@ -140,7 +140,7 @@ def test_none_returns_the_same_tensor() -> None:
 @pytest.mark.parametrize("plugin", AUGMENTATIONS, ids=name_of)
 def test_a_model_can_be_trained_with_each_augmentation(plugin: AnyPlugin) -> None:
     chosen = {"augment": plugin, "freeze": "full"}
-    for epoch in fine_tune(model(**chosen), config(**chosen), task(2)):
+    for epoch in fine_tune(model(**chosen), config(**chosen), job(2)):
         assert math.isfinite(epoch.loss)
 
 

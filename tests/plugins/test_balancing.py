@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 from torch.nn import functional
-from toy import COLOURS, REGISTRY, batches, config, model, squares, task
+from toy import COLOURS, REGISTRY, batches, config, job, model, squares
 
 from autotl import Balance
 from autotl.training import fine_tune
 from autotl.training.inputs import Inputs
-from autotl.training.task import Task
+from autotl.training.job import Job
 
 COUNTS = [100, 25, 4]
 PLUGINS = [p for p in REGISTRY if p.kind == "balance"]
@@ -121,12 +121,12 @@ def test_importing_the_module_loads_no_heavy_library() -> None:
 # In training.
 
 
-def unequal(**changes: Any) -> Task:
-    """A task with 24 blue, 8 green and 4 red images."""
+def unequal(**changes: Any) -> Job:
+    """A job with 24 blue, 8 green and 4 red images."""
     labels = sorted(COLOURS)
     counts = dict(zip(labels, (24, 8, 4), strict=True))
     examples = [e for e in squares(each=24) if int(e.name.partition("/")[2]) < counts[e.label]]
-    return task(train=batches(examples), **changes)
+    return job(train=batches(examples), **changes)
 
 
 @pytest.mark.parametrize("plugin", PLUGINS, ids=lambda p: p.name)

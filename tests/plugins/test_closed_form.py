@@ -22,7 +22,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 from torch.nn import functional
-from toy import config, model, task
+from toy import config, job, model
 
 from autotl.training import fine_tune
 
@@ -297,7 +297,7 @@ def test_a_regression_that_does_not_converge_is_used_without_a_warning(
 
 @pytest.mark.parametrize("name", FITTED)
 def test_a_linear_probe_of_a_fitted_head_is_its_closed_form(name: str) -> None:
-    network, run = model(head=name), task(3)
+    network, run = model(head=name), job(3)
     epochs = list(fine_tune(network, config(head=name), run))
     assert len({e.score for e in epochs}) == 1
     assert epochs[0].score > 0.6
@@ -315,8 +315,8 @@ def test_a_linear_probe_of_a_fitted_head_is_its_closed_form(name: str) -> None:
 @pytest.mark.parametrize("name", LINEAR)
 def test_a_fitted_head_is_trained_with_the_backbone(name: str) -> None:
     probe, whole = model(head=name), model(head=name)
-    list(fine_tune(probe, config(head=name), task(2)))
-    for epoch in fine_tune(whole, config(head=name, freeze="full"), task(2)):
+    list(fine_tune(probe, config(head=name), job(2)))
+    for epoch in fine_tune(whole, config(head=name, freeze="full"), job(2)):
         assert math.isfinite(epoch.loss)
     moved = (whole.head.weight - probe.head.weight).abs().mean()
     assert 0 < moved < probe.head.weight.abs().mean()  # starting from the closed form

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from toy import REGISTRY, config, model, task
+from toy import REGISTRY, config, job, model
 
 from autotl.models import Group
 from autotl.training import fine_tune
@@ -198,7 +198,7 @@ def test_clipping_and_momentum_continue_when_parameters_are_unfrozen(name: str) 
         optimizer=(name, {"clip": 1e-3}),
     )
     before = {n: p.clone() for n, p in network.named_parameters()}
-    for _ in fine_tune(network, chosen, task(3)):
+    for _ in fine_tune(network, chosen, job(3)):
         squares = [p.grad.square().sum() for p in network.parameters() if p.grad is not None]
         norms.append((len(squares), math.sqrt(sum(squares))))
     assert [count for count, _ in norms] == [2, 14, 14]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from freezing import build_and_plan, perturb, plan_epochs, trained_blocks
 from torch import Tensor
-from toy import config, model, task
+from toy import config, job, model
 
 from autotl.training import fine_tune, set_trainable
 
@@ -49,7 +49,7 @@ def test_a_stronger_penalty_keeps_the_weights_closer() -> None:
     def distance(alpha: float) -> float:
         net, before = model(), model()
         strategy = ("l2_sp", {"alpha": alpha, "lr": 3e-3})
-        list(fine_tune(net, config(freeze=strategy, optimizer="sgd"), task(4)))
+        list(fine_tune(net, config(freeze=strategy, optimizer="sgd"), job(4)))
         pairs = zip(net.backbone.parameters(), before.backbone.parameters(), strict=True)
         return sum((p - q).square().sum().item() for p, q in pairs)
 

@@ -18,7 +18,7 @@ from freezing import (
 )
 from torch import nn
 from torch.nn.utils import parametrize
-from toy import config, model, task
+from toy import config, job, model
 
 from autotl import Incompatible
 from autotl.frozen import split_point
@@ -210,7 +210,7 @@ def test_layers_are_scaled_also_without_norms() -> None:
 @CHANGES
 def test_training_ends_with_the_parameter_names_of_the_architecture(strategy: Any) -> None:
     names = sorted(model().state_dict())
-    net, run = model(), task(3)
+    net, run = model(), job(3)
     before = model().state_dict()
     chosen = config(freeze=strategy)
     assert measure_cost(net, chosen, run).epoch_seconds > 0

@@ -18,7 +18,7 @@ from freezing import (
 )
 from torch import nn
 from torch.nn.utils import parametrize
-from toy import REGISTRY, config, model, task
+from toy import REGISTRY, config, job, model
 
 from autotl import Incompatible
 from autotl.models import Model, plan_groups
@@ -160,8 +160,8 @@ def test_running_statistics_stay_if_the_weights_are_frozen(strategy: Any) -> Non
     net = model()
     before = {n: b.clone() for n, b in net.backbone.named_buffers()}
     assert before
-    list(fine_tune(net, config(freeze=strategy), task(2)))
+    list(fine_tune(net, config(freeze=strategy), job(2)))
     assert all(torch.equal(b, before[n]) for n, b in net.backbone.named_buffers())
     other = model()
-    list(fine_tune(other, config(freeze="full"), task(2)))  # other strategies update them
+    list(fine_tune(other, config(freeze="full"), job(2)))  # other strategies update them
     assert not any(torch.equal(b, before[n]) for n, b in other.backbone.named_buffers())

@@ -1,4 +1,4 @@
-"""What all trainings of a study share, and the tasks that it makes."""
+"""What all trainings of a study share, and the jobs that it makes."""
 
 from __future__ import annotations
 
@@ -101,31 +101,31 @@ def test_a_model_is_built_from_the_seed(
 def test_on_the_training_split_a_task_is_scored_on_the_validation_split(
     context: TrainingContext, model: Model
 ) -> None:
-    task = context.task(model, "train", epochs=2, views=3)
-    assert task.validation
-    assert set(task.train.indices) == set(context.dataset.indices("train"))
-    assert set(task.validation.indices) == set(context.dataset.indices("validation"))
-    assert (task.epochs, task.views, task.seed) == (2, 3, 5)
-    labels = context.dataset.labels[task.validation.indices]
-    assert task.score(np.eye(3, dtype=np.float32)[labels]) == 1.0
-    refit = context.task(model, "train", "validation", epochs=2, views=3)
+    job = context.job(model, "train", epochs=2, views=3)
+    assert job.validation
+    assert set(job.train.indices) == set(context.dataset.indices("train"))
+    assert set(job.validation.indices) == set(context.dataset.indices("validation"))
+    assert (job.epochs, job.views, job.seed) == (2, 3, 5)
+    labels = context.dataset.labels[job.validation.indices]
+    assert job.score(np.eye(3, dtype=np.float32)[labels]) == 1.0
+    refit = context.job(model, "train", "validation", epochs=2, views=3)
     assert refit.validation is None
-    assert len(refit.train.indices) == len(task.train.indices) + len(labels)
+    assert len(refit.train.indices) == len(job.train.indices) + len(labels)
 
 
 def test_on_a_resample_a_task_has_its_two_parts(context: TrainingContext, model: Model) -> None:
     resample = data.resample(context.dataset, 1, context.settings.seed)
-    task = context.task(model, epochs=2, views=3, resample=resample)
-    assert task.validation
-    assert set(task.train.indices) == set(resample.train)
-    assert set(task.validation.indices) == set(resample.validation)
-    assert task.seed == 5 + 2
+    job = context.job(model, epochs=2, views=3, resample=resample)
+    assert job.validation
+    assert set(job.train.indices) == set(resample.train)
+    assert set(job.validation.indices) == set(resample.validation)
+    assert job.seed == 5 + 2
 
 
 def test_a_retraining_does_what_the_trial_did(context: TrainingContext, model: Model) -> None:
-    task = context.retraining(ROW, model, "train")
-    assert (task.epochs, task.views) == (ROW.epochs, 3)
-    assert task.compute == ComputeSettings(autocast=False)
+    job = context.retraining(ROW, model, "train")
+    assert (job.epochs, job.views) == (ROW.epochs, 3)
+    assert job.compute == ComputeSettings(autocast=False)
     fewer = replace(ROW, facts=TrialFacts())
     assert context.retraining(fewer, model, "train").compute == ComputeSettings()
 
@@ -138,7 +138,7 @@ def test_batches_of_a_split_are_made_once(context: TrainingContext, model: Model
 
 
 def test_tasks_share_what_was_measured(context: TrainingContext, model: Model) -> None:
-    one, two = (context.task(model, "train", epochs=n, views=1) for n in (1, 2))
+    one, two = (context.job(model, "train", epochs=n, views=1) for n in (1, 2))
     assert one.micro_batch_sizes is two.micro_batch_sizes is context.micro_batch_sizes
     assert one.measured_costs is two.measured_costs is context.measured_costs
     assert one.cache is two.cache is context.cache
@@ -146,7 +146,7 @@ def test_tasks_share_what_was_measured(context: TrainingContext, model: Model) -
 
 def test_progress_is_shown(context: TrainingContext, model: Model, shown: list[Event]) -> None:
     shown.clear()
-    context.task(model, "train", epochs=1, views=1).on_step()
+    context.job(model, "train", epochs=1, views=1).on_step()
     assert shown == [StepCompleted()]
     shown.clear()
     out = context.settings.out / "elsewhere"

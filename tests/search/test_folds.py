@@ -24,7 +24,7 @@ from autotl.search.leaderboard import rank
 from autotl.search.resume import PROBED_WITH
 from autotl.search.trials import TrialLoop
 from autotl.store import Store, TrialRow
-from autotl.training import Task
+from autotl.training import Job
 from autotl.training.frozen_inputs import FrozenInputs
 
 Make = Callable[..., study.StudyConfig]
@@ -46,18 +46,18 @@ def _always_saved(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Spy:
-    """Records the tasks of all trainings, and the context of the trials."""
+    """Records the jobs of all trainings, and the context of the trials."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.tasks: list[Task] = []
+        self.jobs: list[Job] = []
         self.epochs = 0
         self.dataset: Any = None
         train, init = training.fine_tune, TrialLoop.__init__
 
-        def fine_tune(model: Any, config: Any, task: Task) -> Iterator[Any]:
-            self.tasks.append(task)
-            saved = len(task.checkpoint.facts.get("epochs", [])) if task.checkpoint else 0
-            for epoch in train(model, config, task):
+        def fine_tune(model: Any, config: Any, job: Job) -> Iterator[Any]:
+            self.jobs.append(job)
+            saved = len(job.checkpoint.facts.get("epochs", [])) if job.checkpoint else 0
+            for epoch in train(model, config, job):
                 self.epochs += epoch.number > saved
                 yield epoch
 
@@ -97,19 +97,19 @@ def test_each_image_is_predicted_once_by_a_model_that_did_not_train_on_it(
     rows, dataset = read_trials(chosen), spy.dataset
     assert [row.status for row in rows] == ["complete"] * 3
     units, pool = np.array(dataset.units), dataset.indices("train", "validation")
-    assert len(spy.tasks) == FOLDS * len(rows)
+    assert len(spy.jobs) == FOLDS * len(rows)
     store = store_of(chosen)
     for number, row in enumerate(rows):
-        tasks = spy.tasks[number * FOLDS : (number + 1) * FOLDS]
+        jobs = spy.jobs[number * FOLDS : (number + 1) * FOLDS]
         predicted = []
-        for task in tasks:
-            assert task.validation
-            trained, validated = task.train.indices, task.validation.indices
+        for job in jobs:
+            assert job.validation
+            trained, validated = job.train.indices, job.validation.indices
             assert not set(units[trained]) & set(units[validated])
             assert set(trained) | set(validated) == set(pool)
             predicted += validated.tolist()
         assert sorted(predicted) == pool.tolist()
-        assert len({task.seed for task in tasks}) == FOLDS
+        assert len({job.seed for job in jobs}) == FOLDS
         # The score and its interval are those of the pooled predictions.
         probabilities = store.predictions("photos", number)
         assert probabilities is not None
@@ -156,7 +156,7 @@ def test_features_are_computed_once_for_all_folds(
 
     monkeypatch.setattr(FrozenInputs, "_compute_single", record)
     run_trials(settings(**{**options, "trials": 1, "augment": ["flip_crop"]}))
-    assert len(spy.tasks) == FOLDS
+    assert len(spy.jobs) == FOLDS
     assert len(computed) == len(set(computed))
     assert {i for i, _ in computed} == set(spy.dataset.indices("train"))
 
@@ -228,12 +228,12 @@ def end_in(monkeypatch: pytest.MonkeyPatch, training_number: int) -> None:
     """End the time in a training, counted from 1, and in all later ones."""
     train, count = training.fine_tune, 0
 
-    def fine_tune(model: Any, config: Any, task: Task) -> Iterator[Any]:
+    def fine_tune(model: Any, config: Any, job: Job) -> Iterator[Any]:
         nonlocal count
         count += 1
         if count >= training_number:
             raise OutOfTime("the time budget ended inside an epoch")
-        yield from train(model, config, task)
+        yield from train(model, config, job)
 
     monkeypatch.setattr(training, "fine_tune", fine_tune)
 

@@ -56,7 +56,7 @@ def cost(epoch: float, view: float = 0.0, setup: float = 0.0) -> Cost:
     )
 
 
-def task(epochs: int = WANTED, views: int = 2) -> Any:
+def job(epochs: int = WANTED, views: int = 2) -> Any:
     return SimpleNamespace(epochs=epochs, views=views)
 
 
@@ -254,8 +254,8 @@ def test_without_measurements_no_trial_is_refused() -> None:
 
 
 @dataclass
-class FakeTask:
-    """The fields of a task that a plan changes."""
+class FakeJob:
+    """The fields of a job that a plan changes."""
 
     epochs: int = WANTED
     views: int = 2
@@ -286,7 +286,7 @@ def make_plan(
         settings=SimpleNamespace(epochs=WANTED, views=2, patience=None, folds=folds),
         first_fold=None,
         dataset=SimpleNamespace(indices=lambda split: range({"test": 100}[split])),
-        task=lambda model, split, epochs, views, resample: FakeTask(
+        job=lambda model, split, epochs, views, resample: FakeJob(
             epochs, views, device, batches(squares(), 12)
         ),
         checkpoint=lambda config: checkpoint,
@@ -311,18 +311,18 @@ def test_the_first_trial_of_its_kind_may_use_all_of_the_time(
     ]:
         plan = make_plan(monkeypatch, 20.0, complete, frozen=frozen)
         expected = 7 if first else LONGEST_TRIAL * 605 // 20
-        assert plan.task.epochs == expected
+        assert plan.job.epochs == expected
         repeat = expected * 20.0
         latest = 600.0 if first else 600.0 - SLACK * 1.25 * repeat
-        assert plan.task.deadline == pytest.approx(1000.0 + latest)
-        assert plan.task.keep_completed_epochs
+        assert plan.job.deadline == pytest.approx(1000.0 + latest)
+        assert plan.job.keep_completed_epochs
         assert plan.facts["backbone_frozen"] == plan.backbone_frozen == frozen
         assert plan.facts["seconds_needed"] == plan.facts["seconds_repeat"] == repeat
 
 
 def test_the_plan_with_folds(monkeypatch: pytest.MonkeyPatch) -> None:
     plan = make_plan(monkeypatch, 4.0, [row()], folds=5)
-    assert plan.task.epochs == 9
+    assert plan.job.epochs == 9
     assert plan.facts["seconds_needed"] == 5 * 9 * 4.0
     assert plan.facts["seconds_repeat"] == 9 * 4.0  # its refit is one training
 
@@ -331,16 +331,16 @@ def test_a_head_in_closed_form_needs_one_epoch_unless_others_are_trained_with_it
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     solved = SimpleNamespace(fit=None)
-    assert make_plan(monkeypatch, 1.0, [], frozen=True, head=solved).task.epochs == 1
-    assert make_plan(monkeypatch, 1.0, [], frozen=False, head=solved).task.epochs == WANTED
+    assert make_plan(monkeypatch, 1.0, [], frozen=True, head=solved).job.epochs == 1
+    assert make_plan(monkeypatch, 1.0, [], frozen=False, head=solved).job.epochs == WANTED
     group = make_plan(monkeypatch, 1.0, [], frozen=True, head=solved, several_heads=True)
-    assert group.task.epochs == WANTED
+    assert group.job.epochs == WANTED
 
 
 def test_without_a_budget_nothing_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     plan = make_plan(monkeypatch, 1e9, [], budget=Budget(None))
-    assert (plan.task.epochs, plan.task.deadline, plan.cost) == (WANTED, None, None)
-    assert not plan.task.keep_completed_epochs
+    assert (plan.job.epochs, plan.job.deadline, plan.cost) == (WANTED, None, None)
+    assert not plan.job.keep_completed_epochs
     assert (plan.facts["backbone_frozen"], plan.facts["views"]) == (False, 2)
     assert "seconds_repeat" not in plan.facts
 
@@ -364,14 +364,14 @@ def test_the_time_of_compiling_is_a_part_of_the_plan(
         return make_plan(monkeypatch, seconds, [], budget=Budget(budget), device=device)
 
     uncompiled, plan = make(CPU), make(GPU)
-    assert plan.task.epochs == uncompiled.task.epochs
-    assert plan.task.compute.compile == plan.facts["compute"]["compile"] == (compiling > 0)
+    assert plan.job.epochs == uncompiled.job.epochs
+    assert plan.job.compute.compile == plan.facts["compute"]["compile"] == (compiling > 0)
     for fact in ("seconds_needed", "seconds_repeat"):
         assert plan.facts[fact] == uncompiled.facts[fact] + compiling
-    took = trained(*[seconds] * plan.task.epochs)
+    took = trained(*[seconds] * plan.job.epochs)
     assert plan.repeat_seconds(took) == uncompiled.repeat_seconds(took) + compiling
-    assert plan.task.deadline is not None
-    assert plan.task.deadline - 1000.0 >= plan.facts["seconds_needed"]
+    assert plan.job.deadline is not None
+    assert plan.job.deadline - 1000.0 >= plan.facts["seconds_needed"]
 
 
 @pytest.mark.parametrize("was_compiled", [True, False])
@@ -382,7 +382,7 @@ def test_a_trial_that_continues_is_compiled_if_it_was(
     saved = SimpleNamespace(facts=facts)
     budget = Budget(9005 if not was_compiled else 605)
     plan = make_plan(monkeypatch, 60.0, [], budget=budget, device=GPU, checkpoint=saved)
-    assert plan.task.compute.compile == was_compiled
+    assert plan.job.compute.compile == was_compiled
 
 
 # How long a retraining takes.
@@ -394,7 +394,7 @@ def trained(*seconds: float) -> list[Epoch]:
 
 def plan(facts: dict[str, Any], cost: Cost | None = None) -> TrialPlan:
     model: Any = None
-    return TrialPlan(model, task(), False, facts, cost)
+    return TrialPlan(model, job(), False, facts, cost)
 
 
 def test_the_time_of_a_retraining_is_that_of_the_later_epochs() -> None:

@@ -640,8 +640,8 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> None:
     """All strategies but linear probes take too long."""
     measure = training.measure_cost
 
-    def measured(model: Any, config: Any, task: Any) -> Any:
-        cost = measure(model, config, task)
+    def measured(model: Any, config: Any, job: Any) -> Any:
+        cost = measure(model, config, job)
         long = config["freeze"].name != "linear_probe"
         return replace(cost, epoch_seconds=1e9, backbone_epoch_fraction=1.0) if long else cost
 
@@ -720,19 +720,19 @@ def test_a_trial_that_the_deadline_ends_is_complete_with_the_epochs_before(
     def plan(*args: Any, **options: Any) -> TrialPlan:
         plans.append(plan_trial(*args, **options))
         if len(plans) == 2 and not last:
-            plans[1].task.deadline = 0.0
+            plans[1].job.deadline = 0.0
         return plans[-1]
 
     def pass_deadline(event: Event) -> None:
         if isinstance(event, EpochCompleted) and (event.number, event.epoch) == (1, last):
-            plans[1].task.deadline = 0.0
+            plans[1].job.deadline = 0.0
 
     monkeypatch.setattr(trials, "plan_trial", plan)
     options = {"freeze": ["linear_probe", "last_blocks"], "head": ["linear"], "trials": 2}
     run_trials(settings(budget=300.0, **options), pass_deadline)
     row, trial = read_trials(settings())[1], optuna_trials(settings())[1]
     assert "last_blocks" in row.config["freeze"]
-    assert plans[1].task.epochs == FAST["epochs"]
+    assert plans[1].job.epochs == FAST["epochs"]
     if not last:
         assert (row.status, row.score) == ("out_of_time", None)
         assert trial.state == optuna.trial.TrialState.FAIL

@@ -105,7 +105,7 @@ def test_ctrl_c_in_a_later_run_leaves_the_model_that_was_handed_over(
     before = hash_model(finished.folder), read_card(finished.folder)
     forget_predictions(finished.settings())
     favour(monkeypatch, favourite)
-    spy.fails = lambda task: KeyboardInterrupt() if len(spy.repeats) == trained else None
+    spy.fails = lambda job: KeyboardInterrupt() if len(spy.repeats) == trained else None
     result = engine.run(finished.settings(trials=4))
     assert result.interrupted
     assert (hash_model(result.folder), read_card(result.folder)) == before
@@ -122,7 +122,7 @@ def test_ctrl_c_after_one_repeat_keeps_the_selection_of_the_same_winner(
 ) -> None:
     forget_predictions(finished.settings())
     favour(monkeypatch, "linear_probe")
-    spy.fails = lambda task: KeyboardInterrupt() if len(spy.repeats) == 4 else None
+    spy.fails = lambda job: KeyboardInterrupt() if len(spy.repeats) == 4 else None
     result = engine.run(finished.settings())
     assert result.interrupted
     for key in ("selection", "contenders", "best", "calibration", "test"):

@@ -55,15 +55,15 @@ class FakeTrainings:
     """Trainings that only count; a repeat of a trial takes so many seconds, its test 5 s."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, repeat: float) -> None:
-        self.tasks: list[Any] = []
+        self.jobs: list[Any] = []
         self.events: list[Event] = []
         self.repeat = repeat
         monkeypatch.setattr("time.monotonic", lambda: 1000.0)
         monkeypatch.setattr(training, "fine_tune", self._fine_tune)
 
-    def _fine_tune(self, model: Any, config: Any, task: Any) -> Iterable[int]:
-        self.tasks.append(task)
-        return range(task.epochs)
+    def _fine_tune(self, model: Any, config: Any, job: Any) -> Iterable[int]:
+        self.jobs.append(job)
+        return range(job.epochs)
 
     def refit(
         self,
@@ -95,7 +95,7 @@ class FakeTrainings:
             self.events.append,
             has_fallback=has_fallback,
         )
-        trained = [task.epochs for task in self.tasks[-len(rows) :]]
+        trained = [job.epochs for job in self.jobs[-len(rows) :]]
         assert sorted(trained) == sorted(refitted.epochs)
         return refitted.epochs
 
@@ -135,7 +135,7 @@ def test_the_longest_member_of_an_ensemble_is_the_last_and_has_the_time_that_is_
     trainings = FakeTrainings(monkeypatch, repeat=31.0)
     members = trained(3), trained(1, 1, frozen=True)
     assert trainings.refit(600.0, *members, kind="ensemble") == (WANTED, 1)
-    assert [task.epochs for task in trainings.tasks] == [1, WANTED]
+    assert [job.epochs for job in trainings.jobs] == [1, WANTED]
     assert trainings.refit(110.0, *members, kind="ensemble") == (6, 1)
     two = trained(1, 1, frozen=True), trained(2, 2, frozen=True)
     assert trainings.refit(600.0, *two, kind="ensemble") == (1, 2)
@@ -147,11 +147,11 @@ def test_a_refit_that_cannot_fit_is_not_begun_if_there_is_another_model(
     trainings = FakeTrainings(monkeypatch, repeat=30.0)
     with pytest.raises(OutOfTime, match="it would take 42 s, and 40 s are left"):
         trainings.refit(40.0, trained(3))
-    assert not trainings.tasks
+    assert not trainings.jobs
     assert trainings.refit(40.0, trained(3), has_fallback=False) == (3,)
-    assert trainings.tasks[0].deadline is None  # rather late than without a model
+    assert trainings.jobs[0].deadline is None  # rather late than without a model
     trainings.refit(600.0, trained(3))
-    assert trainings.tasks[1].deadline == 1000.0 + 600.0 - 5.0 - 2.5
+    assert trainings.jobs[1].deadline == 1000.0 + 600.0 - 5.0 - 2.5
 
 
 def test_several_trainings_are_not_begun_in_the_time_for_one(
@@ -171,7 +171,7 @@ def test_several_trainings_are_not_begun_in_the_time_for_one(
     monkeypatch.setattr(repeats, "MOST_REPEATS", 3)
     events: list[Event] = []
     result = engine.run(alike(budget=1000.0), events.append)
-    assert not [task for task in spy.tasks if task.validation is None]
+    assert not [job for job in spy.jobs if job.validation is None]
     warnings = texts(events, warnings=True)
     assert any("was not refitted (it would take" in text for text in warnings)
     assert result.summary["test"]["n"] == 12
@@ -198,7 +198,7 @@ def test_without_repeats_the_model_of_the_trial_is_handed_over(
 ) -> None:
     """It is calibrated on the validation split, which it was not trained on."""
     monkeypatch.setattr(SelectionBudget, "choose_field", lambda *_: Field())
-    spy.fails = lambda task: Diverged("nan") if task.validation is None else None
+    spy.fails = lambda job: Diverged("nan") if job.validation is None else None
     result = engine.run(settings(**SMALL))
     facts = read_facts(settings())
     assert facts.model
@@ -232,7 +232,7 @@ def test_ctrl_c_in_the_refit_leaves_a_model_of_a_repeat(small: Make) -> None:
 
 def test_a_refit_that_fails_is_reported_and_costs_nothing_else(small: Make, spy: Spy) -> None:
     diverged = Diverged("the training loss is nan in epoch 1")
-    spy.fails = lambda task: diverged if task.validation is None else None
+    spy.fails = lambda job: diverged if job.validation is None else None
     events: list[Event] = []
     result = engine.run(small(), events.append)
     assert any("nan in epoch 1" in text for text in texts(events, warnings=True))

@@ -30,15 +30,15 @@ def test_all_contenders_have_the_same_seeds_and_resamples(searched: Search) -> N
     assert searched.selection.repeats == 3
     count = len(searched.singles)
     assert {c.role for c in searched.singles} >= {"linear_probe", "default_recipe"}
-    seeds = [task.seed for task in searched.repeats]
+    seeds = [job.seed for job in searched.repeats]
     assert seeds == [1] * count + [2] * count + [3] * count  # repeat after repeat
     pool = set(searched.dataset.indices("train", "validation"))
-    for task in searched.repeats:
-        resample = data.resample(searched.dataset, task.seed - 1, searched.settings.seed)
-        assert task.validation is not None
-        assert np.array_equal(task.train.indices, resample.train)
-        assert np.array_equal(task.validation.indices, resample.validation)
-        assert set(task.train.indices) | set(task.validation.indices) == pool
+    for job in searched.repeats:
+        resample = data.resample(searched.dataset, job.seed - 1, searched.settings.seed)
+        assert job.validation is not None
+        assert np.array_equal(job.train.indices, resample.train)
+        assert np.array_equal(job.validation.indices, resample.validation)
+        assert set(job.train.indices) | set(job.validation.indices) == pool
 
 
 def test_each_repeat_is_stored_with_its_confusion_matrix(searched: Search) -> None:
@@ -57,7 +57,7 @@ def test_each_repeat_is_stored_with_its_confusion_matrix(searched: Search) -> No
 
 
 def test_an_interrupted_selection_loses_no_repeat(small: Make, spy: Spy) -> None:
-    spy.fails = lambda task: KeyboardInterrupt() if len(spy.repeats) == 8 else None
+    spy.fails = lambda job: KeyboardInterrupt() if len(spy.repeats) == 8 else None
     result = engine.run(small())
     assert result.interrupted
     assert (result.folder / "model" / "model.safetensors").exists()
@@ -65,10 +65,10 @@ def test_an_interrupted_selection_loses_no_repeat(small: Make, spy: Spy) -> None
     assert read_selection(small()).repeats == 2  # those that all contenders have
     before = [r for r in read_repeats(small()) if r.kind == "trial"]
     assert len(before) == 7
-    spy.fails = lambda task: None
-    spy.tasks.clear()
+    spy.fails = lambda job: None
+    spy.jobs.clear()
     engine.run(small())
-    assert [task.seed for task in spy.repeats] == [3, 3]  # only what was missing
+    assert [job.seed for job in spy.repeats] == [3, 3]  # only what was missing
     after = [r for r in read_repeats(small()) if r.kind == "trial"]
     assert len(after) == 9
     assert [r for r in after if r in before] == before
@@ -81,7 +81,7 @@ def test_repeats_whose_predictions_are_lost_are_trained_once_more(small: Make, s
     assert len(files) == 9
     files[0].unlink()
     files[4].write_bytes(b"torn")
-    spy.tasks.clear()
+    spy.jobs.clear()
     engine.run(small())
     assert len(spy.repeats) == 2
 
@@ -89,7 +89,7 @@ def test_repeats_whose_predictions_are_lost_are_trained_once_more(small: Make, s
 def test_a_repeat_that_runs_out_of_time_counts_for_those_that_completed_it(
     small: Make, spy: Spy
 ) -> None:
-    spy.fails = lambda task: OutOfTime("it is late") if len(spy.repeats) == 8 else None
+    spy.fails = lambda job: OutOfTime("it is late") if len(spy.repeats) == 8 else None
     result = engine.run(small())
     selection = read_selection(small())
     assert selection.repeats == 2
@@ -104,7 +104,7 @@ def test_a_contender_without_the_second_repeat_drops_out_with_its_first(
     small: Make, spy: Spy
 ) -> None:
     """The best and the baselines come first. What was trained counts."""
-    spy.fails = lambda task: OutOfTime("it is late") if len(spy.repeats) >= 6 else None
+    spy.fails = lambda job: OutOfTime("it is late") if len(spy.repeats) >= 6 else None
     events: list[Event] = []
     engine.run(small(), events.append)
     selection = read_selection(small())
@@ -149,7 +149,7 @@ def test_repeats_do_not_use_the_time_of_the_refit(
 
 
 def test_a_contender_that_fails_drops_out(small: Make, spy: Spy) -> None:
-    spy.fails = lambda task: Diverged("the loss is nan") if len(spy.repeats) == 5 else None
+    spy.fails = lambda job: Diverged("the loss is nan") if len(spy.repeats) == 5 else None
     events: list[Event] = []
     engine.run(small(), events.append)
     contenders = singles(read_selection(small()))
@@ -160,7 +160,7 @@ def test_a_contender_that_fails_drops_out(small: Make, spy: Spy) -> None:
 
 def test_a_late_failure_keeps_the_repeats_before_it(small: Make, spy: Spy) -> None:
     """One of only two contenders fails in the third repeat."""
-    spy.fails = lambda task: Diverged("the loss is nan") if len(spy.repeats) in (3, 7) else None
+    spy.fails = lambda job: Diverged("the loss is nan") if len(spy.repeats) in (3, 7) else None
     engine.run(small())
     selection = read_selection(small())
     assert selection.repeats == 2
@@ -170,7 +170,7 @@ def test_a_late_failure_keeps_the_repeats_before_it(small: Make, spy: Spy) -> No
 def test_a_soup_drops_out_with_its_member(alike: Make, spy: Spy) -> None:
     """In the third repeat a member fails, and the time ends before the repeat does."""
     errors = {7: Diverged("the loss is nan"), 9: OutOfTime("it is late")}
-    spy.fails = lambda task: errors.get(len(spy.repeats))
+    spy.fails = lambda job: errors.get(len(spy.repeats))
     engine.run(alike())
     selection = read_selection(alike())
     assert selection.repeats == 2
@@ -217,4 +217,4 @@ def test_more_contenders_take_part_if_the_first_repeat_is_fast(
     engine.run(small(budget=1000.0))
     assert len(singles(read_selection(small()))) == 3
     assert available[1] > available[0]
-    assert [task.seed for task in spy.repeats] == [1, 1, 1, 2, 2, 2]
+    assert [job.seed for job in spy.repeats] == [1, 1, 1, 2, 2, 2]

@@ -131,13 +131,13 @@ def test_the_recipe_has_the_epochs_of_the_refit(
     """Without a refit, it has the epochs of the trial."""
     favour(monkeypatch, "linear_probe")
     monkeypatch.setattr(refit, "_affordable_epochs", lambda *_: 5)
-    spy.fails = lambda task: Diverged("nan") if fails and task.validation is None else None
+    spy.fails = lambda job: Diverged("nan") if fails and job.validation is None else None
     result = engine.run(small())
     model = read_facts(small()).model
     assert model
     assert model.refitted != fails
     epochs = small().epochs if fails else 5
-    assert [task.epochs for task in spy.tasks if task.validation is None] == [5]
+    assert [job.epochs for job in spy.jobs if job.validation is None] == [5]
     recipe = tomllib.loads((result.folder / "recipe.toml").read_text())
     assert recipe["epochs"] == epochs
     config = json.loads((result.folder / "model" / "config.json").read_text())

@@ -39,19 +39,19 @@ def test_the_test_split_has_no_effect_until_it_is_opened_once(
     opened, open_test = [], Store.open_test
 
     def spied(self: Store, *args: Any) -> int:
-        opened.append(len(spy.tasks))
+        opened.append(len(spy.jobs))
         return open_test(self, *args)
 
     monkeypatch.setattr(Store, "open_test", spied)
     engine.run(settings(trials=2))
-    assert opened == [len(spy.tasks)]  # once, after all trainings
+    assert opened == [len(spy.jobs)]  # once, after all trainings
     examples = registry.load().dataset(settings().data).call({"source": settings().data}, {})
     dataset = data.check(examples, settings().data)
     sealed = set(dataset.indices("test"))
-    for task in spy.tasks:
-        used = set(task.train.indices) | set(task.validation.indices if task.validation else ())
+    for job in spy.jobs:
+        used = set(job.train.indices) | set(job.validation.indices if job.validation else ())
         assert not used & sealed
-    assert set(spy.tasks[-1].train.indices) == set(dataset.indices("train", "validation"))
+    assert set(spy.jobs[-1].train.indices) == set(dataset.indices("train", "validation"))
 
 
 def test_without_time_for_all_test_images_a_sample_of_them_is_scored(

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from toy import config, model, task
+from toy import config, job, model
 from training_helpers import have_equal_weights
 
 from autotl.models import Device, Model
@@ -34,7 +34,7 @@ def train(
     chosen = {k: v for k, v in settings.items() if k in SEARCHED_KINDS}
     changes = {k: v for k, v in settings.items() if k not in chosen}
     network = model(**chosen)
-    run = task(EPOCHS, checkpoint=Checkpoint(folder / "training.safetensors"), **changes)
+    run = job(EPOCHS, checkpoint=Checkpoint(folder / "training.safetensors"), **changes)
     epochs = []
     for epoch in fine_tune(network, config(**chosen), run):
         epochs.append(epoch)
@@ -80,7 +80,7 @@ def test_the_last_epoch_is_saved_for_a_caller_with_more_to_do(tmp_path: Path) ->
     def train_all(**changes: Any) -> tuple[Model, list[Epoch]]:
         network, chosen = model(freeze="full"), config(freeze="full")
         saved = Checkpoint(tmp_path / "last.safetensors", keeps_last=True)
-        return network, list(fine_tune(network, chosen, task(EPOCHS, checkpoint=saved, **changes)))
+        return network, list(fine_tune(network, chosen, job(EPOCHS, checkpoint=saved, **changes)))
 
     network, first = train_all()
     same, epochs = train_all()
@@ -92,7 +92,7 @@ def test_the_last_epoch_is_saved_for_a_caller_with_more_to_do(tmp_path: Path) ->
 def test_a_training_that_had_stalled_is_not_continued(tmp_path: Path) -> None:
     saved = tmp_path / "stalled.safetensors"
     for _ in range(2):
-        run = task(EPOCHS, patience=1, score=lambda _: 0.5)
+        run = job(EPOCHS, patience=1, score=lambda _: 0.5)
         run.checkpoint = Checkpoint(saved, keeps_last=True)
         assert len(list(fine_tune(model(freeze="full"), config(freeze="full"), run))) == 2
 
@@ -131,9 +131,7 @@ def test_the_scale_of_gradients_continues(tmp_path: Path) -> None:
     saved.facts["scaler"]["scale"] = 1024.0
     random = RandomState(FLOAT16, 0)
     chosen = config(freeze="full")
-    training = Training(
-        model(freeze="full"), chosen, task(EPOCHS, checkpoint=saved, device=FLOAT16)
-    )
+    training = Training(model(freeze="full"), chosen, job(EPOCHS, checkpoint=saved, device=FLOAT16))
     assert len(training.continue_from_checkpoint(random)) == 2
     assert training.inputs.scaler.state_dict() == saved.facts["scaler"]
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from fake_gpu import FakeGpu
 from torch import Tensor
-from toy import CPU, batches, config, model, squares, task
+from toy import CPU, batches, config, job, model, squares
 from training_helpers import TOP, changed_names, copy_state, count_images, refusing_head
 
 from autotl import training
@@ -37,7 +37,7 @@ def make_cost(view: float, epoch: float, setup: float = 0.0, fraction: float = 1
 def test_measuring_does_not_change_the_model(chosen: Any) -> None:
     network = model()
     before = copy_state(network)
-    run = task(4, data_id="squares")
+    run = job(4, data_id="squares")
     cost = measure_cost(network, config(freeze=chosen), run)
     assert not changed_names(before, network)
     assert all(p.grad is None for p in network.parameters())
@@ -50,7 +50,7 @@ def test_measuring_does_not_change_the_model(chosen: Any) -> None:
 
 def test_each_kind_of_training_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
     def measure(chosen: Any) -> Cost:
-        run = task(4, data_id="squares", measured_costs=measured)
+        run = job(4, data_id="squares", measured_costs=measured)
         return measure_cost(model(), config(freeze=chosen), run)
 
     measured: dict[str, Any] = {}
@@ -75,14 +75,14 @@ def test_the_faster_type_is_chosen_once_for_a_backbone(monkeypatch: pytest.Monke
     timed: list[bool] = []
     time_steps = training.cost._time_steps
 
-    def time_with_known_steps(trial: Any, config: Any, task: Any, autocast: bool) -> Any:
+    def time_with_known_steps(trial: Any, config: Any, job: Any, autocast: bool) -> Any:
         timed.append(autocast)
-        timing = time_steps(trial, config, task, autocast)
+        timing = time_steps(trial, config, job, autocast)
         return replace(timing, prefix=0.0, step=1.0 + autocast * autocast_is_slow)
 
     monkeypatch.setattr(training.cost, "_time_steps", time_with_known_steps)
     device = Device(CPU.torch_device, torch.bfloat16)
-    run = task(2, device=device)
+    run = job(2, device=device)
     settings = [measure_cost(model(), config(freeze=f), run).compute for f in ("full", TOP)]
     assert [s.autocast for s in settings] == [False, False]
     assert timed == [True, False, False]
@@ -90,8 +90,8 @@ def test_the_faster_type_is_chosen_once_for_a_backbone(monkeypatch: pytest.Monke
     autocast_is_slow = False
     full = config(freeze="full")
     assert not measure_cost(model(), full, run).compute.autocast  # as it was measured
-    assert measure_cost(model(), full, task(2, device=device)).compute.autocast
-    assert measure_cost(model(), full, task(2)).compute.apply_to(CPU) == CPU
+    assert measure_cost(model(), full, job(2, device=device)).compute.autocast
+    assert measure_cost(model(), full, job(2)).compute.apply_to(CPU) == CPU
 
 
 @pytest.mark.parametrize(("seconds", "cached"), [(0.0, True), (1e3, False)])
@@ -99,7 +99,7 @@ def test_activations_that_are_slower_to_read_than_to_compute_are_not_cached(
     monkeypatch: pytest.MonkeyPatch, seconds: float, cached: bool
 ) -> None:
     monkeypatch.setattr(FeatureCache, "seconds_to_read", lambda *_: seconds)
-    run = task(4, data_id="squares")
+    run = job(4, data_id="squares")
     cost = measure_cost(model(), config(freeze=TOP), run)
     assert cost.compute.cache_activations == cached
     assert (cost.view_seconds > 0) == (cost.setup_seconds > 0) == cached
@@ -113,12 +113,12 @@ def test_activations_that_are_slower_to_read_than_to_compute_are_not_cached(
 
 
 def test_the_facts_of_a_cost_are_milliseconds_and_bytes() -> None:
-    facts = measure_cost(model(), config(freeze=TOP), task(4)).facts()
+    facts = measure_cost(model(), config(freeze=TOP), job(4)).facts()
     assert facts["forward_ms"] > 0
     assert facts["backward_ms"] >= 0
     assert facts["activation_bytes"] == 16 * 4 * 4 * 2  # after the first stage, in 16 bits
     assert facts["peak_bytes"] is None  # the CPU does not report it
-    assert measure_cost(model(), config(freeze="full"), task(4)).facts()["activation_bytes"] == 0
+    assert measure_cost(model(), config(freeze="full"), job(4)).facts()["activation_bytes"] == 0
 
 
 def test_as_many_views_are_affordable_as_fit_the_seconds() -> None:
@@ -150,7 +150,7 @@ def test_folds_cost_epochs_but_hardly_any_views() -> None:
 
 def test_the_backbone_epoch_fraction_is_that_of_epochs_with_a_trainable_backbone() -> None:
     def fraction(chosen: Any) -> float:
-        return measure_cost(model(), config(freeze=chosen), task(10)).backbone_epoch_fraction
+        return measure_cost(model(), config(freeze=chosen), job(10)).backbone_epoch_fraction
 
     assert fraction(("lp_ft", {"probe_fraction": 0.3})) == 0.7
     assert fraction("full") == 1.0
@@ -158,7 +158,7 @@ def test_the_backbone_epoch_fraction_is_that_of_epochs_with_a_trainable_backbone
 
 
 def test_the_views_of_the_epochs_that_train_the_head_alone_cost_time() -> None:
-    run = task(10, data_id="squares")
+    run = job(10, data_id="squares")
     whole = measure_cost(model(), config(freeze="full"), run)
     two_phases = config(freeze=("lp_ft", {"probe_fraction": 0.3}))
     cost = measure_cost(model(), two_phases, run)
@@ -176,7 +176,7 @@ def test_the_views_of_the_epochs_that_train_the_head_alone_cost_time() -> None:
 
 
 def test_without_a_validation_split_there_is_no_setup() -> None:
-    assert measure_cost(model(), config(), task(2, validation=None)).setup_seconds == 0.0
+    assert measure_cost(model(), config(), job(2, validation=None)).setup_seconds == 0.0
 
 
 # OpenVINO.
@@ -190,7 +190,7 @@ def measure_with_openvino(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> tu
     monkeypatch.setattr(training.cost.time, "monotonic", lambda: next(clock))
     monkeypatch.setattr(fast_inference, "is_available", lambda _: True)
     monkeypatch.setattr(fast_inference, "compile_forward", lambda forward, *_: forward)
-    run = task(4, data_id="squares", **changes)
+    run = job(4, data_id="squares", **changes)
     return measure_cost(model(), config(), run), run
 
 
@@ -234,7 +234,7 @@ def test_memory_that_runs_out_while_the_cost_is_measured_is_given_up_first(
         return simulate(*args)
 
     monkeypatch.setattr(training.cost, "simulate_strategy", simulate_on_a_full_device)
-    run = task(4)
+    run = job(4)
     next(iter(run.train))
     assert measure_cost(model(), config(), run).epoch_seconds > 0
     assert len(attempts) == 2
@@ -252,7 +252,7 @@ def test_a_batch_that_does_not_fit_is_timed_in_parts() -> None:
         return size > 6
 
     chosen = {"head": refusing_head(more_than_6)}
-    run = task(4)
+    run = job(4)
     assert measure_cost(model(**chosen), config(**chosen), run).epoch_seconds > 0
     assert max(sizes) == 12
     assert sizes.count(12) == 1
@@ -267,7 +267,7 @@ def test_features_that_fit_on_a_gpu_are_cached_there_although_the_disk_is_too_sl
     monkeypatch.setattr(cache, "disk_seconds_per_byte", lambda folder: 1e3)
     for memory, cached in ((1 << 30, True), (1 << 10, False)):
         FakeGpu(monkeypatch, memory)
-        cost = measure_cost(model(), config(freeze=TOP), task(4, data_id="squares"))
+        cost = measure_cost(model(), config(freeze=TOP), job(4, data_id="squares"))
         assert cost.compute.cache_activations == cached
 
 
@@ -313,7 +313,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
 
 
 def test_all_functions_of_cuda_get_the_device(gpu: FakeCuda) -> None:
-    cost = measure_cost(model(), config(freeze="full"), task(2, device=gpu.device))
+    cost = measure_cost(model(), config(freeze="full"), job(2, device=gpu.device))
     assert cost.facts()["peak_bytes"] == 1000
     assert gpu.named.keys() == {
         "synchronize", "reset_peak_memory_stats", "max_memory_allocated", "get_device_name",
@@ -337,7 +337,7 @@ def test_the_algorithms_and_the_inference_batches_are_measured_on_cuda(
     monkeypatch.setattr(training.tuning, "CUDNN_SAVING", 0.0)
     monkeypatch.setattr(Model, "forward", lambda self, x: (sizes.append(len(x)), Tensor())[1])
     measured: dict[str, Any] = {}
-    run = task(10, device=gpu.device, measured_costs=measured)
+    run = job(10, device=gpu.device, measured_costs=measured)
     cost = measure_cost(model(), config(freeze="full"), run)
     assert cost.compute.cudnn_benchmark == (speedup > 1)
     assert cost.compute.inference_factor == 2  # there are three batches
@@ -351,7 +351,7 @@ def test_the_algorithms_and_the_inference_batches_are_measured_on_cuda(
 
 def test_measurements_of_earlier_versions_can_be_read(gpu: FakeCuda) -> None:
     measured: dict[str, Any] = {}
-    run = task(2, device=gpu.device, measured_costs=measured)
+    run = job(2, device=gpu.device, measured_costs=measured)
     measure_cost(model(), config(freeze="full"), run)
     [timing] = [each for each in measured.values() if isinstance(each, dict)]
     del timing["tuning"], timing["inference_factor"]
@@ -363,7 +363,7 @@ def test_measurements_of_earlier_versions_can_be_read(gpu: FakeCuda) -> None:
 def test_nothing_of_that_is_measured_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("tune_cudnn", "find_inference_factor"):
         monkeypatch.setattr(training.cost, name, None)
-    compute = measure_cost(model(), config(freeze="full"), task(2)).compute
+    compute = measure_cost(model(), config(freeze="full"), job(2)).compute
     assert not compute.cudnn_benchmark
     assert compute.inference_factor is None
 
@@ -383,7 +383,7 @@ def test_compiling_pays_if_it_saves_more_than_it_takes_and_there_is_time(
     batch_size: int, seconds: float, fraction: float, epoch: float, compiling: float
 ) -> None:
     cost = replace(make_cost(view=0.0, epoch=epoch), compiled_fraction=fraction)
-    run = task(10, device=FakeCuda.device, train=batches(squares(), batch_size))
+    run = job(10, device=FakeCuda.device, train=batches(squares(), batch_size))
     compiled = cost.compiled(run, 10, seconds)
     assert compiled.compute.compile == (compiling > 0)
     assert compiled.training_seconds(10) == cost.training_seconds(10) + compiling
@@ -394,15 +394,15 @@ def test_compiling_pays_if_it_saves_more_than_it_takes_and_there_is_time(
 
 
 def test_cached_activations_and_other_devices_are_not_compiled() -> None:
-    run = task(10, device=FakeCuda.device)
+    run = job(10, device=FakeCuda.device)
     assert make_cost(view=0.0, epoch=1e3).compiled(run, 10, 1e9).compute.compile
     assert not make_cost(view=1.0, epoch=1e3).compiled(run, 10, 1e9).compute.compile
-    assert not make_cost(view=0.0, epoch=1e3).compiled(task(10), 10, 1e9).compute.compile
+    assert not make_cost(view=0.0, epoch=1e3).compiled(job(10), 10, 1e9).compute.compile
 
 
 @pytest.mark.parametrize(
     ("strategy", "expected"), [("full", 1.0), (("lp_ft", {"probe_fraction": 0.3}), 0.7)]
 )
 def test_the_last_phase_may_be_compiled(strategy: Any, expected: float) -> None:
-    cost = measure_cost(model(), config(freeze=strategy), task(10))
+    cost = measure_cost(model(), config(freeze=strategy), job(10))
     assert cost.compiled_fraction == pytest.approx(expected)

@@ -15,7 +15,7 @@ import pytest
 import torch
 from memory_growth import MIB, measure_growth
 from torch import Tensor, nn
-from toy import CPU, Backbone, batches, config, model, squares, task
+from toy import CPU, Backbone, batches, config, job, model, squares
 from training_helpers import TOP, count_images, get_view, have_equal_weights, train
 
 from autotl import augment, backbone, freeze, head
@@ -34,7 +34,7 @@ ALL = list(range(36))
 def make_inputs(network: Model, **changes: Any) -> Inputs:
     """The inputs of ``network``, of which only the head is trained."""
     chosen = {k: changes.pop(k) for k in ("augment", "head") if k in changes}
-    inputs = Inputs(network, config(**chosen), task(**changes))
+    inputs = Inputs(network, config(**chosen), job(**changes))
     set_trainable(network, [{"params": list(network.head.parameters())}])
     inputs.find_split_point(set())
     return inputs
@@ -75,14 +75,14 @@ def test_a_frozen_backbone_runs_once_for_each_view() -> None:
     network, cache = model(), FeatureCache()
     sizes = count_images(network)
     chosen = config(augment="flip_crop")
-    list(fine_tune(network, chosen, task(8, cache=cache, data_id="squares")))
+    list(fine_tune(network, chosen, job(8, cache=cache, data_id="squares")))
     assert sum(sizes) == 4 * 36 + 36 + 4  # four views, validation, four to find the row size
     other = model(1)
     sizes = count_images(other)
-    list(fine_tune(other, chosen, task(8, cache=cache, data_id="squares")))
+    list(fine_tune(other, chosen, job(8, cache=cache, data_id="squares")))
     assert sum(sizes) == 4
     sizes.clear()
-    list(fine_tune(other, config(), task(8, cache=cache, data_id="squares")))
+    list(fine_tune(other, config(), job(8, cache=cache, data_id="squares")))
     assert sum(sizes) == 4  # its only view, without augmentation, was among the four
 
 
@@ -90,7 +90,7 @@ def test_a_frozen_backbone_runs_once_for_each_view() -> None:
 def test_the_number_of_views_can_be_chosen(views: int, passes: int) -> None:
     network = model()
     sizes = count_images(network)
-    list(fine_tune(network, config(augment="flip_crop"), task(3, views=views)))
+    list(fine_tune(network, config(augment="flip_crop"), job(3, views=views)))
     assert sum(sizes) == passes * 36 + 36 + 4
 
 
@@ -100,7 +100,7 @@ def test_views_differ_and_are_used_in_turn() -> None:
     views = [get_view(inputs, v)[0] for v in (None, 1)]
     assert not torch.equal(*views)
     for epoch in (1, 2, 3):
-        order = np.concatenate(inputs.task.train.epoch_indices(epoch))
+        order = np.concatenate(inputs.job.train.epoch_indices(epoch))
         fed = torch.cat([batch for batch, _ in inputs.training_batches(epoch)])
         assert torch.equal(fed, views[(epoch - 1) % 2][order])
 
@@ -110,7 +110,7 @@ def test_without_an_id_of_the_data_nothing_is_shared() -> None:
     for seed in (0, 1):
         network = model(seed)
         sizes = count_images(network)
-        list(fine_tune(network, config(), task(1, cache=cache)))
+        list(fine_tune(network, config(), job(1, cache=cache)))
         assert sum(sizes) == 36 + 36 + 4
 
 
@@ -163,7 +163,7 @@ def test_activations_that_take_more_than_half_of_the_space_are_not_cached(
 ) -> None:
     # After the first stage, two bytes each, for two views and validation.
     numbers = 16 * 4 * 4 * (2 * 36 + 36)
-    run = task(2, cache=FeatureCache(int(limit * 2 * 2 * numbers), memory=0))
+    run = job(2, cache=FeatureCache(int(limit * 2 * 2 * numbers), memory=0))
     inputs = make_inputs_for_top(model(), 2, run, freeze=TOP, augment="flip_crop")
     assert (inputs.split_point is not None) == cached
 
@@ -223,8 +223,8 @@ def test_without_space_the_model_is_fed_images_from_then_on(
 def test_a_cached_view_of_mixed_images_has_their_targets() -> None:
     inputs = make_inputs(model(), augment=half_and_half)
     activations, targets = get_view(inputs, 0)
-    [first, *_] = inputs.task.train.shuffled_indices(0)
-    [(images, labels)] = inputs.task.train.load([first])
+    [first, *_] = inputs.job.train.shuffled_indices(0)
+    [(images, labels)] = inputs.job.train.load([first])
     mixed, mixed_targets = half_and_half(16)(images, inputs.one_hot(labels))
     assert inputs.frozen is not None
     torch.testing.assert_close(activations[first], inputs.frozen.compute(mixed))
@@ -267,12 +267,12 @@ def test_interrupted_rows_of_mixed_images_continue_as_they_began(tmp_path: Path)
     alone = get_view(make_inputs(model(), augment="mixup", train=every), 0)
     cache = FeatureCache(1 << 20, tmp_path)
     inputs = make_inputs(model(), augment="mixup", train=every, cache=cache, data_id="squares")
-    inputs.task.deadline = 0.0
+    inputs.job.deadline = 0.0
     deadlines = iter([math.inf, math.inf, 0.0])  # it passes after two batches
-    inputs.task.on_step = lambda: setattr(inputs.task, "deadline", next(deadlines))
+    inputs.job.on_step = lambda: setattr(inputs.job, "deadline", next(deadlines))
     with pytest.raises(OutOfTime):
         get_view(inputs, 0)
-    inputs.task.on_step, inputs.task.deadline = lambda: None, None
+    inputs.job.on_step, inputs.job.deadline = lambda: None, None
     activations, targets = get_view(inputs, 0)
     assert torch.equal(targets, alone[1])
     torch.testing.assert_close(activations, alone[0])
@@ -292,7 +292,7 @@ class Passes:
         inputs = make_inputs(network, cache=self.cache, **({"data_id": "squares"} | changes))
         sizes = count_images(network)
         list(inputs.training_batches(2))  # of two views the second, which is augmented
-        if inputs.task.validation:
+        if inputs.job.validation:
             inputs.predict_validation()
         return sum(sizes)
 
@@ -362,21 +362,21 @@ def test_weights_after_the_split_point_do_not_matter(tmp_path: Path) -> None:
         if changed:
             with torch.no_grad():
                 network.backbone.get_submodule(changed).weight += 0.1
-        inputs = make_inputs_for_top(network, 1, task(cache=cache, data_id="squares"))
+        inputs = make_inputs_for_top(network, 1, job(cache=cache, data_id="squares"))
         assert inputs.frozen is not None
-        return inputs.frozen.name_entry(inputs.task.train, None)
+        return inputs.frozen.name_entry(inputs.job.train, None)
 
     assert name_entry() == name_entry("stages.2.0") != name_entry("stem.0")
 
 
 def test_rows_in_tf32_have_a_name_of_their_own() -> None:
-    inputs = make_inputs_for_top(model(), 1, task(data_id="squares"))
+    inputs = make_inputs_for_top(model(), 1, job(data_id="squares"))
     frozen = inputs.frozen
     assert frozen is not None
     names, cpu = [], CPU.torch_device
     for device in (CPU, Device(cpu, torch.float16), Device(cpu, None, tf32=True)):
         frozen.device = device
-        names.append(frozen.name_entry(inputs.task.train, None))
+        names.append(frozen.name_entry(inputs.job.train, None))
     assert len(set(names)) == 3
 
 
@@ -392,7 +392,7 @@ def test_entries_that_only_one_training_can_use_are_removed(
     tmp_path: Path, chosen: Any, data_id: Any, entries: int
 ) -> None:
     cache = FeatureCache(1 << 20, tmp_path)
-    run = task(4, cache=cache, data_id=data_id)
+    run = job(4, cache=cache, data_id=data_id)
     written = [cache.usage().entries for _ in fine_tune(model(), config(freeze=chosen), run)]
     assert max(written) == 2  # train and validation are packed separately
     assert cache.usage().entries == entries
@@ -400,7 +400,7 @@ def test_entries_that_only_one_training_can_use_are_removed(
 
 def test_a_stopped_training_removes_its_entries(tmp_path: Path) -> None:
     cache = FeatureCache(1 << 20, tmp_path)
-    running = fine_tune(model(), config(), task(4, cache=cache))
+    running = fine_tune(model(), config(), job(4, cache=cache))
     next(running)
     assert cache.usage().entries == 2
     running.close()

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from toy import config, model, task
+from toy import config, job, model
 
 from autotl import head, training
 from autotl.errors import OutOfTime
@@ -23,7 +23,7 @@ class Clock:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 0.0
         clock = SimpleNamespace(monotonic=lambda: self.now)
-        for module in (training.loop, training.task, head_fit):
+        for module in (training.loop, training.job, head_fit):
             monkeypatch.setattr(module, "time", clock)
 
 
@@ -68,7 +68,7 @@ def slow_head(each: Callable[[], None]) -> tuple[Any, list[int]]:
 def fit(plugin: Any, **changes: Any) -> None:
     """Train a probe of the head on the 36 images of three classes."""
     network = model(head=plugin)
-    list(fine_tune(network, config(head=plugin), task(1, **changes)))
+    list(fine_tune(network, config(head=plugin), job(1, **changes)))
 
 
 def tick(clock: Clock) -> Callable[[], None]:
@@ -119,7 +119,7 @@ def test_a_solver_of_a_library_is_interrupted(
     clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     readings = iter(range(10_000))
-    monkeypatch.setattr(training.task, "time", SimpleNamespace(monotonic=lambda: next(readings)))
+    monkeypatch.setattr(training.job, "time", SimpleNamespace(monotonic=lambda: next(readings)))
     with pytest.raises(OutOfTime):
         fit("logistic_regression", deadline=2_000.0)
     assert 2_000 < next(readings) < 2_010  # not at its end, when it would be out of time as well

@@ -15,7 +15,7 @@ import torch
 from fake_gpu import FakeGpu
 from torch import Tensor, nn
 from torch.nn import functional
-from toy import CPU, batches, config, model, squares, task
+from toy import CPU, batches, config, job, model, squares
 from training_helpers import TOP, recording_optimizer, refusing_head, train
 
 from autotl import Balance, augment, backbone, balance, freeze, head, optimizer
@@ -30,7 +30,7 @@ from autotl.training.inputs import Inputs
 def make_inputs(network: Model, **changes: Any) -> Inputs:
     """The inputs of ``network``, of which only the head is trained."""
     chosen = {k: changes.pop(k) for k in ("augment", "balance", "head") if k in changes}
-    inputs = Inputs(network, config(**chosen), task(**changes))
+    inputs = Inputs(network, config(**chosen), job(**changes))
     set_trainable(network, [{"params": list(network.head.parameters())}])
     inputs.find_split_point(set())
     return inputs
@@ -93,7 +93,7 @@ def test_penalties_get_the_head_input_and_are_removed_after_the_training() -> No
         return [{"params": model.head.parameters(), "lr": 1e-3}]
 
     network = model()
-    list(fine_tune(network, config(freeze=recording), task(1)))
+    list(fine_tune(network, config(freeze=recording), job(1)))
     assert shapes == [(12, 24)] * 3
     assert network.penalties == []
 
@@ -159,7 +159,7 @@ def test_class_weights_and_logit_offsets_enter_the_loss_and_not_the_predictions(
     network = model()
     network.eval()
     inputs = make_inputs(network, balance=balanced(weights=weights, offsets=offsets))
-    images, labels = next(iter(inputs.task.train))
+    images, labels = next(iter(inputs.job.train))
     assert inputs.frozen is not None
     batch, targets = inputs.frozen.compute(images), inputs.one_hot(labels)
     logits = network.head(batch) + torch.tensor(offsets)
@@ -167,9 +167,9 @@ def test_class_weights_and_logit_offsets_enter_the_loss_and_not_the_predictions(
     expected = (losses * torch.tensor(weights)[labels]).mean()
     torch.testing.assert_close(inputs.loss(batch, targets), expected)
     probabilities = inputs.predict_validation()
-    validation = inputs.task.validation
+    validation = inputs.job.validation
     assert validation is not None
-    expected = predict(network, validation, inputs.task.device)
+    expected = predict(network, validation, inputs.job.device)
     assert probabilities == pytest.approx(expected, abs=1e-6)
 
 
@@ -224,7 +224,7 @@ def means(features: int, classes: int) -> nn.Module:
 
 def test_a_fitted_head_on_a_frozen_backbone_is_not_trained() -> None:
     network = model(head=means)
-    epochs = list(fine_tune(network, config(head=means, augment="flip_crop"), task(3)))
+    epochs = list(fine_tune(network, config(head=means, augment="flip_crop"), job(3)))
     assert network.head.fits == [(36, 24)]
     images = torch.cat([i for i, _ in batches(squares())])
     labels = torch.cat([y for _, y in batches(squares())])
@@ -242,7 +242,7 @@ def test_a_fitted_head_is_trained_further_where_the_backbone_is(chosen: Any) -> 
     network = model(head=means)
     before = copy.deepcopy(network.backbone.state_dict())
     fitted: list[Tensor] = []
-    for epoch in fine_tune(network, config(head=means, freeze=chosen), task(2)):
+    for epoch in fine_tune(network, config(head=means, freeze=chosen), job(2)):
         if epoch.number == 1:
             fitted.append(network.head.layer.weight.detach().clone())
     assert network.head.fits == [(36, 24)]
@@ -268,7 +268,7 @@ def test_heads_can_take_maps_and_stages(takes: Any, strategy: Any) -> None:
     )
     chosen: dict[str, Any] = {"backbone": convnet, "head": plugin, "freeze": strategy}
     network = model(**chosen)
-    epochs = list(fine_tune(network, config(**chosen), task(2)))
+    epochs = list(fine_tune(network, config(**chosen), job(2)))
     assert len(epochs) == 2
     [shape] = shapes
     assert len(shape) == (2 if takes == "map" else 1)
@@ -311,7 +311,7 @@ def train_one_step(
     chosen = {"head": refusing_head(refuses), "optimizer": recording}
     network = model(**chosen)
     few = batches(squares()[:images], batch_size)
-    list(fine_tune(network, config(**chosen), task(1, train=few)))
+    list(fine_tune(network, config(**chosen), job(1, train=few)))
     return gradients
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from toy import CPU, config, model, task
+from toy import CPU, config, job, model
 
 from autotl.models import Device
 from autotl.training import ComputeSettings, cuda_kernels, fine_tune
@@ -127,5 +127,5 @@ def test_a_training_uses_the_setting_that_was_measured(
 
     monkeypatch.setattr("autotl.training.random_state.cuda_kernels", record)
     compute = ComputeSettings(cudnn_benchmark=benchmark)
-    list(fine_tune(model(), config(), task(1, compute=compute)))
+    list(fine_tune(model(), config(), job(1, compute=compute)))
     assert set(used) == {(CPU, benchmark)}

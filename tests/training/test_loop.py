@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
-from toy import CPU, batches, config, model, squares, task
+from toy import CPU, batches, config, job, model, squares
 from training_helpers import (
     TOP,
     RecordingAdamW,
@@ -53,7 +53,7 @@ def test_the_loss_is_the_mean_cross_entropy_in_nats() -> None:
         return [{"params": model.head.parameters(), "lr": 0.0}]
 
     network, [epoch] = train(epochs=1, freeze=rate_zero, train=batches(squares(), 10))
-    run = task(1)
+    run = job(1)
     probabilities = predict(network, run.train, CPU)
     truth = torch.cat([labels for _, labels in run.train]).numpy()
     expected = -np.log(probabilities[np.arange(36), truth]).mean()
@@ -65,7 +65,7 @@ def test_the_loss_is_the_mean_cross_entropy_in_nats() -> None:
 def test_frozen_parameters_stay_and_the_others_are_trained(space: int) -> None:
     network = model()
     before = copy_state(network)
-    run = task(3, cache=FeatureCache(space, memory=space))
+    run = job(3, cache=FeatureCache(space, memory=space))
     epochs = list(fine_tune(network, config(freeze=TOP), run))
     top = ("backbone.stages.1.", "backbone.stages.2.", "head.")
     assert changed_names(before, network) == {k for k in before if k.startswith(top)}
@@ -76,7 +76,7 @@ def test_frozen_parameters_stay_and_the_others_are_trained(space: int) -> None:
 def test_a_linear_probe_trains_nothing_but_the_head() -> None:
     network = model()
     before = copy_state(network)
-    epochs = list(fine_tune(network, config(), task(2)))
+    epochs = list(fine_tune(network, config(), job(2)))
     assert changed_names(before, network) == {"head.1.weight", "head.1.bias"}
     assert epochs[-1].trained_parameters == 24 * 3 + 3
 
@@ -107,8 +107,8 @@ def test_the_same_seed_trains_the_same_model(chosen: dict[str, Any]) -> None:
 def test_the_seed_of_the_task_seeds_dropout_and_augmentation() -> None:
     chosen = {"freeze": "full", "augment": "flip_crop"}
     one, other = (model(0, **chosen) for _ in range(2))
-    list(fine_tune(one, config(**chosen), task(1, seed=0)))
-    list(fine_tune(other, config(**chosen), task(1, seed=1)))
+    list(fine_tune(one, config(**chosen), job(1, seed=0)))
+    list(fine_tune(other, config(**chosen), job(1, seed=1)))
     assert not have_equal_weights(one, other)
 
 
@@ -116,7 +116,7 @@ def test_random_numbers_drawn_before_a_training_do_not_change_it() -> None:
     chosen = {"freeze": "full", "augment": "flip_crop", "head": "linear"}
     one, other = (model(0, **chosen) for _ in range(2))
     for network in (one, other):
-        list(fine_tune(network, config(**chosen), task(1)))
+        list(fine_tune(network, config(**chosen), job(1)))
         torch.rand(1)
     assert have_equal_weights(one, other)
 
@@ -150,7 +150,7 @@ def test_an_epoch_has_the_probabilities_that_were_scored_of_the_trained_model() 
     for epoch, probabilities in zip(epochs, scored, strict=True):
         assert epoch.probabilities is not None
         np.testing.assert_array_equal(epoch.probabilities, probabilities)
-    after = predict(network, task().validation, CPU)
+    after = predict(network, job().validation, CPU)
     np.testing.assert_allclose(scored[-1], after, rtol=1e-4, atol=1e-6)
     assert not np.allclose(scored[0], scored[1])
 
@@ -194,7 +194,7 @@ def test_a_change_of_the_trainable_parameters_keeps_their_state_and_the_schedule
     chosen = config(
         freeze=("lp_ft", {"probe_fraction": 0.5, "probe_lr": 2e-3, "lr": 1e-3}), optimizer=plugin
     )
-    running = fine_tune(network, chosen, task(4))
+    running = fine_tune(network, chosen, job(4))
     for _ in range(2):
         next(running)
     weight = network.head[1].weight
@@ -278,7 +278,7 @@ def test_schedulers_of_torch_follow_the_steps() -> None:
         chosen.register_step_pre_hook(lambda o, *_: rates.append(o.param_groups[0]["lr"]))
         return chosen, torch.optim.lr_scheduler.ExponentialLR(chosen, 0.5)
 
-    run = task(4)
+    run = job(4)
     chosen = config(
         freeze=("lp_ft", {"probe_fraction": 0.5, "probe_lr": 1e-2, "lr": 1e-2}), optimizer=halving
     )
@@ -314,7 +314,7 @@ def test_a_passed_deadline_ends_the_training_before_a_step() -> None:
     network = model()
     before = copy_state(network)
     with pytest.raises(OutOfTime):
-        next(fine_tune(network, config(freeze="full"), task(1, deadline=0.0)))
+        next(fine_tune(network, config(freeze="full"), job(1, deadline=0.0)))
     assert not changed_names(before, network)
 
 
@@ -322,7 +322,7 @@ def count_readings(monkeypatch: pytest.MonkeyPatch) -> None:
     """Replace the clock by one that counts its readings from 0."""
     readings = iter(range(1000))
     clock = SimpleNamespace(monotonic=lambda: next(readings))
-    for module in (training.loop, training.task):
+    for module in (training.loop, training.job):
         monkeypatch.setattr(module, "time", clock)
 
 
@@ -334,9 +334,7 @@ def test_the_deadline_is_checked_before_every_step(
     for deadline in range(100):
         count_readings(monkeypatch)
         plugin, made = recording_optimizer()
-        run = fine_tune(
-            model(), config(freeze=chosen, optimizer=plugin), task(2, deadline=deadline)
-        )
+        run = fine_tune(model(), config(freeze=chosen, optimizer=plugin), job(2, deadline=deadline))
         try:
             list(run)
         except OutOfTime:
@@ -354,7 +352,7 @@ def test_the_deadline_is_checked_before_every_batch_that_is_cached(
     network = model()
     sizes = count_images(network)
     with pytest.raises(OutOfTime):  # one reading begins the epoch, one is before each batch
-        next(fine_tune(network, config(), task(1, deadline=2)))
+        next(fine_tune(network, config(), job(1, deadline=2)))
     assert sizes == [4, 12, 12]
 
 
@@ -362,7 +360,7 @@ def test_the_deadline_is_checked_in_validation(monkeypatch: pytest.MonkeyPatch) 
     count_readings(monkeypatch)
     plugin, made = recording_optimizer()
     scored: list[Any] = []
-    run = task(1, deadline=4, score=lambda p: float(bool(scored.append(p))))
+    run = job(1, deadline=4, score=lambda p: float(bool(scored.append(p))))
     with pytest.raises(OutOfTime):  # one reading begins the epoch, three are before its steps
         next(fine_tune(model(), config(freeze="full", optimizer=plugin), run))
     assert len(made[0].rates) == 3
@@ -378,9 +376,9 @@ def train_until(
         The model, what it should be (the weights after ``epoch``, with ``ema`` their average),
         and the number of epochs that were yielded.
     """
-    changes = {k: chosen.pop(k) for k in list(chosen) if k in training.Task.__dataclass_fields__}
+    changes = {k: chosen.pop(k) for k in list(chosen) if k in training.Job.__dataclass_fields__}
     network = model(**chosen)
-    running = Training(network, config(**chosen), task(epochs, **changes))
+    running = Training(network, config(**chosen), job(epochs, **changes))
     for number in range(1, epoch + 1):  # the schedule is the same
         running.run_epoch(number)
     running.finish()
@@ -393,7 +391,7 @@ def train_until(
         if done == epoch and next(steps) == step:
             run.deadline = 0.0
 
-    run = task(
+    run = job(
         epochs, deadline=math.inf, keep_completed_epochs=keep, on_step=pass_deadline, **changes
     )
     done = 0
@@ -466,7 +464,7 @@ def test_a_training_whose_deadline_does_not_pass_has_all_epochs() -> None:
 
 def test_a_caller_may_stop_after_any_epoch() -> None:
     network = model()
-    run = fine_tune(network, config(), task(5))
+    run = fine_tune(network, config(), job(5))
     next(run)
     after = copy_state(network)
     run.close()
@@ -498,7 +496,7 @@ def scaled_stem(model: Model) -> list[Group]:
 def test_parametrized_weights_are_merged_after_the_training() -> None:
     network = model()
     names = list(network.state_dict())
-    for _ in fine_tune(network, config(freeze=scaled_stem), task(2)):
+    for _ in fine_tune(network, config(freeze=scaled_stem), job(2)):
         assert "backbone.stem.0.parametrizations.weight.original" in network.state_dict()
     assert set(network.state_dict()) == set(names)
     fresh = model()
@@ -531,7 +529,7 @@ def test_a_training_ends_when_the_score_stalls(
     scores: list[float], higher: bool, epochs: int
 ) -> None:
     remaining = iter(scores)
-    run = task(6, patience=2, higher_is_better=higher, score=lambda probabilities: next(remaining))
+    run = job(6, patience=2, higher_is_better=higher, score=lambda probabilities: next(remaining))
     assert len(list(fine_tune(model(), config(), run))) == epochs
 
 
@@ -554,7 +552,7 @@ def test_a_gpu_is_not_waited_for_between_reports(
     FakeGpu(monkeypatch, memory=1 << 20)
     # On a CPU, ``one_hot`` checks the values of the labels, on a GPU it does not.
     monkeypatch.setattr(Augmentation, "one_hot", lambda self, labels: torch.eye(3)[labels])
-    run = task(2, ema=0.9)
+    run = job(2, ema=0.9)
     training = Training(model(), config(freeze=chosen), run)
     training.run_epoch(1)
     training.begin_epoch(2)
@@ -638,7 +636,7 @@ def test_an_optimizer_sees_gradients_that_are_not_scaled(size: int | None) -> No
 
         with register_optimizer_step_pre_hook(record):
             network, chosen = model(), config(freeze="full")
-            training = Training(network, chosen, task(1, device=device))
+            training = Training(network, chosen, job(1, device=device))
             training.begin_epoch(1)
             if size:
                 training.inputs.micro_batches.size = size
@@ -654,7 +652,7 @@ def test_a_step_that_overflows_changes_no_weights_and_is_no_divergence(chosen: s
     training = Training(
         network,
         config(freeze="full", head=plugin, optimizer=chosen),
-        task(1, device=FLOAT16, ema=0.9),
+        job(1, device=FLOAT16, ema=0.9),
     )
     training.begin_epoch(1)
     before, changed = dict(network.named_parameters()), []
@@ -674,16 +672,16 @@ def test_gradients_that_overflow_at_every_scale_end_the_training() -> None:
 
 def test_only_a_training_in_float16_is_scaled() -> None:
     for device in (CPU, Device(torch.device("cpu"), torch.bfloat16)):
-        training = Training(model(), config(), task(1, device=device))
+        training = Training(model(), config(), job(1, device=device))
         assert not training.inputs.scaler.is_enabled()
-    measured = task(1, device=FLOAT16, compute=ComputeSettings(autocast=False))
+    measured = job(1, device=FLOAT16, compute=ComputeSettings(autocast=False))
     assert not Training(model(), config(), measured).inputs.scaler.is_enabled()
 
 
 def test_scaling_waits_for_the_device_no_more_often() -> None:
     counts = []
     for device in (CPU, FLOAT16):
-        training = Training(model(), config(freeze="full"), task(1, device=device))
+        training = Training(model(), config(freeze="full"), job(1, device=device))
         training.begin_epoch(1)
         activity = [torch.profiler.ProfilerActivity.CPU]
         with torch.profiler.profile(activities=activity, acc_events=True) as profile:

@@ -12,7 +12,7 @@ import torch
 from fake_gpu import FakeGpu
 from torch import Tensor, nn
 from toy import CPU as DEVICE
-from toy import config, model, task
+from toy import config, job, model
 
 from autotl import models
 from autotl.data import resident
@@ -311,7 +311,7 @@ def test_large_batches_of_inference_are_halved_before_anything_resident_is_given
             raise torch.OutOfMemoryError("CUDA out of memory")
 
     network.backbone.register_forward_pre_hook(refuse)
-    run = task(3, compute=ComputeSettings(inference_factor=3))
+    run = job(3, compute=ComputeSettings(inference_factor=3))
     for _ in fine_tune(network, config(freeze="full"), run):
         assert resident.resident_bytes(CPU) > 0
     assert failures == [36]  # it is known in the next epochs

@@ -88,7 +88,7 @@ def unfreezes_last(model: Model, epochs: int, *, lr: float = 1e-3) -> Any:
 
 def train_all(configs: list[Config], **changes: Any) -> list[list[ProbeEpoch | Exception | None]]:
     network = toy.model(**HEADS[0])
-    return list(train_probes(network, configs, toy.task(3, **changes)))
+    return list(train_probes(network, configs, toy.job(3, **changes)))
 
 
 def head_state(model: Model) -> dict[str, torch.Tensor]:
@@ -101,7 +101,7 @@ def test_each_head_is_trained_as_if_it_were_alone(ema: float) -> None:
     assert len(side_by_side) == 3
     for i, chosen in enumerate(HEADS):
         network = toy.model(**chosen)
-        alone = list(fine_tune(network, CONFIGS[i], toy.task(3, ema=ema)))
+        alone = list(fine_tune(network, CONFIGS[i], toy.job(3, ema=ema)))
         fitted = chosen.get("head") == "logistic_regression"
         result_epochs = [
             epoch[i] for epoch in side_by_side if not (fitted and epoch is not side_by_side[0])
@@ -141,10 +141,10 @@ def test_the_activations_of_the_backbone_are_computed_once(monkeypatch: pytest.M
 def test_without_a_cache_a_head_is_trained_as_if_it_were_alone() -> None:
     chosen = {"head": ("linear", {"dropout": 0.5}), "augment": "flip_crop"}
     results = train_probes(
-        toy.model(**chosen), [toy.config(**chosen)], toy.task(3, cache=FeatureCache(0, memory=0))
+        toy.model(**chosen), [toy.config(**chosen)], toy.job(3, cache=FeatureCache(0, memory=0))
     )
     alone = fine_tune(
-        toy.model(**chosen), toy.config(**chosen), toy.task(3, cache=FeatureCache(0, memory=0))
+        toy.model(**chosen), toy.config(**chosen), toy.job(3, cache=FeatureCache(0, memory=0))
     )
     for [result], epoch in zip(results, alone, strict=True):
         assert isinstance(result, ProbeEpoch)
@@ -157,7 +157,7 @@ def test_all_heads_go_on_with_images_if_there_is_no_room_for_a_later_view(
     gpu = FakeGpu(monkeypatch, memory=1 << 30, ram=0)
     heads = [toy.config(head=name, augment="flip_crop") for name in ("linear", "cosine", "mlp")]
     network = toy.model(head="linear", augment="flip_crop")
-    run = toy.task(4, cache=FeatureCache(0, memory=0), data_id="x")
+    run = toy.job(4, cache=FeatureCache(0, memory=0), data_id="x")
     for results in train_probes(network, heads, run):
         assert all(isinstance(result, ProbeEpoch) for result in results), results
         gpu.memory = 4000  # another process takes the rest
@@ -185,7 +185,7 @@ def test_a_head_that_fails_does_not_change_the_others() -> None:
 def test_fitted_heads_have_one_epoch() -> None:
     fitted = toy.config(head="logistic_regression")
     network = toy.model(head="logistic_regression")
-    [[one, other]] = list(train_probes(network, [fitted, toy.config(head="lda")], toy.task(3)))
+    [[one, other]] = list(train_probes(network, [fitted, toy.config(head="lda")], toy.job(3)))
     assert isinstance(one, ProbeEpoch)
     assert isinstance(other, ProbeEpoch)
     assert one.last
@@ -194,8 +194,8 @@ def test_fitted_heads_have_one_epoch() -> None:
     chosen = {"head": ("linear", {"dropout": 0.0}), "augment": "flip_crop"}
     network = toy.model(head="logistic_regression")
     configs = [toy.config(head="logistic_regression", augment="flip_crop"), toy.config(**chosen)]
-    result_epochs = [epoch[1] for epoch in train_probes(network, configs, toy.task(3))]
-    alone = list(fine_tune(toy.model(**chosen), configs[1], toy.task(3)))
+    result_epochs = [epoch[1] for epoch in train_probes(network, configs, toy.job(3))]
+    alone = list(fine_tune(toy.model(**chosen), configs[1], toy.job(3)))
     assert [e.epoch.loss for e in result_epochs if isinstance(e, ProbeEpoch)] == [
         e.loss for e in alone
     ]
@@ -228,7 +228,7 @@ def test_a_deadline_in_a_later_epoch_leaves_the_heads_their_complete_epochs(
         if done == 1 and next(steps) == step:
             run.deadline = 0.0
 
-    run = toy.task(
+    run = toy.job(
         3, deadline=math.inf, keep_completed_epochs=True, on_step=pass_deadline, views=views
     )
     configs = [{**each, "augment": toy.config(augment="flip_crop")["augment"]} for each in CONFIGS]
@@ -245,7 +245,7 @@ def test_a_deadline_in_a_later_epoch_leaves_the_heads_their_complete_epochs(
         epochs = 1 + sum(isinstance(each, ProbeEpoch) for each in others)
         assert epochs == 1 or step > 0  # heads before may have completed the epoch
         alone = toy.model(**chosen)
-        running = fine_tune(alone, config, toy.task(3, views=views))
+        running = fine_tune(alone, config, toy.job(3, views=views))
         for _ in range(epochs):
             next(running)
         running.close()
@@ -254,9 +254,9 @@ def test_a_deadline_in_a_later_epoch_leaves_the_heads_their_complete_epochs(
 
 
 def test_backbone_features_are_those_without_augmentation() -> None:
-    network, task = toy.model(), toy.task(1)
-    images = torch.cat([images for images, _ in task.train])
-    results = extract_backbone_features(network, toy.config(augment="flip_crop"), task)
+    network, job = toy.model(), toy.job(1)
+    images = torch.cat([images for images, _ in job.train])
+    results = extract_backbone_features(network, toy.config(augment="flip_crop"), job)
     assert results.shape == (36, network.backbone.num_features)
     with torch.no_grad():
         expected = network.eval().features(images)
@@ -264,9 +264,9 @@ def test_backbone_features_are_those_without_augmentation() -> None:
 
 
 def test_mirrored_features_are_those_of_mirrored_images() -> None:
-    network, task = toy.model(), toy.task(1)
-    features, positions = extract_mirrored_features(network, task)
-    images = torch.cat([images for images, _ in task.train])[torch.from_numpy(positions)]
+    network, job = toy.model(), toy.job(1)
+    features, positions = extract_mirrored_features(network, job)
+    images = torch.cat([images for images, _ in job.train])[torch.from_numpy(positions)]
     assert sorted(positions) == list(range(36))
     with torch.no_grad():
         expected = network.eval().features(images.flip(3))
@@ -275,11 +275,11 @@ def test_mirrored_features_are_those_of_mirrored_images() -> None:
 
 def test_mirrored_features_end_at_the_deadline() -> None:
     def step() -> None:
-        task.deadline = None if task.deadline is None else 0.0 if steps.pop() else task.deadline
+        job.deadline = None if job.deadline is None else 0.0 if steps.pop() else job.deadline
 
-    task, steps = toy.task(1), [True, False]
-    task.deadline, task.on_step = float("inf"), step
-    features, positions = extract_mirrored_features(toy.model(), task)
+    job, steps = toy.job(1), [True, False]
+    job.deadline, job.on_step = float("inf"), step
+    features, positions = extract_mirrored_features(toy.model(), job)
     assert 0 < len(features) == len(positions) < 36
 
 

@@ -186,12 +186,12 @@ def test_the_generator_of_mps_is_seeded_with_that_of_the_cpu(mps: FakeMps) -> No
 
 def fine_tuned() -> Iterator[Any]:
     model, config = toy.model(**CHOSEN), toy.config(**CHOSEN)
-    return fine_tune(model, config, toy.task(3))
+    return fine_tune(model, config, toy.job(3))
 
 
 def probed() -> Iterator[Any]:
     configs = [toy.config(**PROBE), toy.config(augment=shifting), toy.config(**PROBE)]
-    return train_probes(toy.model(**PROBE), configs, toy.task(3))
+    return train_probes(toy.model(**PROBE), configs, toy.job(3))
 
 
 @pytest.mark.parametrize("begin", [fine_tuned, probed])
@@ -233,13 +233,13 @@ def test_draws_of_the_host_change_no_result(begin: Callable[[], Iterator[Any]]) 
 
 
 def test_measurements_leave_the_host_state_alone() -> None:
-    model, config, task = toy.model(**CHOSEN), toy.config(**CHOSEN), toy.task(2)
+    model, config, job = toy.model(**CHOSEN), toy.config(**CHOSEN), toy.job(2)
     before = host_state()
-    measure_cost(model, config, task)
+    measure_cost(model, config, job)
     assert host_state() == before
     measure_latency(Choice(toy.toy, {}), None, toy.CPU)
     assert host_state() == before
-    extract_backbone_features(toy.model(), toy.config(augment=shifting), task)
+    extract_backbone_features(toy.model(), toy.config(augment=shifting), job)
     assert host_state() == before
     assert keeps_backbone_frozen(toy.model(), toy.config(), 2)
     assert not keeps_backbone_frozen(toy.model(), toy.config(freeze="lora"), 2)
@@ -261,5 +261,5 @@ def test_a_training_that_fails_leaves_the_host_state_alone() -> None:
     model: Model = toy.model(head=failing)
     before = host_state()
     with pytest.raises(RuntimeError, match="boom"):
-        next(fine_tune(model, toy.config(head=failing), toy.task(1)))
+        next(fine_tune(model, toy.config(head=failing), toy.job(1)))
     assert host_state() == before

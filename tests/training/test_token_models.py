@@ -23,7 +23,7 @@ from token_models import (
     text_model,
 )
 from torch import Tensor
-from toy import config, task
+from toy import config, job
 from training_helpers import get_view
 
 from autotl import augment, freeze
@@ -60,14 +60,14 @@ def drop_tokens(uniform: Any) -> Any:
 
 
 NEVER = {"cache": FeatureCache(0, memory=0)}
-"""Options of a task that caches nothing."""
+"""Options of a job that caches nothing."""
 
 
 def text_config(**chosen: Any) -> Any:
     return config(**{"backbone": encoder, "freeze": last_layer, **chosen})
 
 
-def text_task(epochs: int = 3, **changes: Any) -> Any:
+def text_job(epochs: int = 3, **changes: Any) -> Any:
     validation = TextBatches(seed=1)
     truth = validation.labels.numpy()
     options: dict[str, Any] = {
@@ -75,21 +75,21 @@ def text_task(epochs: int = 3, **changes: Any) -> Any:
         "validation": validation,
         "score": lambda probabilities: float((probabilities.argmax(1) == truth).mean()),
     }
-    return task(epochs, **(options | changes))
+    return job(epochs, **(options | changes))
 
 
 def train(
     epochs: int = 3, changes: dict[str, Any] | None = None, **chosen: Any
 ) -> tuple[Model, list[Epoch]]:
     network = text_model()
-    results = fine_tune(network, text_config(**chosen), text_task(epochs, **(changes or {})))
+    results = fine_tune(network, text_config(**chosen), text_job(epochs, **(changes or {})))
     return network, list(results)
 
 
 def make_inputs(changes: dict[str, Any] | None = None, **chosen: Any) -> Inputs:
     """The inputs of a training of the last layer."""
     network = text_model()
-    inputs = Inputs(network, text_config(**chosen), text_task(**(changes or {})))
+    inputs = Inputs(network, text_config(**chosen), text_job(**(changes or {})))
     set_trainable(network, last_layer(network))
     inputs.find_split_point(set())
     return inputs
@@ -98,7 +98,7 @@ def make_inputs(changes: dict[str, Any] | None = None, **chosen: Any) -> Inputs:
 def assert_view_is_right(inputs: Inputs, view: int | None) -> WithInputs:
     """Assert that a view has its own token ids, and the activations of those."""
     assert inputs.frozen is not None
-    ids = inputs.task.train.ids
+    ids = inputs.job.train.ids
     if view is not None:
         ids = inputs.augmentation.make_view(ids, np.arange(len(ids)), view)
     batch, targets = get_view(inputs, view)
@@ -168,7 +168,7 @@ def test_a_training_uses_the_views_in_turn() -> None:
     inputs = make_inputs({"views": 2}, augment=drop_tokens)
     views = [assert_view_is_right(inputs, view) for view in (None, 1)]
     for epoch in (1, 2, 3):
-        order = np.concatenate(inputs.task.train.epoch_indices(epoch))
+        order = np.concatenate(inputs.job.train.epoch_indices(epoch))
         fed = [batch for batch, _ in inputs.training_batches(epoch)]
         expected = views[(epoch - 1) % 2]
         assert torch.equal(torch.cat([batch.inputs for batch in fed]), expected.inputs[order])
@@ -181,7 +181,7 @@ def test_rows_on_a_device_have_their_token_ids(monkeypatch: pytest.MonkeyPatch) 
     FakeGpu(monkeypatch, memory=1 << 20)
     inputs = make_inputs()
     assert_view_is_right(inputs, None)
-    rows = inputs.frozen and inputs.frozen.get_rows(inputs.task.train, None)
+    rows = inputs.frozen and inputs.frozen.get_rows(inputs.job.train, None)
     assert rows
     assert rows.resident
     assert rows.bytes_in_memory == 0
@@ -191,17 +191,17 @@ def test_the_size_of_a_row_includes_the_token_ids() -> None:
     inputs = make_inputs()
     assert inputs.frozen is not None
     assert inputs.frozen.row_bytes == 2 * LENGTH * WIDTH + 8 * LENGTH
-    rows = inputs.frozen.get_rows(inputs.task.train, None)
+    rows = inputs.frozen.get_rows(inputs.job.train, None)
     assert rows is not None
     assert rows.bytes == 36 * inputs.frozen.row_bytes
 
 
 def test_predictions_of_the_validation_split_are_those_of_the_whole_model() -> None:
     inputs = make_inputs()
-    validation = inputs.task.validation
+    validation = inputs.job.validation
     assert validation is not None
     actual = inputs.predict_validation()
-    expected = predict(inputs.model, validation, inputs.task.device)
+    expected = predict(inputs.model, validation, inputs.job.device)
     assert actual == pytest.approx(expected, abs=1e-3)
 
 
@@ -222,9 +222,9 @@ def test_heads_share_the_cached_features() -> None:
     configs = [
         text_config(freeze=("linear_probe", {"lr": lr}), augment=drop_tokens) for lr in (0.01, 0.1)
     ]
-    [*epochs] = train_probes(text_model(), configs, text_task(2))
+    [*epochs] = train_probes(text_model(), configs, text_job(2))
     for number, chosen in enumerate(configs):
-        alone = list(fine_tune(text_model(), chosen, text_task(2)))
+        alone = list(fine_tune(text_model(), chosen, text_job(2)))
         losses = [epoch[number].epoch.loss for epoch in epochs]  # type: ignore[union-attr]
         assert losses == pytest.approx([e.loss for e in alone], rel=1e-5)
 
@@ -237,7 +237,7 @@ def test_rows_that_are_not_all_of_one_size_are_not_cached() -> None:
     train = TextBatches()
     train.ids[:12] = make_ids(12, padded=False)  # the texts on which the split point is found
     train.ids[12:, 4:] = PAD
-    inputs = Inputs(text_model(Shortening), text_config(), text_task(train=train))
+    inputs = Inputs(text_model(Shortening), text_config(), text_job(train=train))
     set_trainable(inputs.model, last_layer(inputs.model))
     inputs.find_split_point(set())
     assert inputs.split_point is not None
@@ -246,9 +246,7 @@ def test_rows_that_are_not_all_of_one_size_are_not_cached() -> None:
     assert [batch.shape for batch in fed] == [(12, LENGTH)] * 3
     losses = []
     for changes in ({}, NEVER):
-        results = fine_tune(
-            text_model(Shortening), text_config(), text_task(train=train, **changes)
-        )
+        results = fine_tune(text_model(Shortening), text_config(), text_job(train=train, **changes))
         losses.append([epoch.loss for epoch in results])
     assert losses[0] == losses[1]
 
@@ -265,8 +263,8 @@ def test_a_mixed_row_has_its_mixed_token_ids() -> None:
     inputs = make_inputs(augment=swap)
     assert inputs.frozen is not None
     batch, targets = get_view(inputs, 0)
-    [first, *_] = inputs.task.train.shuffled_indices(0)
-    [(ids, labels)] = inputs.task.train.load([first])
+    [first, *_] = inputs.job.train.shuffled_indices(0)
+    [(ids, labels)] = inputs.job.train.load([first])
     mixed, mixed_targets = swap.call({"uniform": None}, {})(ids, inputs.one_hot(labels))
     assert torch.equal(batch.inputs[first], mixed)
     assert torch.equal(targets[first], mixed_targets)
@@ -282,7 +280,7 @@ def test_rows_of_another_version_of_a_library_have_a_name_of_their_own() -> None
         choice = text_config()["backbone"]
         changed = replace(choice, plugin=replace(choice.plugin, **changes))
         frozen.config = {**text_config(), "backbone": changed}
-        return frozen.name_entry(inputs.task.train, None)
+        return frozen.name_entry(inputs.job.train, None)
 
     plain = name()
     assert name(requires=["numpy"]) != plain

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from toy import CPU, config, model, task
+from toy import CPU, config, job, model
 from training_helpers import have_equal_weights
 
 from autotl import optimizer
@@ -27,7 +27,7 @@ def test_an_average_lags_behind_and_becomes_the_final_weights() -> None:
     trained = {}
     for ema in (0.0, 0.9, 0.999):
         network = model()
-        list(fine_tune(network, config(**chosen), task(4, ema=ema)))
+        list(fine_tune(network, config(**chosen), job(4, ema=ema)))
         trained[ema] = network.head[1].weight.detach()
     start = model().head[1].weight.detach()
     distance = {ema: (weight - start).norm() for ema, weight in trained.items()}
@@ -47,7 +47,7 @@ def test_the_average_is_that_of_the_formula() -> None:
         return chosen, schedule
 
     network = model()
-    list(fine_tune(network, config(optimizer=recording), task(2, ema=0.5)))
+    list(fine_tune(network, config(optimizer=recording), job(2, ema=0.5)))
     assert len(weights) == 6
     average = weights[0]
     for step, weight in enumerate(weights[1:], start=2):
@@ -61,7 +61,7 @@ def test_validation_uses_the_average_and_the_training_does_not(strategy: Any) ->
     chosen: dict[str, Any] = {"freeze": strategy, "head": "linear"}
     losses = []
     for ema in (0.0, 0.9):
-        network, run = model(**chosen), task(4, ema=ema)
+        network, run = model(**chosen), job(4, ema=ema)
         epochs = list(fine_tune(network, config(**chosen), run))
         losses.append([e.loss for e in epochs])
         assert run.validation is not None
@@ -76,6 +76,6 @@ def test_validation_uses_the_average_and_the_training_does_not(strategy: Any) ->
 def test_without_a_decay_there_is_no_average() -> None:
     networks = [model() for _ in range(2)]
     for network, ema in zip(networks, (0.0, 1e-9), strict=True):
-        list(fine_tune(network, config(), task(2, ema=ema)))
+        list(fine_tune(network, config(), job(2, ema=ema)))
     torch.testing.assert_close(*(n.state_dict() for n in networks))
     assert not have_equal_weights(networks[0], model())

@@ -1,4 +1,4 @@
-"""The task of fine-tuning a model, and the results of an epoch."""
+"""The job of fine-tuning a model, and the results of an epoch."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ class Epoch:
 
 
 @dataclass
-class Task:
-    """The task of fine-tuning a model: on which data, for how long, on which device.
+class Job:
+    """The job of fine-tuning a model: on which data, for how long, on which device.
 
     Attributes:
         train: Batches of the training split.
@@ -59,7 +59,7 @@ class Task:
         checkpoint: Where the state after each epoch is saved, and from where an interrupted
             training continues; None for no checkpoints.
         cache: The cache of activations of frozen layers.
-        data_id: Identifies the data set in the cache. None shares no activations with other tasks.
+        data_id: Identifies the data set in the cache. None shares no activations with other jobs.
         views: Number of views of a training image whose activations are cached: the image itself
             and augmented ones. Later epochs use the same views again, so that the frozen layers run
             no more often than that.
