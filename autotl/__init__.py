@@ -21,8 +21,12 @@ from autotl.space.plugin import (
     dataset,
     freeze,
     head,
+    loss,
+    metric,
     optimizer,
+    task,
 )
+from autotl.space.task import Label, Task
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -78,10 +82,12 @@ __all__ = [
     "Incompatible",
     "InputKind",
     "Issue",
+    "Label",
     "Mirrors",
     "ModelInput",
     "Preview",
     "Range",
+    "Task",
     "Uniform",
     "WeightedText",
     "Weights",
@@ -93,6 +99,9 @@ __all__ = [
     "freeze",
     "head",
     "load",
+    "loss",
+    "metric",
     "optimizer",
     "search",
+    "task",
 ]

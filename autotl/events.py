@@ -23,6 +23,7 @@ class SearchStarted:
     Args:
         study: The name of the study.
         metric: The metric of all scores.
+        direction: Which scores are better, in Optuna's terms.
         device: The device, as text.
         budget: The budget in seconds; None without one.
         deadline: The end of the budget as a value of ``time.monotonic``; None without a budget.
@@ -33,6 +34,7 @@ class SearchStarted:
 
     study: str
     metric: str
+    direction: str
     device: str
     budget: float | None
     deadline: float | None

@@ -14,13 +14,13 @@ from autotl import Balance, Range, balance
 Power = Annotated[float, Range(0.25, 1.0)]
 
 
-@balance(order=1)
+@balance(order=1, tasks=["classification"])
 def none(counts: list[int]) -> Balance:
     """Train on the classes as they are, with the same weight for every image."""
     return Balance()
 
 
-@balance
+@balance(tasks=["classification"])
 def class_weights(counts: list[int], *, power: Power = 0.5) -> Balance:
     """Weight the loss by a power of the inverse frequency (Cui et al. 2019, arXiv:1901.05555).
 
@@ -32,7 +32,7 @@ def class_weights(counts: list[int], *, power: Power = 0.5) -> Balance:
     return Balance(weights=[r / mean for r in rarity])
 
 
-@balance
+@balance(tasks=["classification"])
 def balanced_sampling(counts: list[int], *, power: Power = 0.5) -> Balance:
     """Sample images of rare classes more often (Kang et al. 2019, arXiv:1910.09217).
 
@@ -41,7 +41,7 @@ def balanced_sampling(counts: list[int], *, power: Power = 0.5) -> Balance:
     return Balance(sampling=_rarity(counts, power))
 
 
-@balance
+@balance(tasks=["classification"])
 def logit_adjustment(
     counts: list[int], *, tau: Annotated[float, Range(0.25, 2.0)] = 1.0
 ) -> Balance:

@@ -68,7 +68,7 @@ class SolvedLinear(nn.Linear):
             return super().forward(features.float())
 
 
-@head(order=2)
+@head(order=2, tasks=["classification"])
 def logistic_regression(
     features: int, classes: int, *, C: Annotated[float, Range(1e-4, 10.0, log=True)] = 0.03
 ) -> nn.Module:
@@ -79,7 +79,7 @@ def logistic_regression(
     return SolvedLinear(features, classes, partial(_solve_logistic_regression, C=C))
 
 
-@head(order=3, takes="stages")
+@head(order=3, takes="stages", tasks=["classification"])
 def stages_logistic(
     features: int, classes: int, *, C: Annotated[float, Range(1e-4, 10.0, log=True)] = 0.03
 ) -> nn.Module:
@@ -135,7 +135,7 @@ def _minimise_logistic_loss(features: Tensor, labels: Tensor, C: float) -> Solut
     return weight.detach(), bias.detach()
 
 
-@head
+@head(tasks=["classification"])
 def lda(
     features: int, classes: int, *, shrinkage: Annotated[float, Range(0.01, 1.0, log=True)] = 0.1
 ) -> nn.Module:
@@ -165,7 +165,7 @@ def _class_means(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     return sums / counts[:, None], counts
 
 
-@head
+@head(tasks=["classification"])
 def nearest_mean(
     features: int, classes: int, *, threshold: Annotated[float, Range(0.0, 2.0)] = 0.5
 ) -> nn.Module:
@@ -253,7 +253,7 @@ class NearestNeighbours(nn.Module):
         super()._load_from_state_dict(state, prefix, *others)
 
 
-@head
+@head(tasks=["classification"])
 def knn(
     features: int,
     classes: int,

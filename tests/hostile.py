@@ -23,6 +23,7 @@ from images import write_images, write_plugin
 from autotl.cli import main
 from autotl.errors import AutoTLError
 from autotl.study import StudyConfig
+from autotl.tasks import Classification, numbered_classes
 
 TEXTS = (
     *("", " ", "\0", "a\0b", "x" * 300, "x/" * 2500, "~nosuchuser/x", "日本", "\u202egnp"),
@@ -115,7 +116,7 @@ def make_folder(folder: Path) -> Path:
     plugins = registry.load([write_plugin(folder)])
     values = {"backbone": {"tiny": {}}, "head": {"linear": {"dropout": 0.1}}}
     config = space.from_json(values, plugins, kinds=("backbone", "head"))
-    network = models.build_model(config, 3, 32, CPU).eval()
+    network = models.build_model(config, numbered_classes(3), 32, CPU).eval()
     facts = {
         "data": {"source": "photos", "fingerprint": "0"},
         "temperature": 1.5,
@@ -123,7 +124,9 @@ def make_folder(folder: Path) -> Path:
         "training": {**values, "epochs": 1},
         "versions": {"torch": "2"},
     }
-    model_folder.save(folder / "model", network, config, ["blue", "green", "red"], facts)
+    model_folder.save(
+        folder / "model", network, config, Classification(["blue", "green", "red"]), facts
+    )
     others = {"freeze": {"linear_probe": {}}, "augment": {"none": {}}, "optimizer": {"adamw": {}}}
     study.write_recipe(folder / "recipe.toml", {**values, **others}, {"data": "photos"})
     (folder / "study.toml").write_text(tomli_w.dumps(STUDY), encoding="utf-8")

@@ -29,6 +29,7 @@ from autotl.frozen import FeatureCache
 from autotl.frozen.split_point import find_split_point
 from autotl.models import Device, Model, build_model, select_device
 from autotl.store import Store
+from autotl.tasks import numbered_classes
 from autotl.testing import toy
 from autotl.training.augmentation import Augmentation
 from autotl.training.predict import autocast
@@ -73,7 +74,7 @@ def batches(seed: int, device: Device, shuffle_seed: int | None = None) -> Batch
 def job(device: Device, epochs: int = 4, **changes: Any) -> training.Job:
     """A job of three colours."""
     validation = batches(1, device)
-    truth = validation.labels.cpu().numpy()
+    truth = validation.targets.cpu().numpy()
 
     def accuracy(probabilities: np.ndarray) -> float:
         return float((probabilities.argmax(1) == truth).mean())
@@ -86,7 +87,7 @@ def job(device: Device, epochs: int = 4, **changes: Any) -> training.Job:
 def build(device: Device, name: str = "resnet18", **chosen: Any) -> tuple[Model, Any]:
     """A model of three classes with its configuration."""
     choices = config(backbone=BACKBONES[name], **chosen)
-    return build_model(choices, CLASSES, SIDE, device), choices
+    return build_model(choices, numbered_classes(CLASSES), SIDE, device), choices
 
 
 def train(
@@ -115,7 +116,7 @@ def test_every_strategy_trains(strategy: str, device: Device) -> None:
     model, epochs = train(device, freeze=strategy, augment="flip_crop")
     assert all(tensor.device.type == GPU for tensor in (*model.parameters(), *model.buffers()))
     assert epochs[-1].loss < epochs[0].loss
-    assert np.isfinite(epochs[-1].probabilities).all()
+    assert np.isfinite(epochs[-1].predictions).all()
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -187,7 +188,9 @@ def test_heads_of_a_frozen_backbone_are_trained_side_by_side(float32: Device) ->
 )
 def test_a_view_of_an_image_does_not_depend_on_its_batch(float32: Device, augment: str) -> None:
     choice = config(augment=augment)["augment"]
-    augmentation = Augmentation(choice, image_input(SIDE), CLASSES, float32.torch_device)
+    augmentation = Augmentation(
+        choice, image_input(SIDE), numbered_classes(CLASSES), float32.torch_device
+    )
     images, _ = next(batches(0, float32).load([np.arange(48)]))
     indices = np.arange(48) * 7
     whole = augmentation.make_view(images, indices, 1)

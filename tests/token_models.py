@@ -16,6 +16,7 @@ from autotl import backbone
 from autotl.data import Batches
 from autotl.models import Model
 from autotl.space.input_kind import ModelInput
+from autotl.tasks import numbered_classes
 
 PAD, LENGTH, WIDTH, VOCABULARY, CLASSES = 0, 10, 16, 40, 3
 
@@ -101,7 +102,7 @@ def text_model(make: type[Encoder] = Encoder, seed: int = 0, **chosen: Any) -> M
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         classifier = head.plugin.call({"features": WIDTH, "classes": CLASSES}, head.params)
-    return Model(build_encoder(make), classifier, TokenInput())
+    return Model(build_encoder(make), classifier, TokenInput(), task=numbered_classes(3))
 
 
 class TextBatches(Batches):
@@ -117,4 +118,4 @@ class TextBatches(Batches):
 
     def load(self, batches: Sequence[NDArray[np.int64]]) -> Iterator[tuple[Tensor, Tensor]]:
         ids = (self.ids[self.indices[positions]] for positions in batches)
-        return zip(ids, self.load_labels(batches), strict=True)
+        return zip(ids, self.load_targets(batches), strict=True)

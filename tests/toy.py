@@ -16,6 +16,7 @@ from autotl.space import registry
 from autotl.space.kinds import SEARCHED_KINDS
 from autotl.space.registry import AnyPlugin
 from autotl.space.space import Choice, Config
+from autotl.tasks import numbered_classes
 from autotl.testing.toy import COLOURS, CPU, SIDE
 from autotl.testing.toy import ConvNet as Backbone
 from autotl.testing.toy import make_batches as batches
@@ -58,7 +59,7 @@ def _make_choice(kind: str, chosen: Chosen) -> Choice:
 
 def model(seed: int = 0, size: int | None = None, **chosen: Chosen) -> Model:
     """Build the model of ``config(**chosen)`` for the three colours, on the CPU in float32."""
-    return build_model(config(**chosen), len(COLOURS), size, CPU, seed)
+    return build_model(config(**chosen), numbered_classes(len(COLOURS)), size, CPU, seed)
 
 
 def job(epochs: int = 2, **changes: Any) -> Job:

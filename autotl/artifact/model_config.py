@@ -14,6 +14,7 @@ from pydantic import (
     Field,
     Tag,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -111,11 +112,20 @@ class Data(_Part):
     options: dict[str, str] = {}
 
 
+class TaskDescription(_Part):
+    """The entry ``task``: see ``Task.to_json``. It is missing for a classification."""
+
+    name: Annotated[str, Field(min_length=1)]
+    constants: dict[str, Any] = {}
+
+
 class ModelConfig(Description):
     """The content of ``config.json``."""
 
     schema_version: Annotated[Literal[1], Field(alias="schema")]
-    classes: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=2)]
+    task: TaskDescription | None = None
+    classes: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
+    calibration: dict[str, Any] = {}
     kind: Annotated[str, Field(min_length=1)] = IMAGE
     noun: str = "image"
     nouns: str = "images"
@@ -131,7 +141,9 @@ class ModelConfig(Description):
 
     @field_validator("classes")
     @classmethod
-    def _require_unique(cls, classes: list[str]) -> list[str]:
+    def _require_unique(cls, classes: list[str], info: ValidationInfo) -> list[str]:
+        if len(classes) < 2 and not info.data.get("task"):
+            raise ValueError("List should have at least 2 items")
         if len(set(classes)) < len(classes):
             raise ValueError("should not name a class twice")
         return classes

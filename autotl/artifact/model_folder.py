@@ -54,6 +54,8 @@ from autotl.space.input_kind import IMAGE, InputKind
 from autotl.space.narrowing import check_values
 from autotl.space.registry import Registry
 from autotl.space.space import Config
+from autotl.space.task import Task
+from autotl.tasks import CLASSIFICATION, restore_task
 from autotl.training.memory import MicroBatches
 from autotl.training.predict import compile_if_it_pays
 
@@ -71,7 +73,7 @@ def save(
     folder: Path,
     network: Model,
     config: Config,
-    classes: Sequence[str],
+    task: Task,
     facts: Mapping[str, Any],
     readme: str = "",
     other_configs: Sequence[Config] = (),
@@ -87,7 +89,7 @@ def save(
         folder: Where to write; its parent exists.
         network: The trained model.
         config: Its configuration; for an ensemble, that of its first member.
-        classes: Names of the classes, in the order of the logits.
+        task: What is predicted; its outputs are the classes, in the order of the logits.
         facts: Further entries of ``config.json``: data, versions, weights, training recipe, whether
             the model was ``refitted`` and ``calibrated``, and the ``temperature`` of the logits if
             they were.
@@ -105,10 +107,7 @@ def save(
         StoreError: The folder cannot be written, or there is one that AutoTL did not write. What
             was there is unchanged.
     """
-    content = {"schema": SCHEMA, **_describe(config, network), "classes": list(classes), **facts}
-    if isinstance(network, Ensemble):
-        pairs = zip((config, *other_configs), network.members, strict=True)
-        content["members"] = [_describe(*pair) for pair in pairs]
+    content = _describe_model(network, config, task, facts, other_configs)
     try:
         with files.folder_beside(folder) as unfinished:
             _write_tensors(unfinished / "model.safetensors", network)
@@ -135,6 +134,24 @@ def _write_error(folder: Path, error: Exception) -> StoreError:
         f"{folder} cannot be written ({reason}); free some space there or choose another folder "
         "with --out"
     )
+
+
+def _describe_model(
+    network: Model,
+    config: Config,
+    task: Task,
+    facts: Mapping[str, Any],
+    other_configs: Sequence[Config],
+) -> dict[str, Any]:
+    """Return the content of ``config.json``; for the arguments see ``save``."""
+    outputs = {"classes": list(task.outputs)}
+    content = {"schema": SCHEMA, **_describe(config, network), **outputs, **facts}
+    if task.name != CLASSIFICATION.name:
+        content["task"] = task.to_json()
+    if isinstance(network, Ensemble):
+        pairs = zip((config, *other_configs), network.members, strict=True)
+        content["members"] = [_describe(*pair) for pair in pairs]
+    return content
 
 
 def _describe(config: Config, network: Model) -> dict[str, Any]:
@@ -183,7 +200,7 @@ class Predictor:
 
     Args:
         network: The model, on ``device``.
-        classes: Names of the classes, in the order of the logits.
+        task: What is predicted.
         device: Where the model runs.
         temperature: Divisor of the logits.
         config: Content of ``config.json``.
@@ -195,8 +212,10 @@ class Predictor:
 
     Attributes:
         network: The model in eval mode.
-        classes: Names of the classes, in the order of the logits.
+        task: What is predicted.
+        classes: Names of its outputs: the classes, labels or quantities.
         device: Where the model runs.
+        calibration: What ``Task.calibrate`` returned; empty if the model was not calibrated.
         temperature: Divisor of the logits (Guo et al. 2017, arXiv:1706.04599); 1 if the model was
             not calibrated.
         config: Content of ``config.json``.
@@ -211,7 +230,7 @@ class Predictor:
     def __init__(
         self,
         network: Model,
-        classes: Sequence[str],
+        task: Task,
         device: Device,
         temperature: float = 1.0,
         config: Mapping[str, Any] | None = None,
@@ -222,10 +241,11 @@ class Predictor:
     ) -> None:
         self.network = network.eval()
         self.kind = kind
-        self.classes = tuple(classes)
+        self.task, self.classes = task, task.outputs
         self.device = device
         self.temperature = temperature
         self.config = config or {}
+        self.calibration: Mapping[str, Any] = self.config.get("calibration") or {}
         scales = data.scale.from_json(self.config.get("scales", {}))
         self.scales = data.scale.CheckedScales(scales, warn)
         self.training_images = training_images
@@ -241,21 +261,22 @@ class Predictor:
         return bool(own) and Path(own).resolve() == Path(source).resolve()
 
     def predict_proba(self, encoded: NDArray[Any]) -> NDArray[np.float32]:
-        """Predict the class probabilities of encoded examples.
+        """Predict encoded examples.
 
         Args:
             encoded: ``[B, ...]``, as ``encode`` returns them; images ``uint8 [B, S, S, 3]``.
 
         Returns:
-            ``float32 [B, C]``, each row with a sum of 1.
+            ``float32 [B, K]``: of a classification the probabilities of the classes, of other tasks
+            what they predict.
 
         Raises:
             ArtifactError: A single example does not fit into the memory of the device.
         """
-        return self._compute_probabilities(self.network, self._to_device(encoded), MicroBatches())
+        return self._compute_predictions(self.network, self._to_device(encoded), MicroBatches())
 
     def predict_items(self, items: Sequence[Any]) -> NDArray[np.float32]:
-        """Predict the class probabilities ``float32 [N, C]`` of items.
+        """Predict items: ``float32 [N, K]``, as ``predict_proba`` does.
 
         Raises:
             DataError: An item cannot be read.
@@ -266,24 +287,24 @@ class Predictor:
     def _to_device(self, encoded: NDArray[Any]) -> torch.Tensor:
         return data.to_channels_first(torch.from_numpy(encoded).to(self.device.torch_device))
 
-    def _compute_probabilities(
+    def _compute_predictions(
         self,
         forward: Callable[[torch.Tensor], torch.Tensor],
         inputs: torch.Tensor,
         micro_batches: MicroBatches,
     ) -> NDArray[np.float32]:
-        """Compute probabilities ``[B, C]`` of a batch from the logits of a model."""
+        """Compute predictions ``[B, K]`` of a batch from the logits of a model."""
         try:
             with torch.inference_mode(), training.cuda_kernels(self.device):
                 logits = micro_batches.map(forward, inputs).float()
         except OutOfMemory as error:
             raise ArtifactError(f"{error}; choose another with --device cpu") from None
-        return training.logits_to_probabilities(logits / self.temperature)
+        return training.logits_to_predictions(logits / self.temperature, self.task)
 
     def stream(
         self, items: Sequence[Any], on_unreadable: Callable[[int, str], None]
     ) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """Yield ``(index, probabilities [C])`` of each readable item, in order.
+        """Yield ``(index, predictions [K])`` of each readable item, in order.
 
         The next batch is encoded in threads while the model computes the current one.
 
@@ -312,7 +333,7 @@ class Predictor:
                     inputs = self._to_device(np.stack(readable))
                     if forward is None:
                         forward = compile_if_it_pays(self.network, inputs, self.device, len(items))
-                    rows = self._compute_probabilities(forward, inputs, micro_batches)
+                    rows = self._compute_predictions(forward, inputs, micro_batches)
                     yield from zip(indices, rows, strict=True)
 
     def encode(self, item: Any) -> NDArray[Any]:
@@ -329,8 +350,8 @@ class Predictor:
         except DataError as error:
             return error
 
-    def predict(self, items: Any) -> list[dict[str, float]]:
-        """Predict the class probabilities of new examples.
+    def predict(self, items: Any) -> list[dict[str, Any]]:
+        """Predict new examples.
 
         Args:
             items: For a model of images, the path of an image or of a folder, which stands for all
@@ -340,13 +361,21 @@ class Predictor:
                 these.
 
         Returns:
-            For each example the probability of each class by its name.
+            For each example the probability of each class by its name; for other tasks what their
+            ``describe`` returns, with ``prediction``.
 
         Raises:
             DataError: An item cannot be read, or there is none in a folder.
         """
         rows = self.stream(list_items(self.kind, items), _raise_unreadable)
-        return [dict(zip(self.classes, map(float, row), strict=True)) for _, row in rows]
+        return [self.describe(row) for _, row in rows]
+
+    def describe(self, prediction: NDArray[np.float32]) -> dict[str, Any]:
+        """Return a prediction ``[K]`` by the names of the outputs, see ``predict``."""
+        described = self.task.describe(prediction, self.calibration)
+        if self.task.name == CLASSIFICATION.name:
+            del described["prediction"]  # it is the most probable class
+        return described
 
 
 def _raise_unreadable(index: int, reason: str) -> None:
@@ -377,16 +406,22 @@ def load(
         (device or models.select_device(precision="float32")).torch_device, autocast=None
     )
     plugins = plugins or registry.load()
-    classes = content["classes"]
+    try:
+        task = restore_task(content.get("task") or {}, content["classes"], plugins)
+    except AutoTLError as error:
+        raise ArtifactError(
+            f"{folder} is a model for another task: {error}; install the package that it comes "
+            "from, or give plugin files with --plugin"
+        ) from None
     if members := content.get("members"):
         built = [
-            _build_network(folder, member, len(classes), plugins, device, number)
+            _build_network(folder, member, task, plugins, device, number)
             for number, member in enumerate(members)
         ]
         # The weights of the members are among the tensors that are loaded below.
         network: Model = Ensemble(built, [1 / len(built)] * len(built))
     else:
-        network = _build_network(folder, content, len(classes), plugins, device)
+        network = _build_network(folder, content, task, plugins, device)
     network = network.to(device.torch_device)
     for name, tensor in network.state_dict().items():
         if name in tensors and tensors[name].is_floating_point() != tensor.is_floating_point():
@@ -403,7 +438,7 @@ def load(
             f"{folder} is a model for another kind of input: {error}; install the package that it "
             "comes from, or give plugin files with --plugin"
         ) from None
-    return Predictor(network, classes, device, temperature, content, images, kind, folder, warn)
+    return Predictor(network, task, device, temperature, content, images, kind, folder, warn)
 
 
 def _read_training_images(folder: Path) -> NDArray[np.uint64] | None:
@@ -431,7 +466,7 @@ def _read_training_images(folder: Path) -> NDArray[np.uint64] | None:
 def _build_network(
     folder: Path,
     description: Mapping[str, Any],
-    classes: int,
+    task: Task,
     plugins: Registry,
     device: Device,
     number: int | None = None,
@@ -441,7 +476,7 @@ def _build_network(
     Args:
         folder: The model folder.
         description: The description.
-        classes: Number of classes C.
+        task: What is predicted.
         plugins: The plugins.
         device: Where to build it.
         number: The number of a member of an ensemble, from 0.
@@ -461,7 +496,7 @@ def _build_network(
         for choice in config.values():  # a width of a billion would fill the memory
             check_values(choice.plugin, choice.params)
         saved, size = folder / _input_folder(number), description["input"]["size"]
-        network = models.build_model(config, classes, size, device, saved=saved)
+        network = models.build_model(config, task, size, device, saved=saved)
     except Exception as error:  # the code of plugins raises anything on wrong values
         raise _misfit(folder, str(error).splitlines()[0] if str(error) else repr(error)) from error
     if not isinstance(network.expects, ImageInput):
@@ -474,7 +509,7 @@ def _build_network(
         for key, value in description["input"].items()
         if key in known_fields
     }
-    return Model(network.backbone, network.head, ImageInput(**stored), network.head_input)
+    return Model(network.backbone, network.head, ImageInput(**stored), network.head_input, task)
 
 
 def _misfit(folder: Path, detail: str) -> ArtifactError:

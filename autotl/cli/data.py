@@ -34,10 +34,10 @@ def check_data(
         click.echo(printable(f"{issue.name}: {issue.problem} ({issue.action})"))
     sizes = {split: len(dataset.indices(split)) for split in ("train", "validation", "test")}
     click.echo(
-        f"{len(dataset.examples)} {dataset.kind.nouns} of {len(dataset.classes)} classes can be "
+        f"{len(dataset.examples)} {dataset.kind.nouns} of {len(dataset.outputs)} classes can be "
         "used: " + ", ".join(f"{size} {split}" for split, size in sizes.items())
     )
     for line in describe_scales(dataset):
         click.echo(line)
-    for i, name in enumerate(dataset.classes):
-        click.echo(f"  {printable(name)}: {int((dataset.labels == i).sum())}")
+    for i, name in enumerate(dataset.outputs):
+        click.echo(f"  {printable(name)}: {int((dataset.targets == i).sum())}")

@@ -52,10 +52,9 @@ def evaluate(
     from autotl import models
     from autotl.artifact import model_folder
     from autotl.evaluation.evaluate import evaluate as score_model
-    from autotl.scoring import metrics
     from autotl.space import registry
+    from autotl.tasks import find_metric, metrics_for
 
-    metric_names = metric or tuple(metrics.METRICS)
     plugins = registry.load(plugin)
     predictor = model_folder.load(
         model,
@@ -63,11 +62,14 @@ def evaluate(
         models.select_device(device),
         warn=lambda text: None,  # it is in the notes
     )
+    task = predictor.task
+    suited = metrics_for(task, plugins)
+    chosen = [find_metric(name, task, plugins) for name in metric] or list(suited.values())
     options = data_options or model_options(predictor, source, plugins)
     examples = load_examples(source, plugins, options)
     with ProgressBar("evaluating", len(examples)) as bar:
         result = score_model(
-            predictor, examples, source, split, metric_names, lambda done, _: bar.update(done)
+            predictor, examples, source, split, chosen, lambda done, _: bar.update(done)
         )
     for image in result["unreadable"]:
         # The reason names the image if it is a file, but not if it is an array.

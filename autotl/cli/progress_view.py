@@ -129,7 +129,7 @@ class _Panel:
     def __init__(self, console: Console, study: str = "") -> None:
         self.console = console
         self.start_time = time.monotonic()
-        self.started = SearchStarted(study, "", "", None, None, None, 0)
+        self.started = SearchStarted(study, "", "maximize", "", None, None, None, 0)
         self.stage: Stage | None = None
         self.trial: TrialStarted | None = None
         self.scores: list[float] = []
@@ -171,11 +171,10 @@ class _Panel:
         self.trial, self.stage = None, Stage("choosing the next trial")
 
     def _is_better(self, score: float | None) -> bool:
-        from autotl.scoring import metrics
-
         if score is None or self.best is None:
             return score is not None
-        return metrics.get(self.metric).is_better(score, self.best.score)
+        sign = 1 if self.started.direction == "maximize" else -1
+        return sign * score > sign * self.best.score
 
     @property
     def metric(self) -> str:

@@ -96,10 +96,22 @@ FOLDS = click.option(
     "(default: all if the classes are unequal, otherwise none).",
 )
 @click.option(
+    "--loss",
+    multiple=True,
+    metavar="NAME",
+    help="Loss to search; repeatable (default: that of the task alone).",
+)
+@click.option(
+    "--task",
+    metavar="NAME",
+    help="What is predicted: classification, multilabel, regression, ordinal, or the task of a "
+    "plugin (default: what the labels tell).",
+)
+@click.option(
     "--metric",
     metavar="NAME",
-    help="Metric to optimize: accuracy, balanced_accuracy, macro_f1, auroc or log_loss "
-    "(default: accuracy).",
+    help="Metric to optimize, such as accuracy, balanced_accuracy, macro_f1, auroc or log_loss "
+    "(default: that of the task, accuracy for classes).",
 )
 @click.option(
     "--epochs",

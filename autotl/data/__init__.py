@@ -31,7 +31,7 @@ from autotl.data.dataset import (
 from autotl.data.encoding import encode
 from autotl.data.image import Progress, decode
 from autotl.data.image_kind import IMAGES, ImageInput, find_kind
-from autotl.data.labels import find_same, normalise_label
+from autotl.data.labels import find_same, parse_label
 from autotl.data.memory_map import MappedArray
 from autotl.data.packing import PACKED_SUFFIX, Packed, pack, packed_bytes
 from autotl.data.resample import Indices, Resample, fold, resample
@@ -66,9 +66,9 @@ __all__ = [
     "find_same",
     "fold",
     "measure_opening",
-    "normalise_label",
     "pack",
     "packed_bytes",
+    "parse_label",
     "parse_options",
     "prefetch",
     "read_source",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -69,8 +69,8 @@ def to_channels_first(batch: Tensor) -> Tensor:
 class Batches:
     """Batches of a subset of the packed examples.
 
-    Iterating yields ``(inputs, labels)`` in order: images ``uint8 [B, 3, S, S]`` in channels-last
-    memory format, others ``[B, ...]`` as they are packed, and ``int64 [B]``. ``epoch`` yields them
+    Iterating yields ``(inputs, targets)`` in order: images ``uint8 [B, 3, S, S]`` in channels-last
+    memory format, others ``[B, ...]`` as they are packed, and ``[B, ...]``. ``epoch`` yields them
     shuffled; ``epoch_indices`` returns the indices of the same batches instead.
 
     Batches are nearly equal in size and never hold a single example, which breaks BatchNorm, unless
@@ -82,21 +82,21 @@ class Batches:
 
     Args:
         packed: All examples of the data set.
-        labels: All labels of the data set, ``int64 [N]``.
+        targets: All targets of the data set, ``[N, ...]``; labels ``int64 [N]`` of classes.
         indices: Indices of the chosen examples in ``packed``, in order, ``[n]``.
         batch_size: Largest number of examples in a batch, at least 2.
         device: Device of the tensors.
         shuffle_seed: Seed of the order of every epoch; None for no shuffling.
 
     Attributes:
-        class_counts: Number of chosen examples of each class, ``[C]``.
-        labels: Labels of the chosen examples, ``int64 [n]`` on the device.
+        class_counts: Number of chosen examples of each class, ``[C]``; empty for other targets.
+        targets: Targets of the chosen examples, ``[n, ...]`` on the device.
     """
 
     def __init__(
         self,
         packed: Packed,
-        labels: NDArray[np.int64],
+        targets: NDArray[Any],
         indices: NDArray[np.int64],
         batch_size: int,
         device: torch.device,
@@ -109,10 +109,12 @@ class Batches:
         self.device = device
         self.shuffle_seed = shuffle_seed
         self._dtype = torch.from_numpy(np.empty(0, packed.array.dtype)).dtype
-        self._labels = labels[indices]
-        num_classes = int(labels.max(initial=-1)) + 1
-        self.class_counts = np.bincount(self._labels, minlength=num_classes).tolist()
-        self.labels = torch.from_numpy(self._labels).to(device)
+        self._targets = targets[indices]
+        self.class_counts: list[int] = []
+        if targets.ndim == 1:
+            num_classes = int(targets.max(initial=-1)) + 1
+            self.class_counts = np.bincount(self._targets, minlength=num_classes).tolist()
+        self.targets = torch.from_numpy(self._targets).to(device)
         self._resident: resident.ResidentTensor | None = None  # [n, ...]
         self._copied = np.empty(0, np.bool_)  # for each example whether it is in that tensor
 
@@ -162,17 +164,17 @@ class Batches:
         random = np.random.default_rng((self.shuffle_seed, number))
         if sampling is None:
             return self._divide(random.permutation(positions))
-        weights = np.asarray(sampling, dtype=np.float64)[self._labels]
+        weights = np.asarray(sampling, dtype=np.float64)[self._targets]
         return self._divide(random.choice(positions, len(positions), p=weights / weights.sum()))
 
     def load(self, batches: Sequence[NDArray[np.int64]]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield ``(inputs, labels)`` for each of ``batches``, positions ``[B]``."""
+        """Yield ``(inputs, targets)`` for each of ``batches``, positions ``[B]``."""
         inputs = (to_channels_first(batch) for batch in self._load_packed(batches))
-        return zip(inputs, self.load_labels(batches), strict=True)
+        return zip(inputs, self.load_targets(batches), strict=True)
 
-    def load_labels(self, batches: Sequence[NDArray[np.int64]]) -> list[Tensor]:
-        """The labels for each of ``batches``, positions ``[B]``: ``int64 [B]`` on the device."""
-        return [self.labels[positions] for positions in send_positions(batches, self.device)]
+    def load_targets(self, batches: Sequence[NDArray[np.int64]]) -> list[Tensor]:
+        """The targets for each of ``batches``, positions ``[B]``: ``[B, ...]`` on the device."""
+        return [self.targets[positions] for positions in send_positions(batches, self.device)]
 
     def _divide(self, positions: NDArray[np.int64]) -> list[NDArray[np.int64]]:
         return np.array_split(positions, len(self)) if len(self) else []

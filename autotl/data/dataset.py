@@ -25,13 +25,23 @@ from autotl.data.encoding import encode
 from autotl.data.image import Progress, map_in_threads
 from autotl.data.image_kind import IMAGES
 from autotl.data.inspection import Inspection, inspect
-from autotl.data.labels import check_labels, find_same, join_names, natural_key, normalise_label
+from autotl.data.labels import check_labels, find_same, join_names, natural_key, parse_label
 from autotl.data.scale import Scale
-from autotl.data.split import GIVEN_SPLITS, SPLITS, draw_folds, join_units, split
+from autotl.data.split import (
+    GIVEN_SPLITS,
+    SPLITS,
+    Strata,
+    draw_folds,
+    join_units,
+    present_strata,
+    split,
+)
 from autotl.data.spreadsheet import escape_formula
 from autotl.errors import DataError, PluginError, StoreError
 from autotl.space.input_kind import InputKind, ModelInput
 from autotl.space.plugin import Example, Issue
+from autotl.space.task import Task
+from autotl.tasks import CLASSIFICATION, Classification
 
 FINGERPRINT_VERSION = 3
 """Changes when equal files are decoded to other pixels than before."""
@@ -46,9 +56,12 @@ class Dataset:
         fingerprint: SHA-256 of exactly these examples in this order: names, contents, labels,
             given splits and groups. Equal fingerprints mean equal examples at equal indices,
             wherever the folder is and whatever was left out; the seed of the split does not enter.
-        classes: Names of the classes in natural order: '2' before '10'.
-        examples: The usable examples in the natural order of their names.
-        labels: Index of each example's class in ``classes``, ``[N]``.
+        task: What is predicted, fitted to the labels. Its ``outputs`` are the classes in natural
+            order: '2' before '10'.
+        examples: The usable examples in the natural order of their names; each label is the text
+            that the task has for it.
+        targets: The targets of the task, ``[N, ...]``: of a classification the index of each
+            example's class, ``int64 [N]``.
         splits: Split of each example, ``[N]``: 'train', 'validation' or 'test'.
         issues: The problems that were found.
         skipped: Number of examples of the source that were left out, for any reason.
@@ -67,9 +80,9 @@ class Dataset:
 
     source: str
     fingerprint: str
-    classes: tuple[str, ...]
+    task: Task
     examples: tuple[Example, ...]
-    labels: NDArray[np.int64]
+    targets: NDArray[Any]
     splits: tuple[str, ...]
     issues: tuple[Issue, ...]
     skipped: int
@@ -79,6 +92,11 @@ class Dataset:
     digests: NDArray[np.uint64]
     folds: NDArray[np.int64] | None = None
     kind: InputKind = IMAGES
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The names of what is predicted: classes, labels or quantities."""
+        return self.task.outputs
 
     def encode(self, index: int, expects: ModelInput) -> NDArray[Any]:
         """Encode an example for a backbone.
@@ -117,6 +135,7 @@ def check(
     folds: int | None = None,
     progress: Progress | None = None,
     kind: InputKind = IMAGES,
+    task: Task = CLASSIFICATION,
 ) -> Dataset:
     """Open every example once, leave out unusable ones, and split the others.
 
@@ -125,39 +144,38 @@ def check(
         source: What the user called the data, for messages.
         issues: The problems that the source reported; the last ones of the data set.
         seed: Seed of the splits that are drawn.
-        validation: Fraction of the remaining training examples, if the source gives no validation
-            split; 0 for none, and None for ``split.validation_fraction``.
+        validation: Fraction of the training examples; 0 for none, None for ``validation_fraction``.
         test: Fraction of all examples, if the source gives no test split; 0 for none.
         folds: The number of folds that replace a validation split.
         progress: Called after every example.
         kind: What the examples are.
+        task: What is predicted of them.
 
     Raises:
         DataError: No examples, fewer than two classes, or too few usable ones of one.
     """
-    offered = _validate_and_sort(examples, source, validation, test, kind)
-    notes = check_labels(source, [e.label for e in offered])
-    usable, inspected, excluded, copies = _select_usable(offered, progress, kind)
-    classes, labels = _index_labels(source, offered, usable, excluded, kind)
-    groups, near_issues = find_near_groups(usable, inspected, labels, classes)
-    units = join_units(usable, [k for i, k in copies.keys.items() if i not in excluded], groups)
+    offered, unparsed = _validate_and_sort(examples, source, validation, test, kind, task)
+    notes = check_labels([e.label for e in offered]) if _has_classes(task) else []
+    usable, inspected, excluded, copies = _select_usable(offered, unparsed, progress, kind)
+    outputs = _find_outputs(source, offered, usable, excluded, kind, task)
     with _named(source):
-        splits = split(
-            usable, units, labels, seed=seed, validation=validation, test=test, folds=folds
-        )
-        _require_training_examples(classes, labels, splits, kind)
-        fold_of = _assign_folds(classes, labels, splits, units, folds, seed, kind)
-    left_out = [excluded[i] for i in sorted(excluded)]
-    problems = _find_issues(usable, inspected, classes, labels, splits, kind)
+        strata, task = _stratify(task, usable, outputs)
+        groups, near = find_near_groups(usable, inspected, _number_alike(task, strata))
+        units = join_units(usable, copies.keys_without(excluded), groups)
+        splits = split(usable, units, strata, seed, validation, test, folds)
+        _require_training_examples(outputs, strata, splits, kind)
+        task = task.fit([usable[i].label for i in np.flatnonzero(splits != "test")], outputs)
+        fold_of = _assign_folds(outputs, strata, splits, units, folds, seed, kind)
     scales = _measure(usable, inspected, kind)
+    problems = _find_issues(usable, inspected, outputs, strata, splits, kind)
     return Dataset(
         source=source,
-        fingerprint=_fingerprint(usable, [i.content for i in inspected], scales),
-        classes=classes,
+        fingerprint=_fingerprint(usable, inspected, scales, task),
+        task=task,
         examples=tuple(usable),
-        labels=labels,
+        targets=task.encode([e.label for e in usable]),
         splits=tuple(splits.tolist()),
-        issues=(*notes, *left_out, *copies.notes, *near_issues, *problems, *issues),
+        issues=(*notes, *_sorted(excluded), *copies.notes, *near, *problems, *issues),
         skipped=len(excluded),
         duplicates_across_splits=copies.across_splits,
         units=tuple(units),
@@ -166,6 +184,25 @@ def check(
         folds=fold_of,
         kind=kind,
     )
+
+
+def _sorted(issues: Mapping[int, Issue]) -> list[Issue]:
+    """Issues by index, in the order of their examples."""
+    return [issues[i] for i in sorted(issues)]
+
+
+def _has_classes(task: Task) -> bool:
+    """Whether the label of an example is the name of one class."""
+    return isinstance(task, Classification)
+
+
+def _stratify(
+    task: Task, examples: Sequence[Example], outputs: Sequence[str]
+) -> tuple[Strata, Task]:
+    """Fit the task to the labels of examples; return by what they are stratified, and the task."""
+    labels = [example.label for example in examples]
+    fitted = task.fit(labels, outputs)
+    return fitted.strata(fitted.encode(labels)), fitted
 
 
 @contextmanager
@@ -178,7 +215,10 @@ def _named(source: str) -> Iterator[None]:
 
 
 def _select_usable(
-    offered: Sequence[Example], progress: Progress | None, kind: InputKind
+    offered: Sequence[Example],
+    unparsed: Mapping[int, Issue],
+    progress: Progress | None,
+    kind: InputKind,
 ) -> tuple[list[Example], list[Inspection], dict[int, Issue], Duplicates]:
     """Inspect all examples; leave out unreadable ones, and copies that contradict others.
 
@@ -187,6 +227,7 @@ def _select_usable(
         copies among all.
     """
     inspections, excluded = _inspect_all(offered, progress, kind)
+    excluded = {**excluded, **unparsed}
     duplicates = find_duplicates(offered, inspections, kind)
     excluded |= duplicates.excluded
     chosen = [i for i in range(len(offered)) if i not in excluded]
@@ -254,15 +295,26 @@ def _validate_and_sort(
     validation: float | None,
     test: float,
     kind: InputKind,
-) -> list[Example]:
-    """Validate the arguments of ``check``, and sort the examples by name in natural order."""
+    task: Task,
+) -> tuple[list[Example], dict[int, Issue]]:
+    """Validate the arguments of ``check``, and sort the examples by name in natural order.
+
+    Returns:
+        The examples with the text of their labels, and issues about labels that the task does not
+        have, by index.
+    """
     if not (0 <= (validation or 0) < 1 and 0 <= test < 1):
         raise DataError(
             f"validation={validation} and test={test} are not valid fractions: expected values "
             "from 0 to below 1"
         )
-    normalised = (replace(e, label=normalise_label(e.label)) for e in examples)
-    offered = sorted(normalised, key=lambda e: natural_key(e.name))
+    offered = sorted(examples, key=lambda e: natural_key(e.name))
+    unparsed: dict[int, Issue] = {}
+    for i, example in enumerate(offered):
+        label, problem = parse_label(example.label, task)
+        offered[i] = replace(example, label=label)
+        if problem:
+            unparsed[i] = Issue(example.name, problem, LEFT_OUT)
     if not offered:
         raise DataError(f"{source}: no {kind.nouns} found; check the path and the folder structure")
     if invalid := next((e for e in offered if e.split not in GIVEN_SPLITS), None):
@@ -270,7 +322,7 @@ def _validate_and_sort(
             f"{source}: {invalid.name} has split {invalid.split!r}; the dataset plugin must give "
             f"one of {', '.join(SPLITS)}, or none"
         )
-    return offered
+    return offered, unparsed
 
 
 def _find_animated(
@@ -306,37 +358,58 @@ def _require_training_split(
         )
 
 
-def _index_labels(
+def _find_outputs(
     source: str,
     offered: Sequence[Example],
     usable: Sequence[Example],
     excluded: Mapping[int, Issue],
     kind: InputKind,
-) -> tuple[tuple[str, ...], NDArray[np.int64]]:
-    """The classes in natural order, and the index of each usable example's class, ``[N]``.
+    task: Task,
+) -> tuple[str, ...]:
+    """The classes that labels name, in natural order; none if labels are numbers.
 
     Raises:
         DataError: There are fewer than two classes, or fewer than two usable examples of one.
     """
     _require_training_split(source, offered, usable, excluded, kind)
-    classes = tuple(sorted({e.label for e in offered if e.label}, key=natural_key))
     hint = _describe_first(excluded.values())
+    total = Counter(name for e in offered if e.label for name in task.names(e.label))
+    if usable and not total:
+        return ()
+    classes = tuple(sorted(total, key=natural_key))
     if len(classes) < 2:
-        present = f"only the class {classes[0]!r}" if classes else "no class"
+        present = f"only the {task.noun} {classes[0]!r}" if classes else f"no {task.noun}"
         raise DataError(
-            f"{source}: {len(offered)} {kind.nouns} but {present}; at least two classes are "
+            f"{source}: {len(offered)} {kind.nouns} but {present}; at least two {task.nouns} are "
             f"needed, one folder or label for each{hint}"
         )
-    total, count = Counter(e.label for e in offered), Counter(e.label for e in usable)
+    count = Counter(name for e in usable for name in task.names(e.label))
     if few := [c for c in classes if count[c] < 2]:
         small = [f"{c} ({count[c]} of {total[c]})" for c in few]
-        hint = _describe_first(issue for i, issue in excluded.items() if offered[i].label in few)
+        hint = _describe_first(
+            issue for i, issue in excluded.items() if set(few) & set(_names_of(task, offered[i]))
+        )
         raise DataError(
             f"{source}: fewer than two usable {kind.nouns} of {join_names(small)}; add "
-            f"{kind.nouns} or remove the class{_hint_same(few, classes)}{hint}"
+            f"{kind.nouns} or remove the {task.noun}{_hint_same(few, classes)}{hint}"
         )
-    class_index = {name: c for c, name in enumerate(classes)}
-    return classes, np.array([class_index[e.label] for e in usable], dtype=np.int64)
+    return classes
+
+
+def _names_of(task: Task, example: Example) -> Sequence[str]:
+    """The outputs that the label of an example names; none without a label."""
+    return task.names(example.label) if example.label else ()
+
+
+def _number_alike(task: Task, strata: NDArray[Any]) -> NDArray[np.int64]:
+    """A number for each example, equal for those that may be near-copies, ``[N]``.
+
+    They have the same classes; numbers may differ a little between near-copies.
+    """
+    if strata.ndim == 1:
+        return strata if task.names(task.outputs[0]) else np.zeros_like(strata)
+    codes: NDArray[np.int64] = np.unique(strata, axis=0, return_inverse=True)[1].reshape(-1)
+    return codes
 
 
 def _describe_first(issues: Iterable[Issue]) -> str:
@@ -352,10 +425,10 @@ def _hint_same(names: Sequence[str], classes: Sequence[str]) -> str:
 
 
 def _require_training_examples(
-    classes: Sequence[str], labels: NDArray[np.int64], splits: NDArray[np.str_], kind: InputKind
+    classes: Sequence[str], strata: Strata, splits: NDArray[np.str_], kind: InputKind
 ) -> None:
     """Raise DataError if a class has no example in the training split."""
-    trained = set(labels[splits == "train"].tolist())
+    trained = present_strata(strata[splits == "train"])
     if untrained := [name for c, name in enumerate(classes) if c not in trained]:
         raise DataError(
             f"no training {kind.noun} of {join_names(untrained)}; move some of its {kind.nouns} to "
@@ -365,7 +438,7 @@ def _require_training_examples(
 
 def _assign_folds(
     classes: Sequence[str],
-    labels: NDArray[np.int64],
+    strata: Strata,
     splits: NDArray[np.str_],
     units: Sequence[int],
     folds: int | None,
@@ -381,15 +454,20 @@ def _assign_folds(
         return None
     train = np.flatnonzero(splits == "train")
     own = [units[int(i)] for i in train]
-    drawn = draw_folds(labels[train], own, folds, np.random.default_rng((seed, folds)))
-    in_one = [name for c, name in enumerate(classes) if len(set(drawn[labels[train] == c])) < 2]
+    drawn = draw_folds(strata[train], own, folds, np.random.default_rng((seed, folds)))
+    folds_of = {fold: present_strata(strata[train[drawn == fold]]) for fold in range(folds)}
+    in_one = [
+        name
+        for c, name in enumerate(classes)
+        if sum(c in present for present in folds_of.values()) < 2
+    ]
     if in_one:
         raise DataError(
             f"outside the test split, all {kind.nouns} of {join_names(in_one)} are in one group, "
             f"or there is only one, so that a fold would have none to train on; add {kind.nouns}, "
             "or remove the option folds"
         )
-    assigned = np.full(len(labels), -1, dtype=np.int64)
+    assigned = np.full(len(strata), -1, dtype=np.int64)
     assigned[train] = drawn
     return assigned
 
@@ -431,10 +509,16 @@ def _digest(inspections: Sequence[Inspection], kind: InputKind) -> NDArray[np.ui
 
 
 def _fingerprint(
-    examples: Sequence[Example], contents: Sequence[str], scales: Mapping[str, Scale]
+    examples: Sequence[Example],
+    inspections: Sequence[Inspection],
+    scales: Mapping[str, Scale],
+    task: Task,
 ) -> str:
-    rows = [[e.name, c, e.label, e.split, e.group] for e, c in zip(examples, contents, strict=True)]
-    facts = [FINGERPRINT_VERSION, scale.to_json(scales), rows]
+    pairs = zip(examples, inspections, strict=True)
+    rows = [[e.name, i.content, e.label, e.split, e.group] for e, i in pairs]
+    facts: list[Any] = [FINGERPRINT_VERSION, scale.to_json(scales), rows]
+    if task.name != CLASSIFICATION.name:
+        facts.append(task.name)
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
@@ -442,23 +526,23 @@ def _find_issues(
     examples: Sequence[Example],
     inspections: Sequence[Inspection],
     classes: Sequence[str],
-    labels: NDArray[np.int64],
+    strata: Strata,
     splits: NDArray[np.str_],
     kind: InputKind,
 ) -> Iterator[Issue]:
     """The issues of the usable examples and of their splits."""
-    yield from _find_uncovered_classes(classes, labels, splits, kind)
+    yield from _find_uncovered_classes(classes, strata, splits, kind)
     yield from _find_divided_groups(examples, splits)
     yield from _find_animated(examples, inspections)
 
 
 def _find_uncovered_classes(
-    classes: Sequence[str], labels: NDArray[np.int64], splits: NDArray[np.str_], kind: InputKind
+    classes: Sequence[str], strata: Strata, splits: NDArray[np.str_], kind: InputKind
 ) -> list[Issue]:
     """Classes without an example in a validation or test split that is not empty."""
     issues = []
     for name in SPLITS[1:]:
-        covered = set(labels[splits == name].tolist())
+        covered = present_strata(strata[splits == name])
         if covered:
             issues += [
                 Issue(

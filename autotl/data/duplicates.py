@@ -7,7 +7,7 @@ Near-copies of one label stay in one split, and are reported.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -31,6 +31,10 @@ class Duplicates(NamedTuple):
     across_splits: int  # how many of these have a copy in another split
     notes: list[Issue]  # on copies that are used
     keys: dict[int, str]  # of each readable image, equal for copies
+
+    def keys_without(self, excluded: Collection[int]) -> list[str]:
+        """The keys of the images that are not excluded, in their order."""
+        return [key for i, key in self.keys.items() if i not in excluded]
 
 
 def find_duplicates(
@@ -76,12 +80,16 @@ def find_near_groups(
     examples: Sequence[Example],
     inspections: Sequence[Inspection],
     labels: NDArray[np.int64],
-    classes: Sequence[str],
 ) -> tuple[list[list[int]], list[Issue]]:
     """Find near-copies with one label, which are kept in one split.
 
     Where more than half of the images of a class look alike, that is how the class looks; they are
     not taken for near-copies.
+
+    Args:
+        examples: The examples.
+        inspections: Their inspections.
+        labels: A number for each example, equal for equal labels, ``[N]``.
 
     Returns:
         Groups of indices of near-copies, and the issues about them.
@@ -98,7 +106,7 @@ def find_near_groups(
         if 2 * len(members) > counts[label]:
             problem = f"{len(members)} of its {counts[label]} images look nearly alike"
             action = "not taken for copies; give a group to images of one object or video"
-            issues.append(Issue(classes[label], problem, action))
+            issues.append(Issue(first.label, problem, action))
             continue
         by_split: dict[str, list[int]] = {}
         for i in members:  # no near-copy moves another into a split that the source gives

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
-from autotl.errors import DataError
 from autotl.space.plugin import Issue
+from autotl.space.task import Label, Task
 
 MISSING = frozenset({"nan", "<na>", "#n/a"})
 """What programs write for a missing label, in lower case."""
 
-SEPARATORS = (";", "|", ",", "/", "+", "&", " ")
-"""What may stand between several labels of one image."""
+COMMON_SEPARATORS = (";", "|", ",")
+"""What stands between several labels of one example in most tables."""
+
+SEPARATORS = (*COMMON_SEPARATORS, "/", "+", "&", " ")
+"""What may stand between several labels of one example."""
 
 
 def normalise_label(label: str) -> str:
@@ -27,6 +31,20 @@ def normalise_label(label: str) -> str:
     """
     text = unicodedata.normalize("NFC", label)
     return "" if text.strip().lower() in MISSING or not text.strip() else text
+
+
+def parse_label(label: Label, task: Task) -> tuple[str, str]:
+    """Return the text of a label, or '', and why it is no label of the task, or ''."""
+    if isinstance(label, str):
+        label = normalise_label(label)
+    elif isinstance(label, float) and math.isnan(label):
+        label = ""
+    if label == "":
+        return "", ""
+    try:
+        return task.parse(label), ""
+    except ValueError as problem:
+        return "", str(problem)
 
 
 def find_same(name: str, names: Iterable[str]) -> str | None:
@@ -49,18 +67,14 @@ def _comparison_key(name: str) -> str:
     return text
 
 
-def check_labels(source: str, labels: Sequence[str]) -> list[Issue]:
+def check_labels(labels: Sequence[str]) -> list[Issue]:
     """Find labels that are probably one class written in two ways, or several labels in one.
 
     Args:
-        source: What the user called the data, for messages.
         labels: The normalised labels of all examples.
-
-    Raises:
-        DataError: A label consists of others, with a separator that is rare in names.
     """
     counts = Counter(label for label in labels if label)
-    return [*_find_variants(counts), *_find_composites(source, counts)]
+    return [*_find_variants(counts), *_describe_composites(counts)]
 
 
 def _find_variants(counts: Counter[str]) -> Iterator[Issue]:
@@ -77,34 +91,37 @@ def _find_variants(counts: Counter[str]) -> Iterator[Issue]:
             )
 
 
-def _find_composites(source: str, counts: Counter[str]) -> Iterator[Issue]:
+def find_composites(labels: Iterable[str], separator: str) -> dict[str, list[str]]:
+    """Find labels that consist of others.
+
+    Args:
+        labels: The labels of all examples.
+        separator: What stands between several labels.
+
+    Returns:
+        The parts of each such label.
+    """
+    names = set(labels)
+    parts = {name: _split(name, separator) for name in names if separator in name.strip()}
+    elsewhere = Counter(names)
+    for several in parts.values():
+        elsewhere.update(several)
+    return {
+        name: several
+        for name, several in parts.items()
+        if len(several) > 1 and all(elsewhere[part] > 1 for part in several)
+    }
+
+
+def _describe_composites(counts: Counter[str]) -> Iterator[Issue]:
     for separator in SEPARATORS:
-        parts = {name: _split(name, separator) for name in counts if separator in name.strip()}
-        elsewhere = Counter(counts.keys())
-        for several in parts.values():
-            elsewhere.update(several)
-        composites = {
-            name: several
-            for name, several in parts.items()
-            if len(several) > 1 and all(elsewhere[part] > 1 for part in several)
-        }
-        if not composites:
-            continue
-        name, several = next(iter(sorted(composites.items())))
-        quoted = " and ".join(map(repr, several))
-        problem = f"the label {name!r} consists of the labels {quoted}"
-        if separator in ";|,":
-            raise DataError(
-                f"{source}: {problem} ({len(composites)} such labels); several labels for one "
-                f"example are not supported yet: give one label to each example, or, if it is one "
-                f"name, write it without {separator!r}"
-            )
-        for name, several in sorted(composites.items()):
+        for name, several in sorted(find_composites(counts, separator).items()):
             quoted = " and ".join(map(repr, several))
             yield Issue(
                 name,
                 f"the label consists of the labels {quoted}",
-                "it is a class of its own; several labels for one example are not supported yet",
+                "it is a class of its own; for several labels of one example, separate them by "
+                "semicolons, and give --task multilabel",
             )
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autotl.data.dataset import Dataset
-from autotl.data.split import draw_split
+from autotl.data.split import count_strata, draw_split
 from autotl.errors import DataError
 
 Indices = NDArray[np.int64]
@@ -68,13 +68,14 @@ def resample(dataset: Dataset, number: int, seed: int) -> Resample:
         folds = min(max(round(len(pool) / max(1, len(validation))), MIN_FOLDS), MAX_FOLDS)
 
     shuffle, fold = divmod(number, folds)
-    labels, units = dataset.labels[pool], np.array(dataset.units)[pool]
-    wanted = np.bincount(labels) / folds
+    strata = dataset.task.strata(dataset.targets)[pool]
+    units = np.array(dataset.units)[pool]
+    wanted = count_strata(strata) / folds
     random = np.random.default_rng((seed, shuffle))
     fold_names = np.full(len(pool), "train", dtype="<U10")
     for drawn in range(fold + 1):
         try:
-            draw_split(str(drawn), wanted, fold_names, labels, units, random)
+            draw_split(str(drawn), wanted, fold_names, strata, units, random)
         except DataError:  # a small data set has fewer folds: continue from the first one
             if drawn == 0:
                 raise

@@ -33,7 +33,7 @@ def sample_examples(examples: Sequence[Example], count: int, seed: int) -> list[
     """
     strata: defaultdict[tuple[str, str], list[Example]] = defaultdict(list)
     for example in sorted(examples, key=lambda e: e.name):
-        strata[example.split, example.label].append(example)
+        strata[example.split, str(example.label)].append(example)
     random, fraction = np.random.default_rng(seed), count / len(examples)
     drawn = []
     for _, stratum in sorted(strata.items()):

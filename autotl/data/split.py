@@ -18,6 +18,10 @@ from autotl.errors import DataError
 from autotl.space.plugin import Example
 
 SPLITS = ("train", "validation", "test")
+Strata = NDArray[Any]
+"""By what splits are stratified: the class of each example, ``int64 [N]``, or for several classes
+of an example ``bool [N, S]``."""
+
 GIVEN_SPLITS = ("", *SPLITS)
 """Valid values of ``Example.split``, from the least to the most protected."""
 
@@ -25,8 +29,7 @@ GIVEN_SPLITS = ("", *SPLITS)
 def split(
     examples: Sequence[Example],
     units: Sequence[int],
-    labels: NDArray[np.int64],
-    *,
+    strata: Strata,
     seed: int,
     validation: float | None,
     test: float,
@@ -40,7 +43,7 @@ def split(
     Args:
         examples: The usable examples, in a stable order.
         units: Sampling unit of each example, ``[N]``; see ``join_units``.
-        labels: Class of each example, ``[N]``.
+        strata: Class or classes of each example.
         seed: Seed of the random draws.
         validation: Fraction of the training examples that remain after the test split, at least 0;
             None for ``validation_fraction``.
@@ -65,19 +68,32 @@ def split(
             "or move its examples to the training split"
         )
     if draw_test:
-        wanted = test * np.bincount(labels)
-        if draw_validation:
+        wanted = test * count_strata(strata)
+        if draw_validation and strata.ndim == 1:
             # Two images cannot serve three splits: such classes alternate between a test and a
             # validation image.
-            pairs = np.flatnonzero(np.bincount(labels[splits == "train"]) == 2)
+            pairs = np.flatnonzero(count_strata(strata[splits == "train"]) == 2)
             wanted[pairs[1::2]] = 0
-        draw_split("test", wanted, splits, labels, units, rng, keep=1 if folds is None else 2)
+        draw_split("test", wanted, splits, strata, units, rng, keep=1 if folds is None else 2)
     if draw_validation:
-        remaining = np.bincount(labels[splits == "train"], minlength=labels.max() + 1)
+        remaining = count_strata(strata[splits == "train"], len(count_strata(strata)))
         if validation is None:
-            validation = validation_fraction(int(remaining.sum()))
-        draw_split("validation", validation * remaining, splits, labels, units, rng)
+            validation = validation_fraction(int((splits == "train").sum()))
+        draw_split("validation", validation * remaining, splits, strata, units, rng)
     return splits
+
+
+def count_strata(strata: Strata, minimum: int = 0) -> NDArray[np.int64]:
+    """Return the number of examples in each stratum, ``[S]``, with at least ``minimum`` strata."""
+    if strata.ndim == 1:
+        return np.bincount(strata, minlength=minimum)
+    counts: NDArray[np.int64] = strata.sum(0, dtype=np.int64)
+    return counts
+
+
+def present_strata(strata: Strata) -> set[int]:
+    """Return the strata that have an example."""
+    return set(np.flatnonzero(count_strata(strata)).tolist())
 
 
 def _given_splits(examples: Sequence[Example], units: Sequence[int]) -> NDArray[np.str_]:
@@ -150,7 +166,7 @@ def draw_split(
     name: str,
     wanted: NDArray[np.floating[Any]],
     splits: NDArray[np.str_],
-    labels: NDArray[np.int64],
+    strata: Strata,
     units: Sequence[int] | NDArray[np.int64],
     rng: np.random.Generator,
     *,
@@ -161,12 +177,13 @@ def draw_split(
     One pass over the units in random order, so it is fast for many of them; scikit-learn's
     StratifiedGroupKFold compares all folds for each group and warns about small classes. Classes
     whose units are all single examples need no pass: how many of them move is known in advance.
+    Examples of several classes are divided by ``stratify_iteratively``.
 
     Args:
         name: Name of the split.
         wanted: Number of examples of each class to move, approximately, ``[C]``.
         splits: Split of each example, ``[N]``; modified.
-        labels: Class of each example, ``[N]``.
+        strata: Class or classes of each example.
         units: Sampling unit of each example, ``[N]``.
         rng: Determines the order.
         keep: The number of units of each class that stay in train.
@@ -176,12 +193,19 @@ def draw_split(
     """
     train = rng.permutation(np.flatnonzero(splits == "train"))
     unit_of = np.asarray(units)[train]
-    is_single = np.bincount(unit_of, minlength=1)[unit_of] == 1
-    joined = np.zeros(len(wanted), dtype=bool)  # classes with an example that is not alone
-    joined[labels[train[~is_single]]] = True
-    in_joined = joined[labels[train]]
-    splits[_choose_singles(train[~in_joined], labels, wanted, keep)] = name
-    _move_units(name, wanted, splits, labels, train[in_joined], unit_of[in_joined], keep)
+    if strata.ndim == 1:
+        labels = strata
+        is_single = np.bincount(unit_of, minlength=1)[unit_of] == 1
+        joined = np.zeros(len(wanted), dtype=bool)  # classes with an example that is not alone
+        joined[labels[train[~is_single]]] = True
+        in_joined = joined[labels[train]]
+        splits[_choose_singles(train[~in_joined], labels, wanted, keep)] = name
+        _move_units(name, wanted, splits, labels, train[in_joined], unit_of[in_joined], keep)
+    else:
+        fraction = float(wanted.sum() / max(1, count_strata(strata[train]).sum()))
+        counts, unit = _count_by_unit(strata[train], unit_of)
+        part = stratify_iteratively(counts, [1 - fraction, fraction], rng, keep)
+        splits[train[part[unit] == 1]] = name
     if name not in splits:
         raise DataError(
             f"too few examples, or groups of examples, to draw a {name} split; "
@@ -266,8 +290,61 @@ def _move_units(
             move(unit)
 
 
+def _count_by_unit(
+    strata: NDArray[np.bool_], units: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The examples of each stratum in each unit ``[U, S]``; the unit of each example ``[n]``."""
+    _, unit = np.unique(units, return_inverse=True)
+    counts = np.zeros((int(unit.max(initial=-1)) + 1, strata.shape[1]), dtype=np.int64)
+    np.add.at(counts, unit, strata.astype(np.int64))
+    return counts, unit
+
+
+def stratify_iteratively(
+    counts: NDArray[np.int64],
+    fractions: Sequence[float],
+    rng: np.random.Generator,
+    keep: int = 0,
+) -> NDArray[np.int64]:
+    """Divide units whose examples have several classes (Sechidis et al. 2011, ECML PKDD).
+
+    The class with the fewest units that are left is divided first, each of its units to the part
+    that lacks most examples of the class, of equal ones to that which lacks most in all.
+
+    Args:
+        counts: Number of examples of each of S classes in each of U units, ``[U, S]``.
+        fractions: The fraction of all examples for each part.
+        rng: Decides between equal parts.
+        keep: The number of units of each class that the first part gets at least, if there are
+            so many.
+
+    Returns:
+        The part of each unit, ``[U]``.
+    """
+    share = np.asarray(fractions)
+    lacking = share[:, None] * counts.sum(0)  # [parts, S]
+    lacking_in_all = share * counts.sum()
+    part = np.full(len(counts), -1, dtype=np.int64)
+    remaining = (counts > 0).sum(0)
+    in_first = np.zeros(counts.shape[1], dtype=np.int64)
+    while (remaining > 0).any():
+        rarest = int(np.where(remaining > 0, remaining, np.iinfo(np.int64).max).argmin())
+        for unit in np.flatnonzero((part < 0) & (counts[:, rarest] > 0)):
+            own = counts[unit] > 0
+            keys = (rng.random(len(share)), lacking_in_all, lacking[:, rarest])
+            chosen = int(np.lexsort(keys)[-1])
+            if (in_first[own] < keep).any():
+                chosen = 0
+            part[unit] = chosen
+            in_first += own if chosen == 0 else 0
+            lacking[chosen] -= counts[unit]
+            lacking_in_all[chosen] -= counts[unit].sum()
+            remaining -= own
+    return part
+
+
 def draw_folds(
-    labels: NDArray[np.int64], units: Sequence[int], folds: int, rng: np.random.Generator
+    strata: Strata, units: Sequence[int], folds: int, rng: np.random.Generator
 ) -> NDArray[np.int64]:
     """Assign every example to one fold of a cross-validation, stratified by class.
 
@@ -276,7 +353,8 @@ def draw_folds(
     of its classes, and of equal folds to the smallest.
 
     Args:
-        labels: Class of each example, ``[N]``.
+        strata: Class or classes of each example; examples of several classes are divided by
+            ``stratify_iteratively``.
         units: Sampling unit of each example, ``[N]``.
         folds: Number of folds, at least 2.
         rng: Determines the order of equal units.
@@ -293,6 +371,14 @@ def draw_folds(
             f"{folds} folds need as many examples, or groups of examples, outside the test split, "
             f"and there are {len(sizes)}; add examples, or give fewer folds"
         )
+    if strata.ndim > 1:
+        counts, _ = _count_by_unit(strata, np.asarray(units))
+        order = rng.permutation(len(counts))
+        part = np.empty(len(counts), dtype=np.int64)
+        part[order] = stratify_iteratively(counts[order], [1 / folds] * folds, rng)
+        several: NDArray[np.int64] = part[unit]
+        return several
+    labels = strata
     members = np.split(np.argsort(unit, kind="stable"), np.cumsum(sizes)[:-1])
     shuffled = rng.permutation(len(sizes))
     first_labels = labels[[of[0] for of in members]]

@@ -18,7 +18,8 @@ from autotl.engine.inputs import imbalance
 from autotl.engine.search_space import is_recipe
 from autotl.events import Listener, Note
 from autotl.models import Device
-from autotl.scoring import majority, metrics
+from autotl.scoring import majority
+from autotl.scoring.metrics import Metric
 from autotl.search import folds, identity, pruner, sampler
 from autotl.search.budget import Budget
 from autotl.search.input_plan import InputPlan
@@ -80,17 +81,23 @@ def continue_settings(
 
 
 def announce(
-    settings: StudyConfig, store: Store, budget: Budget, device: Device, listener: Listener
+    settings: StudyConfig,
+    metric: Metric,
+    store: Store,
+    budget: Budget,
+    device: Device,
+    listener: Listener,
 ) -> None:
     """Call the listener with the event that the search starts."""
     rows = store.trials(settings.name)
     done = [row for row in rows if row.status not in UNFINISHED]
-    ranked = rank(rows, metrics.get(settings.metric).direction)
+    ranked = rank(rows, metric.direction)
     best = [events.BestTrial(row.number, row.score or 0.0, row.config) for row in ranked[:1]]
     listener(
         events.SearchStarted(
             study=settings.name,
-            metric=settings.metric,
+            metric=metric.name,
+            direction=metric.direction,
             device=str(device),
             budget=budget.seconds,
             deadline=budget.deadline,
@@ -105,6 +112,7 @@ def begin_study(
     settings: StudyConfig,
     store: Store,
     dataset: Dataset,
+    metric: Metric,
     search_space: Space,
     device: Device,
     budget: Budget,
@@ -126,10 +134,10 @@ def begin_study(
         settings.name,
         seed=settings.seed,
         metric=settings.metric,
-        direction=metrics.get(settings.metric).direction,
+        direction=metric.direction,
         prefer=settings.prefer,
         identity=this,
-        data=_data_facts(settings, dataset),
+        data=_data_facts(settings, dataset, metric),
         unit_folds=folds.unit_folds(dataset),
         space=search_space.describe(),
         space_settings=identity.of_space(settings),
@@ -164,7 +172,7 @@ def _identity(
     }
 
 
-def _data_facts(settings: StudyConfig, dataset: Dataset) -> DataFacts:
+def _data_facts(settings: StudyConfig, dataset: Dataset, metric: Metric) -> DataFacts:
     train, validation, test = (
         len(dataset.indices(split)) for split in ("train", "validation", "test")
     )
@@ -175,7 +183,8 @@ def _data_facts(settings: StudyConfig, dataset: Dataset) -> DataFacts:
         kind=dataset.kind.name,
         noun=dataset.kind.noun,
         nouns=dataset.kind.nouns,
-        classes=list(dataset.classes),
+        task=dataset.task.name,
+        classes=list(dataset.outputs),
         train=train,
         validation=validation,
         test=test,
@@ -184,25 +193,25 @@ def _data_facts(settings: StudyConfig, dataset: Dataset) -> DataFacts:
         duplicates_across_splits=dataset.duplicates_across_splits,
         independent_validation=dataset.count_units(dataset.scored_split),
         imbalance=imbalance(dataset),
-        majority=_majority_class(dataset, metrics.get(settings.metric)),
+        majority=_score_constant(dataset, metric),
     )
 
 
-def _majority_class(dataset: Dataset, metric: metrics.Metric) -> MajorityClass:
-    """Return the most frequent class of the training split, with the scores of predicting it."""
+def _score_constant(dataset: Dataset, metric: Metric) -> MajorityClass:
+    """Return the constant prediction from the training split, with its scores."""
     labels = {
-        name: dataset.labels[dataset.indices(name)] for name in ("train", "validation", "test")
+        name: dataset.targets[dataset.indices(name)] for name in ("train", "validation", "test")
     }
     if not len(labels["validation"]):  # the training split is divided into folds
         labels["validation"] = labels["train"]
-    constant = majority.constant_probabilities(labels["train"], len(dataset.classes))
+    constant = dataset.task.constant(labels["train"])
     scores = {
         name: majority.constant_score(metric, labels[name], constant)
         for name in ("validation", "test")
         if len(labels[name])
     }
     finite = {name: score for name, score in scores.items() if np.isfinite(score)}
-    return MajorityClass(name=dataset.classes[int(constant.argmax())], **finite)
+    return MajorityClass(name=dataset.task.describe_constant(constant), **finite)
 
 
 def versions() -> dict[str, str]:

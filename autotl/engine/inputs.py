@@ -9,14 +9,18 @@ from autotl.data import Dataset, Source
 from autotl.errors import StoreError, StudyError
 from autotl.events import Listener, Note, Stage
 from autotl.models import Device
-from autotl.scoring import metrics
+from autotl.scoring import majority
+from autotl.scoring.metrics import Metric
 from autotl.search.budget import Budget
 from autotl.search.input_plan import InputPlan, plan_inputs
+from autotl.space.registry import Registry
 from autotl.space.space import Space
+from autotl.space.task import Task
 from autotl.store import (
     StudyFacts,
 )
 from autotl.study import ERROR_FILE, StudyConfig
+from autotl.tasks import choose_task, find_metric
 
 
 def choose_inputs(
@@ -69,16 +73,35 @@ def apply_inputs(
     return settings, source
 
 
+def choose_target(
+    settings: StudyConfig, source: Source, plugins: Registry, listener: Listener
+) -> tuple[StudyConfig, Task, Metric]:
+    """Choose the task and the metric, and return the settings with their names.
+
+    Raises:
+        PluginError: There is no such task.
+        StudyError: There is no such metric, or it does not suit the task.
+    """
+    labels = [example.label for example in source.examples]
+    task, reason = choose_task(settings.task, labels, plugins)
+    if reason:
+        text = f"the task is {task.name}, because {reason}; --task classification overrides that"
+        listener(Note(text))
+    metric = find_metric(settings.metric or task.default_metric, task, plugins)
+    names = {"task": task.name, "metric": metric.name}
+    return settings.model_copy(update=names), task, metric
+
+
 def load_dataset(
     settings: StudyConfig,
     source: Source,
+    task: Task,
     listener: Listener,
 ) -> Dataset:
     """Check and split the data.
 
     Raises:
         DataError: The data cannot be used.
-        StudyError: The metric has no value on the validation or on the test split.
     """
     dataset = data.check(
         source.examples,
@@ -90,27 +113,42 @@ def load_dataset(
         folds=settings.folds,
         progress=lambda what, done, total: listener(Stage(what, done, total)),
         kind=source.kind,
+        task=task,
     )
-    for split, purpose in ((dataset.scored_split, "validate on"), ("test", "test on")):
-        _check_metric(settings.metric, dataset, split, purpose)
     return dataset
 
 
-def _check_metric(metric: str, dataset: Dataset, split: str, purpose: str) -> None:
-    labels = dataset.labels[dataset.indices(split)]
-    uniform = np.full((len(labels), len(dataset.classes)), 1 / len(dataset.classes), np.float32)
-    if len(labels) and not np.isfinite(metrics.get(metric).score(labels, uniform)):
-        [only] = {dataset.classes[label] for label in labels}
-        raise StudyError(
-            f"{metric} needs {dataset.kind.nouns} of two classes to {purpose}, but these "
-            f"{len(labels)} are all of {only!r}; add {dataset.kind.nouns} of other classes, or "
-            "choose another --metric"
-        )
+def check_metric(metric: Metric, dataset: Dataset) -> None:
+    """Check that the metric has a value on the examples that score trials, and on the test split.
+
+    Raises:
+        StudyError: It has none.
+    """
+    for split, purpose in ((dataset.scored_split, "validate on"), ("test", "test on")):
+        _check_split(metric, dataset, split, purpose)
+
+
+def _check_split(metric: Metric, dataset: Dataset, split: str, purpose: str) -> None:
+    targets = dataset.targets[dataset.indices(split)]
+    constant = dataset.task.constant(dataset.targets)
+    if not len(targets) or np.isfinite(majority.constant_score(metric, targets, constant)):
+        return
+    nouns, only = dataset.kind.nouns, dataset.task.format(targets[0])
+    raise StudyError(
+        f"{metric.name} needs {nouns} of two {dataset.task.nouns} to {purpose}, but these "
+        f"{len(targets)} are all of {only!r}; add {nouns} of other {dataset.task.nouns}, or choose "
+        "another --metric"
+    )
 
 
 def imbalance(dataset: Dataset) -> float:
-    """Return the size of the largest class over that of the smallest, in the training split."""
-    counts = np.bincount(dataset.labels[dataset.indices("train")])
+    """Return the size of the largest class over that of the smallest, in the training split.
+
+    It is 1 where targets are no classes.
+    """
+    if dataset.targets.ndim > 1:
+        return 1.0
+    counts = np.bincount(dataset.targets[dataset.indices("train")])
     return float(counts.max() / max(1, counts.min()))
 
 

@@ -73,6 +73,8 @@ def fit_space(
         plain = search_space.without_kind("balance")
         if is_recipe(settings, plain) or imbalance(dataset) <= majority.IMBALANCED:
             search_space = plain
+    if not (settings.requested.get("loss") or settings.space.get("loss")):
+        search_space = search_space.without_kind("loss")
     search_space = exclude_slow_backbones(search_space, settings, latencies, device)
     notify_excluded(search_space, settings, listener)
     return search_space

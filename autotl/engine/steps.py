@@ -14,8 +14,10 @@ from autotl.engine.beginning import announce, begin_study, continue_settings, op
 from autotl.engine.ending import conclude, hand_over, name_device_faults, notify_unused
 from autotl.engine.inputs import (
     apply_inputs,
+    check_metric,
     check_places_of_files,
     choose_inputs,
+    choose_target,
     load_dataset,
     write_data,
 )
@@ -23,21 +25,25 @@ from autotl.engine.search_space import choose_space, fit_augmentations, fit_spac
 from autotl.events import Listener, Note, Stage
 from autotl.frozen import FeatureCache
 from autotl.models import Device
-from autotl.scoring import metrics
+from autotl.scoring.metrics import Metric
 from autotl.search import resume
 from autotl.search.budget import Budget
 from autotl.search.context import TrainingContext
+from autotl.search.input_plan import InputPlan
 from autotl.search.leaderboard import Leaderboard
 from autotl.search.trials import TrialLoop, quiet_optuna
 from autotl.selection.finish import Finish
 from autotl.space import registry
 from autotl.space.registry import Registry
 from autotl.space.space import Space
+from autotl.space.task import AUTO
 from autotl.store import (
     Store,
+    StudyFacts,
     existing_url,
 )
 from autotl.study import DEFAULT_BUDGET, StudyConfig, check_places
+from autotl.tasks import find_task
 
 
 @dataclass(frozen=True)
@@ -106,18 +112,10 @@ def run(
         settings, earlier = continue_settings(settings, store, listener)
         plugins = loaded if settings.plugin == given else load_plugins(settings, plugins)
         device = models.select_device(settings.device, settings.precision)
-        announce(settings, store, budget, device, listener)
-        with budget.stage("check"):  # names are checked before any image is opened
-            source = data.read_source(settings.data, plugins, settings.data_options)
-            search_space = choose_space(settings, plugins, source.kind, earlier, device, budget)
-            check_places_of_files(settings, source)
-            plan = choose_inputs(settings, search_space, source, earlier, device, budget)
-            settings, source = apply_inputs(plan, settings, source, listener)
-            dataset = load_dataset(settings, source, listener)
-        with budget.stage("time"):
-            latencies = store.latencies(settings.name) if earlier else {}
-            search_space = fit_space(search_space, settings, dataset, latencies, device, listener)
-        begin_study(settings, store, dataset, search_space, device, budget, plan, earlier)
+        settings, plugins, dataset, metric, search_space, plan = prepare(
+            settings, plugins, store, earlier, device, budget, listener
+        )
+        begin_study(settings, store, dataset, metric, search_space, device, budget, plan, earlier)
         with (
             store.expect_study(settings.name),
             hand_over(store, settings, budget, listener, command),
@@ -125,7 +123,7 @@ def run(
             try:
                 write_data(settings, dataset, listener)
                 context = training_context(
-                    settings, store, dataset, device, budget, plugins, listener
+                    settings, store, dataset, metric, device, budget, plugins, listener
                 )
                 with budget.stage("time"):
                     search_space = fit_augmentations(search_space, store, context, listener)
@@ -138,6 +136,38 @@ def run(
     return Result(summary, settings.folder, plugins, interrupted)
 
 
+def prepare(
+    settings: StudyConfig,
+    plugins: Registry,
+    store: Store,
+    earlier: StudyFacts | None,
+    device: Device,
+    budget: Budget,
+    listener: Listener,
+) -> tuple[StudyConfig, Registry, Dataset, Metric, Space, InputPlan]:
+    """Read and check the data, and choose what follows from them.
+
+    Returns:
+        The settings with the task, the metric and the input size; the plugins that suit the task;
+        the data; the metric; the search space; and how many examples of which size are used.
+    """
+    with budget.stage("check"):  # names are checked before any image is opened
+        source = data.read_source(settings.data, plugins, settings.data_options)
+        settings, task, metric = choose_target(settings, source, plugins, listener)
+        plugins = plugins.for_task(task.name)
+        announce(settings, metric, store, budget, device, listener)
+        search_space = choose_space(settings, plugins, source.kind, earlier, device, budget)
+        check_places_of_files(settings, source)
+        plan = choose_inputs(settings, search_space, source, earlier, device, budget)
+        settings, source = apply_inputs(plan, settings, source, listener)
+        dataset = load_dataset(settings, source, task, listener)
+        check_metric(metric, dataset)
+    with budget.stage("time"):
+        latencies = store.latencies(settings.name) if earlier else {}
+        search_space = fit_space(search_space, settings, dataset, latencies, device, listener)
+    return settings, plugins, dataset, metric, search_space, plan
+
+
 def start_budget(settings: StudyConfig, began: float | None) -> Budget:
     """Begin the budget: ``DEFAULT_BUDGET`` if the user set neither a budget nor a trial limit."""
     limited = settings.budget is not None or settings.trials is not None
@@ -148,12 +178,13 @@ def load_plugins(settings: StudyConfig, plugins: Registry | None) -> Registry:
     """Load the plugins, and check names before anything is written.
 
     Raises:
-        AutoTLError: A plugin file, a metric, a data source, one of its options, a device or a
+        AutoTLError: A plugin file, a task, a data source, one of its options, a device or a
             database does not exist.
     """
     models.select_device(settings.device, settings.precision)
     plugins = plugins or registry.load(settings.plugin)
-    metrics.get(settings.metric)
+    if settings.task != AUTO:
+        find_task(settings.task, plugins)
     data.parse_options(plugins.dataset(settings.data, settings.data_options), settings.data_options)
     if settings.learn_from:
         existing_url(settings.learn_from, "--learn-from")
@@ -164,6 +195,7 @@ def training_context(
     settings: StudyConfig,
     store: Store,
     dataset: Dataset,
+    metric: Metric,
     device: Device,
     budget: Budget,
     plugins: Registry,
@@ -184,6 +216,7 @@ def training_context(
     return TrainingContext(
         settings,
         dataset,
+        metric,
         device,
         budget,
         listener,
@@ -213,7 +246,7 @@ def search_and_finish(
     """
     settings = context.settings
     study = resume.resume(store, settings, search_space, context.registry, listener)
-    leaderboard = Leaderboard(store, settings.name, metrics.get(settings.metric))
+    leaderboard = Leaderboard(store, settings.name, context.metric)
     loop = TrialLoop(store, study, search_space, context, leaderboard, budget, listener)
 
     def finish() -> Finish:

@@ -44,8 +44,10 @@ def find_mistakes(
         The images with the most confident wrong predictions, at most ``MAX_IMAGES``, the most
         confident first.
     """
+    if dataset.targets.ndim > 1:
+        return []
     guesses = probabilities.argmax(1)
-    wrong = guesses != dataset.labels[indices]
+    wrong = guesses != dataset.targets[indices]
     return _list_most_confident(dataset, indices, guesses, probabilities, wrong)
 
 
@@ -68,8 +70,10 @@ def find_label_issues(
         The images with the most confident label issues, at most ``MAX_IMAGES``, the most confident
         first.
     """
+    if dataset.targets.ndim > 1:
+        return []
     indices, probabilities = _average_repeated(indices, probabilities)
-    labels = dataset.labels[indices]
+    labels = dataset.targets[indices]
     thresholds = np.full(probabilities.shape[1], np.inf)
     for label in np.unique(labels):
         thresholds[label] = probabilities[labels == label, label].mean()
@@ -102,8 +106,8 @@ def _list_most_confident(
     return [
         {
             "name": dataset.examples[indices[i]].name,
-            "truth": dataset.classes[dataset.labels[indices[i]]],
-            "guess": dataset.classes[guesses[i]],
+            "truth": dataset.task.format(dataset.targets[indices[i]]),
+            "guess": dataset.outputs[guesses[i]],
             "probability": float(confidence[i]),
             "thumbnail": make_preview(dataset, indices[i]),
         }
@@ -130,7 +134,7 @@ def add_saliency(
         Copies of the entries, the first ones with ``saliency`` as a data URI.
     """
     index_of = {example.name: index for index, example in enumerate(dataset.examples)}
-    class_index = {name: index for index, name in enumerate(dataset.classes)}
+    class_index = {name: index for index, name in enumerate(dataset.outputs)}
     start = time.monotonic()
     extended: list[ImageEntry] = []
     for done, entry in enumerate(entries[:MAX_SALIENCY_MAPS]):

@@ -23,6 +23,7 @@ from autotl.models.model import Model, extract_features
 from autotl.space.input_kind import ModelInput
 from autotl.space.kinds import IMAGE_SIZE, HeadInput
 from autotl.space.space import Choice, Config
+from autotl.space.task import Task
 
 ATTRIBUTES = ("size", "shape", "dtype", "key")
 """What a ``ModelInput`` must have."""
@@ -30,7 +31,7 @@ ATTRIBUTES = ("size", "shape", "dtype", "key")
 
 def build_model(
     config: Config,
-    classes: int,
+    task: Task,
     size: int | None,
     device: Device,
     seed: int = 0,
@@ -42,7 +43,7 @@ def build_model(
 
     Args:
         config: Of which only the backbone and the head are used.
-        classes: Number of classes C.
+        task: What is predicted, which decides the number of logits.
         size: Size of the inputs, e.g. the side of images in pixels; None for the size that the
             backbone was trained on.
         device: The device to build it on.
@@ -60,8 +61,8 @@ def build_model(
     backbone, expects = build_backbone(config["backbone"], size, seed, saved)
     name, head_input = config["backbone"].name, config["head"].plugin.takes
     features = _count_features(backbone, head_input, expects, name)
-    head = _build_head(config["head"], features, classes, expects, seed)
-    model = Model(backbone, head, expects, head_input)
+    head = _build_head(config["head"], features, task.num_logits, expects, seed)
+    model = Model(backbone, head, expects, head_input, task)
     if device.torch_device.type == "cpu":
         cpu_kernels.apply_workarounds(model, bfloat16=device.autocast is not None)
     model = model.to(device.torch_device)
@@ -87,7 +88,7 @@ def build_backbone(
     return backbone, _find_input(backbone, choice, size)
 
 
-def replace_head(model: Model, choice: Choice, classes: int, seed: int = 0) -> Model:
+def replace_head(model: Model, choice: Choice, seed: int = 0) -> Model:
     """Build another model with the same backbone object and a new head, for frozen backbones.
 
     Torch's global random state is the same afterwards as before.
@@ -95,7 +96,6 @@ def replace_head(model: Model, choice: Choice, classes: int, seed: int = 0) -> M
     Args:
         model: The model whose backbone and preprocessing are used.
         choice: A head that takes the same features as the model's head.
-        classes: Number of classes C.
         seed: Seed of the head's weights.
 
     Raises:
@@ -103,8 +103,8 @@ def replace_head(model: Model, choice: Choice, classes: int, seed: int = 0) -> M
     """
     backbone, expects, head_input = model.backbone, model.expects, model.head_input
     features = _count_features(backbone, head_input, expects, "the backbone")
-    head = _build_head(choice, features, classes, expects, seed)
-    return Model(backbone, head, expects, head_input).to(model.device)
+    head = _build_head(choice, features, model.task.num_logits, expects, seed)
+    return Model(backbone, head, expects, head_input, model.task).to(model.device)
 
 
 def _count_features(backbone: Any, head_input: HeadInput, expects: ModelInput, name: str) -> int:

@@ -1,6 +1,7 @@
-"""Combine several models: by the mean of their probabilities, or of their weights.
+"""Combine several models: by the mean of their predictions, or of their weights.
 
-Shapes: m members, N examples, B images in a batch, S the side of an image in pixels, C classes.
+Shapes: m members, N examples, B images in a batch, S the side of an image in pixels, L logits,
+K numbers in a prediction.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from torch.nn import functional
 from autotl.data import ImageInput
 from autotl.errors import Incompatible
 from autotl.models import Model
-from autotl.scoring.calibration import SMALLEST_PROBABILITY
-from autotl.scoring.metrics import Labels, Metric, Probabilities
+from autotl.scoring.metrics import Metric, Predictions, Targets
 from autotl.space.input_kind import ModelInput
+from autotl.space.task import Task
 
 ENSEMBLE, SOUP = "ensemble", "soup"
-"""The kinds of combination: the mean of probabilities, and the mean of weights (a model soup)."""
+"""The kinds of combination: the mean of predictions, and the mean of weights (a model soup)."""
 
 MAX_EXAMPLES = 3000
 """Number of examples by which members are selected; more would take long and change little."""
@@ -34,7 +35,7 @@ members added."""
 
 
 def select_members(
-    metric: Metric, labels: Labels, probabilities: Sequence[Probabilities]
+    metric: Metric, targets: Targets, predictions: Sequence[Predictions]
 ) -> list[float]:
     """Select members of an ensemble greedily, with replacement (Caruana et al. 2004, ICML).
 
@@ -43,24 +44,24 @@ def select_members(
 
     Args:
         metric: The metric to optimise.
-        labels: Class indices ``[N]``.
-        probabilities: ``[N, C]`` of each member, for examples that no member was trained on.
+        targets: ``[N, ...]``.
+        predictions: ``[N, K]`` of each member, for examples that no member was trained on.
 
     Returns:
         The weight of each member; their sum is 1, and a member that was not selected has 0.
     """
     sign = 1.0 if metric.higher_is_better else -1.0
-    if len(labels) > MAX_EXAMPLES:
-        subset = np.random.default_rng(0).choice(len(labels), MAX_EXAMPLES, replace=False)
-        labels, probabilities = labels[subset], [p[subset] for p in probabilities]
-    counts = np.zeros(len(probabilities))
-    total: Probabilities = np.zeros_like(probabilities[0])
+    if len(targets) > MAX_EXAMPLES:
+        subset = np.random.default_rng(0).choice(len(targets), MAX_EXAMPLES, replace=False)
+        targets, predictions = targets[subset], [p[subset] for p in predictions]
+    counts = np.zeros(len(predictions))
+    total: Predictions = np.zeros_like(predictions[0])
     best_counts, best_score = counts, -np.inf
     for number in range(1, ROUNDS + 1):
         factor = np.float32(1 / number)
-        scores = [sign * metric.score(labels, (total + p) * factor) for p in probabilities]
+        scores = [sign * metric.score(targets, (total + p) * factor) for p in predictions]
         member = int(np.argmax(scores))
-        total = total + probabilities[member]
+        total = total + predictions[member]
         counts = counts + np.eye(len(counts))[member]
         if scores[member] > best_score:
             best_counts, best_score = counts, scores[member]
@@ -68,27 +69,27 @@ def select_members(
     return weights
 
 
-def average_probabilities(
-    probabilities: Sequence[Probabilities], weights: Sequence[float]
-) -> Probabilities:
-    """Compute the weighted mean of the members' probabilities.
+def average_predictions(
+    predictions: Sequence[Predictions], weights: Sequence[float]
+) -> Predictions:
+    """Compute the weighted mean of the members' predictions.
 
     Args:
-        probabilities: ``[N, C]`` of each member.
+        predictions: ``[N, K]`` of each member.
         weights: Weight of each member; their sum is 1.
 
     Returns:
-        ``float32 [N, C]``.
+        ``float32 [N, K]``.
     """
-    average: NDArray[np.float64] = np.tensordot(weights, np.stack(probabilities), axes=1)
+    average: NDArray[np.float64] = np.tensordot(weights, np.stack(predictions), axes=1)
     return average.astype(np.float32)
 
 
 class Ensemble(Model):
-    """An ensemble as one model: encoded examples ``[B, ...]`` to log-probabilities ``[B, C]``.
+    """An ensemble as one model: encoded examples ``[B, ...]`` to logits ``[B, L]``.
 
-    The output is the logarithm of the weighted mean of the members' probabilities. Its softmax is
-    that mean, so it can be used where logits are expected. The members take the place of the
+    The prediction of the logits is the weighted mean of the members' predictions: those of a
+    classification are logarithms of mean probabilities. The members take the place of the
     backbone. Images have the largest size of a member, and are resized for smaller ones; members
     for other kinds of input must have the same one.
 
@@ -104,7 +105,8 @@ class Ensemble(Model):
         largest = max((member.expects for member in members), key=lambda expects: expects.size)
         if not all(can_share_input(member.expects, largest) for member in members):
             raise Incompatible("the members of an ensemble take different inputs")
-        super().__init__(nn.ModuleList(members), _LogMeanProbability(weights), largest)
+        task = members[0].task
+        super().__init__(nn.ModuleList(members), _MeanPrediction(weights, task), largest, task=task)
         # Each member prepares its own input.
         self.preprocessing = nn.Identity()
         self._resize = [  # not modules, because they have no weights to save
@@ -117,7 +119,7 @@ class Ensemble(Model):
         return [cast(Model, member) for member in self.backbone.children()]
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Encoded examples ``[B, ...]`` to log-probabilities ``[B, C]``."""
+        """Encoded examples ``[B, ...]`` to logits ``[B, L]``."""
         pairs = zip(self.members, self._resize, strict=True)
         output: Tensor = self.head(
             torch.stack([member(resize(inputs)) for member, resize in pairs])
@@ -161,18 +163,20 @@ class _Resize:
             return resized.clamp(0, 255)
 
 
-class _LogMeanProbability(nn.Module):
-    """``logits [m, B, C]`` to the logarithms of their mean probabilities ``[B, C]``."""
+class _MeanPrediction(nn.Module):
+    """``logits [m, B, L]`` to logits ``[B, L]`` whose prediction is the mean of theirs."""
 
     weights: Tensor
 
-    def __init__(self, weights: Sequence[float]) -> None:
+    def __init__(self, weights: Sequence[float], task: Task) -> None:
         super().__init__()
+        self.task = task
         self.register_buffer("weights", torch.tensor(weights).view(-1, 1, 1))
 
     def forward(self, logits: Tensor) -> Tensor:
-        average = (self.weights * logits.float().softmax(2)).sum(0)
-        return average.clamp(min=SMALLEST_PROBABILITY).log()
+        predictions = torch.stack([self.task.activate(own) for own in logits.float()])
+        mean: Tensor = self.task.invert((self.weights * predictions).sum(0))
+        return mean
 
 
 def have_same_shapes(a: Model, b: Model) -> bool:

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from autotl.space.input_kind import ModelInput
 from autotl.space.kinds import HeadInput
+from autotl.space.task import Task
+from autotl.tasks import CLASSIFICATION
 
 Penalty = Callable[[Tensor], Tensor]
 """A term that a strategy adds to the mean loss of a batch: ``features [B, ..., F]`` to a scalar."""
@@ -23,7 +25,7 @@ STAGES = 4
 
 
 class Model(nn.Module):
-    """A backbone with a head: encoded examples ``[B, ...]`` to logits ``[B, C]``.
+    """A backbone with a head: encoded examples ``[B, ...]`` to logits ``[B, L]``.
 
     Images are ``uint8 [B, 3, S, S]``.
 
@@ -31,6 +33,7 @@ class Model(nn.Module):
         expects: The input that the backbone was trained on.
         preprocessing: Prepares a batch on the device; for images the normalisation.
         head_input: Which features of the backbone the head takes.
+        task: What the logits stand for.
         penalties: Terms that a strategy adds to the training loss.
     """
 
@@ -40,8 +43,10 @@ class Model(nn.Module):
         head: nn.Module,
         expects: ModelInput,
         head_input: HeadInput = "features",
+        task: Task = CLASSIFICATION,
     ) -> None:
         super().__init__()
+        self.task = task
         self.backbone = backbone
         self.head = head
         self.expects = expects

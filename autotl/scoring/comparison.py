@@ -62,12 +62,14 @@ class Results:
         contributions: What each evaluation contributes to them, see ``influence``, ``[k, E]``.
         runs: The run of each evaluation, from 0, ``[E]``.
         units: The sampling unit of each evaluation, the same in all runs, ``[E]``.
+        unit: A large difference between two contributions of one example: 1 for an accuracy.
     """
 
     scores: Scores
     contributions: Scores
     runs: NDArray[np.int64]
     units: NDArray[np.int64]
+    unit: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -225,7 +227,8 @@ def _difference_variances(results: Results) -> Scores:
             _, own = np.unique(unit[used], return_inverse=True)
             by_unit = np.bincount(own, values)
             units = max(2, len(by_unit))
-            variance = float((by_unit**2).sum()) * units / (units - 1) + 1 / units**2
+            variance = float((by_unit**2).sum()) * units / (units - 1)
+            variance += (results.unit / units) ** 2
             variances[a, b] = variances[b, a] = variance
     return variances
 

@@ -17,24 +17,52 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from autotl.scoring.metrics import Labels, Metric, Probabilities
+from autotl.scoring.metrics import METRICS, Labels, Metric, Predictions, Probabilities, Targets
 
 Contributions = NDArray[np.float64]
 """What each example contributes to a score, ``[N]``."""
 
+GROUPS = 200
+"""The number of groups of examples that are left out in turn, for metrics of other kinds."""
 
-def contributions(metric: Metric, labels: Labels, probabilities: Probabilities) -> Contributions:
+
+def contributions(metric: Metric, targets: Targets, predictions: Predictions) -> Contributions:
     """Compute what each example contributes to a score.
 
     Args:
         metric: The metric of the score.
-        labels: ``[N]``.
-        probabilities: ``[N, C]``.
+        targets: ``[N, ...]``.
+        predictions: ``[N, K]``.
 
     Returns:
         ``[N]``; their mean is the score.
     """
-    return _FUNCTIONS[metric.name](labels, probabilities)
+    if metric.per_example is not None:
+        return metric.per_example(targets, predictions)
+    if METRICS.get(metric.name) is metric:
+        return _FUNCTIONS[metric.name](targets, predictions)
+    return _jackknife(metric, targets, predictions)
+
+
+def _jackknife(metric: Metric, targets: Targets, predictions: Predictions) -> Contributions:
+    """Contributions to any score, by leaving out each of ``GROUPS`` groups (Tukey 1958).
+
+    A group is a systematic sample of the examples, and its pseudo-value is divided among them such
+    that the variance of their mean is that of the jackknife.
+    """
+    n = len(targets)
+    groups = np.arange(n) % min(n, GROUPS)
+    score = metric.score(targets, predictions)
+    count = int(groups.max()) + 1
+    if count < 2:
+        return np.full(n, score)
+    left_out = np.array(
+        [metric.score(targets[groups != g], predictions[groups != g]) for g in range(count)]
+    )
+    deviations = (count - 1) * (left_out.mean() - left_out)
+    values: Contributions = score + deviations[groups] * np.sqrt(n / count)
+    values += score - values.mean()
+    return values
 
 
 def sum_by_unit(values: Contributions, units: NDArray[np.int64]) -> Contributions:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autotl.scoring.influence import Contributions, contributions
-from autotl.scoring.metrics import Labels, Metric, Probabilities
+from autotl.scoring.metrics import METRICS, Metric, Predictions, Targets
 
 BLEND = 2.0
 """The number of errors that count as much as the usual variance, for the variance of an AUROC."""
@@ -72,31 +72,31 @@ def effective_sample_size(values: NDArray[np.generic], units: NDArray[np.int64])
 
 def score_interval(
     metric: Metric,
-    labels: Labels,
-    probabilities: Probabilities,
+    targets: Targets,
+    predictions: Predictions,
     units: NDArray[np.int64] | None = None,
 ) -> tuple[float, float]:
     """The 95 % confidence interval of a score.
 
     Args:
         metric: The metric of the score.
-        labels: ``[N]``.
-        probabilities: ``[N, C]``.
+        targets: ``[N, ...]``.
+        predictions: ``[N, K]``.
         units: The sampling unit (cluster) of each image, ``[N]``; None if all are independent.
 
     Returns:
         The lower and the upper limit; NaN if the score is not defined.
     """
-    values = contributions(metric, labels, probabilities)
-    return mean_interval(metric, values, labels, units, probabilities.shape[1])
+    values = contributions(metric, targets, predictions)
+    return mean_interval(metric, values, targets, units, predictions.shape[1])
 
 
 def mean_interval(
     metric: Metric,
     values: Contributions,
-    labels: Labels,
+    targets: Targets,
     units: NDArray[np.int64] | None,
-    classes: int,
+    outputs: int,
     training_variance: float = 0.0,
 ) -> tuple[float, float]:
     """The 95 % confidence interval of the mean of contributions to a score.
@@ -104,42 +104,48 @@ def mean_interval(
     Args:
         metric: The metric of the score.
         values: The contributions, of one model or of several that were trained alike, ``[N]``.
-        labels: ``[N]``.
+        targets: ``[N, ...]``.
         units: The sampling unit (cluster) of each image, ``[N]``; None if all are independent.
-        classes: The number of classes.
+        outputs: The number K of numbers in a prediction, such as the classes.
         training_variance: The variance of the score that is not due to the examples.
 
     Returns:
         The lower and the upper limit; NaN if the score is not defined.
     """
-    score, units = float(values.mean()), np.arange(len(labels)) if units is None else units
+    score, units = float(values.mean()), np.arange(len(targets)) if units is None else units
     if not math.isfinite(score):
         return math.nan, math.nan
     effective = effective_sample_size(values, units)
-    if not metric.higher_is_better:
-        return _loss_interval(values, effective, classes, training_variance)
-    n = _equivalent_size(metric, values, labels) * effective / len(labels)
+    if metric.bounds == (0.0, math.inf):
+        guess = 0.0 if metric.has_unit else math.log(max(2, outputs))
+        return _loss_interval(values, effective, guess, training_variance)
+    if metric.bounds != (0.0, 1.0) or not metric.higher_is_better:
+        return _clipped_interval(metric, values, effective, training_variance)
+    n = _equivalent_size(metric, values, targets) * effective / len(targets)
     spread = score * (1 - score)
     if spread > 0:
         n = spread / (spread / n + training_variance)
     return wilson_interval(score, n)
 
 
-def _equivalent_size(metric: Metric, values: Contributions, labels: Labels) -> float:
+def _equivalent_size(metric: Metric, values: Contributions, targets: Targets) -> float:
     """The number of independent images on which an accuracy would be as variable as the score.
 
     A mean over C classes, each with a recall of the same variance, is as variable as an accuracy on
     ``C**2 / sum(1 / n_c)`` images. The variance of F1 is estimated, but taken to be no less than
     that, because the estimate is too small in small classes. The variance of AUROC is estimated
-    too, as far as enough examples are ranked too low.
+    too, as far as enough examples are ranked too low. For targets that are no classes, the variance
+    of the score is estimated, whatever the metric.
     """
     score, n = float(values.mean()), len(values)
     if metric.name == "accuracy":
         return n
-    _, counts = np.unique(labels, return_counts=True)
-    usual = len(counts) ** 2 / float((1 / counts).sum())
     variance = float(values.var(ddof=1)) / n if n > 1 else 0.0
     spread = score * (1 - score)
+    if METRICS.get(metric.name) is not metric:
+        return spread / variance if min(spread, variance) > 0 else n
+    _, counts = np.unique(targets, return_counts=True)
+    usual = len(counts) ** 2 / float((1 / counts).sum())
     if metric.name == "balanced_accuracy" or min(spread, variance) <= 0:
         return usual
     if metric.name == "macro_f1":
@@ -150,21 +156,34 @@ def _equivalent_size(metric: Metric, values: Contributions, labels: Labels) -> f
 
 
 def _loss_interval(
-    values: Contributions, effective: float, classes: int, training_variance: float
+    values: Contributions, effective: float, guess: float, training_variance: float
 ) -> tuple[float, float]:
     """The interval of a mean loss: a t interval of its logarithm, because losses are skewed.
 
-    The upper limit allows for one more image with the largest loss, or that of guessing, if that is
+    The upper limit allows for one more image with the largest loss, or ``guess``, if that is
     larger: of a model that is mostly right, most samples lack the images on which it is wrong. The
     lower limit allows for the change that one more image without a loss would make.
     """
     from scipy import stats
 
-    mean, largest = float(values.mean()), max(float(values.max()), math.log(max(2, classes)))
+    mean, largest = float(values.mean()), max(float(values.max()), guess)
     more = (effective * mean + largest) / (effective + 1)
     squares = (effective * float((values**2).mean()) + largest**2) / (effective + 1)
     variance = (squares - more**2) / effective + training_variance
     error = max(math.sqrt(max(0.0, variance)), more / (effective + 1))
     quantile = float(stats.t.ppf(0.975, max(1.0, effective - 1)))
-    ratio = math.exp(quantile * error / more)
+    ratio = math.exp(quantile * error / more) if more > 0 else 1.0
     return mean / ratio, more * ratio
+
+
+def _clipped_interval(
+    metric: Metric, values: Contributions, effective: float, training_variance: float
+) -> tuple[float, float]:
+    """A t interval of the mean, within the bounds of the metric."""
+    from scipy import stats
+
+    variance = float(values.var(ddof=1)) / effective if len(values) > 1 else 0.0
+    quantile = float(stats.t.ppf(0.975, max(1.0, effective - 1)))
+    mean, half_width = float(values.mean()), quantile * math.sqrt(variance + training_variance)
+    low, high = metric.bounds
+    return max(low, mean - half_width), min(high, mean + half_width)

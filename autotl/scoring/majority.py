@@ -16,7 +16,14 @@ from numpy.typing import NDArray
 
 from autotl.scoring import comparison, influence
 from autotl.scoring.comparison import Interval
-from autotl.scoring.metrics import Labels, Metric, Probabilities, confusion_matrix
+from autotl.scoring.metrics import (
+    Labels,
+    Metric,
+    Predictions,
+    Probabilities,
+    Targets,
+    confusion_matrix,
+)
 
 IMBALANCED = 1.5
 """Classes are unequal if the largest has more than this many times the smallest one's images."""
@@ -49,46 +56,48 @@ def constant_probabilities(labels: Labels, classes: int) -> Probabilities:
     return frequencies
 
 
-def constant_score(metric: Metric, labels: Labels, constant: Probabilities) -> float:
-    """The score of predicting the probabilities ``constant [C]`` for every example ``[N]``."""
-    return metric.score(labels, np.tile(constant, (len(labels), 1)))
+def constant_score(metric: Metric, targets: Targets, constant: Predictions) -> float:
+    """The score of predicting ``constant [K]`` for every example ``[N]``."""
+    return metric.score(targets, np.tile(constant, (len(targets), 1)))
 
 
 def compare_with_constant(
     metric: Metric,
-    labels: Labels,
-    probabilities: Probabilities,
-    constant: Probabilities,
+    targets: Targets,
+    predictions: Predictions,
+    constant: Predictions,
     units: NDArray[np.int64],
     runs: NDArray[np.int64] | None = None,
 ) -> Baseline | None:
-    """Compare a model with constant probabilities.
+    """Compare a model with a constant prediction.
 
     Args:
         metric: The metric of the scores.
-        labels: ``[N]``.
-        probabilities: The predictions of the model, ``[N, C]``.
-        constant: The constant probabilities, ``[C]``.
+        targets: ``[N, ...]``.
+        predictions: The predictions of the model, ``[N, K]``.
+        constant: The constant prediction, ``[K]``.
         units: The sampling unit of each example, ``[N]``.
         runs: The number of the repeat in which each example was predicted, from 0, ``[N]``; None
             for a single one.
 
     Returns:
-        None if all examples are of one class.
+        None if all examples have the same target.
     """
-    if len(np.unique(labels)) < 2:
+    if len(np.unique(targets, axis=0)) < 2:
         return None
-    runs = np.zeros(len(labels), np.int64) if runs is None else runs
-    predictions = (probabilities, np.tile(constant, (len(labels), 1)))
+    runs = np.zeros(len(targets), np.int64) if runs is None else runs
+    both = (predictions, np.tile(constant, (len(targets), 1)))
     parts = [runs == run for run in np.unique(runs)]
-    scores = np.array([[metric.score(labels[p], each[p]) for p in parts] for each in predictions])
-    values = np.zeros((2, len(labels)))
+    scores = np.array([[metric.score(targets[p], each[p]) for p in parts] for each in both])
+    values = np.zeros((2, len(targets)))
     for part in parts:
-        for row, each in zip(values, predictions, strict=True):
-            row[part] = influence.contributions(metric, labels[part], each[part])
+        for row, each in zip(values, both, strict=True):
+            row[part] = influence.contributions(metric, targets[part], each[part])
     if not (np.isfinite(scores).all() and np.isfinite(values).all()):
         return None
-    results = comparison.Results(scores, values, np.unique(runs, return_inverse=True)[1], units)
+    numbers = np.unique(runs, return_inverse=True)[1]
+    unit = abs(float(scores[1].mean())) if metric.has_unit else 1.0
+    results = comparison.Results(scores, values, numbers, units, unit)
     _, other = comparison.compare(
         results, higher_is_better=metric.higher_is_better, reference=0
     ).standings

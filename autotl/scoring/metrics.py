@@ -1,10 +1,10 @@
-"""Classification metrics by name, and the confusion matrix."""
+"""Metrics: those of classification by name, and the confusion matrix."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,21 +14,33 @@ from autotl.errors import StudyError, did_you_mean
 Labels = NDArray[np.int64]
 Probabilities = NDArray[np.float32]
 Counts = NDArray[np.int64]
+Targets = NDArray[Any]
+"""The targets of a task, ``[N, ...]``; the labels ``int64 [N]`` of a classification."""
+Predictions = NDArray[np.float32]
+"""What a task predicts, ``[N, K]``; the probabilities ``[N, C]`` of a classification."""
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric of predicted probabilities against labels.
+    """A metric of predictions against targets.
 
     Attributes:
         name: Name of the metric.
         direction: Which scores are better, in Optuna's terms.
-        score: Computes the score from labels ``[N]`` and probabilities ``[N, C]``.
+        score: Computes the score from targets ``[N, ...]`` and predictions ``[N, K]``.
+        per_example: Computes what each example contributes, ``float64 [N]``, if the score is the
+            mean of that; None if it is not. Those of classification are in ``influence``.
+        bounds: The smallest and the largest score.
+        has_unit: Whether scores are in the unit of the targets, such as an error in degrees. What
+            is a small difference then depends on the data.
     """
 
     name: str
     direction: Literal["maximize", "minimize"]
-    score: Callable[[Labels, Probabilities], float]
+    score: Callable[[Any, Any], float]
+    per_example: Callable[[Any, Any], NDArray[np.float64]] | None = None
+    bounds: tuple[float, float] = (0.0, 1.0)
+    has_unit: bool = False
 
     @property
     def higher_is_better(self) -> bool:
@@ -107,7 +119,7 @@ METRICS = {
         Metric("balanced_accuracy", "maximize", _balanced_accuracy),
         Metric("macro_f1", "maximize", _macro_f1),
         Metric("auroc", "maximize", _auroc),
-        Metric("log_loss", "minimize", _log_loss),
+        Metric("log_loss", "minimize", _log_loss, bounds=(0.0, float("inf"))),
     )
 }
 

@@ -13,7 +13,7 @@ from autotl.data import Batches, Dataset, Indices, Packed, Resample
 from autotl.events import Listener
 from autotl.frozen import FeatureCache
 from autotl.models import Device, Model
-from autotl.scoring import metrics
+from autotl.scoring.metrics import Metric
 from autotl.search.budget import Budget
 from autotl.space import space
 from autotl.space.input_kind import IMAGE, ModelInput
@@ -24,6 +24,7 @@ from autotl.study import StudyConfig
 from autotl.training import Checkpoint, ComputeSettings, Job
 
 DECISIVE_SETTINGS = (
+    "task",
     "metric",
     "seed",
     "batch_size",
@@ -44,6 +45,7 @@ class TrainingContext:
     Attributes:
         settings: The settings of the study.
         dataset: The examples with their labels and splits.
+        metric: The metric that is optimised.
         device: The device on which models are trained.
         budget: The wall-clock budget.
         listener: Called with the events of the progress.
@@ -55,6 +57,7 @@ class TrainingContext:
 
     settings: StudyConfig
     dataset: Dataset
+    metric: Metric
     device: Device
     budget: Budget
     listener: Listener
@@ -89,7 +92,7 @@ class TrainingContext:
             OutOfMemory: It does not fit on the device.
         """
         return training.build_model(
-            config, len(self.dataset.classes), self.settings.size, self.device, self.seed(resample)
+            config, self.dataset.task, self.settings.size, self.device, self.seed(resample)
         )
 
     def seed(self, resample: Resample | None = None) -> int:
@@ -145,13 +148,13 @@ class TrainingContext:
         else:
             train = self.batches(model, *splits)
             validation = self.batches(model, "validation") if splits == ("train",) else None
-        metric = metrics.get(self.settings.metric)
-        labels = self.dataset.labels[(validation or train).indices]
+        metric = self.metric
+        targets = self.dataset.targets[(validation or train).indices]
         return Job(
             train=train,
             validation=validation,
             epochs=epochs,
-            score=lambda probabilities: metric.score(labels, probabilities),
+            score=lambda predictions: metric.score(targets, predictions),
             device=self.device,
             seed=self.seed(resample),
             higher_is_better=metric.higher_is_better,
@@ -196,7 +199,7 @@ class TrainingContext:
         """Return batches of the examples at ``indices [n]`` of the data set."""
         return Batches(
             self._pack(model.expects),
-            self.dataset.labels,
+            self.dataset.targets,
             indices,
             self.settings.batch_size,
             self.device.torch_device,

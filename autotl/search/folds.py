@@ -20,8 +20,7 @@ from autotl.data import Dataset, Indices
 from autotl.errors import OutOfTime
 from autotl.events import Note, Stage
 from autotl.models import Model
-from autotl.scoring import metrics
-from autotl.scoring.metrics import Probabilities
+from autotl.scoring.metrics import Predictions
 from autotl.search.context import TrainingContext
 from autotl.search.trial_budget import TrialPlan
 from autotl.space.space import Config
@@ -38,13 +37,13 @@ class CrossValidated:
     Attributes:
         model: The model of the last fold.
         score: The score of the pooled predictions.
-        probabilities: The predictions of the images of these folds, by index, ``[N, C]``.
+        predictions: Those of the examples of these folds, by index, ``[N, K]``.
         folds: The number of folds.
     """
 
     model: Model
     score: float
-    probabilities: Probabilities
+    predictions: Predictions
     folds: int
 
 
@@ -163,12 +162,13 @@ def _train(
 
 def _pool(context: TrainingContext, results: Sequence[FoldResult]) -> CrossValidated:
     """Pool the predictions of the first folds, and score them."""
-    dataset, metric = context.dataset, metrics.get(context.settings.metric)
+    dataset = context.dataset
     assert dataset.folds is not None
     indices = predicted_indices(dataset, len(results))
-    folds, parts = dataset.folds[indices], [epoch.probabilities for _, epoch in results]
-    probabilities = np.empty((len(indices), len(dataset.classes)), np.float32)
+    folds, parts = dataset.folds[indices], [epoch.predictions for _, epoch in results]
+    assert parts[0] is not None  # a fold has validation examples
+    predictions = np.empty((len(indices), parts[0].shape[1]), np.float32)
     for number, part in enumerate(parts):
-        probabilities[folds == number] = part
-    score = metric.score(dataset.labels[indices], probabilities)
-    return CrossValidated(results[-1][0], score, probabilities, len(results))
+        predictions[folds == number] = part
+    score = context.metric.score(dataset.targets[indices], predictions)
+    return CrossValidated(results[-1][0], score, predictions, len(results))

@@ -12,15 +12,15 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from autotl.errors import StudyError
-from autotl.scoring import metrics
 from autotl.space.kinds import SEARCHED_KINDS
+from autotl.space.task import AUTO, DEFAULT_TASK
 from autotl.study import StudyConfig
 
 if TYPE_CHECKING:
     from autotl.store import Store, StudyFacts
 
 SETTINGS = (
-    *("metric", "seed", "epochs", "patience", "batch_size", "label_smoothing", "ema"),
+    *("task", "metric", "seed", "epochs", "patience", "batch_size", "label_smoothing", "ema"),
     *("validation", "folds", "test", "image_size", "data_options"),
 )
 """The settings that are compared as they are given; ``precision`` is compared as it is computed."""
@@ -45,6 +45,10 @@ def of_settings(settings: StudyConfig) -> dict[str, Any]:
     values = settings.model_dump(mode="json", include=set(SETTINGS))
     if not settings.data_options:
         del values["data_options"]  # studies of earlier versions have none
+    if settings.task in (AUTO, DEFAULT_TASK):
+        del values["task"]  # studies of earlier versions have none
+    if not settings.metric:
+        del values["metric"]  # that of the task, which the labels tell
     if settings.precision != "auto":
         values["precision"] = of_precision(settings.precision)
     return values
@@ -75,7 +79,7 @@ def find_earlier(store: Store, settings: StudyConfig) -> StudyFacts | None:
         return None
     if any(row.status == "complete" for row in store.trials(settings.name)):
         return facts
-    if facts.direction != metrics.get(settings.metric).direction:
+    if settings.metric and facts.metric != settings.metric:
         return facts  # Optuna's study optimises in its direction for good
     old = dict(facts.identity)
     if facts.input_size and not settings.image_size:

@@ -87,7 +87,7 @@ def _compute_features(
     mirrored, positions = training.extract_mirrored_features(model, mirrored_job)
     if len(positions) < FEWEST_SCORED:
         return None
-    labels = dataset.labels
+    labels = dataset.targets
     return features, labels[train], plain[positions], mirrored, labels[scored[positions]]
 
 

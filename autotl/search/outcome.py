@@ -18,7 +18,7 @@ from autotl.errors import (
     is_machine_fault,
 )
 from autotl.models import Model
-from autotl.scoring.metrics import Probabilities
+from autotl.scoring.metrics import Predictions
 from autotl.search.folds import CrossValidated
 from autotl.training import Epoch
 
@@ -52,11 +52,11 @@ class Outcome:
         return self.cross_validated.score if self.cross_validated else self.epochs[-1].score
 
     @property
-    def probabilities(self) -> Probabilities | None:
+    def predictions(self) -> Predictions | None:
         """The predictions that were scored."""
         if self.cross_validated:
-            return self.cross_validated.probabilities
-        return self.epochs[-1].probabilities
+            return self.cross_validated.predictions
+        return self.epochs[-1].predictions
 
 
 def classify(error: BaseException | None, *, retried: bool = False) -> tuple[str, str]:

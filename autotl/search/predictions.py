@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
-from autotl.scoring import influence, intervals, metrics
-from autotl.scoring.metrics import Probabilities
+from autotl.scoring import influence, intervals
+from autotl.scoring.metrics import Predictions
 from autotl.search.context import TrainingContext
 from autotl.search.folds import predicted_indices
 from autotl.store import Store
@@ -17,7 +17,7 @@ def store_predictions(
     store: Store,
     context: TrainingContext,
     number: int,
-    probabilities: Probabilities,
+    predictions: Predictions,
     folds: int | None = None,
 ) -> None:
     """Store the predictions of a trial, their contributions to its score, and its interval.
@@ -26,21 +26,21 @@ def store_predictions(
         store: The database.
         context: The context of all trainings of the study.
         number: The number of the trial.
-        probabilities: The predictions of its last epoch for the validation split, or those of all
-            folds, ``[N, C]``.
+        predictions: Those of its last epoch for the validation split, or those of all folds,
+            ``[N, K]``.
         folds: The number of folds that it completed; None without folds.
     """
-    dataset, metric = context.dataset, metrics.get(context.settings.metric)
+    dataset, metric = context.dataset, context.metric
     indices = predicted_indices(dataset, folds)
-    labels, units = dataset.labels[indices], np.array(dataset.units)[indices]
-    values = influence.contributions(metric, labels, probabilities)
+    targets, units = dataset.targets[indices], np.array(dataset.units)[indices]
+    values = influence.contributions(metric, targets, predictions)
     if not np.isfinite(values).all():  # such as the AUROC of a split with one class
         return
-    low, high = intervals.score_interval(metric, labels, probabilities, units)
+    low, high = intervals.score_interval(metric, targets, predictions, units)
     store.add_predictions(
         context.settings.name,
         number,
-        probabilities,
+        predictions,
         influence.sum_by_unit(values, units),
         low=low,
         high=high if math.isfinite(high) else None,

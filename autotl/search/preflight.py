@@ -12,11 +12,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from autotl.errors import PluginError, StoreError, StudyError, did_you_mean
-from autotl.scoring import metrics
+from autotl.scoring.metrics import METRICS
 from autotl.search import identity
 from autotl.space.declared import Declarations, read_declarations
 from autotl.space.narrowing import narrow_plugin, require_kinds, require_names
 from autotl.space.registry import WILDCARDS, require_plugin_file, require_source
+from autotl.space.task import AUTO, DEFAULT_TASK
 from autotl.store import quick
 from autotl.store.lock import lock
 from autotl.study import StudyConfig
@@ -30,8 +31,8 @@ def check(settings: StudyConfig) -> None:
             was begun with other settings.
     """
     require_source(settings.data)
-    metrics.get(settings.metric)
     _check_paths(settings)
+    _check_task(settings)
     _check_plugin_names(settings)
     _check_study(settings)
 
@@ -49,6 +50,20 @@ def _check_paths(settings: StudyConfig) -> None:
         folder = folder.parent
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         raise StoreError(f"{folder} is not a folder that you may write to; choose another --out")
+
+
+def _check_task(settings: StudyConfig) -> None:
+    """Check the names of the task and the metric; whether they suit the data is not known yet."""
+    names = {"task": settings.task, "metric": settings.metric}
+    core = {"task": {AUTO, DEFAULT_TASK}, "metric": {"", *METRICS}}
+    if all(name in core[kind] for kind, name in names.items()):
+        return
+    declared = read_declarations(settings.plugin)
+    for kind, name in names.items():
+        own = declared.names.get(kind)
+        if own is not None and name not in own | core[kind]:
+            near = did_you_mean(name, own | core[kind] - {""})
+            raise StudyError(f"no {kind} is called {name!r}; {near}")
 
 
 def _check_plugin_names(settings: StudyConfig) -> None:

@@ -11,8 +11,6 @@ from optuna.trial import FrozenTrial, TrialState
 
 from autotl import events
 from autotl.events import Listener
-from autotl.scoring import metrics
-from autotl.scoring.metrics import Metric
 from autotl.search import rebuild
 from autotl.search.pruner import make_pruner
 from autotl.space.registry import Registry
@@ -45,13 +43,13 @@ def resume(
         plugins: The plugins of this run.
         listener: Called with a note if the search space has changed.
     """
-    name, metric = settings.name, metrics.get(settings.metric)
+    name = settings.name
     rebuild.finish(store.storage, name, space)
-    study = _open(store, name, metric, settings.epochs)
+    study = _open(store, name, settings.epochs)
     _reconcile(study, store)
     if study.user_attrs.get("space", space.fingerprint) != space.fingerprint:
         count = rebuild.rebuild(store.storage, name, space)
-        study = _open(store, name, metric, settings.epochs)
+        study = _open(store, name, settings.epochs)
         listener(events.Note(f"the search space has changed; {count} trials were carried over"))
     study.set_user_attr("space", space.fingerprint)
     _mark_excluded(store, settings, space, plugins)
@@ -91,17 +89,18 @@ def too_many_parameters(parameters: int, maximum: int) -> str:
     return f"{parameters:,} parameters, more than {maximum:,}"
 
 
-def _open(store: Store, name: str, metric: Metric, epochs: int) -> optuna.Study:
+def _open(store: Store, name: str, epochs: int) -> optuna.Study:
+    facts = store.study(name)
     study = optuna.create_study(
         study_name=name,
         storage=store.storage,
-        direction=metric.direction,
+        direction=facts.direction,
         pruner=make_pruner(epochs),
         load_if_exists=True,
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        study.set_metric_names([metric.name])
+        study.set_metric_names([facts.metric])
     return study
 
 

@@ -430,7 +430,7 @@ class TrialLoop:
         dataset = self.context.dataset
         try:
             features = training.extract_backbone_features(plan.model, config, plan.job)
-            return logme(features, dataset.labels[plan.job.train.indices])
+            return logme(features, dataset.targets[plan.job.train.indices])
         except (OutOfTime, ValueError):
             return None
 
@@ -456,7 +456,7 @@ class TrialLoop:
             trial.set_user_attr("trained_parameters", trained)
         if isinstance(error, OutOfTime):
             facts["budget_needed"] = error.budget
-        if score is not None and (predicted := outcome.probabilities) is not None:
+        if score is not None and (predicted := outcome.predictions) is not None:
             count = outcome.cross_validated.folds if outcome.cross_validated else None
             store_predictions(self.store, self.context, trial.number, predicted, count)
         self.store.finish_trial(

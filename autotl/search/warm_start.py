@@ -17,6 +17,7 @@ from typing import Any
 from autotl.search.leaderboard import rank
 from autotl.space.input_kind import IMAGE
 from autotl.space.space import Space
+from autotl.space.task import DEFAULT_TASK
 from autotl.store import Store, existing_url
 from autotl.study import StudyConfig
 
@@ -39,6 +40,7 @@ class Profile:
         fingerprint: The fingerprint of the images and labels.
         split: The values of the settings on which the split of the data depends.
         kind: The name of the kind of input.
+        task: The name of the task.
     """
 
     classes: int
@@ -48,6 +50,7 @@ class Profile:
     fingerprint: str = ""
     split: tuple[Any, ...] = ()
     kind: str = IMAGE
+    task: str = DEFAULT_TASK
 
     def leaks_into(self, other: Profile) -> bool:
         """Whether ``other`` may have trained on images of the test split of this study.
@@ -100,6 +103,7 @@ def profile(store: Store, study: str) -> Profile:
         facts.data.fingerprint,
         tuple(identity.get(key) for key in ("seed", "validation", "folds", "test")),
         facts.data.kind,
+        facts.data.task,
     )
 
 
@@ -127,7 +131,7 @@ def learn(
         if name == exclude or facts.metric != metric:
             continue
         other = profile(earlier, name)
-        if data.kind != other.kind or data.leaks_into(other):
+        if (data.kind, data.task) != (other.kind, other.task) or data.leaks_into(other):
             continue
         best = rank(earlier.trials(name), facts.direction)[:1]
         params = [space.flatten(row.config) for row in best]
@@ -152,15 +156,16 @@ def recall(store: Store, settings: StudyConfig, space: Space) -> dict[str, dict[
     """
     if not settings.history:
         return {}
-    stored = store.study(settings.name).warm_start
+    facts = store.study(settings.name)
+    stored, metric = facts.warm_start, facts.metric
     if stored is not None:
         return {name: params for name, params in stored.items() if _can_draw(space, params)}
     data = profile(store, settings.name)
     if settings.learn_from:
         with closing(Store(existing_url(settings.learn_from))) as earlier:
-            parameters = learn(earlier, data, settings.metric, space, settings.name)
+            parameters = learn(earlier, data, metric, space, settings.name)
     else:
-        parameters = learn(store, data, settings.metric, space, settings.name)
+        parameters = learn(store, data, metric, space, settings.name)
     store.update_study(settings.name, warm_start=parameters)
     return parameters
 

@@ -21,8 +21,8 @@ from autotl import events, training
 from autotl.data import Indices
 from autotl.events import Listener
 from autotl.models import Model, ensemble
-from autotl.scoring import calibration, comparison, majority, metrics
-from autotl.scoring.metrics import Probabilities
+from autotl.scoring import comparison, majority
+from autotl.scoring.metrics import Predictions
 from autotl.search.budget import Budget
 from autotl.search.context import TrainingContext
 from autotl.search.folds import predicted_indices
@@ -52,13 +52,13 @@ class OutOfSample:
         indices: The indices of the examples in the data set, ``[N]``.
         folds: The number of the repeat that predicted each example, ``[N]``; without repeats, two
             halves.
-        probabilities: The predicted probabilities, ``[N, C]``.
+        predictions: The predictions, ``[N, K]``.
         repeats: The number of repeats; 1 without any.
     """
 
     indices: Indices
     folds: Indices
-    probabilities: Probabilities
+    predictions: Predictions
     repeats: int = 1
 
 
@@ -89,7 +89,7 @@ class FinalSelection:
         self.repeats, self.context, self.selection = repeats, context, selection
         self.budget, self.listener, self.best = budget, listener, best
         self.settings, self.dataset = context.settings, context.dataset
-        self.metric = metrics.get(self.settings.metric)
+        self.metric = context.metric
         self.result: Selection | None = None
         self._winner: Contender | None = None
 
@@ -254,7 +254,7 @@ class FinalSelection:
         ]
         repeats = range(count)
         indices = [self.repeats.validation_indices(number) for number in repeats]
-        labels = [self.dataset.labels[of_repeat] for of_repeat in indices]
+        labels = [self.dataset.targets[of_repeat] for of_repeat in indices]
         units = [np.array(self.dataset.units)[of_repeat] for of_repeat in indices]
         all_labels, all_units = np.concatenate(labels), np.concatenate(units)
         all_predictions = [np.concatenate(c.predictions) for c in members]
@@ -267,9 +267,7 @@ class FinalSelection:
             selected = ensemble.select_members(
                 self.metric, all_labels[other], [p[other] for p in all_predictions]
             )
-            mixed = ensemble.average_probabilities(
-                [c.predictions[number] for c in members], selected
-            )
+            mixed = ensemble.average_predictions([c.predictions[number] for c in members], selected)
             scores.append(self.metric.score(labels[number], mixed))
         weights = ensemble.select_members(self.metric, all_labels, all_predictions)
         order = [int(i) for i in np.argsort(weights)[::-1] if weights[i]]
@@ -279,7 +277,7 @@ class FinalSelection:
             members=tuple(Member(trial=members[i].lead, weight=weights[i]) for i in order),
             scores=tuple(scores),
             predictions=tuple(
-                ensemble.average_probabilities([c.predictions[number] for c in members], weights)
+                ensemble.average_predictions([c.predictions[number] for c in members], weights)
                 for number in repeats
             ),
             seconds=sum(members[i].seconds for i in order),
@@ -321,29 +319,28 @@ class FinalSelection:
         halves, own = np.arange(len(rows)) % 2, self.dataset.folds
         return OutOfSample(rows, halves if own is None else own[rows], probabilities)
 
-    def calibrate(self, predictions: OutOfSample) -> Calibration:
-        """Fit the temperature of the winner to its out-of-sample predictions."""
-        labels = self.dataset.labels[predictions.indices]
-        return Calibration.model_validate(
-            calibration.calibrate(labels, predictions.probabilities, predictions.folds)
-        )
+    def calibrate(self, predictions: OutOfSample) -> Calibration | None:
+        """Calibrate the winner on its out-of-sample predictions; None if these are too few."""
+        targets, task = self.dataset.targets[predictions.indices], self.dataset.task
+        result = task.calibrate(targets, predictions.predictions, predictions.folds)
+        return Calibration.model_validate(result) if result else None
 
     def score_by_class(self, predictions: OutOfSample) -> OutOfSampleScores:
-        """Compute the recalls of the winner and compare it with the majority class."""
-        classes, split = self.dataset.classes, self.dataset.indices("train")
-        labels, units = self.dataset.labels, np.array(self.dataset.units)
-        own, probabilities = labels[predictions.indices], predictions.probabilities
+        """Compute the results of the winner by class, and compare it with a constant prediction."""
+        task, split = self.dataset.task, self.dataset.indices("train")
+        targets, units = self.dataset.targets, np.array(self.dataset.units)
+        own = targets[predictions.indices]
         baseline = majority.compare_with_constant(
             self.metric,
             own,
-            probabilities,
-            majority.constant_probabilities(labels[split], len(classes)),
+            predictions.predictions,
+            task.constant(targets[split]),
             units[predictions.indices],
             predictions.folds if predictions.repeats > 1 else None,
         )
         return OutOfSampleScores(
             n=len(own),
-            per_class=majority.class_recalls(own, probabilities, classes),
+            per_class=task.details(own, predictions.predictions)["per_class"],
             majority=Baseline.model_validate(asdict(baseline)) if baseline else None,
         )
 

@@ -10,7 +10,6 @@ from autotl.errors import OutOfTime, StudyError, TrialStopped
 from autotl.evaluation import error_analysis
 from autotl.events import Listener
 from autotl.models import Model
-from autotl.scoring import metrics
 from autotl.search.budget import Budget
 from autotl.search.context import TrainingContext
 from autotl.search.leaderboard import Leaderboard, contender
@@ -162,7 +161,7 @@ class Finish:
         if earlier.kind != "ensemble" or winner.kind != "trial" or self.selection.result:
             return False
         ranked = {row.number for row in self.leaderboard.ranked}
-        metric = metrics.get(self.context.settings.metric)
+        metric = self.context.metric
         is_valid = ranked.issuperset(earlier.trials) and self._was_tested(earlier)
         rows, settings = self.leaderboard.rows, self.context.settings
         if not is_valid or not is_within_limits(earlier, rows, self.store, settings):
@@ -185,7 +184,7 @@ class Finish:
             return Evidence(self.selection.result)
         dataset = self.context.dataset
         issues = error_analysis.find_label_issues(
-            dataset, predictions.indices, predictions.probabilities
+            dataset, predictions.indices, predictions.predictions
         )
         return Evidence(
             self.selection.result,

@@ -43,9 +43,9 @@ def write_out_of_fold(
             dataset.examples[i].name,
             dataset.examples[i].label,
             dataset.folds[i] + 1,
-            dataset.classes[p.argmax()],
+            dataset.outputs[p.argmax()],
             *(f"{value:.6f}" for value in p),
         )
         for i, p in zip(indices, probabilities, strict=True)
     ]
-    data.write_csv(path, ("name", "label", "fold", "predicted", *dataset.classes), rows)
+    data.write_csv(path, ("name", "label", "fold", "predicted", *dataset.outputs), rows)

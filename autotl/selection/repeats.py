@@ -19,8 +19,7 @@ from autotl.data import Indices, Resample
 from autotl.errors import DataError, Diverged, OutOfTime, StoreError, find_device_fault
 from autotl.events import Listener
 from autotl.models import Model, ensemble
-from autotl.scoring import metrics
-from autotl.scoring.metrics import Probabilities
+from autotl.scoring.metrics import Predictions
 from autotl.search.budget import SLACK, Budget
 from autotl.search.context import TrainingContext
 from autotl.search.selection_budget import (
@@ -37,11 +36,11 @@ Stored = Mapping[tuple[Kind, int, int], RepeatRow]
 
 @dataclass(frozen=True)
 class Result:
-    """One repeat of a contender: its score, its time, and its probabilities ``[N, C]``."""
+    """One repeat of a contender: its score, its time, and its predictions ``[N, K]``."""
 
     score: float
     seconds: float
-    probabilities: Probabilities
+    predictions: Predictions
 
 
 class Repeats:
@@ -72,7 +71,7 @@ class Repeats:
         self.store, self.context, self.selection = store, context, selection
         self.budget, self.listener = budget, listener
         self.settings, self.dataset = context.settings, context.dataset
-        self.metric = metrics.get(self.settings.metric)
+        self.metric = context.metric
         self.contenders: list[Contender] = []
         self.dropped: list[Contender] = []
         self.count = 0
@@ -126,7 +125,7 @@ class Repeats:
         return contender.model_copy(
             update={
                 "scores": tuple(result.score for result in done),
-                "predictions": tuple(result.probabilities for result in done),
+                "predictions": tuple(result.predictions for result in done),
                 "seconds": seconds,
             }
         )
@@ -271,23 +270,22 @@ class Repeats:
             last = epoch
         if not np.isfinite(last.score):  # such as the AUROC of a split with one class
             raise Diverged(f"its score is {last.score} in repeat {number + 1}")
-        assert last.probabilities is not None  # a resample has a validation split
+        assert last.predictions is not None  # a resample has a validation split
         self.models[contender.lead] = model.cpu()
-        result = Result(last.score, time.monotonic() - began, last.probabilities)
+        result = Result(last.score, time.monotonic() - began, last.predictions)
         self._results[contender.lead][number] = result
-        labels = self.dataset.labels[resample.validation]
-        facts = RepeatFacts(
-            confusion_matrix=metrics.confusion_matrix(labels, last.probabilities),
-        )
+        targets = self.dataset.targets[resample.validation]
+        details = self.dataset.task.details(targets, last.predictions)
+        facts = RepeatFacts(confusion_matrix=details.get("confusion_matrix"))
         self._write("trial", contender.lead, number, result, facts)
 
     def _load(self, contender: Contender, row: RepeatRow, resample: Resample) -> bool:
         """Load a repeat from the database; return whether its predictions still exist."""
-        probabilities = self._predictions("trial", row.trial, resample)
-        if row.score is None or probabilities is None:
+        predictions = self._predictions("trial", row.trial, resample)
+        if row.score is None or predictions is None:
             return False
         self.models.pop(contender.lead, None)  # the model is of an earlier repeat
-        result = Result(row.score, row.seconds, probabilities)
+        result = Result(row.score, row.seconds, predictions)
         self._results[contender.lead][row.repeat] = result
         return True
 
@@ -306,9 +304,9 @@ class Repeats:
         lead = members[0] if members else -1
         row = stored.get(("soup", lead, number))
         if row and row.score is not None and row.facts.members == members:
-            probabilities = self._predictions("soup", lead, resample)
-            if probabilities is not None:
-                self._soup_results[number] = Result(row.score, row.seconds, probabilities)
+            predictions = self._predictions("soup", lead, resample)
+            if predictions is not None:
+                self._soup_results[number] = Result(row.score, row.seconds, predictions)
                 return
         trained = [
             self.models[n] for n in members if n in self.models and number in self._results[n]
@@ -320,10 +318,10 @@ class Repeats:
         began = time.monotonic()
         model = ensemble.average_weights(trained).to(self.context.device.torch_device)
         batches = self.context.batches_of(model, resample.validation)
-        probabilities = training.predict(model, batches, self.context.device)
-        labels = self.dataset.labels[resample.validation]
-        score = self.metric.score(labels, probabilities)
-        result = Result(score, time.monotonic() - began, probabilities)
+        predictions = training.predict(model, batches, self.context.device)
+        targets = self.dataset.targets[resample.validation]
+        score = self.metric.score(targets, predictions)
+        result = Result(score, time.monotonic() - began, predictions)
         self._soup_results[number] = result
         self._write("soup", lead, number, result, RepeatFacts(members=members))
 
@@ -348,7 +346,7 @@ class Repeats:
                 files.write_beside(self._file(kind, trial, number)) as temporary,
                 temporary.open("wb") as file,
             ):
-                np.save(file, result.probabilities)
+                np.save(file, result.predictions)
         except OSError as error:  # they are needed only by a later run, which repeats the training
             if not self._warned:
                 text = f"{self._folder}: predictions of repeats cannot be stored"
@@ -358,10 +356,10 @@ class Repeats:
         row = RepeatRow(kind, trial, number, result.score, result.seconds, facts)
         self.store.add_repeat(self.settings.name, row)
 
-    def _predictions(self, kind: str, trial: int, resample: Resample) -> Probabilities | None:
+    def _predictions(self, kind: str, trial: int, resample: Resample) -> Predictions | None:
         """Load the predictions ``[N, C]`` of a repeat; None if they no longer exist."""
         try:
-            stored: Probabilities = np.load(self._file(kind, trial, resample.number))
+            stored: Predictions = np.load(self._file(kind, trial, resample.number))
         except (OSError, ValueError, EOFError):
             return None
         return stored if len(stored) == len(resample.validation) else None

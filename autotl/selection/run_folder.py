@@ -15,7 +15,6 @@ from autotl.errors import StoreError
 from autotl.events import Note
 from autotl.models import Model
 from autotl.models.ensemble import Ensemble
-from autotl.scoring import metrics
 from autotl.search.context import TrainingContext
 from autotl.search.folds import predicted_indices
 from autotl.search.leaderboard import validation_interval
@@ -110,12 +109,13 @@ class RunFolder:
             "calibrated": evidence.calibration is not None,
         }
         if evidence.calibration:
-            facts["temperature"] = evidence.calibration.temperature
+            facts["calibration"] = evidence.calibration.model_dump(exclude_defaults=True)
+            facts["temperature"] = evidence.calibration.temperature or 1.0
         earlier = model_folder.save(
             self.folder / "model",
             model,
             configs[0],
-            self.dataset.classes,
+            self.dataset.task,
             facts,
             other_configs=configs[1:] if winner.kind == "ensemble" else [],
             training_images=self.dataset.digests[
@@ -302,7 +302,7 @@ class RunFolder:
         score = self.rows[winner.lead].score
         if winner.kind != "trial" or score is None or repeated is None or not repeated.standing:
             return None
-        return metrics.get(self.settings.metric).gain(score, repeated.standing.score.mean)
+        return self.context.metric.gain(score, repeated.standing.score.mean)
 
 
 def _selection_result(winner: Contender, selection: Selection | None) -> dict[str, Any] | None:

@@ -6,16 +6,19 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from autotl import events, training
 from autotl.artifact import model_folder
 from autotl.data import Indices
 from autotl.evaluation import error_analysis
 from autotl.events import Listener
-from autotl.scoring import calibration, intervals, majority, metrics
+from autotl.scoring import intervals, majority
+from autotl.scoring.metrics import Predictions, Targets
 from autotl.search.budget import Budget
 from autotl.search.context import TrainingContext
 from autotl.store import Contender, ImageRow, Store, TestResult, TrialRow
+from autotl.tasks import rescale
 
 FEWEST_TESTED = 100
 """The minimum number of test images that are scored, whatever that takes."""
@@ -108,8 +111,8 @@ class SealedTest:
         predictor = model_folder.load(folder, self.context.registry, self.context.device)
         batches = self.context.batches_of(predictor.network, indices)
         raw = training.predict(predictor.network, batches, predictor.device)
-        probabilities = calibration.apply_temperature(raw, predictor.temperature)
-        labels = self.dataset.labels[indices]
+        probabilities = rescale(self.dataset.task, raw, predictor.temperature)
+        labels = self.dataset.targets[indices]
         result = TestResult(
             **self._scores(labels, probabilities, np.array(self.dataset.units)[indices]),
             refit_seconds=refit_seconds,
@@ -139,20 +142,17 @@ class SealedTest:
         return sample
 
     def _scores(
-        self, labels: metrics.Labels, probabilities: metrics.Probabilities, units: metrics.Labels
+        self, targets: Targets, predictions: Predictions, units: NDArray[np.int64]
     ) -> dict[str, Any]:
-        metric = metrics.get(self.settings.metric)
-        low, high = intervals.score_interval(metric, labels, probabilities, units)
-        train = self.dataset.labels[self.dataset.indices("train")]
-        constant = majority.constant_probabilities(train, len(self.dataset.classes))
-        baseline = majority.compare_with_constant(metric, labels, probabilities, constant, units)
+        metric, task = self.context.metric, self.dataset.task
+        low, high = intervals.score_interval(metric, targets, predictions, units)
+        constant = task.constant(self.dataset.targets[self.dataset.indices("train")])
+        baseline = majority.compare_with_constant(metric, targets, predictions, constant, units)
         return {
-            "score": metric.score(labels, probabilities),
+            "score": metric.score(targets, predictions),
             "low": low,
             "high": high,
-            "n": len(labels),
-            "ece": calibration.expected_calibration_error(labels, probabilities),
-            "per_class": majority.class_recalls(labels, probabilities, self.dataset.classes),
-            "confusion_matrix": metrics.confusion_matrix(labels, probabilities),
+            "n": len(targets),
+            **task.details(targets, predictions),
             "majority": asdict(baseline) if baseline else None,
         }

@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from autotl.data import Dataset, Indices
-from autotl.scoring import comparison, influence, intervals
+from autotl.scoring import comparison, influence, intervals, majority
 from autotl.scoring.comparison import Comparison, Results, Scores
 from autotl.scoring.metrics import Metric
 from autotl.store import Contender, Interval, Standing, TrialRow
@@ -68,7 +68,11 @@ class Comparer:
             contributions[i, : len(own)] = own
             scores[i, : len(contender.scores)] = contender.scores
         results = Results(
-            scores, contributions, np.repeat(np.arange(runs), sizes), self._units[indices]
+            scores,
+            contributions,
+            np.repeat(np.arange(runs), sizes),
+            self._units[indices],
+            self._unit(),
         )
         compared = comparison.compare(
             results,
@@ -91,6 +95,14 @@ class Comparer:
             for contender, standing in zip(contenders, standings, strict=True)
         ]
         return Compared(updated, compared, runs)
+
+    def _unit(self) -> float:
+        """A large difference between two contributions: 1, or the score of a constant."""
+        if not self.metric.has_unit:
+            return 1.0
+        targets = self.dataset.targets[self.dataset.indices("train", "validation")]
+        constant = self.dataset.task.constant(targets)
+        return abs(majority.constant_score(self.metric, targets, constant))
 
     def optimism(self, contender: Contender, row: TrialRow, compared: Compared) -> Interval | None:
         """By how much a trial scored better in the search than in its repeats, with its interval.
@@ -126,11 +138,11 @@ class Comparer:
 
     def _contributions(self, contender: Contender) -> Scores:
         """What each example contributes to the scores of a contender, repeat by repeat."""
-        labels = [self.dataset.labels[rows] for rows in self.validations]
+        targets = [self.dataset.targets[rows] for rows in self.validations]
         return np.concatenate(
             [
                 influence.contributions(self.metric, own, predicted)
-                for own, predicted in zip(labels, contender.predictions, strict=False)
+                for own, predicted in zip(targets, contender.predictions, strict=False)
             ]
         )
 
@@ -143,9 +155,9 @@ class Comparer:
         low, high = intervals.mean_interval(
             self.metric,
             own + (mean - own.mean()),  # an ensemble is scored with weights of other repeats
-            self.dataset.labels[indices],
+            self.dataset.targets[indices],
             self._units[indices],
-            len(self.dataset.classes),
+            contender.predictions[0].shape[1],
             training_variance * len(self.validations) / runs,
         )
         return Interval(mean=mean, low=low, high=high)

@@ -63,10 +63,10 @@ def choose_ensemble(
         selection: Predicts how long a refit takes.
         budget: The wall-clock budget.
     """
-    dataset, metric = context.dataset, metrics.get(context.settings.metric)
+    dataset, metric = context.dataset, context.metric
     rows, predictions = _candidates(store, context, leaderboard)
     indices = predicted_indices(dataset)
-    labels, units = dataset.labels[indices], np.array(dataset.units)[indices]
+    labels, units = dataset.targets[indices], np.array(dataset.units)[indices]
     if len(rows) < 2 or len(np.unique(units)) < FEWEST_UNITS:
         return None
     best, of_best = contender(rows[0]), predictions[0]
@@ -124,7 +124,7 @@ def stored_predictions(store: Store, study: str, winner: Contender) -> Probabili
     stored = [p for p in predictions if p is not None]
     if len(stored) < len(predictions) or len({len(each) for each in stored}) > 1:
         return None
-    return ensemble.average_probabilities(stored, winner.weights)
+    return ensemble.average_predictions(stored, winner.weights)
 
 
 def _candidates(
@@ -189,7 +189,7 @@ def _cross_fit(
             weights.append(_select(metric, labels[~scored], others))
             scores = [sign * metric.score(labels[~scored], p) for p in others]
             held_out = [p[scored] for p in predictions]
-            crossed[partition, scored] = ensemble.average_probabilities(held_out, weights[-1])
+            crossed[partition, scored] = ensemble.average_predictions(held_out, weights[-1])
             of_best[partition, scored] = held_out[int(np.argmax(scores))]
     score, of_single = (
         float(np.mean([metric.score(labels, p) for p in each])) for each in (crossed, of_best)

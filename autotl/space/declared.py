@@ -41,12 +41,15 @@ class _Unclear(Exception):
 
 @dataclass(frozen=True)
 class _Source:
-    """A plugin in the source of a module; ``module`` is the name of an installed one, or empty."""
+    """A plugin in the source of a module; ``module`` is the name of an installed one, or empty.
+
+    A task is a class, which has no keywords.
+    """
 
     kind: str
     name: str
     is_family: bool
-    function: ast.FunctionDef | ast.AsyncFunctionDef
+    function: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
     tree: ast.Module
     module: str = ""
 
@@ -139,6 +142,8 @@ def _read_keywords(source: _Source) -> AnyPlugin | None:
             names |= {name: getattr(module, of) for name, of in own.items()}
         elif isinstance(node, ast.Assign):
             _try_to_run(node, names)
+    if isinstance(source.function, ast.ClassDef):
+        return None
     arguments = source.function.args
     for argument in (*arguments.posonlyargs, *arguments.args):
         argument.annotation = None
@@ -170,7 +175,7 @@ def _read(file: Path, module: str) -> Iterator[_Source]:
     decorators = _imported_kinds(nodes)
     uses = sum(_kind(node, decorators) is not None for node in nodes)
     for function in tree.body:
-        if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+        if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             continue
         for decorator in function.decorator_list:
             call = decorator if isinstance(decorator, ast.Call) else None
@@ -181,12 +186,22 @@ def _read(file: Path, module: str) -> Iterator[_Source]:
             uses -= 1
             options = {k.arg: k.value for k in call.keywords} if call else {}
             name = options.get("name", ast.Constant(function.name))
+            if isinstance(function, ast.ClassDef) and "name" not in options:
+                name = _class_name(function)
             if None in options or not isinstance(name, ast.Constant):
                 raise _Unclear
             own = str(name.value or function.name)
             yield _Source(kind, own, "members" in options, function, tree, module)
     if uses:
         raise _Unclear
+
+
+def _class_name(task: ast.ClassDef) -> ast.expr:
+    """Return the value of the attribute ``name`` of a class, or the name of the class."""
+    for node in task.body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "name":
+            return node.value
+    return ast.Constant(task.name)
 
 
 def _imported_kinds(nodes: Iterable[ast.AST]) -> dict[str, str]:

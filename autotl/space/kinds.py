@@ -12,15 +12,19 @@ GIVEN_ARGUMENTS: Mapping[str, tuple[str, ...]] = {
     "augment": ("size", "expects", "uniform"),
     "optimizer": ("groups", "steps"),
     "balance": ("counts",),
+    "loss": ("output_weights", "label_smoothing"),
     "dataset": ("source",),
+    "task": ("outputs", "constants"),
+    "metric": ("targets", "predictions"),
 }
 """The arguments that each kind of plugin may have; AutoTL passes those that a plugin declares."""
 
-SEARCHED_KINDS = tuple(kind for kind in GIVEN_ARGUMENTS if kind != "dataset")
+SEARCHED_KINDS = tuple(k for k in GIVEN_ARGUMENTS if k not in ("dataset", "task", "metric"))
 """The kinds of plugin that the search chooses, in the order in which they are sampled."""
 
-OPTIONAL_KINDS = ("balance",)
-"""The searched kinds that a configuration may lack: only some data sets need them."""
+OPTIONAL_KINDS = ("balance", "loss")
+"""The searched kinds that a configuration may lack: only some data sets need the first, and every
+task has a loss of its own."""
 
 IMAGE_SIZE = "image_size"
 """The setting of a backbone that holds the side of its input images in pixels."""

@@ -58,14 +58,15 @@ class Example:
         name: Identifies the example to people; unique in its source.
         item: What it is an example of, as its kind of input has it. For images a file, or an array
             ``uint8 [H, W]`` or ``[H, W, 3]``.
-        label: The class; an empty one is reported as a problem of the data.
+        label: The class, or what else the task predicts, see ``autotl.Label``: a number, several
+            labels, or several numbers by name. An empty text is reported as a problem of the data.
         split: The split it belongs to; if empty, AutoTL chooses one.
         group: Examples of one group (a patient, a video) are always put into the same split.
     """
 
     name: str
     item: Any
-    label: str
+    label: Any
     split: GivenSplit = ""
     group: str = ""
 
@@ -140,6 +141,9 @@ class Uniform(Protocol):
         """
 
 
+Direction = Literal["maximize", "minimize"]
+"""Which values of a metric are better, in Optuna's terms."""
+
 Members = Callable[[Sequence[str], str, float | None], list[str]]
 """The members of a family that match some patterns, or the default set for a device and budget."""
 
@@ -181,6 +185,11 @@ class Plugin(Generic[P, R]):
     refuse: Refuse | None = None
     takes: HeadInput = "features"
     mixes: bool = False
+    tasks: tuple[str, ...] = ()
+    direction: Direction = "maximize"
+    bounds: tuple[float, float] = (0.0, 1.0)
+    per_example: bool = False
+    has_unit: bool = False
     origin: str = NO_PACKAGE
     family: str = ""
     given: Mapping[str, Any] = field(default_factory=dict)
@@ -193,6 +202,10 @@ class Plugin(Generic[P, R]):
     def summary(self) -> str:
         """The first line of the docstring."""
         return (inspect.getdoc(self.function) or "").partition("\n")[0]
+
+    def suits(self, task: str) -> bool:
+        """Whether the plugin suits the task of that name."""
+        return not self.tasks or task in self.tasks
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -244,6 +257,14 @@ class Kind:
             of any architecture; or ``stages [B, F]``, the concatenated means of the last stages'
             maps and the pooled features.
         mixes: For an augmentation: it takes and returns images and targets ``[B, C]``.
+        tasks: For a head, a balance, a loss or a metric: the names of the tasks that it suits;
+            every task by default.
+        direction: For a metric: which values are better.
+        bounds: For a metric: the smallest and the largest value, which may be infinite.
+        per_example: For a metric: it returns ``[N]``, what each example contributes, and the score
+            is the mean of that. Without it, it returns a number, and its variance is estimated by
+            leaving out examples, which takes longer.
+        has_unit: For a metric: its values are in the unit of the targets.
         members, locate, refuse: For a family of backbones, see ``Plugin``.
     """
 
@@ -269,6 +290,11 @@ class Kind:
         refuse: Refuse | None = None,
         takes: HeadInput = "features",
         mixes: bool = False,
+        tasks: Iterable[str] = (),
+        direction: Direction = "maximize",
+        bounds: tuple[float, float] = (0.0, 1.0),
+        per_example: bool = False,
+        has_unit: bool = False,
     ) -> Callable[[Callable[P, R]], Plugin[P, R]]: ...
     def __call__(
         self,
@@ -278,12 +304,17 @@ class Kind:
         name: str | None = None,
         requires: Sequence[str] = (),
         matches: Iterable[str] = (),
+        tasks: Iterable[str] = (),
         **options: Any,
     ) -> Any:
         """Make ``function`` a ``Plugin``, or return the decorator that does."""
 
         def register(function: Callable[P, R]) -> Plugin[P, R]:
-            for option, value in (("requires", requires), ("matches", matches)):
+            for option, value in (
+                ("requires", requires),
+                ("matches", matches),
+                ("tasks", tasks),
+            ):
                 if isinstance(value, str):
                     raise PluginError(
                         f"{self.kind} plugin {function.__name__!r}: {option} must be a list: "
@@ -291,11 +322,12 @@ class Kind:
                     )
             return Plugin(
                 self.kind,
-                name or function.__name__,
+                name or getattr(function, "name", None) or function.__name__,
                 function,
                 *read_signature(self.kind, function),
                 requires=tuple(requires),
                 matches=tuple(matches),
+                tasks=tuple(tasks),
                 **options,
             )
 
@@ -308,4 +340,7 @@ head = Kind("head")
 augment = Kind("augment")
 optimizer = Kind("optimizer")
 balance = Kind("balance")
+loss = Kind("loss")
 dataset = Kind("dataset")
+task = Kind("task")
+metric = Kind("metric")

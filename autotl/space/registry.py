@@ -146,6 +146,17 @@ class Registry:
         )
         return registry
 
+    def for_task(self, task: str) -> Registry:
+        """The plugins that suit a task."""
+        registry = Registry(
+            (p for of_kind in self._plugins.values() for p in of_kind.values() if p.suits(task)),
+            self.broken,
+            self.input_kinds.values(),
+        )
+        unfit = (Unfit(p, f"does not suit {task}") for p in self if not p.suits(task))
+        registry.unfit = (*self.unfit, *unfit)
+        return registry
+
     def __iter__(self) -> Iterator[AnyPlugin]:
         """Every plugin, by kind, then by name."""
         return (p for kind in GIVEN_ARGUMENTS for _, p in sorted(self._plugins[kind].items()))

@@ -7,6 +7,7 @@ hyperparameter if its annotation is ``bool``, a ``Literal`` or has a ``Range``, 
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -62,8 +63,9 @@ def _keyword_hints(
     holder = SimpleNamespace(
         __annotations__={p.name: p.annotation for p in parameters if p.kind is p.KEYWORD_ONLY}
     )
+    names = getattr(function, "__globals__", None) or vars(sys.modules[function.__module__])
     try:
-        return get_type_hints(holder, globalns=function.__globals__, include_extras=True)
+        return get_type_hints(holder, globalns=names, include_extras=True)
     except PluginError as error:
         raise PluginError(f"{plugin}: {error}") from None
     except NameError as error:

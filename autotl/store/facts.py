@@ -43,6 +43,7 @@ class DataFacts(Facts):
     kind: str = "image"
     noun: str = "image"
     nouns: str = "images"
+    task: str = "classification"
     classes: list[str] = []
     train: int = 0
     validation: int = 0
@@ -64,13 +65,22 @@ class ExcludedPlugin(Facts):
 
 
 class Calibration(Facts):
-    """A temperature, and the expected calibration error before and after it, on ``n`` examples."""
+    """What ``Task.calibrate`` returned for ``n`` examples.
 
-    temperature: Number
-    ece_before: Number
-    ece_after: Number
+    Of classes and labels the temperature; of classes the expected calibration error before and
+    after it; of labels their thresholds; of numbers half the widths of intervals that have the
+    fraction ``level`` of true numbers, and the fraction that those of other folds have.
+    """
+
     n: int
+    temperature: Number | None = None
+    ece_before: Number | None = None
+    ece_after: Number | None = None
     bins: int = 15
+    thresholds: list[float] = []
+    half_widths: list[float] = []
+    level: float | None = None
+    coverage: float | None = None
 
 
 class Baseline(Facts):

@@ -53,7 +53,8 @@ class StudyConfig(BaseModel):
     study: str = ""
     budget: Duration | None = None
     trials: Count | None = None
-    metric: str = "accuracy"
+    task: str = "auto"  # auto: the one that the labels tell
+    metric: str = ""  # empty: the default of the task
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     epochs: Annotated[int, Field(ge=1, le=100_000)] = 12
     patience: Count | None = None  # epochs without a better score
@@ -71,6 +72,7 @@ class StudyConfig(BaseModel):
     augment: Names = ()
     optimizer: Names = ()
     balance: Names = ()
+    loss: Names = ()  # empty: that of the task
     max_parameters: ParameterCount | None = None
     max_latency: Milliseconds | None = None  # for one image
     licence: Names = ()  # accepted licences of weights; empty: any

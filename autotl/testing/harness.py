@@ -27,6 +27,7 @@ from autotl.space.input_kind import InputKind, ModelInput
 from autotl.space.plugin import Example
 from autotl.space.registry import AnyPlugin
 from autotl.space.space import Choice, Config
+from autotl.tasks import numbered_classes
 from autotl.testing import toy
 from autotl.testing.configurations import Params
 from autotl.testing.violations import Violations, first_line
@@ -80,7 +81,8 @@ class PluginHarness:
 
     def build(self, config: Config, seed: int = 0, saved: Path | None = None) -> Model:
         """Build the model of a configuration, on the CPU in float32."""
-        return models.build_model(config, len(toy.COLOURS), self.size, toy.CPU, seed, saved)
+        task = numbered_classes(len(toy.COLOURS))
+        return models.build_model(config, task, self.size, toy.CPU, seed, saved)
 
     @cached_property
     def expects(self) -> ModelInput:

@@ -23,7 +23,7 @@ from autotl.training.kernels import cuda_kernels
 from autotl.training.latency import measure_latencies, measure_latency
 from autotl.training.loop import fine_tune, set_trainable
 from autotl.training.memory import build_model
-from autotl.training.predict import logits_to_probabilities, predict
+from autotl.training.predict import logits_to_predictions, predict
 from autotl.training.probes import (
     ProbeEpoch,
     extract_backbone_features,
@@ -45,7 +45,7 @@ __all__ = [
     "extract_mirrored_features",
     "fine_tune",
     "keeps_backbone_frozen",
-    "logits_to_probabilities",
+    "logits_to_predictions",
     "measure_cost",
     "measure_forward",
     "measure_latencies",

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
 from autotl.errors import PluginError
 from autotl.space.input_kind import ModelInput
 from autotl.space.space import Choice
+from autotl.space.task import Task
 from autotl.training.random_state import seed_torch, torch_seeded
 
 GOLDEN_RATIO = 0x9E3779B9
@@ -31,7 +31,7 @@ class Augmentation:
     Args:
         choice: The augmentation plugin and its values.
         expects: The input of the backbone.
-        classes: Number of classes.
+        task: What is predicted.
         device: The device of the images.
 
     Attributes:
@@ -40,9 +40,9 @@ class Augmentation:
     """
 
     def __init__(
-        self, choice: Choice, expects: ModelInput, classes: int, device: torch.device
+        self, choice: Choice, expects: ModelInput, task: Task, device: torch.device
     ) -> None:
-        self.classes, self.device = classes, device
+        self.task, self.device = task, device
         self._uniform = UniformNumbers(choice.plugin.name)
         given = {"size": expects.size, "expects": expects, "uniform": self._uniform}
         self.transform = choice.plugin.call(given, choice.params)
@@ -50,18 +50,14 @@ class Augmentation:
         self.mixes = choice.plugin.mixes
         self.is_identity = False
 
-    def detect_identity(self, images: Tensor, labels: Tensor) -> None:
+    def detect_identity(self, images: Tensor, targets: Tensor) -> None:
         """Find out on some images whether the augmentation changes images at all."""
         with torch_seeded(self.device, 0):
-            self.is_identity = self(images, labels)[0] is images
+            self.is_identity = self(images, targets)[0] is images
 
-    def one_hot(self, labels: Tensor) -> Tensor:
-        """Convert labels ``int64 [B]`` to one-hot targets ``float32 [B, C]``."""
-        return functional.one_hot(labels, self.classes).float()
-
-    def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Augment a batch ``[B, ...]``; return it with its targets ``[B, C]``."""
-        targets = self.one_hot(labels)
+    def __call__(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Augment a batch ``[B, ...]``; return it with its targets as the loss takes them."""
+        targets = self.task.expand(targets)
         if self.mixes:
             images, targets = self.transform(images, targets)
             return images, targets

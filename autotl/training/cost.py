@@ -324,7 +324,7 @@ def _time_steps(trial: Model, config: Config, job: Job, autocast: bool) -> _Timi
         batch, activation_bytes = frozen.compute(images), frozen.row_bytes
         prefix = _time(lambda: frozen.compute(images), job.device)
         _compare_with_openvino(frozen, images, prefix)
-    targets = inputs.one_hot(labels)
+    targets = inputs.model.task.expand(labels)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     measure = partial(_time_training, inputs, batch, targets)

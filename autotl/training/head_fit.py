@@ -34,7 +34,7 @@ def fit_head(head: Any, features: Tensor, labels: Tensor, name: str, job: Job) -
     Args:
         head: Has ``fit(features, labels)``.
         features: ``float32 [N, ...]``.
-        labels: ``[N]``.
+        labels: The targets, ``[N, ...]``.
         name: The name of the head's plugin.
         job: Its ``measured_costs`` are read and extended.
 
@@ -44,7 +44,8 @@ def fit_head(head: Any, features: Tensor, labels: Tensor, name: str, job: Job) -
     if job.deadline is None:
         head.fit(features, labels)
         return
-    key = f"fit, {name}, {list(features.shape[1:])}, {len(job.train.class_counts)} classes"
+    outputs = len(job.train.class_counts) or labels.shape[-1]
+    key = f"fit, {name}, {list(features.shape[1:])}, {outputs} classes"
     timed = job.measured_costs.get(key)
     if timed is None and len(labels) >= PART * FEWEST_EXAMPLES:
         part = _choose_part(labels)
@@ -64,9 +65,10 @@ def fit_head(head: Any, features: Tensor, labels: Tensor, name: str, job: Job) -
 
 def _choose_part(labels: Tensor) -> Tensor:
     """Choose a part of the examples at random, and one of each class: ascending indices ``[n]``."""
-    classes = labels.cpu().numpy()
-    order = np.random.default_rng(0).permutation(len(classes))[: len(classes) // PART]
-    part = np.union1d(order, np.unique(classes, return_index=True)[1])
+    targets = labels.cpu().numpy()
+    order = np.random.default_rng(0).permutation(len(targets))[: len(targets) // PART]
+    firsts = np.unique(targets, return_index=True)[1] if targets.ndim == 1 else targets.argmax(0)
+    part = np.union1d(order, firsts)
     return torch.from_numpy(part).to(labels.device)
 
 

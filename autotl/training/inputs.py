@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 
@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
 from autotl.data import Batches
 from autotl.errors import OutOfMemory
@@ -30,7 +29,7 @@ from autotl.training.job import Job
 from autotl.training.memory import MicroBatches, retry_when_out_of_memory, split
 from autotl.training.predict import (
     autocast,
-    logits_to_probabilities,
+    logits_to_predictions,
     predict,
     split_for_inference,
 )
@@ -62,10 +61,7 @@ class Inputs:
         self.model, self.config, self.job = model, config, job
         self.device = job.compute.apply_to(job.device)
         device = job.device.torch_device
-        self.augmentation = Augmentation(
-            config["augment"], model.expects, len(job.train.class_counts), device
-        )
-        self.one_hot = self.augmentation.one_hot
+        self.augmentation = Augmentation(config["augment"], model.expects, model.task, device)
         self.trainable = True
         self._max_batch_size = math.ceil(job.train.num_examples / len(job.train))
         self.micro_batches = MicroBatches()
@@ -80,8 +76,17 @@ class Inputs:
         if choice := config.get("balance"):
             balance = choice.plugin.call({"counts": job.train.class_counts}, choice.params)
         self.sampling = balance.sampling
-        self._class_weights = _to_tensor(balance.weights, device)
+        self._loss = self._make_loss(_to_tensor(balance.weights, device))
         self._logit_offsets = _to_tensor(balance.offsets, device)
+
+    def _make_loss(self, weights: Tensor | None) -> Callable[[Tensor, Tensor], Tensor]:
+        """Return the loss of the configuration, or that of the task."""
+        smoothing = self.job.label_smoothing
+        if choice := self.config.get("loss"):
+            given = {"output_weights": weights, "label_smoothing": smoothing}
+            loss: Callable[[Tensor, Tensor], Tensor] = choice.plugin.call(given, choice.params)
+            return loss
+        return partial(self.model.task.loss, weights=weights, label_smoothing=smoothing)
 
     @property
     def split_point(self) -> SplitPoint | None:
@@ -151,18 +156,18 @@ class Inputs:
                 if self.trainable:
                     yield self.augmentation(images, labels)
                 else:
-                    yield images, self.one_hot(labels)
+                    yield images, self.model.task.expand(labels)
             return
-        loaded = zip(batches.load_labels(positions), rows.batches(positions), strict=True)
+        loaded = zip(batches.load_targets(positions), rows.batches(positions), strict=True)
         for labels, (activations, targets) in loaded:
-            targets = self.one_hot(labels) if targets is None else targets
+            targets = self.model.task.expand(labels) if targets is None else targets
             yield self.frozen.restore_dtype(activations), targets
 
     def fit_head(self) -> None:
         """Fit a head that has a ``fit`` to the training images without augmentation."""
         head, name = self.model.head, self.config["head"].name
         if hasattr(head, "fit"):
-            features, labels = self.extract_head_inputs(), self.job.train.labels
+            features, labels = self.extract_head_inputs(), self.job.train.targets
             fit = partial(fit_head, head, features, labels, name, self.job)
             with torch.no_grad():
                 retry_when_out_of_memory(fit, features.device, "the fit of the head")
@@ -187,7 +192,7 @@ class Inputs:
         return torch.cat(features).float().clone()  # inference tensors cannot be trained on
 
     def predict_validation(self) -> NDArray[np.float32]:
-        """Predict the probabilities ``[N, C]`` of the validation split."""
+        """Predict the validation split, ``[N, K]``."""
         validation = self.job.validation
         assert validation is not None
         rows = self._get_rows(validation, None)
@@ -215,7 +220,7 @@ class Inputs:
                 self._inference.map(compute_logits, frozen.restore_dtype(activations))
                 for activations, _ in rows.batches(positions)
             ]
-        return logits_to_probabilities(torch.cat(logits))
+        return logits_to_predictions(torch.cat(logits), self.model.task)
 
     def backward(self, batch: Activations, targets: Tensor) -> Tensor:
         """Add the gradients of the mean loss of a batch, scaled, to those of the parameters.
@@ -271,14 +276,14 @@ class Inputs:
         return batch.clone() if self.frozen else batch
 
     def loss(self, batch: Activations, targets: Tensor) -> Tensor:
-        """Compute the mean loss of a batch: balanced cross-entropy and the strategy's penalties.
+        """Compute the mean loss of a batch: the balanced loss and the strategy's penalties.
 
         Args:
             batch: Inputs of the model or activations ``[B, ...]``.
-            targets: ``[B, C]``.
+            targets: ``[B, L]``.
 
         Returns:
-            A scalar, in nats.
+            A scalar; of a classification in nats.
         """
         with autocast(self.device):
             activations, inputs = divide(batch)
@@ -290,10 +295,7 @@ class Inputs:
         logits = logits.float()
         if self._logit_offsets is not None:
             logits = logits + self._logit_offsets
-        smoothing = self.job.label_smoothing
-        loss = functional.cross_entropy(
-            logits, targets, self._class_weights, label_smoothing=smoothing
-        )
+        loss: Tensor = self._loss(logits, targets)
         for penalty in self.model.penalties:
             loss = loss + penalty(features.float())
         return loss

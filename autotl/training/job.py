@@ -24,11 +24,12 @@ class Epoch:
 
     Attributes:
         number: Number of the epoch, from 1.
-        loss: Mean training loss in nats: cross-entropy plus the penalties of the strategy.
+        loss: Mean training loss: that of the task, in nats for a classification, plus the penalties
+            of the strategy.
         score: Score on the validation split, in the study's metric; NaN without that split.
         seconds: Wall time of the epoch, with validation.
         trained_parameters: Parameters that have been trained so far, in this epoch or before.
-        probabilities: Predictions ``[N, C]`` for the validation split; None without that split.
+        predictions: Predictions ``[N, K]`` for the validation split; None without that split.
     """
 
     number: int
@@ -36,7 +37,7 @@ class Epoch:
     score: float
     seconds: float
     trained_parameters: int
-    probabilities: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
+    predictions: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass
@@ -47,7 +48,7 @@ class Job:
         train: Batches of the training split.
         validation: Batches of the validation split; None trains without validation.
         epochs: Number of epochs.
-        score: Rates probabilities ``[N, C]`` for the validation split.
+        score: Rates predictions ``[N, K]`` for the validation split.
         device: The device, with the type that autocast uses there.
         seed: Seed of everything that is random in the training.
         deadline: The reading of ``time.monotonic()`` after which ``OutOfTime`` is raised.

@@ -229,8 +229,8 @@ class Training:
         tensors = {f"weight:{names[id(t)]}": t for t in (*trained, *self.model.buffers())}
         tensors |= {f"average:{k}": v for k, v in self._average.state(names).items()}
         tensors |= {f"random:{i}": state for i, state in enumerate(random.torch_states)}
-        if last.probabilities is not None:
-            tensors["predictions"] = torch.from_numpy(last.probabilities)
+        if last.predictions is not None:
+            tensors["predictions"] = torch.from_numpy(last.predictions)
         optimizer: dict[str, dict[str, Any]] = {}
         if self._optimizer:
             states, optimizer = pack_optimizer(self._optimizer, names)
@@ -240,7 +240,7 @@ class Training:
             "views": self.job.views,
             "steps": self._steps,
             "averaged_steps": self._average.steps,
-            "epochs": [asdict(replace(epoch, probabilities=None)) for epoch in epochs],
+            "epochs": [asdict(replace(epoch, predictions=None)) for epoch in epochs],
             "optimizer": optimizer,
             "compile": self.job.compute.compile,
             "scaler": self.inputs.scaler.state_dict(),
@@ -279,7 +279,7 @@ class Training:
             self._keep_weights()
         epochs = [Epoch(**values) for values in facts["epochs"]]
         if "predictions" in tensors:
-            epochs[-1] = replace(epochs[-1], probabilities=tensors["predictions"].numpy())
+            epochs[-1] = replace(epochs[-1], predictions=tensors["predictions"].numpy())
         return epochs
 
     def _fits(self, tensors: Mapping[str, Tensor], random_states: int) -> bool:

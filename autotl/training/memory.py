@@ -25,6 +25,7 @@ from autotl.errors import OutOfMemory
 from autotl.frozen.activations import Activations
 from autotl.models import Device, Model
 from autotl.space.space import Config
+from autotl.space.task import Task
 
 OUT_OF_MEMORY_MESSAGES = (
     "out of memory",  # CUDA, "CUDA error: out of memory", HIP, XPU and "MPS backend out of memory"
@@ -90,14 +91,14 @@ def convert_out_of_memory(what: str, device: torch.device) -> Iterator[None]:
 
 
 def build_model(
-    config: Config, classes: int, size: int | None, device: Device, seed: int = 0
+    config: Config, task: Task, size: int | None, device: Device, seed: int = 0
 ) -> Model:
     """Build a model as ``models.build_model`` does, on a device that may have little memory left.
 
     Raises:
         OutOfMemory: It does not fit on the device.
     """
-    build = partial(models.build_model, config, classes, size, device, seed)
+    build = partial(models.build_model, config, task, size, device, seed)
     return retry_when_out_of_memory(build, device.torch_device, "the model")
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from autotl.data import Batches
 from autotl.models import Device, Model, fast_inference
+from autotl.space.task import Task
 from autotl.training.kernels import cuda_kernels
 from autotl.training.memory import MicroBatches
 
@@ -31,7 +32,7 @@ def predict(
     factor: int | None = None,
     micro_batches: MicroBatches | None = None,
 ) -> NDArray[np.float32]:
-    """Predict the probabilities of the images in ``batches``.
+    """Predict the examples in ``batches``.
 
     Args:
         model: Is left in eval mode.
@@ -43,7 +44,7 @@ def predict(
         micro_batches: Knows what fits into memory, from other batches; None for nothing.
 
     Returns:
-        Probabilities ``[N, C]``, in the order of the images.
+        Predictions ``[N, K]``, such as probabilities, in the order of the examples.
 
     Raises:
         OutOfMemory: A single image does not fit on the device.
@@ -59,7 +60,7 @@ def predict(
                 count = batches.num_examples if compile else 0
                 forward = compile_if_it_pays(model, images, device, count)
             results.append(compute_logits(forward, images, device, micro_batches))
-    return logits_to_probabilities(torch.cat(results))
+    return logits_to_predictions(torch.cat(results), model.task)
 
 
 def split_for_inference(
@@ -121,10 +122,10 @@ def compute_logits(
         return (micro_batches or MicroBatches()).map(model, images).float()
 
 
-def logits_to_probabilities(logits: Tensor) -> NDArray[np.float32]:
-    """Convert logits ``[N, C]`` to probabilities ``[N, C]``."""
-    probabilities: NDArray[np.float32] = logits.float().softmax(1).cpu().numpy()
-    return probabilities
+def logits_to_predictions(logits: Tensor, task: Task) -> NDArray[np.float32]:
+    """Convert logits ``[N, L]`` to predictions ``float32 [N, K]``, such as probabilities."""
+    predictions: NDArray[np.float32] = task.activate(logits.float()).float().cpu().numpy()
+    return predictions
 
 
 def autocast(device: Device) -> contextlib.AbstractContextManager[Any]:

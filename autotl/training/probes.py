@@ -220,8 +220,7 @@ def _start_run(first: _Run, config: Config) -> _Run:
     job, start = training.job, time.monotonic()
     random = RandomState(job.device, job.seed)
     try:
-        classes = len(job.train.class_counts)
-        make = partial(replace_head, training.model, config["head"], classes, job.seed)
+        make = partial(replace_head, training.model, config["head"], job.seed)
         model = retry_when_out_of_memory(make, job.device.torch_device, "the head")
         with random.torch_active():
             run = _Run(Training(model, config, job, shared_inputs=training.inputs), random)

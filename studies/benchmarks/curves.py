@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from autotl.space import registry, space
 from autotl.space.plugin import Example
 from autotl.space.space import Config, Space
+from autotl.tasks import numbered_classes
 
 HERE = Path(__file__).parent
 BACKBONES = ("tf_efficientnet_lite0", "tf_efficientnet_lite1")
@@ -170,10 +171,10 @@ def record(source: str) -> None:
     dataset = data.check(load_examples(source), source, validation=0.5, test=0)
     packed = data.pack(dataset, IMAGE_SIZE, "bicubic", Path(gettempdir()) / "autotl-curves")
     make_batches = partial(
-        Batches, packed, dataset.labels, batch_size=32, device=device.torch_device
+        Batches, packed, dataset.targets, batch_size=32, device=device.torch_device
     )
     validation = make_batches(dataset.indices("validation"))
-    labels = dataset.labels[dataset.indices("validation")]
+    labels = dataset.targets[dataset.indices("validation")]
     grid, cache = grid_space(), FeatureCache(4 << 30)
     shape = (SEEDS, *(len(PLUGINS[kind]) for kind in KINDS), LEARNING_RATES, EPOCHS)
     curves = {
@@ -185,7 +186,7 @@ def record(source: str) -> None:
 
     def record_score(cell: tuple[int, ...], probabilities: NDArray[np.float32]) -> float:
         epoch = int(np.isfinite(curves["accuracy"][cell]).sum())
-        classes = range(len(dataset.classes))
+        classes = range(len(dataset.outputs))
         curves["accuracy"][cell][epoch] = (probabilities.argmax(1) == labels).mean()
         curves["log_loss"][cell][epoch] = log_loss(labels, probabilities, labels=classes)
         return float(curves["accuracy"][cell][epoch])
@@ -213,7 +214,9 @@ def record(source: str) -> None:
         )
         for values in curves.values():
             values[cell] = np.nan
-        network = models.build_model(config, len(dataset.classes), IMAGE_SIZE, device, seed)
+        network = models.build_model(
+            config, numbered_classes(len(dataset.outputs)), IMAGE_SIZE, device, seed
+        )
         start = process_time()  # of one thread, whatever else runs
         try:
             for epoch in fine_tune(network, config, job):

@@ -28,6 +28,7 @@ from autotl.models import Device, Model, fast_inference
 from autotl.space import registry
 from autotl.space.registry import Registry
 from autotl.space.space import Choice
+from autotl.tasks import numbered_classes
 
 BACKBONES = ("tf_efficientnet_lite0", "tf_efficientnet_lite1", "tf_efficientnet_lite2")
 HEADS = ("logistic regression", "ridge regression")
@@ -71,10 +72,12 @@ def compute_features(dataset: data.Dataset, plugins: Registry, size: int, cache:
             "backbone": Choice(plugins.get("backbone", name), {}),
             "head": Choice(head, head.defaults),
         }
-        model = models.build_model(config, len(dataset.classes), size, device).eval()
+        model = models.build_model(
+            config, numbered_classes(len(dataset.outputs)), size, device
+        ).eval()
         packed = data.pack(dataset, size, model.expects.interpolation, cache)
         indices = np.arange(len(dataset.examples))
-        batches = data.Batches(packed, dataset.labels, indices, 32, device.torch_device)
+        batches = data.Batches(packed, dataset.targets, indices, 32, device.torch_device)
         short = name.rpartition("_")[2]
         for view, rows in compute_views(model, batches, device).items():
             features[short, "stages", view] = rows
@@ -102,9 +105,9 @@ def score_all(
 ) -> dict[tuple[str, str], list[float]]:
     """Accuracies on the test split for each seed, by head and candidate."""
     pool, test = dataset.indices("train", "validation"), dataset.indices("test")
-    labels, scores = dataset.labels[test], defaultdict(list)
+    labels, scores = dataset.targets[test], defaultdict(list)
     for seed in range(seeds):
-        train = draw(dataset.labels, pool, seed)
+        train = draw(dataset.targets, pool, seed)
         outputs: dict[str, tuple[Array, ...]] = {}
         for candidate, parts, fit_on, score_on in candidates():
             views = {
@@ -112,7 +115,7 @@ def score_all(
                 for view in ("plain", "mirrored")
             }
             x = np.concatenate([views[view][train] for view in fit_on])
-            y = np.concatenate([dataset.labels[train]] * len(fit_on))
+            y = np.concatenate([dataset.targets[train]] * len(fit_on))
             outputs[candidate] = fit(x, y, [views[view][test] for view in score_on])
         for ensemble, members in ensembles():
             outputs[ensemble] = tuple(

@@ -187,7 +187,7 @@ def make_job(bench: speed.Benchmark, folder: Path, network: models.Model) -> tra
     packed = data.pack(bench.dataset, bench.size, network.expects.interpolation, folder)
     train, validation = (
         data.Batches(
-            packed, bench.dataset.labels, indices, bench.batch, bench.device.torch_device,
+            packed, bench.dataset.targets, indices, bench.batch, bench.device.torch_device,
             shuffle_seed=seed,
         )
         for indices, seed in ((bench.train, bench.seed), (bench.validation, None))

@@ -20,6 +20,7 @@ from autotl.data import Batches
 from autotl.frozen import FeatureCache
 from autotl.space import registry
 from autotl.space.space import Choice
+from autotl.tasks import numbered_classes
 from autotl.training import Job
 
 DEFAULTS = {
@@ -72,14 +73,14 @@ def train(
         config[kind] = Choice(plugin, params)
     device = models.select_device("auto", "auto")
     seed, size = int(recipe["seed"]), int(recipe["size"])
-    model = models.build_model(config, len(dataset.classes), size, device, seed)
+    model = models.build_model(config, numbered_classes(len(dataset.outputs)), size, device, seed)
     packed = data.pack(dataset, size, model.expects.interpolation, cache)
     splits = ("train",) if recipe["train"] == "part" else ("train", "validation")
-    labels = dataset.labels[dataset.indices("test")]
+    labels = dataset.targets[dataset.indices("test")]
 
     def batches(indices: data.Indices) -> Batches:
         torch_device = device.torch_device
-        return Batches(packed, dataset.labels, indices, 32, torch_device, shuffle_seed=seed)
+        return Batches(packed, dataset.targets, indices, 32, torch_device, shuffle_seed=seed)
 
     job = Job(
         batches(dataset.indices(*splits)),

@@ -39,6 +39,7 @@ from autotl import data, models, training
 from autotl.frozen import FeatureCache
 from autotl.space import registry
 from autotl.space.space import Choice, Config
+from autotl.tasks import numbered_classes
 from autotl.training.inputs import Inputs
 
 PLUGINS = registry.load()
@@ -91,12 +92,12 @@ class Benchmark:
 
     def build(self, config: Config, device: models.Device) -> models.Model:
         """Build the model of a configuration."""
-        classes = len(self.dataset.classes)
-        return models.build_model(config, classes, self.size, device, self.seed)
+        classes = len(self.dataset.outputs)
+        return models.build_model(config, numbered_classes(classes), self.size, device, self.seed)
 
     def accuracy(self, probabilities: np.ndarray) -> float:
         """The accuracy on the validation split."""
-        return float((probabilities.argmax(1) == self.dataset.labels[self.validation]).mean())
+        return float((probabilities.argmax(1) == self.dataset.targets[self.validation]).mean())
 
 
 # A user's own loop.
@@ -120,7 +121,7 @@ class Photos(Dataset):
 
     def __getitem__(self, position: int) -> tuple[Tensor, int]:
         image = self.transform(self.load(position))
-        return image, int(self.bench.dataset.labels[self.indices[position]])
+        return image, int(self.bench.dataset.targets[self.indices[position]])
 
 
 class Decoded(Photos):
@@ -254,7 +255,7 @@ def train_with_autotl(bench: Benchmark, configs: list[Config], folder: Path) -> 
         start = time.monotonic()
         network = bench.build(config, device)
         packed = data.pack(bench.dataset, bench.size, network.expects.interpolation, folder)
-        labels, torch_device = bench.dataset.labels, device.torch_device
+        labels, torch_device = bench.dataset.targets, device.torch_device
         train, validation = (
             data.Batches(packed, labels, indices, bench.batch, torch_device, shuffle_seed=seed)
             for indices, seed in ((bench.train, bench.seed), (bench.validation, None))

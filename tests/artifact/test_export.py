@@ -22,6 +22,7 @@ from autotl.artifact.model_folder import Predictor
 from autotl.errors import ArtifactError
 from autotl.models import Model
 from autotl.models.ensemble import Ensemble
+from autotl.tasks import Classification
 from autotl.testing.toy import COLOURS
 
 ort = pytest.importorskip("onnxruntime")
@@ -56,7 +57,7 @@ def fit(images: NDArray[np.uint8], labels: NDArray[np.int64]) -> Model:
 
 @pytest.fixture(scope="module")
 def predictor(data: Labelled) -> Predictor:
-    return Predictor(fit(*data), CLASSES, CPU, TEMPERATURE)
+    return Predictor(fit(*data), Classification(CLASSES), CPU, TEMPERATURE)
 
 
 def trace_once(patch: pytest.MonkeyPatch, program: Any = None) -> Callable[[], Any]:
@@ -196,7 +197,7 @@ def test_an_ensemble_is_exported_as_one_file(
     from onnx import load
 
     members = [fit(*data), fit(data.images[::2], data.labels[::2])]
-    predictor = Predictor(Ensemble(members, [0.7, 0.3]), CLASSES, CPU, TEMPERATURE)
+    predictor = Predictor(Ensemble(members, [0.7, 0.3]), Classification(CLASSES), CPU, TEMPERATURE)
     trace_once(monkeypatch)
     result = export.export(predictor, tmp_path / "model.onnx", "onnx", *data)
     assert result.max_difference < 1e-4
@@ -262,7 +263,7 @@ def data_dependent(features: int, classes: int) -> nn.Module:
 def test_a_model_that_cannot_be_traced_is_an_error_with_the_reason(
     data: Labelled, tmp_path: Path, to: str
 ) -> None:
-    predictor = Predictor(model(head=data_dependent), CLASSES, CPU)
+    predictor = Predictor(model(head=data_dependent), Classification(CLASSES), CPU)
     with pytest.raises(ArtifactError, match=f"cannot be exported with --to {to}; torch says: "):
         export.export(predictor, tmp_path / "model", to, data.images[:5])
     assert list(tmp_path.iterdir()) == []

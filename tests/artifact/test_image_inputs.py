@@ -14,6 +14,7 @@ from toy import CPU, model
 from autotl.artifact.image_inputs import list_images
 from autotl.artifact.model_folder import Predictor
 from autotl.errors import DataError
+from autotl.tasks import Classification
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +63,7 @@ def test_a_folder_without_images_is_named(tmp_path: Path) -> None:
 
 
 def test_all_forms_of_an_image_have_the_same_prediction(photos: Path) -> None:
-    predictor = Predictor(model().eval(), ["a", "b", "c"], CPU)
+    predictor = Predictor(model().eval(), Classification(["a", "b", "c"]), CPU)
     file = photos / "blue" / "1.png"
     [expected] = predictor.predict([file])
     with Image.open(file) as opened:
@@ -74,7 +75,7 @@ def test_all_forms_of_an_image_have_the_same_prediction(photos: Path) -> None:
 
 
 def test_a_pillow_image_is_turned_upright(photos: Path) -> None:
-    predictor = Predictor(model().eval(), ["a", "b", "c"], CPU)
+    predictor = Predictor(model().eval(), Classification(["a", "b", "c"]), CPU)
     with Image.open(photos / "red" / "0.png") as opened:
         turned = opened.transpose(Image.Transpose.ROTATE_90)
         turned.getexif()[0x0112] = 6  # to be rotated by 270 degrees
@@ -82,7 +83,7 @@ def test_a_pillow_image_is_turned_upright(photos: Path) -> None:
 
 
 def test_an_image_that_cannot_be_read_is_an_error(photos: Path) -> None:
-    predictor = Predictor(model().eval(), ["a", "b", "c"], CPU)
+    predictor = Predictor(model().eval(), Classification(["a", "b", "c"]), CPU)
     with pytest.raises(DataError, match="the image: only 1 x 1 pixels"):
         predictor.predict(Image.new("RGB", (1, 1)))
     with pytest.raises(DataError, match=r"float64 .* is neither uint8"):

@@ -23,6 +23,7 @@ from autotl.models import Device, Model, fast_inference
 from autotl.space import registry, space
 from autotl.space.registry import Registry
 from autotl.space.space import Config
+from autotl.tasks import Classification, numbered_classes
 
 CPU = Device(torch.device("cpu"), None)
 
@@ -44,12 +45,12 @@ def config(plugins: Registry) -> Config:
 
 @pytest.fixture(scope="module")
 def network(config: Config) -> Model:
-    return models.build_model(config, 3, 40, CPU, seed=5).eval()
+    return models.build_model(config, numbered_classes(3), 40, CPU, seed=5).eval()
 
 
 def save(folder: Path, network: Model, config: Config, **facts: Any) -> None:
     facts = {"versions": {}, **facts}
-    model_folder.save(folder, network, config, ["a", "b", "ü"], facts, "# Card\n")
+    model_folder.save(folder, network, config, Classification(["a", "b", "ü"]), facts, "# Card\n")
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +153,9 @@ def test_digests_of_the_training_images_are_stored_in_8_bytes_each(
 ) -> None:
     folder = tmp_path / "model"
     digests = np.array([2**63, 5, 5], dtype=np.uint64)
-    model_folder.save(folder, network, config, ["a", "b", "c"], {}, training_images=digests)
+    model_folder.save(
+        folder, network, config, Classification(["a", "b", "c"]), {}, training_images=digests
+    )
     assert model_folder.load(folder, plugins, CPU).training_images.tolist() == [5, 2**63]
     file = folder / model_folder.TRAINING_IMAGES
     assert file.stat().st_size == 128 + 2 * 8
@@ -239,14 +242,16 @@ def test_a_model_knows_its_own_data_by_their_path(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     config = {"data": {"source": str(tmp_path / "photos")}}
-    predictor = Predictor(network, ["a", "b", "c"], CPU, config=config)
+    predictor = Predictor(network, Classification(["a", "b", "c"]), CPU, config=config)
     assert predictor.was_trained_on("photos")
     moved = {"source": "photos", "path": "../../photos"}
-    relative = Predictor(network, "abc", CPU, config={"data": moved}, folder=Path("r/m"))
+    relative = Predictor(
+        network, Classification("abc"), CPU, config={"data": moved}, folder=Path("r/m")
+    )
     assert relative.was_trained_on("photos")
     assert not relative.was_trained_on("r/m/photos")
     assert not predictor.was_trained_on("other")
-    assert not Predictor(network, ["a", "b", "c"], CPU).was_trained_on(".")
+    assert not Predictor(network, Classification(["a", "b", "c"]), CPU).was_trained_on(".")
 
 
 def test_the_weights_have_the_same_permissions_as_the_other_files(saved: Path) -> None:
@@ -273,7 +278,9 @@ def test_a_folder_without_standalone_code_can_be_loaded(folder: Path, plugins: R
 def test_a_model_trained_in_bfloat16_predicts_in_float32(
     tmp_path: Path, plugins: Registry, config: Config
 ) -> None:
-    network = models.build_model(config, 3, 40, models.select_device("cpu", "bfloat16"))
+    network = models.build_model(
+        config, numbered_classes(3), 40, models.select_device("cpu", "bfloat16")
+    )
     save(tmp_path / "model", network, config)
     assert model_folder.load(tmp_path / "model", plugins).device.autocast is None
 

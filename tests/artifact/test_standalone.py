@@ -25,6 +25,7 @@ from autotl.models import Model
 from autotl.space import registry, space
 from autotl.space.registry import Registry
 from autotl.space.space import Config
+from autotl.tasks import Classification, numbered_classes
 
 HEADS = [p.name for p in registry.load() if p.kind == "head" and p.origin.startswith("autotl ")]
 
@@ -32,6 +33,7 @@ OWN_PLUGINS = '''
 import torch
 from torch import nn
 from autotl import Incompatible, backbone, head
+from autotl.tasks import numbered_classes
 
 SCALE = 3.0
 
@@ -102,7 +104,7 @@ def make_config(backbone: str, head: str, plugins: Registry) -> Config:
 
 def build(config: Config, size: int = 64) -> Model:
     """Build a network with BatchNorm statistics and a fitted head, as if it had been trained."""
-    network = models.build_model(config, 3, size, CPU, seed=1)
+    network = models.build_model(config, numbered_classes(3), size, CPU, seed=1)
     images = torch.randint(0, 255, (12, 3, size, size), dtype=torch.uint8)
     with torch.no_grad():
         network.train()(images)
@@ -121,7 +123,9 @@ def save(tmp_path: Path, plugins: Registry) -> Save:
 
     def save_model(backbone: str, head: str, name: str = "model", **facts: Any) -> dict[str, Any]:
         config = make_config(backbone, head, plugins)
-        model_folder.save(tmp_path / name, build(config), config, ["a", "b", "ü"], facts)
+        model_folder.save(
+            tmp_path / name, build(config), config, Classification(["a", "b", "ü"]), facts
+        )
         content: dict[str, Any] = json.loads((tmp_path / name / "config.json").read_text())
         return content
 
@@ -241,6 +245,6 @@ def test_saving_draws_no_random_numbers_and_restores_training_mode(
     config = make_config("test_resnet", "linear", plugins)
     network = build(config).train()
     before = torch.random.get_rng_state()
-    model_folder.save(tmp_path / "model", network, config, ["a", "b", "c"], {})
+    model_folder.save(tmp_path / "model", network, config, Classification(["a", "b", "c"]), {})
     assert torch.equal(before, torch.random.get_rng_state())
     assert network.training

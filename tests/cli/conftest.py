@@ -9,6 +9,8 @@ from click.testing import Result
 from command_line import FAST_OPTIONS, run
 from images import write_images, write_plugin
 
+from autotl.tasks import Classification, numbered_classes
+
 CLASSES = ["green", "red", "<b>blue|*"]
 
 
@@ -52,12 +54,12 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     plugins = registry.load([write_plugin(folder)])
     recipe = {"backbone": {"tiny": {}}, "head": {"nearest_mean": {"threshold": 0.0}}}
     config = space.from_json(recipe, plugins, kinds=("backbone", "head"))
-    network = models.build_model(config, 3, 32, CPU).eval()
+    network = models.build_model(config, numbered_classes(3), 32, CPU).eval()
     files = [f for c in CLASSES for f in sorted((folder / "photos" / c).iterdir())]
     images = np.stack([data.decode(f, 32, "bicubic") for f in files])
     with torch.no_grad():
         features = network.features(torch.from_numpy(images).permute(0, 3, 1, 2))
     network.head.fit(features, torch.arange(3).repeat_interleave(12))  # type: ignore[operator]
     facts = {"data": {"source": str(folder / "photos")}, "temperature": 1.5}
-    model_folder.save(folder / "model", network, config, CLASSES, facts)
+    model_folder.save(folder / "model", network, config, Classification(CLASSES), facts)
     return folder

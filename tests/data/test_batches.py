@@ -76,10 +76,10 @@ def test_epoch_indices_are_those_of_the_batches_of_the_epoch() -> None:
     )
     positions = batches.epoch_indices(3)
     assert batches.indices[np.concatenate(positions)].tolist() == image_numbers(batches, 3)
-    assert [labels.tolist() for labels in batches.load_labels(positions)] == [
+    assert [labels.tolist() for labels in batches.load_targets(positions)] == [
         labels.tolist() for _, labels in batches.epoch(3)
     ]
-    assert batches.load_labels([]) == []
+    assert batches.load_targets([]) == []
 
 
 def test_prefetch_computes_one_item_ahead() -> None:
@@ -110,9 +110,9 @@ def test_batches_read_a_packed_array(tmp_path: Path) -> None:
     dataset = check(noise_examples(5), "here")
     packed = pack(dataset, image_input(8, "nearest"), tmp_path)
     train = dataset.indices("train")
-    images, labels = next(iter(Batches(packed, dataset.labels, train, 32, CPU)))
+    images, labels = next(iter(Batches(packed, dataset.targets, train, 32, CPU)))
     assert (images[0].permute(1, 2, 0).numpy() == packed.array[train[0]]).all()
-    assert labels.tolist() == dataset.labels[train].tolist()
+    assert labels.tolist() == dataset.targets[train].tolist()
 
 
 # Images that are resident on a GPU.

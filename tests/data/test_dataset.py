@@ -92,10 +92,10 @@ def test_examples_are_in_natural_order_whatever_the_order_of_the_source() -> Non
         noise_example(f"{c}/{i}", c, int(c) * 50 + i) for c in ("10", "2", "1") for i in (10, 9, 1)
     ]
     dataset = check(examples, "here")
-    assert dataset.classes == ("1", "2", "10")
+    assert dataset.outputs == ("1", "2", "10")
     assert [e.name for e in dataset.examples][:4] == ["1/1", "1/9", "1/10", "2/1"]
-    assert [dataset.classes[c] for c in dataset.labels] == [e.label for e in dataset.examples]
-    assert dataset.labels.dtype == np.int64
+    assert [dataset.outputs[c] for c in dataset.targets] == [e.label for e in dataset.examples]
+    assert dataset.targets.dtype == np.int64
     from_reversed = check(reversed(examples), "here")
     assert (from_reversed.examples, from_reversed.splits) == (dataset.examples, dataset.splits)
     assert from_reversed.fingerprint == dataset.fingerprint
@@ -106,7 +106,7 @@ def test_names_of_thousands_of_digits_are_sorted() -> None:
     names = ["1" * 5000, "10", "9", "09", "2a", "0"]
     labels = [f"c{name}" for name in names for _ in range(3)]
     examples = [noise_example(f"{i}", label, i) for i, label in enumerate(labels)]
-    assert check(examples, "here").classes == ("c0", "c2a", "c09", "c9", "c10", "c" + "1" * 5000)
+    assert check(examples, "here").outputs == ("c0", "c2a", "c09", "c9", "c10", "c" + "1" * 5000)
 
 
 def test_the_fingerprint_depends_on_every_field_and_pixel_but_not_on_the_folder_or_seed(

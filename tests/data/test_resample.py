@@ -34,7 +34,7 @@ def test_a_resample_contains_exactly_train_and_validation(ungrouped: Dataset) ->
         assert drawn.number == number
         assert len(drawn.validation) == pytest.approx(len(ungrouped.indices("validation")), abs=4)
         assert len(drawn.validation) / len(drawn.train) == pytest.approx(1 / 3, rel=0.15)
-        counts = Counter(ungrouped.labels[drawn.validation].tolist())
+        counts = Counter(ungrouped.targets[drawn.validation].tolist())
         assert max(counts.values()) - min(counts.values()) <= 1
 
 
@@ -99,7 +99,7 @@ def test_small_data_sets_have_fewer_folds() -> None:
     for number in range(4):
         drawn = resample(small, number, seed=0)
         assert len(drawn.validation) >= 1
-        assert set(small.labels[drawn.train]) == {0, 1, 2}
+        assert set(small.targets[drawn.train]) == {0, 1, 2}
 
 
 def test_a_single_sampling_unit_is_too_few() -> None:

@@ -217,10 +217,10 @@ def test_with_folds_nothing_else_validates_and_small_classes_are_not_tested() ->
     assert dataset.folds is not None
     assert not len(dataset.indices("validation"))
     tested = dataset.indices("test")
-    assert Counter(dataset.labels[tested].tolist()) == {0: 4, 1: 4}
+    assert Counter(dataset.targets[tested].tolist()) == {0: 4, 1: 4}
     assert (dataset.folds[tested] == -1).all()
     assert (dataset.folds[dataset.indices("train")] >= 0).all()
-    assert len(set(dataset.folds[dataset.labels == 2])) == 2
+    assert len(set(dataset.folds[dataset.targets == 2])) == 2
     assert dataset.scored_split == "train"
     assert check(examples, "noise").scored_split == "validation"
 

@@ -18,6 +18,7 @@ from autotl.data import Dataset
 from autotl.data.image_kind import PREVIEW_SIDE
 from autotl.evaluation import error_analysis
 from autotl.scoring.metrics import Probabilities
+from autotl.tasks import Classification
 
 
 @pytest.fixture(scope="module")
@@ -28,29 +29,29 @@ def dataset() -> Dataset:
 def mostly_correct(dataset: Dataset, seed: int = 0) -> Probabilities:
     """Probabilities ``[N, 3]`` of a model that predicts every label, more or less confidently."""
     random = np.random.default_rng(seed)
-    confidence = random.uniform(0.6, 0.95, len(dataset.labels))
+    confidence = random.uniform(0.6, 0.95, len(dataset.targets))
     p = np.repeat(((1 - confidence) / 2)[:, None], 3, 1)
-    p[np.arange(len(confidence)), dataset.labels] = confidence
+    p[np.arange(len(confidence)), dataset.targets] = confidence
     return p.astype(np.float32)
 
 
 def predictor() -> Predictor:
-    return Predictor(model(), list(COLOURS), CPU)
+    return Predictor(model(), Classification(list(COLOURS)), CPU)
 
 
 def relabel(dataset: Dataset, indices: np.ndarray) -> Dataset:
     """Return the same images, those at ``indices`` labelled as the next class."""
-    labels = dataset.labels.copy()
+    labels = dataset.targets.copy()
     labels[indices] = (labels[indices] + 1) % 3
-    return replace(dataset, labels=labels)
+    return replace(dataset, targets=labels)
 
 
 def test_wrong_labels_are_found(dataset: Dataset) -> None:
     found, false_alarms, wrong = 0, 0, 0
     for seed in range(10):
-        indices = np.random.default_rng(seed).choice(len(dataset.labels), 8, replace=False)
+        indices = np.random.default_rng(seed).choice(len(dataset.targets), 8, replace=False)
         noisy = relabel(dataset, indices)
-        everything = np.arange(len(dataset.labels))
+        everything = np.arange(len(dataset.targets))
         probabilities = mostly_correct(dataset, seed)
         issues = error_analysis.find_label_issues(noisy, everything, probabilities)
         names = {dataset.examples[i].name for i in indices}
@@ -62,29 +63,29 @@ def test_wrong_labels_are_found(dataset: Dataset) -> None:
 
 
 def test_an_uncertain_mistake_is_not_a_label_issue(dataset: Dataset) -> None:
-    indices = np.arange(len(dataset.labels))
+    indices = np.arange(len(dataset.targets))
     probabilities = mostly_correct(dataset)
     # A wrong prediction with a probability below the mean of its class.
-    probabilities[0] = np.roll([0.36, 0.34, 0.30], dataset.labels[0] + 1)
+    probabilities[0] = np.roll([0.36, 0.34, 0.30], dataset.targets[0] + 1)
     assert error_analysis.find_label_issues(dataset, indices, probabilities) == []
     assert len(error_analysis.find_mistakes(dataset, indices, probabilities)) == 1
 
 
 def test_an_image_that_was_predicted_twice_is_listed_once(dataset: Dataset) -> None:
     noisy = relabel(dataset, np.array([5]))
-    indices = np.arange(len(dataset.labels))
+    indices = np.arange(len(dataset.targets))
     probabilities = mostly_correct(dataset)
-    probabilities[5] = np.roll([0.99, 0.005, 0.005], dataset.labels[5])
+    probabilities[5] = np.roll([0.99, 0.005, 0.005], dataset.targets[5])
     twice = np.concatenate([indices, indices]), np.concatenate([probabilities, probabilities])
     [entry] = error_analysis.find_label_issues(noisy, *twice)
     assert entry["name"] == dataset.examples[5].name
     assert entry["probability"] == pytest.approx(0.99)
-    assert entry["truth"] == dataset.classes[noisy.labels[5]]
-    assert entry["guess"] == dataset.classes[dataset.labels[5]]
+    assert entry["truth"] == dataset.outputs[noisy.targets[5]]
+    assert entry["guess"] == dataset.outputs[dataset.targets[5]]
 
 
 def test_mistakes_are_sorted_by_confidence_and_limited_in_number(dataset: Dataset) -> None:
-    indices = np.arange(len(dataset.labels))
+    indices = np.arange(len(dataset.targets))
     wrong = np.roll(mostly_correct(dataset), 1, axis=1)
     mistakes = error_analysis.find_mistakes(dataset, indices, wrong)
     assert len(mistakes) == error_analysis.MAX_IMAGES
@@ -122,7 +123,7 @@ def test_a_thumbnail_is_a_small_jpeg(tmp_path: Path) -> None:
 def test_a_deleted_image_gets_no_saliency_map(dataset: Dataset) -> None:
     pytest.importorskip("captum")
     wrong = np.roll(mostly_correct(dataset), 1, 1)
-    mistakes = error_analysis.find_mistakes(dataset, np.arange(len(dataset.labels)), wrong)[:2]
+    mistakes = error_analysis.find_mistakes(dataset, np.arange(len(dataset.targets)), wrong)[:2]
     examples = [
         replace(e, item=Path("missing.png")) if e.name == mistakes[0]["name"] else e
         for e in dataset.examples
@@ -136,7 +137,7 @@ def test_without_time_or_captum_the_entries_stay_unchanged(
     dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wrong = np.roll(mostly_correct(dataset), 1, 1)
-    mistakes = error_analysis.find_mistakes(dataset, np.arange(len(dataset.labels)), wrong)[:2]
+    mistakes = error_analysis.find_mistakes(dataset, np.arange(len(dataset.targets)), wrong)[:2]
     assert error_analysis.add_saliency(mistakes, dataset, predictor(), max_seconds=-1.0) == mistakes
     monkeypatch.setattr(error_analysis.saliency, "is_available", lambda: False)
     assert error_analysis.add_saliency(mistakes, dataset, predictor(), max_seconds=60.0) == mistakes

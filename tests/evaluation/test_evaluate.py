@@ -17,13 +17,15 @@ from toy import CPU, model, squares
 from autotl import Example
 from autotl.artifact.model_folder import Predictor
 from autotl.data import digest_examples
-from autotl.errors import DataError, StudyError
+from autotl.errors import DataError
 from autotl.evaluation.evaluate import compute_scores, evaluate
 from autotl.scoring import intervals
+from autotl.scoring.metrics import METRICS
+from autotl.tasks import Classification
 from autotl.testing.toy import COLOURS
 
 CLASSES = sorted(COLOURS)
-ACCURACY = ["accuracy"]
+ACCURACY = [METRICS["accuracy"]]
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +46,7 @@ def predictor() -> Predictor:
     labels = torch.tensor([CLASSES.index(e.label) for e in training])
     with torch.no_grad():
         network.head.fit(network.features(images), labels)  # type: ignore[operator]
-    return Predictor(network, CLASSES, CPU, 1.5, {"data": {"source": "known"}})
+    return Predictor(network, Classification(CLASSES), CPU, 1.5, {"data": {"source": "known"}})
 
 
 @pytest.fixture(scope="module")
@@ -97,11 +99,10 @@ def test_only_the_requested_metrics_are_computed(
     predictor: Predictor, examples: list[Example], result: dict[str, Any]
 ) -> None:
     names = ["log_loss", "accuracy"]
-    metrics = evaluate(predictor, examples, "new", metric_names=names)["metrics"]
+    chosen = [METRICS[name] for name in names]
+    metrics = evaluate(predictor, examples, "new", chosen=chosen)["metrics"]
     assert list(metrics) == names
     assert metrics == {name: result["metrics"][name] for name in names}
-    with pytest.raises(StudyError, match="did you mean 'accuracy'"):
-        evaluate(predictor, examples, "new", metric_names=["acuracy"])
 
 
 def test_the_interval_of_grouped_images_is_that_of_their_groups(
@@ -117,7 +118,7 @@ def test_the_interval_of_grouped_images_is_that_of_their_groups(
     units[order] = np.arange(60) // 6
     grouped = [replace(e, group=f"patient {u}") for e, u in zip(examples, units, strict=True)]
     independent = result["metrics"]["accuracy"]
-    entry = evaluate(predictor, grouped, "new", metric_names=ACCURACY)["metrics"]["accuracy"]
+    entry = evaluate(predictor, grouped, "new", chosen=ACCURACY)["metrics"]["accuracy"]
     n = intervals.effective_sample_size(correct, units)
     assert n < 60
     assert (entry["low"], entry["high"]) == intervals.wilson_interval(correct.mean(), n)
@@ -130,7 +131,7 @@ def test_unknown_and_missing_labels_are_left_out_and_named(
     labels = {"blue": "blu", "green": "cat", "red": "red"}
     relabelled = [replace(e, label=labels[e.label]) for e in examples]
     relabelled.append(replace(examples[0], name="unlabelled", label=""))
-    result = evaluate(predictor, relabelled, "new", metric_names=["accuracy", "auroc"])
+    result = evaluate(predictor, relabelled, "new", chosen=[METRICS["accuracy"], METRICS["auroc"]])
     count = {name: sum(e.label == name for e in examples) for name in CLASSES}
     assert result["n"] == count["red"]
     assert [row["n"] for row in result["per_class"]] == [0, 0, count["red"]]
@@ -152,8 +153,8 @@ def test_unreadable_images_are_left_out_and_named(
     (tmp_path / "torn.png").write_text("not an image")
     torn = Example("torn", tmp_path / "torn.png", "red")
     missing = Example("missing", tmp_path / "missing.png", "red")
-    result = evaluate(predictor, [torn, *examples, missing], "new", metric_names=ACCURACY)
-    complete = evaluate(predictor, examples, "new", metric_names=ACCURACY)
+    result = evaluate(predictor, [torn, *examples, missing], "new", chosen=ACCURACY)
+    complete = evaluate(predictor, examples, "new", chosen=ACCURACY)
     assert [entry["name"] for entry in result.pop("unreadable")] == ["torn", "missing"]
     assert complete.pop("unreadable") == []
     assert result == complete
@@ -167,7 +168,7 @@ def test_a_split_selects_its_examples(
     splits: Any = ("train", "test", "test")
     parts = [replace(e, split=splits[i % 3]) for i, e in enumerate(examples)]
     test = np.arange(60) % 3 > 0
-    result = evaluate(predictor, parts, "new", split="test", metric_names=ACCURACY)
+    result = evaluate(predictor, parts, "new", split="test", chosen=ACCURACY)
     correct = probabilities.argmax(1) == class_indices(examples)
     assert result["n"] == 40
     assert result["metrics"]["accuracy"]["score"] == pytest.approx(correct[test].mean())
@@ -186,7 +187,7 @@ def test_data_without_usable_examples_are_an_error(
 
 
 def test_the_models_own_data_are_noted(predictor: Predictor, examples: list[Example]) -> None:
-    [note] = evaluate(predictor, examples, "known", metric_names=ACCURACY)["notes"]
+    [note] = evaluate(predictor, examples, "known", chosen=ACCURACY)["notes"]
     assert "the model was trained on some of these images" in note
 
 
@@ -200,11 +201,16 @@ def test_images_that_the_model_was_trained_on_are_counted(
         files.append(replace(example, item=file))
     digests = digest_examples(examples[:7])
     trained = Predictor(
-        predictor.network, CLASSES, CPU, 1.5, predictor.config, training_images=digests
+        predictor.network,
+        Classification(CLASSES),
+        CPU,
+        1.5,
+        predictor.config,
+        training_images=digests,
     )
-    [note] = evaluate(trained, files, "new", metric_names=ACCURACY)["notes"]
+    [note] = evaluate(trained, files, "new", chosen=ACCURACY)["notes"]
     assert note.startswith("the model was trained on 7 of the 60 images; its scores")
-    assert evaluate(trained, files[7:], "known", metric_names=ACCURACY)["notes"] == []
+    assert evaluate(trained, files[7:], "known", chosen=ACCURACY)["notes"] == []
 
 
 def test_labels_are_compared_in_one_form_and_similar_names_are_named(
@@ -212,8 +218,8 @@ def test_labels_are_compared_in_one_form_and_similar_names_are_named(
 ) -> None:
     decomposed = [replace(e, label="re\N{COMBINING ACUTE ACCENT}") for e in examples[:30]]
     others = [replace(e, label="RED ") for e in examples[30:40]]
-    composed = Predictor(predictor.network, ["x", "r\xe9", "red"], CPU)
-    result = evaluate(composed, [*decomposed, *others], "new", metric_names=ACCURACY)
+    composed = Predictor(predictor.network, Classification(["x", "r\xe9", "red"]), CPU)
+    result = evaluate(composed, [*decomposed, *others], "new", chosen=ACCURACY)
     assert result["n"] == 30
     assert (
         "left out: 10 images of 'RED ', not a class of the model; is it 'red'?" in result["notes"]
@@ -232,7 +238,8 @@ def test_scores_can_be_computed_from_probabilities_alone(
     examples: list[Example], probabilities: np.ndarray, result: dict[str, Any]
 ) -> None:
     names = ["accuracy", "log_loss"]
-    scores = compute_scores(class_indices(examples), probabilities, CLASSES, names)
+    task, chosen = Classification(CLASSES), [METRICS[name] for name in names]
+    scores = compute_scores(class_indices(examples), probabilities, task, chosen)
     assert scores["confusion"] == result["confusion"]
     assert scores["per_class"] == result["per_class"]
     for name in names:

@@ -20,6 +20,7 @@ from autotl import backbone
 from autotl.artifact import model_folder
 from autotl.frozen.split_point import find_split_point
 from autotl.models import Model
+from autotl.tasks import Classification
 from autotl.training import set_trainable
 
 
@@ -193,7 +194,9 @@ def test_a_saved_model_gives_the_same_logits_when_it_is_loaded(case: Case, tmp_p
     images = random_images(network, 3)
     with torch.no_grad():
         logits = network(images)
-    model_folder.save(tmp_path / "model", network, config(backbone=toy), list(COLOURS), {}, "")
+    model_folder.save(
+        tmp_path / "model", network, config(backbone=toy), Classification(list(COLOURS)), {}, ""
+    )
     other = build(case.family, seed=1)
     assert any(not torch.equal(t, case.start[n]) for n, t in other.named_parameters())
     other.load_state_dict(load_file(tmp_path / "model" / "model.safetensors"))

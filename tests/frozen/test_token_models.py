@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from autotl.frozen.split_point import HALF, HALF_TOLERANCE, SplitPoint, find_split_point
 from autotl.models import Model
+from autotl.tasks import numbered_classes
 from autotl.training import set_trainable
 
 
@@ -414,7 +415,7 @@ def test_encoders_of_transformers_are_split_after_a_layer(name: str, layers: str
     )
     torch.manual_seed(0)
     backbone = Pooled(getattr(transformers, f"{name}Model")(config))
-    network = Model(backbone, nn.Linear(32, 3), TokenInput())
+    network = Model(backbone, nn.Linear(32, 3), TokenInput(), task=numbered_classes(3))
     train_layers(network, f"encoder.{layers}.2.")
     for padded in (True, False):
         split = find_split_point(network, make_ids(4, padded=padded))

@@ -13,6 +13,7 @@ from toy import CPU, SIDE, config, model
 from autotl import backbone, head
 from autotl.errors import PluginError
 from autotl.models import Model, build, build_backbone, build_model, replace_head, select_device
+from autotl.tasks import numbered_classes
 
 
 def test_the_head_is_as_wide_as_the_backbones_output() -> None:
@@ -82,7 +83,7 @@ def weights_of(network: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def build_whole(device: Any) -> nn.Module:
-    return build_model(CHOSEN, 3, 32, device, seed=5)
+    return build_model(CHOSEN, numbered_classes(3), 32, device, seed=5)
 
 
 def build_only_backbone(device: Any) -> nn.Module:
@@ -90,12 +91,14 @@ def build_only_backbone(device: Any) -> nn.Module:
 
 
 def build_new_head(device: Any) -> nn.Module:
-    return replace_head(build_model(CHOSEN, 3, 32, device), CHOSEN["head"], 3, seed=5).head
+    return replace_head(
+        build_model(CHOSEN, numbered_classes(3), 32, device), CHOSEN["head"], seed=5
+    ).head
 
 
 def build_head_on_map(device: Any) -> nn.Module:
     chosen = config(backbone="test_resnet", head="attention")
-    return build_model(chosen, 3, 32, device, seed=5)
+    return build_model(chosen, numbered_classes(3), 32, device, seed=5)
 
 
 @pytest.mark.parametrize(("name", "precision"), DEVICES)
@@ -126,7 +129,7 @@ def test_building_leaves_torchs_global_state_as_it_was(
 
 
 def test_weights_are_those_that_torch_draws_after_it_was_seeded() -> None:
-    network = build_model(CHOSEN, 3, 32, CPU, seed=5)
+    network = build_model(CHOSEN, numbered_classes(3), 32, CPU, seed=5)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(5)
         expected_backbone = CHOSEN["backbone"].plugin.call({"size": 32}, CHOSEN["backbone"].params)

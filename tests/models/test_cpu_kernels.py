@@ -15,6 +15,7 @@ from toy import CPU, Backbone, config
 from autotl import backbone
 from autotl.frozen.split_point import find_split_point
 from autotl.models import Model, build_model, count_parameters, select_device
+from autotl.tasks import numbered_classes
 from autotl.training import set_trainable
 
 BF16 = select_device("cpu", "bfloat16")
@@ -28,7 +29,9 @@ def random_images(count: int, side: int) -> Tensor:
 def networks() -> tuple[Model, Model]:
     """The same network for float32 and for bfloat16."""
     chosen = config(backbone="mobilenetv3_small_050")
-    float32, bfloat16 = (build_model(chosen, 3, 32, device, 1) for device in (CPU, BF16))
+    float32, bfloat16 = (
+        build_model(chosen, numbered_classes(3), 32, device, 1) for device in (CPU, BF16)
+    )
     return float32, bfloat16
 
 
@@ -72,7 +75,7 @@ def test_only_grouped_convolutions_that_are_large_or_strided_are_exempted() -> N
         )
         return module
 
-    network = build_model(config(backbone=mixed), 3, None, BF16)
+    network = build_model(config(backbone=mixed), numbered_classes(3), None, BF16)
     assert exempted(network) == [f"backbone.unused.{i}" for i in (2, 3, 4)]
 
 
@@ -161,7 +164,7 @@ def test_only_narrow_strided_convolutions_of_one_pixel_are_made_contiguous() -> 
         module.unused = nn.ModuleList(nn.Conv2d(c, 8, k, stride=s) for c, k, s in layers)
         return module
 
-    network = build_model(config(backbone=mixed), 3, None, CPU)
+    network = build_model(config(backbone=mixed), numbered_classes(3), None, CPU)
     mixins = {n: type(m).__mro__[1].__name__ for n, m in network.named_modules()}
     contiguous = [n for n, mixin in mixins.items() if mixin == "_Contiguous"]
     assert contiguous == ["backbone.unused.0", "backbone.unused.1"]

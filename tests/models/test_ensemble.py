@@ -33,7 +33,7 @@ def test_the_mean_of_experts_is_better_than_each_of_them(name: str) -> None:
     weights = ensemble.select_members(metric, labels, members)
     assert sum(weights) == pytest.approx(1)
     assert min(weights[:2]) > 0.2
-    average = metric.score(labels, ensemble.average_probabilities(members, weights))
+    average = metric.score(labels, ensemble.average_predictions(members, weights))
     assert all(metric.is_better(average, metric.score(labels, p)) for p in members)
 
 
@@ -46,7 +46,7 @@ def test_a_member_that_no_other_improves_is_selected_alone() -> None:
 
 def test_the_mean_of_probabilities_is_weighted() -> None:
     a, b = np.array([[0.2, 0.8]], np.float32), np.array([[0.6, 0.4]], np.float32)
-    average = ensemble.average_probabilities([a, b], [0.75, 0.25])
+    average = ensemble.average_predictions([a, b], [0.75, 0.25])
     assert average == pytest.approx(np.array([[0.3, 0.7]]))
     assert average.dtype == np.float32
 
@@ -78,7 +78,7 @@ def test_an_ensemble_predicts_the_mean_probabilities() -> None:
     with torch.no_grad():
         probabilities = [m(images).softmax(1).numpy() for m in members]
         predicted = combined(images).softmax(1).numpy()
-    expected = ensemble.average_probabilities(probabilities, [0.75, 0.25])
+    expected = ensemble.average_predictions(probabilities, [0.75, 0.25])
     assert predicted == pytest.approx(expected, abs=1e-6)
     assert combined.expects == members[0].expects
     assert len(combined.state_dict()) == 1 + sum(len(m.state_dict()) for m in members)
@@ -88,7 +88,7 @@ def test_an_ensemble_predicts_the_mean_probabilities() -> None:
 def with_size(network: Model, size: int) -> Model:
     """The same network for images of another size."""
     spec = dataclasses.replace(network.expects, size=size)
-    return Model(network.backbone, network.head, spec, network.head_input)
+    return Model(network.backbone, network.head, spec, network.head_input, network.task)
 
 
 def test_members_may_have_different_image_sizes() -> None:

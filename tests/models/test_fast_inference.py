@@ -17,6 +17,7 @@ from toy import CPU, config, model
 from autotl.frozen.split_point import find_split_point
 from autotl.models import Device, Model, build_model, fast_inference, select_device
 from autotl.models.fast_inference import NotCompiled, compile_forward, with_fallback
+from autotl.tasks import numbered_classes
 from autotl.training import set_trainable
 
 pytest.importorskip("openvino")
@@ -63,7 +64,9 @@ def test_other_results_are_refused() -> None:
 
 
 def test_bfloat16_is_as_close_to_float32_as_autocast() -> None:
-    network = build_model(config(backbone="test_efficientnet"), 3, 64, select_device("cpu")).eval()
+    network = build_model(
+        config(backbone="test_efficientnet"), numbered_classes(3), 64, select_device("cpu")
+    ).eval()
     images = smooth_images(16, 64)
     compiled = compile_forward(network.features, network, images, BF16)
     with torch.inference_mode():

@@ -19,6 +19,7 @@ from toy import REGISTRY, SIDE, config, job, model
 from autotl.space.hyperparameter import Hyperparameter
 from autotl.space.registry import AnyPlugin
 from autotl.space.space import Choice
+from autotl.tasks import numbered_classes
 from autotl.training import fine_tune
 from autotl.training.augmentation import Augmentation, UniformNumbers
 
@@ -205,7 +206,10 @@ COUNT = 20_000
 def draw_many(plugin: AnyPlugin, in_view: bool, **params: Any) -> None:
     """Augment many tiny images; the test records what is drawn for them."""
     augmentation = Augmentation(
-        Choice(plugin, {**plugin.defaults, **params}), image_input(4), 2, torch.device("cpu")
+        Choice(plugin, {**plugin.defaults, **params}),
+        image_input(4),
+        numbered_classes(2),
+        torch.device("cpu"),
     )
     images = torch.zeros(COUNT, 3, 4, 4, dtype=torch.uint8)
     torch.manual_seed(0)

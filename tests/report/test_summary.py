@@ -36,6 +36,7 @@ SHAPE = {
         "kind": {},
         "noun": {},
         "nouns": {},
+        "task": {},
         "classes": {},
         "train": {},
         "validation": {},

@@ -18,11 +18,13 @@ from autotl.errors import OutOfMemory
 from autotl.events import Event, Stage, StepCompleted
 from autotl.frozen import FeatureCache
 from autotl.models import Model, select_device
+from autotl.scoring.metrics import METRICS
 from autotl.search.budget import Budget
 from autotl.search.context import DECISIVE_SETTINGS, TrainingContext
 from autotl.space import registry, space
 from autotl.space.space import Config
 from autotl.store import TrialFacts, TrialRow
+from autotl.tasks import CLASSIFICATION
 from autotl.training import ComputeSettings
 
 PARAMS = {"lr": 1e-3}
@@ -61,11 +63,22 @@ def context(
     settings = configure(tmp_path_factory.mktemp("context"), seed=5)
     plugins = registry.load(settings.plugin)
     examples = list(plugins.dataset(settings.data).call({"source": settings.data}, {}))
-    dataset = engine.load_dataset(settings, Source(examples, [], IMAGES), events.ignore)
+    dataset = engine.load_dataset(
+        settings, Source(examples, [], IMAGES), CLASSIFICATION, events.ignore
+    )
     device = select_device("cpu", "float32")
     cache = FeatureCache()
     return TrainingContext(
-        settings, dataset, device, Budget(None), shown.append, plugins, cache, {}, {}
+        settings,
+        dataset,
+        METRICS["accuracy"],
+        device,
+        Budget(None),
+        shown.append,
+        plugins,
+        cache,
+        {},
+        {},
     )
 
 
@@ -106,7 +119,7 @@ def test_on_the_training_split_a_task_is_scored_on_the_validation_split(
     assert set(job.train.indices) == set(context.dataset.indices("train"))
     assert set(job.validation.indices) == set(context.dataset.indices("validation"))
     assert (job.epochs, job.views, job.seed) == (2, 3, 5)
-    labels = context.dataset.labels[job.validation.indices]
+    labels = context.dataset.targets[job.validation.indices]
     assert job.score(np.eye(3, dtype=np.float32)[labels]) == 1.0
     refit = context.job(model, "train", "validation", epochs=2, views=3)
     assert refit.validation is None

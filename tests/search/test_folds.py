@@ -113,7 +113,7 @@ def test_each_image_is_predicted_once_by_a_model_that_did_not_train_on_it(
         # The score and its interval are those of the pooled predictions.
         probabilities = store.predictions("photos", number)
         assert probabilities is not None
-        labels = dataset.labels[pool]
+        labels = dataset.targets[pool]
         accuracy = metrics.get("accuracy")
         assert row.score == pytest.approx(accuracy.score(labels, probabilities))
         low, high = score_interval(accuracy, labels, probabilities, units[pool])
@@ -265,7 +265,7 @@ def test_the_only_trial_is_scored_on_the_folds_that_it_completed(
     probabilities = store_of(chosen).predictions("photos", 0)
     assert probabilities is not None
     assert len(indices) == len(probabilities) < len(predicted_indices(spy.dataset))
-    score = metrics.get("accuracy").score(spy.dataset.labels[indices], probabilities)
+    score = metrics.get("accuracy").score(spy.dataset.targets[indices], probabilities)
     assert row.score == pytest.approx(score)
     assert any("its model was trained on a part of the data" in note for note in notes)
     assert (result.folder / "model" / "model.safetensors").exists()
@@ -293,14 +293,14 @@ def test_the_winners_predictions_are_written(settings: Make, options: Any, spy: 
     assert summary["calibration"]["n"] == len(pool)
     with (result.folder / "out_of_fold.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["name", "label", "fold", "predicted", *dataset.classes]
+    assert list(rows[0]) == ["name", "label", "fold", "predicted", *dataset.outputs]
     assert [row["name"] for row in rows] == [dataset.examples[i].name for i in pool]
     assert [row["label"] for row in rows] == [dataset.examples[i].label for i in pool]
     assert [int(row["fold"]) for row in rows] == (dataset.folds[pool] + 1).tolist()
     for row in rows:
-        p = [float(row[name]) for name in dataset.classes]
+        p = [float(row[name]) for name in dataset.outputs]
         assert sum(p) == pytest.approx(1, abs=1e-2)
-        assert row["predicted"] == dataset.classes[int(np.argmax(p))]
+        assert row["predicted"] == dataset.outputs[int(np.argmax(p))]
     if summary["best"]["kind"] == "trial":
         right = np.mean([row["label"] == row["predicted"] for row in rows])
         assert summary["best"]["validation"]["mean"] == pytest.approx(right)

@@ -17,6 +17,7 @@ from autotl.data import IMAGES, Source
 from autotl.errors import GpuError, OutOfMemory, StoreError
 from autotl.frozen import FeatureCache
 from autotl.models import select_device
+from autotl.scoring.metrics import METRICS
 from autotl.search import mirroring
 from autotl.search.budget import Budget
 from autotl.search.context import TrainingContext
@@ -24,6 +25,7 @@ from autotl.search.mirroring import FEWEST_SCORED, measure_mirroring
 from autotl.space import registry, space
 from autotl.space.space import Space
 from autotl.study import StudyConfig
+from autotl.tasks import CLASSIFICATION
 
 Search = tuple[Space, TrainingContext]
 Prepare = Callable[..., Search]
@@ -39,10 +41,21 @@ def prepare(configure: Callable[..., StudyConfig], tmp_path: Path) -> Prepare:
         )
         plugins = registry.load(settings.plugin)
         examples = list(plugins.dataset(settings.data).call({"source": settings.data}, {}))
-        dataset = engine.load_dataset(settings, Source(examples, [], IMAGES), events.ignore)
+        dataset = engine.load_dataset(
+            settings, Source(examples, [], IMAGES), CLASSIFICATION, events.ignore
+        )
         device, cache = select_device("cpu", "float32"), FeatureCache(folder=tmp_path / "cache")
         context = TrainingContext(
-            settings, dataset, device, Budget(None), events.ignore, plugins, cache, {}, {}
+            settings,
+            dataset,
+            METRICS["accuracy"],
+            device,
+            Budget(None),
+            events.ignore,
+            plugins,
+            cache,
+            {},
+            {},
         )
         return space.build_space(plugins, settings.requested, {}), context
 

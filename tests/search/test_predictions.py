@@ -22,14 +22,14 @@ def stored(metric: str, labels: Any, probabilities: Any, units: Any) -> tuple[St
     store.begin_trial("s", 0, {}, 1)
     train = [0, 0]  # of other labels and units, and before the validation split
     dataset = SimpleNamespace(
-        labels=np.array([*train, *labels]),
+        targets=np.array([*train, *labels]),
         units=(98, 99, *units),
         indices=lambda split: np.arange(2, 2 + len(labels)),
         scored_split="validation",
         folds=None,
     )
     context: Any = SimpleNamespace(
-        dataset=dataset, settings=SimpleNamespace(metric=metric, name="s")
+        dataset=dataset, metric=metrics.METRICS[metric], settings=SimpleNamespace(name="s")
     )
     store_predictions(store, context, 0, probabilities)
     return store, store.trials("s")[0]

@@ -90,6 +90,7 @@ def run_trial(
 
 
 def test_a_new_study_is_made_once(store: Store, settings: Settings) -> None:
+    store.update_study("s", metric="log_loss", direction="minimize")
     first = open_study(store, settings(metric="log_loss"))
     assert (first.direction.name, first.metric_names) == ("MINIMIZE", ["log_loss"])
     assert first.user_attrs["space"] == SPACE.fingerprint

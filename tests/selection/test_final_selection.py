@@ -41,7 +41,7 @@ from autotl.store import Contender, Latency, Member, Spread, single
 def test_the_comparison_follows_from_the_scores(name: str, request: pytest.FixtureRequest) -> None:
     searched: Search = request.getfixturevalue(name)
     selection = searched.selection
-    higher_is_better = METRICS[searched.settings.metric].direction == "maximize"
+    higher_is_better = METRICS[searched.settings.metric or "accuracy"].direction == "maximize"
     means = [c.mean for c in selection.contenders]
     assert means == sorted(means, reverse=higher_is_better)
     best = searched.singles[0]
@@ -93,7 +93,7 @@ def test_the_model_is_calibrated_on_the_repeats_of_the_winner(searched: Search) 
     labels, predictions, folds = [], [], []
     for number in range(3):
         validation = data.resample(searched.dataset, number, settings.seed).validation
-        labels.append(searched.dataset.labels[validation])
+        labels.append(searched.dataset.targets[validation])
         file = settings.out / "cache" / "repeats" / f"photos-trial-{winner}-{number}.npy"
         predictions.append(np.load(file))
         folds.append(np.full(len(validation), number))

@@ -51,7 +51,7 @@ def test_each_repeat_is_stored_with_its_confusion_matrix(searched: Search) -> No
         for row in own:  # rows are the truth, correct predictions are on the diagonal
             counts = np.array(row.facts.confusion_matrix)
             resample = data.resample(searched.dataset, row.repeat, searched.settings.seed)
-            labels = searched.dataset.labels[resample.validation]
+            labels = searched.dataset.targets[resample.validation]
             assert np.array_equal(counts.sum(1), np.bincount(labels, minlength=3))
             assert counts.trace() / counts.sum() == pytest.approx(row.score)
 

@@ -20,7 +20,7 @@ ACCURACY = metrics.get("accuracy")
 def comparer(metric: metrics.Metric = ACCURACY) -> Comparer:
     """Of two classes; the folds are every fifth example, and fold 0 is the validation split."""
     dataset: Any = SimpleNamespace(
-        labels=np.arange(N) // FOLDS % 2,
+        targets=np.arange(N) // FOLDS % 2,
         units=tuple(range(N)),
         classes=("a", "b"),
         indices=lambda split: np.arange(0, N, FOLDS),
@@ -31,12 +31,12 @@ def comparer(metric: metrics.Metric = ACCURACY) -> Comparer:
 def contender(by: Comparer, number: int, wrong: Any, repeats: int = FOLDS) -> Contender:
     """A trial that predicts the examples ``wrong`` wrongly."""
     correct = ~np.isin(np.arange(N), wrong)
-    predicted = np.where(correct, by.dataset.labels, 1 - by.dataset.labels)
+    predicted = np.where(correct, by.dataset.targets, 1 - by.dataset.targets)
     probabilities = np.where(np.eye(2)[predicted], 0.9, 0.1).astype(np.float32)
     folds = by.validations[:repeats]
     return single(
         number,
-        scores=tuple(by.metric.score(by.dataset.labels[f], probabilities[f]) for f in folds),
+        scores=tuple(by.metric.score(by.dataset.targets[f], probabilities[f]) for f in folds),
         predictions=tuple(probabilities[f] for f in folds),
     )
 
@@ -51,7 +51,7 @@ def test_the_interval_of_a_mean_is_that_of_all_predictions_and_the_training() ->
     assert standing.score.mean == pytest.approx(0.92)
     order = np.concatenate(by.validations)
     pooled = np.concatenate(first.predictions)
-    low, high = score_interval(ACCURACY, by.dataset.labels[order], pooled)
+    low, high = score_interval(ACCURACY, by.dataset.targets[order], pooled)
     width = standing.score.high - standing.score.low
     assert 1 <= width / (high - low) < 1.3
     assert compared.comparison.detectable < 0.05

@@ -51,7 +51,7 @@ class Study:
 
     def choose(self) -> Contender | None:
         dataset: Any = SimpleNamespace(
-            labels=self.labels,
+            targets=self.labels,
             units=self.units,
             classes=tuple("abc"),
             indices=lambda split: np.arange(len(self.labels)),
@@ -61,6 +61,7 @@ class Study:
         context: Any = SimpleNamespace(
             dataset=dataset,
             settings=self.settings,
+            metric=ACCURACY,
             can_combine=lambda rows: self.can_combine or rows[0] is rows[1],
         )
         store: Any = SimpleNamespace(

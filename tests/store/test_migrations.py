@@ -130,7 +130,7 @@ def test_facts_of_an_old_study(old: Store, before: Before) -> None:
         assert getattr(facts, name) == was[name], name
     data = {**was["data"], "independent_validation": was["validation_n"], "imbalance": 1.0}
     data |= {"folds": None, "majority": None, "options": {}}
-    data |= {"kind": "image", "noun": "image", "nouns": "images"}
+    data |= {"kind": "image", "noun": "image", "nouns": "images", "task": "classification"}
     assert facts.data.model_dump() == data
     assert facts.excluded == [ExcludedPlugin(kind="backbone", name="large", reason="too slow")]
     stages = {"selection" if k == "finals" else k: v for k, v in was["stages"].items()}

@@ -18,6 +18,7 @@ from autotl import Uniform, augment
 from autotl.errors import PluginError
 from autotl.space.registry import AnyPlugin
 from autotl.space.space import Choice
+from autotl.tasks import numbered_classes
 from autotl.training.augmentation import Augmentation, UniformNumbers
 
 CPU = torch.device("cpu")
@@ -27,7 +28,9 @@ BY_UNIFORM = ["flip_crop", "random_erasing", "rand_augment", "trivial_augment"]
 
 def make_augmentation(plugin: AnyPlugin | str, **params: Any) -> Augmentation:
     plugin = REGISTRY.get("augment", plugin) if isinstance(plugin, str) else plugin
-    return Augmentation(Choice(plugin, {**plugin.defaults, **params}), image_input(SIDE), 3, CPU)
+    return Augmentation(
+        Choice(plugin, {**plugin.defaults, **params}), image_input(SIDE), numbered_classes(3), CPU
+    )
 
 
 def make_images(count: int, side: int = SIDE) -> Tensor:
@@ -232,7 +235,9 @@ class Operators(TorchDispatchMode):
 
 def count_operators(name: str, count: int, device: str, side: int = 16) -> Counter[str]:
     plugin = REGISTRY.get("augment", name)
-    augmentation = Augmentation(Choice(plugin, plugin.defaults), image_input(side), 3, CPU)
+    augmentation = Augmentation(
+        Choice(plugin, plugin.defaults), image_input(side), numbered_classes(3), CPU
+    )
     images = make_images(count, side).to(device)
     with Operators() as operators:
         augmentation.make_view(images, np.arange(count), 1)

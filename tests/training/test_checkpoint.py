@@ -73,7 +73,7 @@ def test_it_ends_with_the_same_weights(
     assert [e.loss for e in epochs] == [e.loss for e in expected]
     assert have_equal_weights(whole, continued)
     assert epochs[stop_after - 1].seconds == interrupted[-1].seconds  # it was not run again
-    assert np.array_equal(epochs[stop_after - 1].probabilities, interrupted[-1].probabilities)
+    assert np.array_equal(epochs[stop_after - 1].predictions, interrupted[-1].predictions)
 
 
 def test_the_last_epoch_is_saved_for_a_caller_with_more_to_do(tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_the_last_epoch_is_saved_for_a_caller_with_more_to_do(tmp_path: Path) ->
     network, first = train_all()
     same, epochs = train_all()
     assert [e.seconds for e in epochs] == [e.seconds for e in first]  # nothing was run again
-    assert np.array_equal(epochs[-1].probabilities, first[-1].probabilities)
+    assert np.array_equal(epochs[-1].predictions, first[-1].predictions)
     assert have_equal_weights(network, same)
 
 
@@ -109,10 +109,10 @@ def test_a_damaged_or_other_checkpoint_is_ignored(tmp_path: Path) -> None:
     assert [e.score for e in epochs] == [e.score for e in expected]
     file.write_bytes(whole)
     _, epochs = train(tmp_path, freeze="full", views=2)  # planned differently
-    assert epochs[0].probabilities is not None
+    assert epochs[0].predictions is not None
     file.write_bytes(whole)
     _, epochs = train(tmp_path, freeze="full", head="mlp")  # other weights
-    assert epochs[0].probabilities is not None
+    assert epochs[0].predictions is not None
 
 
 def test_a_continued_training_keeps_its_epochs_at_the_deadline(tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ def test_a_checkpoint_of_another_precision_is_ignored(was_scaled: bool, tmp_path
     train(tmp_path / "b", 2, freeze="full", **before)
     _, epochs = train(tmp_path / "b", freeze="full", **after)
     assert [e.loss for e in epochs] == [e.loss for e in expected]
-    assert epochs[0].probabilities is not None  # it was run
+    assert epochs[0].predictions is not None  # it was run
 
 
 @pytest.mark.parametrize("state", [[torch.zeros(1)], object()], ids=["tensors", "object"])

@@ -52,7 +52,7 @@ def make_inputs_for_top(network: Model, blocks: int, run: Any, **chosen: Any) ->
 def select(indices: list[int], size: int = 12, **changes: Any) -> Batches:
     """Batches of some of 36 images."""
     every = batches(squares(), size)
-    labels, chosen = every.labels.numpy(), np.array(indices)
+    labels, chosen = every.targets.numpy(), np.array(indices)
     device = CPU.torch_device
     return Batches(every.packed, labels, chosen, size, device, shuffle_seed=0, **changes)
 
@@ -225,7 +225,7 @@ def test_a_cached_view_of_mixed_images_has_their_targets() -> None:
     activations, targets = get_view(inputs, 0)
     [first, *_] = inputs.job.train.shuffled_indices(0)
     [(images, labels)] = inputs.job.train.load([first])
-    mixed, mixed_targets = half_and_half(16)(images, inputs.one_hot(labels))
+    mixed, mixed_targets = half_and_half(16)(images, inputs.model.task.expand(labels))
     assert inputs.frozen is not None
     torch.testing.assert_close(activations[first], inputs.frozen.compute(mixed))
     assert torch.equal(targets[first], mixed_targets)

@@ -161,7 +161,7 @@ def test_class_weights_and_logit_offsets_enter_the_loss_and_not_the_predictions(
     inputs = make_inputs(network, balance=balanced(weights=weights, offsets=offsets))
     images, labels = next(iter(inputs.job.train))
     assert inputs.frozen is not None
-    batch, targets = inputs.frozen.compute(images), inputs.one_hot(labels)
+    batch, targets = inputs.frozen.compute(images), inputs.model.task.expand(labels)
     logits = network.head(batch) + torch.tensor(offsets)
     losses = functional.cross_entropy(logits, labels, reduction="none")
     expected = (losses * torch.tensor(weights)[labels]).mean()

@@ -33,8 +33,8 @@ from autotl import freeze, head, optimizer, training
 from autotl.errors import Diverged, OutOfMemory, OutOfTime, PluginError
 from autotl.frozen import FeatureCache
 from autotl.models import Device, Group, Model, merge_parametrizations
+from autotl.tasks import Classification
 from autotl.training import ComputeSettings, fine_tune, predict
-from autotl.training.augmentation import Augmentation
 from autotl.training.loop import Training
 
 
@@ -139,7 +139,7 @@ def test_every_epoch_has_its_own_order() -> None:
 def test_without_a_validation_split_there_are_neither_score_nor_probabilities() -> None:
     _, epochs = train(validation=None)
     assert all(math.isnan(e.score) for e in epochs)
-    assert all(e.probabilities is None for e in epochs)
+    assert all(e.predictions is None for e in epochs)
     assert all(math.isfinite(e.loss) for e in epochs)
 
 
@@ -148,8 +148,8 @@ def test_an_epoch_has_the_probabilities_that_were_scored_of_the_trained_model() 
     network, epochs = train(epochs=2, freeze=TOP, score=lambda p: float(len(scored.append(p) or p)))
     assert [e.score for e in epochs] == [36.0, 36.0]
     for epoch, probabilities in zip(epochs, scored, strict=True):
-        assert epoch.probabilities is not None
-        np.testing.assert_array_equal(epoch.probabilities, probabilities)
+        assert epoch.predictions is not None
+        np.testing.assert_array_equal(epoch.predictions, probabilities)
     after = predict(network, job().validation, CPU)
     np.testing.assert_allclose(scored[-1], after, rtol=1e-4, atol=1e-6)
     assert not np.allclose(scored[0], scored[1])
@@ -550,8 +550,8 @@ def test_a_gpu_is_not_waited_for_between_reports(
     monkeypatch: pytest.MonkeyPatch, chosen: Any
 ) -> None:
     FakeGpu(monkeypatch, memory=1 << 20)
-    # On a CPU, ``one_hot`` checks the values of the labels, on a GPU it does not.
-    monkeypatch.setattr(Augmentation, "one_hot", lambda self, labels: torch.eye(3)[labels])
+    # On a CPU, ``expand`` checks the values of the labels, on a GPU it does not.
+    monkeypatch.setattr(Classification, "expand", lambda self, labels: torch.eye(3)[labels])
     run = job(2, ema=0.9)
     training = Training(model(), config(freeze=chosen), run)
     training.run_epoch(1)

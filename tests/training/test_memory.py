@@ -18,6 +18,7 @@ from autotl import models
 from autotl.data import resident
 from autotl.data.resident import ResidentTensor
 from autotl.errors import OutOfMemory
+from autotl.tasks import numbered_classes
 from autotl.training import ComputeSettings, fine_tune, memory
 from autotl.training.memory import (
     MicroBatches,
@@ -281,7 +282,7 @@ def test_other_errors_are_raised_at_once() -> None:
 
 def test_a_model_is_built_again_without_resident_data(monkeypatch: pytest.MonkeyPatch) -> None:
     FakeGpu(monkeypatch, memory=80)
-    held, built = hold(), models.build_model(config(), 3, None, DEVICE)
+    held, built = hold(), models.build_model(config(), numbered_classes(3), None, DEVICE)
     attempts: list[bool] = []
 
     def build(*args: Any) -> models.Model:
@@ -291,12 +292,12 @@ def test_a_model_is_built_again_without_resident_data(monkeypatch: pytest.Monkey
         return built
 
     monkeypatch.setattr(models, "build_model", build)
-    assert build_model(config(), 3, None, DEVICE) is built
+    assert build_model(config(), numbered_classes(3), None, DEVICE) is built
     assert attempts == [True, False]
     assert not held.is_resident
     monkeypatch.setattr(models, "build_model", lambda *_: torch.empty(1 << 60))
     with pytest.raises(OutOfMemory, match="the model does not fit"):
-        build_model(config(), 3, None, DEVICE)
+        build_model(config(), numbered_classes(3), None, DEVICE)
 
 
 def test_large_batches_of_inference_are_halved_before_anything_resident_is_given_up(

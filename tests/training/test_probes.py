@@ -115,7 +115,7 @@ def test_each_head_is_trained_as_if_it_were_alone(ema: float) -> None:
                 other.epoch.score,
                 other.epoch.trained_parameters,
             )
-            assert np.array_equal(one.probabilities, other.epoch.probabilities)
+            assert np.array_equal(one.predictions, other.epoch.predictions)
         assert isinstance(result_epochs[-1], ProbeEpoch)
         assert result_epochs[-1].last
         trained = head_state(result_epochs[-1].model)

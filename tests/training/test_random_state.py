@@ -226,7 +226,7 @@ def test_draws_of_the_host_change_no_result(begin: Callable[[], Iterator[Any]]) 
                 draw(CPU)
             for result in epoch if isinstance(epoch, list) else [epoch]:
                 done = getattr(result, "epoch", result)
-                epochs.append((done.loss, done.score, done.probabilities.tolist()))
+                epochs.append((done.loss, done.score, done.predictions.tolist()))
         return str(epochs)
 
     assert results(True) == results(False)

@@ -69,7 +69,7 @@ def text_config(**chosen: Any) -> Any:
 
 def text_job(epochs: int = 3, **changes: Any) -> Any:
     validation = TextBatches(seed=1)
-    truth = validation.labels.numpy()
+    truth = validation.targets.numpy()
     options: dict[str, Any] = {
         "train": TextBatches(),
         "validation": validation,
@@ -265,7 +265,7 @@ def test_a_mixed_row_has_its_mixed_token_ids() -> None:
     batch, targets = get_view(inputs, 0)
     [first, *_] = inputs.job.train.shuffled_indices(0)
     [(ids, labels)] = inputs.job.train.load([first])
-    mixed, mixed_targets = swap.call({"uniform": None}, {})(ids, inputs.one_hot(labels))
+    mixed, mixed_targets = swap.call({"uniform": None}, {})(ids, inputs.model.task.expand(labels))
     assert torch.equal(batch.inputs[first], mixed)
     assert torch.equal(targets[first], mixed_targets)
     assert targets.shape[1] == CLASSES

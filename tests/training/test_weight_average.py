@@ -66,7 +66,7 @@ def test_validation_uses_the_average_and_the_training_does_not(strategy: Any) ->
         losses.append([e.loss for e in epochs])
         assert run.validation is not None
         probabilities = predict(network, run.validation, CPU)
-        assert epochs[-1].probabilities == pytest.approx(probabilities, abs=1e-4)
+        assert epochs[-1].predictions == pytest.approx(probabilities, abs=1e-4)
         losses[-1] += [float(probabilities[0, 0])]
     (*plain, unaveraged), (*averaged, average) = losses
     assert plain == averaged

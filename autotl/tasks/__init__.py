@@ -1,0 +1,18 @@
+"""Tasks: the one that every data set of named classes has, and how the task of others is found."""
+
+from autotl.tasks.choice import choose_task, find_task, restore_task
+from autotl.tasks.classification import CLASSIFICATION, Classification, numbered_classes
+from autotl.tasks.metric_choice import find_metric, metrics_for
+from autotl.tasks.rescaling import rescale
+
+__all__ = [
+    "CLASSIFICATION",
+    "Classification",
+    "choose_task",
+    "find_metric",
+    "find_task",
+    "metrics_for",
+    "numbered_classes",
+    "rescale",
+    "restore_task",
+]

@@ -1,0 +1,64 @@
+"""Metrics by name: those of classification, and those of plugins."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autotl.errors import StudyError, did_you_mean
+from autotl.scoring.metrics import METRICS, Metric
+from autotl.space.registry import AnyPlugin, Registry
+from autotl.space.task import Task
+from autotl.tasks.classification import Classification
+
+
+def find_metric(name: str, task: Task, plugins: Registry) -> Metric:
+    """Return the metric called ``name``.
+
+    Args:
+        name: The name.
+        task: The task that it is for.
+        plugins: The plugins.
+
+    Raises:
+        StudyError: There is no such metric, or it does not suit the task; the message names others.
+    """
+    suited = metrics_for(task, plugins)
+    if name in suited:
+        return suited[name]
+    if name in METRICS or name in plugins.names("metric"):
+        problem = f"the metric {name!r} does not suit {task.name}"
+    else:
+        problem = f"no metric is called {name!r}"
+    raise StudyError(f"{problem}; {did_you_mean(name, suited)}")
+
+
+def metrics_for(task: Task, plugins: Registry) -> dict[str, Metric]:
+    """Return the metrics that suit a task, by name."""
+    own = dict(METRICS) if isinstance(task, Classification) else {}
+    for name in plugins.names("metric"):
+        plugin = plugins.get("metric", name)
+        if plugin.suits(task.name):
+            own.setdefault(name, _make_metric(plugin))
+    return own
+
+
+def _make_metric(plugin: AnyPlugin) -> Metric:
+    """Make the metric of a plugin, which returns the score or what each example contributes."""
+
+    def per_example(targets: Any, predictions: Any) -> NDArray[np.float64]:
+        return np.asarray(plugin.function(targets, predictions), np.float64)
+
+    def score(targets: Any, predictions: Any) -> float:
+        return float(np.mean(plugin.function(targets, predictions)))
+
+    return Metric(
+        plugin.name,
+        plugin.direction,
+        score,
+        per_example if plugin.per_example else None,
+        plugin.bounds,
+        plugin.has_unit,
+    )
