@@ -170,9 +170,9 @@ def _gaps(
     rows: Sequence[TrialRow], scores: Sequence[Interval], facts: StudyFacts
 ) -> list[tuple[Interval, bool]]:
     """The difference of each trial to the first, the best, and whether the two are tied."""
-    values = [np.frombuffer(row.contributions or b"", "<f2") for row in rows]
+    values = [row.contribution_of_units for row in rows]
     if len(rows) > 1 and values[0].size and len({each.size for each in values}) == 1:
-        contributions = np.array(values, np.float64)
+        contributions = np.array(values)
         count = contributions.shape[1]
         by_run, runs = np.array([[score.mean] for score in scores]), np.zeros(count, np.int64)
         if len(facts.unit_folds) == count:
@@ -225,7 +225,7 @@ def standard_error(row: TrialRow) -> float:
     It is that of the mean of what the sampling units of the validation split contribute to the
     score; 0 if that was not stored.
     """
-    values = np.frombuffer(row.contributions or b"", "<f2").astype(np.float64)
+    values = row.contribution_of_units
     return float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else 0.0
 
 
