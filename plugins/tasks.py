@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from autotl import Label, Task, task
+from autotl import Finding, Label, Task, task
 from autotl.data.labels import COMMON_SEPARATORS, find_composites, natural_key
 from autotl.errors import DataError
 from autotl.scoring import calibration as scaling
-from autotl.tasks import Classification, rescale
+from autotl.scoring.confident_learning import doubt_labels
+from autotl.tasks import Classification, rank_positive, rescale
 
 Array = NDArray[np.float32]
 Indices = NDArray[np.int64]
@@ -45,6 +46,9 @@ FEWEST_PER_CLASS = 10
 
 BINS = 10
 """The number of quantiles by which splits of numbers are stratified."""
+
+FAR_OUT = 3.0
+"""Errors that are more than this many interquartile ranges outside the quartiles are outliers."""
 
 SCATTERED = 300
 """The largest number of examples whose predictions are stored for a figure."""
@@ -105,6 +109,19 @@ class Ordinal(Classification):
         beyond = p.flip(1).cumsum(1).flip(1)
         return beyond[:, 1:].log() - p[:, :-1].log()
 
+    def find_mistakes(
+        self,
+        targets: Indices,
+        predictions: Array,
+        calibration: Mapping[str, Any] = {},
+        limit: int = 24,
+    ) -> list[Finding]:
+        """Return the wrong predictions: the farthest, and of those the most confident ones."""
+        guesses = predictions.argmax(1)
+        distance = np.abs(guesses - targets)
+        severity = np.where(distance > 0, distance - 1 + predictions.max(1), 0)
+        return self._list(guesses, predictions, severity, limit)
+
 
 @task
 class Multilabel(Task):
@@ -118,6 +135,7 @@ class Multilabel(Task):
     noun, nouns = "label", "labels"
     default_metric = "mean_average_precision"
     constant_noun = "the frequencies of the labels"
+    score_noun = "F1"
 
     def recognise(self, labels: Sequence[Label]) -> str:
         """Labels are lists, or texts that consist of others with a separator between them."""
@@ -231,10 +249,10 @@ class Multilabel(Task):
             {
                 "class": name,
                 "n": int(actual[:, i].sum()),
-                "score": _ratio(2 * correct[i], actual[:, i].sum() + predicted[:, i].sum()),
+                "threshold": float(thresholds[i]),
                 "precision": _ratio(correct[i], predicted[:, i].sum()),
                 "recall": _ratio(correct[i], actual[:, i].sum()),
-                "threshold": float(thresholds[i]),
+                "score": _ratio(2 * correct[i], actual[:, i].sum() + predicted[:, i].sum()),
             }
             for i, name in enumerate(self.outputs)
         ]
@@ -269,6 +287,45 @@ class Multilabel(Task):
             "prediction": [n for n, own in zip(self.outputs, chosen, strict=True) if own],
             **dict(zip(self.outputs, map(float, prediction), strict=True)),
         }
+
+    def decide(self, prediction: Array, calibration: Mapping[str, Any] = {}) -> str:
+        """Return the labels beyond their thresholds."""
+        return self.format(prediction >= self._thresholds(calibration))
+
+    def find_mistakes(
+        self,
+        targets: Array,
+        predictions: Array,
+        calibration: Mapping[str, Any] = {},
+        limit: int = 24,
+    ) -> list[Finding]:
+        """Return the examples whose wrong labels have the largest sum of errors."""
+        wrong = (predictions >= self._thresholds(calibration)) != (targets > 0.5)
+        severity = (np.abs(predictions - targets) * wrong).sum(1)
+        return [
+            Finding(i, self.decide(predictions[i], calibration))
+            for i in rank_positive(severity, limit)
+        ]
+
+    def find_doubtful_labels(
+        self, targets: Array, predictions: Array, limit: int = 24
+    ) -> list[Finding]:
+        """Return those that confident learning finds for each label: ``not 8, also 3``."""
+        present = targets > 0.5
+        doubt = np.zeros_like(predictions)
+        for i, p in enumerate(predictions.T):
+            _, doubt[:, i] = doubt_labels(present[:, i].astype(np.int64), np.stack([1 - p, p], 1))
+        return [
+            Finding(
+                i,
+                ", ".join(
+                    f"{'not' if present[i, j] else 'also'} {self.outputs[j]}"
+                    for j in rank_positive(doubt[i], len(self.outputs))
+                ),
+                float(doubt[i].max()),
+            )
+            for i in rank_positive(doubt.max(1), limit)
+        ]
 
 
 def _is_several(label: Any) -> bool:
@@ -333,6 +390,7 @@ class Regression(Task):
     noun, nouns = "number", "numbers"
     default_metric = "mae"
     constant_noun = "the mean"
+    score_noun = "R\u00b2"
     has_probabilities = False
 
     def recognise(self, labels: Sequence[Label]) -> str:
@@ -459,9 +517,9 @@ class Regression(Task):
                 {
                     "class": name,
                     "n": len(targets),
-                    "score": _one_minus(float((errors[:, i] ** 2).mean()), float(variances[i])),
                     "mae": float(np.abs(errors[:, i]).mean()),
                     "rmse": float(np.sqrt((errors[:, i] ** 2).mean())),
+                    "score": _one_minus(float((errors[:, i] ** 2).mean()), float(variances[i])),
                 }
                 for i, name in enumerate(self.outputs)
             ],
@@ -499,6 +557,44 @@ class Regression(Task):
             key: dict(zip(self.outputs, map(float, value), strict=True))
             for key, value in values.items()
         }
+
+    def find_mistakes(
+        self,
+        targets: Array,
+        predictions: Array,
+        calibration: Mapping[str, Any] = {},
+        limit: int = 24,
+    ) -> list[Finding]:
+        """Return the examples with the largest errors, in standard deviations of the numbers."""
+        errors = predictions.astype(np.float64) - targets
+        return self._list(predictions, errors, np.abs(errors) / self.constants["std"], limit)
+
+    def find_doubtful_labels(
+        self, targets: Array, predictions: Array, limit: int = 24
+    ) -> list[Finding]:
+        """Return the examples whose errors are outliers.
+
+        They are more than three times the interquartile range outside the quartiles of all errors
+        ("far out" of Tukey 1977, Exploratory Data Analysis).
+        """
+        errors = predictions.astype(np.float64) - targets
+        low, high = np.quantile(errors, [0.25, 0.75], axis=0)
+        outside = np.maximum(low - errors, errors - high) - FAR_OUT * (high - low)
+        return self._list(predictions, errors, outside / self.constants["std"], limit)
+
+    def _list(
+        self, predictions: Array, errors: NDArray[np.float64], severity: Any, limit: int
+    ) -> list[Finding]:
+        """List the examples with the largest ``severity [N, T]`` above 0."""
+        findings = []
+        for i in rank_positive(severity.max(1), limit):
+            signed = [f"{error:+.4g}" for error in errors[i]]
+            if self.outputs != ("value",):
+                signed = [f"{name} {e}" for name, e in zip(self.outputs, signed, strict=True)]
+            findings.append(
+                Finding(i, f"{self.format(predictions[i])} (error {', '.join(signed)})")
+            )
+        return findings
 
 
 def _is_nan(label: Any) -> bool:

@@ -178,7 +178,7 @@ def _gaps(
         if len(facts.unit_folds) == count:
             runs = np.array(facts.unit_folds)
             by_run = _scores_by_run(by_run, contributions, runs)
-        results = comparison.Results(by_run, contributions, runs, units=np.arange(count))
+        results = comparison.Results(by_run, contributions, runs, np.arange(count), _unit(facts))
         higher = facts.direction == "maximize"
         compared = comparison.compare(results, higher_is_better=higher)
         return [(Interval(**vars(s.difference)), s.tied) for s in compared.standings]
@@ -188,6 +188,12 @@ def _gaps(
         gap = Interval(mean=s.mean - best, low=s.low - best, high=s.high - best)
         gaps.append((gap, s.low <= best <= s.high))
     return gaps
+
+
+def _unit(facts: StudyFacts) -> float:
+    """A large difference between two contributions, see ``comparison.Results``."""
+    constant = facts.data.majority.validation if facts.data.majority else None
+    return abs(constant) if facts.metric_has_unit and constant else 1.0
 
 
 def _scores_by_run(scores: Scores, contributions: Scores, runs: NDArray[np.int64]) -> Scores:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 Label = str | float | Sequence[str] | Mapping[str, float]
@@ -22,6 +23,21 @@ AUTO = "auto"
 
 DEFAULT_TASK = "classification"
 """The name of the task that a data set has unless its labels tell another."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """An example to inspect: its prediction is wrong, or its label is doubtful.
+
+    Attributes:
+        index: Its position in the arrays of targets and predictions.
+        guess: What is predicted, or doubted, as a text.
+        probability: That of the guess; None where it has none.
+    """
+
+    index: int
+    guess: str
+    probability: float | None = None
 
 
 class Task(ABC):
@@ -37,6 +53,7 @@ class Task(ABC):
         default_metric: The name of the metric that is optimised unless another one is given.
         constant_noun: What a model predicts that does not look at the example, for sentences, e.g.
             ``the most frequent class``.
+        score_noun: What ``details`` computes as the score of one output, e.g. ``recall``.
         has_probabilities: Whether predictions are probabilities.
         outputs: The names of what is predicted: classes, labels or quantities.
         constants: What else ``fit`` found out from the labels: values of JSON.
@@ -51,6 +68,7 @@ class Task(ABC):
     nouns: ClassVar[str] = "classes"
     default_metric: ClassVar[str]
     constant_noun: ClassVar[str]
+    score_noun: ClassVar[str] = "recall"
     has_probabilities: ClassVar[bool] = True
 
     def __init__(
@@ -211,6 +229,42 @@ class Task(ABC):
             ``prediction``, what is predicted: a class, a list of labels or a number; and values
             by the name of each output.
         """
+
+    # ---------------------------------------------------------------- reports
+
+    def decide(self, prediction: Any, calibration: Mapping[str, Any] = {}) -> str:
+        """Return what is predicted as the text of a label, see ``format``.
+
+        Args:
+            prediction: ``[K]``, after the logits were divided by the temperature.
+            calibration: What ``calibrate`` returned; empty without a calibration.
+        """
+        return self.format(prediction)
+
+    def find_mistakes(
+        self, targets: Any, predictions: Any, calibration: Mapping[str, Any] = {}, limit: int = 24
+    ) -> list[Finding]:
+        """Return the examples with the largest errors, the largest first.
+
+        Args:
+            targets: ``[N, ...]``.
+            predictions: ``[N, K]``.
+            calibration: What ``calibrate`` returned; empty without a calibration.
+            limit: The maximum number of examples.
+        """
+        return []
+
+    def find_doubtful_labels(
+        self, targets: Any, predictions: Any, limit: int = 24
+    ) -> list[Finding]:
+        """Return the examples whose labels are probably wrong, the most doubtful first.
+
+        Args:
+            targets: ``[N, ...]``.
+            predictions: ``[N, K]``, of models that were not trained on the example.
+            limit: The maximum number of examples.
+        """
+        return []
 
     def to_json(self) -> dict[str, Any]:
         """Return the name and the constants, from which a saved model's task is restored."""

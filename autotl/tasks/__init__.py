@@ -1,7 +1,12 @@
 """Tasks: the one that every data set of named classes has, and how the task of others is found."""
 
 from autotl.tasks.choice import choose_task, find_task, restore_task
-from autotl.tasks.classification import CLASSIFICATION, Classification, numbered_classes
+from autotl.tasks.classification import (
+    CLASSIFICATION,
+    Classification,
+    numbered_classes,
+    rank_positive,
+)
 from autotl.tasks.metric_choice import find_metric, metrics_for
 from autotl.tasks.rescaling import rescale
 
@@ -13,6 +18,7 @@ __all__ = [
     "find_task",
     "metrics_for",
     "numbered_classes",
+    "rank_positive",
     "rescale",
     "restore_task",
 ]

@@ -1,5 +1,7 @@
 """Predictions may be numbers, in float32; contributions to the score are float32."""
 
+from typing import Any
+
 import numpy as np
 import sqlalchemy as sa
 from alembic import op
@@ -13,7 +15,10 @@ TRIAL = sa.table(
 )
 IMAGE = sa.table("autotl_image", sa.column("probability"))
 PREDICTION = sa.table("autotl_prediction", sa.column("number_type"))
-RENAMED = {"classes": ("outputs", sa.Integer()), "probabilities": ("predictions", BYTES)}
+RENAMED: dict[str, tuple[str, sa.types.TypeEngine[Any]]] = {
+    "classes": ("outputs", sa.Integer()),
+    "probabilities": ("predictions", BYTES),
+}
 
 
 def upgrade() -> None:
@@ -40,7 +45,7 @@ def downgrade() -> None:
     _convert_contributions("<f4", "<f2")
 
 
-def _rename(old: str, new: str, kind: sa.types.TypeEngine[object]) -> None:
+def _rename(old: str, new: str, kind: sa.types.TypeEngine[Any]) -> None:
     op.alter_column(
         "autotl_prediction", old, new_column_name=new, existing_type=kind, existing_nullable=False
     )
