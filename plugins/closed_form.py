@@ -50,13 +50,17 @@ class SolvedLinear(nn.Linear):
         super().__init__(features, classes)
         self.solve = solve
 
+    def standardise(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the mean and the scale ``[F]`` of features ``[N, F]``."""
+        return _standardisation(features)
+
     @torch.no_grad()
     def fit(self, features: Tensor, targets: Tensor) -> None:
         """Set the weights, which include the standardisation of the features."""
         if features.device.type == "mps":
             features, targets = features.cpu(), targets.cpu()
         features = features.double()
-        mean, std = _standardisation(features)
+        mean, std = self.standardise(features)
         if targets.ndim == 2:
             weight, bias = self.solve((features - mean) / std, targets.double())
             weight = weight / std
@@ -164,16 +168,30 @@ def _minimise(
     return weight.detach(), bias.detach()
 
 
+class Ridge(SolvedLinear):
+    """A ridge regression on features that are scaled by at least their mean standard deviation.
+
+    A feature that is 0 for nearly all images has a tiny standard deviation, and would be many of
+    these for the first image that has it: a prediction far outside of all numbers.
+    """
+
+    def standardise(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the mean and the scale ``[F]`` of features ``[N, F]``."""
+        std = features.std(0, correction=0)
+        smallest = float(std.mean()) or 1.0
+        return features.mean(0), std.clamp(min=smallest)
+
+
 @head(order=2, tasks=["regression"])
 def ridge(features: int, classes: int) -> nn.Module:
     """Ridge regression, whose penalty is chosen by leave-one-out errors (Allen 1974)."""
-    return SolvedLinear(features, classes, _solve_ridge)
+    return Ridge(features, classes, _solve_ridge)
 
 
 @head(order=3, takes="stages", tasks=["regression"])
 def stages_ridge(features: int, classes: int) -> nn.Module:
     """Ridge regression on several stages (Head2Toe: Evci et al. 2022, arXiv:2201.03529)."""
-    return SolvedLinear(features, classes, _solve_ridge)
+    return Ridge(features, classes, _solve_ridge)
 
 
 def _solve_ridge(features: Tensor, targets: Tensor) -> Solution:

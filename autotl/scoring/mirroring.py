@@ -62,8 +62,12 @@ def score_mirrored(
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    ridge = RidgeClassifierCV if train_targets.ndim == 1 else RidgeCV
-    head: Any = make_pipeline(StandardScaler(), ridge(PENALTIES))
+    if train_targets.ndim == 1:
+        head: Any = make_pipeline(StandardScaler(), RidgeClassifierCV(PENALTIES))
+    else:  # features that hardly vary would make predictions far outside of all targets
+        head = make_pipeline(StandardScaler(with_std=False), RidgeCV(PENALTIES))
+        scale = train.std(0).mean() or 1.0
+        train, images, mirrored = train / scale, images / scale, mirrored / scale
     head.fit(train, train_targets)
     plain, turned = (_score(head.predict(each), targets) for each in (images, mirrored))
     loss = plain - turned
