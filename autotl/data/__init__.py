@@ -35,7 +35,13 @@ from autotl.data.labels import find_same, parse_label
 from autotl.data.memory_map import MappedArray
 from autotl.data.packing import PACKED_SUFFIX, Packed, pack, packed_bytes
 from autotl.data.resample import Indices, Resample, fold, resample
-from autotl.data.sample import FEWEST_PER_CLASS, draw_items, measure_opening, sample_examples
+from autotl.data.sample import (
+    FEWEST_PER_CLASS,
+    draw_items,
+    measure_opening,
+    rarest_labels,
+    sample_examples,
+)
 from autotl.data.scale import Scale, Scales
 from autotl.data.source import Source, parse_options, read_source
 
@@ -71,6 +77,7 @@ __all__ = [
     "parse_label",
     "parse_options",
     "prefetch",
+    "rarest_labels",
     "read_source",
     "resample",
     "resident",

@@ -153,14 +153,14 @@ def prepare(
     """
     with budget.stage("check"):  # names are checked before any image is opened
         source = data.read_source(settings.data, plugins, settings.data_options)
-        settings, task, metric = choose_target(settings, source, plugins, listener)
-        plugins = plugins.for_task(task.name)
+        settings, source, metric = choose_target(settings, source, plugins, listener)
+        plugins = plugins.for_task(source.task.name)
         announce(settings, metric, store, budget, device, listener)
         search_space = choose_space(settings, plugins, source.kind, earlier, device, budget)
         check_places_of_files(settings, source)
         plan = choose_inputs(settings, search_space, source, earlier, device, budget)
         settings, source = apply_inputs(plan, settings, source, listener)
-        dataset = load_dataset(settings, source, task, listener)
+        dataset = load_dataset(settings, source, listener)
         check_metric(metric, dataset)
     with budget.stage("time"):
         latencies = store.latencies(settings.name) if earlier else {}

@@ -114,7 +114,10 @@ def adopt(
 def describe_adopted(before: StudyConfig, after: StudyConfig) -> str:
     """Return the settings that ``adopt`` changed, for the user; empty if there are none."""
     old, new = (settings.model_dump(mode="json") for settings in (before, after))
-    differ = [key for key in new if old[key] not in (new[key], "auto")]
+    unset = {"metric": "", "task": "auto", "device": "auto", "precision": "auto"}
+    differ = [key for key in new if old[key] not in (new[key], unset.get(key, new[key]))]
+    if old["metric"] == "" and new["metric"] not in ("", "accuracy"):
+        differ.insert(0, "metric")  # it may be another one than the default of the task
     changed = [f"{key}={_describe(key, new[key])}" for key in differ]
     return f"as in the earlier runs of this study: {', '.join(changed)}" if changed else ""
 
