@@ -7,6 +7,7 @@ or that was interrupted, lacks some of them.
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 from autotl.store.contender import Contender, Facts, Interval, Number
@@ -226,6 +227,14 @@ class StudyFacts(Facts):
     calibration: Calibration | None = None
     out_of_sample: OutOfSampleScores | None = None
     weights: PretrainedWeights = PretrainedWeights()
+
+    @property
+    def score_decimals(self) -> int:
+        """Decimals of a score: 4, or of a unit as many as give a constant's score four digits."""
+        constant = self.data.majority.validation if self.data.majority else None
+        if not self.metric_has_unit or not constant:
+            return 4
+        return max(0, 3 - math.floor(math.log10(abs(constant))))
 
 
 class TrialFacts(Facts):
