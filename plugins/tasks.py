@@ -586,15 +586,17 @@ class Regression(Task):
         self, predictions: Array, errors: NDArray[np.float64], severity: Any, limit: int
     ) -> list[Finding]:
         """List the examples with the largest ``severity [N, T]`` above 0."""
-        findings = []
-        for i in rank_positive(severity.max(1), limit):
-            signed = [f"{error:+.4g}" for error in errors[i]]
-            if self.outputs != ("value",):
-                signed = [f"{name} {e}" for name, e in zip(self.outputs, signed, strict=True)]
-            findings.append(
-                Finding(i, f"{self.format(predictions[i])} (error {', '.join(signed)})")
+        names = [""] if self.outputs == ("value",) else [f"{name}=" for name in self.outputs]
+        return [
+            Finding(
+                i,
+                SEPARATOR.join(
+                    f"{name}{value:.4g} ({error:+.3g})"
+                    for name, value, error in zip(names, predictions[i], errors[i], strict=True)
+                ),
             )
-        return findings
+            for i in rank_positive(severity.max(1), limit)
+        ]
 
 
 def _is_nan(label: Any) -> bool:

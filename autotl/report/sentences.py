@@ -464,8 +464,8 @@ def describe_calibration(summary: Mapping[str, Any], ece: float | None = None) -
             listed = [f"{width} for {name}" for width, name in zip(listed, names, strict=True)]
         return (
             f"Predictions have intervals of ±\u00a0{_enumerate(listed)}, which are to contain "
-            f"{calibration['level']:.0%} of the true numbers. In a cross-validation on "
-            f"{calibration['n']:,} {nouns} they contained {calibration['coverage']:.1%}."
+            f"{100 * calibration['level']:.0f} % of the true numbers. In a cross-validation on "
+            f"{calibration['n']:,} {nouns} they contained {100 * calibration['coverage']:.1f} %."
         )
     temperature, before = calibration.get("temperature"), calibration.get("ece_before")
     if temperature is None:
