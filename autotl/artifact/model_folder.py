@@ -51,6 +51,7 @@ from autotl.models import Device, Model
 from autotl.models.ensemble import Ensemble
 from autotl.space import registry, space
 from autotl.space.input_kind import IMAGE, InputKind
+from autotl.space.kinds import RGB
 from autotl.space.narrowing import check_values
 from autotl.space.registry import Registry
 from autotl.space.space import Config
@@ -235,6 +236,12 @@ class Predictor:
         if path:
             self.data_source = str((folder.resolve() / path).resolve())
 
+    @property
+    def channels(self) -> int:
+        """Number of channels of the images that the model takes; 3 for other inputs."""
+        expects = self.network.expects
+        return expects.channels if isinstance(expects, ImageInput) else RGB
+
     def was_trained_on(self, source: str) -> bool:
         """Whether ``source`` is the data that the model was searched and trained on."""
         own = self.data_source
@@ -244,7 +251,7 @@ class Predictor:
         """Predict the class probabilities of encoded examples.
 
         Args:
-            encoded: ``[B, ...]``, as ``encode`` returns them; images ``uint8 [B, S, S, 3]``.
+            encoded: ``[B, ...]``, as ``encode`` returns them; images ``uint8 [B, S, S, C]``.
 
         Returns:
             ``float32 [B, C]``, each row with a sum of 1.
@@ -288,7 +295,7 @@ class Predictor:
         The next batch is encoded in threads while the model computes the current one.
 
         Args:
-            items: For images files, Pillow images, or arrays ``uint8 [H, W]`` or ``[H, W, 3]``.
+            items: For images files, Pillow images, or arrays ``uint8 [H, W]`` or ``[H, W, C]``.
             on_unreadable: Called with the index of an item that cannot be read, and the reason.
         """
 
@@ -316,7 +323,7 @@ class Predictor:
                     yield from zip(indices, rows, strict=True)
 
     def encode(self, item: Any) -> NDArray[Any]:
-        """Encode an item as the model was trained; an image as ``uint8 [S, S, 3]``.
+        """Encode an item as the model was trained; an image as ``uint8 [S, S, C]``.
 
         Raises:
             DataError: The item cannot be read.
@@ -334,7 +341,7 @@ class Predictor:
 
         Args:
             items: For a model of images, the path of an image or of a folder, which stands for all
-                images below it, sorted; a Pillow image; an array ``uint8 [H, W]`` or ``[H, W, 3]``,
+                images below it, sorted; a Pillow image; an array ``uint8 [H, W]`` or ``[H, W, C]``,
                 or a batch of such arrays; or an iterable of these. For other kinds of input, a
                 string that the kind reads, such as a file or a text; an item; or an iterable of
                 these.
@@ -345,7 +352,7 @@ class Predictor:
         Raises:
             DataError: An item cannot be read, or there is none in a folder.
         """
-        rows = self.stream(list_items(self.kind, items), _raise_unreadable)
+        rows = self.stream(list_items(self.kind, items, self.channels), _raise_unreadable)
         return [dict(zip(self.classes, map(float, row), strict=True)) for _, row in rows]
 
 
@@ -449,8 +456,12 @@ def _build_network(
     Raises:
         ArtifactError: A plugin is not available, or does not accept the values.
     """
+    encoding = description["input"]
     try:
-        config = space.from_json(description, plugins, kinds=KINDS, pretrained=False)
+        fitting = plugins.of_input(encoding.get("kind", IMAGE)).for_channels(
+            encoding.get("channels", RGB)
+        )
+        config = space.from_json(description, fitting, kinds=KINDS, pretrained=False)
     except AutoTLError as error:
         origins = ", ".join(description.get("plugins", {}).values())
         raise ArtifactError(
@@ -460,18 +471,18 @@ def _build_network(
     try:
         for choice in config.values():  # a width of a billion would fill the memory
             check_values(choice.plugin, choice.params)
-        saved, size = folder / _input_folder(number), description["input"]["size"]
+        saved, size = folder / _input_folder(number), encoding["size"]
         network = models.build_model(config, classes, size, device, saved=saved)
     except Exception as error:  # the code of plugins raises anything on wrong values
         raise _misfit(folder, str(error).splitlines()[0] if str(error) else repr(error)) from error
     if not isinstance(network.expects, ImageInput):
-        if network.expects.key != description["input"].get("key"):
+        if network.expects.key != encoding.get("key"):
             raise _misfit(folder, "its input is encoded in another way")
         return network
     known_fields = {field.name for field in fields(ImageInput)}
     stored: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value
-        for key, value in description["input"].items()
+        for key, value in encoding.items()
         if key in known_fields
     }
     return Model(network.backbone, network.head, ImageInput(**stored), network.head_input)

@@ -31,6 +31,7 @@ from autotl.data.split import GIVEN_SPLITS, SPLITS, draw_folds, join_units, spli
 from autotl.data.spreadsheet import escape_formula
 from autotl.errors import DataError, PluginError, StoreError
 from autotl.space.input_kind import InputKind, ModelInput
+from autotl.space.kinds import RGB
 from autotl.space.plugin import Example, Issue
 
 FINGERPRINT_VERSION = 3
@@ -117,6 +118,7 @@ def check(
     folds: int | None = None,
     progress: Progress | None = None,
     kind: InputKind = IMAGES,
+    channels: int = RGB,
 ) -> Dataset:
     """Open every example once, leave out unusable ones, and split the others.
 
@@ -125,19 +127,19 @@ def check(
         source: What the user called the data, for messages.
         issues: The problems that the source reported; the last ones of the data set.
         seed: Seed of the splits that are drawn.
-        validation: Fraction of the remaining training examples, if the source gives no validation
-            split; 0 for none, and None for ``split.validation_fraction``.
+        validation: Like ``test``, of the other examples; None for ``split.validation_fraction``.
         test: Fraction of all examples, if the source gives no test split; 0 for none.
         folds: The number of folds that replace a validation split.
         progress: Called after every example.
         kind: What the examples are.
+        channels: Number of channels that images must have, or be converted to; see ``decode``.
 
     Raises:
         DataError: No examples, fewer than two classes, or too few usable ones of one.
     """
     offered = _validate_and_sort(examples, source, validation, test, kind)
     notes = check_labels(source, [e.label for e in offered])
-    usable, inspected, excluded, copies = _select_usable(offered, progress, kind)
+    usable, inspected, excluded, copies = _select_usable(offered, progress, kind, channels)
     classes, labels = _index_labels(source, offered, usable, excluded, kind)
     groups, near_issues = find_near_groups(usable, inspected, labels, classes)
     units = join_units(usable, [k for i, k in copies.keys.items() if i not in excluded], groups)
@@ -147,7 +149,6 @@ def check(
         )
         _require_training_examples(classes, labels, splits, kind)
         fold_of = _assign_folds(classes, labels, splits, units, folds, seed, kind)
-    left_out = [excluded[i] for i in sorted(excluded)]
     problems = _find_issues(usable, inspected, classes, labels, splits, kind)
     scales = _measure(usable, inspected, kind)
     return Dataset(
@@ -157,7 +158,7 @@ def check(
         examples=tuple(usable),
         labels=labels,
         splits=tuple(splits.tolist()),
-        issues=(*notes, *left_out, *copies.notes, *near_issues, *problems, *issues),
+        issues=(*notes, *excluded.values(), *copies.notes, *near_issues, *problems, *issues),
         skipped=len(excluded),
         duplicates_across_splits=copies.across_splits,
         units=tuple(units),
@@ -178,28 +179,29 @@ def _named(source: str) -> Iterator[None]:
 
 
 def _select_usable(
-    offered: Sequence[Example], progress: Progress | None, kind: InputKind
+    offered: Sequence[Example], progress: Progress | None, kind: InputKind, channels: int
 ) -> tuple[list[Example], list[Inspection], dict[int, Issue], Duplicates]:
     """Inspect all examples; leave out unreadable ones, and copies that contradict others.
 
     Returns:
-        The usable examples and their inspections, the issues of the others by index, and the
-        copies among all.
+        The usable examples and their inspections, the issues of the others by index in ascending
+        order, and the copies among all.
     """
-    inspections, excluded = _inspect_all(offered, progress, kind)
+    inspections, excluded = _inspect_all(offered, progress, kind, channels)
     duplicates = find_duplicates(offered, inspections, kind)
     excluded |= duplicates.excluded
     chosen = [i for i in range(len(offered)) if i not in excluded]
     usable, inspected = [offered[i] for i in chosen], [inspections[i] for i in chosen]
-    return usable, inspected, excluded, duplicates
+    return usable, inspected, dict(sorted(excluded.items())), duplicates
 
 
 def _inspect_all(
-    examples: Sequence[Example], progress: Progress | None, kind: InputKind
+    examples: Sequence[Example], progress: Progress | None, kind: InputKind, channels: int
 ) -> tuple[list[Inspection], dict[int, Issue]]:
     """Inspect all examples; also return the issues of the unusable ones, by index."""
     inspections: list[Inspection] = []
-    map_in_threads(partial(inspect, kind=kind), examples, inspections.append, "checking", progress)
+    inspect_one = partial(inspect, kind=kind, channels=channels)
+    map_in_threads(inspect_one, examples, inspections.append, "checking", progress)
     return inspections, {
         i: Issue(examples[i].name, inspection.problem, LEFT_OUT)
         for i, inspection in enumerate(inspections)

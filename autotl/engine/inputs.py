@@ -12,6 +12,7 @@ from autotl.models import Device
 from autotl.scoring import metrics
 from autotl.search.budget import Budget
 from autotl.search.input_plan import InputPlan, plan_inputs
+from autotl.space.registry import Registry
 from autotl.space.space import Space
 from autotl.store import (
     StudyFacts,
@@ -39,7 +40,19 @@ def choose_inputs(
     return plan_inputs(settings, search_space, source, device, budget)
 
 
-def check_places_of_files(settings: StudyConfig, source: Source) -> None:
+def read_examples(settings: StudyConfig, plugins: Registry) -> Source:
+    """Read the examples of the data, without opening them.
+
+    Raises:
+        DataError: The data cannot be read.
+        StudyError: A file is in the run folder or in the cache.
+    """
+    source = data.read_source(settings.data, plugins, settings.data_options)
+    _check_places_of_files(settings, source)
+    return source
+
+
+def _check_places_of_files(settings: StudyConfig, source: Source) -> None:
     """Check that no file of the data is in a folder whose files are replaced.
 
     Raises:
@@ -90,6 +103,7 @@ def load_dataset(
         folds=settings.folds,
         progress=lambda what, done, total: listener(Stage(what, done, total)),
         kind=source.kind,
+        channels=settings.in_chans,
     )
     for split, purpose in ((dataset.scored_split, "validate on"), ("test", "test on")):
         _check_metric(settings.metric, dataset, split, purpose)

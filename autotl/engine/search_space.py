@@ -8,9 +8,7 @@ from dataclasses import asdict, replace
 from autotl import report, training
 from autotl.data import Dataset
 from autotl.engine.inputs import imbalance
-from autotl.errors import (
-    Incompatible,
-)
+from autotl.errors import Incompatible, StudyError
 from autotl.events import Listener, Note, Stage
 from autotl.models import Device
 from autotl.scoring import majority
@@ -18,7 +16,8 @@ from autotl.search.budget import Budget
 from autotl.search.context import TrainingContext
 from autotl.search.mirroring import measure_mirroring
 from autotl.space import space
-from autotl.space.input_kind import InputKind
+from autotl.space.input_kind import IMAGE, InputKind
+from autotl.space.kinds import RGB
 from autotl.space.registry import BackboneCriteria, Registry
 from autotl.space.space import Choice, Space
 from autotl.store import (
@@ -29,15 +28,25 @@ from autotl.store import (
 from autotl.study import StudyConfig
 
 
+def plugins_for(settings: StudyConfig, plugins: Registry, kind: InputKind) -> Registry:
+    """The plugins with which the examples of a kind of input can be searched.
+
+    Raises:
+        StudyError: The settings have channels of images, and the data are something else.
+    """
+    if settings.in_chans != RGB and kind.backbone_input != IMAGE:
+        raise StudyError(f"in_chans is for images, and the data are {kind.nouns}; leave it out")
+    return plugins.for_input(kind).for_channels(settings.in_chans)
+
+
 def choose_space(
     settings: StudyConfig,
     plugins: Registry,
-    kind: InputKind,
     earlier: StudyFacts | None,
     device: Device,
     budget: Budget,
 ) -> Space:
-    """Build the search space for this device and the kind of input of the data.
+    """Build the search space of these plugins for this device.
 
     A study that is continued with another budget has the same backbones as with its first budget.
     """
@@ -49,7 +58,7 @@ def choose_space(
         max_parameters=settings.max_parameters,
     )
     return space.build_space(
-        plugins.for_input(kind),
+        plugins,
         settings.requested,
         settings.space,
         criteria,

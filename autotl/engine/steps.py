@@ -14,12 +14,17 @@ from autotl.engine.beginning import announce, begin_study, continue_settings, op
 from autotl.engine.ending import conclude, hand_over, name_device_faults, notify_unused
 from autotl.engine.inputs import (
     apply_inputs,
-    check_places_of_files,
     choose_inputs,
     load_dataset,
+    read_examples,
     write_data,
 )
-from autotl.engine.search_space import choose_space, fit_augmentations, fit_space
+from autotl.engine.search_space import (
+    choose_space,
+    fit_augmentations,
+    fit_space,
+    plugins_for,
+)
 from autotl.events import Listener, Note, Stage
 from autotl.frozen import FeatureCache
 from autotl.models import Device
@@ -108,9 +113,9 @@ def run(
         device = models.select_device(settings.device, settings.precision)
         announce(settings, store, budget, device, listener)
         with budget.stage("check"):  # names are checked before any image is opened
-            source = data.read_source(settings.data, plugins, settings.data_options)
-            search_space = choose_space(settings, plugins, source.kind, earlier, device, budget)
-            check_places_of_files(settings, source)
+            source = read_examples(settings, plugins)
+            fitting = plugins_for(settings, plugins, source.kind)
+            search_space = choose_space(settings, fitting, earlier, device, budget)
             plan = choose_inputs(settings, search_space, source, earlier, device, budget)
             settings, source = apply_inputs(plan, settings, source, listener)
             dataset = load_dataset(settings, source, listener)
@@ -125,7 +130,7 @@ def run(
             try:
                 write_data(settings, dataset, listener)
                 context = training_context(
-                    settings, store, dataset, device, budget, plugins, listener
+                    settings, store, dataset, device, budget, fitting, listener
                 )
                 with budget.stage("time"):
                     search_space = fit_augmentations(search_space, store, context, listener)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from autotl.errors import StudyError
 from autotl.scoring import metrics
-from autotl.space.kinds import SEARCHED_KINDS
+from autotl.space.kinds import RGB, SEARCHED_KINDS
 from autotl.study import StudyConfig
 
 if TYPE_CHECKING:
@@ -21,9 +21,12 @@ if TYPE_CHECKING:
 
 SETTINGS = (
     *("metric", "seed", "epochs", "patience", "batch_size", "label_smoothing", "ema"),
-    *("validation", "folds", "test", "image_size", "data_options"),
+    *("validation", "folds", "test", "image_size", "data_options", "in_chans"),
 )
 """The settings that are compared as they are given; ``precision`` is compared as it is computed."""
+
+ADDED = {"in_chans": RGB}
+"""Settings that studies of earlier versions lack, and the values that these have."""
 
 SPACE_SETTINGS = (
     *SEARCHED_KINDS,
@@ -77,7 +80,7 @@ def find_earlier(store: Store, settings: StudyConfig) -> StudyFacts | None:
         return facts
     if facts.direction != metrics.get(settings.metric).direction:
         return facts  # Optuna's study optimises in its direction for good
-    old = dict(facts.identity)
+    old = {**ADDED, **facts.identity}
     if facts.input_size and not settings.image_size:
         old["image_size"] = []  # the search chose it, and chooses it again from the same settings
     same = all(old.get(key) == value for key, value in of_settings(settings).items())
@@ -127,6 +130,7 @@ def require_same(name: str, old: Mapping[str, Any], new: Mapping[str, Any], dele
     Raises:
         StudyError: They differ.
     """
+    old = {**ADDED, **old}
     # A setting may be the reason for other data, and says more than their fingerprint.
     keys = sorted(new, key=lambda key: (key not in SETTINGS, key))
     different = [key for key in keys if old.get(key) != new[key]]

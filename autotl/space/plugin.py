@@ -43,7 +43,7 @@ class Example:
     Args:
         name: Identifies the example to people; unique in its source.
         item: What it is an example of, as its kind of input has it. For images a file, or an array
-            ``uint8 [H, W]`` or ``[H, W, 3]``.
+            ``uint8 [H, W]`` or ``[H, W, C]``.
         label: The class; an empty one is reported as a problem of the data.
         split: The split it belongs to; if empty, AutoTL chooses one.
         group: Examples of one group (a patient, a video) are always put into the same split.
@@ -116,7 +116,7 @@ class Uniform(Protocol):
         """Draw uniform random numbers, different ones in each call.
 
         Args:
-            images: The whole batch ``uint8 [B, 3, S, S]`` that is augmented.
+            images: The whole batch ``uint8 [B, C, S, S]`` that is augmented.
             shape: The shape of the numbers of one image.
             device: The device of the numbers; that of the images by default. On the ``"cpu"`` a
                 plugin can decide by them what to compute, and need not wait for a GPU.
@@ -210,7 +210,8 @@ class Plugin(Generic[P, R]):
 
     def member(self, name: str, weights: Weights | None) -> Plugin[P, R]:
         """The plugin of one member of this family; without weights it is initialised randomly."""
-        return replace(self, name=name, family=self.name, given={"name": name, "weights": weights})
+        given = {**self.given, "name": name, "weights": weights}
+        return replace(self, name=name, family=self.name, given=given)
 
 
 class Kind:

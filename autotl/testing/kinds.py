@@ -28,13 +28,16 @@ def select_member(plugin: AnyPlugin, violations: Violations) -> AnyPlugin:
 
     Violations that are added later are those of that member.
     """
-    if not plugin.members:
+    if not plugin.members or plugin.family:
         return plugin
     names = plugin.members((), "cpu", None)
-    if not names or plugin.members(names[:1], "cpu", None) != names[:1]:
+    if not names:
+        violations.add("has no default member to test; test one by its name")
+        return plugin
+    if plugin.members(names[:1], "cpu", None) != names[:1]:
         violations.add(
-            "does not list its own members: members() must return the default set without "
-            "patterns, and the name of a member alone for that name"
+            "does not list its own members: members() must return the name of a member alone for "
+            "that name"
         )
         return plugin
     member = plugin.member(names[0], None)
