@@ -20,7 +20,7 @@ from autotl.models.build import build_backbone
 from autotl.models.model import extract_features
 from autotl.space import registry
 from autotl.space.space import Choice
-from autotl.testing import toy
+from autotl.testing import check, toy
 
 pytest.importorskip("transformers")
 
@@ -233,3 +233,8 @@ def test_the_first_layer_is_changed_for_other_channels(tmp_path: Path, architect
             assert network.expects.shape == (64, 64, channels)
             actual = network(images.expand(-1, channels, -1, -1))
             assert torch.allclose(actual, expected, atol=1e-4)
+
+
+def test_a_member_keeps_the_contract(folder: Path) -> None:
+    plugins = registry.load().of_input("image")
+    assert check(plugins.get_untrained("backbone", f"hf:{folder}")) == 1

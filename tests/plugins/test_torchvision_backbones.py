@@ -25,7 +25,7 @@ from autotl.models.build import build_backbone
 from autotl.models.model import extract_features
 from autotl.space import registry
 from autotl.space.space import Choice
-from autotl.testing import toy
+from autotl.testing import check, toy
 
 
 @pytest.fixture(autouse=True)
@@ -259,3 +259,7 @@ def test_the_first_layer_is_changed_for_other_channels(tmp_path: Path, name: str
             assert network.pretrained_cfg["input_size"] == (channels, 64, 64)
             actual = network(images.expand(-1, channels, -1, -1))
             assert torch.allclose(actual, expected, atol=1e-4)
+
+
+def test_a_member_keeps_the_contract() -> None:
+    assert check(registry.load().get_untrained("backbone", "torchvision:shufflenet_v2_x0_5")) == 1
