@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
-from autotl.errors import Incompatible, PluginError, WeightsError, did_you_mean
+from autotl.errors import Incompatible, OtherFamily, PluginError, WeightsError, did_you_mean
 from autotl.space.plugin import Weights, backbone
 
 from .backbone_sets import SETS
@@ -105,7 +105,7 @@ def refuse(pattern: str) -> None:
             raise PluginError(f"there is no set of backbones {pattern!r}; {near}")
         return
     if ":" in pattern:
-        raise PluginError(f"timm has no model {pattern!r}: its names have no ':'")
+        raise OtherFamily(f"timm has no model {pattern!r}: its names have no ':'")
     models, name = _read_architectures(), pattern.partition(".")[0]
     if not models or "[" in pattern:
         return

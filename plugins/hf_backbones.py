@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from autotl.errors import PluginError
+from autotl.errors import OtherFamily
 from autotl.space.plugin import Weights, backbone
 
 from .hub import HUB, find_source, find_weights, refuse_name
@@ -46,7 +46,7 @@ def refuse(pattern: str) -> None:
         PluginError: It is neither.
     """
     if not pattern.startswith(HUB):
-        raise PluginError(f"models of transformers are named {HUB}NAME, not {pattern!r}")
+        raise OtherFamily(f"models of transformers are named {HUB}NAME, not {pattern!r}")
     refuse_name(pattern)
 
 

@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autotl.errors import PluginError, WeightsError, did_you_mean
+from autotl.errors import OtherFamily, PluginError, WeightsError, did_you_mean
 from autotl.space.plugin import Weights, backbone
 
 from .backbones import is_reachable
@@ -63,7 +63,7 @@ def refuse(pattern: str) -> None:
     """
     name = pattern.removeprefix(PREFIX)
     if name == pattern:
-        raise PluginError(f"models of torchvision are named {PREFIX}NAME, not {pattern!r}")
+        raise OtherFamily(f"models of torchvision are named {PREFIX}NAME, not {pattern!r}")
     if names := read_names():
         if not fnmatch.filter(names, name):
             near = did_you_mean(pattern, [PREFIX + n for n in names])

@@ -132,6 +132,7 @@ Members = Callable[[Sequence[str], str, float | None], list[str]]
 Refuse = Callable[[str], None]
 """Raises ``PluginError`` for a name or pattern of no member of a family, without loading a library.
 
+``errors.OtherFamily`` is for names of another form, of which other families say more.
 What it cannot tell passes.
 """
 

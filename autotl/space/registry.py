@@ -18,6 +18,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 
 from autotl.errors import (
     DataError,
+    OtherFamily,
     PluginError,
     WeightsError,
     did_you_mean,
@@ -340,7 +341,8 @@ class Registry:
 
 def choose_reason(reasons: Sequence[PluginError]) -> PluginError:
     """Choose what to tell about a name that all families refuse: a near name, or the first."""
-    return next((r for r in reasons if "did you mean" in str(r)), reasons[0])
+    own = [r for r in reasons if not isinstance(r, OtherFamily)] or reasons
+    return next((r for r in own if "did you mean" in str(r)), own[0])
 
 
 def require_source(source: str) -> None:

@@ -75,6 +75,7 @@ def test_patterns_match_names_with_the_prefix() -> None:
         ("torchvision:resnt18", "did you mean 'torchvision:resnet18'"),
         ("resnt18", "did you mean 'resnet18'"),
         ("torchvision:*unheard*", "torchvision has no model"),
+        ("hf:a b", "hf:a b is not a name of a model of the hub"),
     ],
 )
 def test_misspelt_names_have_near_ones(name: str, message: str) -> None:
