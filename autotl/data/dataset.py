@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -396,6 +397,7 @@ def _find_outputs(
         raise DataError(
             f"{source}: fewer than two usable {kind.nouns} of {join_names(small)}; add "
             f"{kind.nouns} or remove the {task.noun}{_hint_same(few, classes)}{hint}"
+            f"{_hint_numbers(classes)}"
         )
     return classes
 
@@ -420,6 +422,12 @@ def _describe_first(issues: Iterable[Issue]) -> str:
     """The end of a message: the first of some problems."""
     first = next(iter(issues), None)
     return f" (first problem: {first.name}: {first.problem})" if first else ""
+
+
+def _hint_numbers(classes: Sequence[str]) -> str:
+    """The end of a message: another task, if the names of all classes are numbers."""
+    numbers = all(re.fullmatch(r"[+-]?\d+(\.\d*)?", name) for name in classes)
+    return "; if the labels are numbers to predict, give --task regression" if numbers else ""
 
 
 def _hint_same(names: Sequence[str], classes: Sequence[str]) -> str:

@@ -121,7 +121,7 @@ def test_a_saved_task_is_the_same(name: str) -> None:
     [
         (["cat", "dog"] * 5, "classification"),
         ([str(i % 10) for i in range(500)], "classification"),
-        ([str(i % 200) for i in range(4000)], "classification"),  # twenty images of each
+        ([str(i % 200) for i in range(400)], "classification"),  # two images of each
         ([str(i) for i in range(300)], "regression"),
         ([f"{i / 7:.2f}" for i in range(40)], "regression"),
         ([i / 7 for i in range(40)], "regression"),
