@@ -38,14 +38,9 @@ FEWEST_POSITIVES = 10
 LEVEL = 0.95
 """The fraction of true numbers in an interval of predictions."""
 
-MOST_CLASSES = 50
-"""Whole numbers with more different values are taken for numbers and not for names of classes."""
-
-FEWEST_PER_CLASS = 10
-"""The mean number of examples of a value from which whole numbers are names of classes."""
-
 BINS = 10
-"""The number of quantiles by which splits of numbers are stratified."""
+"""The number of quantiles by which splits of numbers are stratified. Labels with no more different
+values are taken for names of classes."""
 
 FAR_OUT = 3.0
 """Errors that are more than this many interquartile ranges outside the quartiles are outliers."""
@@ -394,7 +389,7 @@ class Regression(Task):
     has_probabilities = False
 
     def recognise(self, labels: Sequence[Label]) -> str:
-        """Labels are numbers: with decimals, or whole ones of too many values for classes."""
+        """Labels are numbers: with decimals, or whole ones of which most are different."""
         if not labels or any(_is_several(label) for label in labels):
             return ""
         if all(isinstance(label, Mapping) for label in labels):
@@ -408,8 +403,8 @@ class Regression(Task):
         if not values or different <= BINS or not all(map(math.isfinite, values)):
             return ""
         whole = all(value.is_integer() for value in values)
-        is_class = different <= MOST_CLASSES or len(values) / different >= FEWEST_PER_CLASS
-        if whole and is_class and not any(isinstance(label, float) for label in present):
+        names = whole and not any(isinstance(label, float) for label in present)
+        if names and 2 * different <= len(values):  # they may be the names of classes
             return ""
         return f"all labels are numbers, with {different:,} different values"
 

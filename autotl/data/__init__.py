@@ -30,7 +30,7 @@ from autotl.data.dataset import (
 )
 from autotl.data.encoding import encode
 from autotl.data.image import Progress, decode
-from autotl.data.image_kind import IMAGES, ImageInput, find_kind
+from autotl.data.image_kind import IMAGES, ImageInput, find_kind, match_channels
 from autotl.data.labels import find_same, parse_label
 from autotl.data.memory_map import MappedArray
 from autotl.data.packing import PACKED_SUFFIX, Packed, pack, packed_bytes
@@ -71,6 +71,7 @@ __all__ = [
     "find_kind",
     "find_same",
     "fold",
+    "match_channels",
     "measure_opening",
     "pack",
     "packed_bytes",

@@ -42,7 +42,19 @@ def choose_inputs(
     return plan_inputs(settings, search_space, source, device, budget)
 
 
-def check_places_of_files(settings: StudyConfig, source: Source) -> None:
+def read_examples(settings: StudyConfig, plugins: Registry) -> Source:
+    """Read the examples of the data, without opening them.
+
+    Raises:
+        DataError: The data cannot be read.
+        StudyError: A file is in the run folder or in the cache.
+    """
+    source = data.read_source(settings.data, plugins, settings.data_options)
+    _check_places_of_files(settings, source)
+    return source
+
+
+def _check_places_of_files(settings: StudyConfig, source: Source) -> None:
     """Check that no file of the data is in a folder whose files are replaced.
 
     Raises:
@@ -115,6 +127,7 @@ def load_dataset(
         progress=lambda what, done, total: listener(Stage(what, done, total)),
         kind=source.kind,
         task=source.task,
+        channels=settings.in_chans,
     )
     return dataset
 
