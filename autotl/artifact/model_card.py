@@ -15,7 +15,15 @@ from autotl.artifact import standalone
 from autotl.errors import StoreError
 from autotl.space.input_kind import IMAGE
 
-TASK_WORDS = ("noun", "nouns", "score_noun", "has_probabilities")
+SAVED_BEFORE = "it was saved by an older version of autotl"
+"""Why a model without a description of its code has none."""
+
+CLASS_WORDS: dict[str, Any] = {
+    "noun": "class",
+    "nouns": "classes",
+    "score_noun": "recall",
+    "has_probabilities": True,
+}
 """Attributes of the task, see ``space.task.Task``, that the model card needs."""
 
 OUTPUT_COLUMNS = {
@@ -69,7 +77,7 @@ def render(config: Mapping[str, Any], title: str, results: Mapping[str, Any] | N
         results: Measured quality of the model; every entry is optional:
             ``metric``: name of the metric of all scores;
             ``decimals``: the number of decimals of scores;
-            ``task``: the attributes ``TASK_WORDS`` of the task; those of a classification without;
+            ``task``: the attributes ``CLASS_WORDS`` of the task; those of a classification without;
             ``images``: number of examples by split, ``{"train": 600, ...}``;
             ``validation``: ``{"score", "low", "high", "n", "folds"}``, by which the model was
             selected; ``folds`` is the number of folds of a cross-validation, or None;
@@ -94,24 +102,19 @@ def render(config: Mapping[str, Any], title: str, results: Mapping[str, Any] | N
         undefined=jinja2.ChainableUndefined,  # entries are missing if a model was saved by hand
         autoescape=False,  # the output is Markdown: all text from users goes through `code`
     )
-    results = results or {}
-    decimals = results.get("decimals", 4)
-    environment.filters.update(
-        code=code_span, code_block=code_block, score_cells=partial(_score_cells, decimals=decimals)
-    )
-    task = {"noun": "class", "nouns": "classes", "score_noun": "recall", "has_probabilities": True}
-    task |= results.get("task", {})
-    parts = config.get("standalone_code", {"reason": "it was saved by an older version of autotl"})
+    results = {"task": {}, "decimals": 4, **(results or {})}
+    task = CLASS_WORDS | results["task"]
+    environment.filters.update(code=code_span, code_block=code_block)
+    environment.filters["score_cells"] = partial(_score_cells, decimals=results["decimals"])
+    parts = config.get("standalone_code", {"reason": SAVED_BEFORE})
     files, is_image = _plugin_files(config), config.get("kind", IMAGE) == IMAGE
-    template = environment.get_template("model_card.md.j2")
-    return template.render(
+    return environment.get_template("model_card.md.j2").render(
         config=config,
         is_image=is_image,
         noun=config.get("noun", "image"),
         nouns=config.get("nouns", "images"),
         title=title,
         results=results,
-        decimals=decimals,
         task=task,
         is_classifier=task["score_noun"] == "recall",
         outputs=_outputs(config, results, task),

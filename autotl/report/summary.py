@@ -89,13 +89,10 @@ def summarise(store: Store, study: str) -> dict[str, Any]:
     ``leaderboard.compare_on_validation`` for which of them are tied. An ensemble of trials that is
     the winner precedes them.
 
-    ``cut_trial`` is the trial that ended early with a better score than every complete trial.
-    ``not_fine_tuned`` is there if the budget was too short for fine-tuning.
-
-    ``decimals`` is the number of decimals with which scores are shown.
-
-    ``best`` is the contender whose model is in the run folder, or, without a model, the winner of
-    the search. ``test`` is its test result; those of earlier winners are only on the page.
+    ``cut_trial`` ended early with a better score than every complete trial. ``not_fine_tuned`` is
+    there if the budget was too short for fine-tuning.
+    ``best`` is the contender whose model is in the run folder, or without one the winner of the
+    search. ``test`` is its test result; those of earlier winners are only on the page.
     ``test_openings`` counts every use of the test split.
 
     Args:
@@ -134,7 +131,7 @@ def summarise(store: Store, study: str) -> dict[str, Any]:
         "best": _best(winner, selection, facts, rows) if winner else None,
         "contenders": [_entry(c, winner, selection, rows) for c in contenders],
         "baselines": _baselines(selection, ranked, facts),
-        "selection": _selection_entry(selection) if selection else None,
+        "selection": _selection_entry(selection),
         "prefer": facts.prefer,
         "mirroring": facts.mirroring.model_dump(mode="json") if facts.mirroring else None,
         "calibration": facts.calibration.model_dump() if facts.calibration else None,
@@ -146,7 +143,9 @@ def summarise(store: Store, study: str) -> dict[str, Any]:
     }
 
 
-def _selection_entry(selection: Selection) -> dict[str, Any]:
+def _selection_entry(selection: Selection | None) -> dict[str, Any] | None:
+    if selection is None:
+        return None
     return selection.model_dump(mode="json", exclude={"contenders", "winner", "cheapest"})
 
 

@@ -192,7 +192,7 @@ class RunFolder:
         results = {
             "metric": self.settings.metric,
             "decimals": facts.score_decimals,
-            "task": {key: getattr(self.dataset.task, key) for key in model_card.TASK_WORDS},
+            "task": {key: getattr(self.dataset.task, key) for key in model_card.CLASS_WORDS},
             "images": {split: len(self.dataset.indices(split)) for split in splits},
             "validation": self._validation_result(winner, facts),
             "selection": _selection_result(winner, facts.selection),
