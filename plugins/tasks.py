@@ -46,6 +46,9 @@ FEWEST_PER_CLASS = 10
 BINS = 10
 """The number of quantiles by which splits of numbers are stratified."""
 
+LARGEST, SMALLEST_STD = 1e18, 1e-18
+"""The largest number and the smallest standard deviation: float32 can hold their squares."""
+
 SCATTERED = 300
 """The largest number of examples whose predictions are stored for a figure."""
 
@@ -68,6 +71,10 @@ class Ordinal(Classification):
 
     name = "ordinal"
     default_metric = "quadratic_kappa"
+    activation_code = (
+        "-nn.functional.pad(nn.functional.pad(nn.functional.logsigmoid(logits).cumsum(1).exp(), "
+        "(1, 0), value=1.0), (0, 1)).diff(dim=1)"
+    )
 
     @property
     def num_logits(self) -> int:
@@ -118,6 +125,14 @@ class Multilabel(Task):
     noun, nouns = "label", "labels"
     default_metric = "mean_average_precision"
     constant_noun = "the frequencies of the labels"
+    activation_code = "logits.sigmoid()"
+
+    def __init__(
+        self, outputs: Sequence[str] = (), constants: Mapping[str, Any] | None = None
+    ) -> None:
+        super().__init__(outputs, constants)
+        if not isinstance(self._separator, str) or not self._separator:
+            raise ValueError(f"the separator {self._separator!r:.60} is not a text")
 
     def recognise(self, labels: Sequence[Label]) -> str:
         """Labels are lists, or texts that consist of others with a separator between them."""
@@ -267,7 +282,7 @@ class Multilabel(Task):
         chosen = prediction >= self._thresholds(calibration)
         return {
             "prediction": [n for n, own in zip(self.outputs, chosen, strict=True) if own],
-            **dict(zip(self.outputs, map(float, prediction), strict=True)),
+            "probabilities": dict(zip(self.outputs, map(float, prediction), strict=True)),
         }
 
 
@@ -334,6 +349,23 @@ class Regression(Task):
     default_metric = "mae"
     constant_noun = "the mean"
     has_probabilities = False
+    activation_code = (
+        'logits * torch.tensor(config["task"]["constants"]["std"]) '
+        '+ torch.tensor(config["task"]["constants"]["mean"])'
+    )
+
+    def __init__(
+        self, outputs: Sequence[str] = (), constants: Mapping[str, Any] | None = None
+    ) -> None:
+        super().__init__(outputs, constants)
+        for key, smallest in (("mean", -LARGEST), ("std", SMALLEST_STD)) if outputs else ():
+            values = self.constants.get(key)
+            if not isinstance(values, list) or len(values) != len(outputs):
+                raise ValueError(f"{key} = {values!r:.60}: expected one number for each output")
+            if not all(type(v) in (int, float) and smallest <= v <= LARGEST for v in values):
+                raise ValueError(
+                    f"{key} = {values!r:.60}: expected numbers from {smallest:g} to {LARGEST:g}"
+                )
 
     def recognise(self, labels: Sequence[Label]) -> str:
         """Labels are numbers: with decimals, or whole ones of too many values for classes."""
@@ -362,8 +394,13 @@ class Regression(Task):
             label = {name: _to_number(value) for name, _, value in pairs}
         if isinstance(label, Mapping):
             values = {name: _to_number(value) for name, value in label.items()}
-            return SEPARATOR.join(f"{name}={value!r}" for name, value in values.items())
-        return repr(_to_number(label))
+            text = SEPARATOR.join(f"{name}={value!r}" for name, value in values.items())
+        else:
+            values = {"value": _to_number(label)}
+            text = repr(values["value"])
+        if missing := [name for name in self.outputs if name not in values]:
+            raise ValueError(f"the label {label!r:.60} has no number {missing[0]!r}")
+        return text
 
     def _values(self, label: str) -> dict[str, float]:
         """The numbers of a parsed label by name."""
@@ -380,7 +417,7 @@ class Regression(Task):
             raise DataError(f"some examples have the numbers {expected}, others {actual}")
         values = np.array([list(self._values(label).values()) for label in labels])
         mean, std = values.mean(0), values.std(0)
-        if (constant := np.flatnonzero(std == 0)).size:
+        if (constant := np.flatnonzero(std < SMALLEST_STD)).size:
             name = list(names)[constant[0]]
             raise DataError(
                 f"{name} is {mean[constant[0]]:g} for all examples; nothing can be learned"
@@ -450,8 +487,13 @@ class Regression(Task):
     def details(
         self, targets: Array, predictions: Array, calibration: Mapping[str, Any] = {}
     ) -> dict[str, Any]:
-        """Return errors of each number, and some pairs of true and predicted numbers."""
+        """Return errors of each number, and some pairs of true and predicted numbers.
+
+        ``coverage`` is the fraction of true numbers in the intervals of a calibration.
+        """
         errors = predictions.astype(np.float64) - targets
+        half_widths = calibration.get("half_widths")
+        inside = (np.abs(errors) <= half_widths).mean(0) if half_widths else None
         variances = targets.var(0, dtype=np.float64)
         chosen = np.random.default_rng(0).permutation(len(targets))[:SCATTERED]
         return {
@@ -462,6 +504,7 @@ class Regression(Task):
                     "score": _one_minus(float((errors[:, i] ** 2).mean()), float(variances[i])),
                     "mae": float(np.abs(errors[:, i]).mean()),
                     "rmse": float(np.sqrt((errors[:, i] ** 2).mean())),
+                    **({"coverage": float(inside[i])} if inside is not None else {}),
                 }
                 for i, name in enumerate(self.outputs)
             ],
@@ -517,6 +560,8 @@ def _to_number(label: Any) -> float:
         raise ValueError(f"the label {label!r:.60} is not a number") from None
     if not math.isfinite(value):
         raise ValueError(f"the label {label!r:.60} is not finite")
+    if abs(value) > LARGEST:
+        raise ValueError(f"the label {label!r:.60} is larger than {LARGEST:g}")
     return value
 
 

@@ -3,7 +3,7 @@
 from autotl.tasks.choice import choose_task, find_task, restore_task
 from autotl.tasks.classification import CLASSIFICATION, Classification, numbered_classes
 from autotl.tasks.metric_choice import find_metric, metrics_for
-from autotl.tasks.rescaling import rescale
+from autotl.tasks.rescaling import measure_difference, rescale
 
 __all__ = [
     "CLASSIFICATION",
@@ -11,6 +11,7 @@ __all__ = [
     "choose_task",
     "find_metric",
     "find_task",
+    "measure_difference",
     "metrics_for",
     "numbered_classes",
     "rescale",
