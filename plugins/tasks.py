@@ -241,14 +241,16 @@ class Multilabel(Task):
         """Return precision, recall and F1 of each label at its threshold, and of all together."""
         thresholds = self._thresholds(calibration)
         actual, predicted = targets > 0.5, predictions >= thresholds
-        correct = (actual & predicted).sum(0)
+        correct, total = (actual & predicted).sum(0), actual.sum(0) + predicted.sum(0)
+        f1 = [_ratio(2 * c, t) for c, t in zip(correct, total, strict=True)]
         per_class = [
             {
                 "class": name,
                 "n": int(actual[:, i].sum()),
-                "score": _ratio(2 * correct[i], actual[:, i].sum() + predicted[:, i].sum()),
-                "precision": _ratio(correct[i], predicted[:, i].sum()),
+                "score": f1[i],
                 "recall": _ratio(correct[i], actual[:, i].sum()),
+                "precision": _ratio(correct[i], predicted[:, i].sum()),
+                "f1": f1[i],
                 "threshold": float(thresholds[i]),
             }
             for i, name in enumerate(self.outputs)
@@ -256,7 +258,7 @@ class Multilabel(Task):
         return {
             "per_class": per_class,
             "at_thresholds": {
-                "micro_f1": _ratio(2 * correct.sum(), actual.sum() + predicted.sum()),
+                "micro_f1": _ratio(2 * correct.sum(), total.sum()),
                 "subset_accuracy": float((actual == predicted).all(1).mean()),
             },
         }
@@ -494,16 +496,19 @@ class Regression(Task):
         errors = predictions.astype(np.float64) - targets
         half_widths = calibration.get("half_widths")
         inside = (np.abs(errors) <= half_widths).mean(0) if half_widths else None
-        variances = targets.var(0, dtype=np.float64)
+        squares = (errors**2).mean(0).tolist()
+        variances = targets.var(0, dtype=np.float64).tolist()
+        r2 = [_one_minus(*pair) for pair in zip(squares, variances, strict=True)]
         chosen = np.random.default_rng(0).permutation(len(targets))[:SCATTERED]
         return {
             "per_class": [
                 {
                     "class": name,
                     "n": len(targets),
-                    "score": _one_minus(float((errors[:, i] ** 2).mean()), float(variances[i])),
+                    "score": r2[i],
                     "mae": float(np.abs(errors[:, i]).mean()),
-                    "rmse": float(np.sqrt((errors[:, i] ** 2).mean())),
+                    "rmse": math.sqrt(squares[i]),
+                    "r2": r2[i],
                     **({"coverage": float(inside[i])} if inside is not None else {}),
                 }
                 for i, name in enumerate(self.outputs)

@@ -381,6 +381,10 @@ class Predictor:
             return probabilities
         return described
 
+    def describe_blank(self) -> dict[str, Any]:
+        """Return what ``describe`` returns for zeros, which has the form that all results have."""
+        return self.describe(np.zeros(len(self.classes), np.float32))
+
 
 def _raise_unreadable(index: int, reason: str) -> None:
     raise DataError(reason)
