@@ -61,6 +61,11 @@ def entropy_with_zeros(logits: Tensor, targets: Tensor) -> Tensor:
     return -(targets * logits.softmax(1).log()).sum(1).mean()
 
 
+def unmixed(logits: Tensor, targets: Tensor) -> Tensor:
+    right = targets == 1
+    return -((logits.log_softmax(1) * right).sum(1) / right.sum(1)).mean()
+
+
 BROKEN = [
     (no_function, "returns float; return a function of logits and targets"),
     (computing(lambda x, t: (x - t).square()), "has the loss float32 [24, 1]; return the mean"),
@@ -77,6 +82,7 @@ BROKEN = [
         computing(lambda x, t: functional.cross_entropy(x, t.long()), "classification"),
         "raises RuntimeError",
     ),
+    (computing(unmixed, "classification"), "has no finite loss for mixed targets"),
     (unused_weights, "takes output_weights without using it"),
     (wrong_weights, "return the mean loss of the batch, float32 [] (output_weights=tensor"),
     (unused, "has a keyword 'power' without effect"),
