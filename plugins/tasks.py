@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from autotl import Finding, Label, Task, task
-from autotl.data.labels import COMMON_SEPARATORS, find_composites, natural_key
+from autotl.data.labels import COMMON_SEPARATORS, find_composites, join_names, natural_key
 from autotl.errors import DataError
 from autotl.scoring import calibration as scaling
 from autotl.scoring.confident_learning import doubt_labels
@@ -423,11 +423,13 @@ class Regression(Task):
 
     def recognise(self, labels: Sequence[Label]) -> str:
         """Labels are numbers: with decimals, or whole ones of which most are different."""
-        if not labels or any(_is_several(label) for label in labels):
-            return ""
-        if all(isinstance(label, Mapping) for label in labels):
-            return "each example has several numbers"
         present = [label for label in labels if label != "" and not _is_nan(label)]
+        if not present or any(_is_several(label) for label in present):
+            return ""
+        several = [label for label in present if isinstance(label, Mapping)]
+        if len(several) == len(present):
+            names = dict.fromkeys(name for label in several for name in label)
+            return f"labels are numbers by name: {join_names(list(names))}"
         try:
             values = [float(label) for label in present]  # type: ignore[arg-type]
         except (TypeError, ValueError):

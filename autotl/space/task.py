@@ -150,6 +150,16 @@ class Task(ABC):
             ``int64 [N]``, one stratum for each example, or ``bool [N, S]``, several of ``S``.
         """
 
+    def toy(self, count: int) -> Sequence[Label]:
+        """Return labels with which tests try the task; none for usual ones.
+
+        Usual labels are classes, lists of labels, and numbers: what it parses of these.
+
+        Args:
+            count: Number of labels, at least 12.
+        """
+        return ()
+
     # ---------------------------------------------------------------- the network
 
     @property
