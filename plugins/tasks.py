@@ -438,8 +438,8 @@ class Regression(Task):
         if not values or different <= BINS or not all(map(math.isfinite, values)):
             return ""
         whole = all(value.is_integer() for value in values)
-        names = whole and not any(isinstance(label, float) for label in present)
-        if names and 2 * different <= len(values):  # they may be the names of classes
+        are_names = whole and not any(isinstance(label, float) for label in present)
+        if are_names and 2 * different <= len(values):  # each class has two examples
             return ""
         return f"all labels are numbers, with {different:,} different values"
 
