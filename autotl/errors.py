@@ -5,6 +5,7 @@
     AutoTLError         the user can resolve it: one line on stderr, an exit code
     ├── DataError       the images or their labels
     ├── PluginError     a plugin breaks a rule of its interface, or none has that name
+    │   └── OtherFamily a name that has not the form of a family's names
     ├── WeightsError    pretrained weights cannot be found or read
     ├── StudyError      a study file or an option
     ├── StoreError      the database or the run folder
@@ -44,6 +45,10 @@ class DataError(AutoTLError):
 
 class PluginError(AutoTLError):
     """A plugin breaks a rule of its interface, or no plugin has that name."""
+
+
+class OtherFamily(PluginError):
+    """A name has not the form of a family's names; what another family says of it matters more."""
 
 
 class WeightsError(AutoTLError):

@@ -1,4 +1,4 @@
-"""Augmentations: they map images ``uint8 [B, 3, S, S]`` to the same shape, on their device.
+"""Augmentations: they map images ``uint8 [B, C, S, S]`` to the same shape, on their device.
 
 Each image is changed differently, by the random numbers that ``uniform`` draws for it.
 Augmentations that mix images also take the targets ``float32 [B, C]``, whose rows sum to 1, and
@@ -72,7 +72,7 @@ def _crop(images: Tensor, crops: Tensor) -> Tensor:
     """Crop images, bilinearly.
 
     Args:
-        images: ``uint8 [B, 3, H, W]``.
+        images: ``uint8 [B, C, H, W]``.
         crops: Half of the width and height of each crop, and its centre, from -1 to 1:
             ``float32 [B, 4]``.
     """
@@ -163,13 +163,16 @@ def random_erasing(
 
 
 def _make_noise(images: Tensor, uniform: Uniform) -> Tensor:
-    """Noise ``uint8 [B, 3, H, W]``: a number for each pixel has 24 bits, 8 for each channel."""
-    numbers: Tensor = uniform(images, *images.shape[2:]).mul(2**24).int()
-    return numbers[..., None].view(torch.uint8)[..., :3].permute(0, 3, 1, 2)
+    """Noise ``uint8 [B, C, H, W]``: a number has 24 bits, 8 for each of three channels."""
+    channels, *sides = images.shape[1:]
+    groups = [-(-channels // 3)] if channels > 3 else []
+    numbers: Tensor = uniform(images, *groups, *sides).mul(2**24).int()
+    values = numbers.view(len(images), -1, *sides)[..., None].view(torch.uint8)[..., :3]
+    return values.permute(0, 1, 4, 2, 3).flatten(1, 2)[:, :channels]
 
 
 def _compute_means(images: Tensor, uniform: Uniform) -> Tensor:
-    """The mean colour of each image, ``uint8 [B, 3, 1, 1]``."""
+    """The mean colour of each image, ``uint8 [B, C, 1, 1]``."""
     totals = images.sum((2, 3), keepdim=True)  # of integers, exact in every order
     return (totals / (images.shape[2] * images.shape[3])).round_().to(torch.uint8)
 
@@ -239,7 +242,7 @@ def _make_boxes(fraction: Tensor, ratio: Tensor, positions: Tensor, images: Tens
         fraction: Fraction of the area ``[B]``, from 0 to 1; met up to whole pixels.
         ratio: Width divided by height ``[B]``; less extreme where the rectangle would not fit.
         positions: Where it is, from the upper left corner: ``[B, 2]``, from 0 to 1.
-        images: ``[B, 3, H, W]``.
+        images: ``[B, C, H, W]``.
     """
     ratio = ratio.clamp(fraction, 1 / fraction)
     sides = torch.tensor(images.shape[2:])

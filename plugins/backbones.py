@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
-from autotl.errors import Incompatible, PluginError, WeightsError, did_you_mean
+from autotl.errors import Incompatible, OtherFamily, PluginError, WeightsError, did_you_mean
 from autotl.space.plugin import Weights, backbone
 
 from .backbone_sets import SETS
@@ -104,6 +104,8 @@ def refuse(pattern: str) -> None:
             near = did_you_mean(pattern, [f"@{name}" for name in SETS])
             raise PluginError(f"there is no set of backbones {pattern!r}; {near}")
         return
+    if ":" in pattern:
+        raise OtherFamily(f"timm has no model {pattern!r}: its names have no ':'")
     models, name = _read_architectures(), pattern.partition(".")[0]
     if not models or "[" in pattern:
         return
@@ -199,7 +201,7 @@ def _find_weights(name: str, folder: Path | None) -> Weights:
         raise WeightsError(", ".join([*failed, "and timm lists no weights"]))
     if cached := _find_in_cache(cfg):
         return Weights(f"cache {where}", licence, cached)
-    if _is_reachable(where):
+    if is_reachable(where):
         return Weights(f"hub {where}", licence)
     failed.append("not in the Hugging Face cache, and the hub cannot be reached")
     raise WeightsError(", ".join(failed))
@@ -246,7 +248,7 @@ def _find_in_cache(cfg: PretrainedCfg) -> Path | None:
     return None
 
 
-def _is_reachable(where: str) -> bool:
+def is_reachable(where: str) -> bool:
     """Whether the site of ``where``, a URL or a repository of the Hugging Face hub, responds."""
     from huggingface_hub import constants
 
@@ -264,21 +266,24 @@ def _responds(site: str) -> bool:
 
 
 @backbone(name="timm", members=members, locate=locate, refuse=refuse, requires=["timm>=1.0"])
-def timm_model(name: str, weights: Weights | None, size: int | None) -> nn.Module:
+def timm_model(
+    name: str, weights: Weights | None, size: int | None, in_chans: int = 3
+) -> nn.Module:
     """Any image model of timm, without its classifier (Wightman 2019, doi:10.5281/zenodo.4414861).
 
     Args:
         name: One of ``members``.
         weights: From ``locate``; None for random weights.
         size: Side of the input images in pixels; None for the model's own.
+        in_chans: Number of channels of the images, for which timm changes the first layer.
 
     Returns:
-        ``images [B, 3, size, size] -> features [B, width]``, in training mode. Its
+        ``images [B, in_chans, size, size] -> features [B, width]``, in training mode. Its
         ``pretrained_cfg`` has the mean, standard deviation and interpolation for the images, and
         ``input_size``.
 
     Raises:
-        Incompatible: The model does not accept images of that size.
+        Incompatible: The model does not accept images of that size, or of so many channels.
         WeightsError: The weights cannot be downloaded or read, or belong to another model.
     """
     import timm
@@ -289,11 +294,14 @@ def timm_model(name: str, weights: Weights | None, size: int | None) -> nn.Modul
     # Only models of a fixed size need the argument for another one, and only they accept it.
     fixed = resized if cfg.fixed_input_size else None
     create = functools.partial(timm.create_model, name, num_classes=0, img_size=fixed)
-    model: nn.Module = create() if resized is None else _build_resized(create, name, resized)
+    if in_chans != 3:
+        create = functools.partial(create, in_chans=in_chans)
+    is_plain = resized is None and in_chans == 3
+    model: nn.Module = create() if is_plain else _build_changed(create, name, size, in_chans)
     if weights is None:
         return model
     if weights.file is not None:
-        _load_file(model, name, weights.file)
+        _load_file(model, name, weights.file, in_chans)
         return model
     try:
         # The random state is restored after the second model, so that a later run with cached
@@ -309,24 +317,30 @@ def timm_model(name: str, weights: Weights | None, size: int | None) -> nn.Modul
     return model
 
 
-def _build_resized(create: functools.partial[Any], name: str, size: int) -> Any:
-    """Build the model for images of ``size``; some models reject them only in a forward pass."""
+def _build_changed(
+    create: functools.partial[Any], name: str, size: int | None, in_chans: int
+) -> Any:
+    """Build the model for other images; some models reject them only in a forward pass."""
     import torch
 
+    size = size or _get_cfg(name).input_size[-1]
     try:
         model = create().eval()
         with torch.no_grad():
-            model(torch.zeros(1, 3, size, size))
+            model(torch.zeros(1, in_chans, size, size))
     except (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError) as e:
         reason = textwrap.shorten(str(e), 200)
-        raise Incompatible(f"{name} does not accept images of {size} x {size}: {reason}") from e
-    model.pretrained_cfg = {**model.pretrained_cfg, "input_size": (3, size, size)}
+        shape = f"{size} x {size}" + (f" x {in_chans}" if in_chans != 3 else "")
+        raise Incompatible(f"{name} does not accept images of {shape}: {reason}") from e
+    model.pretrained_cfg = {**model.pretrained_cfg, "input_size": (in_chans, size, size)}
     model.default_cfg = model.pretrained_cfg
     return model.train()
 
 
-def _load_file(model: Any, name: str, file: Path) -> None:
+def _load_file(model: Any, name: str, file: Path, in_chans: int = 3) -> None:
     """Load the weights in ``file`` into ``model``, without executing code from it.
+
+    Those of the first layer are changed for images of another number of channels.
 
     timm's own loader accepts any file for a model without a classifier and leaves missing tensors
     random; here every tensor must be in the file, and only a classifier may be left over.
@@ -339,11 +353,15 @@ def _load_file(model: Any, name: str, file: Path) -> None:
     try:
         state = load_state_dict(str(file), weights_only=True)
         if name.partition(".")[0] in PACKAGES:
-            state = _rename_tensors(state, model.state_dict())
+            own = model.state_dict() if in_chans == 3 else _to_rgb(model)
+            state = _rename_tensors(state, own)
         # By timm's convention, it converts the files of the original authors.
         module = sys.modules[model_entrypoint(name).__module__]
         convert = getattr(module, "checkpoint_filter_fn", lambda state, model: state)
-        result = model.load_state_dict(convert(state, model), strict=False)
+        state = convert(state, model)
+        if in_chans != 3:
+            state = _adapt_first_layers(model, state, in_chans)
+        result = model.load_state_dict(state, strict=False)
     except Exception as e:  # an arbitrary file may raise anything
         reason = textwrap.shorten(str(e) or type(e).__name__, 200)
         raise WeightsError(
@@ -357,6 +375,27 @@ def _load_file(model: Any, name: str, file: Path) -> None:
         raise WeightsError(
             f"{str(file)!r} is not a weights file for {name}: it has {reason}; replace or remove it"
         )
+
+
+def _find_first_layers(model: Any) -> list[str]:
+    """The names of the weights of the first layers, which depend on the channels of the images."""
+    names = model.pretrained_cfg.get("first_conv") or ()
+    return [f"{name}.weight" for name in ([names] if isinstance(names, str) else names)]
+
+
+def _to_rgb(model: Any) -> dict[str, Tensor]:
+    """The tensors of a model, those of its first layers with the shape for images in RGB."""
+    own: dict[str, Tensor] = model.state_dict()
+    first = {k: own[k] for k in _find_first_layers(model) if k in own and own[k].ndim == 4}
+    return {**own, **{k: t[:, :1].expand(-1, 3, -1, -1) for k, t in first.items()}}
+
+
+def _adapt_first_layers(model: Any, state: dict[str, Tensor], in_chans: int) -> dict[str, Tensor]:
+    """Change the weights of the first layers as timm does for images of other channels."""
+    from timm.models import adapt_input_conv
+
+    keys = [key for key in _find_first_layers(model) if key in state]
+    return {**state, **{key: adapt_input_conv(in_chans, state[key]) for key in keys}}
 
 
 def _rename_tensors(state: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,6 +1,7 @@
 """Heads that are computed from the features of all training images at once, without gradients.
 
-Each has ``fit(features [N, F], labels [N])``. All standardise the features first. What ``fit``
+Each has ``fit(features [N, F], targets)``. Targets are labels ``[N]`` of classes, or what the loss
+of another task takes, ``float32 [N, L]``. All standardise the features first. What ``fit``
 computes is stored in tensors of the head, so scikit-learn is needed to fit, not to predict. The
 heads that are linear layers can be trained further by gradients together with the backbone.
 
@@ -22,10 +23,11 @@ from autotl import Range, head
 
 Solution = tuple[Tensor, Tensor]
 Solver = Callable[[Tensor, Tensor], Solution]
-"""Maps standardised features ``float64 [N, F]`` and labels ``[N]`` to weights and biases.
+"""Maps standardised features ``float64 [N, F]`` and targets to weights and biases.
 
-Weights are ``[C, F]``, biases ``[C]``. All are on the device of the head, or on the CPU if that has
-no float64, as an Apple GPU; the labels are 0 to C - 1, and each occurs."""
+Weights are ``[L, F]``, biases ``[L]``. All are on the device of the head, or on the CPU if that has
+no float64, as an Apple GPU; labels ``[N]`` are 0 to C - 1, and each occurs. Other targets are
+``float64 [N, L]``."""
 
 ITERATIONS = 300
 """The maximum number of iterations of L-BFGS."""
@@ -42,20 +44,30 @@ def _standardisation(features: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class SolvedLinear(nn.Linear):
-    """``features [B, F] -> logits [B, C]``: a linear layer with weights in closed form."""
+    """``features [B, F] -> logits [B, L]``: a linear layer with weights in closed form."""
 
     def __init__(self, features: int, classes: int, solve: Solver) -> None:
         super().__init__(features, classes)
         self.solve = solve
 
+    def standardise(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the mean and the scale ``[F]`` of features ``[N, F]``."""
+        return _standardisation(features)
+
     @torch.no_grad()
-    def fit(self, features: Tensor, labels: Tensor) -> None:
+    def fit(self, features: Tensor, targets: Tensor) -> None:
         """Set the weights, which include the standardisation of the features."""
         if features.device.type == "mps":
-            features, labels = features.cpu(), labels.cpu()
+            features, targets = features.cpu(), targets.cpu()
         features = features.double()
-        mean, std = _standardisation(features)
-        present, indices = torch.unique(labels, return_inverse=True)
+        mean, std = self.standardise(features)
+        if targets.ndim == 2:
+            weight, bias = self.solve((features - mean) / std, targets.double())
+            weight = weight / std
+            self.weight.copy_(weight)
+            self.bias.copy_(bias - weight @ mean)
+            return
+        present, indices = torch.unique(targets, return_inverse=True)
         weight, bias = self.solve((features - mean) / std, indices)
         weight = (weight - weight.mean(0)) / std
         bias = bias - bias.mean() - weight @ mean
@@ -68,18 +80,19 @@ class SolvedLinear(nn.Linear):
             return super().forward(features.float())
 
 
-@head(order=2, tasks=["classification"])
+@head(order=2, tasks=["classification", "multilabel"])
 def logistic_regression(
     features: int, classes: int, *, C: Annotated[float, Range(1e-4, 10.0, log=True)] = 0.03
 ) -> nn.Module:
     """Logistic regression by L-BFGS, as CLIP is probed (Radford et al. 2021, arXiv:2103.00020).
 
     ``C`` is that of scikit-learn, which fits it on a CPU: the inverse strength of the L2 penalty.
+    Of several labels, each has a regression of its own.
     """
     return SolvedLinear(features, classes, partial(_solve_logistic_regression, C=C))
 
 
-@head(order=3, takes="stages", tasks=["classification"])
+@head(order=3, takes="stages", tasks=["classification", "multilabel"])
 def stages_logistic(
     features: int, classes: int, *, C: Annotated[float, Range(1e-4, 10.0, log=True)] = 0.03
 ) -> nn.Module:
@@ -91,6 +104,8 @@ def stages_logistic(
 
 
 def _solve_logistic_regression(features: Tensor, labels: Tensor, C: float) -> Solution:
+    if labels.ndim == 2:
+        return _minimise_binary_losses(features, labels, C)
     if features.device.type != "cpu":
         return _minimise_logistic_loss(features, labels, C)
     from sklearn.exceptions import ConvergenceWarning
@@ -110,10 +125,29 @@ def _solve_logistic_regression(features: Tensor, labels: Tensor, C: float) -> So
 def _minimise_logistic_loss(features: Tensor, labels: Tensor, C: float) -> Solution:
     """The solution of scikit-learn on another device, to about five digits."""
     classes = int(labels.max()) + 1
-    weight = features.new_zeros(classes, features.shape[1], requires_grad=True)
-    bias = features.new_zeros(classes, requires_grad=True)
     # For two classes, scikit-learn penalises their difference, which is twice as large.
-    strength = C / len(weight) if classes == 2 else C
+    strength = C / classes if classes == 2 else C
+    return _minimise(
+        features, classes, strength, lambda logits: functional.cross_entropy(logits, labels)
+    )
+
+
+def _minimise_binary_losses(features: Tensor, targets: Tensor, C: float) -> Solution:
+    """The solution of scikit-learn for each of the labels ``[N, C]``, to about five digits."""
+
+    def compute_loss(logits: Tensor) -> Tensor:
+        total = functional.binary_cross_entropy_with_logits(logits, targets, reduction="sum")
+        return total / len(targets)
+
+    return _minimise(features, targets.shape[1], C, compute_loss)
+
+
+def _minimise(
+    features: Tensor, outputs: int, strength: float, loss_of: Callable[[Tensor], Tensor]
+) -> Solution:
+    """Minimise a mean loss of logits ``[N, L]`` plus an L2 penalty by L-BFGS."""
+    weight = features.new_zeros(outputs, features.shape[1], requires_grad=True)
+    bias = features.new_zeros(outputs, requires_grad=True)
     optimizer = torch.optim.LBFGS(
         [weight, bias],
         max_iter=ITERATIONS,
@@ -125,14 +159,61 @@ def _minimise_logistic_loss(features: Tensor, labels: Tensor, C: float) -> Solut
     def compute_loss() -> Tensor:
         optimizer.zero_grad()
         logits = functional.linear(features, weight, bias)
-        loss = functional.cross_entropy(logits, labels)
-        loss = loss + weight.square().sum() / (2 * strength * len(labels))
+        loss = loss_of(logits) + weight.square().sum() / (2 * strength * len(features))
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
     with torch.enable_grad():
         optimizer.step(compute_loss)  # type: ignore[no-untyped-call]
     return weight.detach(), bias.detach()
+
+
+class Ridge(SolvedLinear):
+    """A ridge regression on features that are scaled by at least their mean standard deviation.
+
+    A feature that is 0 for nearly all images has a tiny standard deviation, and would be many of
+    these for the first image that has it: a prediction far outside of all numbers.
+    """
+
+    def standardise(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the mean and the scale ``[F]`` of features ``[N, F]``."""
+        std = features.std(0, correction=0)
+        smallest = float(std.mean()) or 1.0
+        return features.mean(0), std.clamp(min=smallest)
+
+
+@head(order=2, tasks=["regression"])
+def ridge(features: int, classes: int) -> nn.Module:
+    """Ridge regression, whose penalty is chosen by leave-one-out errors (Allen 1974)."""
+    return Ridge(features, classes, _solve_ridge)
+
+
+@head(order=3, takes="stages", tasks=["regression"])
+def stages_ridge(features: int, classes: int) -> nn.Module:
+    """Ridge regression on several stages (Head2Toe: Evci et al. 2022, arXiv:2201.03529)."""
+    return Ridge(features, classes, _solve_ridge)
+
+
+def _solve_ridge(features: Tensor, targets: Tensor) -> Solution:
+    """The solution with the smallest mean squared leave-one-out error over all numbers.
+
+    With the singular value decomposition ``X = U S V'`` of centred features, the error of an
+    example that is left out is its residual over ``1 - h``, with the leverage ``h``.
+    """
+    bias = targets.mean(0)
+    u, s, vh = torch.linalg.svd(features - features.mean(0), full_matrices=False)
+    projected = u.T @ (targets - bias)
+    penalties = torch.logspace(-3, 4, 22, dtype=features.dtype, device=features.device)
+    penalties = penalties * s.square().mean()
+    errors = []
+    for penalty in penalties:
+        shrink = s.square() / (s.square() + penalty)
+        residuals = targets - bias - u @ (shrink[:, None] * projected)
+        leverage = (u.square() * shrink).sum(1) + 1 / len(features)
+        errors.append((residuals / (1 - leverage).clamp(min=1e-6)[:, None]).square().mean())
+    best = penalties[torch.stack(errors).argmin()]
+    weight = (vh.T @ ((s / (s.square() + best))[:, None] * projected)).T
+    return weight, bias - weight @ features.mean(0)
 
 
 @head(tasks=["classification"])

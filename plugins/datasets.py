@@ -247,10 +247,10 @@ def _read_arrays(
     images = arrays[images_key]
     if images.ndim == 4 and images.shape[3] == 1:
         images = images[..., 0]
-    if images.dtype != np.uint8 or not (images.ndim == 3 or images.shape[3:] == (3,)):
+    if images.dtype != np.uint8 or images.ndim not in (3, 4):
         raise DataError(
             f"{source}: {images_key} is {images.dtype} {list(images.shape)}; expected uint8 "
-            "[N, H, W], [N, H, W, 1] or [N, H, W, 3]"
+            "[N, H, W] or [N, H, W, channels]"
         )
     expected = images_key.replace("images", "labels").replace("x", "y").replace("data", "target")
     labels = arrays[labels_key] if labels_key else None

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 Kernel = Callable[[Tensor, Tensor], Tensor]
-"""Changes images ``uint8 [n, 3, S, S]`` by their parameters ``float32 [n, 6]``."""
+"""Changes images ``uint8 [n, C, S, S]`` by their parameters ``float32 [n, 6]``."""
 
 BINS = 31
 """The number of magnitudes of an operation: torchvision's ``num_magnitude_bins``."""
@@ -73,12 +73,12 @@ def apply_operations(
     """Apply an operation to each image.
 
     Args:
-        images: ``uint8 [B, 3, S, S]``.
+        images: ``uint8 [B, C, S, S]``.
         operations: The number of an operation for each image, in the order of ``KERNELS``: ``[B]``.
         parameters: The parameters of the operations, ``[B, 6]``.
 
     Returns:
-        ``uint8 [B, 3, S, S]``.
+        ``uint8 [B, C, S, S]``.
     """
     kernels = list(dict.fromkeys(KERNELS.values()))
     numbers = np.array([kernels.index(kernel) for kernel in KERNELS.values()])
@@ -86,7 +86,7 @@ def apply_operations(
 
 
 def mirror_some(images: Tensor, is_mirrored: NDArray[np.bool_]) -> Tensor:
-    """Flip some of ``images [B, 3, S, S]`` horizontally."""
+    """Flip some of ``images [B, C, S, S]`` horizontally."""
     none = np.zeros((len(images), 0), np.float32)
     return _apply([_keep, _mirror], images, is_mirrored.astype(np.int64), none)
 
@@ -147,6 +147,8 @@ def _change_brightness(images: Tensor, parameters: Tensor) -> Tensor:
 
 
 def _change_saturation(images: Tensor, parameters: Tensor) -> Tensor:
+    if images.shape[1] == 1:
+        return images
     return _blend(images, _convert_to_grey(images), parameters)
 
 
@@ -201,7 +203,12 @@ def _expand(parameters: Tensor) -> Tensor:
 
 
 def _convert_to_grey(images: Tensor) -> Tensor:
-    """The luma of ITU-R BT.601 in whole grey levels, ``float32 [n, 1, S, S]``."""
+    """The luma of ITU-R BT.601 in whole grey levels, ``float32 [n, 1, S, S]``.
+
+    Other images than those in RGB have no luma; it is the mean of their channels.
+    """
+    if images.shape[1] != 3:
+        return images.sum(1, keepdim=True, dtype=torch.float32).div_(images.shape[1]).floor_()
     red, green, blue = images.tensor_split(3, 1)
     return (red * 0.2989).add_(green * 0.587).add_(blue * 0.114).floor_()
 

@@ -37,14 +37,9 @@ FEWEST_POSITIVES = 10
 LEVEL = 0.95
 """The fraction of true numbers in an interval of predictions."""
 
-MOST_CLASSES = 50
-"""Whole numbers with more different values are taken for numbers and not for names of classes."""
-
-FEWEST_PER_CLASS = 10
-"""The mean number of examples of a value from which whole numbers are names of classes."""
-
 BINS = 10
-"""The number of quantiles by which splits of numbers are stratified."""
+"""The number of quantiles by which splits of numbers are stratified. Labels with no more different
+values are taken for names of classes."""
 
 SCATTERED = 300
 """The largest number of examples whose predictions are stored for a figure."""
@@ -336,14 +331,14 @@ class Regression(Task):
     has_probabilities = False
 
     def recognise(self, labels: Sequence[Label]) -> str:
-        """Labels are numbers: with decimals, or whole ones of too many values for classes."""
+        """Labels are numbers: with decimals, or whole ones of which most are different."""
         present = [label for label in labels if label != "" and not _is_nan(label)]
         if not present or any(_is_several(label) for label in present):
             return ""
         several = [label for label in present if isinstance(label, Mapping)]
         if len(several) == len(present):
-            names = dict.fromkeys(name for label in several for name in label)
-            return f"labels are numbers by name: {join_names(list(names))}"
+            own = dict.fromkeys(name for label in several for name in label)
+            return f"labels are numbers by name: {join_names(list(own))}"
         try:
             values = [float(label) for label in present]  # type: ignore[arg-type]
         except (TypeError, ValueError):
@@ -352,8 +347,8 @@ class Regression(Task):
         if not values or different <= BINS or not all(map(math.isfinite, values)):
             return ""
         whole = all(value.is_integer() for value in values)
-        is_class = different <= MOST_CLASSES or len(values) / different >= FEWEST_PER_CLASS
-        if whole and is_class and not any(isinstance(label, float) for label in present):
+        names = whole and not any(isinstance(label, float) for label in present)
+        if names and 2 * different <= len(values):  # they may be the names of classes
             return ""
         return f"all labels are numbers, with {different:,} different values"
 

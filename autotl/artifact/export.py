@@ -34,6 +34,7 @@ from autotl.data import ImageInput, scale, to_channels_first
 from autotl.errors import ArtifactError, DataError
 from autotl.models import Model, blank_batch
 from autotl.space.input_kind import ModelInput
+from autotl.space.kinds import RGB
 from autotl.space.plugin import Example
 
 SUFFIXES = {"onnx": ".onnx", "onnx-int8": ".int8.onnx", "torch-export": ".pt2"}
@@ -56,7 +57,7 @@ MAX_ONNX_BYTES = 2**31 - 2**20
 """Largest size of the weights of an ONNX file: it is one protocol buffer, limited to 2 GiB."""
 
 ImageArray = NDArray[Any]
-"""Encoded examples ``[N, ...]``; images are ``uint8 [N, S, S, 3]``."""
+"""Encoded examples ``[N, ...]``; images are ``uint8 [N, S, S, C]``."""
 
 PredictFunction = Callable[[ImageArray], NDArray[np.float32]]
 """Maps encoded examples ``[N, ...]`` to probabilities ``[N, C]``."""
@@ -103,7 +104,9 @@ def toy_examples(predictor: Predictor, count: int) -> ImageArray:
         return np.stack([predictor.encode(example.item) for example in toys])
     size = expects.size
     side = -(-size // 8)
-    coarse = np.random.default_rng(0).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
+    coarse = np.random.default_rng(0).integers(
+        0, 256, (count, side, side, expects.channels), dtype=np.uint8
+    )
     return coarse.repeat(8, 1).repeat(8, 2)[:, :size, :size]
 
 
@@ -180,12 +183,12 @@ def export(
     Args:
         predictor: A loaded model.
         file: Where to write.
-        to: ``onnx``: input ``images`` uint8 ``[N, 3, S, S]``, output ``probabilities`` float32
+        to: ``onnx``: input ``images`` uint8 ``[N, C, S, S]``, output ``probabilities`` float32
             ``[N, C]``, classes and preprocessing in its metadata. ``onnx-int8``: the same with
             weights and activations of the backbone in 8 bits (static quantization, QDQ format,
             weights per channel); the head stays in float32. ``torch-export``: a ``.pt2`` with the
             same input and output. ``torch.export.load`` unpickles: load only files that you trust.
-        images: Real images to compare on, ``[N, S, S, 3]``. The first ``MAX_CALIBRATION_IMAGES`` of
+        images: Real images to compare on, ``[N, S, S, C]``. The first ``MAX_CALIBRATION_IMAGES`` of
             them, but at most half, calibrate an int8 model and are not compared on.
         labels: Class index of each image ``[N]``, negative where it is unknown.
 
@@ -347,7 +350,7 @@ def _metadata(predictor: Predictor) -> dict[str, str]:
     described = {**expects.describe(), "shape": list(expects.shape), "dtype": expects.dtype}
     if isinstance(expects, ImageInput):
         described = {
-            "images": f"uint8 [batch, 3, {expects.size}, {expects.size}], RGB",
+            "images": describe_images(expects),
             "resize": "the whole image, without cropping",
             "interpolation": expects.interpolation,
             "scales": scale.to_json(predictor.scales),
@@ -357,6 +360,13 @@ def _metadata(predictor: Predictor) -> dict[str, str]:
         "input": json.dumps(described),
         "autotl": version("autotl"),
     }
+
+
+def describe_images(expects: ImageInput) -> str:
+    """The type, shape and channels of the images of an exported model."""
+    names = {1: ", grey", RGB: ", RGB"}
+    size, channels = expects.size, expects.channels
+    return f"uint8 [batch, {channels}, {size}, {size}]{names.get(channels, '')}"
 
 
 def _open_session(file: Path) -> PredictFunction:

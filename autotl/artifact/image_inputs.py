@@ -10,15 +10,17 @@ import numpy as np
 
 from autotl import image_files
 from autotl.errors import DataError, find_path_fault, shorten
+from autotl.space.kinds import RGB
 
 
-def list_images(images: Any) -> list[Any]:
+def list_images(images: Any, channels: int = RGB) -> list[Any]:
     """List the images that are given alone, as a folder, or in a list.
 
     Args:
         images: A path of an image or of a folder, which stands for all images below it, sorted; a
-            Pillow image; an array ``uint8 [H, W]`` or ``[H, W, 3]``, or a batch of such arrays; or
+            Pillow image; an array ``uint8 [H, W]`` or ``[H, W, C]``, or a batch of such arrays; or
             an iterable of these.
+        channels: Number of channels of the model's images. C is this number, or 3 for grey images.
 
     Returns:
         Paths of files, Pillow images and arrays.
@@ -29,20 +31,21 @@ def list_images(images: Any) -> list[Any]:
     if isinstance(images, str | Path):
         return list(_list_path(images))
     if isinstance(images, np.ndarray):
-        if images.ndim == 3 and images.shape[2] in (1, 2, 4):
+        accepted = (RGB, channels) if channels in (1, RGB) else (channels,)
+        is_image = images.ndim < 3 or (images.ndim == 3 and images.shape[2] in accepted)
+        if images.ndim == 3 and not is_image and images.shape[2] in (1, 2, 3, 4):
             raise DataError(
                 f"an array {images.dtype} {list(images.shape)} is neither an image [H, W] or "
-                "[H, W, 3] nor a batch of these; convert it, e.g. with Pillow"
+                f"[H, W, {channels}] nor a batch of these; convert it, e.g. with Pillow"
             )
-        is_batch = images.ndim > 3 or (images.ndim == 3 and images.shape[2] != 3)
-        return list(images) if is_batch else [images]
+        return [images] if is_image else list(images)
     if hasattr(images, "getbands"):  # a Pillow image
         return [images]
     if isinstance(images, Iterable) and not isinstance(images, bytes | dict):
-        return [image for inner in images for image in list_images(inner)]
+        return [image for inner in images for image in list_images(inner, channels)]
     raise DataError(
         f"{shorten(images)} is not an image: expected a path, a folder, a Pillow image, an array "
-        "uint8 [H, W] or [H, W, 3], or a list of these"
+        f"uint8 [H, W] or [H, W, {channels}], or a list of these"
     )
 
 

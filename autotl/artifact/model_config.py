@@ -22,6 +22,7 @@ from pydantic import (
 from autotl.data import scale
 from autotl.errors import ArtifactError, shorten
 from autotl.space.input_kind import IMAGE
+from autotl.space.kinds import MAX_CHANNELS, RGB
 
 SCHEMA = 1
 """Version of the layout of ``config.json``."""
@@ -51,16 +52,19 @@ class Input(_Part):
     """The entry ``input`` of images: see ``data.ImageInput``."""
 
     size: Annotated[int, Field(ge=2, le=MAX_IMAGE_SIZE)]
-    mean: Annotated[list[Finite], Field(min_length=1, max_length=3)]
-    std: Annotated[list[Positive], Field(min_length=1, max_length=3)]
+    mean: Annotated[list[Finite], Field(min_length=1, max_length=MAX_CHANNELS)]
+    std: Annotated[list[Positive], Field(min_length=1, max_length=MAX_CHANNELS)]
     interpolation: Annotated[str, Field(min_length=1)]
+    channels: Annotated[int, Field(ge=1, le=MAX_CHANNELS)] = RGB
 
-    @field_validator("mean", "std")
-    @classmethod
-    def _count_channels(cls, values: list[float]) -> list[float]:
-        if len(values) == 2:
-            raise ValueError("should have one value, or one for each of the three channels")
-        return values
+    @model_validator(mode="after")
+    def _count_channels(self) -> Input:
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) not in (1, self.channels):
+                raise ValueError(
+                    f"{name} should have one value, or one for each of {self.channels} channels"
+                )
+        return self
 
 
 class OtherInput(_Part):

@@ -51,6 +51,7 @@ from autotl.models import Device, Model
 from autotl.models.ensemble import Ensemble
 from autotl.space import registry, space
 from autotl.space.input_kind import IMAGE, InputKind
+from autotl.space.kinds import RGB
 from autotl.space.narrowing import check_values
 from autotl.space.registry import Registry
 from autotl.space.space import Config
@@ -255,6 +256,12 @@ class Predictor:
         if path:
             self.data_source = str((folder.resolve() / path).resolve())
 
+    @property
+    def channels(self) -> int:
+        """Number of channels of the images that the model takes; 3 for other inputs."""
+        expects = self.network.expects
+        return expects.channels if isinstance(expects, ImageInput) else RGB
+
     def was_trained_on(self, source: str) -> bool:
         """Whether ``source`` is the data that the model was searched and trained on."""
         own = self.data_source
@@ -264,7 +271,7 @@ class Predictor:
         """Predict encoded examples.
 
         Args:
-            encoded: ``[B, ...]``, as ``encode`` returns them; images ``uint8 [B, S, S, 3]``.
+            encoded: ``[B, ...]``, as ``encode`` returns them; images ``uint8 [B, S, S, C]``.
 
         Returns:
             ``float32 [B, K]``: of a classification the probabilities of the classes, of other tasks
@@ -309,7 +316,7 @@ class Predictor:
         The next batch is encoded in threads while the model computes the current one.
 
         Args:
-            items: For images files, Pillow images, or arrays ``uint8 [H, W]`` or ``[H, W, 3]``.
+            items: For images files, Pillow images, or arrays ``uint8 [H, W]`` or ``[H, W, C]``.
             on_unreadable: Called with the index of an item that cannot be read, and the reason.
         """
 
@@ -337,7 +344,7 @@ class Predictor:
                     yield from zip(indices, rows, strict=True)
 
     def encode(self, item: Any) -> NDArray[Any]:
-        """Encode an item as the model was trained; an image as ``uint8 [S, S, 3]``.
+        """Encode an item as the model was trained; an image as ``uint8 [S, S, C]``.
 
         Raises:
             DataError: The item cannot be read.
@@ -355,7 +362,7 @@ class Predictor:
 
         Args:
             items: For a model of images, the path of an image or of a folder, which stands for all
-                images below it, sorted; a Pillow image; an array ``uint8 [H, W]`` or ``[H, W, 3]``,
+                images below it, sorted; a Pillow image; an array ``uint8 [H, W]`` or ``[H, W, C]``,
                 or a batch of such arrays; or an iterable of these. For other kinds of input, a
                 string that the kind reads, such as a file or a text; an item; or an iterable of
                 these.
@@ -367,7 +374,7 @@ class Predictor:
         Raises:
             DataError: An item cannot be read, or there is none in a folder.
         """
-        rows = self.stream(list_items(self.kind, items), _raise_unreadable)
+        rows = self.stream(list_items(self.kind, items, self.channels), _raise_unreadable)
         return [self.describe(row) for _, row in rows]
 
     def describe(self, prediction: NDArray[np.float32]) -> dict[str, Any]:
@@ -484,8 +491,12 @@ def _build_network(
     Raises:
         ArtifactError: A plugin is not available, or does not accept the values.
     """
+    encoding = description["input"]
     try:
-        config = space.from_json(description, plugins, kinds=KINDS, pretrained=False)
+        fitting = plugins.of_input(encoding.get("kind", IMAGE)).for_channels(
+            encoding.get("channels", RGB)
+        )
+        config = space.from_json(description, fitting, kinds=KINDS, pretrained=False)
     except AutoTLError as error:
         origins = ", ".join(description.get("plugins", {}).values())
         raise ArtifactError(
@@ -495,18 +506,18 @@ def _build_network(
     try:
         for choice in config.values():  # a width of a billion would fill the memory
             check_values(choice.plugin, choice.params)
-        saved, size = folder / _input_folder(number), description["input"]["size"]
+        saved, size = folder / _input_folder(number), encoding["size"]
         network = models.build_model(config, task, size, device, saved=saved)
     except Exception as error:  # the code of plugins raises anything on wrong values
         raise _misfit(folder, str(error).splitlines()[0] if str(error) else repr(error)) from error
     if not isinstance(network.expects, ImageInput):
-        if network.expects.key != description["input"].get("key"):
+        if network.expects.key != encoding.get("key"):
             raise _misfit(folder, "its input is encoded in another way")
         return network
     known_fields = {field.name for field in fields(ImageInput)}
     stored: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value
-        for key, value in description["input"].items()
+        for key, value in encoding.items()
         if key in known_fields
     }
     return Model(network.backbone, network.head, ImageInput(**stored), network.head_input, task)

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from autotl.data import ImageInput
 from autotl.models import STAGES, Model
+from autotl.space.kinds import RGB
 from autotl.space.space import Choice, Config
 
 TOLERANCE = 1e-3
@@ -103,6 +104,8 @@ def find_parts(folder: Path, network: Model, config: Config) -> dict[str, str]:
     backbone = config["backbone"]
     if not isinstance(network.expects, ImageInput):
         return {"reason": f"its input is {network.expects.kind}"}
+    if network.expects.channels != RGB:
+        return {"reason": f"its images have {network.expects.channels} channels"}
     if not timm.is_model(backbone.name.partition(".")[0]):
         return {"reason": f"the backbone {backbone.name} comes from {backbone.plugin.origin}"}
     training = network.training

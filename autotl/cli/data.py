@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from autotl.cli.common import DATA_OPTION, PLUGIN, SOURCE, printable
+from autotl.space.kinds import MAX_CHANNELS, RGB
 from autotl.space.registry import require_source
 
 
@@ -19,9 +20,19 @@ def data() -> None:
 @data.command("check")
 @click.argument("source", metavar="DATA", type=SOURCE)
 @DATA_OPTION
+@click.option(
+    "--in-chans",
+    type=click.IntRange(1, MAX_CHANNELS),
+    default=RGB,
+    metavar="N",
+    help="Number of channels of images, as for search (default: 3).",
+)
 @PLUGIN
 def check_data(
-    source: str, data_options: Mapping[str, str] | None, plugin: tuple[Path, ...]
+    source: str,
+    data_options: Mapping[str, str] | None,
+    in_chans: int,
+    plugin: tuple[Path, ...],
 ) -> None:
     """Open every example of DATA once and report the problems found."""
     require_source(source)
@@ -29,7 +40,7 @@ def check_data(
     from autotl.space import registry
 
     read = read_source(source, registry.load(plugin), data_options)
-    dataset = check(read.examples, source, issues=read.issues, kind=read.kind)
+    dataset = check(read.examples, source, issues=read.issues, kind=read.kind, channels=in_chans)
     for issue in dataset.issues:
         click.echo(printable(f"{issue.name}: {issue.problem} ({issue.action})"))
     sizes = {split: len(dataset.indices(split)) for split in ("train", "validation", "test")}

@@ -13,7 +13,6 @@ from autotl.artifact.folder import require_folder
 from autotl.cli.common import FORMAT, PATH, PLUGIN, SOURCE
 from autotl.cli.inputs import find_images, load_examples, model_options, write_note
 from autotl.errors import ArtifactError, AutoTLError, DataError
-from autotl.space.input_kind import IMAGE
 
 if TYPE_CHECKING:
     from autotl.artifact.export import ExportResult
@@ -144,15 +143,16 @@ def _load_with_or_without_labels(
 
 
 def _print_result(result: ExportResult, predictor: Predictor, to: str, origin: str) -> None:
-    from autotl.artifact.export import TOLERANCE
+    from autotl.artifact.export import TOLERANCE, describe_images
+    from autotl.data import ImageInput
 
-    size, nouns = predictor.network.expects.size, predictor.kind.nouns
+    expects, nouns = predictor.network.expects, predictor.kind.nouns
     classes = len(predictor.classes)
     click.echo(f"{result.file}  {result.num_bytes / 1e6:.1f} MB")
-    if predictor.kind.name == IMAGE:
-        shape = f"uint8 [batch, 3, {size}, {size}], RGB, resized without cropping"
+    if isinstance(expects, ImageInput):
+        shape = f"{describe_images(expects)}, resized without cropping"
     else:
-        shape = f"{predictor.network.expects.dtype} {['batch', *predictor.network.expects.shape]}"
+        shape = f"{expects.dtype} {['batch', *expects.shape]}"
     click.echo(f"  input: {nouns}, {shape}")
     click.echo(f"  output: probabilities, float32 [batch, {classes}], calibrated like the model's")
     allowed = "" if to == "onnx-int8" else f", {TOLERANCE} allowed"

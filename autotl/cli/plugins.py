@@ -122,6 +122,8 @@ def _plugins_called(name: str, available: Registry) -> list[AnyPlugin]:
         PluginError: There is none.
     """
     named = [p for p in available if p.name == name]
+    if not named and ":" in name and available.has("backbone", name):
+        named = [available.get_untrained("backbone", name)]  # a member of a family
     if not named:
         hint = did_you_mean(name, {p.name for p in available})
         raise PluginError(f"no plugin is called {name!r}; {hint}")
@@ -203,8 +205,8 @@ def _backbone_of(kind: InputKind, available: Registry) -> AnyPlugin | None:
 
     for p in available if kind.backbone_input != IMAGE else ():
         if p.kind == "backbone" and p.input == kind.backbone_input:
-            name = p.members((), "cpu", None)[0] if p.members else p.name
-            return available.get_untrained("backbone", name)
+            for name in p.members((), "cpu", None) if p.members else [p.name]:
+                return available.get_untrained("backbone", name)
     return None
 
 

@@ -147,6 +147,13 @@ FOLDS = click.option(
     "several values are searched (default: the backbone's).",
 )
 @click.option(
+    "--in-chans",
+    type=int,
+    metavar="N",
+    help="Number of channels of images: 1 for grey, other numbers for arrays with as many "
+    "(default: 3).",
+)
+@click.option(
     "--max-parameters",
     metavar="N",
     help="Maximum number of backbone parameters, e.g. 500k or 30M (default: no limit).",

@@ -30,12 +30,18 @@ from autotl.data.dataset import (
 )
 from autotl.data.encoding import encode
 from autotl.data.image import Progress, decode
-from autotl.data.image_kind import IMAGES, ImageInput, find_kind
+from autotl.data.image_kind import IMAGES, ImageInput, find_kind, match_channels
 from autotl.data.labels import find_same, parse_label
 from autotl.data.memory_map import MappedArray
 from autotl.data.packing import PACKED_SUFFIX, Packed, pack, packed_bytes
 from autotl.data.resample import Indices, Resample, fold, resample
-from autotl.data.sample import FEWEST_PER_CLASS, draw_items, measure_opening, sample_examples
+from autotl.data.sample import (
+    FEWEST_PER_CLASS,
+    draw_items,
+    measure_opening,
+    rarest_labels,
+    sample_examples,
+)
 from autotl.data.scale import Scale, Scales
 from autotl.data.source import Source, parse_options, read_source
 
@@ -65,12 +71,14 @@ __all__ = [
     "find_kind",
     "find_same",
     "fold",
+    "match_channels",
     "measure_opening",
     "pack",
     "packed_bytes",
     "parse_label",
     "parse_options",
     "prefetch",
+    "rarest_labels",
     "read_source",
     "resample",
     "resident",

@@ -24,6 +24,7 @@ from autotl.data.image import map_in_threads, open_upright, to_rgb
 from autotl.data.image_kind import IMAGES
 from autotl.data.scale import Scale, is_deep, sample
 from autotl.space.input_kind import InputKind
+from autotl.space.kinds import RGB
 from autotl.space.plugin import Example
 
 SIDE = 16
@@ -152,8 +153,11 @@ def find_copies(
 
 def _digest_pixels(example: Example) -> str:
     """A digest of the upright pixels at full size; empty if the image has become unreadable."""
+    item = example.item
+    if isinstance(item, np.ndarray) and item.ndim == 3 and item.shape[2] != RGB:
+        return ""  # such arrays are copies only if they are equal
     try:
-        opened = open_upright(example.item, 0)
+        opened = open_upright(item, 0)
         # Values of more than 8 bits are equal whatever their type.
         deep = is_deep(opened)
         pixels = np.asarray(opened).astype(np.float64) if deep else np.asarray(to_rgb(opened, {}))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -39,6 +40,7 @@ from autotl.data.split import (
 from autotl.data.spreadsheet import escape_formula
 from autotl.errors import DataError, PluginError, StoreError
 from autotl.space.input_kind import InputKind, ModelInput
+from autotl.space.kinds import RGB
 from autotl.space.plugin import Example, Issue
 from autotl.space.task import Task
 from autotl.tasks import CLASSIFICATION, Classification
@@ -136,6 +138,7 @@ def check(
     progress: Progress | None = None,
     kind: InputKind = IMAGES,
     task: Task = CLASSIFICATION,
+    channels: int = RGB,
 ) -> Dataset:
     """Open every example once, leave out unusable ones, and split the others.
 
@@ -144,56 +147,50 @@ def check(
         source: What the user called the data, for messages.
         issues: The problems that the source reported; the last ones of the data set.
         seed: Seed of the splits that are drawn.
-        validation: Fraction of the training examples; 0 for none, None for ``validation_fraction``.
+        validation: Like ``test``, of the other examples; None for ``split.validation_fraction``.
         test: Fraction of all examples, if the source gives no test split; 0 for none.
         folds: The number of folds that replace a validation split.
         progress: Called after every example.
         kind: What the examples are.
         task: What is predicted of them.
+        channels: Number of channels that images must have, or be converted to; see ``decode``.
 
     Raises:
         DataError: No examples, fewer than two classes, or too few usable ones of one.
     """
-    offered, unparsed = _validate_and_sort(examples, source, validation, test, kind, task)
-    notes = check_labels([e.label for e in offered]) if _has_classes(task) else []
-    usable, inspected, excluded, copies = _select_usable(offered, unparsed, progress, kind)
+    offered, unparsed, names = _sort_and_parse(examples, source, validation, test, kind, task)
+    usable, opened, excluded, copies = _select_usable(offered, unparsed, progress, kind, channels)
     outputs = _find_outputs(source, offered, usable, excluded, kind, task)
     with _named(source):
         strata, task = _stratify(task, usable, outputs)
-        groups, near = find_near_groups(usable, inspected, _number_alike(task, strata))
+        groups, near = find_near_groups(usable, opened, _number_alike(task, strata))
         units = join_units(usable, copies.keys_without(excluded), groups)
         splits = split(usable, units, strata, seed, validation, test, folds)
-        _require_training_examples(outputs, strata, splits, kind)
-        task = task.fit([usable[i].label for i in np.flatnonzero(splits != "test")], outputs)
         fold_of = _assign_folds(outputs, strata, splits, units, folds, seed, kind)
-    scales = _measure(usable, inspected, kind)
-    problems = _find_issues(usable, inspected, outputs, strata, splits, kind)
+        task = task.fit([usable[i].label for i in np.flatnonzero(splits != "test")], outputs)
+    scales = _measure(usable, opened, kind)
+    own = _find_issues(usable, opened, outputs, strata, splits, kind)
     return Dataset(
         source=source,
-        fingerprint=_fingerprint(usable, inspected, scales, task),
+        fingerprint=_fingerprint(usable, opened, scales, task),
         task=task,
         examples=tuple(usable),
         targets=task.encode([e.label for e in usable]),
         splits=tuple(splits.tolist()),
-        issues=(*notes, *_sorted(excluded), *copies.notes, *near, *problems, *issues),
+        issues=(*names, *excluded.values(), *copies.notes, *near, *own, *issues),
         skipped=len(excluded),
         duplicates_across_splits=copies.across_splits,
         units=tuple(units),
         scales=scales,
-        digests=_digest(inspected, kind),
+        digests=_digest(opened, kind),
         folds=fold_of,
         kind=kind,
     )
 
 
-def _sorted(issues: Mapping[int, Issue]) -> list[Issue]:
-    """Issues by index, in the order of their examples."""
-    return [issues[i] for i in sorted(issues)]
-
-
-def _has_classes(task: Task) -> bool:
-    """Whether the label of an example is the name of one class."""
-    return isinstance(task, Classification)
+def _check_names(examples: Sequence[Example], task: Task) -> list[Issue]:
+    """Issues about names of classes; none where a label is not the name of one class."""
+    return check_labels([e.label for e in examples]) if isinstance(task, Classification) else []
 
 
 def _stratify(
@@ -219,28 +216,36 @@ def _select_usable(
     unparsed: Mapping[int, Issue],
     progress: Progress | None,
     kind: InputKind,
+    channels: int,
 ) -> tuple[list[Example], list[Inspection], dict[int, Issue], Duplicates]:
-    """Inspect all examples; leave out unreadable ones, and copies that contradict others.
+    """Leave out unusable examples, and copies that contradict others.
+
+    Args:
+        offered: All examples.
+        unparsed: The issues about labels that the task does not have, by index.
+        progress: Called after every example.
+        kind: What they are.
+        channels: The number of channels of images.
 
     Returns:
-        The usable examples and their inspections, the issues of the others by index, and the
-        copies among all.
+        The usable examples and their inspections, the issues of the others by index in ascending
+        order, and the copies among all.
     """
-    inspections, excluded = _inspect_all(offered, progress, kind)
-    excluded = {**excluded, **unparsed}
+    inspections, unreadable = _inspect_all(offered, progress, kind, channels)
     duplicates = find_duplicates(offered, inspections, kind)
-    excluded |= duplicates.excluded
+    excluded = {**unreadable, **unparsed, **duplicates.excluded}
     chosen = [i for i in range(len(offered)) if i not in excluded]
     usable, inspected = [offered[i] for i in chosen], [inspections[i] for i in chosen]
-    return usable, inspected, excluded, duplicates
+    return usable, inspected, dict(sorted(excluded.items())), duplicates
 
 
 def _inspect_all(
-    examples: Sequence[Example], progress: Progress | None, kind: InputKind
+    examples: Sequence[Example], progress: Progress | None, kind: InputKind, channels: int
 ) -> tuple[list[Inspection], dict[int, Issue]]:
     """Inspect all examples; also return the issues of the unusable ones, by index."""
     inspections: list[Inspection] = []
-    map_in_threads(partial(inspect, kind=kind), examples, inspections.append, "checking", progress)
+    inspect_one = partial(inspect, kind=kind, channels=channels)
+    map_in_threads(inspect_one, examples, inspections.append, "checking", progress)
     return inspections, {
         i: Issue(examples[i].name, inspection.problem, LEFT_OUT)
         for i, inspection in enumerate(inspections)
@@ -289,19 +294,19 @@ def write_csv(path: Path, header: Iterable[str], rows: Iterable[Iterable[object]
         ) from error
 
 
-def _validate_and_sort(
+def _sort_and_parse(
     examples: Iterable[Example],
     source: str,
     validation: float | None,
     test: float,
     kind: InputKind,
     task: Task,
-) -> tuple[list[Example], dict[int, Issue]]:
+) -> tuple[list[Example], dict[int, Issue], list[Issue]]:
     """Validate the arguments of ``check``, and sort the examples by name in natural order.
 
     Returns:
-        The examples with the text of their labels, and issues about labels that the task does not
-        have, by index.
+        The examples with the text of their labels; issues about labels that the task does not
+        have, by index; and issues about names of classes.
     """
     if not (0 <= (validation or 0) < 1 and 0 <= test < 1):
         raise DataError(
@@ -322,7 +327,7 @@ def _validate_and_sort(
             f"{source}: {invalid.name} has split {invalid.split!r}; the dataset plugin must give "
             f"one of {', '.join(SPLITS)}, or none"
         )
-    return offered, unparsed
+    return offered, unparsed, _check_names(offered, task)
 
 
 def _find_animated(
@@ -392,6 +397,7 @@ def _find_outputs(
         raise DataError(
             f"{source}: fewer than two usable {kind.nouns} of {join_names(small)}; add "
             f"{kind.nouns} or remove the {task.noun}{_hint_same(few, classes)}{hint}"
+            f"{_hint_numbers(classes)}"
         )
     return classes
 
@@ -416,6 +422,12 @@ def _describe_first(issues: Iterable[Issue]) -> str:
     """The end of a message: the first of some problems."""
     first = next(iter(issues), None)
     return f" (first problem: {first.name}: {first.problem})" if first else ""
+
+
+def _hint_numbers(classes: Sequence[str]) -> str:
+    """The end of a message: another task, if the names of all classes are numbers."""
+    numbers = all(re.fullmatch(r"[+-]?\d+(\.\d*)?", name) for name in classes)
+    return "; if the labels are numbers to predict, give --task regression" if numbers else ""
 
 
 def _hint_same(names: Sequence[str], classes: Sequence[str]) -> str:
@@ -448,8 +460,9 @@ def _assign_folds(
     """The fold of each training example, and -1 for all others, ``[N]``; None without folds.
 
     Raises:
-        DataError: There are too few examples or groups, of all or of one class.
+        DataError: A class has no training example, or there are too few examples or groups.
     """
+    _require_training_examples(classes, strata, splits, kind)
     if folds is None:
         return None
     train = np.flatnonzero(splits == "train")

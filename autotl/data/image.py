@@ -23,6 +23,7 @@ from autotl.data import scale
 from autotl.data.large_images import load_upright, open_image
 from autotl.data.scale import Scales
 from autotl.errors import DataError
+from autotl.space.kinds import RGB
 
 Progress = Callable[[str, int, int], None]
 """Called after every image with the name of the step, the number done and the total number."""
@@ -39,7 +40,11 @@ R = TypeVar("R")
 
 
 def decode(
-    image: Any, size: int, interpolation: str, scales: Scales | None = None
+    image: Any,
+    size: int,
+    interpolation: str,
+    scales: Scales | None = None,
+    channels: int = RGB,
 ) -> NDArray[np.uint8]:
     """Decode the whole image, upright, with transparent pixels on white.
 
@@ -47,25 +52,74 @@ def decode(
     near the border, and backbones tolerate a changed aspect ratio better than a lost object.
 
     Args:
-        image: A file, a Pillow image, or an array ``uint8 [H, W]`` or ``uint8 [H, W, 3]``.
+        image: A file, a Pillow image, or an array ``uint8 [H, W]`` or ``uint8 [H, W, C]``.
         size: Height and width of the result, in pixels.
         interpolation: timm's name of the interpolation; see ``pillow_interpolation``.
         scales: The scales of images with more than 8 bits, by file type; see ``scale``.
+        channels: Number of channels. Images become RGB for 3 and grey for 1; for other numbers
+            they must have as many.
 
     Returns:
-        ``uint8 [size, size, 3]``.
+        ``uint8 [size, size, channels]``.
 
     Raises:
-        DataError: The image cannot be read.
+        DataError: The image cannot be read, or has another number of channels.
     """
     try:
-        rgb = to_rgb(open_upright(image, size), {} if scales is None else scales)
+        layers = _open_layers(image, size, {} if scales is None else scales, channels)
     except Exception as error:  # decoders raise anything on broken files
         names = {np.ndarray: "the array", Image.Image: "the image"}
         source = next((names[kind] for kind in names if isinstance(image, kind)), image)
         raise DataError(f"{source}: {read_error(error)}; replace the image or remove it") from error
     resampling = Image.Resampling[pillow_interpolation(interpolation).upper()]
-    return np.array(rgb.resize((size, size), resampling))
+    resized = [np.array(layer.resize((size, size), resampling)) for layer in layers]
+    return resized[0] if channels == RGB else np.stack(resized, 2)
+
+
+def _open_layers(image: Any, side: int, scales: Scales, channels: int) -> Sequence[Image.Image]:
+    """Open an image as one image in RGB, or as one of mode ``L`` for each channel."""
+    require_channels(image, channels)
+    if channels == RGB:
+        return [to_rgb(open_upright(image, side), scales)]
+    if channels == 1:
+        return [to_rgb(open_upright(image, side), scales).convert("L")]
+    if isinstance(image, np.ndarray):
+        return [Image.fromarray(np.ascontiguousarray(layer)) for layer in np.moveaxis(image, 2, 0)]
+    return open_upright(image, 0).split()
+
+
+def require_channels(image: Any, channels: int) -> None:
+    """Check that an image has the channels that a backbone takes.
+
+    All files and all arrays of one or three channels can become grey or RGB.
+
+    Args:
+        image: A file, a Pillow image or an array.
+        channels: Number of channels.
+
+    Raises:
+        ValueError: It has another number.
+        Exception: Whatever Pillow raises on broken files.
+    """
+    convertible = (1, RGB)
+    if isinstance(image, np.ndarray):
+        if image.ndim not in (2, 3):
+            return  # which open_upright refuses
+        count = 1 if image.ndim == 2 else image.shape[2]
+        if not count:
+            return  # this one too
+    elif channels in convertible:
+        return
+    elif isinstance(image, Image.Image):
+        count = len(image.getbands())
+    else:
+        if not isinstance(image, BytesIO):
+            require_regular_file(image)
+        with open_image(image) as opened:
+            count = len(opened.getbands())
+    if count != channels and not (count in convertible and channels in convertible):
+        hint = "" if count in convertible else f"; a search takes them with --in-chans {count}"
+        raise ValueError(f"it has {count} channel{'s' * (count > 1)} and not {channels}{hint}")
 
 
 def pillow_interpolation(interpolation: str) -> str:
@@ -77,7 +131,8 @@ def open_upright(image: Any, side: int) -> Image.Image:
     """Open an image upright; of several frames or pages the first.
 
     Args:
-        image: A file, a Pillow image, or an array ``uint8 [H, W]`` or ``uint8 [H, W, 3]``.
+        image: A file, a Pillow image, or an array ``uint8 [H, W]`` or ``uint8 [H, W, C]``, of whose
+            channels the first three are used, or the first of two.
         side: Side that the image will be resized to, in pixels. An image that is much larger may
             be decoded at a reduced size, see ``large_images``; 0 for the full size.
 
@@ -85,12 +140,13 @@ def open_upright(image: Any, side: int) -> Image.Image:
         Exception: Whatever Pillow raises on broken files; see ``read_error``.
     """
     if isinstance(image, np.ndarray):
-        valid_shape = image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)
-        if image.dtype != np.uint8 or not valid_shape:
+        if image.dtype != np.uint8 or not (image.ndim == 2 or (image.ndim == 3 and image.size)):
             shape = list(image.shape)
-            raise ValueError(f"{image.dtype} {shape} is neither uint8 [H, W] nor uint8 [H, W, 3]")
+            raise ValueError(f"{image.dtype} {shape} is neither uint8 [H, W] nor uint8 [H, W, C]")
         _check_size(image.shape[1], image.shape[0])
-        return Image.fromarray(image)
+        if image.ndim == 3 and image.shape[2] != RGB:
+            image = image[..., :RGB] if image.shape[2] > RGB else image[..., 0]
+        return Image.fromarray(np.ascontiguousarray(image))
     if isinstance(image, Image.Image):
         _check_size(*image.size)
         upright = image.copy()

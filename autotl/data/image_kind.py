@@ -1,11 +1,12 @@
 """Images as a kind of input: how they are read, shown and encoded for a backbone.
 
-Shapes: S the side of an encoded image in pixels.
+Shapes: S the side of an encoded image in pixels, C its channels.
 """
 
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from autotl.data.image import (
     decode,
     image_side,
+    open_upright,
     pillow_interpolation,
     require_regular_file,
 )
@@ -27,6 +29,7 @@ from autotl.data.scale import Scales
 from autotl.data.toy_images import squares
 from autotl.errors import PluginError, did_you_mean
 from autotl.space.input_kind import IMAGE, InputKind, ModelInput, Preview
+from autotl.space.kinds import RGB
 from autotl.space.plugin import Example
 from autotl.space.registry import Registry
 
@@ -48,48 +51,68 @@ JPEG_QUALITY = 80
 
 @dataclass(frozen=True)
 class ImageInput(ModelInput):
-    """Square images in RGB, normalised on the device.
+    """Square images, normalised on the device.
 
     Attributes:
         size: Side of the images in pixels.
         mean: Mean of each channel, in the range 0..1.
         std: Standard deviation of each channel, in the range 0..1.
         interpolation: timm's name of the interpolation for resizing.
+        channels: Number of channels C: 1 of grey images, 3 of RGB.
     """
 
     size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
     interpolation: str
+    channels: int = RGB
 
     kind = IMAGE
     dtype = "uint8"
 
     @property
     def shape(self) -> tuple[int, ...]:  # type: ignore[override]
-        """``[S, S, 3]``."""
-        return self.size, self.size, 3
+        """``[S, S, C]``."""
+        return self.size, self.size, self.channels
 
     @property
     def key(self) -> str:  # type: ignore[override]
-        """The size, the interpolation and the version of the decoding."""
-        return f"{self.size}-{pillow_interpolation(self.interpolation)}-{DECODING}"
+        """The size, the interpolation, the version of the decoding, and the channels if not RGB."""
+        channels = "" if self.channels == RGB else f"-{self.channels}ch"
+        return f"{self.size}-{pillow_interpolation(self.interpolation)}-{DECODING}{channels}"
 
     def encode(self, item: Any, scales: Scales | None = None) -> NDArray[np.uint8]:
-        """Decode the whole image to ``uint8 [S, S, 3]``; see ``decode``."""
-        return decode(item, self.size, self.interpolation, scales)
+        """Decode the whole image to ``uint8 [S, S, C]``; see ``decode``."""
+        return decode(item, self.size, self.interpolation, scales, self.channels)
 
     def make_preprocessing(self) -> nn.Module:
-        """The normalisation of ``[B, 3, S, S]`` in the range 0..255."""
+        """The normalisation of ``[B, C, S, S]`` in the range 0..255."""
         return _Normalise(self.mean, self.std)
 
     def describe(self) -> dict[str, Any]:
-        """The fields, as ``config.json`` has them for images."""
-        return dict(vars(self))
+        """The fields, as ``config.json`` has them for images; of RGB without ``channels``."""
+        return {k: v for k, v in vars(self).items() if (k, v) != ("channels", RGB)}
+
+
+def match_channels(values: Sequence[float], channels: int) -> tuple[float, ...]:
+    """The mean or the std of each channel, as timm changes the weights of the first layer.
+
+    For one channel, whose weights are the sum of those of all, it is their mean. For several, whose
+    weights repeat, the values repeat.
+
+    Args:
+        values: Those of the channels that a backbone was trained on.
+        channels: Number of channels of the images.
+    """
+    if channels == 1:
+        return (sum(values) / len(values),)
+    if len(values) in (1, channels):
+        return tuple(values)
+    return tuple(itertools.islice(itertools.cycle(values), channels))
 
 
 class _Normalise(nn.Module):
-    """Subtracts the mean of each channel of ``[B, 3, S, S]`` and divides by its std."""
+    """Subtracts the mean of each channel of ``[B, C, S, S]`` and divides by its std."""
 
     mean: Tensor
     std: Tensor
@@ -106,7 +129,7 @@ class _Normalise(nn.Module):
 
 
 class ImageKind(InputKind):
-    """Images: files, Pillow images, or arrays ``uint8 [H, W]`` or ``[H, W, 3]``."""
+    """Images: files, Pillow images, or arrays ``uint8 [H, W]`` or ``[H, W, C]``."""
 
     name, noun, nouns, unit = IMAGE, "image", "images", "px"
 
@@ -122,8 +145,9 @@ class ImageKind(InputKind):
         return Path(item) if isinstance(item, str | Path) else None
 
     def show(self, item: Any, scales: Scales | None = None) -> Preview:
-        """A small JPEG of the whole image, resized as for a model."""
-        return as_jpeg(decode(item, PREVIEW_SIDE, "bicubic", scales))
+        """A small JPEG of the whole image, resized as for a model; of many channels the first 3."""
+        opened = open_upright(item, PREVIEW_SIDE) if isinstance(item, np.ndarray) else item
+        return as_jpeg(decode(opened, PREVIEW_SIDE, "bicubic", scales))
 
     def read(self, argument: str) -> Iterable[tuple[str, Any]]:
         """The file; folders and patterns are resolved before."""

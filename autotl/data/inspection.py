@@ -10,10 +10,11 @@ import numpy as np
 
 from autotl.data import scale
 from autotl.data.copies import Thumbnail, make_thumbnail, open_for_thumbnail
-from autotl.data.image import is_animated, read_error
+from autotl.data.image import is_animated, read_error, require_channels
 from autotl.data.image_kind import IMAGES
 from autotl.data.scale import Sample
 from autotl.space.input_kind import InputKind
+from autotl.space.kinds import RGB
 from autotl.space.plugin import Example
 
 
@@ -37,10 +38,15 @@ class Inspection(NamedTuple):
     animated: bool = False
 
 
-def inspect(example: Example, kind: InputKind = IMAGES) -> Inspection:
+def inspect(example: Example, kind: InputKind = IMAGES, channels: int = RGB) -> Inspection:
     """Hash and open an example.
 
     It is opened as ``encode`` will open it, so that packing cannot fail where this did not.
+
+    Args:
+        example: The example.
+        kind: What it is.
+        channels: Number of channels that images must have or be converted to.
     """
     content = ""
     try:
@@ -51,7 +57,9 @@ def inspect(example: Example, kind: InputKind = IMAGES) -> Inspection:
         problem = "" if example.label else "no label"
         if kind is IMAGES:
             is_array = isinstance(example.item, np.ndarray)
-            return _inspect_image(example.item if is_array else BytesIO(data), content, problem)
+            image = example.item if is_array else BytesIO(data)
+            require_channels(image, channels)
+            return _inspect_image(image, content, problem)
         kind.convert(example.item)
         return Inspection(content, problem)
     except Exception as error:  # decoders raise anything on broken files

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
@@ -12,8 +12,11 @@ import numpy as np
 
 from autotl.data.image import map_in_threads, open_upright
 from autotl.data.image_kind import IMAGES
+from autotl.data.labels import parse_label
 from autotl.space.input_kind import InputKind
 from autotl.space.plugin import Example
+from autotl.space.task import Task
+from autotl.tasks import CLASSIFICATION
 
 FEWEST_PER_CLASS = 6
 """The number of examples of each label and split that are drawn at least, if there are so many."""
@@ -22,24 +25,35 @@ TIMED = 32
 """The number of examples whose decoding is timed."""
 
 
-def sample_examples(examples: Sequence[Example], count: int, seed: int) -> list[Example]:
+def sample_examples(
+    examples: Sequence[Example], count: int, seed: int, task: Task = CLASSIFICATION
+) -> list[Example]:
     """Draw about ``count`` examples at random, stratified by given split and label.
 
     Args:
         examples: The examples.
         count: Number of examples to draw; of each label and split, ``FEWEST_PER_CLASS`` are drawn
-            at least.
+            at least. An example of several labels counts for the rarest.
         seed: Seed of the draw.
+        task: What is predicted of them.
     """
     strata: defaultdict[tuple[str, str], list[Example]] = defaultdict(list)
-    for example in sorted(examples, key=lambda e: e.name):
-        strata[example.split, str(example.label)].append(example)
+    named = sorted(examples, key=lambda e: e.name)
+    for example, label in zip(named, rarest_labels(named, task), strict=True):
+        strata[example.split, label].append(example)
     random, fraction = np.random.default_rng(seed), count / len(examples)
     drawn = []
     for _, stratum in sorted(strata.items()):
         number = max(FEWEST_PER_CLASS, round(fraction * len(stratum)))
         drawn += [stratum[i] for i in random.permutation(len(stratum))[:number]]
     return drawn
+
+
+def rarest_labels(examples: Sequence[Example], task: Task) -> list[str]:
+    """Return the rarest class or label of each example; '' where labels are numbers."""
+    names = [task.names(parse_label(example.label, task)[0]) for example in examples]
+    counts = Counter(name for own in names for name in own)
+    return [min(own, key=counts.__getitem__, default="") for own in names]
 
 
 def draw_items(examples: Sequence[Example]) -> list[Any]:

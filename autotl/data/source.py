@@ -12,14 +12,20 @@ from autotl.space.input_kind import InputKind
 from autotl.space.narrowing import check_keywords, check_values
 from autotl.space.plugin import Example, Issue
 from autotl.space.registry import AnyPlugin, Registry
+from autotl.space.task import Task
+from autotl.tasks import CLASSIFICATION
 
 
 class Source(NamedTuple):
-    """What a dataset plugin returned: the examples, the problems it reported, and their kind."""
+    """What a dataset plugin returned: the examples, the problems it reported, and their kind.
+
+    ``task`` is what is predicted of the examples, which is chosen later.
+    """
 
     examples: list[Example]
     issues: list[Issue]
     kind: InputKind
+    task: Task = CLASSIFICATION
 
 
 def read_source(source: str, plugins: Registry, options: Mapping[str, str] | None = None) -> Source:

@@ -15,7 +15,6 @@ from autotl.search.budget import Budget
 from autotl.search.input_plan import InputPlan, plan_inputs
 from autotl.space.registry import Registry
 from autotl.space.space import Space
-from autotl.space.task import Task
 from autotl.store import (
     StudyFacts,
 )
@@ -43,7 +42,19 @@ def choose_inputs(
     return plan_inputs(settings, search_space, source, device, budget)
 
 
-def check_places_of_files(settings: StudyConfig, source: Source) -> None:
+def read_examples(settings: StudyConfig, plugins: Registry) -> Source:
+    """Read the examples of the data, without opening them.
+
+    Raises:
+        DataError: The data cannot be read.
+        StudyError: A file is in the run folder or in the cache.
+    """
+    source = data.read_source(settings.data, plugins, settings.data_options)
+    _check_places_of_files(settings, source)
+    return source
+
+
+def _check_places_of_files(settings: StudyConfig, source: Source) -> None:
     """Check that no file of the data is in a folder whose files are replaced.
 
     Raises:
@@ -68,15 +79,18 @@ def apply_inputs(
     if plan.size and not settings.image_size:
         settings = settings.model_copy(update={"image_size": (plan.size,)})
     if plan.examples:
-        drawn = data.sample_examples(source.examples, plan.examples, settings.seed)
+        drawn = data.sample_examples(source.examples, plan.examples, settings.seed, source.task)
         source = source._replace(examples=drawn)
     return settings, source
 
 
 def choose_target(
     settings: StudyConfig, source: Source, plugins: Registry, listener: Listener
-) -> tuple[StudyConfig, Task, Metric]:
-    """Choose the task and the metric, and return the settings with their names.
+) -> tuple[StudyConfig, Source, Metric]:
+    """Choose the task and the metric.
+
+    Returns:
+        The settings with their names, the source with the task, and the metric.
 
     Raises:
         PluginError: There is no such task.
@@ -89,13 +103,12 @@ def choose_target(
         listener(Note(text))
     metric = find_metric(settings.metric or task.default_metric, task, plugins)
     names = {"task": task.name, "metric": metric.name}
-    return settings.model_copy(update=names), task, metric
+    return settings.model_copy(update=names), source._replace(task=task), metric
 
 
 def load_dataset(
     settings: StudyConfig,
     source: Source,
-    task: Task,
     listener: Listener,
 ) -> Dataset:
     """Check and split the data.
@@ -113,7 +126,8 @@ def load_dataset(
         folds=settings.folds,
         progress=lambda what, done, total: listener(Stage(what, done, total)),
         kind=source.kind,
-        task=task,
+        task=source.task,
+        channels=settings.in_chans,
     )
     return dataset
 

@@ -6,11 +6,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 
 from autotl import report, training
-from autotl.data import Dataset
+from autotl.data import Dataset, Source
 from autotl.engine.inputs import imbalance
-from autotl.errors import (
-    Incompatible,
-)
+from autotl.errors import Incompatible, StudyError
 from autotl.events import Listener, Note, Stage
 from autotl.models import Device
 from autotl.scoring import majority
@@ -18,7 +16,8 @@ from autotl.search.budget import Budget
 from autotl.search.context import TrainingContext
 from autotl.search.mirroring import measure_mirroring
 from autotl.space import space
-from autotl.space.input_kind import InputKind
+from autotl.space.input_kind import IMAGE
+from autotl.space.kinds import RGB
 from autotl.space.registry import BackboneCriteria, Registry
 from autotl.space.space import Choice, Space
 from autotl.store import (
@@ -29,15 +28,27 @@ from autotl.store import (
 from autotl.study import StudyConfig
 
 
+def plugins_for(settings: StudyConfig, plugins: Registry, source: Source) -> Registry:
+    """The plugins that suit the kind of input and the task of the data.
+
+    Raises:
+        StudyError: The settings have channels of images, and the data are something else.
+    """
+    kind = source.kind
+    if settings.in_chans != RGB and kind.backbone_input != IMAGE:
+        raise StudyError(f"in_chans is for images, and the data are {kind.nouns}; leave it out")
+    fitting = plugins.for_input(kind).for_channels(settings.in_chans)
+    return fitting.for_task(source.task.name)
+
+
 def choose_space(
     settings: StudyConfig,
     plugins: Registry,
-    kind: InputKind,
     earlier: StudyFacts | None,
     device: Device,
     budget: Budget,
 ) -> Space:
-    """Build the search space for this device and the kind of input of the data.
+    """Build the search space of these plugins for this device.
 
     A study that is continued with another budget has the same backbones as with its first budget.
     """
@@ -49,7 +60,7 @@ def choose_space(
         max_parameters=settings.max_parameters,
     )
     return space.build_space(
-        plugins.for_input(kind),
+        plugins,
         settings.requested,
         settings.space,
         criteria,
@@ -73,8 +84,6 @@ def fit_space(
         plain = search_space.without_kind("balance")
         if is_recipe(settings, plain) or imbalance(dataset) <= majority.IMBALANCED:
             search_space = plain
-    if not (settings.requested.get("loss") or settings.space.get("loss")):
-        search_space = search_space.without_kind("loss")
     search_space = exclude_slow_backbones(search_space, settings, latencies, device)
     notify_excluded(search_space, settings, listener)
     return search_space

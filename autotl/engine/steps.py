@@ -15,13 +15,18 @@ from autotl.engine.ending import conclude, hand_over, name_device_faults, notify
 from autotl.engine.inputs import (
     apply_inputs,
     check_metric,
-    check_places_of_files,
     choose_inputs,
     choose_target,
     load_dataset,
+    read_examples,
     write_data,
 )
-from autotl.engine.search_space import choose_space, fit_augmentations, fit_space
+from autotl.engine.search_space import (
+    choose_space,
+    fit_augmentations,
+    fit_space,
+    plugins_for,
+)
 from autotl.events import Listener, Note, Stage
 from autotl.frozen import FeatureCache
 from autotl.models import Device
@@ -112,7 +117,7 @@ def run(
         settings, earlier = continue_settings(settings, store, listener)
         plugins = loaded if settings.plugin == given else load_plugins(settings, plugins)
         device = models.select_device(settings.device, settings.precision)
-        settings, plugins, dataset, metric, search_space, plan = prepare(
+        settings, fitting, dataset, metric, search_space, plan = prepare(
             settings, plugins, store, earlier, device, budget, listener
         )
         begin_study(settings, store, dataset, metric, search_space, device, budget, plan, earlier)
@@ -123,7 +128,7 @@ def run(
             try:
                 write_data(settings, dataset, listener)
                 context = training_context(
-                    settings, store, dataset, metric, device, budget, plugins, listener
+                    settings, store, dataset, metric, device, budget, fitting, listener
                 )
                 with budget.stage("time"):
                     search_space = fit_augmentations(search_space, store, context, listener)
@@ -148,24 +153,24 @@ def prepare(
     """Read and check the data, and choose what follows from them.
 
     Returns:
-        The settings with the task, the metric and the input size; the plugins that suit the task;
-        the data; the metric; the search space; and how many examples of which size are used.
+        The settings with the task, the metric and the input size; the plugins that suit the data
+        and the task; the data; the metric; the search space; and how many examples of which size
+        are used.
     """
     with budget.stage("check"):  # names are checked before any image is opened
-        source = data.read_source(settings.data, plugins, settings.data_options)
-        settings, task, metric = choose_target(settings, source, plugins, listener)
-        plugins = plugins.for_task(task.name)
+        source = read_examples(settings, plugins)
+        settings, source, metric = choose_target(settings, source, plugins, listener)
+        fitting = plugins_for(settings, plugins, source)
         announce(settings, metric, store, budget, device, listener)
-        search_space = choose_space(settings, plugins, source.kind, earlier, device, budget)
-        check_places_of_files(settings, source)
+        search_space = choose_space(settings, fitting, earlier, device, budget)
         plan = choose_inputs(settings, search_space, source, earlier, device, budget)
         settings, source = apply_inputs(plan, settings, source, listener)
-        dataset = load_dataset(settings, source, task, listener)
+        dataset = load_dataset(settings, source, listener)
         check_metric(metric, dataset)
     with budget.stage("time"):
         latencies = store.latencies(settings.name) if earlier else {}
         search_space = fit_space(search_space, settings, dataset, latencies, device, listener)
-    return settings, plugins, dataset, metric, search_space, plan
+    return settings, fitting, dataset, metric, search_space, plan
 
 
 def start_budget(settings: StudyConfig, began: float | None) -> Budget:

@@ -5,7 +5,7 @@ the image supports the class (occlusion: Zeiler & Fergus 2014, arXiv:1311.2901).
 assumption about the architecture, so it works alike for convolutions, transformers and any head.
 Integrated gradients were as good on synthetic images, but on photographs missed grey objects.
 
-Shapes: B images, S their side in pixels.
+Shapes: B images, S their side in pixels, C their channels.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def compute_saliency(
 
     Args:
         network: A trained model, on any device. It is in eval mode during the call.
-        images: ``uint8 [B, 3, S, S]``.
+        images: ``uint8 [B, C, S, S]``.
         classes: For each image the index of the class to explain, ``[B]``.
 
     Returns:
@@ -76,8 +76,8 @@ def compute_saliency(
                 batch = torch.from_numpy(images[start : start + BATCH_SIZE]).to(device).float()
                 attributions = occlusion.attribute(
                     batch,
-                    sliding_window_shapes=(3, window, window),
-                    strides=(3, stride, stride),
+                    sliding_window_shapes=(batch.shape[1], window, window),
+                    strides=(batch.shape[1], stride, stride),
                     baselines=batch.mean((2, 3), keepdim=True).expand_as(batch),
                     target=torch.tensor(classes[start : start + BATCH_SIZE], device=device),
                 )
@@ -108,7 +108,7 @@ def draw_overlay(image: NDArray[np.uint8], saliency: NDArray[np.float32]) -> str
     """Draw a saliency map over the greyscale image.
 
     Args:
-        image: ``uint8 [S, S, 3]``.
+        image: ``uint8 [S, S, C]``.
         saliency: ``[S, S]``, from 0 to 1.
 
     Returns:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from autotl.data import ImageInput, to_channels_first
+from autotl.data import ImageInput, match_channels, to_channels_first
 from autotl.errors import Incompatible, PluginError
 from autotl.models import cpu_kernels
 from autotl.models.device import Device
@@ -206,11 +206,13 @@ def _read_image_input(backbone: nn.Module, size: int | None, name: str) -> Image
             f"backbone {name!r} does not implement timm's interface: it needs num_features and a "
             "pretrained_cfg with input_size, mean and std"
         )
+    channels = int(config["input_size"][0])
     return ImageInput(
         int(size or config["input_size"][-1]),
-        tuple(config.get("mean", (0.485, 0.456, 0.406))),
-        tuple(config.get("std", (0.229, 0.224, 0.225))),
+        match_channels(config.get("mean", (0.485, 0.456, 0.406)), channels),
+        match_channels(config.get("std", (0.229, 0.224, 0.225)), channels),
         config.get("interpolation", "bicubic"),
+        channels,
     )
 
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from autotl.models.device import Device
 
 Forward = Callable[[Tensor], Tensor]
-"""A forward pass: ``uint8 images [B, 3, S, S]`` to activations or logits ``[B, ...]``."""
+"""A forward pass: ``uint8 images [B, C, S, S]`` to activations or logits ``[B, ...]``."""
 
 MIN_PIXELS = 20_000_000
 """Pixels from which on compiling is expected to pay where nothing is measured: 400 images of 224
@@ -52,7 +52,7 @@ def is_available(device: Device) -> bool:
 def pays(count: int, inputs: Tensor) -> bool:
     """Whether compiling is expected to pay for ``count`` examples like ``inputs [B, ...]``.
 
-    Only images ``[B, 3, S, S]`` are compiled.
+    Only images ``[B, C, S, S]`` are compiled.
     """
     return inputs.ndim == 4 and count * inputs.shape[-1] ** 2 >= MIN_PIXELS
 
@@ -64,7 +64,7 @@ def compile_forward(forward: Forward, model: nn.Module, images: Tensor, device: 
         forward: The forward pass, in PyTorch. It may end by an exception that it catches itself.
         model: The module that it belongs to, in eval mode. Later changes of its weights have no
             effect on what is compiled.
-        images: Real images ``uint8 [B, 3, S, S]``, at least three.
+        images: Real images ``uint8 [B, C, S, S]``, at least three.
         device: The device, and the type to compute in.
 
     Returns:

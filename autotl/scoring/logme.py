@@ -15,7 +15,7 @@ MAX_EXAMPLES = 1000
 Vector = NDArray[np.float64]
 
 
-def logme(features: NDArray[Any], labels: NDArray[Any]) -> float:
+def logme(features: NDArray[Any], targets: NDArray[Any]) -> float:
     """The logarithm of the maximum evidence of a linear model (You et al. 2021, arXiv:2102.11005).
 
     Each class against the rest is a Bayesian linear regression ``y = F w + noise`` of 0 or 1, with
@@ -26,26 +26,28 @@ def logme(features: NDArray[Any], labels: NDArray[Any]) -> float:
 
     Args:
         features: ``[N, F]``, any real type; computed in float64.
-        labels: ``[N]``, one value for each class; two classes or more.
+        targets: ``[N]``, one value for each class, two classes or more; or numbers ``[N, T]``,
+            such as 0 and 1 for the labels that an example lacks and has, which are standardised.
 
     Returns:
-        The mean over the classes of the log evidence of an example, in nats; higher is better.
+        The mean over the classes or numbers of the log evidence of an example, in nats; higher is
+        better.
 
     Raises:
         ValueError: The shapes do not fit, a feature is not finite, or there is only one class.
     """
-    features, labels = np.asarray(features), np.asarray(labels)
-    if features.ndim != 2 or labels.shape != features.shape[:1]:
+    features, targets = np.asarray(features), np.asarray(targets)
+    if features.ndim != 2 or targets.shape[:1] != features.shape[:1] or targets.ndim > 2:
         raise ValueError(
-            f"features of shape {features.shape} and labels of shape {labels.shape} do not fit: "
-            "expected [N, F] and [N]"
+            f"features of shape {features.shape} and targets of shape {targets.shape} do not fit: "
+            "expected [N, F] and [N] or [N, T]"
         )
     if len(features) > MAX_EXAMPLES:
         sample = np.random.default_rng(0).choice(len(features), MAX_EXAMPLES, replace=False)
-        features, labels = features[sample], labels[sample]
+        features, targets = features[sample], targets[sample]
     features = features.astype(np.float64)
-    classes = np.unique(labels)
-    if len(classes) < 2:
+    columns = _columns(targets)
+    if not columns or (targets.ndim == 1 and len(columns) < 2):
         raise ValueError("all labels are of one class; give examples of two or more")
     if not np.isfinite(features).all():
         raise ValueError(
@@ -53,13 +55,20 @@ def logme(features: NDArray[Any], labels: NDArray[Any]) -> float:
         )
     largest = np.abs(features).max(initial=0.0)
     vectors, singular_values, _ = svd(features / (largest or 1.0), full_matrices=False)
-    return float(
-        np.mean([_log_evidence(vectors, singular_values**2, labels == c) for c in classes])
-    )
+    return float(np.mean([_log_evidence(vectors, singular_values**2, y) for y in columns]))
 
 
-def _log_evidence(vectors: Vector, eigenvalues: Vector, members: NDArray[np.bool_]) -> float:
-    """The log evidence of an example for one class, at its maximum over both priors.
+def _columns(targets: NDArray[Any]) -> list[Vector]:
+    """What is regressed, each ``[N]``: the membership in each class, or standardised numbers."""
+    if targets.ndim == 1:
+        return [(targets == value).astype(np.float64) for value in np.unique(targets)]
+    values = targets.astype(np.float64)
+    varied = values[:, values.std(0) > 0]
+    return list(((varied - varied.mean(0)) / varied.std(0)).T)
+
+
+def _log_evidence(vectors: Vector, eigenvalues: Vector, values: Vector) -> float:
+    """The log evidence of an example for one class or number, at its maximum over both priors.
 
     With ``ratio = a / b`` the best ``b`` is known in closed form, so only the ratio is searched: on
     a grid first, because there may be several local maxima, then between the neighbours of the
@@ -68,11 +77,11 @@ def _log_evidence(vectors: Vector, eigenvalues: Vector, members: NDArray[np.bool
     Args:
         vectors: ``[N, K]``, the left singular vectors of the features.
         eigenvalues: ``[K]``, the squares of the singular values.
-        members: ``[N]``, which examples are of the class.
+        values: ``[N]``, for a class 1 for its examples and 0 for others.
     """
-    count = len(members)
-    explained = (vectors.T @ members) ** 2
-    unexplained = max(0.0, members.sum() - explained.sum())  # by any weights
+    count = len(values)
+    explained = (vectors.T @ values) ** 2
+    unexplained = max(0.0, float((values**2).sum() - explained.sum()))  # by any weights
 
     def negative_log_evidence(log_ratio: float) -> float:
         ratio = np.exp(log_ratio)

@@ -1,4 +1,4 @@
-"""Whether the classes of images survive mirroring, as those of letters and arrows do not."""
+"""Whether what images show survives mirroring, as letters, arrows and angles do not."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LARGEST_LOSS = 0.02
 digits, which are better fine-tuned without mirroring, is 0.04: most digits look like no other."""
 
 Features = NDArray[np.float32]
-Labels = NDArray[np.int64]
+Targets = NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,9 @@ class Mirroring:
 
     Attributes:
         n: Number of images that were scored both ways.
-        accuracy: Accuracy on these images.
-        mirrored: Accuracy on them mirrored.
+        accuracy: Accuracy on these images; of targets that are no classes, the coefficient of
+            determination.
+        mirrored: The same on them mirrored.
         error: Standard error of the difference, paired by image.
     """
 
@@ -46,28 +47,48 @@ class Mirroring:
 
 
 def score_mirrored(
-    train: Features, train_labels: Labels, images: Features, mirrored: Features, labels: Labels
+    train: Features, train_targets: Targets, images: Features, mirrored: Features, targets: Targets
 ) -> Mirroring:
     """Fit a ridge regression on unmirrored images, and score it on other images both ways.
 
     Args:
         train: Features ``[N, F]`` of training images.
-        train_labels: Their labels ``[N]``, of at least two classes.
+        train_targets: Their labels ``[N]``, of at least two classes, or other targets ``[N, T]``.
         images: Features ``[n, F]`` of other images.
         mirrored: Features ``[n, F]`` of the same images, mirrored.
-        labels: Their labels ``[n]``, n at least 2.
+        targets: Their labels ``[n]`` or targets ``[n, T]``, n at least 2.
     """
-    from sklearn.linear_model import RidgeClassifierCV
+    from sklearn.linear_model import RidgeClassifierCV, RidgeCV
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    head: Any = make_pipeline(StandardScaler(), RidgeClassifierCV(PENALTIES))
-    head.fit(train, train_labels)
-    plain, turned = (head.predict(features) == labels for features in (images, mirrored))
-    loss = plain.astype(float) - turned
+    if train_targets.ndim == 1:
+        head: Any = make_pipeline(StandardScaler(), RidgeClassifierCV(PENALTIES))
+    else:  # features that hardly vary would make predictions far outside of all targets
+        head = make_pipeline(StandardScaler(with_std=False), RidgeCV(PENALTIES))
+        scale = train.std(0).mean() or 1.0
+        train, images, mirrored = train / scale, images / scale, mirrored / scale
+    head.fit(train, train_targets)
+    plain, turned = (_score(head.predict(each), targets) for each in (images, mirrored))
+    loss = plain - turned
     return Mirroring(
-        len(labels),
+        len(targets),
         float(plain.mean()),
         float(turned.mean()),
-        float(loss.std(ddof=1) / len(labels) ** 0.5),
+        float(loss.std(ddof=1) / len(targets) ** 0.5),
     )
+
+
+def _score(predictions: NDArray[Any], targets: Targets) -> NDArray[np.float64]:
+    """What each image contributes to the accuracy or to the coefficient of determination, ``[n]``.
+
+    Of several targets, those that are not all equal are averaged.
+    """
+    if targets.ndim == 1:
+        correct: NDArray[np.float64] = (predictions == targets).astype(np.float64)
+        return correct
+    variances = targets.var(0, dtype=np.float64)
+    varied = variances > 0
+    errors = (predictions.reshape(targets.shape) - targets) ** 2
+    scores: NDArray[np.float64] = 1 - (errors[:, varied] / variances[varied]).mean(1)
+    return scores

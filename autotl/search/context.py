@@ -17,6 +17,7 @@ from autotl.scoring.metrics import Metric
 from autotl.search.budget import Budget
 from autotl.space import space
 from autotl.space.input_kind import IMAGE, ModelInput
+from autotl.space.kinds import IN_CHANS, RGB
 from autotl.space.registry import Registry
 from autotl.space.space import Config
 from autotl.store import TrialRow
@@ -69,8 +70,10 @@ class TrainingContext:
     _packed: dict[str, Packed] = field(default_factory=dict)
 
     def decisive_settings(self) -> dict[str, Any]:
-        """Return the values of ``DECISIVE_SETTINGS``."""
-        return {key: getattr(self.settings, key) for key in DECISIVE_SETTINGS}
+        """Return the values of ``DECISIVE_SETTINGS``, and the number of channels if not RGB."""
+        values = {key: getattr(self.settings, key) for key in DECISIVE_SETTINGS}
+        channels = self.settings.in_chans
+        return values if channels == RGB else {**values, IN_CHANS: channels}
 
     def config(self, row: TrialRow) -> Config:
         """Return the configuration of a trial, which may be of another search space."""

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from autotl.errors import StudyError
-from autotl.space.kinds import SEARCHED_KINDS
+from autotl.space.kinds import RGB, SEARCHED_KINDS
 from autotl.space.task import AUTO, DEFAULT_TASK
 from autotl.study import StudyConfig
 
@@ -21,9 +21,12 @@ if TYPE_CHECKING:
 
 SETTINGS = (
     *("task", "metric", "seed", "epochs", "patience", "batch_size", "label_smoothing", "ema"),
-    *("validation", "folds", "test", "image_size", "data_options"),
+    *("validation", "folds", "test", "image_size", "data_options", "in_chans"),
 )
 """The settings that are compared as they are given; ``precision`` is compared as it is computed."""
+
+ADDED = {"in_chans": RGB, "task": DEFAULT_TASK}
+"""Settings that studies of earlier versions lack, and the values that these have."""
 
 SPACE_SETTINGS = (
     *SEARCHED_KINDS,
@@ -45,8 +48,8 @@ def of_settings(settings: StudyConfig) -> dict[str, Any]:
     values = settings.model_dump(mode="json", include=set(SETTINGS))
     if not settings.data_options:
         del values["data_options"]  # studies of earlier versions have none
-    if settings.task in (AUTO, DEFAULT_TASK):
-        del values["task"]  # studies of earlier versions have none
+    if settings.task == AUTO:
+        del values["task"]  # the labels tell it
     if not settings.metric:
         del values["metric"]  # that of the task, which the labels tell
     if settings.precision != "auto":
@@ -81,7 +84,7 @@ def find_earlier(store: Store, settings: StudyConfig) -> StudyFacts | None:
         return facts
     if settings.metric and facts.metric != settings.metric:
         return facts  # Optuna's study optimises in its direction for good
-    old = dict(facts.identity)
+    old = {**ADDED, **facts.identity}
     if facts.input_size and not settings.image_size:
         old["image_size"] = []  # the search chose it, and chooses it again from the same settings
     same = all(old.get(key) == value for key, value in of_settings(settings).items())
@@ -114,7 +117,10 @@ def adopt(
 def describe_adopted(before: StudyConfig, after: StudyConfig) -> str:
     """Return the settings that ``adopt`` changed, for the user; empty if there are none."""
     old, new = (settings.model_dump(mode="json") for settings in (before, after))
-    differ = [key for key in new if old[key] not in (new[key], "auto")]
+    unset = {"metric": "", "task": "auto", "device": "auto", "precision": "auto"}
+    differ = [key for key in new if old[key] not in (new[key], unset.get(key, new[key]))]
+    if old["metric"] == "" and new["metric"] not in ("", "accuracy"):
+        differ.insert(0, "metric")  # it may be another one than the default of the task
     changed = [f"{key}={_describe(key, new[key])}" for key in differ]
     return f"as in the earlier runs of this study: {', '.join(changed)}" if changed else ""
 
@@ -131,6 +137,7 @@ def require_same(name: str, old: Mapping[str, Any], new: Mapping[str, Any], dele
     Raises:
         StudyError: They differ.
     """
+    old = {**ADDED, **old}
     # A setting may be the reason for other data, and says more than their fingerprint.
     keys = sorted(new, key=lambda key: (key not in SETTINGS, key))
     different = [key for key in keys if old.get(key) != new[key]]

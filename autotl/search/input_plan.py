@@ -207,7 +207,7 @@ def _count_affordable(seconds: float, source: Source, budget: Budget) -> int | N
         StudyError: There is no time for ``data.FEWEST_PER_CLASS`` examples of each class.
     """
     examples = source.examples
-    classes = len({example.label for example in examples})
+    classes = len(set(data.rarest_labels(examples, source.task)))
     fewest = min(len(examples), data.FEWEST_PER_CLASS * classes)
     count = int(FEATURES_FRACTION * budget.usable() / seconds)
     if count < fewest:

@@ -38,10 +38,10 @@ TIME_FRACTION = 0.02
 
 
 def measure_mirroring(space: Space, context: TrainingContext) -> Mirroring | None:
-    """Measure whether the classes survive mirroring.
+    """Measure whether what is predicted survives mirroring.
 
     Returns:
-        The accuracies; None if nothing can be measured, or if there is no time for it.
+        The scores; None if nothing can be measured, or if there is no time for it.
     """
     plugins = {kind: space.find(kind, space.default_order(kind)[0]) for kind in space.plugins}
     config = {kind: Choice(plugin, plugin.defaults) for kind, plugin in plugins.items()}
@@ -87,8 +87,8 @@ def _compute_features(
     mirrored, positions = training.extract_mirrored_features(model, mirrored_job)
     if len(positions) < FEWEST_SCORED:
         return None
-    labels = dataset.targets
-    return features, labels[train], plain[positions], mirrored, labels[scored[positions]]
+    targets = dataset.targets
+    return features, targets[train], plain[positions], mirrored, targets[scored[positions]]
 
 
 def _draw(indices: Indices, most: int, seed: int) -> Indices:

@@ -16,7 +16,12 @@ from autotl.scoring.metrics import METRICS
 from autotl.search import identity
 from autotl.space.declared import Declarations, read_declarations
 from autotl.space.narrowing import narrow_plugin, require_kinds, require_names
-from autotl.space.registry import WILDCARDS, require_plugin_file, require_source
+from autotl.space.registry import (
+    WILDCARDS,
+    choose_reason,
+    require_plugin_file,
+    require_source,
+)
 from autotl.space.task import AUTO, DEFAULT_TASK
 from autotl.store import quick
 from autotl.store.lock import lock
@@ -104,7 +109,7 @@ def _check_members(
             except PluginError as error:
                 reasons.append(error)
         if reasons and len(reasons) == len(refusals):
-            raise next((r for r in reasons if "did you mean" in str(r)), reasons[0])
+            raise choose_reason(reasons)
 
 
 def _check_study(settings: StudyConfig) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 GIVEN_ARGUMENTS: Mapping[str, tuple[str, ...]] = {
-    "backbone": ("name", "weights", "size", "saved"),
+    "backbone": ("name", "weights", "size", "saved", "in_chans"),
     "freeze": ("model", "epochs"),
     "head": ("features", "classes", "padding"),
     "augment": ("size", "expects", "uniform"),
@@ -26,8 +26,20 @@ OPTIONAL_KINDS = ("balance", "loss")
 """The searched kinds that a configuration may lack: only some data sets need the first, and every
 task has a loss of its own."""
 
+REQUESTED_KINDS = ("loss",)
+"""The optional kinds that are searched only if plugins are named."""
+
 IMAGE_SIZE = "image_size"
 """The setting of a backbone that holds the side of its input images in pixels."""
+
+IN_CHANS = "in_chans"
+"""The argument of a backbone that is given the number of channels of its images, as in timm."""
+
+RGB = 3
+"""The number of channels of images in colour, which every backbone of images takes."""
+
+MAX_CHANNELS = 512
+"""The largest number of channels, beyond that of hyperspectral images."""
 
 HeadInput = Literal["features", "map", "stages"]
 """The input of a head: pooled features, the map by position, or the features of several stages."""

@@ -57,7 +57,7 @@ class Example:
     Args:
         name: Identifies the example to people; unique in its source.
         item: What it is an example of, as its kind of input has it. For images a file, or an array
-            ``uint8 [H, W]`` or ``[H, W, 3]``.
+            ``uint8 [H, W]`` or ``[H, W, C]``.
         label: The class, or what else the task predicts, see ``autotl.Label``: a number, several
             labels, or several numbers by name. An empty text is reported as a problem of the data.
         split: The split it belongs to; if empty, AutoTL chooses one.
@@ -131,7 +131,7 @@ class Uniform(Protocol):
         """Draw uniform random numbers, different ones in each call.
 
         Args:
-            images: The whole batch ``uint8 [B, 3, S, S]`` that is augmented.
+            images: The whole batch ``uint8 [B, C, S, S]`` that is augmented.
             shape: The shape of the numbers of one image.
             device: The device of the numbers; that of the images by default. On the ``"cpu"`` a
                 plugin can decide by them what to compute, and need not wait for a GPU.
@@ -150,6 +150,7 @@ Members = Callable[[Sequence[str], str, float | None], list[str]]
 Refuse = Callable[[str], None]
 """Raises ``PluginError`` for a name or pattern of no member of a family, without loading a library.
 
+``errors.OtherFamily`` is for names of another form, of which other families say more.
 What it cannot tell passes.
 """
 
@@ -237,7 +238,8 @@ class Plugin(Generic[P, R]):
 
     def member(self, name: str, weights: Weights | None) -> Plugin[P, R]:
         """The plugin of one member of this family; without weights it is initialised randomly."""
-        return replace(self, name=name, family=self.name, given={"name": name, "weights": weights})
+        given = {**self.given, "name": name, "weights": weights}
+        return replace(self, name=name, family=self.name, given=given)
 
 
 class Kind:

@@ -18,14 +18,15 @@ from packaging.requirements import InvalidRequirement, Requirement
 
 from autotl.errors import (
     DataError,
+    OtherFamily,
     PluginError,
     WeightsError,
     did_you_mean,
     find_path_fault,
     shorten,
 )
-from autotl.space.input_kind import ANY_INPUT, InputKind
-from autotl.space.kinds import GIVEN_ARGUMENTS
+from autotl.space.input_kind import ANY_INPUT, IMAGE, InputKind
+from autotl.space.kinds import GIVEN_ARGUMENTS, IN_CHANS, RGB
 from autotl.space.plugin import NO_PACKAGE, Plugin, Weights
 
 GROUP = "autotl"
@@ -139,10 +140,10 @@ class Registry:
         # In the order in which they are registered, which decides what is tried first.
         plugins = [p for of_kind in self._plugins.values() for p in of_kind.values()]
         registry = Registry(filter(fits, plugins), self.broken, self.input_kinds.values())
-        registry.unfit = tuple(
-            Unfit(p, f"takes {p.input} inputs, and the data are {kind.nouns}")
-            for p in self
-            if not fits(p)
+        reason = "takes {} inputs, and the data are {}"
+        registry.unfit = (
+            *self.unfit,
+            *(Unfit(p, reason.format(p.input, kind.nouns)) for p in self if not fits(p)),
         )
         return registry
 
@@ -155,6 +156,36 @@ class Registry:
         )
         unfit = (Unfit(p, f"does not suit {task}") for p in self if not p.suits(task))
         registry.unfit = (*self.unfit, *unfit)
+        return registry
+
+    def of_input(self, name: str) -> Registry:
+        """All plugins except backbones of other kinds of input, which may have the same names."""
+        plugins = (p for of_kind in self._plugins.values() for p in of_kind.values())
+        fitting = (p for p in plugins if p.kind != "backbone" or p.input == name)
+        return Registry(fitting, self.broken, self.input_kinds.values())
+
+    def for_channels(self, channels: int) -> Registry:
+        """The plugins with which images of a number of channels can be searched.
+
+        Every backbone takes RGB, and those that take ``in_chans`` other numbers.
+        """
+        if channels == RGB:
+            return self
+
+        def fits(plugin: AnyPlugin) -> bool:
+            of_images = plugin.kind == "backbone" and plugin.input == IMAGE
+            return not of_images or plugin.takes_argument(IN_CHANS)
+
+        given = {IN_CHANS: channels}
+        plugins = [
+            replace(p, given={**p.given, **given}) if p.takes_argument(IN_CHANS) else p
+            for of_kind in self._plugins.values()
+            for p in of_kind.values()
+            if fits(p)
+        ]
+        registry = Registry(plugins, self.broken, self.input_kinds.values())
+        reason = f"takes images of {RGB} channels, and not of {channels}"
+        registry.unfit = (*self.unfit, *(Unfit(p, reason) for p in self if not fits(p)))
         return registry
 
     def __iter__(self) -> Iterator[AnyPlugin]:
@@ -271,19 +302,19 @@ class Registry:
         plugins = self._plugins[kind]
         if name in plugins and not plugins[name].members:
             return None
-        reason: PluginError | None = None
+        reasons: list[PluginError] = []
         for family in plugins.values():
             try:
                 if _list_members(family, [name], NO_CRITERIA) == [name]:
                     return family
             except PluginError as error:
-                reason = error
+                reasons.append(error)
         for plugin, unfit in self.unfit:
             if plugin.kind == kind and (plugin.name == name or _is_member(plugin, name)):
                 raise PluginError(f"{kind} plugin {name!r} {unfit}; name another {kind}")
         near = did_you_mean(name, (p.name for p in plugins.values() if not p.members))
-        if reason and near.startswith("there"):
-            raise reason
+        if reasons and near.startswith("there"):
+            raise choose_reason(reasons)
         raise PluginError(f"no {kind} plugin is called {name!r}; {near}")
 
     def _match_all(
@@ -305,17 +336,24 @@ class Registry:
             if not names:
                 self._find_family(kind, pattern)
             return names or [pattern]
-        reason: PluginError | None = None
+        reasons: list[PluginError] = []
         for family in self._plugins[kind].values():
             try:
                 names += _list_members(family, [pattern], criteria)
             except PluginError as error:
-                reason = error
+                reasons.append(error)
+        if not names and reasons:
+            raise choose_reason(reasons)
         if not names:
-            raise reason or PluginError(
-                f"no {kind} matches {pattern!r}; {did_you_mean(pattern, plain)}"
-            )
+            near = did_you_mean(pattern, plain)
+            raise PluginError(f"no {kind} matches {pattern!r}; {near}")
         return names
+
+
+def choose_reason(reasons: Sequence[PluginError]) -> PluginError:
+    """Choose what to tell about a name that all families refuse: a near name, or the first."""
+    own = [r for r in reasons if not isinstance(r, OtherFamily)] or reasons
+    return next((r for r in own if "did you mean" in str(r)), own[0])
 
 
 def require_source(source: str) -> None:

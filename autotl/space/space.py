@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from autotl.errors import PluginError, StudyError
 from autotl.space.hyperparameter import Hyperparameter
-from autotl.space.kinds import IMAGE_SIZE, OPTIONAL_KINDS, SEARCHED_KINDS
+from autotl.space.kinds import IMAGE_SIZE, OPTIONAL_KINDS, REQUESTED_KINDS, SEARCHED_KINDS
 from autotl.space.narrowing import (
     check_keywords,
     mirrors_by_choice,
@@ -261,7 +261,8 @@ def build_space(
 
     Args:
         registry: The available plugins.
-        requested: Names or patterns by kind; all plugins of a kind without any. ``DEFAULT`` alone
+        requested: Names or patterns by kind; all plugins of a kind without any, and none of
+            ``REQUESTED_KINDS``. ``DEFAULT`` alone
             stands for the plugin that is tried first, with its default values.
         narrowed: By kind, plugin and keyword: a value to pin it, ``[low, high]`` to narrow a
             range, a list of values to narrow choices.
@@ -280,6 +281,8 @@ def build_space(
     # Backbones are last, because their weights may be looked up at the hub.
     for kind in sorted(SEARCHED_KINDS, key="backbone".__eq__):
         tables = narrowed.get(kind, {})
+        if kind in REQUESTED_KINDS and not (requested.get(kind) or tables):
+            continue
         if tuple(requested.get(kind, ())) == (DEFAULT,):
             plugins[kind] = (_default_plugin(registry, kind),)
             continue

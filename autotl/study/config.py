@@ -20,7 +20,7 @@ from pydantic import (
 )
 
 from autotl.errors import StudyError, did_you_mean, find_path_fault, shorten
-from autotl.space.kinds import SEARCHED_KINDS
+from autotl.space.kinds import MAX_CHANNELS, RGB, SEARCHED_KINDS
 from autotl.study.places import check_places, name_problem
 from autotl.study.values import (
     DEVICE_EXPECTED,
@@ -61,6 +61,7 @@ class StudyConfig(BaseModel):
     views: Annotated[int, Field(ge=1, le=64)] = 4  # augmented views of an image, for frozen layers
     batch_size: Annotated[int, Field(ge=2, le=65_536)] = 32
     image_size: ImageSizes = ()  # or size; empty: the backbone's own; several: searched
+    in_chans: Annotated[int, Field(ge=1, le=MAX_CHANNELS)] = RGB  # channels of images
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0  # decay of averaged weights; 0: no average
     validation: Fraction | None = None  # None: a fifth, more for a small data set

@@ -102,7 +102,8 @@ def examine(
             tried = 1
         else:
             member = kinds.select_member(plugin, violations)
-            tried = _try_on_backbones(member, backbone, violations, progress, given_kind)
+            if member is not None:
+                tried = _try_on_backbones(member, backbone, violations, progress, given_kind)
     return Examination(tried, violations.sentences, _notes(plugin, source))
 
 

@@ -84,7 +84,7 @@ def _check_examples(examples: list[Example], violations: Violations, kind: Input
 def _find_problem(item: Any, kind: InputKind) -> str:
     """What is wrong with an item, and what to do; empty if it can be used."""
     if kind is IMAGES:
-        return "" if _is_image(item) else "give a file that exists, or uint8 [H, W] or [H, W, 3]"
+        return "" if _is_image(item) else "give a file that exists, or uint8 [H, W] or [H, W, C]"
     try:
         kind.content(item)
         kind.convert(item)
@@ -98,4 +98,4 @@ def _is_image(image: Any) -> bool:
         return Path(image).is_file()
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
         return False
-    return image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)
+    return image.ndim == 2 or (image.ndim == 3 and image.shape[2] > 0)

@@ -25,18 +25,24 @@ from autotl.testing.model_inputs import check_model_input
 from autotl.testing.violations import Violations, describe
 
 
-def select_member(plugin: AnyPlugin, violations: Violations) -> AnyPlugin:
+def select_member(plugin: AnyPlugin, violations: Violations) -> AnyPlugin | None:
     """Select the plugin itself, or the first default member of a family of backbones, untrained.
 
-    Violations that are added later are those of that member.
+    Violations that are added later are those of that member. None if there is no such member.
     """
-    if not plugin.members:
+    if not plugin.members or plugin.family:
         return plugin
     names = plugin.members((), "cpu", None)
-    if not names or plugin.members(names[:1], "cpu", None) != names[:1]:
+    if not names:
         violations.add(
-            "does not list its own members: members() must return the default set without "
-            "patterns, and the name of a member alone for that name"
+            "is a family without default members; test a member: "
+            f"check(registry.load().get_untrained('backbone', {plugin.name + ':NAME'!r}))"
+        )
+        return None
+    if plugin.members(names[:1], "cpu", None) != names[:1]:
+        violations.add(
+            "does not list its own members: members() must return the name of a member alone for "
+            "that name"
         )
         return plugin
     member = plugin.member(names[0], None)

@@ -71,7 +71,7 @@ class Augmentation:
         takes many times longer on a GPU.
 
         Args:
-            images: ``uint8 [B, 3, S, S]``; the augmentation does not mix them.
+            images: ``uint8 [B, C, S, S]``; the augmentation does not mix them.
             indices: Their indices in the data set, ``[B]``.
             view: The number of the view.
         """

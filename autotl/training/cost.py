@@ -356,7 +356,7 @@ def _compare_with_openvino(frozen: FrozenInputs, images: Tensor, seconds: float)
 
     Args:
         frozen: The frozen layers.
-        images: ``uint8 [B, 3, S, S]``.
+        images: ``uint8 [B, C, S, S]``.
         seconds: What they take in PyTorch.
     """
     job = frozen.job

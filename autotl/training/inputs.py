@@ -167,8 +167,10 @@ class Inputs:
         """Fit a head that has a ``fit`` to the training images without augmentation."""
         head, name = self.model.head, self.config["head"].name
         if hasattr(head, "fit"):
-            features, labels = self.extract_head_inputs(), self.job.train.targets
-            fit = partial(fit_head, head, features, labels, name, self.job)
+            features, targets = self.extract_head_inputs(), self.job.train.targets
+            if targets.ndim > 1:  # a head in closed form is fitted to labels or to logits
+                targets = self.model.task.expand(targets)
+            fit = partial(fit_head, head, features, targets, name, self.job)
             with torch.no_grad():
                 retry_when_out_of_memory(fit, features.device, "the fit of the head")
 

@@ -41,6 +41,15 @@ def test_arrays_and_their_batches() -> None:
     assert len(list_images([np.zeros((9, 7), np.uint8)] * 3)) == 3
 
 
+def test_arrays_have_the_channels_of_the_model() -> None:
+    for channels in (1, 2, 6):
+        shapes = {(9, 7, channels): 1, (2, 9, 7, channels): 2, (9, 7): 1, (5, 9, 7): 5}
+        for shape, count in shapes.items():
+            assert len(list_images(np.zeros(shape, np.uint8), channels)) == count
+    with pytest.raises(DataError, match=r"neither an image \[H, W\] or \[H, W, 6\]"):
+        list_images(np.zeros((9, 7, 3), np.uint8), 6)
+
+
 @pytest.mark.parametrize(
     ("images", "message"),
     [

@@ -56,7 +56,7 @@ def test_a_valid_file_is_returned_as_it_is(tmp_path: Path) -> None:
         ("temperature", 1e-300, "temperature = 1e-300: should be"),
         ("temperature", True, "temperature = True: should be a valid number"),
         ("input.std", [0, 0, 0], "input.std.0 = 0: should be greater"),
-        ("input.std", [1, 1], "one value, or one for each of the three channels"),
+        ("input.std", [1, 1], "std should have one value, or one for each of 3 channels"),
         ("input.mean", [0.5, "0.5", 0.5], "input.mean.1 = '0.5': should be a valid number"),
         ("input.mean", [1e30, 0, 0], "input.mean.0 = 1e\\+30: should be less"),
         ("input.size", 10**9, "input.size = 1000000000: should be less than or equal to 2048"),

@@ -27,7 +27,11 @@ from autotl.space.registry import Registry
 from autotl.space.space import Config
 from autotl.tasks import Classification, numbered_classes
 
-HEADS = [p.name for p in registry.load() if p.kind == "head" and p.origin.startswith("autotl ")]
+HEADS = [
+    p.name
+    for p in registry.load()
+    if p.kind == "head" and p.origin.startswith("autotl ") and p.suits("classification")
+]
 
 OWN_PLUGINS = '''
 import torch

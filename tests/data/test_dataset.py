@@ -69,7 +69,7 @@ def test_an_image_above_the_limit_is_left_out(
 
 
 @pytest.mark.parametrize(
-    "array", [np.zeros((8, 8)), np.zeros((8, 8, 4), np.uint8), np.zeros(8, np.uint8)]
+    "array", [np.zeros((8, 8)), np.zeros((8, 8, 0), np.uint8), np.zeros(8, np.uint8)]
 )
 def test_arrays_of_other_types_or_shapes_are_left_out(array: np.ndarray) -> None:
     dataset = check([*noise_examples(5), Example("odd", array, "a")], "here")

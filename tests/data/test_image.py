@@ -14,7 +14,7 @@ import pytest
 from noise_images import noise
 from PIL import ExifTags, Image
 
-from autotl.data import decode
+from autotl.data import IMAGES, ImageInput, decode, match_channels
 from autotl.data import image as image_module
 from autotl.data.image import map_in_threads
 from autotl.data.scale import Scale
@@ -75,6 +75,79 @@ def test_other_modes_become_rgb(tmp_path: Path) -> None:
     first = save_and_decode(tmp_path / "a.gif", frames[0], save_all=True, append_images=frames[1:])
     assert (first == [0, 255, 0]).all()
     assert (decode(np.full((4, 6), 9, np.uint8), 8, "nearest") == 9).all()
+
+
+def test_images_become_grey(tmp_path: Path) -> None:
+    scales = {"PNG integer": Scale(0, 65535)}
+    deep = Image.fromarray(np.full((8, 8), 257 * 77, np.uint16))
+    clear = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
+    images = {"L": Image.new("L", (8, 8), 77), "RGB": Image.new("RGB", (8, 8), (77, 77, 77))}
+    for name, image in {**images, "I": deep, "RGBA": clear}.items():
+        image.save(tmp_path / f"{name}.png")
+        grey = decode(tmp_path / f"{name}.png", 8, "bicubic", scales, channels=1)
+        assert grey.shape == (8, 8, 1)
+        assert (grey == (255 if name == "RGBA" else 77)).all()
+    colour = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    expected = np.array(Image.fromarray(colour).convert("L"))
+    assert (decode(colour, 8, "nearest", channels=1)[..., 0] == expected).all()
+
+
+def test_each_channel_of_other_images_is_resized(tmp_path: Path) -> None:
+    array = np.random.default_rng(0).integers(0, 256, (12, 10, 6), dtype=np.uint8)
+    pixels = decode(array, 8, "bilinear", channels=6)
+    assert pixels.shape == (8, 8, 6)
+    for channel in range(6):
+        alone = decode(np.ascontiguousarray(array[..., channel]), 8, "bilinear", channels=1)
+        assert (pixels[..., channel] == alone[..., 0]).all()
+    Image.fromarray(array[..., :4], "RGBA").save(tmp_path / "near_infrared.tif")
+    from_file = decode(tmp_path / "near_infrared.tif", 8, "bilinear", channels=4)
+    assert (from_file == pixels[..., :4]).all()
+
+
+@pytest.mark.parametrize(
+    ("shape", "channels", "message"),
+    [
+        ((8, 8, 6), 3, "it has 6 channels and not 3; a search takes them with --in-chans 6"),
+        ((8, 8, 6), 1, "it has 6 channels and not 1; a search takes them with --in-chans 6"),
+        ((8, 8, 6), 4, "it has 6 channels and not 4; a search takes them with --in-chans 6"),
+        ((8, 8), 4, "it has 1 channel and not 4"),
+    ],
+)
+def test_another_number_of_channels_is_named(
+    tmp_path: Path, shape: tuple[int, ...], channels: int, message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        decode(np.zeros(shape, np.uint8), 8, "bilinear", channels=channels)
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    if channels == 4:
+        with pytest.raises(DataError, match=r"a\.png: it has 3 channels and not 4; replace"):
+            decode(tmp_path / "a.png", 8, "bilinear", channels=channels)
+
+
+def test_the_key_of_images_in_rgb_is_that_of_earlier_versions() -> None:
+    rgb = ImageInput(96, (0.5,) * 3, (0.2,) * 3, "bicubic")
+    assert (rgb.key, rgb.shape) == ("96-bicubic-2", (96, 96, 3))
+    assert set(rgb.describe()) == {"size", "mean", "std", "interpolation"}
+    grey = ImageInput(96, (0.5,), (0.2,), "bicubic", 1)
+    assert (grey.key, grey.shape) == ("96-bicubic-2-1ch", (96, 96, 1))
+    assert grey.describe()["channels"] == 1
+
+
+def test_the_mean_is_that_of_the_weights_that_timm_sums_or_repeats() -> None:
+    assert match_channels((0.1, 0.2, 0.6), 3) == (0.1, 0.2, 0.6)
+    assert match_channels((0.1, 0.2, 0.6), 1) == pytest.approx((0.3,))
+    assert match_channels((0.1, 0.2, 0.6), 2) == (0.1, 0.2)
+    assert match_channels((0.1, 0.2, 0.6), 5) == (0.1, 0.2, 0.6, 0.1, 0.2)
+    assert match_channels((0.5,), 4) == (0.5,)
+
+
+def test_previews_show_the_first_three_channels() -> None:
+    array = np.zeros((40, 40, 6), np.uint8)
+    array[..., 0], array[..., 4] = 200, 255
+    shown = Image.open(BytesIO(IMAGES.show(array).content))
+    assert np.abs(np.array(shown).astype(int) - [200, 0, 0]).max() < 5
+    two = Image.open(BytesIO(IMAGES.show(array[..., 3:5]).content))
+    assert np.array(two).max() < 5
 
 
 def test_images_are_resized_without_cropping() -> None:

@@ -97,6 +97,29 @@ def test_shape_and_type_are_kept_and_the_input_is_not_changed(
     assert torch.equal(augmented, augment(plugin, {}, images.contiguous()))
 
 
+@pytest.mark.parametrize("plugin", AUGMENTATIONS, ids=name_of)
+@pytest.mark.parametrize("channels", [1, 2, 6])
+def test_images_may_have_any_number_of_channels(plugin: AnyPlugin, channels: int) -> None:
+    images = random_images(64)
+    images = images.repeat(1, 2, 1, 1)[:, :channels].contiguous()
+    for seed in range(3):
+        augmented = augment(plugin, {}, images, seed)
+        assert augmented.shape == images.shape
+        assert augmented.dtype == torch.uint8
+
+
+def test_a_grey_image_is_changed_as_the_same_image_in_colour() -> None:
+    grey = random_images(256)[:, :1].contiguous()
+    for name in ("trivial_augment", "flip_crop", "random_erasing"):
+        plugin = next(p for p in AUGMENTATIONS if p.name == name)
+        params = {"fill": "mean"} if name == "random_erasing" else {}
+        one = augment(plugin, params, grey)
+        three = augment(plugin, params, grey.expand(-1, 3, -1, -1).contiguous())
+        difference = (three.int() - one.int()).abs().amax((1, 2, 3))
+        # The weights of the luma have the sum 0.9999, by which contrasts differ.
+        assert (difference <= 2).float().mean() > 0.97
+
+
 @pytest.mark.parametrize("plugin", RANDOM, ids=name_of)
 def test_each_image_is_changed_differently(plugin: AnyPlugin) -> None:
     augmented = augment(plugin, {}, random_images(24, same=True))
@@ -513,3 +536,13 @@ def test_cutmix_pastes_one_rectangle() -> None:
             assert len(indices) == 0 or indices.max() - indices.min() + 1 == len(indices)
         assert foreign.float().mean().item() == pytest.approx(1 - own[grey].item(), abs=1e-6)
         assert abs(int(rows.sum()) - int(columns.sum())) <= 1  # the aspect ratio of the image
+
+
+def test_the_noise_of_images_in_rgb_is_that_of_earlier_versions() -> None:
+    images = torch.empty(4, 3, 8, 8)
+    torch.manual_seed(0)
+    noise = _make_noise(images, UniformNumbers("test"))
+    torch.manual_seed(0)
+    numbers = UniformNumbers("test")(images, 8, 8).mul(2**24).int()
+    for channel in range(3):
+        assert torch.equal(noise[:, channel].int(), numbers >> 8 * channel & 255)

@@ -41,7 +41,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture
 def offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backbones, "_is_reachable", lambda where: False)
+    monkeypatch.setattr(backbones, "is_reachable", lambda where: False)
 
 
 def touch(path: Path) -> Path:
@@ -160,7 +160,7 @@ def test_sources_of_weights_are_tried_in_order(
     name, folder = "tf_efficientnet_lite0", tmp_path / "weights"
     file, cached = touch(folder / f"{name}.pth"), tmp_path / "cached"
     monkeypatch.setattr(backbones, "_find_in_cache", lambda cfg: cached)
-    monkeypatch.setattr(backbones, "_is_reachable", lambda where: True)
+    monkeypatch.setattr(backbones, "is_reachable", lambda where: True)
     size = 4652008 - 1281000  # EfficientNet-Lite0's, without its classifier of 1280 x 1000 + 1000
 
     assert locate(name, folder) == Weights(f"file {file}", "apache-2.0", file, size)
@@ -178,7 +178,7 @@ def test_sources_of_weights_are_tried_in_order(
     monkeypatch.setattr(backbones, "_find_in_cache", lambda cfg: None)
     assert locate(name, folder) == Weights(f"hub {hub}", "apache-2.0", None, size)
 
-    monkeypatch.setattr(backbones, "_is_reachable", lambda where: False)
+    monkeypatch.setattr(backbones, "is_reachable", lambda where: False)
     with pytest.raises(WeightsError) as e:
         locate(name, folder)
     assert str(e.value) == (
@@ -236,7 +236,7 @@ def test_earlier_downloads_are_found(offline: None, tmp_path: Path) -> None:
 def test_parameters_are_counted_without_memory_or_random_numbers(
     monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setattr(backbones, "_is_reachable", lambda where: True)
+    monkeypatch.setattr(backbones, "is_reachable", lambda where: True)
     built, create = [], timm.create_model
     monkeypatch.setattr(
         timm, "create_model", lambda *a, **k: built.append(create(*a, **k)) or built[-1]
@@ -262,7 +262,7 @@ def test_a_model_that_needs_values_to_be_built_has_no_count(
     def create(name: str, **options: Any) -> nn.Module:
         return nn.Linear(3, int(torch.ones(1).sum().item()))
 
-    monkeypatch.setattr(backbones, "_is_reachable", lambda where: True)
+    monkeypatch.setattr(backbones, "is_reachable", lambda where: True)
     monkeypatch.setattr(timm, "create_model", create)
     backbones._count_parameters.cache_clear()
     assert locate("resnet18", None).parameters is None
@@ -340,6 +340,22 @@ def test_training_checkpoints_are_unwrapped(tmp_path: Path, wrap: str) -> None:
     torch.save({wrap: {f"module.{k}": v for k, v in state.items()}, "epoch": 3}, file)
     model = timm_model("test_resnet", Weights("", file=file), None)
     assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["resnet18", "tf_efficientnet_lite0", "test_vit"])
+def test_the_first_layer_is_changed_for_other_channels(tmp_path: Path, name: str) -> None:
+    if name != "tf_efficientnet_lite0":  # which is a package
+        save_model(tmp_path / f"{name}.safetensors", name)
+    weights = locate(name, tmp_path)
+    images = torch.rand(2, 1, 64, 64)
+    colour = timm_model(name, weights, 64).eval()
+    with torch.no_grad():
+        grey = timm_model(name, weights, 64, 1).eval()
+        expected = colour(images.expand(-1, 3, -1, -1))
+        assert torch.allclose(grey(images), expected, atol=1e-4)
+        six = timm_model(name, weights, 64, 6).eval()
+        assert torch.allclose(six(images.expand(-1, 6, -1, -1)), expected, atol=1e-4)
+    assert six.pretrained_cfg["input_size"] == (6, 64, 64)
 
 
 def test_without_weights_the_model_is_random() -> None:

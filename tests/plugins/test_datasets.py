@@ -373,7 +373,7 @@ def test_labels_of_arrays_are_texts_or_numbers(tmp_path: Path) -> None:
         ),
         ({"train_labels": np.zeros(3)}, "one label for each of 2"),
         ({"train_images": np.zeros((2, 8, 8))}, "float64"),
-        ({"train_images": np.zeros((2, 8, 8, 8), np.uint8)}, "expected uint8"),
+        ({"train_images": np.zeros((2, 8, 8, 8, 8), np.uint8)}, "expected uint8"),
         ({"val_images": np.zeros((2, 8, 8), np.uint8)}, "val_labels"),
         ({"train_labels": np.array(3)}, r"train_labels must have one label .* but is \[\]"),
         ({"train_images": np.array(3, np.uint8)}, "train_images is uint8 "),

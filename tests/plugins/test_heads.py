@@ -14,7 +14,7 @@ from toy import REGISTRY
 
 from autotl.space.registry import AnyPlugin
 
-HEADS = [plugin for plugin in REGISTRY if plugin.kind == "head"]
+HEADS = [plugin for plugin in REGISTRY if plugin.kind == "head" and plugin.suits("classification")]
 
 
 def name_of(plugin: AnyPlugin) -> str:

@@ -24,7 +24,6 @@ from autotl.search.context import DECISIVE_SETTINGS, TrainingContext
 from autotl.space import registry, space
 from autotl.space.space import Config
 from autotl.store import TrialFacts, TrialRow
-from autotl.tasks import CLASSIFICATION
 from autotl.training import ComputeSettings
 
 PARAMS = {"lr": 1e-3}
@@ -63,9 +62,7 @@ def context(
     settings = configure(tmp_path_factory.mktemp("context"), seed=5)
     plugins = registry.load(settings.plugin)
     examples = list(plugins.dataset(settings.data).call({"source": settings.data}, {}))
-    dataset = engine.load_dataset(
-        settings, Source(examples, [], IMAGES), CLASSIFICATION, events.ignore
-    )
+    dataset = engine.load_dataset(settings, Source(examples, [], IMAGES), events.ignore)
     device = select_device("cpu", "float32")
     cache = FeatureCache()
     return TrainingContext(

@@ -71,3 +71,17 @@ def test_the_stored_precisions_of_earlier_versions_are_the_same() -> None:
     assert identity.of_precision("float32") == str(None)
     assert identity.of_precision("bfloat16") == str(torch.bfloat16)
     assert "precision" not in identity.of_settings(settings())  # auto is known with the device
+
+
+def test_the_channels_of_a_study_are_adopted_and_those_of_an_earlier_version_are_rgb() -> None:
+    rgb, grey = StudyConfig(data="photos"), StudyConfig(data="photos", in_chans=1)
+    earlier = {k: v for k, v in identity.of_settings(rgb).items() if k != "in_chans"}
+    identity.require_same("photos", earlier, identity.of_settings(rgb), "delete")
+    stored = identity.of_settings(grey)
+    assert stored["in_chans"] == 1
+    assert identity.adopt(rgb, stored).in_chans == 1
+    given = StudyConfig(data="photos", in_chans=3)
+    with pytest.raises(StudyError, match="has in_chans=1, not 3"):
+        identity.require_same("photos", stored, identity.of_settings(given), "delete")
+    with pytest.raises(StudyError, match="has in_chans=3, not 1"):
+        identity.require_same("photos", earlier, stored, "delete")

@@ -25,7 +25,6 @@ from autotl.search.mirroring import FEWEST_SCORED, measure_mirroring
 from autotl.space import registry, space
 from autotl.space.space import Space
 from autotl.study import StudyConfig
-from autotl.tasks import CLASSIFICATION
 
 Search = tuple[Space, TrainingContext]
 Prepare = Callable[..., Search]
@@ -41,9 +40,7 @@ def prepare(configure: Callable[..., StudyConfig], tmp_path: Path) -> Prepare:
         )
         plugins = registry.load(settings.plugin)
         examples = list(plugins.dataset(settings.data).call({"source": settings.data}, {}))
-        dataset = engine.load_dataset(
-            settings, Source(examples, [], IMAGES), CLASSIFICATION, events.ignore
-        )
+        dataset = engine.load_dataset(settings, Source(examples, [], IMAGES), events.ignore)
         device, cache = select_device("cpu", "float32"), FeatureCache(folder=tmp_path / "cache")
         context = TrainingContext(
             settings,

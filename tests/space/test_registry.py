@@ -366,3 +366,41 @@ def test_a_registry_with_files_loads_no_model_library(tmp_path: Path) -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert process.stdout == "['mine']\n"
+
+
+@backbone(members=members)
+def channel_zoo(name: str, weights: Weights | None, in_chans: int = 3) -> tuple[str, int]:
+    """Backbones for any number of channels."""
+    return name, in_chans
+
+
+def test_other_channels_than_rgb_need_backbones_that_take_them() -> None:
+    @backbone
+    def plain() -> None:
+        """In RGB."""
+
+    @backbone(input="text")
+    def of_text() -> None:
+        """No images."""
+
+    every = Registry([channel_zoo, plain, of_text, linear])
+    assert every.for_channels(3) is every
+    fitting = every.for_channels(6)
+    assert fitting.names("backbone") == ["channel_zoo", "of_text"]
+    assert fitting.names("head") == ["linear"]
+    assert fitting.get_untrained("backbone", "net1").call({}, {}) == ("net1", 6)
+    assert every.get_untrained("backbone", "net1").call({}, {}) == ("net1", 3)
+    with pytest.raises(PluginError, match="takes images of 3 channels, and not of 6"):
+        fitting.get("backbone", "plain")
+
+
+def test_backbones_of_two_kinds_of_input_may_have_members_of_the_same_name() -> None:
+    @backbone(name="texts", input="text", members=members)
+    def texts(name: str, weights: Weights | None) -> str:
+        """Backbones of texts."""
+        return f"text {name}"
+
+    every = Registry([channel_zoo, texts, linear])
+    assert every.of_input("text").get_untrained("backbone", "net1").input == "text"
+    assert every.of_input("image").get_untrained("backbone", "net1").input == "image"
+    assert every.of_input("text").names("head") == ["linear"]

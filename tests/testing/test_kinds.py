@@ -115,10 +115,20 @@ BALANCING = [
 ]
 
 FAMILY = backbone(
-    members=lambda patterns, device, seconds: ["a"] if patterns else [],
+    members=lambda patterns, device, seconds: ["b"] if patterns else ["a"],
 )(toy.convnet.function)
 
-BROKEN = [*STRATEGIES, *OPTIMIZERS, *BALANCING, (FAMILY, "does not list its own members")]
+NO_DEFAULT = backbone(members=lambda patterns, device, seconds: list(patterns))(
+    toy.convnet.function
+)
+
+BROKEN = [
+    *STRATEGIES,
+    *OPTIMIZERS,
+    *BALANCING,
+    (FAMILY, "does not list its own members"),
+    (NO_DEFAULT, "is a family without default members; test a member"),
+]
 
 
 @pytest.mark.parametrize(("plugin", "words"), BROKEN, ids=[f"{p.name}-{w[:25]}" for p, w in BROKEN])

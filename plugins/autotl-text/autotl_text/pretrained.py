@@ -6,12 +6,12 @@ Only safetensors are read, never pickles, and no code that comes with a model is
 from __future__ import annotations
 
 import functools
-import textwrap
-import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from autotl_plugins.hub import build_model, explain_failure, load_model, quiet
 
 from autotl.errors import WeightsError
 
@@ -59,30 +59,16 @@ def load(source: str) -> Pretrained:
         WeightsError: It cannot be downloaded or read, its weights are incomplete, or it is no model
             of texts.
     """
-    import torch
-
-    with quiet(), explain_failure(source):
+    with quiet(), _explain_failure(source):
         configuration = _load_configuration(source)
-        model, report = _without_pooling(
-            "from_pretrained",
-            source,
-            config=configuration,
-            dtype=torch.float32,
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
-        missing = [*sorted(report["missing_keys"]), *report["mismatched_keys"]]
-        if missing:
-            raise WeightsError(f"its weights lack {len(missing)} tensors, such as {missing[0]}")
-        return _complete(source, model, configuration)
+        return _complete(source, load_model(source, configuration), configuration)
 
 
 def load_untrained(source: str) -> Pretrained:
     """Like ``load``, with random weights."""
-    with quiet(), explain_failure(source):
+    with quiet(), _explain_failure(source):
         configuration = _load_configuration(source)
-        return _complete(source, _build(configuration), configuration)
+        return _complete(source, build_model(configuration), configuration)
 
 
 def _complete(source: str, model: Any, configuration: Any) -> Pretrained:
@@ -97,23 +83,18 @@ def build(folder: Path, pad: int) -> TransformerEncoder:
     Raises:
         WeightsError: The file is missing or damaged.
     """
-    with quiet(), explain_failure(str(folder)):
-        return _wrap(_build(_load_configuration(str(folder))), pad)
-
-
-def _build(configuration: Any) -> Any:
-    """Build a model with random weights, by torch's random numbers."""
-    return _without_pooling("from_config", configuration, trust_remote_code=False)
+    with quiet(), _explain_failure(str(folder)):
+        return _wrap(build_model(_load_configuration(str(folder))), pad)
 
 
 def count_parameters(source: str) -> int:
     """Count the parameters of a model without loading its weights."""
     import torch
 
-    with quiet(), explain_failure(source):
+    with quiet(), _explain_failure(source):
         configuration = _load_configuration(source)
         with torch.device("meta"):  # its tensors have no memory
-            encoder = _build(configuration)
+            encoder = build_model(configuration)
     return sum(p.numel() for p in _take_encoder(encoder).parameters())
 
 
@@ -125,14 +106,12 @@ def _load_configuration(source: str) -> Any:
     return configuration
 
 
-def _without_pooling(method: str, *args: Any, **options: Any) -> Any:
-    """Call a method of AutoModel, for a model without a pooling layer if it may have one."""
-    from transformers import AutoModel
-
-    try:
-        return getattr(AutoModel, method)(*args, add_pooling_layer=False, **options)
-    except TypeError:  # this architecture never has one, and does not know the option
-        return getattr(AutoModel, method)(*args, **options)
+def _explain_failure(source: str) -> AbstractContextManager[None]:
+    advice = (
+        "give a folder that save_pretrained of a model and of its tokenizer wrote, or another model"
+    )
+    context: AbstractContextManager[None] = explain_failure(source, "texts", advice)
+    return context
 
 
 def _take_encoder(model: Any) -> nn.Module:
@@ -194,45 +173,3 @@ def _count_positions(model: nn.Module) -> Iterator[int]:
         if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
             pad = module.padding_idx
             yield module.num_embeddings - (0 if pad is None else pad + 1)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Suppress warnings and progress bars of transformers and of downloads."""
-    from huggingface_hub.utils.tqdm import (
-        are_progress_bars_disabled,
-        disable_progress_bars,
-        enable_progress_bars,
-    )
-    from transformers.utils import logging
-
-    verbosity, has_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    downloads = not are_progress_bars_disabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    disable_progress_bars()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if has_bars:
-            logging.enable_progress_bar()
-        if downloads:
-            enable_progress_bars()
-
-
-@contextmanager
-def explain_failure(source: str) -> Iterator[None]:
-    """Turn what a damaged or missing model raises into an error that says what to do."""
-    try:
-        yield
-    except MemoryError:
-        raise
-    except Exception as error:  # an arbitrary model may raise anything
-        reason = textwrap.shorten(str(error) or type(error).__name__, 300)
-        raise WeightsError(
-            f"{source} cannot be used as an encoder of texts: {reason}; give a folder that "
-            "save_pretrained of a model and of its tokenizer wrote, or another model"
-        ) from error

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from autotl_plugins import hub
 from autotl_text import backbones, pretrained, static
 from autotl_text.backbones import locate, members, transformer
 from autotl_text.networks import TransformerEncoder
@@ -124,7 +125,7 @@ def test_a_saved_model_needs_neither_the_folder_nor_the_hub(encoder: Path, tmp_p
     (tmp_path / "saved").mkdir()
     network.expects.save(tmp_path / "saved")
     shutil.rmtree(moved)
-    plugin = registry.load().get_untrained("backbone", f"hf:{moved}")
+    plugin = registry.load().of_input("text").get_untrained("backbone", f"hf:{moved}")
     loaded = plugin.call({"size": 16, "saved": tmp_path / "saved"}, {}).eval()
     assert loaded.expects.key == network.expects.key
     loaded.load_state_dict(network.state_dict())
@@ -232,7 +233,7 @@ def test_names(monkeypatch: pytest.MonkeyPatch) -> None:
             family.refuse("resnet18")
     for name in ("hf:org/name", "hf:~/model", "all-*"):
         backbones.refuse(name)
-    plugins = registry.load()
+    plugins = registry.load().of_input("text")
     assert plugins.get_untrained("backbone", "hf:org/name").input == "text"
     with pytest.raises(WeightsError, match="not in the Hugging Face cache, and HF_HUB_OFFLINE"):
         plugins.get("backbone", "hf:org/name")
@@ -242,14 +243,14 @@ def test_the_hub_is_asked_for_the_licence(monkeypatch: pytest.MonkeyPatch) -> No
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(backbones, "_ask_licence", lambda repo: f"licence of {repo}")
+    monkeypatch.setattr(hub, "ask_licence", lambda repo: f"licence of {repo}")
     weights = locate("hf:org/name", None)
     assert (weights.origin, weights.licence) == ("hub org/name", "licence of org/name")
 
     def fail(repo: str) -> str:
         raise OSError("no route")
 
-    monkeypatch.setattr(backbones, "_ask_licence", fail)
+    monkeypatch.setattr(hub, "ask_licence", fail)
     with pytest.raises(WeightsError, match=r"the hub cannot be reached \(OSError\)"):
         locate("hf:org/name", None)
 
