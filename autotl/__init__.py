@@ -26,7 +26,7 @@ from autotl.space.plugin import (
     optimizer,
     task,
 )
-from autotl.space.task import Label, Task
+from autotl.space.task import Finding, Label, Task
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -79,6 +79,7 @@ __all__ = [
     "AutoTLError",
     "Balance",
     "Example",
+    "Finding",
     "Incompatible",
     "InputKind",
     "Issue",

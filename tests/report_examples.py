@@ -15,6 +15,7 @@ from autotl.store import (
     DataFacts,
     Interval,
     Kind,
+    MajorityClass,
     Member,
     Role,
     SavedModel,
@@ -28,6 +29,33 @@ def data_facts(**changes: Any) -> DataFacts:
     """The data of the example study, changed as the keywords say."""
     standard: DataFacts = facts()["data"]
     return standard.model_copy(update=changes)
+
+
+def label_facts(**changes: Any) -> DataFacts:
+    """The data of the example study with several labels."""
+    words = {
+        "task": "multilabel",
+        "output_noun": "label",
+        "output_nouns": "labels",
+        "constant_noun": "the frequencies of the labels",
+        "score_noun": "F1",
+    }
+    return data_facts(**{**words, **changes})
+
+
+def number_facts(**changes: Any) -> DataFacts:
+    """The data of the example study with numbers."""
+    words = {
+        "task": "regression",
+        "classes": ["value"],
+        "output_noun": "number",
+        "output_nouns": "numbers",
+        "constant_noun": "the mean",
+        "score_noun": "R²",
+        "has_probabilities": False,
+        "majority": MajorityClass(name="12.5", validation=45.25, test=44.0),
+    }
+    return data_facts(**{**words, **changes})
 
 
 def add_study(store: Store, *scores: float | None, **changes: Any) -> None:

@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,31 @@ from autotl import files
 from autotl.artifact import standalone
 from autotl.errors import StoreError
 from autotl.space.input_kind import IMAGE
+
+SAVED_BEFORE = "it was saved by an older version of autotl"
+"""Why a model without a description of its code has none."""
+
+CLASS_WORDS: dict[str, Any] = {
+    "noun": "class",
+    "nouns": "classes",
+    "score_noun": "recall",
+    "has_probabilities": True,
+}
+"""Attributes of the task, see ``space.task.Task``, that the model card needs."""
+
+OUTPUT_COLUMNS = {
+    "threshold": "threshold",
+    "mean": "mean",
+    "std": "std",
+    "half_width": "interval",
+    "n": "test {nouns}",
+    "precision": "precision",
+    "recall": "recall",
+    "mae": "MAE",
+    "rmse": "RMSE",
+    "score": "{score_noun}",
+}
+"""What a table of labels or numbers shows of each: keys and titles."""
 
 USE_WITH_AUTOTL = """\
 import autotl
@@ -50,15 +76,17 @@ def render(config: Mapping[str, Any], title: str, results: Mapping[str, Any] | N
         title: Title of the model card.
         results: Measured quality of the model; every entry is optional:
             ``metric``: name of the metric of all scores;
+            ``decimals``: the number of decimals of scores;
+            ``task``: the attributes ``CLASS_WORDS`` of the task; those of a classification without;
             ``images``: number of examples by split, ``{"train": 600, ...}``;
             ``validation``: ``{"score", "low", "high", "n", "folds"}``, by which the model was
             selected; ``folds`` is the number of folds of a cross-validation, or None;
             ``selection``: ``{"repeats", "mean", "low", "high"}`` of this model in the final
             selection;
             ``optimism``: by how much the validation score exceeds that of the final selection;
-            ``calibration``: ``{"temperature", "ece_before", "ece_after", "n"}``;
+            ``calibration``: what ``Task.calibrate`` returned;
             ``test``: ``{"score", "low", "high", "n"}`` and ``per_class``, a list of ``{"class",
-            "n", "score"}``;
+            "n", "score"}``, and maybe more, see ``Task.details``;
             ``refitted``: whether the model was trained on the validation split too;
             ``not_refitted_because``: why it was not.
 
@@ -74,18 +102,22 @@ def render(config: Mapping[str, Any], title: str, results: Mapping[str, Any] | N
         undefined=jinja2.ChainableUndefined,  # entries are missing if a model was saved by hand
         autoescape=False,  # the output is Markdown: all text from users goes through `code`
     )
-    environment.filters.update(code=code_span, code_block=code_block, score_cells=_score_cells)
-    results = results or {}
-    parts = config.get("standalone_code", {"reason": "it was saved by an older version of autotl"})
+    results = {"task": {}, "decimals": 4, **(results or {})}
+    task = CLASS_WORDS | results["task"]
+    environment.filters.update(code=code_span, code_block=code_block)
+    environment.filters["score_cells"] = partial(_score_cells, decimals=results["decimals"])
+    parts = config.get("standalone_code", {"reason": SAVED_BEFORE})
     files, is_image = _plugin_files(config), config.get("kind", IMAGE) == IMAGE
-    template = environment.get_template("model_card.md.j2")
-    return template.render(
+    return environment.get_template("model_card.md.j2").render(
         config=config,
         is_image=is_image,
         noun=config.get("noun", "image"),
         nouns=config.get("nouns", "images"),
         title=title,
         results=results,
+        task=task,
+        is_classifier=task["score_noun"] == "recall",
+        outputs=_outputs(config, results, task),
         standalone_code=_standalone_code(config, parts),
         reason=parts.get("reason", ""),
         autotl_code=USE_WITH_AUTOTL.format(
@@ -98,6 +130,42 @@ def render(config: Mapping[str, Any], title: str, results: Mapping[str, Any] | N
     )
 
 
+def _outputs(
+    config: Mapping[str, Any], results: Mapping[str, Any], task: Mapping[str, Any]
+) -> tuple[list[str], list[tuple[str, list[str]]]]:
+    """List what is known of each label or number.
+
+    Returns:
+        The titles of the columns that have values, and for each output its name and its cells.
+    """
+    constants = config.get("task", {}).get("constants", {})
+    calibration = results.get("calibration") or config.get("calibration") or {}
+    lists = {
+        "threshold": calibration.get("thresholds"),
+        "half_width": calibration.get("half_widths"),
+        **{key: constants.get(key) for key in ("mean", "std")},
+    }
+    rows = {
+        name: {key: values[i] for key, values in lists.items() if values}
+        for i, name in enumerate(config["classes"])
+    }
+    for entry in (results.get("test") or {}).get("per_class", ()):
+        rows[entry["class"]].update(entry)
+    keys = [key for key in OUTPUT_COLUMNS if any(key in row for row in rows.values())]
+    words = {"nouns": config.get("nouns", "images"), "score_noun": task["score_noun"]}
+    titles = [OUTPUT_COLUMNS[key].format(**words) for key in keys]
+    cells = {name: [_cell(key, row.get(key)) for key in keys] for name, row in rows.items()}
+    return titles, list(cells.items())
+
+
+def _cell(key: str, value: float | None) -> str:
+    if value is None:
+        return ""
+    if key in ("threshold", "precision", "recall", "score"):
+        return f"{value:.3f}"
+    return f"± {value:.4g}" if key == "half_width" else f"{value:.4g}"
+
+
 def _standalone_code(config: Mapping[str, Any], parts: Mapping[str, str]) -> str:
     """The code that loads the model without autotl; empty if there is none.
 
@@ -107,7 +175,9 @@ def _standalone_code(config: Mapping[str, Any], parts: Mapping[str, str]) -> str
     if "head" not in parts:
         return ""
     is_plain = config.get("kind", IMAGE) == IMAGE and not config.get("scales")
-    return standalone.render(parts) + (standalone.EXAMPLE if is_plain else "")
+    has_thresholds = bool(config.get("calibration", {}).get("thresholds"))
+    example = standalone.render_example(parts, has_thresholds)
+    return standalone.render(parts) + (example if is_plain else "")
 
 
 def _plugin_files(config: Mapping[str, Any]) -> list[str]:
@@ -141,12 +211,14 @@ def _recipe_rows(training: Mapping[str, Any]) -> list[tuple[str, str]]:
     return rows
 
 
-def _score_cells(result: Mapping[str, Any]) -> str:
+def _score_cells(result: Mapping[str, Any], decimals: int) -> str:
     """Format a score and its interval as two cells of a table, empty where they are unknown."""
     score, low, high = (result.get(key) for key in ("score", "low", "high"))
     if score is None:
         return "| "
-    return f"{score:.4f} | " + ("" if low is None or high is None else f"{low:.4f} to {high:.4f}")
+    unknown = low is None or high is None
+    interval = "" if unknown else f"{low:.{decimals}f} to {high:.{decimals}f}"
+    return f"{score:.{decimals}f} | {interval}"
 
 
 def _format(value: Any) -> str:

@@ -1,6 +1,6 @@
-"""Find examples to inspect: misclassified ones and probable label errors.
+"""Find examples to inspect: those with the largest errors, and probable label errors.
 
-Shapes: N examples, C classes.
+Shapes: N examples, K numbers in a prediction.
 """
 
 from __future__ import annotations
@@ -8,16 +8,18 @@ from __future__ import annotations
 import base64
 import json
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from autotl.artifact.model_folder import Predictor
 from autotl.data import IMAGES, Dataset, ImageInput, Indices
 from autotl.errors import DataError
 from autotl.evaluation import saliency
-from autotl.scoring.metrics import Probabilities
+from autotl.scoring.metrics import Predictions
+from autotl.space.task import Finding
+from autotl.tasks import Classification
 
 MAX_IMAGES = 24
 """Largest number of images in a list."""
@@ -26,92 +28,70 @@ MAX_SALIENCY_MAPS = 8
 """Largest number of images that get a saliency map."""
 
 ImageEntry = dict[str, Any]
-"""``name`` of the example, ``truth`` (its label) and ``guess`` (the predicted class) as class
-names, ``probability`` of the guess, and ``thumbnail``, its preview, as a data URI."""
+"""``name`` of the example, ``truth`` (its label) and ``guess`` (what is predicted) as texts,
+``probability`` of the guess or None, and ``thumbnail``, its preview, as a data URI."""
 
 
 def find_mistakes(
-    dataset: Dataset, indices: Indices, probabilities: Probabilities
+    dataset: Dataset,
+    indices: Indices,
+    predictions: Predictions,
+    calibration: Mapping[str, Any] = {},
 ) -> list[ImageEntry]:
-    """Find the misclassified images.
+    """Find the examples with the largest errors, such as the misclassified ones.
 
     Args:
         dataset: The data set.
-        indices: Indices of the images in it, ``[N]``.
-        probabilities: Predicted probabilities of these images, ``[N, C]``.
+        indices: Indices of the examples in it, ``[N]``.
+        predictions: Predictions for these examples, ``[N, K]``.
+        calibration: That of the model, see ``Task.calibrate``.
 
     Returns:
-        The images with the most confident wrong predictions, at most ``MAX_IMAGES``, the most
-        confident first.
+        At most ``MAX_IMAGES`` examples, the largest error first.
     """
-    if dataset.targets.ndim > 1:
-        return []
-    guesses = probabilities.argmax(1)
-    wrong = guesses != dataset.targets[indices]
-    return _list_most_confident(dataset, indices, guesses, probabilities, wrong)
+    targets = dataset.targets[indices]
+    findings = dataset.task.find_mistakes(targets, predictions, calibration, MAX_IMAGES)
+    return _describe(dataset, indices, findings)
 
 
 def find_label_issues(
-    dataset: Dataset, indices: Indices, probabilities: Probabilities
+    dataset: Dataset, indices: Indices, predictions: Predictions
 ) -> list[ImageEntry]:
-    """Find images whose label is probably wrong, by confident learning.
-
-    A class is a candidate for an image if its probability reaches the mean probability of that
-    class over the images labelled with it. The image has a label issue if its most probable
-    candidate is not its label (Northcutt et al. 2021, arXiv:1911.00068).
+    """Find examples whose label is probably wrong.
 
     Args:
         dataset: The data set.
-        indices: Indices of the images in it, ``[N]``; an image may occur several times.
-        probabilities: Probabilities ``[N, C]`` from models that were not trained on the image. The
-            probabilities of an image that occurs several times are averaged.
+        indices: Indices of the examples in it, ``[N]``; an example may occur several times.
+        predictions: ``[N, K]`` from models that were not trained on the example. The predictions
+            for an example that occurs several times are averaged.
 
     Returns:
-        The images with the most confident label issues, at most ``MAX_IMAGES``, the most confident
-        first.
+        At most ``MAX_IMAGES`` examples, the most doubtful label first.
     """
-    if dataset.targets.ndim > 1:
-        return []
-    indices, probabilities = _average_repeated(indices, probabilities)
-    labels = dataset.targets[indices]
-    thresholds = np.full(probabilities.shape[1], np.inf)
-    for label in np.unique(labels):
-        thresholds[label] = probabilities[labels == label, label].mean()
-    candidates = np.where(probabilities >= thresholds, probabilities, 0.0)
-    guesses = candidates.argmax(1)
-    issues = (guesses != labels) & (candidates.max(1) > 0)
-    return _list_most_confident(dataset, indices, guesses, probabilities, issues)
+    indices, predictions = _average_repeated(indices, predictions)
+    targets = dataset.targets[indices]
+    findings = dataset.task.find_doubtful_labels(targets, predictions, MAX_IMAGES)
+    return _describe(dataset, indices, findings)
 
 
-def _average_repeated(
-    indices: Indices, probabilities: Probabilities
-) -> tuple[Indices, Probabilities]:
-    """Average the probabilities of each image: ``[N]`` and ``[N, C]`` to one row per image."""
+def _average_repeated(indices: Indices, predictions: Predictions) -> tuple[Indices, Predictions]:
+    """Average the predictions for each example: ``[N]`` and ``[N, K]`` to one row per example."""
     unique, inverse, counts = np.unique(indices, return_inverse=True, return_counts=True)
-    mean: Probabilities = np.zeros((len(unique), probabilities.shape[1]), dtype=np.float32)
-    np.add.at(mean, inverse, probabilities / counts[inverse, None].astype(np.float32))
+    mean: Predictions = np.zeros((len(unique), predictions.shape[1]), dtype=np.float32)
+    np.add.at(mean, inverse, predictions / counts[inverse, None].astype(np.float32))
     return unique, mean
 
 
-def _list_most_confident(
-    dataset: Dataset,
-    indices: Indices,
-    guesses: NDArray[np.int64],
-    probabilities: Probabilities,
-    selected: NDArray[np.bool_],
-) -> list[ImageEntry]:
-    """Describe the ``selected`` images ``[N]`` with the most probable guesses."""
-    confidence = probabilities[np.arange(len(indices)), guesses]
-    order = np.argsort(-confidence, kind="stable")
+def _describe(dataset: Dataset, indices: Indices, findings: Sequence[Finding]) -> list[ImageEntry]:
     return [
         {
-            "name": dataset.examples[indices[i]].name,
-            "truth": dataset.task.format(dataset.targets[indices[i]]),
-            "guess": dataset.outputs[guesses[i]],
-            "probability": float(confidence[i]),
-            "thumbnail": make_preview(dataset, indices[i]),
+            "name": dataset.examples[indices[f.index]].name,
+            "truth": dataset.task.format(dataset.targets[indices[f.index]]),
+            "guess": f.guess,
+            "probability": f.probability,
+            "thumbnail": make_preview(dataset, indices[f.index]),
         }
-        for i in order[selected[order]][:MAX_IMAGES]
+        for f in findings
     ]
 
 
@@ -120,8 +100,9 @@ def add_saliency(
 ) -> list[ImageEntry]:
     """Add an explanation, ``saliency``, to the first entries: what supports the guess.
 
-    For images these are the regions of a saliency map, which needs captum; without it, and for
-    kinds of input that do not explain predictions, the entries are returned unchanged.
+    For images these are the regions of a saliency map, which needs captum; without it, for
+    kinds of input that do not explain predictions, and for predictions that are no single class,
+    the entries are returned unchanged.
 
     Args:
         entries: Entries of examples in ``dataset``.
@@ -134,6 +115,8 @@ def add_saliency(
         Copies of the entries, the first ones with ``saliency`` as a data URI.
     """
     index_of = {example.name: index for index, example in enumerate(dataset.examples)}
+    if not isinstance(dataset.task, Classification):
+        return entries
     class_index = {name: index for index, name in enumerate(dataset.outputs)}
     start = time.monotonic()
     extended: list[ImageEntry] = []
@@ -162,7 +145,7 @@ def _explain(dataset: Dataset, index: int, class_index: int, predictor: Predicto
             return ""
         image = dataset.encode(index, network.expects)
         batch = np.ascontiguousarray(image.transpose(2, 0, 1))[None]
-        [saliency_map] = saliency.compute_saliency(network, batch, [class_index])
+        [saliency_map] = saliency.compute_saliency(network, batch, [class_index], dataset.task)
         return saliency.draw_overlay(image, saliency_map)
     weighted = dataset.kind.explain(item, class_index, predictor.predict_items)
     if weighted is None:

@@ -23,6 +23,8 @@ from torch.nn import functional
 from autotl.data.image_kind import as_jpeg
 from autotl.errors import ArtifactError
 from autotl.models import Model
+from autotl.space.task import Task
+from autotl.tasks import CLASSIFICATION
 
 WINDOW, STRIDE = 1 / 4, 1 / 8
 """Side and step of the window, as fractions of the image's side: some 50 forward passes."""
@@ -32,6 +34,9 @@ BATCH_SIZE = 32
 
 BLUR = 1 / 16
 """Standard deviation of the blur that hides the edges of the windows, as a fraction of the side."""
+
+TINY = 1e-30
+"""Probabilities are clipped to this before taking a logarithm."""
 
 HIGHLIGHT = (255, 90, 0)
 """RGB colour of salient regions."""
@@ -43,7 +48,10 @@ def is_available() -> bool:
 
 
 def compute_saliency(
-    network: Model, images: NDArray[np.uint8], classes: Sequence[int]
+    network: Model,
+    images: NDArray[np.uint8],
+    classes: Sequence[int],
+    task: Task = CLASSIFICATION,
 ) -> NDArray[np.float32]:
     """Compute for each image which regions support a class.
 
@@ -51,6 +59,7 @@ def compute_saliency(
         network: A trained model, on any device. It is in eval mode during the call.
         images: ``uint8 [B, C, S, S]``.
         classes: For each image the index of the class to explain, ``[B]``.
+        task: Activates the logits.
 
     Returns:
         ``float32 [B, S, S]``: 1 where an image supports its class most, 0 where it is neutral or
@@ -66,7 +75,7 @@ def compute_saliency(
     device = network.device
     side = images.shape[-1]
     window, stride = (max(1, round(fraction * side)) for fraction in (WINDOW, STRIDE))
-    occlusion = Occlusion(lambda batch: network(batch).float().log_softmax(1))
+    occlusion = Occlusion(lambda x: task.activate(network(x).float()).clamp(min=TINY).log())
     training = network.training
     network.eval()
     maps = [torch.zeros(0, *images.shape[2:])]

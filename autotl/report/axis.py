@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from autotl.report.figures import score_range
-from autotl.report.sentences import BASELINES
+from autotl.report.sentences import BASELINES, format_score
 from autotl.search.leaderboard import rank
 from autotl.space.kinds import SEARCHED_KINDS
 
@@ -63,12 +63,13 @@ def score_intervals(summary: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     if test := summary["test"]:
         rows.append({**test, "mean": test["score"], "label": "winner, test split", "role": "test"})
+    decimals = summary["decimals"]
     values = [row[key] for row in rows for key in ("low", "mean", "high")]
     axis = Axis.covering([*values, *(s for row in rows for s in row.get("scores", ()))])
     for row in rows:
         row["positions"] = {key: axis.position(row[key]) for key in ("low", "mean", "high")}
-        row["dots"] = [(axis.position(s), f"{s:.4f}") for s in row.get("scores", ())]
-        row["value"] = f"{row['mean']:.4f}"
+        row["dots"] = [(axis.position(s), format_score(s, decimals)) for s in row.get("scores", ())]
+        row["value"] = format_score(row["mean"], decimals)
     return {"rows": rows, "ticks": axis.ticks}
 
 
@@ -98,7 +99,7 @@ def _with_baselines(rows: list[dict[str, Any]], summary: Mapping[str, Any]) -> l
 
 
 def plugin_effects(
-    rows: Iterable[TrialRow], direction: str, best: int | None
+    rows: Iterable[TrialRow], direction: str, best: int | None, decimals: int = 4
 ) -> list[dict[str, Any]]:
     """Place the scores of each plugin on one axis, for each kind of which several were tried.
 
@@ -108,6 +109,7 @@ def plugin_effects(
         rows: The trials of a study.
         direction: ``maximize`` or ``minimize``.
         best: Number of the winner.
+        decimals: Those of a score.
 
     Returns:
         For each ``kind`` its ``rows`` and ``ticks``; the plugin with the best trial comes first.
@@ -124,13 +126,16 @@ def plugin_effects(
             for name in row.effective_config.get(kind, {}):
                 trials_of.setdefault(name, []).append(row)
         if len(trials_of) > 1:
-            lines = [_plugin_effect(name, trials, axis, best) for name, trials in trials_of.items()]
+            lines = [
+                _plugin_effect(name, trials, axis, best, decimals)
+                for name, trials in trials_of.items()
+            ]
             effects.append({"kind": kind, "rows": lines, "ticks": axis.ticks})
     return effects
 
 
 def _plugin_effect(
-    name: str, trials: Sequence[TrialRow], axis: Axis, best: int | None
+    name: str, trials: Sequence[TrialRow], axis: Axis, best: int | None, decimals: int
 ) -> dict[str, Any]:
     """The row of a plugin; ``trials`` are those that used it, the best first."""
     scores = [row.score for row in trials if row.score is not None]
@@ -138,9 +143,9 @@ def _plugin_effect(
     return {
         "label": name,
         "role": "best" if any(row.number == best for row in trials) else "finalist",
-        "value": f"best {scores[0]:.4f} · {count}",
+        "value": f"best {format_score(scores[0], decimals)} · {count}",
         "dots": [
-            (axis.position(score), f"trial {row.number}: {score:.4f}")
+            (axis.position(score), f"trial {row.number}: {format_score(score, decimals)}")
             for score, row in zip(scores, trials, strict=True)
         ],
         "positions": {"mean": axis.position(statistics.median(scores))},

@@ -12,6 +12,7 @@ from autotl.report.sentences import (
     describe_config,
     describe_result,
     format_interval,
+    format_score,
     plugin_choices,
     winner_name,
 )
@@ -72,21 +73,25 @@ def study_note(summary: Mapping[str, Any], folder: Path) -> str:
 
 
 def _contenders(summary: Mapping[str, Any]) -> str:
-    rows = []
+    rows, decimals = [], summary["decimals"]
     for contender in summary["contenders"]:
         tied = "tied" if contender["tied_with_best"] else ""
         low, high = contender["low"], contender["high"]
         rows.append(
             [
                 escape_markdown(contender["name"]),
-                f"{contender['mean']:.4f}",
-                "" if low == high else f"{low:.4f} to {high:.4f}",
+                format_score(contender["mean"], decimals),
+                "" if low == high else _range(low, high, decimals),
                 "winner" if contender["is_winner"] else tied,
                 escape_markdown(describe_config(contender["config"] or {}, values=False)),
             ]
         )
     head = ["contender", escape_markdown(summary["metric"]), "95 % interval", "", "configuration"]
     return _table(head, rows)
+
+
+def _range(low: float, high: float, decimals: int) -> str:
+    return f"{format_score(low, decimals)} to {format_score(high, decimals)}"
 
 
 def study_attributes(summary: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -96,12 +101,13 @@ def study_attributes(summary: Mapping[str, Any], folder: Path) -> dict[str, Any]
         summary: As ``summarise`` returns it.
         folder: The run folder.
     """
+    decimals = summary["decimals"]
     attributes: dict[str, Any] = {"report": str(folder.resolve() / "report.html")}
     if best := summary["best"]:
         attributes["winner"] = winner_name(summary)
-        attributes[f"winner's {summary['metric']}"] = round(best["validation"]["mean"], 4)
+        attributes[f"winner's {summary['metric']}"] = round(best["validation"]["mean"], decimals)
     if test := summary["test"]:
-        attributes[f"winner's {summary['metric']} on test"] = round(test["score"], 4)
+        attributes[f"winner's {summary['metric']} on test"] = round(test["score"], decimals)
     return attributes
 
 
@@ -120,11 +126,11 @@ def trial_note(
         folder: The run folder.
         confusion: The confusion matrix of a finalist.
     """
-    best = summary["best"]
+    best, decimals = summary["best"], summary["decimals"]
     is_winner = bool(best) and best["trial"] == row.number
     status = row.status.replace("_", " ")
     metric = escape_markdown(summary["metric"])
-    score = "" if row.score is None else f", {metric} **{row.score:.4f}**"
+    score = "" if row.score is None else f", {metric} **{format_score(row.score, decimals)}**"
     winner = ", **the winner**" if is_winner else ""
     paragraphs = [f"### Trial {row.number}: {status}{score}{winner}"]
     if row.reason:
@@ -138,8 +144,8 @@ def trial_note(
     paragraphs.append(escape_markdown("; ".join(_costs(row))) + ".")
     for contender in summary["contenders"] if summary["selection"] else ():
         if contender["trial"] == row.number:
-            mean = format_interval(contender["mean"], contender)
-            scores = ", ".join(f"{score:.4f}" for score in contender["scores"])
+            mean = format_interval(contender["mean"], contender, decimals)
+            scores = ", ".join(format_score(score, decimals) for score in contender["scores"])
             paragraphs.append(
                 f"Final selection: {escape_markdown(f'mean {mean}; repeats {scores}')}."
             )

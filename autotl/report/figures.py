@@ -12,7 +12,7 @@ import html
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from autotl.report.sentences import plugin_choices
+from autotl.report.sentences import format_score, plugin_choices
 from autotl.search.leaderboard import rank
 
 if TYPE_CHECKING:
@@ -50,14 +50,15 @@ def escape_html(text: str) -> str:
     return html.escape(text, quote=False)
 
 
-def hover_text(row: TrialRow, best: int | None = None) -> str:
+def hover_text(row: TrialRow, best: int | None = None, decimals: int = 4) -> str:
     """Describe a trial for hovering: its number, status and score, and a line for each kind.
 
     Args:
         row: The trial.
         best: Number of the winner.
+        decimals: Those of a score.
     """
-    score = "" if row.score is None else f", {row.score:.4f}"
+    score = "" if row.score is None else f", {format_score(row.score, decimals)}"
     winner = ", the winner" if row.number == best else ""
     lines = [f"trial {row.number}, {row.status.replace('_', ' ')}{score}{winner}"]
     for kind, (name, values) in plugin_choices(row.config).items():
@@ -89,6 +90,7 @@ def score_by_cost(
     direction: str,
     best: int | None,
     milliseconds: Mapping[int, float],
+    decimals: int = 4,
 ) -> Figure | None:
     """Draw score against cost of all complete trials, with the Pareto front of each cost.
 
@@ -98,6 +100,7 @@ def score_by_cost(
         direction: ``maximize`` or ``minimize``.
         best: Number of the winner.
         milliseconds: Those of inference, see ``costs.prediction_ms``.
+        decimals: Those of a score.
 
     Returns:
         A view for each cost that differs between trials; None without any.
@@ -127,7 +130,7 @@ def score_by_cost(
         scores = [row.score for _, row in points if row.score is not None]
         layout = {
             "xaxis": {"title": {"text": title}, "type": scale},
-            "yaxis": _score_axis(metric, score_range(scores, direction)),
+            "yaxis": _score_axis(metric, score_range(scores, direction), decimals),
         }
         views.append({"label": title, "data": data, "layout": layout})
     return {"views": views, "height": 400} if views else None
@@ -166,16 +169,20 @@ def _winner_point(points: Sequence[tuple[float, TrialRow]]) -> dict[str, Any]:
     return _points("winner", points, mode="markers", marker=marker)
 
 
-def _score_axis(title: str, limits: Sequence[float] | None = None) -> dict[str, Any]:
+def _score_axis(
+    title: str, limits: Sequence[float] | None = None, decimals: int = 4
+) -> dict[str, Any]:
     axis: dict[str, Any] = {"title": {"text": escape_html(title)}, "tickformat": ".2f"}
     if limits:
         digits = ".2f" if limits[1] - limits[0] > 0.05 else ".3f"
         axis |= {"range": limits, "tickformat": digits}
+    if decimals != 4:  # the score has a unit
+        axis["tickformat"] = ".4~g"
     return axis
 
 
 def best_so_far(
-    rows: Iterable[TrialRow], metric: str, direction: str, best: int | None
+    rows: Iterable[TrialRow], metric: str, direction: str, best: int | None, decimals: int = 4
 ) -> Figure | None:
     """Draw the score of each complete trial by the time at which it ended, and the best so far.
 
@@ -184,6 +191,7 @@ def best_so_far(
         metric: Name of the metric.
         direction: ``maximize`` or ``minimize``.
         best: Number of the winner.
+        decimals: Those of a score.
 
     Returns:
         The figure; None with less than two complete trials.
@@ -214,7 +222,7 @@ def best_so_far(
     winner = [(t, row) for t, row in points if row.number == best]
     layout = {
         "xaxis": {"title": {"text": f"search time ({name})"}, "rangemode": "tozero"},
-        "yaxis": _score_axis(metric, score_range(scores, direction)),
+        "yaxis": _score_axis(metric, score_range(scores, direction), decimals),
     }
     data = [_trial_points(points), line, _winner_point(winner)]
     return {"views": [{"data": data, "layout": layout}], "height": 360}
@@ -239,6 +247,7 @@ def learning_curves(
     metric: str,
     direction: str,
     best: int | None,
+    decimals: int = 4,
 ) -> Figure | None:
     """Draw the validation score of each trial by epoch, in the colour of its freeze strategy.
 
@@ -248,6 +257,7 @@ def learning_curves(
         metric: Name of the metric.
         direction: ``maximize`` or ``minimize``.
         best: Number of the winner.
+        decimals: Those of a score.
 
     Returns:
         The figure; None if no trial has two epochs.
@@ -267,12 +277,12 @@ def learning_curves(
     colours = {name: f"--c{i % NUM_COLOURS}" for i, name in enumerate(strategies)}
     data = [_legend_entry(name, colour) for name, colour in colours.items()]
     data += [
-        _curve(row, points, colours[_strategy(row)], is_best=row.number == best)
+        _curve(row, points, colours[_strategy(row)], decimals, is_best=row.number == best)
         for row, points in curves
     ]
     layout = {
         "xaxis": {"title": {"text": "epoch"}, "tickformat": "d"},
-        "yaxis": _score_axis(f"validation {metric}"),
+        "yaxis": _score_axis(f"validation {metric}", decimals=decimals),
         "hovermode": "closest",
     }
     return {"views": [{"data": data, "layout": layout}], "height": 400}
@@ -292,7 +302,7 @@ def _legend_entry(strategy: str, colour: str) -> dict[str, Any]:
 
 
 def _curve(
-    row: TrialRow, points: Sequence[tuple[int, float]], colour: str, *, is_best: bool
+    row: TrialRow, points: Sequence[tuple[int, float]], colour: str, decimals: int, *, is_best: bool
 ) -> dict[str, Any]:
     complete = row.status == "complete"
     return {
@@ -302,7 +312,7 @@ def _curve(
         "x": [epoch for epoch, _ in points],
         "y": [_round(score) for _, score in points],
         "meta": row.number,
-        "hovertemplate": "%{meta}<br>epoch %{x}: %{y:.4f}<extra></extra>",
+        "hovertemplate": f"%{{meta}}<br>epoch %{{x}}: %{{y:.{decimals}f}}<extra></extra>",
         "mode": "lines",
         "opacity": 1.0 if is_best else 0.6 if complete else 0.3,
         "line": {
@@ -351,6 +361,47 @@ def confusion_heatmap(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> 
         "yaxis": {**ticks, "title": {"text": "true class"}, "autorange": "reversed"},
     }
     return {"views": [{"data": [data], "layout": layout}], "height": 220 + 8 * len(names)}
+
+
+def scatter(pairs: Sequence[Sequence[tuple[float, float]]], names: Sequence[str]) -> Figure | None:
+    """Draw predicted against true numbers, with the diagonal on which predictions are right.
+
+    Args:
+        pairs: The true and the predicted numbers of some examples, ``[N, T, 2]``.
+        names: The numbers ``[T]``.
+
+    Returns:
+        A view for each number; None without examples.
+    """
+    views = []
+    for name, points in zip(names, zip(*pairs, strict=True), strict=True) if pairs else ():
+        low, high = min(map(min, points)), max(map(max, points))
+        data = [
+            {
+                "type": "scatter",
+                "name": "right prediction",
+                "x": [_round(low), _round(high)],
+                "y": [_round(low), _round(high)],
+                "mode": "lines",
+                "line": {"width": 1.5, "color": "--second"},
+                "hoverinfo": "skip",
+            },
+            {
+                "type": "scatter",
+                "name": "example",
+                "x": [_round(true) for true, _ in points],
+                "y": [_round(predicted) for _, predicted in points],
+                "mode": "markers",
+                "marker": {"size": 6, "color": "--accent", "opacity": 0.6},
+                "hovertemplate": "true %{x}<br>predicted %{y}<extra></extra>",
+            },
+        ]
+        layout = {
+            "xaxis": {"title": {"text": escape_html(f"true {name}")}},
+            "yaxis": {"title": {"text": escape_html(f"predicted {name}")}},
+        }
+        views.append({"label": name, "data": data, "layout": layout})
+    return {"views": views, "height": 420} if views else None
 
 
 def _round(value: float | None) -> float | None:

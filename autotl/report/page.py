@@ -19,6 +19,7 @@ from autotl.report import axis, figures
 from autotl.report.costs import prediction_costs, prediction_ms
 from autotl.report.effects import hyperparameter_effects, kind_effects
 from autotl.report.sentences import (
+    describe_calibration,
     describe_config,
     describe_mirroring,
     describe_result,
@@ -52,6 +53,15 @@ MAX_IMAGES = 24
 
 MAX_EFFECTS = 10
 """The maximum number of hyperparameters whose effect is on the page."""
+
+DETAILS = {
+    "threshold": "threshold",
+    "precision": "precision",
+    "recall": "recall",
+    "mae": "MAE",
+    "rmse": "RMSE",
+}
+"""What a table of labels or numbers shows besides the score: key in ``per_class``, and title."""
 
 STAGES = {
     "check": "data check",
@@ -130,7 +140,7 @@ def _hash(script: str) -> str:
 def _page(store: Store, study: str, summary: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Collect everything that the template shows; the template computes nothing itself."""
     facts, rows, tests = store.study(study), store.trials(study), store.tests(study)
-    metric, direction = summary["metric"], facts.direction
+    metric, direction, decimals = summary["metric"], facts.direction, summary["decimals"]
     winner = summary["best"]
     best = winner["trial"] if winner else None
     name = winner_name(summary) if winner else ""
@@ -153,24 +163,27 @@ def _page(store: Store, study: str, summary: Mapping[str, Any], folder: Path) ->
         "format_members": format_members,
         "openings": tests,
         "test": test,
-        "per_class": _per_class(test),
+        "per_class": _per_class(test, summary["data"]["score_noun"] == "recall"),
+        "details": [(key, title) for key, title in DETAILS.items() if _has_detail(test, key)],
+        "are_classes": summary["data"]["score_noun"] == "recall",
         "confusion": confusion,
-        "calibration": summary["calibration"] or {},
+        "calibration": describe_calibration(summary, test.get("ece")),
         "intervals": axis.score_intervals(summary),
         "rows": rows,
         "figures": {
             "cost": figures.score_by_cost(
-                rows, metric, direction, best, prediction_ms(rows, measured(facts))
+                rows, metric, direction, best, prediction_ms(rows, measured(facts)), decimals
             ),
-            "progress": figures.best_so_far(rows, metric, direction, best),
-            "curves": figures.learning_curves(rows, epochs, metric, direction, best),
+            "progress": figures.best_so_far(rows, metric, direction, best, decimals),
+            "curves": figures.learning_curves(rows, epochs, metric, direction, best, decimals),
+            "scatter": figures.scatter(test.get("scatter") or [], summary["data"]["classes"]),
             "confusion": confusion.pop("figure", None),
         },
-        "hover": {row.number: figures.hover_text(row, best) for row in rows},
+        "hover": {row.number: figures.hover_text(row, best, decimals) for row in rows},
         "costs": prediction_costs(summary["contenders"]),
         "kind_effects": kind_effects(rows, direction),
         "hyperparameter_effects": hyperparameter_effects(rows, direction)[:MAX_EFFECTS],
-        "effects": axis.plugin_effects(rows, direction, best),
+        "effects": axis.plugin_effects(rows, direction, best, decimals),
         "mistakes": _images(mistakes),
         "label_issues": _images(store.images(study)),
         "issues": issues[:MAX_ISSUES],
@@ -202,8 +215,17 @@ def _smallest_tied(summary: Mapping[str, Any], rows: Mapping[int, TrialRow]) -> 
     return min((rows[number] for number in tied), key=model_cost)
 
 
-def _per_class(test: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The recall of each class with its Wilson interval, and its precision; the worst first."""
+def _has_detail(test: Mapping[str, Any], key: str) -> bool:
+    return any(key in entry for entry in test.get("per_class") or [])
+
+
+def _per_class(test: Mapping[str, Any], are_recalls: bool) -> list[dict[str, Any]]:
+    """The scores of each output, the worst first.
+
+    A recall has its Wilson interval, and the class its precision.
+    """
+    if not are_recalls:
+        return sorted(test.get("per_class") or [], key=_score_of)
     matrix = test.get("confusion_matrix") or []
     classes = []
     for i, entry in enumerate(test.get("per_class") or []):
@@ -214,7 +236,11 @@ def _per_class(test: Mapping[str, Any]) -> list[dict[str, Any]]:
         predicted = sum(row[i] for row in matrix) if i < len(matrix) else 0
         precision = matrix[i][i] / predicted if predicted else None
         classes.append({**entry, "low": low, "high": high, "precision": precision})
-    return sorted(classes, key=lambda c: math.inf if c["score"] is None else float(c["score"]))
+    return sorted(classes, key=_score_of)
+
+
+def _score_of(entry: Mapping[str, Any]) -> float:
+    return math.inf if entry["score"] is None else float(entry["score"])
 
 
 def _confusion(test: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:

@@ -56,17 +56,26 @@ def _format_value(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def format_interval(score: float, bounds: Mapping[str, float]) -> str:
+def format_score(score: float, decimals: int = 4, sign: str = "") -> str:
+    """Format a score; those of a unit have other ``decimals``, see ``summarise``.
+
+    >>> format_score(0.86125), format_score(12.3456, 2), format_score(-0.00001, sign="+")
+    ('0.8612', '12.35', '+0.0000')
+    """
+    return f"{round(score, decimals) + 0.0:{sign}.{decimals}f}"
+
+
+def format_interval(score: float, bounds: Mapping[str, float], decimals: int = 4) -> str:
     """Format a score with its interval: ``0.8612 (95 % interval 0.8400 to 0.8800)``.
 
     Args:
         score: The score.
         bounds: ``low`` and ``high`` of its interval. If they are equal there is no interval, and
             only the score is returned.
+        decimals: Those of the numbers.
     """
-    if bounds["low"] == bounds["high"]:
-        return f"{score:.4f}"
-    return f"{score:.4f} (95 % interval {bounds['low']:.4f} to {bounds['high']:.4f})"
+    mean, low, high = (format_score(x, decimals) for x in (score, bounds["low"], bounds["high"]))
+    return mean if low == high else f"{mean} (95 % interval {low} to {high})"
 
 
 def format_members(members: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -88,14 +97,14 @@ def with_article(name: str) -> str:
     return name if name.startswith("trial ") else f"the {name}"
 
 
-def describe_mirroring(mirroring: Mapping[str, Any]) -> str:
-    """Describe how the head scored on mirrored images, and what follows.
+def describe_mirroring(mirroring: Mapping[str, Any], nouns: str = "classes") -> str:
+    """Describe how the head scored on mirrored images, and what follows; ``nouns`` are predicted.
 
     >>> describe_mirroring({"n": 90, "accuracy": 0.9, "mirrored": 0.5, "survives": False})
     'A head scores 0.90 on 90 images and 0.50 on them mirrored, so training does not mirror images.'
     """
     if not mirroring["n"]:
-        return "It was not measured whether the classes survive mirroring."
+        return f"It was not measured whether the {nouns} survive mirroring."
     result = "may mirror images" if mirroring["survives"] else "does not mirror images"
     return (
         f"A head scores {mirroring['accuracy']:.2f} on {mirroring['n']} images and "
@@ -112,7 +121,8 @@ def describe_result(summary: Mapping[str, Any]) -> list[str]:
     Returns:
         Sentences: those of ``describe_winner``; then others about what was not done, ties, the
         smallest difference that could be seen, an ensemble that is better than the winner, the
-        baselines, the classes if they are unequal, and repeated use of the test split. Where a
+        baselines, the classes if they are unequal, or the labels or numbers, and repeated use of
+        the test split. Where a
         single configuration was trained, nothing was selected, and none is about a selection.
     """
     sentences = describe_winner(summary)
@@ -127,7 +137,7 @@ def describe_result(summary: Mapping[str, Any]) -> list[str]:
             *_better_ensemble(summary),
             *_baselines(summary),
         ]
-    sentences += [*_majority_class(summary), *_recalls(summary)]
+    sentences += [*_constant(summary), *_recalls(summary), *_outputs(summary)]
     if (openings := summary["test_openings"]) > 1:
         sentences.append(
             f"The test split was used {openings} times. Only the first score is known to be "
@@ -145,7 +155,7 @@ def describe_winner(summary: Mapping[str, Any]) -> list[str]:
     Returns:
         Sentences: that there was no time for fine-tuning, if so; the winner with its score, or that
         there is none; its score on the test split, or why there is none; and a warning if it is not
-        better than the majority class.
+        better than a constant prediction.
     """
     if summary["best"] is None:
         return [*_not_fine_tuned(summary), "No trial completed, so there is no winner."]
@@ -198,23 +208,38 @@ def format_budget(seconds: float) -> str:
 
 
 def _useless(summary: Mapping[str, Any]) -> list[str]:
-    """Warn of a winner that is not significantly better than the majority class."""
-    name = summary["baselines"]["majority_class"].get("name")
+    """Warn of a winner that is not significantly better than a constant prediction."""
+    constant = describe_constant(summary)
     for split, result in _results_by_class(summary):
         baseline = result["majority_class"]
-        if name and baseline and not baseline["is_beaten"]:
+        if constant and baseline and not baseline["is_beaten"]:
             gap = baseline["difference"]
-            mean, low, high = (f"{round(gap[k], 4) + 0.0:+.4f}" for k in ("mean", "low", "high"))
+            mean, low, high = (_score(summary, gap[k], "+") for k in ("mean", "low", "high"))
             return [
-                f"Warning: {split} the winner may be no better than always predicting the most "
-                f"frequent class, {name}: the difference in {summary['metric']} is "
+                f"Warning: {split} the winner may be no better than always predicting "
+                f"{constant}: the difference in {summary['metric']} is "
                 f"{mean} (95 % interval {low} to {high})."
             ]
     return []
 
 
+def describe_constant(summary: Mapping[str, Any]) -> str:
+    """Say what a model predicts that does not look at the examples; '' if that is unknown."""
+    noun = summary["data"]["constant_noun"]
+    name = summary["baselines"]["majority_class"].get("name")
+    return "" if name is None else noun if name == noun else f"{noun}, {name}"
+
+
+def _score(summary: Mapping[str, Any], score: float, sign: str = "") -> str:
+    return format_score(score, summary["decimals"], sign)
+
+
+def _interval(summary: Mapping[str, Any], score: float, bounds: Mapping[str, float]) -> str:
+    return format_interval(score, bounds, summary["decimals"])
+
+
 def _results_by_class(summary: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    """The results with recalls and a comparison with the majority class, those of the test first.
+    """The results by class and a comparison with a constant prediction, those of the test first.
 
     Each with where it was measured, for a sentence.
     """
@@ -232,6 +257,8 @@ def _undone(summary: Mapping[str, Any]) -> list[str]:
     reason = f" ({best['not_refitted_because']})" if best["not_refitted_because"] else ""
     refitted = f"refitted on train + validation{reason}: it was trained on a part of these {nouns}"
     calibrated = "calibrated: its probabilities are as the network computes them"
+    if not summary["data"]["has_probabilities"]:
+        calibrated = "calibrated: its predictions have no intervals"
     texts = {"refitted": refitted, "calibrated": calibrated}
     return [f"The winner was not {texts[name]}." for name in undone]
 
@@ -243,8 +270,8 @@ def _cut_trial(summary: Mapping[str, Any]) -> list[str]:
     compared = ", better than all that completed" if summary["best"] else ""
     return [
         f"Trial {cut['trial']} ({describe_config(cut['config'], values=False)}) scored "
-        f"{cut['score']:.4f} after epoch {cut['epoch']} of {cut['epochs']}{compared}, but ended "
-        f"early ({cut['status'].replace('_', ' ')}{reason}), so it is not ranked."
+        f"{_score(summary, cut['score'])} after epoch {cut['epoch']} of {cut['epochs']}{compared}, "
+        f"but ended early ({cut['status'].replace('_', ' ')}{reason}), so it is not ranked."
     ]
 
 
@@ -265,7 +292,7 @@ def _winner(summary: Mapping[str, Any], name: str) -> str:
         measured = f"in a cross-validation with {folds} folds, by which it was selected"
     return (
         f"The winner is {with_article(name)}{f' ({details})' if details else ''}: "
-        f"{summary['metric']} {format_interval(score['mean'], score)}, {measured}."
+        f"{summary['metric']} {_interval(summary, score['mean'], score)}, {measured}."
     )
 
 
@@ -280,7 +307,7 @@ def _only_model(summary: Mapping[str, Any]) -> str:
     score, details = best["validation"], describe_config(best["config"] or {}, values=False)
     return (
         f"The model is {details or winner_name(summary)}: {summary['metric']} "
-        f"{format_interval(score['mean'], score)} {_where_searched(summary)}."
+        f"{_interval(summary, score['mean'], score)} {_where_searched(summary)}."
     )
 
 
@@ -291,8 +318,9 @@ def _test_score(summary: Mapping[str, Any]) -> str:
         if test["n"] < total:
             sample = f", a random sample of {total}, because there was no time for all"
         return (
-            f"Its {summary['metric']} on the test split is {format_interval(test['score'], test)}, "
-            f"measured on {test['n']} {nouns} that the search did not use{sample}."
+            f"Its {summary['metric']} on the test split is "
+            f"{_interval(summary, test['score'], test)}, measured on {test['n']} {nouns} that the "
+            f"search did not use{sample}."
         )
     if summary["test_openings"]:
         return (
@@ -339,7 +367,7 @@ def _detectable(summary: Mapping[str, Any]) -> list[str]:
     if not selection or selection["detectable"] is None or ties < 2:
         return []
     return [
-        f"Differences under {selection['detectable']:.4f} cannot be seen in "
+        f"Differences under {_score(summary, selection['detectable'])} cannot be seen in "
         f"{selection['repeats']} repeats."
     ]
 
@@ -348,7 +376,7 @@ def _better_ensemble(summary: Mapping[str, Any]) -> list[str]:
     """Describe an ensemble or a soup that is better than every trial, but was not built in time."""
     return [
         f"{with_article(c['name']).capitalize()} of several trials is better, "
-        f"{format_interval(c['mean'], c)}, but there was no time to build it."
+        f"{_interval(summary, c['mean'], c)}, but there was no time to build it."
         for c in summary["contenders"][:1]
         if c["kind"] != "trial" and not c["tied_with_best"] and not c["is_winner"]
     ]
@@ -362,26 +390,26 @@ def _baselines(summary: Mapping[str, Any]) -> list[str]:
         if baseline and best["kind"] == "trial" and baseline["trial"] == best["trial"]:
             sentences.append(f"The winner is the {name} itself.")
         elif baseline:
-            scores.append(f"{name} {baseline['mean']:.4f}")
+            scores.append(f"{name} {_score(summary, baseline['mean'])}")
     where = "in the same repeats" if summary["selection"] else _where_searched(summary)
     if scores:
         sentences.append(f"Baselines {where}: {', '.join(scores)}.")
     return sentences
 
 
-def _majority_class(summary: Mapping[str, Any]) -> list[str]:
+def _constant(summary: Mapping[str, Any]) -> list[str]:
     entry = summary["baselines"]["majority_class"]
     places = {"validation": _where_searched(summary), "test": "on the test split"}
     scores = [
-        f"{entry[split]:.4f} {where}"
+        f"{_score(summary, entry[split])} {where}"
         for split, where in places.items()
         if entry.get(split) is not None
     ]
     if not scores:
         return []
-    return [
-        f"Always predicting the most frequent class, {entry['name']}, scores {_enumerate(scores)}."
-    ]
+    constant = describe_constant(summary)
+    comma = "," if "," in constant else ""
+    return [f"Always predicting {constant}{comma} scores {_enumerate(scores)}."]
 
 
 def _recalls(summary: Mapping[str, Any]) -> list[str]:
@@ -390,15 +418,75 @@ def _recalls(summary: Mapping[str, Any]) -> list[str]:
     if summary["data"]["imbalance"] <= majority.IMBALANCED or not results:
         return []
     split, result = results[0]
-    present = [c for c in result["per_class"] if c["score"] is not None]
-    lowest = sorted(present, key=lambda c: float(c["score"]))[:MAX_RECALLS]
-    listed = [f"{c['class']} {c['score']:.4f} ({c['n']})" for c in lowest]
-    more = f", and {len(present) - MAX_RECALLS} more classes" if len(present) > MAX_RECALLS else ""
+    if result["balanced_accuracy"] is None:  # of another task
+        return []
     counted = f"lowest first, with the number of {summary['data']['nouns']}"
     return [
-        f"The classes are unequal. Recalls {split}, {counted}: {', '.join(listed)}{more}. "
+        f"The classes are unequal. Recalls {split}, {counted}: {_lowest(summary, result)}. "
         f"Balanced accuracy: {result['balanced_accuracy']:.4f}."
     ]
+
+
+def _lowest(summary: Mapping[str, Any], result: Mapping[str, Any]) -> str:
+    """List the outputs with the lowest scores, with the number of examples of each."""
+    present = [c for c in result["per_class"] if c["score"] is not None]
+    lowest = sorted(present, key=lambda c: float(c["score"]))[:MAX_RECALLS]
+    listed = ", ".join(f"{c['class']} {c['score']:.4f} ({c['n']})" for c in lowest)
+    hidden, nouns = len(present) - MAX_RECALLS, summary["data"]["output_nouns"]
+    return f"{listed}, and {hidden} more {nouns}" if hidden > 0 else listed
+
+
+def _outputs(summary: Mapping[str, Any]) -> list[str]:
+    """Say how well each label or number is predicted, the worst first."""
+    results, data = _results_by_class(summary), summary["data"]
+    if data["score_noun"] == "recall" or not results:
+        return []
+    split, result = results[0]
+    noun, scored = data["score_noun"], result["per_class"]
+    if len(scored) == 1 and scored[0]["score"] is not None:
+        return [f"Its {noun} {split} is {scored[0]['score']:.4f}."]
+    counted = f"lowest first, with the number of {data['nouns']}"
+    return [f"{noun} of the {data['output_nouns']} {split}, {counted}: {_lowest(summary, result)}."]
+
+
+def describe_calibration(summary: Mapping[str, Any], ece: float | None = None) -> str:
+    """Describe the calibration of the winner; '' without one.
+
+    Args:
+        summary: As ``summarise`` returns it.
+        ece: The expected calibration error on the test split, if there is one.
+    """
+    calibration, nouns = summary["calibration"] or {}, summary["data"]["nouns"]
+    if widths := calibration.get("half_widths"):
+        names = summary["data"]["classes"]
+        listed = [f"{width:.4g}" for width in widths]
+        if len(listed) > 1:
+            listed = [f"{width} for {name}" for width, name in zip(listed, names, strict=True)]
+        return (
+            f"Predictions have intervals of ±\u00a0{_enumerate(listed)}, which are to contain "
+            f"{100 * calibration['level']:.0f} % of the true numbers. In a cross-validation on "
+            f"{calibration['n']:,} {nouns} they contained {100 * calibration['coverage']:.1f} %."
+        )
+    temperature, before = calibration.get("temperature"), calibration.get("ece_before")
+    if temperature is None:
+        return ""
+    on = f"on {calibration['n']:,} {nouns}"
+    test = "" if ece is None else f", and is {ece:.3f} on the test split"
+    if temperature == 1:
+        text = (
+            f"Temperature scaling did not improve the probabilities on {nouns} outside those that "
+            "it was fitted to."
+        )
+        if before is None:
+            return text
+        return f"{text} Their expected calibration error is {before:.3f} {on}{test}."
+    text = f"The probabilities are calibrated with a temperature of {temperature:.3g}"
+    if before is None:
+        return f"{text}, fitted {on}."
+    return (
+        f"{text}, which changed their expected calibration error from {before:.3f} to "
+        f"{calibration['ece_after']:.3f} {on}{test}."
+    )
 
 
 def _enumerate(names: Sequence[str]) -> str:

@@ -89,11 +89,10 @@ def summarise(store: Store, study: str) -> dict[str, Any]:
     ``leaderboard.compare_on_validation`` for which of them are tied. An ensemble of trials that is
     the winner precedes them.
 
-    ``cut_trial`` is the trial that ended early with a better score than every complete trial.
-    ``not_fine_tuned`` is there if the budget was too short for fine-tuning.
-
-    ``best`` is the contender whose model is in the run folder, or, without a model, the winner of
-    the search. ``test`` is its test result; those of earlier winners are only on the page.
+    ``cut_trial`` ended early with a better score than every complete trial. ``not_fine_tuned`` is
+    there if the budget was too short for fine-tuning.
+    ``best`` is the contender whose model is in the run folder, or without one the winner of the
+    search. ``test`` is its test result; those of earlier winners are only on the page.
     ``test_openings`` counts every use of the test split.
 
     Args:
@@ -118,6 +117,7 @@ def summarise(store: Store, study: str) -> dict[str, Any]:
         "study": study,
         "seed": facts.seed,
         "metric": facts.metric,
+        "decimals": facts.score_decimals,
         "state": facts.state,
         "reason": facts.reason,
         "data": facts.data.model_dump(exclude={"independent_validation", "majority"}),
@@ -131,32 +131,36 @@ def summarise(store: Store, study: str) -> dict[str, Any]:
         "best": _best(winner, selection, facts, rows) if winner else None,
         "contenders": [_entry(c, winner, selection, rows) for c in contenders],
         "baselines": _baselines(selection, ranked, facts),
-        "selection": _selection_entry(selection) if selection else None,
+        "selection": _selection_entry(selection),
         "prefer": facts.prefer,
         "mirroring": facts.mirroring.model_dump(mode="json") if facts.mirroring else None,
         "calibration": facts.calibration.model_dump() if facts.calibration else None,
         "pareto": pareto(rows, facts.direction, prediction_ms(rows, measured(facts))),
-        "test": _test_entry(test) if test else None,
+        "test": _test_entry(test, facts) if test else None,
         "test_openings": len(tests),
         "artifact": "model",
         "versions": facts.versions,
     }
 
 
-def _selection_entry(selection: Selection) -> dict[str, Any]:
+def _selection_entry(selection: Selection | None) -> dict[str, Any] | None:
+    if selection is None:
+        return None
     return selection.model_dump(mode="json", exclude={"contenders", "winner", "cheapest"})
 
 
-def _test_entry(test: TestResult) -> dict[str, Any]:
+def _test_entry(test: TestResult, facts: StudyFacts) -> dict[str, Any]:
     scores = {key: getattr(test, key) for key in ("score", "low", "high", "n")}
-    return {**scores, **_by_class(test)}
+    return {**scores, **_by_class(test, facts)}
 
 
-def _by_class(result: TestResult | OutOfSampleScores) -> dict[str, Any]:
-    """The balanced accuracy, the recalls, and the comparison with the majority class."""
+def _by_class(result: TestResult | OutOfSampleScores, facts: StudyFacts) -> dict[str, Any]:
+    """The results by class, label or number, and the comparison with a constant prediction."""
+    has_recalls = facts.data.score_noun == "recall"
     return {
-        "balanced_accuracy": majority.balanced_accuracy(result.per_class),
+        "balanced_accuracy": majority.balanced_accuracy(result.per_class) if has_recalls else None,
         "per_class": result.per_class,
+        "at_thresholds": result.at_thresholds or None,
         "majority_class": result.majority.model_dump() if result.majority else None,
     }
 
@@ -266,7 +270,7 @@ def _entry(
 def _baselines(
     selection: Selection | None, ranked: Sequence[TrialRow], facts: StudyFacts
 ) -> dict[str, dict[str, Any]]:
-    """The linear probe, the default recipe and the majority class, each ``{}`` without one."""
+    """The linear probe, the default recipe and the constant prediction, each ``{}`` without one."""
     entries: dict[str, dict[str, Any]] = {"linear_probe": {}, "default_recipe": {}}
     entries["majority_class"] = facts.data.majority.model_dump() if facts.data.majority else {}
     if selection:
@@ -304,7 +308,7 @@ def _best(
     repeats = selection.repeats if selection else 1
     model = facts.model if facts.model and facts.model.contender.id == winner.id else None
     scores = facts.out_of_sample if model else None
-    by_class = _by_class(scores or OutOfSampleScores(n=0))
+    by_class = _by_class(scores or OutOfSampleScores(n=0), facts)
     latency = (model.contender if model else repeated).latency
     spread = latency and (latency.batch or latency.single)
     sources: list[Any] = [repeated, row]

@@ -170,15 +170,15 @@ def _gaps(
     rows: Sequence[TrialRow], scores: Sequence[Interval], facts: StudyFacts
 ) -> list[tuple[Interval, bool]]:
     """The difference of each trial to the first, the best, and whether the two are tied."""
-    values = [np.frombuffer(row.contributions or b"", "<f2") for row in rows]
+    values = [row.contribution_of_units for row in rows]
     if len(rows) > 1 and values[0].size and len({each.size for each in values}) == 1:
-        contributions = np.array(values, np.float64)
+        contributions = np.array(values)
         count = contributions.shape[1]
         by_run, runs = np.array([[score.mean] for score in scores]), np.zeros(count, np.int64)
         if len(facts.unit_folds) == count:
             runs = np.array(facts.unit_folds)
             by_run = _scores_by_run(by_run, contributions, runs)
-        results = comparison.Results(by_run, contributions, runs, units=np.arange(count))
+        results = comparison.Results(by_run, contributions, runs, np.arange(count), _unit(facts))
         higher = facts.direction == "maximize"
         compared = comparison.compare(results, higher_is_better=higher)
         return [(Interval(**vars(s.difference)), s.tied) for s in compared.standings]
@@ -188,6 +188,12 @@ def _gaps(
         gap = Interval(mean=s.mean - best, low=s.low - best, high=s.high - best)
         gaps.append((gap, s.low <= best <= s.high))
     return gaps
+
+
+def _unit(facts: StudyFacts) -> float:
+    """A large difference between two contributions, see ``comparison.Results``."""
+    constant = facts.data.majority.validation if facts.data.majority else None
+    return abs(constant) if facts.metric_has_unit and constant else 1.0
 
 
 def _scores_by_run(scores: Scores, contributions: Scores, runs: NDArray[np.int64]) -> Scores:
@@ -225,7 +231,7 @@ def standard_error(row: TrialRow) -> float:
     It is that of the mean of what the sampling units of the validation split contribute to the
     score; 0 if that was not stored.
     """
-    values = np.frombuffer(row.contributions or b"", "<f2").astype(np.float64)
+    values = row.contribution_of_units
     return float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else 0.0
 
 

@@ -42,6 +42,7 @@ def store_predictions(
         number,
         predictions,
         influence.sum_by_unit(values, units),
+        are_probabilities=dataset.task.has_probabilities,
         low=low,
         high=high if math.isfinite(high) else None,
     )

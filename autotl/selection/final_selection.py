@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
@@ -33,6 +34,7 @@ from autotl.selection.refit import combine
 from autotl.selection.repeats import Repeats
 from autotl.selection.standings import Compared, Comparer
 from autotl.selection.trial_ensemble import is_within_limits, stored_predictions
+from autotl.space.task import Task
 from autotl.store import (
     Baseline,
     Calibration,
@@ -42,6 +44,7 @@ from autotl.store import (
     Selection,
     with_costs,
 )
+from autotl.tasks import rescale
 
 
 @dataclass(frozen=True)
@@ -325,7 +328,9 @@ class FinalSelection:
         result = task.calibrate(targets, predictions.predictions, predictions.folds)
         return Calibration.model_validate(result) if result else None
 
-    def score_by_class(self, predictions: OutOfSample) -> OutOfSampleScores:
+    def score_by_class(
+        self, predictions: OutOfSample, calibration: Calibration | None
+    ) -> OutOfSampleScores:
         """Compute the results of the winner by class, and compare it with a constant prediction."""
         task, split = self.dataset.task, self.dataset.indices("train")
         targets, units = self.dataset.targets, np.array(self.dataset.units)
@@ -338,11 +343,22 @@ class FinalSelection:
             units[predictions.indices],
             predictions.folds if predictions.repeats > 1 else None,
         )
+        details = task.details(own, *apply_calibration(task, predictions.predictions, calibration))
         return OutOfSampleScores(
             n=len(own),
-            per_class=task.details(own, predictions.predictions)["per_class"],
+            per_class=details["per_class"],
+            at_thresholds=details.get("at_thresholds", {}),
             majority=Baseline.model_validate(asdict(baseline)) if baseline else None,
         )
+
+
+def apply_calibration(
+    task: Task, predictions: Predictions, calibration: Calibration | None
+) -> tuple[Predictions, dict[str, Any]]:
+    """Return predictions ``[N, K]`` divided by the temperature, and the values of a calibration."""
+    if calibration is None:
+        return predictions, {}
+    return rescale(task, predictions, calibration.temperature or 1.0), calibration.values
 
 
 def _is_clearly_better(standing: comparison.Standing) -> bool:

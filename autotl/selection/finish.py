@@ -186,10 +186,11 @@ class Finish:
         issues = error_analysis.find_label_issues(
             dataset, predictions.indices, predictions.predictions
         )
+        calibration = self.selection.calibrate(predictions)
         return Evidence(
             self.selection.result,
-            self.selection.calibrate(predictions),
-            self.selection.score_by_class(predictions),
+            calibration,
+            self.selection.score_by_class(predictions, calibration),
             tuple(ImageRow(**issue) for issue in issues),
         )
 

@@ -109,7 +109,7 @@ class RunFolder:
             "calibrated": evidence.calibration is not None,
         }
         if evidence.calibration:
-            facts["calibration"] = evidence.calibration.model_dump(exclude_defaults=True)
+            facts["calibration"] = evidence.calibration.values
             facts["temperature"] = evidence.calibration.temperature or 1.0
         earlier = model_folder.save(
             self.folder / "model",
@@ -128,7 +128,9 @@ class RunFolder:
             self.context.listener(Note(text))
         self._write_recipes(winner, configs, recipes)
         if self.settings.folds:
-            write_out_of_fold(self.store, self.context, self.rows[winner.lead], winner)
+            write_out_of_fold(
+                self.store, self.context, self.rows[winner.lead], winner, evidence.calibration
+            )
         self.store_evidence(winner, evidence, refitted=bool(refit_epochs), reason=reason)
         self.write_card(winner, refitted=bool(refit_epochs))
 
@@ -189,6 +191,8 @@ class RunFolder:
         splits = ("train", "validation", "test")
         results = {
             "metric": self.settings.metric,
+            "decimals": facts.score_decimals,
+            "task": {key: getattr(self.dataset.task, key) for key in model_card.CLASS_WORDS},
             "images": {split: len(self.dataset.indices(split)) for split in splits},
             "validation": self._validation_result(winner, facts),
             "selection": _selection_result(winner, facts.selection),

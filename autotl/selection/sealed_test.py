@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -111,14 +112,18 @@ class SealedTest:
         predictor = model_folder.load(folder, self.context.registry, self.context.device)
         batches = self.context.batches_of(predictor.network, indices)
         raw = training.predict(predictor.network, batches, predictor.device)
-        probabilities = rescale(self.dataset.task, raw, predictor.temperature)
-        labels = self.dataset.targets[indices]
+        predictions = rescale(self.dataset.task, raw, predictor.temperature)
+        targets = self.dataset.targets[indices]
         result = TestResult(
-            **self._scores(labels, probabilities, np.array(self.dataset.units)[indices]),
+            **self._scores(
+                targets, predictions, np.array(self.dataset.units)[indices], predictor.calibration
+            ),
             refit_seconds=refit_seconds,
             refitted=refitted,
         )
-        mistakes = error_analysis.find_mistakes(self.dataset, indices, probabilities)
+        mistakes = error_analysis.find_mistakes(
+            self.dataset, indices, predictions, predictor.calibration
+        )
         seconds = min(MAX_SALIENCY_SECONDS, self.budget.left - self.budget.fixed / 2)
         mistakes = error_analysis.add_saliency(mistakes, self.dataset, predictor, seconds)
         self.store.set_images(self.name, [ImageRow(**m) for m in mistakes], opening)
@@ -142,7 +147,11 @@ class SealedTest:
         return sample
 
     def _scores(
-        self, targets: Targets, predictions: Predictions, units: NDArray[np.int64]
+        self,
+        targets: Targets,
+        predictions: Predictions,
+        units: NDArray[np.int64],
+        calibration: Mapping[str, Any],
     ) -> dict[str, Any]:
         metric, task = self.context.metric, self.dataset.task
         low, high = intervals.score_interval(metric, targets, predictions, units)
@@ -153,6 +162,6 @@ class SealedTest:
             "low": low,
             "high": high,
             "n": len(targets),
-            **task.details(targets, predictions),
+            **task.details(targets, predictions, calibration),
             "majority": asdict(baseline) if baseline else None,
         }

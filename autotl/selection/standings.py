@@ -119,7 +119,7 @@ class Comparer:
             The optimism; None if the trial did not store what its examples contribute.
         """
         validation = np.unique(self._units[self.dataset.indices("validation")])
-        in_search = np.frombuffer(row.contributions or b"", "<f2").astype(np.float64)
+        in_search = row.contribution_of_units
         if row.score is None or contender.standing is None or len(in_search) != len(validation):
             return None
         runs = len(contender.scores)

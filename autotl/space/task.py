@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 Label = str | float | Sequence[str] | Mapping[str, float]
@@ -22,6 +23,21 @@ AUTO = "auto"
 
 DEFAULT_TASK = "classification"
 """The name of the task that a data set has unless its labels tell another."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """An example to inspect: its prediction is wrong, or its label is doubtful.
+
+    Attributes:
+        index: Its position in the arrays of targets and predictions.
+        guess: What is predicted, or doubted, as a text.
+        probability: That of the guess; None where it has none.
+    """
+
+    index: int
+    guess: str
+    probability: float | None = None
 
 
 class Task(ABC):
@@ -37,13 +53,20 @@ class Task(ABC):
         default_metric: The name of the metric that is optimised unless another one is given.
         constant_noun: What a model predicts that does not look at the example, for sentences, e.g.
             ``the most frequent class``.
+        score_noun: What ``details`` computes as the score of one output, e.g. ``recall``.
         has_probabilities: Whether predictions are probabilities.
+        activation_code: ``activate`` as an expression of PyTorch, of a tensor ``logits [B, L]`` and
+            ``config``, the content of a saved model's ``config.json``: for the code in model cards,
+            where it is used if it computes the same. Empty if there is none.
         outputs: The names of what is predicted: classes, labels or quantities.
         constants: What else ``fit`` found out from the labels: values of JSON.
 
     Args:
         outputs: The names of the outputs; empty before ``fit``.
         constants: See above.
+
+    Raises:
+        ValueError: The constants are not those that ``fit`` finds, as in a damaged file.
     """
 
     name: ClassVar[str]
@@ -51,7 +74,9 @@ class Task(ABC):
     nouns: ClassVar[str] = "classes"
     default_metric: ClassVar[str]
     constant_noun: ClassVar[str]
+    score_noun: ClassVar[str] = "recall"
     has_probabilities: ClassVar[bool] = True
+    activation_code: ClassVar[str] = ""
 
     def __init__(
         self, outputs: Sequence[str] = (), constants: Mapping[str, Any] | None = None
@@ -86,7 +111,8 @@ class Task(ABC):
             label: What a dataset plugin gave; not a missing label.
 
         Raises:
-            ValueError: It is no label of this task; the message is shown to the user.
+            ValueError: It is no label of this task, or a fitted task needs more than it has; the
+                message is shown to the user.
         """
         if not isinstance(label, str):
             raise ValueError(f"the label {label!r:.60} is not a text")
@@ -218,9 +244,46 @@ class Task(ABC):
             calibration: What ``calibrate`` returned; empty without a calibration.
 
         Returns:
-            ``prediction``, what is predicted: a class, a list of labels or a number; and values
-            by the name of each output.
+            ``prediction``, a label that ``parse`` takes: a class, a list of labels, a number, or
+            numbers by name; ``probabilities``, by the name of each output, if the task has them;
+            and other values in the form of ``prediction``, such as ``low`` and ``high``.
         """
+
+    # ---------------------------------------------------------------- reports
+
+    def decide(self, prediction: Any, calibration: Mapping[str, Any] = {}) -> str:
+        """Return what is predicted as the text of a label, see ``format``.
+
+        Args:
+            prediction: ``[K]``, after the logits were divided by the temperature.
+            calibration: What ``calibrate`` returned; empty without a calibration.
+        """
+        return self.format(prediction)
+
+    def find_mistakes(
+        self, targets: Any, predictions: Any, calibration: Mapping[str, Any] = {}, limit: int = 24
+    ) -> list[Finding]:
+        """Return the examples with the largest errors, the largest first.
+
+        Args:
+            targets: ``[N, ...]``.
+            predictions: ``[N, K]``.
+            calibration: What ``calibrate`` returned; empty without a calibration.
+            limit: The maximum number of examples.
+        """
+        return []
+
+    def find_doubtful_labels(
+        self, targets: Any, predictions: Any, limit: int = 24
+    ) -> list[Finding]:
+        """Return the examples whose labels are probably wrong, the most doubtful first.
+
+        Args:
+            targets: ``[N, ...]``.
+            predictions: ``[N, K]``, of models that were not trained on the example.
+            limit: The maximum number of examples.
+        """
+        return []
 
     def to_json(self) -> dict[str, Any]:
         """Return the name and the constants, from which a saved model's task is restored."""

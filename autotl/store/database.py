@@ -45,6 +45,7 @@ from autotl.store.opening import (
     open_database,
 )
 from autotl.store.rows import (
+    CONTRIBUTION_TYPE,
     STATUSES,
     DataIssueRow,
     EpochRow,
@@ -57,7 +58,7 @@ from autotl.store.rows import (
 _Row = TypeVar("_Row", TrialRow, EpochRow, RepeatRow, TestRow, DataIssueRow, ImageRow)
 
 MAX_PREDICTION_BYTES = 2**20
-"""The size of the predictions of a trial up to which they are stored, in float16."""
+"""The size of the predictions of a trial up to which they are stored."""
 
 RECORDS: Mapping[type[Any], Mapping[str, type[Facts]]] = {
     TrialRow: {"facts": TrialFacts},
@@ -369,8 +370,10 @@ class Store:
         self,
         study: str,
         number: int,
-        probabilities: NDArray[np.float32],
+        predictions: NDArray[np.float32],
         contributions: NDArray[np.float64],
+        *,
+        are_probabilities: bool = True,
         **facts: Any,
     ) -> None:
         """Store the predictions of a trial for the validation split.
@@ -378,33 +381,38 @@ class Store:
         Args:
             study: The name of the study.
             number: The number of the trial.
-            probabilities: ``[N, C]``; not stored if they are larger than ``MAX_PREDICTION_BYTES``.
+            predictions: ``[N, K]``; not stored if they are larger than ``MAX_PREDICTION_BYTES``.
             contributions: What each sampling unit contributes to the score, ``[U]``.
+            are_probabilities: Whether float16 is precise enough for the predictions.
             facts: New values by field of ``TrialFacts``.
 
         Raises:
             StudyError: There is no such trial.
         """
-        data = probabilities.astype("<f2").tobytes()
-        self.update_trial(
-            study, number, {"contributions": contributions.astype("<f2").tobytes()}, **facts
-        )
+        number_type = "<f2" if are_probabilities else "<f4"
+        data = predictions.astype(number_type).tobytes()
+        contributed = contributions.astype(CONTRIBUTION_TYPE).tobytes()
+        self.update_trial(study, number, {"contributions": contributed}, **facts)
         if len(data) > MAX_PREDICTION_BYTES:
             return
-        values = {"classes": probabilities.shape[1], "probabilities": data}
+        values = {
+            "outputs": predictions.shape[1],
+            "predictions": data,
+            "number_type": number_type,
+        }
         with self._write() as connection:
             connection.execute(PREDICTION.delete().where(*_at(PREDICTION, study, number)))
             connection.execute(PREDICTION.insert().values(study=study, number=number, **values))
 
     def predictions(self, study: str, number: int) -> NDArray[np.float32] | None:
-        """Return the predictions ``[N, C]`` of a trial for the validation split, if stored."""
-        query = sa.select(PREDICTION.c.classes, PREDICTION.c.probabilities)
+        """Return the predictions ``[N, K]`` of a trial for the validation split, if stored."""
+        query = sa.select(PREDICTION)
         with self._read() as connection:
             row = connection.execute(query.where(*_at(PREDICTION, study, number))).first()
             if row is None:
                 return None
-            values = np.frombuffer(row.probabilities, "<f2").astype(np.float32)
-            return values.reshape(-1, row.classes)
+            values = np.frombuffer(row.predictions, row.number_type).astype(np.float32)
+            return values.reshape(-1, row.outputs)
 
     def epochs(self, study: str, number: int) -> list[EpochRow]:
         """Return the epochs of a trial, in order."""

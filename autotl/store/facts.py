@@ -7,6 +7,7 @@ or that was interrupted, lacks some of them.
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 from autotl.store.contender import Contender, Facts, Interval, Number
@@ -15,10 +16,11 @@ State = Literal["", "running", "done", "interrupted", "failed"]
 
 
 class MajorityClass(Facts):
-    """The most frequent class of the training split, and the scores of always predicting it.
+    """The constant prediction from the training split, and the scores of always predicting it.
 
-    Its probabilities are the frequencies of the classes, see ``scoring.majority``. A score is None
-    without a split, or where the metric is not defined.
+    Of classes it is the most frequent one, with the frequencies as probabilities; ``name`` is what
+    ``Task.describe_constant`` returns. A score is None without a split, or where the metric is not
+    defined.
     """
 
     name: str
@@ -34,7 +36,9 @@ class DataFacts(Facts):
     group, or copies of one, count once. ``imbalance`` is the size of the largest class over
     that of the smallest in the training split. With ``folds`` there is no validation split: the
     training split is divided into so many, and scores the trials. ``options`` are the values of
-    keywords of the dataset plugin.
+    keywords of the dataset plugin. ``task`` is the name of the task, and ``classes`` are its
+    outputs: classes, labels or quantities. ``output_noun``, ``output_nouns``, ``constant_noun``,
+    ``score_noun`` and ``has_probabilities`` are attributes of the task, see ``space.task.Task``.
     """
 
     source: str = ""
@@ -44,6 +48,11 @@ class DataFacts(Facts):
     noun: str = "image"
     nouns: str = "images"
     task: str = "classification"
+    output_noun: str = "class"
+    output_nouns: str = "classes"
+    constant_noun: str = "the most frequent class"
+    score_noun: str = "recall"
+    has_probabilities: bool = True
     classes: list[str] = []
     train: int = 0
     validation: int = 0
@@ -82,9 +91,14 @@ class Calibration(Facts):
     level: float | None = None
     coverage: float | None = None
 
+    @property
+    def values(self) -> dict[str, Any]:
+        """What the task returned."""
+        return self.model_dump(exclude_defaults=True)
+
 
 class Baseline(Facts):
-    """The majority class as a baseline of a model, see ``scoring.majority.Baseline``."""
+    """A constant prediction as a baseline of a model, see ``scoring.majority.Baseline``."""
 
     score: Number
     difference: Interval
@@ -94,11 +108,13 @@ class Baseline(Facts):
 class OutOfSampleScores(Facts):
     """The results of the winner on images of train + validation that it was not trained on.
 
-    ``n`` counts predictions. ``per_class`` has ``class``, ``n`` and ``score``, the recall.
+    ``n`` counts predictions. ``per_class`` has ``class``, ``n`` and ``score`` of each output, and
+    maybe more, see ``Task.details``; ``at_thresholds`` the scores of several labels.
     """
 
     n: int
     per_class: list[dict[str, Any]] = []
+    at_thresholds: dict[str, float | None] = {}
     majority: Baseline | None = None
 
 
@@ -164,6 +180,7 @@ class StudyFacts(Facts):
     ``used_examples`` are those that the search chose: the side of the input images in pixels, None
     for that of the settings or of each backbone, and the number of examples, None for all.
     ``space_settings`` are those from which the last run made the search space.
+    ``metric_has_unit`` says whether scores are in the unit of the targets, see ``scoring.metrics``.
     ``reason`` is the error of a study whose state is ``failed``. ``unit_folds`` has the fold of
     each sampling unit of the training split, if it is divided into folds. ``seconds`` are those of
     all runs; ``run_seconds``, those of the last run, which ``budget_seconds`` limits. ``stages``
@@ -175,6 +192,7 @@ class StudyFacts(Facts):
     seed: int = 0
     metric: str = "accuracy"
     direction: Literal["maximize", "minimize"] = "maximize"
+    metric_has_unit: bool = False
     prefer: Literal["accuracy", "cheap"] = "accuracy"
     identity: dict[str, Any] | None = None
     data: DataFacts = DataFacts()
@@ -209,6 +227,14 @@ class StudyFacts(Facts):
     calibration: Calibration | None = None
     out_of_sample: OutOfSampleScores | None = None
     weights: PretrainedWeights = PretrainedWeights()
+
+    @property
+    def score_decimals(self) -> int:
+        """Decimals of a score: 4, or of a unit as many as give a constant's score four digits."""
+        constant = self.data.majority.validation if self.data.majority else None
+        if not self.metric_has_unit or not constant:
+            return 4
+        return max(0, 3 - math.floor(math.log10(abs(constant))))
 
 
 class TrialFacts(Facts):
@@ -271,7 +297,11 @@ class RepeatFacts(Facts):
 
 
 class TestResult(Facts):
-    """The result on the test split; ``score`` is None if the test was interrupted."""
+    """The result on the test split; ``score`` is None if the test was interrupted.
+
+    ``ece``, ``per_class``, ``at_thresholds``, ``confusion_matrix`` and ``scatter``, the true and
+    the predicted numbers of some examples, ``[N, T, 2]``, are those of ``Task.details``.
+    """
 
     __test__ = False  # pytest would collect the class because of its name
 
@@ -283,5 +313,7 @@ class TestResult(Facts):
     refit_seconds: float | None = None
     refitted: bool = False
     per_class: list[dict[str, Any]] = []
+    at_thresholds: dict[str, float | None] = {}
     confusion_matrix: list[list[int]] = []
+    scatter: list[list[tuple[float, float]]] = []
     majority: Baseline | None = None

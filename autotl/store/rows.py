@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from autotl.store.contender import Contender, Kind
 from autotl.store.facts import RepeatFacts, TestResult, TrialFacts
 
@@ -25,13 +28,18 @@ STATUSES = (
 )
 
 
+CONTRIBUTION_TYPE = "<f4"
+"""Of stored contributions: their differences between trials count, and they may have any unit."""
+
+
 @dataclass(frozen=True)
 class TrialRow:
     """One trial: its configuration, its status and its results.
 
     ``epochs`` is the planned number of epochs and ``seconds`` the wall-clock time. ``reason`` says
     why the trial ended with its status; it is empty for ``complete``. ``contributions`` are those
-    of the sampling units of the validation split to the score (``scoring.influence``), as float16.
+    of the sampling units of the validation split to the score (``scoring.influence``)
+    as ``CONTRIBUTION_TYPE``.
     """
 
     number: int
@@ -52,6 +60,11 @@ class TrialRow:
         """The configuration without what had no effect."""
         stored: dict[str, Any] = json.loads(self.facts.effective_config or "{}")
         return stored or self.config
+
+    @property
+    def contribution_of_units(self) -> NDArray[np.float64]:
+        """What each sampling unit contributes to the score, ``[U]``; empty if not stored."""
+        return np.frombuffer(self.contributions or b"", CONTRIBUTION_TYPE).astype(np.float64)
 
 
 @dataclass(frozen=True)
@@ -108,11 +121,14 @@ class DataIssueRow:
 
 @dataclass(frozen=True)
 class ImageRow:
-    """An image that was misclassified or whose label may be wrong; its previews are data URIs."""
+    """An example with a wrong prediction or a doubtful label; its previews are data URIs.
+
+    ``probability`` is that of what was predicted; None where that has none.
+    """
 
     name: str
     truth: str
     guess: str
-    probability: float
+    probability: float | None = None
     thumbnail: str = ""
     saliency: str = ""

@@ -1,9 +1,14 @@
 """Tasks: the one that every data set of named classes has, and how the task of others is found."""
 
 from autotl.tasks.choice import choose_task, find_task, restore_task
-from autotl.tasks.classification import CLASSIFICATION, Classification, numbered_classes
+from autotl.tasks.classification import (
+    CLASSIFICATION,
+    Classification,
+    numbered_classes,
+    rank_positive,
+)
 from autotl.tasks.metric_choice import find_metric, metrics_for
-from autotl.tasks.rescaling import rescale
+from autotl.tasks.rescaling import measure_difference, rescale
 
 __all__ = [
     "CLASSIFICATION",
@@ -11,8 +16,10 @@ __all__ = [
     "choose_task",
     "find_metric",
     "find_task",
+    "measure_difference",
     "metrics_for",
     "numbered_classes",
+    "rank_positive",
     "rescale",
     "restore_task",
 ]

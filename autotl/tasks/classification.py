@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from autotl.scoring import majority, metrics
+from autotl.scoring import confident_learning, majority, metrics
 from autotl.scoring.calibration import SMALLEST_PROBABILITY, expected_calibration_error
 from autotl.scoring.calibration import calibrate as fit_temperature
-from autotl.space.task import DEFAULT_TASK, Label, Task
+from autotl.space.task import DEFAULT_TASK, Finding, Label, Task
 
 Labels = NDArray[np.int64]
 Probabilities = NDArray[np.float32]
@@ -31,6 +31,7 @@ class Classification(Task):
     name = DEFAULT_TASK
     default_metric = "accuracy"
     constant_noun = "the most frequent class"
+    activation_code = "logits.softmax(1)"
 
     def parse(self, label: Label) -> str:
         """Return the name of a class; a number is a name too."""
@@ -112,8 +113,46 @@ class Classification(Task):
         """Return the most probable class, and the probability of each."""
         return {
             "prediction": self.outputs[int(prediction.argmax())],
-            **dict(zip(self.outputs, map(float, prediction), strict=True)),
+            "probabilities": dict(zip(self.outputs, map(float, prediction), strict=True)),
         }
+
+    def decide(self, prediction: Probabilities, calibration: Mapping[str, Any] = {}) -> str:
+        """Return the most probable class."""
+        return self.outputs[int(prediction.argmax())]
+
+    def find_mistakes(
+        self,
+        targets: Labels,
+        predictions: Probabilities,
+        calibration: Mapping[str, Any] = {},
+        limit: int = 24,
+    ) -> list[Finding]:
+        """Return the most confident wrong predictions."""
+        guesses = predictions.argmax(1)
+        wrong = predictions.max(1) * (guesses != targets)
+        return self._list(guesses, predictions, wrong, limit)
+
+    def find_doubtful_labels(
+        self, targets: Labels, predictions: Probabilities, limit: int = 24
+    ) -> list[Finding]:
+        """Return those that confident learning finds, see ``scoring.confident_learning``."""
+        guesses, doubt = confident_learning.doubt_labels(targets, predictions)
+        return self._list(guesses, predictions, doubt, limit)
+
+    def _list(
+        self, guesses: Labels, predictions: Probabilities, severity: Any, limit: int
+    ) -> list[Finding]:
+        """List the examples with the largest ``severity [N]`` above 0."""
+        return [
+            Finding(i, self.outputs[guesses[i]], float(predictions[i, guesses[i]]))
+            for i in rank_positive(severity, limit)
+        ]
+
+
+def rank_positive(values: NDArray[Any], limit: int) -> list[int]:
+    """Return the indices of the largest values ``[N]`` above 0, the largest first."""
+    order = np.argsort(-values, kind="stable")[:limit]
+    return [int(i) for i in order if values[i] > 0]
 
 
 CLASSIFICATION = Classification()

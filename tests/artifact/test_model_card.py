@@ -78,7 +78,7 @@ def test_the_card_has_its_sections_in_order() -> None:
     ]  # fmt: skip
     assert "not evaluated" not in text
     assert "| validation | `None`" not in text, "settings that are None are left out"
-    assert "\n\n\n" not in text.replace(model_card.standalone.EXAMPLE, "").split("```\n")[-1]
+    assert "\n\n\n" not in text.replace(model_card.standalone.OPEN_IMAGE, "").split("```\n")[-1]
 
 
 def test_without_results_the_card_says_so() -> None:
@@ -177,3 +177,57 @@ def test_the_scale_of_deep_images_is_stated() -> None:
     text = model_card.render({**CONFIG, "scales": {"TIFF integer": [0, 4095.0]}}, "pets")
     assert "- `TIFF integer`: 0 is black, 4095 is white." in text
     assert "more than 8 bits" not in model_card.render({**CONFIG, "scales": {}}, "pets")
+
+
+# ---------------------------------------------------------------- other tasks
+
+
+def describe_task(**words: object) -> dict[str, object]:
+    standard = {"noun": "label", "nouns": "labels", "score_noun": "F1", "has_probabilities": True}
+    return {**standard, **words}
+
+
+def test_labels_have_their_thresholds_and_scores() -> None:
+    scores = {"precision": 0.5, "recall": None, "score": 0.25}
+    results = {
+        "task": describe_task(),
+        "calibration": {"temperature": 0.8, "thresholds": [0.3, 0.5], "n": 90},
+        "test": {"score": 0.5, "n": 9, "per_class": [{"class": "a", "n": 4, **scores}]},
+    }
+    text = model_card.render(CONFIG, "pets", results)
+    assert "A model that predicts 2 labels of each image, trained with AutoTL:\n`a`, `b`." in text
+    assert "| label | threshold | test images | precision | recall | F1 |" in text
+    assert "| `a` | 0.300 | 4 | 0.500 |  | 0.250 |" in text
+    assert "| `b` | 0.500 |  |  |  |  |" in text
+    assert "may predict any of its labels" in text
+    assert "class" not in text.split("## Evaluation")[1]
+
+
+def test_numbers_have_their_interval_and_errors() -> None:
+    results = {
+        "metric": "mae",
+        "decimals": 1,
+        "task": describe_task(
+            noun="number", nouns="numbers", score_noun="R²", has_probabilities=False
+        ),
+        "calibration": {"half_widths": [12.5], "level": 0.95, "coverage": 0.948, "n": 90},
+        "test": {
+            "score": 123.456, "low": 100.0, "high": 150.0, "n": 9,
+            "per_class": [{"class": "value", "n": 9, "mae": 123.4, "rmse": 150, "score": 0.9}],
+        },
+    }  # fmt: skip
+    constants = {"mean": [1000.0], "std": [250.0]}
+    config = {**CONFIG, "classes": ["value"], "task": {"constants": constants}, "temperature": 1.0}
+    text = model_card.render(config, "pets", results)
+    assert "A model that predicts a number for each image, trained with AutoTL.\n" in text
+    assert "| 9 | 123.5 | 100.0 to 150.0 |" in text
+    assert "| number | mean | std | interval | test images | MAE | RMSE | R² |" in text
+    assert "| `value` | 1000 | 250 | ± 12.5 | 9 | 123.4 | 150 | 0.900 |" in text
+    assert (
+        "95 % of the true numbers. In a cross-validation on\n90 images they contained 94.8 %"
+        in text
+    )
+    for word in ("probabilities", "class"):
+        assert word not in text.split("## Evaluation")[1]
+    results["calibration"] = None  # type: ignore[assignment]
+    assert "Predictions have no intervals." in model_card.render(config, "pets", results)

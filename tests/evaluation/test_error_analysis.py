@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from autotl_plugins.tasks import Multilabel
 from PIL import Image
 from toy import COLOURS, CPU, model, squares
 
@@ -141,3 +142,20 @@ def test_without_time_or_captum_the_entries_stay_unchanged(
     assert error_analysis.add_saliency(mistakes, dataset, predictor(), max_seconds=-1.0) == mistakes
     monkeypatch.setattr(error_analysis.saliency, "is_available", lambda: False)
     assert error_analysis.add_saliency(mistakes, dataset, predictor(), max_seconds=60.0) == mistakes
+
+
+def test_of_several_labels_the_label_sets_are_compared(dataset: Dataset) -> None:
+    task = Multilabel(["a", "b"])
+    targets = np.tile([1.0, 0.0], (len(dataset.targets), 1)).astype(np.float32)
+    labelled = replace(dataset, task=task, targets=targets)
+    p = np.tile([0.9, 0.3], (3, 1)).astype(np.float32)
+    p[1, 1] = 0.4
+    indices = np.array([7, 4, 2])
+    assert error_analysis.find_mistakes(labelled, indices, p) == []
+    entries = error_analysis.find_mistakes(labelled, indices, p, {"thresholds": [0.5, 0.35]})
+    [entry] = entries
+    assert (entry["name"], entry["truth"]) == (dataset.examples[4].name, "a")
+    assert (entry["guess"], entry["probability"]) == ("a;b", None)
+    assert entry["thumbnail"].startswith("data:image/jpeg;base64,")
+    # A set of labels is no single output that a saliency map could explain.
+    assert error_analysis.add_saliency(entries, labelled, predictor(), max_seconds=60.0) == entries

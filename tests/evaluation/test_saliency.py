@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from autotl_plugins.tasks import Ordinal
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
@@ -147,3 +148,12 @@ def test_without_captum_the_error_has_the_command_that_installs_it(
     assert not saliency.is_available()
     with pytest.raises(ArtifactError, match=r'pip install "autotl\[explain\]"'):
         saliency.compute_saliency(network, np.zeros((1, 3, SIDE, SIDE), dtype=np.uint8), [0])
+
+
+def test_ordered_classes_are_explained_by_their_probabilities(network: Model) -> None:
+    """There is one logit less than classes: the last class is supported by the last logit."""
+    task = Ordinal(["1", "2", "3", "4"])
+    images = np.random.default_rng(0).integers(0, 256, (4, 3, SIDE, SIDE), dtype=np.uint8)
+    maps = saliency.compute_saliency(network, images, [3] * 4, task)
+    assert (saliency_fraction(maps, 3) < 0.1).all()
+    assert saliency.compute_saliency(network, images, [0] * 4, task).shape == maps.shape

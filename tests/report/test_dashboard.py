@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from wsgiref.util import setup_testing_defaults
@@ -12,12 +13,13 @@ import optuna
 import pytest
 from example_study import CLASSES
 from optuna_dashboard import get_note, save_note, wsgi
+from report_examples import label_facts, number_facts
 
 from autotl import report
 from autotl.errors import StoreError, StudyError
 from autotl.report import dashboard
 from autotl.report.dashboard_notes import escape_markdown
-from autotl.store import Contender, Member, RepeatFacts, RepeatRow, Store, TestResult
+from autotl.store import Contender, DataFacts, Member, RepeatFacts, RepeatRow, Store, TestResult
 
 
 def fetch_study(store: Store) -> Any:
@@ -188,3 +190,19 @@ def test_it_is_served_on_this_machine_only_once_the_port_is_free(
     dashboard.serve(complete_store, "birds", tmp_path / "birds", port, lines.append)
     assert served == [("127.0.0.1", port)]
     assert lines == [f"http://127.0.0.1:{port}/dashboard/studies/1 (stop with Ctrl-C)"]
+
+
+@pytest.mark.parametrize("data", [label_facts(), number_facts()], ids=["labels", "numbers"])
+def test_other_tasks_have_notes_without_a_confusion_matrix(
+    complete_store: Store, tmp_path: Path, data: DataFacts
+) -> None:
+    complete_store.update_study("birds", data=data, metric="mae", metric_has_unit=True)
+    for test in complete_store.tests("birds"):
+        result = test.result.model_copy(update={"confusion_matrix": [], "per_class": []})
+        complete_store.close_test(test.id, result)
+    for row in complete_store.repeats("birds"):
+        complete_store.add_repeat("birds", replace(row, facts=RepeatFacts()))
+    dashboard.annotate(complete_store, "birds", tmp_path)
+    notes = fetch_notes(complete_store)
+    assert notes
+    assert not any("Confusion" in note for note in notes.values())

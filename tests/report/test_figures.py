@@ -24,6 +24,7 @@ def draw(store: Store) -> dict[str, Any]:
         "progress": figures.best_so_far(rows, "accuracy", "maximize", 2),
         "curves": figures.learning_curves(rows, epochs, "accuracy", "maximize", 2),
         "confusion": figures.confusion_heatmap([[1, 2], [0, 3]], [HOSTILE, "wren"]),
+        "scatter": figures.scatter([[(1.0, 1.5)], [(2.0, 2.5)]], [HOSTILE]),
     }
     for figure in filter(None, drawn.values()):
         for view in figure["views"]:

@@ -13,12 +13,28 @@ from typing import Any
 import example_study
 import pytest
 from example_study import HOSTILE, add_test, add_trial, config, facts, result
-from report_examples import add_selection, add_study, data_facts, trial_contender
+from report_examples import (
+    add_selection,
+    add_study,
+    data_facts,
+    label_facts,
+    number_facts,
+    trial_contender,
+)
 
 from autotl import report
 from autotl.errors import StoreError
 from autotl.scoring import intervals
-from autotl.store import DataIssueRow, Interval, PretrainedWeights, Store
+from autotl.store import (
+    Calibration,
+    DataIssueRow,
+    ImageRow,
+    Interval,
+    MajorityClass,
+    PretrainedWeights,
+    Store,
+    TestResult,
+)
 
 
 class _Page(HTMLParser):
@@ -360,3 +376,66 @@ def test_the_optimism_of_the_search_and_of_the_winner_are_named_apart(
     assert search in text.replace("\xa0", " ")
     winner = "The optimism of the winner (trial 1) is -0.1000 (95 % interval -0.1200 to -0.0800)."
     assert winner in text.replace("\xa0", " ")
+
+
+def test_labels_have_a_table_with_thresholds_and_no_confusion_matrix(
+    store: Store, tmp_path: Path
+) -> None:
+    data = label_facts(classes=["sky", "sun"], majority=MajorityClass(name="x", validation=0.2))
+    add_study(store, 0.8, 0.9, data=data)
+    entry = {"class": HOSTILE, "n": 7, "threshold": 0.25, "precision": None, "recall": 0.5}
+    test = TestResult(
+        score=0.8, low=0.7, high=0.9, n=40,
+        per_class=[{**entry, "class": "sky", "score": 0.75}, {**entry, "score": 0.5}],
+        at_thresholds={"micro_f1": 0.625, "subset_accuracy": 0.42},
+    )  # fmt: skip
+    add_test(store, 1, test, mistakes=[ImageRow("a.png", "sky", "sky;sun")])
+    store.set_images("birds", [ImageRow("b.png", "sky", "not sky", 0.97)])
+    summary = report.write(store, "birds", tmp_path)
+    assert summary["test"]["at_thresholds"] == test.at_thresholds
+    text = read(tmp_path / "report.html").text
+    assert "2 labels · seed" in text
+    assert (
+        f"label images threshold precision recall F1 {HOSTILE} 7 0.2500 \u2013 0.5000 0.5000"
+        in text
+    )
+    assert "All labels together have an F1 of 0.6250 at their thresholds. 42 % of the" in text
+    assert "Test images with the largest errors" in text
+    assert "sky;sun label: sky" in text
+    assert "not sky 97 % label: sky" in text
+    assert "onfusion" not in text
+    assert "Wilson" not in text
+
+
+def test_numbers_have_a_figure_and_intervals(store: Store, tmp_path: Path) -> None:
+    add_study(
+        store, 12.345, 11.0, metric="mae", metric_has_unit=True, direction="minimize",
+        data=number_facts(classes=[HOSTILE, "y"]),
+        calibration=Calibration(half_widths=[9.5, 2.5], level=0.95, coverage=0.9, n=60),
+    )  # fmt: skip
+    entry = {"n": 40, "mae": 1234567.0, "rmse": 1e-7}
+    test = TestResult(
+        score=12.5, low=11.0, high=14.0, n=40,
+        per_class=[
+            {"class": HOSTILE, **entry, "score": 0.75}, {"class": "y", **entry, "score": None},
+        ],
+        scatter=[[(1.0, 1.5), (10.0, 9.0)], [(2.0, 2.5), (20.0, 21.0)]],
+    )  # fmt: skip
+    add_test(store, 1, test, mistakes=[ImageRow("a.png", "1", "9 (+8)")])
+    report.write(store, "birds", tmp_path)
+    page = read(tmp_path / "report.html")
+    assert f"number images MAE RMSE R² {HOSTILE} 40 1.235e+06 1e-07 0.7500" in page.text
+    assert "intervals of ± 9.5 for" in page.text
+    assert "of a random sample of 2" in page.text
+    assert "Test images with the largest errors" in page.text
+    assert "12.5011.00 to 14.00" in page.text
+    [figures, _] = map(json.loads, page.data)
+    [first, second] = figures["scatter"]["views"]
+    assert first["data"][1]["x"] == [1.0, 2.0]
+    assert second["data"][1]["y"] == [9.0, 21.0]
+    assert second["data"][0]["x"] == [9.0, 21.0]
+    assert "<img" not in first["layout"]["xaxis"]["title"]["text"]
+    assert figures["progress"]["views"][0]["layout"]["yaxis"]["tickformat"] == ".4~g"
+    classes = page.text.replace("classification", "")
+    assert "class" not in classes
+    assert "probabilit" not in classes

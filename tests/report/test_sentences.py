@@ -9,12 +9,16 @@ from report_examples import (
     add_study,
     data_facts,
     ensemble_contender,
+    label_facts,
+    number_facts,
     trial_contender,
 )
 
 from autotl import report
+from autotl.report.sentences import describe_calibration
 from autotl.store import (
     Baseline,
+    Calibration,
     DataFacts,
     EpochRow,
     Interval,
@@ -308,3 +312,70 @@ def test_what_was_not_done_with_the_winner_is_said(store: Store) -> None:
     assert [s for s in describe(store) if s.startswith("The winner was not")] == [
         "The winner was not calibrated: its probabilities are as the network computes them."
     ]
+
+
+# ---------------------------------------------------------------- labels and numbers
+
+
+def test_labels_are_listed_with_their_f1(store: Store) -> None:
+    name = "the frequencies of the labels"
+    constant = MajorityClass(name=name, validation=0.2, test=0.25)
+    add_study(store, 0.9, data=label_facts(majority=constant, imbalance=9.0))
+    per_class = [
+        {"class": label, "n": 7, "score": score}
+        for label, score in (("sky", 0.75), ("sun", 0.5), ("sea", None))
+    ]
+    add_test(store, 0, TestResult(score=0.8, low=0.7, high=0.9, n=180, per_class=per_class))
+    text = " ".join(describe(store))
+    assert f"Always predicting {name} scores 0.2000 on the validation split and 0.2500" in text
+    assert (
+        "F1 of the labels on the test split, lowest first, with the number of images: "
+        "sun 0.5000 (7), sky 0.7500 (7)." in text
+    )
+    assert "class" not in text
+    assert "unequal" not in text
+
+
+def test_a_warning_names_the_constant_prediction_of_the_task(store: Store) -> None:
+    add_study(store, 44.0, metric="mae", direction="minimize", data=number_facts())
+    gap = Interval(mean=-1.25, low=-3.0, high=0.5)
+    test = TestResult(
+        score=43.0, low=40.0, high=46.0, n=180,
+        per_class=[{"class": "value", "n": 180, "score": 0.125}],
+        majority=Baseline(score=44.25, difference=gap, is_beaten=False),
+    )  # fmt: skip
+    add_test(store, 0, test)
+    store.update_study("birds", metric_has_unit=True)
+    text = " ".join(describe(store))
+    assert (
+        "the winner may be no better than always predicting the mean, 12.5: the difference in mae "
+        "is -1.25 (95 % interval -3.00 to +0.50)." in text
+    )
+    assert "Always predicting the mean, 12.5, scores 45.25 on the validation split" in text
+    assert "Its R² on the test split is 0.1250." in text
+
+
+@pytest.mark.parametrize(
+    ("constant", "score", "text"),
+    [(45.0, 12.3456, "12.35"), (2.5e6, 1234567.8, "1234568"), (1e-3, 1.23456e-4, "0.000123")],
+)
+def test_scores_with_a_unit_have_four_digits(
+    store: Store, constant: float, score: float, text: str
+) -> None:
+    data = number_facts(majority=MajorityClass(name="0", validation=constant))
+    add_study(store, score, metric="mae", metric_has_unit=True, direction="minimize", data=data)
+    assert f"mae {text} on" in describe(store)[0]
+
+
+def test_a_calibration_is_described(store: Store) -> None:
+    add_study(store, 0.9, data=number_facts(classes=["x", "y"]))
+    assert describe_calibration(report.summarise(store, "birds")) == ""
+    widths = Calibration(half_widths=[12.5, 1e-5], level=0.95, coverage=0.9476, n=1200)
+    store.update_study("birds", calibration=widths)
+    assert describe_calibration(report.summarise(store, "birds")) == (
+        "Predictions have intervals of ±\u00a012.5 for x and 1e-05 for y, which are to contain "
+        "95 % of the true numbers. In a cross-validation on 1,200 images they contained 94.8 %."
+    )
+    store.update_study("birds", calibration=Calibration(temperature=1.5, thresholds=[0.5], n=9))
+    text = "The probabilities are calibrated with a temperature of 1.5, fitted on 9 images."
+    assert describe_calibration(report.summarise(store, "birds")) == text

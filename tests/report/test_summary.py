@@ -20,13 +20,16 @@ from autotl.scoring import intervals
 from autotl.search.leaderboard import rank
 from autotl.store import SavedModel, Store, single
 
-BY_CLASS: dict[str, Any] = {"balanced_accuracy": {}, "per_class": {}, "majority_class": {}}
+BY_CLASS: dict[str, Any] = {
+    key: {} for key in ("balanced_accuracy", "per_class", "at_thresholds", "majority_class")
+}
 
 SHAPE = {
     "schema": {},
     "study": {},
     "seed": {},
     "metric": {},
+    "decimals": {},
     "state": {},
     "reason": {},
     "data": {
@@ -37,6 +40,11 @@ SHAPE = {
         "noun": {},
         "nouns": {},
         "task": {},
+        "output_noun": {},
+        "output_nouns": {},
+        "constant_noun": {},
+        "score_noun": {},
+        "has_probabilities": {},
         "classes": {},
         "train": {},
         "validation": {},

@@ -36,6 +36,7 @@ from autotl.store import (
     TrialFacts,
     TrialRow,
 )
+from autotl.store.rows import CONTRIBUTION_TYPE
 
 NOW = datetime(2025, 3, 1, 12, 0, tzinfo=UTC)
 
@@ -162,7 +163,7 @@ def test_the_stored_interval_of_a_score_is_used() -> None:
 
 def stored(values: Any) -> bytes:
     """Contributions as the store has them."""
-    return np.asarray(values, "<f2").tobytes()
+    return np.asarray(values, CONTRIBUTION_TYPE).tobytes()
 
 
 def test_trials_are_compared_by_their_predictions() -> None:
@@ -200,7 +201,7 @@ def simulate_folds(
         of_fold = random.normal(0, 0.02, folds.max() + 1)[folds]  # the noise of training
         own = 0.6 * hard + 0.8 * random.normal(size=len(folds))
         right = own < NormalDist().inv_cdf(accuracy) + of_fold
-        contributions = right.astype("<f2").tobytes()
+        contributions = right.astype(CONTRIBUTION_TYPE).tobytes()
         rows.append(trial(number, float(right.mean()), contributions=contributions))
     compared = compare_on_validation(rank(rows, "maximize"), facts)
     return [(c.mean, c.standing.tied) for c in compared if c.standing]
@@ -377,7 +378,7 @@ FACTS = StudyFacts(data=DataFacts(independent_validation=100), metric="accuracy"
 
 def with_predictions(number: int, correct: int, frozen: bool, shift: int = 0) -> TrialRow:
     """A trial that is right about ``correct`` of 100 examples, the first ones but ``shift``."""
-    right = np.roll(np.arange(100) < correct, shift).astype("<f2")
+    right = np.roll(np.arange(100) < correct, shift).astype(CONTRIBUTION_TYPE)
     row = trial(number, correct / 100, facts={"backbone_frozen": frozen})
     return replace(row, contributions=right.tobytes())
 

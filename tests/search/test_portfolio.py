@@ -16,6 +16,7 @@ from autotl.search.portfolio import WARM_START, Names, Portfolio
 from autotl.space.registry import FILE, AnyPlugin
 from autotl.space.space import Space
 from autotl.store import TrialFacts, TrialRow
+from autotl.store.rows import CONTRIBUTION_TYPE
 
 
 @backbone
@@ -92,7 +93,7 @@ class Search:
     def contributions(self, score: float) -> bytes:
         """Those of 100 images to an accuracy, times ``scale``."""
         correct = np.arange(100) < 100 * score
-        return (score + self.scale * (correct - score)).astype("<f2").tobytes()
+        return (score + self.scale * (correct - score)).astype(CONTRIBUTION_TYPE).tobytes()
 
     def next(
         self, score: float = 0.5, status: str = "complete", *, probing: bool = True, **facts: Any

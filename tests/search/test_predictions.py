@@ -13,6 +13,7 @@ from autotl.scoring import metrics
 from autotl.scoring.intervals import score_interval
 from autotl.search.predictions import store_predictions
 from autotl.store import Store, TrialRow
+from autotl.tasks import CLASSIFICATION
 
 
 def stored(metric: str, labels: Any, probabilities: Any, units: Any) -> tuple[Store, TrialRow]:
@@ -26,6 +27,7 @@ def stored(metric: str, labels: Any, probabilities: Any, units: Any) -> tuple[St
         units=(98, 99, *units),
         indices=lambda split: np.arange(2, 2 + len(labels)),
         scored_split="validation",
+        task=CLASSIFICATION,
         folds=None,
     )
     context: Any = SimpleNamespace(
@@ -43,7 +45,7 @@ def test_the_score_and_its_interval_follow_from_what_is_stored(metric: str) -> N
     predictions = store.predictions("s", 0)
     assert predictions is not None
     np.testing.assert_allclose(predictions, p, atol=1e-3)
-    contributions = np.frombuffer(row.contributions or b"", "<f2")
+    contributions = row.contribution_of_units
     assert len(contributions) == 30
     score = metrics.get(metric).score(labels, p)
     assert contributions.mean(dtype=float) == pytest.approx(score, abs=1e-3)

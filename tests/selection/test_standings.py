@@ -84,7 +84,7 @@ def test_the_optimism_of_a_trial_has_an_interval() -> None:
     def optimism(in_search: Any) -> Any:
         row: Any = SimpleNamespace(
             score=float(np.mean(in_search)),
-            contributions=np.asarray(in_search, "<f2").tobytes(),
+            contribution_of_units=np.asarray(in_search, float),
         )
         trial: TrialRow = row
         return by.optimism(compared.contenders[0], trial, compared)

@@ -127,8 +127,13 @@ def use_predictions(store: Store) -> None:
     stored, row = store.predictions(NAME, 1), store.trials(NAME)[1]
     assert stored is not None
     np.testing.assert_allclose(stored, probabilities, atol=1e-3)
-    assert np.frombuffer(row.contributions or b"", "<f2").tolist() == [1.0, 0.25]
+    assert row.contribution_of_units.tolist() == [1.0, 0.25]
     assert (row.facts.low, row.facts.logme) == (0.4, 0.5)
+    numbers = np.array([[1e6 + 1], [-1.2345e-5]], np.float32)
+    errors = np.array([1234567.0, 1.2345e-9])
+    store.add_predictions(NAME, 1, numbers, errors, are_probabilities=False)
+    assert (store.predictions(NAME, 1) == numbers).all()
+    np.testing.assert_allclose(store.trials(NAME)[1].contribution_of_units, errors, rtol=1e-6)
     large = np.zeros((MAX_PREDICTION_BYTES // 4 + 1, 2), np.float32)
     store.add_predictions(NAME, 0, large, np.ones(3))
     assert store.predictions(NAME, 0) is None  # the database must not grow by megabytes a trial

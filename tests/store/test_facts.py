@@ -153,7 +153,7 @@ def test_numbers_that_are_not_finite_do_not_make_a_study_unreadable(store: Store
     assert facts.calibration
     [contender] = facts.selection.contenders
     assert str(contender.scores) == "(nan, 0.5)"
-    assert str((facts.selection.optimism, facts.calibration.temperature)) == "(nan, nan)"
+    assert str((facts.selection.optimism, facts.calibration.temperature)) == "(nan, None)"
     assert str(facts.stages) == "{'search': nan}"
 
 

@@ -125,7 +125,7 @@ IMAGE = sa.Table(  # label issues (opening 0), and the errors of a test
     sa.Column("name", Text, nullable=False),
     sa.Column("truth", Text, nullable=False),
     sa.Column("guess", Text, nullable=False),
-    sa.Column("probability", Number, nullable=False),
+    sa.Column("probability", Number),
     sa.Column("thumbnail", Text, nullable=False),  # data URIs
     sa.Column("saliency", Text, nullable=False),
 )
@@ -144,7 +144,7 @@ TRIAL = sa.Table(
     sa.Column("seconds", Number, nullable=False),
     sa.Column("started", Utc, nullable=False),
     sa.Column("facts", Json),  # null for trials of versions without facts
-    sa.Column("contributions", BYTES),  # float16, to the score, by sampling unit
+    sa.Column("contributions", BYTES),  # float32, to the score, by sampling unit
 )
 # Predictions are in the database and not in files: a study that is moved, continued or deleted
 # takes them along, and a report needs nothing else. They have a table of their own, because a list
@@ -154,8 +154,9 @@ PREDICTION = sa.Table(  # of a trial, for the validation split
     METADATA,
     _study_key(),
     sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column("classes", sa.Integer, nullable=False),
-    sa.Column("probabilities", BYTES, nullable=False),  # float16 [N, classes]
+    sa.Column("outputs", sa.Integer, nullable=False),
+    sa.Column("predictions", BYTES, nullable=False),  # [N, outputs]
+    sa.Column("number_type", sa.String(8), nullable=False),  # NumPy's: <f2, or <f4 for numbers
 )
 EPOCH = sa.Table(
     PREFIX + "epoch",

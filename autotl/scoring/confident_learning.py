@@ -1,0 +1,36 @@
+"""Confident learning: which labels are probably wrong (Northcutt et al. 2021, arXiv:1911.00068).
+
+Shapes: N examples, C classes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autotl.scoring.metrics import Labels, Probabilities
+
+
+def doubt_labels(
+    labels: Labels, probabilities: Probabilities
+) -> tuple[Labels, NDArray[np.float32]]:
+    """Find labels that are probably wrong.
+
+    A class is a candidate for an example if its probability reaches the mean probability of that
+    class over the examples labelled with it. The label is doubtful if the most probable candidate
+    is another class.
+
+    Args:
+        labels: ``[N]``.
+        probabilities: ``[N, C]`` from models that were not trained on the example.
+
+    Returns:
+        The most probable candidates, ``[N]``, and their probabilities where the label is doubtful;
+        0 where it is not, ``[N]``.
+    """
+    thresholds = np.full(probabilities.shape[1], np.inf)
+    for label in np.unique(labels):
+        thresholds[label] = probabilities[labels == label, label].mean()
+    candidates = np.where(probabilities >= thresholds, probabilities, np.float32(0))
+    guesses = candidates.argmax(1)
+    return guesses, np.where(guesses != labels, candidates.max(1), np.float32(0))
