@@ -428,8 +428,8 @@ class Regression(Task):
             return ""
         several = [label for label in present if isinstance(label, Mapping)]
         if len(several) == len(present):
-            own = dict.fromkeys(name for label in several for name in label)
-            return f"labels are numbers by name: {join_names(list(own))}"
+            names = dict.fromkeys(name for label in several for name in label)
+            return f"labels are numbers by name: {join_names(list(names))}"
         try:
             values = [float(label) for label in present]  # type: ignore[arg-type]
         except (TypeError, ValueError):
