@@ -30,7 +30,7 @@ def data() -> None:
     default=AUTO,
     metavar="NAME",
     help="What is predicted: classification, multilabel, regression, ordinal, or the task of a "
-    "plugin (default: what the labels tell).",
+    "plugin (default: auto, what the labels tell).",
 )
 @DATA_OPTION
 @click.option(

@@ -381,3 +381,18 @@ def test_the_labels_of_examples_may_be_numbers() -> None:
     predictor = Predictor(model(), Classification(["1", "2", "3"]), CPU)
     examples = [Example("a", squares(1)[0].item, 2.0)]
     assert export.decode_examples(predictor, examples, 1, pytest.fail)[1].tolist() == [1]
+
+
+def test_an_int8_export_does_not_quantize_numbers_in_the_unit_of_the_labels(
+    data: Labelled, tmp_path: Path
+) -> None:
+    from onnx import load
+
+    task = FITTED["numbers"].task
+    predictor = Predictor(build_model(config(), task, None, CPU).eval(), task, CPU)
+    file = tmp_path / "model.onnx"
+    export.export(predictor, file, "onnx-int8", data.images)
+    graph = load(file).graph
+    [add] = [n for n in graph.node if n.op_type == "Add" and "predictions" in n.output]
+    [multiply] = [n for n in graph.node if n.op_type == "Mul" and n.output[0] in add.input]
+    assert dequantized(graph).isdisjoint([*add.input, *multiply.input])
