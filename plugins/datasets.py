@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from csv import DictReader, Error
 from pathlib import Path
 from typing import Any, Literal
 from zipfile import BadZipFile
@@ -15,21 +14,26 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from autotl import image_files
+from autotl import Label, image_files
 from autotl.errors import DataError, did_you_mean
 from autotl.image_files import Listing
 from autotl.space.plugin import SPLIT_WORDS, Example, GivenSplit, Issue, dataset
 
-COLUMNS: Mapping[str, tuple[str, ...]] = {
-    "path": (
-        *("path", "file", "filename", "file_name", "filepath", "file_path", "image", "img"),
-        *("image_path", "image_file", "image_name", "img_path"),
-    ),
-    "label": ("label", "labels", "class", "class_name", "target", "category"),
-    "split": ("split", "subset", "partition"),
-    "group": ("group", "group_id"),
-}
-"""The columns of a table and the names that people give them; the first one takes precedence."""
+from .file_tables import (
+    find_ignored,
+    find_labels,
+    map_columns,
+    read_row,
+    read_rows,
+    require_columns,
+    require_file,
+)
+from .label_columns import (
+    LabelOptions,
+    describe_binary_columns,
+    name_classes,
+    name_columns,
+)
 
 
 @dataset(matches=["*/"])
@@ -163,92 +167,43 @@ def _read_example(root: Path, path: Path, depth: int, is_deepest: bool) -> Examp
 
 
 @dataset(matches=["*.csv", "*.tsv"])
-def csv(source: str) -> list[Example | Issue]:
-    """A table with the columns path, label and optionally split and group; paths relative to it."""
-    table = Path(source)
-    try:
-        _require_file(table)
-        with table.open(encoding="utf-8-sig", newline="") as file:
-            header = file.readline()
-            file.seek(0)
-            rows = DictReader(file, delimiter=max("\t;,", key=header.count))
-            names = list(rows.fieldnames or ())
-            columns = _map_columns(source, names)
-            examples = [_read_row(table, rows.line_num, row, columns) for row in rows]
-    except OSError as error:
-        raise DataError(f"{source}: {error.strerror}; check the path") from error
-    except (UnicodeDecodeError, Error) as error:
-        raise DataError(f"{source}: not a UTF-8 table ({error}); save it as UTF-8") from error
-    return [*examples, *_find_ignored(names, columns)]
+def csv(
+    source: str, *, separator: str = "", labels: str = "", target: str = "", targets: str = ""
+) -> list[Example | Issue]:
+    """A table with the columns path, label and optionally split and group; paths relative to it.
 
-
-def _require_file(path: Path) -> None:
-    """Raise DataError for a pipe or device, because opening one may wait forever."""
-    if path.exists() and not path.is_file():
-        raise DataError(f"{path}: not a file; check the path")
-
-
-def _map_columns(source: str, header: Sequence[str]) -> dict[str, str]:
-    """The standard name of each column of ``header`` that is read."""
-    names = {name: name.strip().lower().replace(" ", "_").replace("-", "_") for name in header}
-    columns: dict[str, str] = {}
-    for column, synonyms in COLUMNS.items():
-        matches = [name for name in header if names[name] in synonyms]
-        exact = [name for name in matches if names[name] == synonyms[0]]
-        if len(chosen := exact or matches) > 1:
-            quoted = " and ".join(map(repr, chosen))
-            raise DataError(
-                f"{source}: the columns {quoted} may both be the {column}; name one of them "
-                f"{column!r}"
-            )
-        columns.update(dict.fromkeys(chosen, column))
-    if missing := [c for c in ("path", "label") if c not in columns.values()]:
-        others = [name for name in header if name not in columns]
-        near = (did_you_mean(names[name], COLUMNS[missing[0]]) for name in others)
-        hint = next((f"; {h}" for h in near if h.startswith("did you")), "")
-        raise DataError(
-            f"{source}: no column {' or '.join(missing)}; the first line must read "
-            f"path,label[,split][,group]{hint}"
-        )
-    return columns
-
-
-def _find_ignored(header: Sequence[str], columns: Mapping[str, str]) -> Iterator[Issue]:
-    """One issue about all columns that are not read."""
-    ignored = [name.strip() for name in header if name not in columns and name.strip()]
-    if ignored:
-        hints = ((name, did_you_mean(name.lower(), COLUMNS)) for name in ignored)
-        near = "".join(f"; {name}: {hint}" for name, hint in hints if hint.startswith("did"))
-        yield Issue(
-            ignored[0],
-            f"{len(ignored)} columns of the table are not read: {', '.join(ignored)}",
-            "ignored; images with one value of a column named group, such as of one patient, stay "
-            f"in one split{near}",
-        )
-
-
-def _read_row(
-    table: Path, line: int, cells: Mapping[Any, Any], columns: Mapping[str, str]
-) -> Example:
-    if None in cells:  # where DictReader puts cells without a header
-        raise DataError(f"{table}: line {line}: more cells than columns; quote values with commas")
-    row = {column: (cells[name] or "").strip() for name, column in columns.items()}
-    word = row.get("split", "").lower()
-    if word and word not in SPLIT_WORDS:
-        near = did_you_mean(word, SPLIT_WORDS)
-        raise DataError(f"{table}: line {line}: unknown split {word!r}; {near}")
-    path = row["path"].replace("\\", "/")
-    if not path:
-        raise DataError(f"{table}: line {line}: no path; fill it in or remove the line")
-    split = SPLIT_WORDS[word] if word else ""
-    return Example(path, table.parent / path, row["label"], split, row.get("group", ""))
+    Args:
+        source: The table.
+        separator: What stands between several labels in one cell, such as ``|``.
+        labels: The columns of 0 and 1 that say which labels an example has, e.g. ``cat,dog``. With
+            ``separator``, the one column with labels.
+        target: The column of a number, by any name.
+        targets: The columns of several numbers, e.g. ``x,y``.
+    """
+    options = LabelOptions(separator, labels, target, targets)
+    header, rows = read_rows(Path(source))
+    named = name_columns(source, header, options)
+    others = [name for name in header if named is None or name not in named.names]
+    columns = map_columns(source, others, has_labels=named is not None)
+    searched = named or find_labels(others, rows, columns, separator)
+    label_columns = require_columns(source, others, columns, searched)
+    examples = [read_row(Path(source), *row, columns, label_columns) for row in rows]
+    notes: list[Issue] = []
+    if label_columns.form == "binary":
+        examples = name_classes(examples)
+        notes = [] if named else [describe_binary_columns(label_columns)]
+    return [*examples, *notes, *find_ignored(header, {*columns, *label_columns.names})]
 
 
 @dataset(matches=["*.npz"])
 def npz(source: str) -> list[Example]:
-    """A NumPy archive: train_images and train_labels, or x_train and y_train; also val and test."""
+    """A NumPy archive: train_images and train_labels, or x_train and y_train; also val and test.
+
+    Labels are numbers or texts of classes, ``[N]``; 0 and 1 for several labels, ``[N, C]``, whose
+    names an array ``classes`` may have; or numbers to predict: floats, ``[N]`` or ``[N, T]``.
+    """
     try:
-        _require_file(Path(source))
+        require_file(Path(source))
         # np.load does not close a file that it opened itself and cannot read.
         with Path(source).open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
@@ -260,6 +215,8 @@ def npz(source: str) -> list[Example]:
         images, labels = (_find_key(keys, word, names) for names in (IMAGES, LABELS))
         if images is not None:
             examples += _read_arrays(source, word, split, images, labels, arrays)
+    if examples and all(isinstance(example.label, tuple) for example in examples):
+        examples = name_classes(examples)
     if not examples:
         raise DataError(
             f"{source}: no train_images, x_train or images; there are "
@@ -302,25 +259,58 @@ def _read_arrays(
             f"{source}: {labels_key or expected} must have one label for each of {len(images)} "
             f"images{'' if labels is None else f', but is {list(labels.shape)}'}"
         )
-    if labels.size != len(images):
-        raise DataError(
-            f"{source}: {labels_key} is {list(labels.shape)}: several labels for one image; "
-            "AutoTL needs exactly one, as a number or a text"
-        )
+    names = next(
+        (arrays[key].ravel().tolist() for key in ("classes", "names") if key in arrays), []
+    )
     prefix = f"{word}/" if word else ""
     return [
-        Example(f"{prefix}{i}", image, _label_text(label), split)
-        for i, (image, label) in enumerate(zip(images, labels.ravel().tolist(), strict=True))
+        Example(f"{prefix}{i}", image, label, split)
+        for i, (image, label) in enumerate(
+            zip(images, _read_labels(f"{source}: {labels_key}", labels, names), strict=True)
+        )
     ]
 
 
-def _label_text(label: Any) -> str:
-    """The label as text: 1.0 is ``1``, and NaN is ``''``, no label."""
+def _read_labels(where: str, labels: NDArray[Any], names: Sequence[Any]) -> list[Label]:
+    """The label of each example: a class, several labels, a number or several.
+
+    Args:
+        where: The file and the array, for messages.
+        labels: The array, ``[N, ...]``.
+        names: The names of labels or numbers ``[C]`` if the file has them.
+
+    Raises:
+        DataError: The array has something else.
+    """
+    if labels.size == len(labels):
+        return [_to_label(label) for label in labels.ravel().tolist()]
+    number = labels.dtype.kind in "biuf" and labels.ndim == 2
+    is_binary = number and bool(np.isin(labels, (0, 1)).all())
+    if not is_binary and not (number and labels.dtype.kind == "f"):
+        raise DataError(
+            f"{where} is {labels.dtype} {list(labels.shape)}; expected one label for each image, "
+            "[N]; or [N, C] with 0 and 1 for several labels, or floats for numbers"
+        )
+    if names and len(names) != labels.shape[1]:
+        raise DataError(
+            f"{where} has {labels.shape[1]} columns, but classes has {len(names)} names; correct it"
+        )
+    texts = [_to_text(name) for name in names] or [str(i) for i in range(labels.shape[1])]
+    rows = [dict(zip(texts, row, strict=True)) for row in labels.tolist()]
+    if is_binary:
+        return [tuple(name for name, value in row.items() if value) for row in rows]
+    return [row if np.isfinite(list(row.values())).all() else "" for row in rows]
+
+
+def _to_label(label: Any) -> Label:
+    """A number of a class as text, and a number to predict as it is; NaN is ``''``, no label."""
     if isinstance(label, float):
-        if label != label:
-            return ""
-        return str(int(label)) if label.is_integer() else str(label)
-    return label.decode("utf-8", "replace") if isinstance(label, bytes) else str(label)
+        return label if label == label else ""
+    return _to_text(label)
+
+
+def _to_text(value: Any) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
 @dataset(matches=["sklearn:*"])

@@ -41,7 +41,8 @@ def focal(output_weights: Tensor | None, *, gamma: Annotated[float, Range(0.5, 5
 
     def compute(logits: Tensor, targets: Tensor) -> Tensor:
         log_p = logits.log_softmax(1)
-        terms = targets * (1 - log_p.exp()) ** gamma * log_p
+        # Powers below 1 have an infinite gradient at 0.
+        terms = targets * (1 - log_p.exp()).clamp(min=1e-6) ** gamma * log_p
         return -_weighted(terms, output_weights).sum(1).mean()
 
     return compute

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from autotl import Finding, Label, Task, task
-from autotl.data.labels import COMMON_SEPARATORS, find_composites, natural_key
+from autotl.data.labels import COMMON_SEPARATORS, find_composites, join_names, natural_key
 from autotl.errors import DataError
 from autotl.scoring import calibration as scaling
 from autotl.scoring.confident_learning import doubt_labels
@@ -45,6 +45,9 @@ values are taken for names of classes."""
 FAR_OUT = 3.0
 """Errors that are more than this many interquartile ranges outside the quartiles are outliers."""
 
+LARGEST, SMALLEST_STD = 1e18, 1e-18
+"""The largest number and the smallest standard deviation: float32 can hold their squares."""
+
 SCATTERED = 300
 """The largest number of examples whose predictions are stored for a figure."""
 
@@ -67,6 +70,10 @@ class Ordinal(Classification):
 
     name = "ordinal"
     default_metric = "quadratic_kappa"
+    activation_code = (
+        "-nn.functional.pad(nn.functional.pad(nn.functional.logsigmoid(logits).cumsum(1).exp(), "
+        "(1, 0), value=1.0), (0, 1)).diff(dim=1)"
+    )
 
     @property
     def num_logits(self) -> int:
@@ -131,6 +138,14 @@ class Multilabel(Task):
     default_metric = "mean_average_precision"
     constant_noun = "the frequencies of the labels"
     score_noun = "F1"
+    activation_code = "logits.sigmoid()"
+
+    def __init__(
+        self, outputs: Sequence[str] = (), constants: Mapping[str, Any] | None = None
+    ) -> None:
+        super().__init__(outputs, constants)
+        if not isinstance(self._separator, str) or not self._separator:
+            raise ValueError(f"the separator {self._separator!r:.60} is not a text")
 
     def recognise(self, labels: Sequence[Label]) -> str:
         """Labels are lists, or texts that consist of others with a separator between them."""
@@ -239,7 +254,8 @@ class Multilabel(Task):
         """Return precision, recall and F1 of each label at its threshold, and of all together."""
         thresholds = self._thresholds(calibration)
         actual, predicted = targets > 0.5, predictions >= thresholds
-        correct = (actual & predicted).sum(0)
+        correct, total = (actual & predicted).sum(0), actual.sum(0) + predicted.sum(0)
+        f1 = [_ratio(2 * c, t) for c, t in zip(correct, total, strict=True)]
         per_class = [
             {
                 "class": name,
@@ -247,14 +263,14 @@ class Multilabel(Task):
                 "threshold": float(thresholds[i]),
                 "precision": _ratio(correct[i], predicted[:, i].sum()),
                 "recall": _ratio(correct[i], actual[:, i].sum()),
-                "score": _ratio(2 * correct[i], actual[:, i].sum() + predicted[:, i].sum()),
+                "score": f1[i],
             }
             for i, name in enumerate(self.outputs)
         ]
         return {
             "per_class": per_class,
             "at_thresholds": {
-                "micro_f1": _ratio(2 * correct.sum(), actual.sum() + predicted.sum()),
+                "micro_f1": _ratio(2 * correct.sum(), total.sum()),
                 "subset_accuracy": float((actual == predicted).all(1).mean()),
             },
         }
@@ -280,7 +296,7 @@ class Multilabel(Task):
         chosen = prediction >= self._thresholds(calibration)
         return {
             "prediction": [n for n, own in zip(self.outputs, chosen, strict=True) if own],
-            **dict(zip(self.outputs, map(float, prediction), strict=True)),
+            "probabilities": dict(zip(self.outputs, map(float, prediction), strict=True)),
         }
 
     def decide(self, prediction: Array, calibration: Mapping[str, Any] = {}) -> str:
@@ -387,14 +403,33 @@ class Regression(Task):
     constant_noun = "the mean"
     score_noun = "R\u00b2"
     has_probabilities = False
+    activation_code = (
+        'logits * torch.tensor(config["task"]["constants"]["std"]) '
+        '+ torch.tensor(config["task"]["constants"]["mean"])'
+    )
+
+    def __init__(
+        self, outputs: Sequence[str] = (), constants: Mapping[str, Any] | None = None
+    ) -> None:
+        super().__init__(outputs, constants)
+        for key, smallest in (("mean", -LARGEST), ("std", SMALLEST_STD)) if outputs else ():
+            values = self.constants.get(key)
+            if not isinstance(values, list) or len(values) != len(outputs):
+                raise ValueError(f"{key} = {values!r:.60}: expected one number for each output")
+            if not all(type(v) in (int, float) and smallest <= v <= LARGEST for v in values):
+                raise ValueError(
+                    f"{key} = {values!r:.60}: expected numbers from {smallest:g} to {LARGEST:g}"
+                )
 
     def recognise(self, labels: Sequence[Label]) -> str:
         """Labels are numbers: with decimals, or whole ones of which most are different."""
-        if not labels or any(_is_several(label) for label in labels):
-            return ""
-        if all(isinstance(label, Mapping) for label in labels):
-            return "each example has several numbers"
         present = [label for label in labels if label != "" and not _is_nan(label)]
+        if not present or any(_is_several(label) for label in present):
+            return ""
+        several = [label for label in present if isinstance(label, Mapping)]
+        if len(several) == len(present):
+            names = dict.fromkeys(name for label in several for name in label)
+            return f"labels are numbers by name: {join_names(list(names))}"
         try:
             values = [float(label) for label in present]  # type: ignore[arg-type]
         except (TypeError, ValueError):
@@ -403,8 +438,8 @@ class Regression(Task):
         if not values or different <= BINS or not all(map(math.isfinite, values)):
             return ""
         whole = all(value.is_integer() for value in values)
-        names = whole and not any(isinstance(label, float) for label in present)
-        if names and 2 * different <= len(values):  # they may be the names of classes
+        are_names = whole and not any(isinstance(label, float) for label in present)
+        if are_names and 2 * different <= len(values):  # each class has two examples
             return ""
         return f"all labels are numbers, with {different:,} different values"
 
@@ -415,8 +450,13 @@ class Regression(Task):
             label = {name: _to_number(value) for name, _, value in pairs}
         if isinstance(label, Mapping):
             values = {name: _to_number(value) for name, value in label.items()}
-            return SEPARATOR.join(f"{name}={value!r}" for name, value in values.items())
-        return repr(_to_number(label))
+            text = SEPARATOR.join(f"{name}={value!r}" for name, value in values.items())
+        else:
+            values = {"value": _to_number(label)}
+            text = repr(values["value"])
+        if missing := [name for name in self.outputs if name not in values]:
+            raise ValueError(f"the label {label!r:.60} has no number {missing[0]!r}")
+        return text
 
     def _values(self, label: str) -> dict[str, float]:
         """The numbers of a parsed label by name."""
@@ -433,7 +473,7 @@ class Regression(Task):
             raise DataError(f"some examples have the numbers {expected}, others {actual}")
         values = np.array([list(self._values(label).values()) for label in labels])
         mean, std = values.mean(0), values.std(0)
-        if (constant := np.flatnonzero(std == 0)).size:
+        if (constant := np.flatnonzero(std < SMALLEST_STD)).size:
             name = list(names)[constant[0]]
             raise DataError(
                 f"{name} is {mean[constant[0]]:g} for all examples; nothing can be learned"
@@ -503,9 +543,16 @@ class Regression(Task):
     def details(
         self, targets: Array, predictions: Array, calibration: Mapping[str, Any] = {}
     ) -> dict[str, Any]:
-        """Return errors of each number, and some pairs of true and predicted numbers."""
+        """Return errors of each number, and some pairs of true and predicted numbers.
+
+        ``coverage`` is the fraction of true numbers in the intervals of a calibration.
+        """
         errors = predictions.astype(np.float64) - targets
-        variances = targets.var(0, dtype=np.float64)
+        half_widths = calibration.get("half_widths")
+        inside = (np.abs(errors) <= half_widths).mean(0) if half_widths else None
+        squares = (errors**2).mean(0).tolist()
+        variances = targets.var(0, dtype=np.float64).tolist()
+        r2 = [_one_minus(*pair) for pair in zip(squares, variances, strict=True)]
         chosen = np.random.default_rng(0).permutation(len(targets))[:SCATTERED]
         return {
             "per_class": [
@@ -513,8 +560,9 @@ class Regression(Task):
                     "class": name,
                     "n": len(targets),
                     "mae": float(np.abs(errors[:, i]).mean()),
-                    "rmse": float(np.sqrt((errors[:, i] ** 2).mean())),
-                    "score": _one_minus(float((errors[:, i] ** 2).mean()), float(variances[i])),
+                    "rmse": math.sqrt(squares[i]),
+                    **({"coverage": float(inside[i])} if inside is not None else {}),
+                    "score": r2[i],
                 }
                 for i, name in enumerate(self.outputs)
             ],
@@ -610,6 +658,8 @@ def _to_number(label: Any) -> float:
         raise ValueError(f"the label {label!r:.60} is not a number") from None
     if not math.isfinite(value):
         raise ValueError(f"the label {label!r:.60} is not finite")
+    if abs(value) > LARGEST:
+        raise ValueError(f"the label {label!r:.60} is larger than {LARGEST:g}")
     return value
 
 

@@ -104,7 +104,11 @@ def commands(group: click.Group = main, path: str = "") -> dict[str, click.Comma
 
 
 def make_folder(folder: Path) -> Path:
-    """Write what ``LINES`` names: images, a plugin, a model, a recipe, a study and a study file."""
+    """Write what ``LINES`` names: images, a plugin, a model, a recipe, a study and a study file.
+
+    There is also a model of each task in ``FITTED``, in a folder with its name.
+    """
+    from fitted_tasks import FITTED
     from toy import CPU
 
     from autotl import models, study
@@ -127,6 +131,9 @@ def make_folder(folder: Path) -> Path:
     model_folder.save(
         folder / "model", network, config, Classification(["blue", "green", "red"]), facts
     )
+    for name, (task, calibration) in FITTED.items():
+        own = models.build_model(config, task, 32, CPU).eval()
+        model_folder.save(folder / name, own, config, task, {"calibration": calibration})
     others = {"freeze": {"linear_probe": {}}, "augment": {"none": {}}, "optimizer": {"adamw": {}}}
     study.write_recipe(folder / "recipe.toml", {**values, **others}, {"data": "photos"})
     (folder / "study.toml").write_text(tomli_w.dumps(STUDY), encoding="utf-8")
@@ -277,9 +284,9 @@ def _entries(value: Any) -> Iterator[tuple[Any, Any]]:
             yield from _entries(inner)
 
 
-def run_config(content: dict[str, Any], folder: Path) -> Result:
+def run_config(content: dict[str, Any], folder: Path, model: str = "model") -> Result:
     """Predict an image with a model whose ``config.json`` has this content."""
-    return _predict_damaged(folder, "config.json", json.dumps(content).encode())
+    return _predict_damaged(folder, "config.json", json.dumps(content).encode(), model)
 
 
 def weights() -> st.SearchStrategy[tuple[int, bytes]]:
@@ -299,10 +306,10 @@ def run_weights(damage: tuple[int, bytes], folder: Path) -> Result:
     return _predict_damaged(folder, "model.safetensors", damaged)
 
 
-def _predict_damaged(folder: Path, name: str, content: bytes) -> Result:
+def _predict_damaged(folder: Path, name: str, content: bytes, model: str = "model") -> Result:
     damaged = folder / "damaged"
     shutil.rmtree(damaged, ignore_errors=True)
-    shutil.copytree(folder / "model", damaged)
+    shutil.copytree(folder / model, damaged)
     (damaged / name).write_bytes(content)
     with without_work(folder):
         return run("predict", "damaged", "photos/red/0.png", "--plugin", "tiny_plugin.py")

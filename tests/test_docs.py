@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 import tomllib
 from pathlib import Path
+from types import ModuleType
 
 import click
 import pytest
@@ -19,6 +21,7 @@ from autotl.cli import main
 from autotl.space import registry, space
 from autotl.space.kinds import GIVEN_ARGUMENTS
 from autotl.space.plugin import Plugin
+from autotl.testing import check
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -150,6 +153,18 @@ def test_the_plugins_in_the_documents_work_as_they_stand(document: str) -> None:
     for params in depths:
         head = plugin.call({"features": 8, "classes": 3}, {**plugin.defaults, **params})
         assert list(head.parameters())[-1].shape == (3,)
+
+
+def test_the_loss_metric_and_task_in_the_reference_satisfy_the_contract(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    block = next(b for b in blocks(REFERENCE, "python") if "@loss" in b)
+    module = ModuleType("documentation")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    exec(compile(block, "docs/reference.md", "exec"), vars(module))
+    plugins = [value for value in vars(module).values() if isinstance(value, Plugin)]
+    assert [plugin.kind for plugin in plugins] == ["loss", "metric", "task"]
+    assert all(check(plugin) >= 1 for plugin in plugins)
 
 
 def test_names_of_the_library_in_the_documents_exist() -> None:

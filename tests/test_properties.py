@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 import hostile
 import pytest
-from hypothesis import HealthCheck, given, settings
+from fitted_tasks import FITTED
+from hypothesis import HealthCheck, assume, given, settings
 
 EXAMPLES = int(os.environ.get("AUTOTL_PROPERTY_EXAMPLES", "30"))
 BOUNDED = settings(
@@ -68,11 +70,29 @@ def config(folder: Path) -> dict[str, Any]:
     return content
 
 
+def draw_config(data: hostile.st.DataObject, content: dict[str, Any]) -> dict[str, Any]:
+    """Draw a damaged ``config.json`` none of whose texts looks like a number that is not finite."""
+    changed: dict[str, Any] = data.draw(hostile.mutations(content))
+    assume(not {"nan", "inf"} & set(re.split(r"\W+", str(changed.get("classes")))))
+    return changed
+
+
 @BOUNDED
 @given(data=hostile.st.data())
 def test_model_configs(folder: Path, config: dict[str, Any], data: hostile.st.DataObject) -> None:
-    result = hostile.run_config(data.draw(hostile.mutations(config)), folder)
+    result = hostile.run_config(draw_config(data, config), folder)
     assert not hostile.find_fault(result)
     if result.exit_code == 0:
         probabilities = [float(word) for word in result.stdout.split()[2::2]]
         assert sum(probabilities) == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize("name", FITTED)
+@BOUNDED
+@given(data=hostile.st.data())
+def test_the_task_of_model_configs(folder: Path, name: str, data: hostile.st.DataObject) -> None:
+    valid = json.loads((folder / name / "config.json").read_text(encoding="utf-8"))
+    own = {key: valid[key] for key in ("task", "classes", "calibration")}
+    result = hostile.run_config({**valid, **draw_config(data, own)}, folder, name)
+    assert not hostile.find_fault(result)
+    assert not {"inf", "-inf"} & set(result.stdout.split())

@@ -1,10 +1,11 @@
 """Export a saved model to one file for other programs: ONNX, int8 ONNX or torch.export's archive.
 
-Each file takes encoded examples, of images uint8 pixels, and returns probabilities: normalisation,
-softmax and temperature are part of it. Each is compared with the model on real examples before it
-gets its final name; a file whose probabilities differ from the model's is discarded.
+Each file takes encoded examples, of images uint8 pixels, and returns what the model predicts, such
+as probabilities: normalisation, temperature, and softmax or what else the task has are part of it.
+Each is compared with the model on real examples before it gets its final name; a file whose
+predictions differ from the model's is discarded.
 
-Shapes: N examples, S the side of images in pixels, C classes.
+Shapes: N examples, S the side of images in pixels, K numbers in a prediction.
 """
 
 from __future__ import annotations
@@ -30,12 +31,14 @@ from torch import Tensor, nn
 
 from autotl import files
 from autotl.artifact.model_folder import BATCH_SIZE, Predictor
-from autotl.data import ImageInput, scale, to_channels_first
+from autotl.data import ImageInput, parse_label, scale, to_channels_first
 from autotl.errors import ArtifactError, DataError
 from autotl.models import Model, blank_batch
 from autotl.space.input_kind import ModelInput
 from autotl.space.kinds import RGB
 from autotl.space.plugin import Example
+from autotl.space.task import Task
+from autotl.tasks import Classification, measure_difference
 
 SUFFIXES = {"onnx": ".onnx", "onnx-int8": ".int8.onnx", "torch-export": ".pt2"}
 """The formats and the suffixes of their files."""
@@ -48,7 +51,8 @@ REQUIREMENTS: dict[str, tuple[str, ...]] = {
 """The packages that each format needs beyond autotl's own."""
 
 TOLERANCE = 1e-3
-"""Largest allowed difference between a probability of a float32 export and the model's."""
+"""Largest allowed difference between a probability of a float32 export and the model's, or between
+numbers, in standard deviations of the labels."""
 
 MAX_CALIBRATION_IMAGES = 128
 """Largest number of images that determine the quantization ranges of an int8 model."""
@@ -60,7 +64,7 @@ ImageArray = NDArray[Any]
 """Encoded examples ``[N, ...]``; images are ``uint8 [N, S, S, C]``."""
 
 PredictFunction = Callable[[ImageArray], NDArray[np.float32]]
-"""Maps encoded examples ``[N, ...]`` to probabilities ``[N, C]``."""
+"""Maps encoded examples ``[N, ...]`` to predictions ``[N, K]``."""
 
 
 def decode_examples(
@@ -78,15 +82,18 @@ def decode_examples(
         on_unreadable: Called with the reason why an image cannot be read.
 
     Returns:
-        Encoded examples ``[N, ...]`` and labels ``[N]``, -1 where the model has no such class.
+        Encoded examples ``[N, ...]`` and labels ``[N]``, -1 where the model has no such class, as
+        for all examples of a task without classes.
     """
+    task = predictor.task
     expects = predictor.network.expects
-    class_index = {name: i for i, name in enumerate(predictor.classes)}
+    classes = predictor.classes if isinstance(task, Classification) else ()
+    class_index = {name: i for i, name in enumerate(classes)}
     images, labels = [], []
     for i in np.random.default_rng(0).permutation(len(examples))[:max_images]:
         try:
             images.append(predictor.encode(examples[i].item))
-            labels.append(class_index.get(examples[i].label, -1))
+            labels.append(class_index.get(parse_label(examples[i].label, task)[0], -1))
         except DataError as error:
             on_unreadable(str(error))
     empty = np.empty((0, *expects.shape), dtype=expects.dtype)
@@ -118,8 +125,10 @@ class ExportResult:
         file: The exported file.
         num_bytes: Its size.
         num_images: Number of images that were compared.
-        max_difference: Largest absolute difference between two probabilities.
-        agreement: Fraction of images for which model and file predict the same class.
+        max_difference: Largest absolute difference between two probabilities, or between two
+            numbers in standard deviations of the labels.
+        agreement: Fraction of images for which model and file predict the same class; None if the
+            task has no classes.
         accuracy: Accuracy of the model and of the file; None without labels.
         accuracy_loss: Accuracy of the model minus that of the file, and its 95 % interval. The
             interval is that of the paired difference, as both are measured on the same images.
@@ -131,7 +140,7 @@ class ExportResult:
     num_bytes: int
     num_images: int
     max_difference: float
-    agreement: float
+    agreement: float | None = None
     accuracy: tuple[float, float] | None = None
     accuracy_loss: tuple[float, float, float] | None = None
     num_calibration_images: int = 0
@@ -184,23 +193,25 @@ def export(
         predictor: A loaded model.
         file: Where to write.
         to: ``onnx``: input ``images`` uint8 ``[N, C, S, S]``, output ``probabilities`` float32
-            ``[N, C]``, classes and preprocessing in its metadata. ``onnx-int8``: the same with
-            weights and activations of the backbone in 8 bits (static quantization, QDQ format,
-            weights per channel); the head stays in float32. ``torch-export``: a ``.pt2`` with the
-            same input and output. ``torch.export.load`` unpickles: load only files that you trust.
+            ``[N, K]``, or ``predictions`` of a task without them; task, classes, preprocessing and
+            calibration in its metadata. ``onnx-int8``: the same with weights and activations of the
+            backbone in 8 bits (static quantization, QDQ format, weights per channel); the head
+            stays in float32. ``torch-export``: a ``.pt2`` with the same input and output.
+            ``torch.export.load`` unpickles: load only files that you trust.
         images: Real images to compare on, ``[N, S, S, C]``. The first ``MAX_CALIBRATION_IMAGES`` of
             them, but at most half, calibrate an int8 model and are not compared on.
         labels: Class index of each image ``[N]``, negative where it is unknown.
 
     Raises:
-        ArtifactError: The model cannot be exported, a package is missing, or the probabilities of a
+        ArtifactError: The model cannot be exported, a package is missing, or the predictions of a
             float32 file differ from the model's by more than ``TOLERANCE``.
     """
     check_requirements(to)
     check_file(file, to)
     if to == "onnx-int8":
         _require_quantizable(predictor, images)
-    model = ExportableModel(predictor.network, predictor.temperature)
+    task = predictor.task
+    model = ExportableModel(predictor.network, predictor.temperature, task)
     num_calibration = min(MAX_CALIBRATION_IMAGES, len(images) // 2) if to == "onnx-int8" else 0
     try:
         files.remove_leftovers(file.parent)
@@ -214,15 +225,11 @@ def export(
                 images = images[num_calibration:]
                 labels = None if labels is None else labels[num_calibration:]
             result = replace(
-                _compare(model, predict, images, labels, file, unfinished.stat().st_size),
+                _compare(model, predict, task, images, labels, file, unfinished.stat().st_size),
                 num_calibration_images=num_calibration,
             )
-            if to != "onnx-int8" and not result.max_difference <= TOLERANCE:
-                raise ArtifactError(
-                    f"the {to} file was discarded: its probabilities differ by up to "
-                    f"{result.max_difference:.2g} from the model's, and at most {TOLERANCE} is "
-                    "allowed"
-                )
+            if to != "onnx-int8":
+                _require_equal(result, to, task)
             unfinished.replace(file)
             _save_input_files(predictor, file)
     except OSError as error:
@@ -230,6 +237,26 @@ def export(
             f"{file} cannot be written ({error.strerror or error}); choose another with --out"
         ) from None
     return result
+
+
+def _require_equal(result: ExportResult, to: str, task: Task) -> None:
+    """Raise ArtifactError if the predictions of a float32 file are not the model's."""
+    if not result.max_difference <= TOLERANCE:
+        raise ArtifactError(
+            f"the {to} file was discarded: its {output_name(task)} differ by up to "
+            f"{result.max_difference:.2g}{unit_of_difference(task)} from the model's, and at most "
+            f"{TOLERANCE} is allowed"
+        )
+
+
+def output_name(task: Task) -> str:
+    """Return the name of the output of an exported file."""
+    return "probabilities" if task.has_probabilities else "predictions"
+
+
+def unit_of_difference(task: Task) -> str:
+    """Return in which unit the predictions of a file and the model are compared."""
+    return "" if task.has_probabilities else " standard deviations"
 
 
 def _require_quantizable(predictor: Predictor, images: ImageArray) -> None:
@@ -258,23 +285,25 @@ def _save_input_files(predictor: Predictor, file: Path) -> None:
 
 
 class ExportableModel(nn.Module):
-    """Encoded examples ``[N, ...]`` to probabilities ``[N, C]``, on the CPU in float32.
+    """Encoded examples ``[N, ...]`` to predictions ``[N, K]``, on the CPU in float32.
 
     Args:
         network: The model; it is copied.
         temperature: Divisor of its logits.
+        task: What is predicted.
     """
 
-    def __init__(self, network: Model, temperature: float) -> None:
+    def __init__(self, network: Model, temperature: float, task: Task) -> None:
         super().__init__()
+        self.task = task
         self.network = copy.deepcopy(network).cpu().float().eval().requires_grad_(False)
         self.temperature = temperature
         self.takes_images = isinstance(network.expects, ImageInput)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Compute the calibrated probabilities of a batch."""
-        logits: Tensor = self.network(inputs)
-        return (logits / self.temperature).softmax(1)
+        """Compute the calibrated predictions of a batch."""
+        predictions: Tensor = self.task.activate(self.network(inputs) / self.temperature)
+        return predictions
 
 
 def _example_input(predictor: Predictor) -> Tensor:
@@ -311,7 +340,7 @@ def _write_onnx(model: ExportableModel, file: Path, predictor: Predictor) -> Pre
             dynamo=True,
             dynamic_shapes=({0: torch.export.Dim("batch")},),
             input_names=["images" if model.takes_images else "inputs"],
-            output_names=["probabilities"],
+            output_names=[output_name(model.task)],
             verbose=False,
         )
     except Exception as error:  # as above, and operators that ONNX does not have
@@ -345,7 +374,7 @@ def _export_error(to: str, error: Exception) -> ArtifactError:
 
 
 def _metadata(predictor: Predictor) -> dict[str, str]:
-    """Return the classes and the preprocessing, which a program needs to use the file."""
+    """Return what a program needs to use the file: task, classes, preprocessing, calibration."""
     expects = predictor.network.expects
     described = {**expects.describe(), "shape": list(expects.shape), "dtype": expects.dtype}
     if isinstance(expects, ImageInput):
@@ -356,7 +385,9 @@ def _metadata(predictor: Predictor) -> dict[str, str]:
             "scales": scale.to_json(predictor.scales),
         }
     return {
+        "task": json.dumps(predictor.task.name),
         "classes": json.dumps(predictor.classes),
+        "calibration": json.dumps(predictor.calibration),
         "input": json.dumps(described),
         "autotl": version("autotl"),
     }
@@ -379,10 +410,10 @@ def _open_session(file: Path) -> PredictFunction:
     )
 
     def predict(images: ImageArray) -> NDArray[np.float32]:
-        probabilities: NDArray[np.float32]
+        predictions: NDArray[np.float32]
         [taken] = session.get_inputs()
-        (probabilities,) = session.run(["probabilities"], {taken.name: _to_channels_first(images)})
-        return probabilities
+        (predictions,) = session.run(None, {taken.name: _to_channels_first(images)})
+        return predictions
 
     return predict
 
@@ -431,12 +462,13 @@ def _belongs_to_head(node: Any) -> bool:
 def _compare(
     model: Callable[[Tensor], Tensor],
     predict: PredictFunction,
+    task: Task,
     images: ImageArray,
     labels: NDArray[np.int64] | None,
     file: Path,
     num_bytes: int,
 ) -> ExportResult:
-    """Compare the probabilities of the exported file with those of the model."""
+    """Compare the predictions of the exported file with those of the model."""
     with torch.inference_mode():
         expected = _predict_in_batches(lambda batch: model(_to_tensor(batch)).numpy(), images)
         try:
@@ -448,9 +480,11 @@ def _compare(
         file,
         num_bytes,
         len(images),
-        max_difference=float(np.abs(expected - exported).max(initial=0)),
-        agreement=float((expected.argmax(1) == exported.argmax(1)).mean()),
+        measure_difference(task, torch.from_numpy(expected), torch.from_numpy(exported)),
     )
+    if not isinstance(task, Classification):
+        return result
+    result = replace(result, agreement=float((expected.argmax(1) == exported.argmax(1)).mean()))
     if labels is None or not (labels >= 0).any():
         return result
     labelled = labels >= 0

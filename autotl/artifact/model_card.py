@@ -175,7 +175,9 @@ def _standalone_code(config: Mapping[str, Any], parts: Mapping[str, str]) -> str
     if "head" not in parts:
         return ""
     is_plain = config.get("kind", IMAGE) == IMAGE and not config.get("scales")
-    return standalone.render(parts) + (standalone.EXAMPLE if is_plain else "")
+    has_thresholds = bool(config.get("calibration", {}).get("thresholds"))
+    example = standalone.render_example(parts, has_thresholds)
+    return standalone.render(parts) + (example if is_plain else "")
 
 
 def _plugin_files(config: Mapping[str, Any]) -> list[str]:

@@ -23,6 +23,7 @@ from autotl.data import scale
 from autotl.errors import ArtifactError, shorten
 from autotl.space.input_kind import IMAGE
 from autotl.space.kinds import MAX_CHANNELS, RGB
+from autotl.space.task import DEFAULT_TASK
 
 SCHEMA = 1
 """Version of the layout of ``config.json``."""
@@ -38,6 +39,8 @@ MAX_VALUE = 1000
 
 Finite = Annotated[float, Field(ge=-MAX_VALUE, le=MAX_VALUE, allow_inf_nan=False)]
 Positive = Annotated[float, Field(ge=1 / MAX_VALUE, le=MAX_VALUE, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Source = Annotated[str, Field(pattern=r"^[^\x00]*$")]
 PluginValues = Annotated[dict[str, dict[str, Any]], Field(min_length=1, max_length=1)]
 
@@ -123,13 +126,22 @@ class TaskDescription(_Part):
     constants: dict[str, Any] = {}
 
 
+class Calibration(_Part):
+    """The entry ``calibration``: see ``Task.calibrate``; what is not declared, its task checks."""
+
+    thresholds: list[Fraction] | None = None
+    half_widths: list[NotNegative] | None = None
+    level: Fraction | None = None
+    coverage: Fraction | None = None
+
+
 class ModelConfig(Description):
     """The content of ``config.json``."""
 
     schema_version: Annotated[Literal[1], Field(alias="schema")]
     task: TaskDescription | None = None
     classes: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
-    calibration: dict[str, Any] = {}
+    calibration: Calibration = Calibration()
     kind: Annotated[str, Field(min_length=1)] = IMAGE
     noun: str = "image"
     nouns: str = "images"
@@ -146,11 +158,22 @@ class ModelConfig(Description):
     @field_validator("classes")
     @classmethod
     def _require_unique(cls, classes: list[str], info: ValidationInfo) -> list[str]:
-        if len(classes) < 2 and not info.data.get("task"):
+        task = info.data.get("task")
+        if len(classes) < 2 and (task is None or task.name == DEFAULT_TASK):
             raise ValueError("List should have at least 2 items")
         if len(set(classes)) < len(classes):
             raise ValueError("should not name a class twice")
         return classes
+
+    @field_validator("calibration")
+    @classmethod
+    def _match_classes(cls, calibration: Calibration, info: ValidationInfo) -> Calibration:
+        count = len(info.data.get("classes", ()))
+        for name in ("thresholds", "half_widths"):
+            values = getattr(calibration, name)
+            if values and len(values) != count:
+                raise ValueError(f"{name} has {len(values)} numbers, one for each class is {count}")
+        return calibration
 
     @field_validator("scales")
     @classmethod

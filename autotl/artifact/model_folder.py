@@ -9,8 +9,9 @@
     model/README.md           the model card
 
 ``config.json`` has the ``kind`` of the examples, the ``scales`` of images with more than 8 bits,
-see ``data.scale``, and may have a ``temperature`` T: probabilities are ``softmax(logits / T)``. For
-an ensemble it has ``members``, each with its own backbone, head and preprocessing, and with files
+see ``data.scale``, the ``task`` with its constants unless that is classification, and may have a
+``calibration`` and a ``temperature`` T: predictions are ``task.activate(logits / T)``. For an
+ensemble it has ``members``, each with its own backbone, head and preprocessing, and with files
 of its own in ``input-1/``, ``input-2/``, and so on.
 
 Shapes: B examples in a batch, S the side of images in pixels, C classes.
@@ -20,6 +21,7 @@ from __future__ import annotations
 
 import json
 import os
+import textwrap
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -56,7 +58,7 @@ from autotl.space.narrowing import check_values
 from autotl.space.registry import Registry
 from autotl.space.space import Config
 from autotl.space.task import Task
-from autotl.tasks import CLASSIFICATION, restore_task
+from autotl.tasks import CLASSIFICATION, Classification, restore_task
 from autotl.training.memory import MicroBatches
 from autotl.training.predict import compile_if_it_pays
 
@@ -368,8 +370,9 @@ class Predictor:
                 these.
 
         Returns:
-            For each example the probability of each class by its name; for other tasks what their
-            ``describe`` returns, with ``prediction``.
+            For each example the probability of each class by its name. For tasks without classes
+            ``prediction``, the labels beyond their thresholds or the numbers, and ``probabilities``
+            of all labels, or the limits ``low`` and ``high``; see ``Task.describe``.
 
         Raises:
             DataError: An item cannot be read, or there is none in a folder.
@@ -380,9 +383,14 @@ class Predictor:
     def describe(self, prediction: NDArray[np.float32]) -> dict[str, Any]:
         """Return a prediction ``[K]`` by the names of the outputs, see ``predict``."""
         described = self.task.describe(prediction, self.calibration)
-        if self.task.name == CLASSIFICATION.name:
-            del described["prediction"]  # it is the most probable class
+        if isinstance(self.task, Classification):
+            probabilities: dict[str, Any] = described["probabilities"]
+            return probabilities
         return described
+
+    def describe_blank(self) -> dict[str, Any]:
+        """Return what ``describe`` returns for zeros, which has the form that all results have."""
+        return self.describe(np.zeros(len(self.classes), np.float32))
 
 
 def _raise_unreadable(index: int, reason: str) -> None:
@@ -413,13 +421,7 @@ def load(
         (device or models.select_device(precision="float32")).torch_device, autocast=None
     )
     plugins = plugins or registry.load()
-    try:
-        task = restore_task(content.get("task") or {}, content["classes"], plugins)
-    except AutoTLError as error:
-        raise ArtifactError(
-            f"{folder} is a model for another task: {error}; install the package that it comes "
-            "from, or give plugin files with --plugin"
-        ) from None
+    task = _restore_task(folder, content, plugins)
     if members := content.get("members"):
         built = [
             _build_network(folder, member, task, plugins, device, number)
@@ -446,6 +448,31 @@ def load(
             "comes from, or give plugin files with --plugin"
         ) from None
     return Predictor(network, task, device, temperature, content, images, kind, folder, warn)
+
+
+def _restore_task(folder: Path, content: Mapping[str, Any], plugins: Registry) -> Task:
+    """Restore the task of a model, and try it and its calibration on one prediction.
+
+    Raises:
+        ArtifactError: There is no such task, or what is stored of it is damaged.
+    """
+    try:
+        task = restore_task(content.get("task") or {}, content["classes"], plugins)
+        if task.num_logits < 1:
+            raise damage(folder, f"config.json: {task.name} needs more {task.nouns}")
+        prediction = task.activate(torch.zeros(1, task.num_logits))[0]
+        task.describe(prediction.numpy(), content.get("calibration") or {})
+    except ArtifactError:
+        raise
+    except AutoTLError as error:
+        raise ArtifactError(
+            f"{folder} is a model for another task: {error}; install the package that it comes "
+            "from, or give plugin files with --plugin"
+        ) from None
+    except Exception as error:  # the code of a task raises anything on wrong values
+        reason = textwrap.shorten(str(error) or repr(error), 200)
+        raise damage(folder, f"config.json: task: {reason}") from error
+    return task
 
 
 def _read_training_images(folder: Path) -> NDArray[np.uint64] | None:

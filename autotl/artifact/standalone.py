@@ -1,10 +1,10 @@
 """Python code that loads a saved model with timm, torch and safetensors, without autotl.
 
-The code is printed in the model card. It is run on the saved files first, and its probabilities are
-compared with the model's. If there is no such code, because the backbone is not timm's or the head
-needs more than torch, the reason is returned instead.
+The code is printed in the model card. It is run on the saved files first, and its predictions are
+compared with the model's. If there is no such code, because the backbone is not timm's, or the head
+or the task needs more than torch, the reason is returned instead.
 
-Shapes: B images in a batch, C classes, F features.
+Shapes: B images in a batch, F features, K numbers in a prediction.
 """
 
 from __future__ import annotations
@@ -30,9 +30,11 @@ from autotl.data import ImageInput
 from autotl.models import STAGES, Model
 from autotl.space.kinds import RGB
 from autotl.space.space import Choice, Config
+from autotl.tasks import measure_difference
 
 TOLERANCE = 1e-3
-"""Largest difference of a probability: kernels and the GPU's shorter mantissas may differ."""
+"""Largest difference of a probability, or of a logit of a task without probabilities: kernels and
+the GPU's shorter mantissas may differ."""
 
 CODE = Template("""\
 import json
@@ -58,15 +60,19 @@ for prefix, module in (("backbone.", backbone), ("head.", head)):
 
 
 @torch.inference_mode()
-def probabilities(images):  # uint8 [B, 3, size, size] -> float32 [B, classes]
+def $function(images):  # uint8 [B, 3, size, size] -> float32 [B, classes]
     mean, std = (255 * torch.tensor(config["input"][k]).view(1, 3, 1, 1) for k in ("mean", "std"))
     x = (images - mean) / std
     $features
-    return (head(x) / (config.get("temperature") or 1)).softmax(1)
+    logits = head(x) / (config.get("temperature") or 1)
+    return $activation
 """)
-"""The code that defines ``probabilities``."""
+"""The code that defines ``probabilities``, or ``predictions`` of a task without them."""
 
-EXAMPLE = """
+DEFAULT_PARTS = {"function": "probabilities", "activation": "logits.softmax(1)"}
+"""Parts that are missing in models which were saved when classification was the only task."""
+
+OPEN_IMAGE = """
 
 size = config["input"]["size"]
 interpolation = config["input"]["interpolation"].upper()
@@ -75,10 +81,21 @@ image.draft(None, (2 * size, 2 * size))  # as in training: decode a large JPEG a
 image = ImageOps.exif_transpose(image).convert("RGB")
 resampling = getattr(Image.Resampling, interpolation, Image.Resampling.BICUBIC)
 pixels = torch.from_numpy(np.array(image.resize((size, size), resampling)))
-for name, p in zip(config["classes"], probabilities(pixels.permute(2, 0, 1)[None])[0].tolist()):
-    print(f"{p:.6f} {name}")
 """
-"""Code that uses ``probabilities`` on a file."""
+"""Code that encodes a file."""
+
+PRINT = Template("""\
+for name, p in zip(config["classes"], $function(pixels.permute(2, 0, 1)[None])[0].tolist()):
+    print(f"{p:.6f} {name}")
+""")
+"""Code that prints the predictions for a file."""
+
+PRINT_LABELS = Template("""\
+values = $function(pixels.permute(2, 0, 1)[None])[0].tolist()
+for name, p, threshold in zip(config["classes"], values, config["calibration"]["thresholds"]):
+    print(f"{p:.6f} {name}", "(predicted)" if p >= threshold else "")
+""")
+"""The same for a task whose outputs have thresholds."""
 
 ALLOWED_PACKAGES = {"torch", "timm", *sys.stdlib_module_names}
 """The packages that the code of a head may import."""
@@ -108,6 +125,8 @@ def find_parts(folder: Path, network: Model, config: Config) -> dict[str, str]:
         return {"reason": f"its images have {network.expects.channels} channels"}
     if not timm.is_model(backbone.name.partition(".")[0]):
         return {"reason": f"the backbone {backbone.name} comes from {backbone.plugin.origin}"}
+    if not network.task.activation_code:
+        return {"reason": f"the task {network.task.name} has no code without autotl"}
     training = network.training
     network.eval()
     try:
@@ -121,12 +140,25 @@ def find_parts(folder: Path, network: Model, config: Config) -> dict[str, str]:
 
 def render(parts: Mapping[str, str], folder: str = ".") -> str:
     """Return the code that defines ``probabilities``, from the result of ``find_parts``."""
-    return CODE.substitute(parts, folder=json.dumps(folder))
+    return CODE.substitute({**DEFAULT_PARTS, **parts}, folder=json.dumps(folder))
+
+
+def render_example(parts: Mapping[str, str], has_thresholds: bool = False) -> str:
+    """Return code that uses what ``render`` defines on the file of an image.
+
+    Args:
+        parts: The result of ``find_parts``.
+        has_thresholds: Whether the model has a threshold for each output.
+    """
+    template = PRINT_LABELS if has_thresholds else PRINT
+    return OPEN_IMAGE + template.substitute({**DEFAULT_PARTS, **parts})
 
 
 def _find_equivalent(folder: Path, network: Model, config: Config) -> dict[str, str]:
-    """Find code for backbone and head whose probabilities equal those of ``network``."""
-    size = network.expects.size
+    """Find code for backbone and head whose predictions equal those of ``network``."""
+    task, size = network.task, network.expects.size
+    what = "probabilities" if task.has_probabilities else "predictions"
+    common = {"function": what, "activation": task.activation_code}
     images = _smooth_images(size)
     features = network.features(images.to(network.device))
     logits = network.head(features).float().cpu()
@@ -139,24 +171,26 @@ def _find_equivalent(folder: Path, network: Model, config: Config) -> dict[str, 
     # Models with a fixed input size need img_size for another one; the others do not accept it.
     for head, option in product(heads, ("", f", img_size={size}")):
         backbone = f"timm.create_model({json.dumps(name)}, num_classes=0{option})"
-        parts = {**head, "backbone": backbone, "features": features_code}
+        parts = {**head, **common, "backbone": backbone, "features": features_code}
         try:
-            actual, temperature = _run(render(parts, folder.as_posix()), images)
+            actual, temperature = _run(render(parts, folder.as_posix()), what, images)
         except Exception as error:  # another architecture or the source of a plugin: anything
             message = textwrap.shorten(str(error) or type(error).__name__, 120)
             reason = reason or f"timm's {name} is a different architecture: {message}"
             continue
-        if torch.allclose(actual, (logits / temperature).softmax(1), rtol=0, atol=TOLERANCE):
+        expected = task.activate(logits / temperature)
+        same_shape = actual.shape == expected.shape
+        if same_shape and measure_difference(task, expected, actual) <= TOLERANCE:
             return parts
-        reason = f"timm's {name} computes different probabilities with these weights"
+        reason = f"timm's {name} computes different {what} with these weights"
     return {"reason": reason}
 
 
-def _run(code: str, images: Tensor) -> tuple[Tensor, float]:
-    """Run the code; return its probabilities ``[B, C]`` of the images and its temperature."""
+def _run(code: str, function: str, images: Tensor) -> tuple[Tensor, float]:
+    """Run the code; return its predictions ``[B, K]`` of the images and its temperature."""
     namespace: dict[str, Any] = {}
     exec(compile(code, "model card", "exec"), namespace)
-    return namespace["probabilities"](images), namespace["config"].get("temperature") or 1.0
+    return namespace[function](images), namespace["config"].get("temperature") or 1.0
 
 
 def _smooth_images(size: int) -> Tensor:

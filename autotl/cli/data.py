@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from autotl.cli.common import DATA_OPTION, PLUGIN, SOURCE, printable
 from autotl.space.kinds import MAX_CHANNELS, RGB
 from autotl.space.registry import require_source
+from autotl.space.task import AUTO
+
+if TYPE_CHECKING:
+    from autotl.data import Dataset
 
 
 @click.group()
@@ -19,6 +25,13 @@ def data() -> None:
 
 @data.command("check")
 @click.argument("source", metavar="DATA", type=SOURCE)
+@click.option(
+    "--task",
+    default=AUTO,
+    metavar="NAME",
+    help="What is predicted: classification, multilabel, regression, ordinal, or the task of a "
+    "plugin (default: what the labels tell).",
+)
 @DATA_OPTION
 @click.option(
     "--in-chans",
@@ -30,25 +43,58 @@ def data() -> None:
 @PLUGIN
 def check_data(
     source: str,
+    task: str,
     data_options: Mapping[str, str] | None,
     in_chans: int,
     plugin: tuple[Path, ...],
 ) -> None:
-    """Open every example of DATA once and report the problems found."""
+    """Open every example of DATA once, and report the problems found and what is predicted."""
     require_source(source)
     from autotl.data import check, describe_scales, read_source
     from autotl.space import registry
+    from autotl.tasks import choose_task
 
-    read = read_source(source, registry.load(plugin), data_options)
-    dataset = check(read.examples, source, issues=read.issues, kind=read.kind, channels=in_chans)
+    plugins = registry.load(plugin)
+    read = read_source(source, plugins, data_options)
+    chosen, reason = choose_task(task, [example.label for example in read.examples], plugins)
+    dataset = check(
+        read.examples,
+        source,
+        issues=read.issues,
+        kind=read.kind,
+        task=chosen,
+        channels=in_chans,
+    )
     for issue in dataset.issues:
         click.echo(printable(f"{issue.name}: {issue.problem} ({issue.action})"))
     sizes = {split: len(dataset.indices(split)) for split in ("train", "validation", "test")}
     click.echo(
-        f"{len(dataset.examples)} {dataset.kind.nouns} of {len(dataset.outputs)} classes can be "
-        "used: " + ", ".join(f"{size} {split}" for split, size in sizes.items())
+        f"{len(dataset.examples)} {dataset.kind.nouns} of {len(dataset.outputs)} "
+        f"{dataset.task.nouns if len(dataset.outputs) != 1 else dataset.task.noun} can be used: "
+        + ", ".join(f"{size} {split}" for split, size in sizes.items())
     )
+    because = reason or "no other task recognises the labels"
+    why = f"because {because}" if task == AUTO else "as --task says"
+    click.echo(printable(f"the task is {dataset.task.name}, {why}"))
     for line in describe_scales(dataset):
         click.echo(line)
-    for i, name in enumerate(dataset.outputs):
-        click.echo(f"  {printable(name)}: {int((dataset.targets == i).sum())}")
+    for line in _describe_labels(dataset):
+        click.echo(f"  {printable(line)}")
+
+
+def _describe_labels(dataset: Dataset) -> Iterator[str]:
+    """Yield how often each class or label occurs, or the range of each number."""
+    task = dataset.task
+    names = [task.names(example.label) for example in dataset.examples]
+    counts = Counter(name for several in names for name in several)
+    for i, output in enumerate(dataset.outputs):
+        if counts:
+            yield f"{output}: {counts[output]}"
+        else:
+            values = dataset.targets[:, i].astype(float)
+            low, mean, high = values.min(), values.mean(), values.max()
+            yield f"{output}: {low:.6g} to {high:.6g}, mean {mean:.6g}"
+    if any(len(several) != 1 for several in names) and counts:
+        mean, nouns = counts.total() / len(names), dataset.kind.nouns
+        none = sum(not several for several in names)
+        yield f"{task.nouns} of an example: {mean:.3g} on average; {none} {nouns} have none"

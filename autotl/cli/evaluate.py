@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,6 +15,13 @@ from autotl.cli.common import DATA_OPTION, FORMAT, PATH, PLUGIN, SOURCE, device_
 from autotl.cli.inputs import load_examples, model_options
 from autotl.cli.progress_bar import ProgressBar
 from autotl.space.registry import require_source
+
+if TYPE_CHECKING:
+    from autotl.scoring.metrics import Metric
+    from autotl.space.task import Task
+
+MANY_DIGITS = 1e5
+"""From here on, numbers have no decimals."""
 
 
 @click.command()
@@ -78,35 +85,82 @@ def evaluate(
     if output_format == "json":
         click.echo(json.dumps({"model": str(model), "data": source, **result}, indent=2))
     else:
-        for line in _table(result, predictor.kind.nouns):
+        for line in _table(result, chosen, task, predictor.kind.nouns):
             click.echo(line)
     if result["unreadable"]:
         sys.exit(1)
 
 
-def _table(result: Mapping[str, Any], nouns: str) -> Iterator[str]:
+def _table(
+    result: Mapping[str, Any], metrics: Sequence[Metric], task: Task, nouns: str
+) -> Iterator[str]:
     """Yield the lines of the scores, the table of classes and the notes."""
     yield f"{result['n']} {nouns}"
     yield ""
-    majority = f"always {printable(result['majority_class'])}"
-    yield f"{'':<18}  {'score':<6}  {'95 % interval':<16}  {majority}"
-    for name, metric in result["metrics"].items():
-        if metric["score"] is None:
-            yield f"{name:<18}  undefined: too few classes"
-        else:
-            interval = f"{metric['low']:.4f} to {metric['high']:.4f}"
-            baseline = "" if metric["majority"] is None else f"  {metric['majority']:.4f}"
-            yield f"{name:<18}  {metric['score']:.4f}  {interval}{baseline}"
-    yield f"{'calibration error':<18}  {result['ece']:.4f}  expected error, 0 is best"
+    yield from _metric_lines(result, metrics, task)
+    if "ece" in result:
+        yield f"{'calibration error':<18}  {result['ece']:.4f}  expected error, 0 is best"
+    for name, score in result.get("at_thresholds", {}).items():
+        if score is not None:
+            yield f"{name:<18}  {score:.4f}  at the thresholds of the {task.nouns}"
     yield ""
-    names = [printable(row["class"]) for row in result["per_class"]]
-    width = max(map(len, [*names, "class"]))
-    counted = max(len(nouns), 6)
-    yield f"{'class':<{width}}  {nouns:>{counted}}  recall  precision  f1"
-    for name, row in zip(names, result["per_class"], strict=True):
-        recall, precision, f1 = (
-            "-" if row[key] is None else f"{row[key]:.3f}" for key in ("recall", "precision", "f1")
-        )
-        yield f"{name:<{width}}  {row['n']:>{counted}}  {recall:>6}  {precision:>9}  {f1}"
+    yield from _class_lines(result["per_class"], task, nouns)
     for note in result["notes"]:
-        yield f"\nnote: {note}"
+        yield f"\nnote: {printable(note)}"
+
+
+def _metric_lines(
+    result: Mapping[str, Any], metrics: Sequence[Metric], task: Task
+) -> Iterator[str]:
+    """Yield a line for each metric: its score, the interval, and that of a constant prediction."""
+    from autotl.tasks import Classification
+
+    reason = "too few classes" if isinstance(task, Classification) else "on these labels"
+    rows = [("", "score", "95 % interval", f"always {printable(result['majority_class'])}")]
+    for metric in metrics:
+        value = result["metrics"][metric.name]
+        if value["score"] is None:
+            rows.append((metric.name, f"undefined: {reason}", "", ""))
+        else:
+            score, low, high, constant = (
+                _format_score(value[key], metric.has_unit)
+                for key in ("score", "low", "high", "majority")
+            )
+            rows.append((metric.name, score, f"{low} to {high}", constant))
+    widths = [
+        max([fewest, *(len(row[i]) for row in rows if row[2])])
+        for i, fewest in enumerate((18, 6, 16))
+    ]
+    for row in rows:
+        padded = (f"{cell:<{width}}" for cell, width in zip(row, widths, strict=False))
+        yield "  ".join((*padded, row[3])).rstrip()
+
+
+def _format_score(value: float | None, has_unit: bool = False) -> str:
+    if value is None:
+        return "-"
+    if not has_unit:
+        return f"{value:z.4f}"
+    return f"{value:.0f}" if abs(value) >= MANY_DIGITS else f"{value:#.5g}"
+
+
+def _class_lines(rows: Sequence[Mapping[str, Any]], task: Task, nouns: str) -> Iterator[str]:
+    """Yield a table with a line for each output of the model: a class, a label or a number."""
+    names = [printable(row["class"]) for row in rows]
+    keys = [key for key in rows[0] if key != "class"]
+    renamed = {"n": nouns, "score": task.score_noun}
+    titles = [renamed.get(key, key) for key in keys]
+    cells = [[_format_cell(row[key], task.has_probabilities) for key in keys] for row in rows]
+    width = max(map(len, [*names, task.noun]))
+    widths = [max(6, *map(len, column)) for column in zip(titles, *cells, strict=True)]
+    for name, line in zip((task.noun, *names), (titles, *cells), strict=True):
+        padded = (f"{cell:>{wide}}" for cell, wide in zip(line, widths, strict=True))
+        yield "  ".join((f"{name:<{width}}", *padded))
+    if "coverage" in keys:
+        yield "coverage: the fraction of true numbers within their prediction intervals"
+
+
+def _format_cell(value: Any, is_fraction: bool) -> str:
+    if is_fraction and isinstance(value, float):
+        return f"{value:.3f}"
+    return str(value) if isinstance(value, int) else _format_score(value, has_unit=True)

@@ -57,11 +57,12 @@ def export(
     output_format: str,
     plugin: Sequence[Path],
 ) -> None:
-    """Export MODEL to one file that maps uint8 images to probabilities.
+    """Export MODEL to one file that maps uint8 images to probabilities, or to numbers.
 
     The file is compared with the model on real images; a float32 file whose probabilities differ
-    by more than 0.001 is deleted. An int8 file always differs: its loss of accuracy is measured if
-    DATA has labels. A .pt2 file is loaded by unpickling, so load only files that you trust.
+    by more than 0.001, or numbers by 0.001 standard deviations, is deleted. An int8 file always
+    differs: its loss of accuracy is measured if DATA has labels that are classes. A .pt2 file is
+    loaded by unpickling, so load only files that you trust.
     """
     require_folder(model)
     from autotl import models
@@ -143,9 +144,15 @@ def _load_with_or_without_labels(
 
 
 def _print_result(result: ExportResult, predictor: Predictor, to: str, origin: str) -> None:
-    from autotl.artifact.export import TOLERANCE, describe_images
+    from autotl.artifact.export import (
+        TOLERANCE,
+        describe_images,
+        output_name,
+        unit_of_difference,
+    )
     from autotl.data import ImageInput
 
+    task = predictor.task
     expects, nouns = predictor.network.expects, predictor.kind.nouns
     classes = len(predictor.classes)
     click.echo(f"{result.file}  {result.num_bytes / 1e6:.1f} MB")
@@ -154,12 +161,14 @@ def _print_result(result: ExportResult, predictor: Predictor, to: str, origin: s
     else:
         shape = f"{expects.dtype} {['batch', *expects.shape]}"
     click.echo(f"  input: {nouns}, {shape}")
-    click.echo(f"  output: probabilities, float32 [batch, {classes}], calibrated like the model's")
+    what = output_name(task)
+    calibrated = ", calibrated like the model's" if task.has_probabilities else ""
+    click.echo(f"  output: {what}, float32 [batch, {classes}]{calibrated}")
     allowed = "" if to == "onnx-int8" else f", {TOLERANCE} allowed"
+    same = "" if result.agreement is None else f"the same class on {result.agreement:.2%}, "
     click.echo(
-        f"  compared on {result.num_images} {nouns} ({origin}): the same class on "
-        f"{result.agreement:.2%}, probabilities differ by at most {result.max_difference:.2g}"
-        f"{allowed}"
+        f"  compared on {result.num_images} {nouns} ({origin}): {same}{what} differ by at most "
+        f"{result.max_difference:.2g}{unit_of_difference(task)}{allowed}"
     )
     if to == "onnx-int8":
         click.echo(

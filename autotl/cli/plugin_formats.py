@@ -31,7 +31,7 @@ def to_text(plugin: AnyPlugin) -> Iterator[str]:
         use = "--data-option" if plugin.kind == "dataset" else "searched"
         yield f"  {h.name} = {h.default}  {use}: {h.domain}{condition}"
     for name, default in plugin.settings.items():
-        yield f"  {name} = {default}  not searched"
+        yield f"  {name} = {'none' if default == '' else default}  not searched"
     if plugin.matches:
         yield f"  reads {', '.join(plugin.matches)}"
 
@@ -141,4 +141,4 @@ def _keywords(plugin: AnyPlugin, quote: str = "") -> Iterator[str]:
         condition = f", if {_condition(h)}" if h.when else ""
         yield f"{quote}{h.name}{quote} {domain}, default {h.default}{condition}"
     for name, value in plugin.settings.items():
-        yield f"{quote}{name}{quote} not searched, default {value}"
+        yield f"{quote}{name}{quote} not searched, default {'none' if value == '' else value}"

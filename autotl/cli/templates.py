@@ -238,6 +238,104 @@ def NAME(counts: list[int], *, power: Annotated[float, Range(0.1, 1.0)] = 0.5) -
     mean = sum(counts) / len(counts)
     return Balance(weights=[(mean / max(count, 1)) ** power for count in counts])
 ''',
+    "loss": '''"""A loss for AutoTL. Check it: autotl plugins check NAME.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated
+
+import torch
+from torch import Tensor
+
+from autotl import Range, loss
+
+
+@loss(tasks=["classification"])
+def NAME(
+    output_weights: Tensor | None, *, q: Annotated[float, Range(0.1, 1.0)] = 0.7
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """The generalised cross-entropy, for noisy labels (Zhang & Sabuncu 2018, arXiv:1805.07836).
+
+    Args:
+        output_weights: The weight of each class ``[C]``, or None. Leave it out if the loss has no
+            use for it, and ``label_smoothing``, which it may take too.
+        q: Near 0 it is the cross-entropy, at 1 the mean absolute error.
+
+    Returns:
+        A function of logits and targets ``float32 [B, C]`` that returns the mean loss of the
+        batch. Targets are probabilities of the classes, because images may be mixed.
+    """
+
+    def compute(logits: Tensor, targets: Tensor) -> Tensor:
+        # Powers below 1 have an infinite gradient at 0.
+        losses = (1 - logits.softmax(1).clamp(min=1e-6) ** q) / q
+        weights = torch.ones_like(logits) if output_weights is None else output_weights
+        return (targets * losses * weights).sum(1).mean()
+
+    return compute
+''',
+    "metric": '''"""A metric for AutoTL. Check it: autotl plugins check NAME.py."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autotl import metric
+
+
+@metric(tasks=["classification"], per_example=True, direction="minimize", bounds=(0.0, 2.0))
+def NAME(targets: NDArray[np.int64], predictions: NDArray[np.float32]) -> NDArray[np.float64]:
+    """The Brier score: the squared error of the probabilities of all classes (Brier 1950).
+
+    Without ``per_example`` a metric returns one number for all examples together.
+
+    Args:
+        targets: The index of the class of each example, ``[N]``. Several labels are 0 and 1,
+            ``[N, C]``, and numbers ``[N, T]``.
+        predictions: The probabilities of the classes, ``[N, C]``.
+
+    Returns:
+        What each example contributes, ``[N]``; the score is the mean.
+    """
+    errors = predictions.astype(np.float64)
+    errors[np.arange(len(targets)), targets] -= 1
+    contributions: NDArray[np.float64] = (errors**2).sum(1)
+    return contributions
+''',
+    "task": '''"""A task for AutoTL. Check it: autotl plugins check NAME.py."""
+
+from __future__ import annotations
+
+from autotl import Label, task
+from autotl.tasks import Classification
+
+
+@task
+class NAME(Classification):
+    """Classes that are intervals of a number, such as ages.
+
+    ``autotl.Task`` describes what else a task can define: targets, the loss, predictions, a
+    calibration. ``autotl search DATA --task NAME`` uses it; ``recognise`` would let it be found.
+    """
+
+    name = "NAME"
+    default_metric = "accuracy"
+    width = 10
+
+    def parse(self, label: Label) -> str:
+        """Return the interval of a number, such as ``20 to 30``.
+
+        The text of an interval is itself. A ValueError says why something is no label.
+        """
+        if isinstance(label, str) and " to " in label:
+            return label
+        if not isinstance(label, str | int | float):
+            raise ValueError(f"the label {label!r:.60} is not a number")
+        low = int(float(label) // self.width * self.width)
+        return f"{low} to {low + self.width}"
+''',
     "dataset": '''"""A data source for AutoTL.
 
 Check it: autotl plugins check NAME.py --source NAME:30.

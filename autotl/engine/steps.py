@@ -73,12 +73,16 @@ class Result:
         best: Mapping[str, Any] | None = self.summary["best"]
         return best
 
-    def predict(self, items: Any) -> list[dict[str, float]]:
-        """Predict the class probabilities of new examples with the model in the run folder.
+    def predict(self, items: Any) -> list[dict[str, Any]]:
+        """Predict new examples with the model in the run folder.
 
         Args:
             items: For images a path, a folder, a Pillow image, an array, or an iterable of these,
                 see ``Predictor.predict``.
+
+        Returns:
+            For each example the probability of each class by its name; for tasks without classes
+            what is predicted, see ``Predictor.predict``.
 
         Raises:
             ArtifactError: There is no model.

@@ -6,9 +6,9 @@ Shapes: N examples, C classes.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,12 +16,16 @@ from numpy.typing import NDArray
 from autotl.artifact.model_folder import Predictor
 from autotl.data import digest_examples, find_same, parse_label
 from autotl.errors import DataError, did_you_mean
-from autotl.scoring import calibration, intervals, majority, metrics
+from autotl.scoring import intervals, majority, metrics
+from autotl.scoring.calibration import expected_calibration_error
 from autotl.scoring.metrics import METRICS, Metric, Predictions, Targets
 from autotl.space.input_kind import InputKind
 from autotl.space.plugin import Example
 from autotl.space.task import Task
 from autotl.tasks import Classification
+
+NAMED_PROBLEMS = 5
+"""The number of problems with labels that are named, the most frequent ones."""
 
 
 def evaluate(
@@ -34,7 +38,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """Predict labelled examples and score the predictions.
 
-    Those that cannot be read, and those of classes that the model does not have, are left out and
+    Those that cannot be read, and those whose labels the model cannot predict, are left out and
     named in the result.
 
     Args:
@@ -42,7 +46,7 @@ def evaluate(
         examples: The examples that a dataset plugin returned.
         source: The data source as the user named it, for messages.
         split: ``train``, ``validation`` or ``test``: only the examples of that split.
-        chosen: The metrics.
+        chosen: The metrics; those of a classification by default.
         progress: Called with the number of processed images and the number of all images.
 
     Returns:
@@ -54,7 +58,7 @@ def evaluate(
         DataError: No image is left.
     """
     task = predictor.task
-    usable, unknown = _select_usable(examples, source, split, task, predictor.kind)
+    usable, left_out = _select_usable(examples, source, split, task, predictor.kind)
     unreadable: list[dict[str, str]] = []
 
     def note_unreadable(index: int, reason: str) -> None:
@@ -70,21 +74,29 @@ def evaluate(
         first, noun = unreadable[0]["reason"], predictor.kind.noun
         raise DataError(f"{source}: no {noun} can be read; error of the first one: {first}")
     targets = task.encode([usable[i].label for i in indices])
-    # An example without a group is a sampling unit of its own. Units are numbered as they occur.
-    groups = [usable[i].group or f"example {i}" for i in indices]
-    unit_of = {group: unit for unit, group in enumerate(dict.fromkeys(groups))}
-    units = np.array([unit_of[group] for group in groups])
-    scores = compute_scores(targets, np.stack(rows), task, chosen, units)
-    trained = _count_trained(predictor, [usable[i] for i in indices], source)
-    notes = _describe_useless(scores, task.constant_noun) + _describe_limits(
-        predictor, trained, targets, unknown
-    )
+    scored, predictions = [usable[i] for i in indices], np.stack(rows)
+    units, calibration = _number_units(scored), predictor.calibration
+    scores = compute_scores(targets, predictions, task, chosen, units, calibration)
+    trained = _count_trained(predictor, scored, source)
+    notes = [
+        *_describe_useless(scores, task),
+        *_describe_trained(trained, len(rows), predictor.kind.nouns),
+        *_describe_left_out(left_out, predictor),
+        *_describe_uncovered(scored, task, predictor.kind.noun),
+    ]
     notes += predictor.scales.guesses.values()
     return {"n": len(rows), **scores, "notes": notes, "unreadable": unreadable}
 
 
+def _number_units(examples: Sequence[Example]) -> NDArray[np.int64]:
+    """Number the sampling units as they occur; an example without a group is one of its own."""
+    groups = [example.group or f"example {i}" for i, example in enumerate(examples)]
+    unit_of = {group: unit for unit, group in enumerate(dict.fromkeys(groups))}
+    return np.array([unit_of[group] for group in groups])
+
+
 def _count_trained(predictor: Predictor, examples: Sequence[Example], source: str) -> int | None:
-    """Count the images that the model was trained on; copies are counted, but not near-copies.
+    """Count the examples that the model was trained on; copies are counted, but not near-copies.
 
     Returns:
         The number; None if there are some, but it is not known how many.
@@ -94,23 +106,36 @@ def _count_trained(predictor: Predictor, examples: Sequence[Example], source: st
     return int(np.isin(digest_examples(examples, predictor.kind), predictor.training_images).sum())
 
 
+class _LeftOut(NamedTuple):
+    """How many examples are left out for each reason.
+
+    Attributes:
+        unlabelled: Number of examples without a label.
+        unparsed: By why the task cannot parse the label.
+        unknown: By the name in the label that is no output of the model.
+    """
+
+    unlabelled: int
+    unparsed: Counter[str]
+    unknown: Counter[str]
+
+
 def _select_usable(
     examples: Sequence[Example],
     source: str,
     split: str | None,
     task: Task,
     kind: InputKind,
-) -> tuple[list[Example], Counter[str]]:
-    """Select the examples of a split whose class the model has.
+) -> tuple[list[Example], _LeftOut]:
+    """Select the examples of a split whose labels the model can predict.
 
     Returns:
-        These examples, and the number of examples of each class that the model does not have.
+        These examples with their parsed labels, and what is left out.
 
     Raises:
         DataError: No example is left.
     """
-    parsed = (replace(e, label=parse_label(e.label, task)[0]) for e in examples)
-    selected = [e for e in parsed if split is None or e.split == split]
+    selected = [e for e in examples if split is None or e.split == split]
     if not selected and split:
         splits = sorted({e.split for e in examples if e.split})
         raise DataError(f"{source} has no split {split!r}; {did_you_mean(split, splits)}")
@@ -118,19 +143,30 @@ def _select_usable(
         raise DataError(
             f"{source}: no {kind.nouns} found; check the path and the layout of the folder"
         )
-    outputs = set(task.outputs)
-    usable = [e for e in selected if e.label and outputs.issuperset(task.names(e.label))]
-    unknown = Counter(
-        name
-        for e in selected
-        for name in ((set(task.names(e.label)) - outputs) if e.label else [""])
-    )
+    parsed = [parse_label(example.label, task) for example in selected]
+    outputs, usable = set(task.outputs), []
+    unknown: Counter[str] = Counter()
+    for example, (label, _) in zip(selected, parsed, strict=True):
+        foreign = [name for name in task.names(label) if name not in outputs] if label else []
+        unknown.update(foreign)
+        if label and not foreign:
+            usable.append(replace(example, label=label))
+    unparsed = Counter(problem for _, problem in parsed if problem)
+    left_out = _LeftOut(parsed.count(("", "")), unparsed, unknown)
     if not usable:
         raise DataError(
-            f"{source}: no {kind.noun} has a label that the model can predict: its {task.nouns} "
-            f"are {_shorten(task.outputs)}, the labels are {_shorten(list(unknown))}"
+            f"{source}: no {kind.noun} has a label that the model can predict: "
+            + _explain_unusable(left_out, task)
         )
-    return usable, unknown
+    return usable, left_out
+
+
+def _explain_unusable(left_out: _LeftOut, task: Task) -> str:
+    """Explain why no label can be predicted."""
+    if left_out.unparsed and not left_out.unknown:
+        return next(iter(left_out.unparsed))
+    labels = [*left_out.unknown, *left_out.unparsed, *([""] if left_out.unlabelled else [])]
+    return f"its {task.nouns} are {_shorten(task.outputs)}, the labels are {_shorten(labels)}"
 
 
 def compute_scores(
@@ -139,6 +175,7 @@ def compute_scores(
     task: Task,
     chosen: Sequence[Metric] = tuple(METRICS.values()),
     units: NDArray[np.int64] | None = None,
+    calibration: Mapping[str, Any] = {},
 ) -> dict[str, Any]:
     """Compute the metrics with their intervals, and what else the task has.
 
@@ -146,8 +183,9 @@ def compute_scores(
         targets: ``[N, ...]``.
         predictions: ``[N, K]``.
         task: What is predicted.
-        chosen: The metrics.
-        units: Sampling unit of each image, see ``intervals.score_interval``, ``[N]``.
+        chosen: The metrics; those of a classification by default.
+        units: Sampling unit of each example, see ``intervals.score_interval``, ``[N]``.
+        calibration: That of the model, such as thresholds of labels.
 
     Returns:
         ``metrics``, by name ``{"score", "low", "high"}`` with a 95 % interval, ``majority``, the
@@ -168,10 +206,12 @@ def compute_scores(
         "majority_class": task.describe_constant(constant),
     }
     if not isinstance(task, Classification):
-        return {**scores, **task.details(targets, predictions)}
+        details = task.details(targets, predictions, calibration)
+        details.pop("scatter", None)  # a sample of the examples, for figures
+        return {**scores, **details}
     return {
         **scores,
-        "ece": calibration.expected_calibration_error(targets, predictions),
+        "ece": expected_calibration_error(targets, predictions),
         "per_class": _score_classes(targets, predictions, task.outputs),
         "confusion": metrics.confusion_matrix(targets, predictions),
     }
@@ -219,47 +259,50 @@ def _finite_or_none(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def _describe_useless(scores: Mapping[str, Any], noun: str) -> list[str]:
-    """Warn of scores that are not better than those of a constant prediction, called ``noun``."""
+def _describe_useless(scores: Mapping[str, Any], task: Task) -> list[str]:
+    """Warn of scores that are not better than those of a constant prediction."""
     equal = [
         name for name, metric in scores["metrics"].items() if metric["beats_majority"] is False
     ]
     if not equal:
         return []
+    constant = scores["majority_class"]
+    name = "" if constant == task.constant_noun else f", {constant!r}"
     return [
         f"by {', '.join(equal)}, the model may be no better than always predicting "
-        f"{noun}, {scores['majority_class']!r}"
+        f"{task.constant_noun}{name}"
     ]
 
 
-def _describe_limits(
-    predictor: Predictor, trained: int | None, targets: Targets, unknown: Counter[str]
-) -> list[str]:
-    """Describe in sentences what the scores do not cover."""
-    notes, nouns = [], predictor.kind.nouns
+def _describe_trained(trained: int | None, count: int, nouns: str) -> Iterator[str]:
+    """Warn of examples that the model was trained on; None is an unknown number of them."""
     if trained != 0:
-        number = "some of these" if trained is None else f"{trained} of the {len(targets)}"
-        notes.append(
-            f"the model was trained on {number} {nouns}; its scores on new {nouns} will be lower"
-        )
-    for name, count in unknown.items():
-        if name:
-            same = find_same(name, predictor.classes)
-            hint = f"is it {same!r}?" if same else did_you_mean(name, predictor.classes)
-            noun = predictor.task.noun
-            notes.append(
-                f"left out: {count} {nouns} of {name!r}, not a {noun} of the model; {hint}"
-            )
-        else:
-            notes.append(f"left out: {count} {nouns} without a label")
-    if targets.ndim > 1:
-        return notes
-    present = set(targets.tolist())
-    missing = [name for i, name in enumerate(predictor.classes) if i not in present]
-    if missing:
-        noun = predictor.kind.noun
-        notes.append(f"no {noun} of {_shorten(missing)}: the scores do not cover these classes")
-    return notes
+        number = "some of these" if trained is None else f"{trained} of the {count}"
+        yield f"the model was trained on {number} {nouns}; its scores on new {nouns} will be lower"
+
+
+def _describe_left_out(left_out: _LeftOut, predictor: Predictor) -> Iterator[str]:
+    """Describe the labels of the examples that are not scored."""
+    nouns, noun = predictor.kind.nouns, predictor.task.noun
+    for name, count in left_out.unknown.items():
+        same = find_same(name, predictor.classes)
+        hint = f"is it {same!r}?" if same else did_you_mean(name, predictor.classes)
+        yield f"left out: {count} {nouns} of {name!r}, not a {noun} of the model; {hint}"
+    named = left_out.unparsed.most_common(NAMED_PROBLEMS)
+    for problem, count in named:
+        yield f"left out: {count} {nouns}: {problem}"
+    if others := left_out.unparsed.total() - sum(count for _, count in named):
+        yield f"left out: {others} other {nouns} with labels that cannot be used"
+    if left_out.unlabelled:
+        yield f"left out: {left_out.unlabelled} {nouns} without a label"
+
+
+def _describe_uncovered(examples: Sequence[Example], task: Task, noun: str) -> Iterator[str]:
+    """Name the classes or labels that no example has."""
+    present = {name for example in examples for name in task.names(example.label)}
+    missing = [name for name in task.outputs if name not in present]
+    if missing and task.has_probabilities:
+        yield f"no {noun} of {_shorten(missing)}: the scores do not cover these {task.nouns}"
 
 
 def _shorten(names: Sequence[str]) -> str:

@@ -55,12 +55,18 @@ class Task(ABC):
             ``the most frequent class``.
         score_noun: What ``details`` computes as the score of one output, e.g. ``recall``.
         has_probabilities: Whether predictions are probabilities.
+        activation_code: ``activate`` as an expression of PyTorch, of a tensor ``logits [B, L]`` and
+            ``config``, the content of a saved model's ``config.json``: for the code in model cards,
+            where it is used if it computes the same. Empty if there is none.
         outputs: The names of what is predicted: classes, labels or quantities.
         constants: What else ``fit`` found out from the labels: values of JSON.
 
     Args:
         outputs: The names of the outputs; empty before ``fit``.
         constants: See above.
+
+    Raises:
+        ValueError: The constants are not those that ``fit`` finds, as in a damaged file.
     """
 
     name: ClassVar[str]
@@ -70,6 +76,7 @@ class Task(ABC):
     constant_noun: ClassVar[str]
     score_noun: ClassVar[str] = "recall"
     has_probabilities: ClassVar[bool] = True
+    activation_code: ClassVar[str] = ""
 
     def __init__(
         self, outputs: Sequence[str] = (), constants: Mapping[str, Any] | None = None
@@ -104,7 +111,8 @@ class Task(ABC):
             label: What a dataset plugin gave; not a missing label.
 
         Raises:
-            ValueError: It is no label of this task; the message is shown to the user.
+            ValueError: It is no label of this task, or a fitted task needs more than it has; the
+                message is shown to the user.
         """
         if not isinstance(label, str):
             raise ValueError(f"the label {label!r:.60} is not a text")
@@ -141,6 +149,16 @@ class Task(ABC):
         Returns:
             ``int64 [N]``, one stratum for each example, or ``bool [N, S]``, several of ``S``.
         """
+
+    def toy(self, count: int) -> Sequence[Label]:
+        """Return labels with which tests try the task; none for usual ones.
+
+        Usual labels are classes, lists of labels, and numbers: what it parses of these.
+
+        Args:
+            count: Number of labels, at least 12.
+        """
+        return ()
 
     # ---------------------------------------------------------------- the network
 
@@ -226,8 +244,9 @@ class Task(ABC):
             calibration: What ``calibrate`` returned; empty without a calibration.
 
         Returns:
-            ``prediction``, what is predicted: a class, a list of labels or a number; and values
-            by the name of each output.
+            ``prediction``, a label that ``parse`` takes: a class, a list of labels, a number, or
+            numbers by name; ``probabilities``, by the name of each output, if the task has them;
+            and other values in the form of ``prediction``, such as ``low`` and ``high``.
         """
 
     # ---------------------------------------------------------------- reports

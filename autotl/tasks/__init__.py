@@ -8,7 +8,7 @@ from autotl.tasks.classification import (
     rank_positive,
 )
 from autotl.tasks.metric_choice import find_metric, metrics_for
-from autotl.tasks.rescaling import rescale
+from autotl.tasks.rescaling import measure_difference, rescale
 
 __all__ = [
     "CLASSIFICATION",
@@ -16,6 +16,7 @@ __all__ = [
     "choose_task",
     "find_metric",
     "find_task",
+    "measure_difference",
     "metrics_for",
     "numbered_classes",
     "rank_positive",

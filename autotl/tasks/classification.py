@@ -31,6 +31,7 @@ class Classification(Task):
     name = DEFAULT_TASK
     default_metric = "accuracy"
     constant_noun = "the most frequent class"
+    activation_code = "logits.softmax(1)"
 
     def parse(self, label: Label) -> str:
         """Return the name of a class; a number is a name too."""
@@ -112,7 +113,7 @@ class Classification(Task):
         """Return the most probable class, and the probability of each."""
         return {
             "prediction": self.outputs[int(prediction.argmax())],
-            **dict(zip(self.outputs, map(float, prediction), strict=True)),
+            "probabilities": dict(zip(self.outputs, map(float, prediction), strict=True)),
         }
 
     def decide(self, prediction: Probabilities, calibration: Mapping[str, Any] = {}) -> str:

@@ -1,10 +1,11 @@
-"""Predictions with another temperature."""
+"""Predictions with another temperature, and the difference between predictions."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from autotl.space.task import Task
 
@@ -22,3 +23,14 @@ def rescale(
     logits = task.invert(torch.from_numpy(np.asarray(predictions, np.float64)))
     rescaled: NDArray[np.float32] = task.activate(logits / temperature).numpy().astype(np.float32)
     return rescaled
+
+
+def measure_difference(task: Task, expected: Tensor, actual: Tensor) -> float:
+    """Return the largest absolute difference between predictions ``[N, K]``.
+
+    It is that of probabilities, or of the logits of a task without them, such as numbers in
+    standard deviations; NaN if there is one.
+    """
+    if not task.has_probabilities:
+        expected, actual = task.invert(expected), task.invert(actual)
+    return float((expected - actual).abs().max()) if len(expected) else 0.0

@@ -27,6 +27,8 @@ from autotl.testing.configurations import Params, configurations, extreme_values
 from autotl.testing.datasets import check_dataset
 from autotl.testing.harness import PluginHarness, isolated
 from autotl.testing.input_kinds import check_kind
+from autotl.testing.metrics import check_metric
+from autotl.testing.tasks import check_task
 from autotl.testing.violations import Violations
 
 LONG_EPOCHS = 8
@@ -93,6 +95,10 @@ def examine(
     with isolated(), violations.catch():
         if plugin.kind == "dataset":
             check_dataset(plugin, source, violations, given_kind)
+            tried = 1
+        elif plugin.kind in ("metric", "task"):
+            check = check_metric if plugin.kind == "metric" else check_task
+            check(plugin, violations)
             tried = 1
         else:
             member = kinds.select_member(plugin, violations)

@@ -27,9 +27,11 @@ from autotl.space.input_kind import InputKind, ModelInput
 from autotl.space.plugin import Example
 from autotl.space.registry import AnyPlugin
 from autotl.space.space import Choice, Config
+from autotl.space.task import DEFAULT_TASK, Task
 from autotl.tasks import numbered_classes
 from autotl.testing import toy
 from autotl.testing.configurations import Params
+from autotl.testing.toy_tasks import ToyTask, find_toy_tasks
 from autotl.testing.violations import Violations, first_line
 
 SIZES = (32, 64, 96, 128, None)
@@ -49,6 +51,8 @@ class PluginHarness:
         size: The size of the inputs, e.g. the side of images in pixels; None for the backbone's
             own.
         expects: The input of the backbone.
+        task: What is predicted: classes, if the plugin suits them.
+        class_targets: The target of each class of the toy examples, ``[C, ...]``.
     """
 
     def __init__(
@@ -65,6 +69,25 @@ class PluginHarness:
         self.size: int | None = toy.SIDE
         self._is_backbone = plugin.kind == "backbone"  # real ones are large: fewer examples suffice
         self._trainings = 0
+        self.task: Task = numbered_classes(len(toy.COLOURS))
+        self.class_targets: NDArray[Any] = np.arange(len(toy.COLOURS))
+        if not plugin.suits(DEFAULT_TASK) and plugin.kind in ("head", "loss"):
+            self._use_task(self.toy_tasks[0])
+
+    @cached_property
+    def toy_tasks(self) -> list[ToyTask]:
+        """The tasks that the plugin suits."""
+        return find_toy_tasks(self.plugin)
+
+    def _use_task(self, toy_task: ToyTask) -> None:
+        """Train on a task, three targets of which replace the classes of the toy examples."""
+        self.task = toy_task.task
+        indices = np.unique(toy_task.labels, return_index=True)[1]
+        self.class_targets = toy_task.targets[np.resize(indices, len(toy.COLOURS))]
+
+    def cycle_targets(self, count: int) -> Tensor:
+        """Targets ``[count, ...]`` of all classes in turn."""
+        return torch.from_numpy(self.class_targets)[toy.cycle_labels(count)]
 
     def make_config(self, params: Params, **others: AnyPlugin | Choice) -> Config:
         """Make a configuration of the plugin under test, simple companions and ``others``."""
@@ -79,10 +102,11 @@ class PluginHarness:
         }
         return {k: c if isinstance(c, Choice) else Choice(c, {}) for k, c in chosen.items()}
 
-    def build(self, config: Config, seed: int = 0, saved: Path | None = None) -> Model:
+    def build(
+        self, config: Config, seed: int = 0, saved: Path | None = None, task: Task | None = None
+    ) -> Model:
         """Build the model of a configuration, on the CPU in float32."""
-        task = numbered_classes(len(toy.COLOURS))
-        return models.build_model(config, task, self.size, toy.CPU, seed, saved)
+        return models.build_model(config, task or self.task, self.size, toy.CPU, seed, saved)
 
     @cached_property
     def expects(self) -> ModelInput:
@@ -136,8 +160,12 @@ class PluginHarness:
             counts, batch_size, validation_counts = (5, 4, 3), 6, (1, 1, 1)
         validation = self.make_examples(validation_counts, 1)
         return training.Job(
-            train=toy.make_batches(self.make_examples(counts, 0), batch_size),
-            validation=toy.make_batches(validation, 32, shuffle_seed=None),
+            train=toy.make_batches(
+                self.make_examples(counts, 0), batch_size, class_targets=self.class_targets
+            ),
+            validation=toy.make_batches(
+                validation, 32, shuffle_seed=None, class_targets=self.class_targets
+            ),
             epochs=epochs,
             score=lambda probabilities: 0.0,
             device=toy.CPU,

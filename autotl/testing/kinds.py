@@ -15,10 +15,12 @@ from autotl.models import plan_groups
 from autotl.space.plugin import Balance
 from autotl.space.registry import AnyPlugin
 from autotl.space.space import Choice
-from autotl.testing import network, toy
+from autotl.space.task import DEFAULT_TASK
+from autotl.testing import network
 from autotl.testing.augmentations import check_augmentation
 from autotl.testing.configurations import Params
 from autotl.testing.harness import PluginHarness
+from autotl.testing.losses import check_loss
 from autotl.testing.model_inputs import check_model_input
 from autotl.testing.violations import Violations, describe
 
@@ -67,11 +69,14 @@ def check_head(harness: PluginHarness, params: Params) -> bool:
     model, inputs = harness.build(harness.make_config(params)).eval(), harness.make_inputs()
     with torch.no_grad():
         features = model.features(inputs)
-    network.fit_head(model.head, features, toy.cycle_labels(len(inputs)))
-    if not network.check_output(harness, model.head, features, len(toy.COLOURS), params):
+    network.fit_head(model.head, features, harness.cycle_targets(len(inputs)))
+    if not network.check_output(harness, model.head, features, harness.task.num_logits, params):
         return False
     harness.check_copying(model, params)
-    return params != harness.plugin.defaults or network.check_learning(harness, params)
+    if params != harness.plugin.defaults:
+        return True
+    network.check_head_for_tasks(harness, features, params)
+    return not harness.plugin.suits(DEFAULT_TASK) or network.check_learning(harness, params)
 
 
 def check_freeze(harness: PluginHarness, params: Params) -> bool:
@@ -172,4 +177,5 @@ CHECKS: Mapping[str, Callable[[PluginHarness, Params], bool]] = {
     "augment": check_augmentation,
     "optimizer": check_optimizer,
     "balance": check_balance,
+    "loss": check_loss,
 }

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from autotl.errors import Incompatible
 from autotl.models import Model, plan_groups
 from autotl.space.space import Choice
-from autotl.testing import toy
 from autotl.testing.configurations import Params
 from autotl.testing.harness import PluginHarness, are_close
 from autotl.testing.violations import describe, first_line
@@ -91,6 +92,24 @@ def check_single_example(harness: PluginHarness, network: Model, params: Params)
             f"eval mode compute each {noun} by itself",
             params,
         )
+
+
+def check_head_for_tasks(harness: PluginHarness, features: Tensor, params: Params) -> None:
+    """Report a head that does not return the logits of every task that it suits.
+
+    Args:
+        harness: Builds the models.
+        features: Input of the head, ``[B, ...]``.
+        params: Values of the head.
+    """
+    advice = "declare tasks=[...] if it suits only some tasks"
+    for toy_task in harness.toy_tasks:
+        targets = torch.from_numpy(toy_task.targets)[: len(features)]
+        setting = f"for {toy_task.task.name}; {advice}"
+        with harness.violations.trying(setting, params), suppress(Incompatible):
+            model = harness.build(harness.make_config(params), task=toy_task.task)
+            fit_head(model.eval().head, features, targets)
+            check_output(harness, model.head, features, toy_task.task.num_logits, params)
 
 
 def check_learning(harness: PluginHarness, params: Params) -> bool:
@@ -176,7 +195,7 @@ def is_per_example(harness: PluginHarness, others: Mapping[str, Any]) -> bool:
     with torch.no_grad():
         if plugin.kind == "head":
             batch, function = network.eval().features(batch), network.head
-            fit_head(network.head, batch, toy.cycle_labels(len(batch)))
+            fit_head(network.head, batch, harness.cycle_targets(len(batch)))
         network.train()
         torch.manual_seed(0)
         together = function(batch)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -29,15 +30,26 @@ CLASS_COUNTS = (15, 12, 9)
 
 
 def make_batches(
-    examples: Sequence[Example], size: int = 12, shuffle_seed: int | None = 0
+    examples: Sequence[Example],
+    size: int = 12,
+    shuffle_seed: int | None = 0,
+    class_targets: NDArray[Any] | None = None,
 ) -> Batches:
-    """Make batches of at most ``size`` examples, on the CPU; classes are sorted by their names."""
+    """Make batches of at most ``size`` examples, on the CPU.
+
+    Args:
+        examples: The examples, whose classes are sorted by their names.
+        size: The largest size of a batch.
+        shuffle_seed: Seed of the order; None for that of the examples.
+        class_targets: The target of each class, ``[C, ...]``; its index by default.
+    """
     classes = sorted({e.label for e in examples})
     array = np.stack([e.item for e in examples])
     labels = np.array([classes.index(e.label) for e in examples])
+    targets = labels if class_targets is None else class_targets[labels]
     packed = Packed(array, Path("in memory"))
     indices = np.arange(len(examples))
-    return Batches(packed, labels, indices, size, CPU.torch_device, shuffle_seed=shuffle_seed)
+    return Batches(packed, targets, indices, size, CPU.torch_device, shuffle_seed=shuffle_seed)
 
 
 def cycle_labels(count: int) -> Tensor:

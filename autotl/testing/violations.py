@@ -71,6 +71,16 @@ class Violations:
             text = first_line(error)
             self.add(f"raises {type(error).__name__}{self._line(error)}: {text}", params)
 
+    @contextlib.contextmanager
+    def trying(self, setting: str, params: Params | None = None) -> Iterator[None]:
+        """Report ``setting`` with all violations inside, and catch errors."""
+        before, self.setting = self.setting, setting
+        try:
+            with self.catch(params):
+                yield
+        finally:
+            self.setting = before
+
     @property
     def _subject(self) -> str:
         if isinstance(self.plugin, InputKind):
@@ -78,10 +88,8 @@ class Violations:
         return f"{self.plugin.kind} plugin {self.plugin.name!r}"
 
     def _line(self, error: Exception) -> str:
-        if isinstance(self.plugin, InputKind):
-            file = inspect.getfile(type(self.plugin))
-        else:
-            file = self.plugin.function.__code__.co_filename
+        plugin = self.plugin
+        file = inspect.getfile(type(plugin) if isinstance(plugin, InputKind) else plugin.function)
         lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == file]
         return f" in line {lines[-1]}" if lines else ""
 

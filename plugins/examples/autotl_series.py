@@ -94,10 +94,10 @@ def _has_series(source: str) -> bool:
 
 @dataset(input="series", matches=["*.npz"], accepts=_has_series)
 def series_file(source: str) -> list[Example]:
-    """An ``.npz`` file with ``series [N, samples]`` and ``labels [N]``."""
+    """An ``.npz`` file with ``series [N, samples]`` and ``labels [N]``, classes or numbers."""
     with np.load(Path(source), allow_pickle=False) as file:
-        rows = zip(file["series"], file["labels"], strict=True)
-        return [Example(str(i), values, str(label)) for i, (values, label) in enumerate(rows)]
+        rows = zip(file["series"], file["labels"].tolist(), strict=True)
+        return [Example(str(i), values, label) for i, (values, label) in enumerate(rows)]
 
 
 class RandomKernels(nn.Module):

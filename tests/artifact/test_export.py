@@ -11,16 +11,17 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
+from fitted_tasks import FITTED
 from numpy.typing import NDArray
 from torch import nn
-from toy import CPU, model, squares
+from toy import CPU, config, model, squares
 
 from autotl import Example, head
 from autotl.artifact import export
 from autotl.artifact.export import ExportResult
 from autotl.artifact.model_folder import Predictor
 from autotl.errors import ArtifactError
-from autotl.models import Model
+from autotl.models import Model, build_model
 from autotl.models.ensemble import Ensemble
 from autotl.tasks import Classification
 from autotl.testing.toy import COLOURS
@@ -119,6 +120,7 @@ def test_onnx_describes_classes_and_input_in_its_metadata(onnx: Onnx) -> None:
     session = ort.InferenceSession(onnx.result.file, providers=["CPUExecutionProvider"])
     metadata = session.get_modelmeta().custom_metadata_map
     assert json.loads(metadata["classes"]) == CLASSES
+    assert json.loads(metadata["task"]) == "classification"
     assert json.loads(metadata["input"])["images"] == "uint8 [batch, 3, 16, 16], RGB"
     assert json.loads(metadata["input"])["scales"] == {}
     [given], [output] = session.get_inputs(), session.get_outputs()
@@ -220,7 +222,7 @@ def test_the_interval_of_the_accuracy_loss_is_that_of_paired_predictions() -> No
     result = export._compare(
         lambda batch: torch.from_numpy(expected[batch[:, 0, 0, 0].numpy()]),
         lambda batch: exported[batch[:, 0, 0, 0]],
-        images, labels, Path("x"), 1,
+        Classification(["a", "b"]), images, labels, Path("x"), 1,
     )  # fmt: skip
     assert result.accuracy == pytest.approx((0.96, 0.90))
     margin = 1.96 * np.sqrt((0.14 - 0.06**2) / 100)
@@ -327,3 +329,55 @@ def test_a_fixed_random_subset_of_the_examples_is_decoded(
     fewer, _ = export.decode_examples(predictor, examples, 7, unreadable.append)
     np.testing.assert_array_equal(fewer, images[:7])
     assert export.toy_examples(predictor, 3).shape == (3, 16, 16, 3)
+
+
+@pytest.mark.parametrize("name", FITTED)
+@pytest.mark.parametrize("to", ["onnx", "torch-export"])
+def test_every_task_is_exported_with_its_predictions(
+    name: str, to: str, data: Labelled, tmp_path: Path
+) -> None:
+    task, calibration = FITTED[name]
+    network = build_model(config(), task, None, CPU).eval()
+    stored = {"calibration": calibration}
+    predictor = Predictor(network, task, CPU, 1 if name == "numbers" else 1.5, stored)
+    images, labels = export.decode_examples(predictor, squares(2), 6, pytest.fail)
+    assert (labels == -1).all(), "the colours are no classes of the model"
+    file = tmp_path / "model"
+    result = export.export(predictor, file, to, images, labels)
+    assert result.max_difference < 1e-4
+    assert (result.agreement, result.accuracy) == (1.0 if name == "ordinal" else None, None)
+    if to == "onnx":
+        np.testing.assert_allclose(run(file, images), predictor.predict_proba(images), rtol=1e-4)
+        session = ort.InferenceSession(file, providers=["CPUExecutionProvider"])
+        [output], metadata = session.get_outputs(), session.get_modelmeta().custom_metadata_map
+        assert output.name == ("probabilities" if task.has_probabilities else "predictions")
+        assert json.loads(metadata["task"]) == task.name
+        assert json.loads(metadata["classes"]) == list(task.outputs)
+        assert json.loads(metadata["calibration"]) == calibration
+
+
+def test_numbers_are_compared_in_standard_deviations(
+    data: Labelled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = FITTED["numbers"].task  # whose second number has a std of 200
+    predictor = Predictor(build_model(config(), task, None, CPU).eval(), task, CPU)
+    open_session, offset = export._open_session, np.float32(0.1)
+    trace_once(monkeypatch)
+
+    def open_wrong_session(file: Path) -> export.PredictFunction:
+        predict = open_session(file)
+        return lambda images: predict(images) + np.array([0, offset], np.float32)
+
+    monkeypatch.setattr(export, "_open_session", open_wrong_session)
+    result = export.export(predictor, tmp_path / "model.onnx", "onnx", data.images[:5])
+    assert result.max_difference == pytest.approx(0.1 / 200, rel=0.01)
+    offset = np.float32(1.0)
+    message = r"its predictions differ by up to 0\.005 standard deviations from the model's"
+    with pytest.raises(ArtifactError, match=message):
+        export.export(predictor, tmp_path / "model.onnx", "onnx", data.images[:5])
+
+
+def test_the_labels_of_examples_may_be_numbers() -> None:
+    predictor = Predictor(model(), Classification(["1", "2", "3"]), CPU)
+    examples = [Example("a", squares(1)[0].item, 2.0)]
+    assert export.decode_examples(predictor, examples, 1, pytest.fail)[1].tolist() == [1]

@@ -78,7 +78,7 @@ def test_the_card_has_its_sections_in_order() -> None:
     ]  # fmt: skip
     assert "not evaluated" not in text
     assert "| validation | `None`" not in text, "settings that are None are left out"
-    assert "\n\n\n" not in text.replace(model_card.standalone.EXAMPLE, "").split("```\n")[-1]
+    assert "\n\n\n" not in text.replace(model_card.standalone.OPEN_IMAGE, "").split("```\n")[-1]
 
 
 def test_without_results_the_card_says_so() -> None:

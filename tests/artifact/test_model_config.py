@@ -46,6 +46,13 @@ def test_a_valid_file_is_returned_as_it_is(tmp_path: Path) -> None:
     member = {key: VALID[key] for key in ("backbone", "head", "plugins", "input")}
     ensemble = {**VALID, "members": [member, member], "temperature": None}
     assert model_config.read(write(tmp_path, ensemble)) == ensemble
+    task = {"name": "regression", "constants": {"mean": [0.5], "std": [2]}}
+    calibration = {"half_widths": [3.5], "level": 0.95, "coverage": 0.9, "n": 99}
+    numbers = {**VALID, "task": task, "classes": ["value"], "calibration": calibration}
+    assert model_config.read(write(tmp_path, numbers)) == numbers
+    calibration = {"ece_before": 0.1, "ece_after": 0.05, "bins": 15, "n": 99}
+    classes = {**VALID, "calibration": calibration}
+    assert model_config.read(write(tmp_path, classes)) == classes
 
 
 @pytest.mark.parametrize(
@@ -75,6 +82,18 @@ def test_a_valid_file_is_returned_as_it_is(tmp_path: Path) -> None:
         ("members", [{}], "'members.0.backbone' is missing"),
         ("data", {"source": "a\0b"}, "data.source"),
         ("data", None, "data = None"),
+        ("task", "regression", "task = 'regression': should be"),
+        ("task", {}, "'task.name' is missing"),
+        ("task", {"name": ""}, "task.name = ''"),
+        ("task", {"name": "regression", "constants": []}, "task.constants: should be"),
+        ("calibration", None, "calibration = None: should be"),
+        ("calibration", {"thresholds": [0.5]}, "thresholds has 1 numbers, one for each class is 2"),
+        ("calibration", {"thresholds": [0.5, 2]}, "calibration.thresholds.1 = 2: should be less"),
+        ("calibration", {"thresholds": [0.5, "1"]}, "calibration.thresholds.1 = '1': should be"),
+        ("calibration", {"thresholds": 0.5}, "calibration.thresholds = 0.5: should be a valid"),
+        ("calibration", {"half_widths": [1.0, -1]}, "calibration.half_widths.1 = -1: should be"),
+        ("calibration", {"half_widths": [1, 2, 3]}, "half_widths has 3 numbers"),
+        ("calibration", {"level": 95}, "calibration.level = 95: should be less"),
         ("schema", "1", "schema = '1'"),
         ("schema", 0, "schema = 0"),
         ("schema", 2, "another version of autotl"),
@@ -112,4 +131,12 @@ def test_what_is_not_a_json_object_is_damage(tmp_path: Path, text: str) -> None:
 def test_bytes_that_are_not_utf_8_are_damage(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_bytes(b"\xff\xfe")
     with pytest.raises(ArtifactError, match="is damaged"):
+        model_config.read(tmp_path)
+
+
+@pytest.mark.parametrize("value", ["1e999", "-1e999"])
+def test_a_number_that_is_not_finite_is_damage(tmp_path: Path, value: str) -> None:
+    text = json.dumps({**VALID, "calibration": {"half_widths": [1, 12345]}})
+    (tmp_path / "config.json").write_text(text.replace("12345", value))
+    with pytest.raises(ArtifactError, match=r"config\.json: calibration\.half_widths\.1"):
         model_config.read(tmp_path)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from fitted_tasks import FITTED
 from images import TINY, write_images
 from PIL import Image
 from safetensors import SafetensorError
@@ -408,3 +409,87 @@ def test_pickled_weights_are_not_read(folder: Path, plugins: Registry, network: 
     torch.save(network.state_dict(), folder / "model.safetensors")
     with pytest.raises(ArtifactError, match="is damaged"):
         model_folder.load(folder, plugins)
+
+
+def save_task(folder: Path, name: str, config: Config) -> Model:
+    """Save a model of the task ``name`` in ``FITTED``, and return it."""
+    task, calibration = FITTED[name]
+    network = models.build_model(config, task, 40, CPU, seed=5).eval()
+    model_folder.save(folder, network, config, task, {"calibration": calibration})
+    return network
+
+
+@pytest.mark.parametrize("name", FITTED)
+def test_a_model_of_another_task_predicts_as_the_saved_one(
+    tmp_path: Path, config: Config, plugins: Registry, images: np.ndarray, name: str
+) -> None:
+    network, task = save_task(tmp_path / "model", name, config), FITTED[name].task
+    loaded = model_folder.load(tmp_path / "model", plugins, CPU)
+    assert (loaded.task.name, loaded.classes) == (task.name, task.outputs)
+    expected = task.activate(compute_logits(network, images)).numpy()
+    np.testing.assert_array_equal(loaded.predict_items(images), expected)
+    for row, described in zip(expected, loaded.predict(images), strict=True):
+        if name == "ordinal":
+            assert described == dict(zip(("1", "2", "3"), row, strict=True))
+        elif name == "multilabel":
+            assert list(described["probabilities"].values()) == row.tolist()
+            chosen = dict(zip(task.outputs, row >= [0.3, 0.5, 0.7], strict=True))
+            assert described["prediction"] == [label for label in chosen if chosen[label]]
+        elif name == "regression":
+            [value] = row.tolist()
+            assert described == {"prediction": value, "low": value - 1.5, "high": value + 1.5}
+        else:
+            assert described["prediction"] == {"x": row[0], "y": row[1]}
+            assert described["low"] == {"x": row[0] - 0.5, "y": row[1] - 40.0}
+
+
+def test_a_class_or_label_may_be_called_prediction(
+    tmp_path: Path, config: Config, plugins: Registry, images: np.ndarray
+) -> None:
+    names = ("low", "prediction", "probabilities")
+    for task in (Classification(names), type(FITTED["multilabel"].task)(names)):
+        network = models.build_model(config, task, 40, CPU)
+        model_folder.save(tmp_path / "model", network, config, task, {})
+        [result] = model_folder.load(tmp_path / "model", plugins, CPU).predict(images[0])
+        probabilities = result if task.name == "classification" else result["probabilities"]
+        assert list(probabilities) == list(names)
+        assert all(isinstance(p, float) for p in probabilities.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("regression", {"task": {"name": "regresion"}}, "for another task: .*'regression'"),
+        ("regression", {"task": {"name": "regression"}}, "damaged: .*mean = None: expected one"),
+        ("regression", {"classes": ["a", "b"]}, "damaged: config.json: calibration: half_widths"),
+        ("numbers", {"std": [1.0]}, r"damaged: .*std = \[1.0\]: expected one number for each"),
+        ("numbers", {"std": [1.0, 0.0]}, r"damaged: .*std = \[1.0, 0.0\]: expected numbers from"),
+        ("numbers", {"std": [1.0, -1.0]}, "damaged: .*expected numbers from"),
+        ("numbers", {"std": [1.0, 1e300]}, "damaged: .*expected numbers from"),
+        ("numbers", {"mean": [1.0, "2"]}, "damaged: .*expected numbers from"),
+        ("numbers", {"mean": [1.0, True]}, "damaged: .*expected numbers from"),
+        ("numbers", {"mean": {}}, "damaged: .*expected one number"),
+        ("multilabel", {"separator": ""}, "damaged: .*the separator '' is not a text"),
+        ("multilabel", {"separator": 3}, "damaged: .*the separator 3 is not a text"),
+        ("ordinal", {"classes": ["1"]}, "damaged: .*ordinal needs more classes"),
+    ],
+)
+def test_a_damaged_task_is_named(
+    tmp_path: Path,
+    config: Config,
+    plugins: Registry,
+    name: str,
+    changes: dict[str, Any],
+    message: str,
+) -> None:
+    save_task(tmp_path / "model", name, config)
+    file = tmp_path / "model/config.json"
+    content = json.loads(file.read_text(encoding="utf-8"))
+    if changes.keys() <= {"task", "classes"}:
+        content |= changes
+    else:
+        content["task"]["constants"] |= changes
+    file.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(ArtifactError, match=message) as caught:
+        model_folder.load(tmp_path / "model", plugins, CPU)
+    assert "\n" not in str(caught.value)

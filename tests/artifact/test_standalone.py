@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from fitted_tasks import FITTED
 from images import TINY
 from PIL import Image
 from toy import CPU
@@ -25,8 +26,10 @@ from autotl.models import Model
 from autotl.space import registry, space
 from autotl.space.registry import Registry
 from autotl.space.space import Config
-from autotl.tasks import Classification, numbered_classes
+from autotl.space.task import Task
+from autotl.tasks import Classification
 
+THREE = Classification(["a", "b", "ü"])
 HEADS = [
     p.name
     for p in registry.load()
@@ -37,7 +40,6 @@ OWN_PLUGINS = '''
 import torch
 from torch import nn
 from autotl import Incompatible, backbone, head
-from autotl.tasks import numbered_classes
 
 SCALE = 3.0
 
@@ -106,9 +108,9 @@ def make_config(backbone: str, head: str, plugins: Registry) -> Config:
     return space.from_json(chosen, plugins, kinds=("backbone", "head"), pretrained=False)
 
 
-def build(config: Config, size: int = 64) -> Model:
+def build(config: Config, size: int = 64, task: Task = THREE) -> Model:
     """Build a network with BatchNorm statistics and a fitted head, as if it had been trained."""
-    network = models.build_model(config, numbered_classes(3), size, CPU, seed=1)
+    network = models.build_model(config, task, size, CPU, seed=1)
     images = torch.randint(0, 255, (12, 3, size, size), dtype=torch.uint8)
     with torch.no_grad():
         network.train()(images)
@@ -125,11 +127,11 @@ Save = Callable[..., dict[str, Any]]
 def save(tmp_path: Path, plugins: Registry) -> Save:
     """A function that saves a model in ``tmp_path/name`` and returns its ``config.json``."""
 
-    def save_model(backbone: str, head: str, name: str = "model", **facts: Any) -> dict[str, Any]:
+    def save_model(
+        backbone: str, head: str, name: str = "model", task: Task = THREE, **facts: Any
+    ) -> dict[str, Any]:
         config = make_config(backbone, head, plugins)
-        model_folder.save(
-            tmp_path / name, build(config), config, Classification(["a", "b", "ü"]), facts
-        )
+        model_folder.save(tmp_path / name, build(config, task=task), config, task, facts)
         content: dict[str, Any] = json.loads((tmp_path / name / "config.json").read_text())
         return content
 
@@ -241,6 +243,48 @@ def test_code_with_other_probabilities_is_rejected(
     monkeypatch.setattr(standalone, "_write_features", lambda network: "x = backbone(x).flip(1)")
     parts = save("test_resnet", "linear")["standalone_code"]
     assert "computes different probabilities" in parts["reason"]
+
+
+@pytest.mark.parametrize("name", FITTED)
+def test_the_code_of_other_tasks_predicts_as_autotl_does(
+    save: Save, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    task, calibration = FITTED[name]
+    parts = save("test_resnet", "linear", task=task, temperature=1.2, calibration=calibration)
+    folder, photo = tmp_path / "model", write_photo(tmp_path)
+    assert parts["standalone_code"]["function"] == (
+        "probabilities" if task.has_probabilities else "predictions"
+    )
+    code = read_code(folder).replace('"photo.jpg"', repr(str(photo))).replace('Path(".")', "here")
+    exec(compile(code, "README.md", "exec"), {"here": folder})
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    predictor = model_folder.load(folder, device=CPU)
+    [expected] = predictor.predict_items([photo])
+    assert [row[1] for row in rows] == list(task.outputs)
+    np.testing.assert_allclose([float(row[0]) for row in rows], expected, rtol=1e-4, atol=2e-6)
+    if name == "multilabel":
+        chosen = [row[1] for row in rows if row[2:] == ["(predicted)"]]
+        assert chosen == predictor.predict(photo)[0]["prediction"]
+        assert 0 < len(chosen) < 3, "the test needs labels on both sides of the thresholds"
+
+
+def test_a_task_without_code_is_named(
+    save: Save, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = FITTED["regression"].task
+    monkeypatch.setattr(type(task), "activation_code", "")
+    parts = save("test_resnet", "linear", task=task)["standalone_code"]
+    assert parts == {"reason": "the task regression has no code without autotl"}
+    monkeypatch.setattr(type(task), "activation_code", "logits")
+    parts = save("test_resnet", "linear", task=task)["standalone_code"]
+    assert "computes different predictions" in parts["reason"]
+
+
+def test_the_code_of_an_older_model_is_that_of_classes() -> None:
+    older = {"imports": "", "definitions": "", "head": "h", "backbone": "b", "features": "f"}
+    assert "def probabilities(images)" in standalone.render(older)
+    assert "return logits.softmax(1)" in standalone.render(older)
+    assert ", probabilities(" in standalone.render_example(older)
 
 
 def test_saving_draws_no_random_numbers_and_restores_training_mode(

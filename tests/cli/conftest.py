@@ -63,3 +63,37 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     facts = {"data": {"source": str(folder / "photos")}, "temperature": 1.5}
     model_folder.save(folder / "model", network, config, Classification(CLASSES), facts)
     return folder
+
+
+TASK_LABELS = {
+    "multilabel": ["cat;dog", "owl", "(none)", "cat;owl"],
+    "ordinal": ["1", "2", "3", "2"],
+    "regression": ["2.5", "30", "-1", "12"],
+    "numbers": ["x=1;y=300", "x=2;y=500", "x=0;y=100", "x=1.5;y=250"],
+}
+"""Labels of each task in ``fitted_tasks.FITTED``, for the images of ``tasks_home`` in turn."""
+
+
+@pytest.fixture(scope="session")
+def tasks_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ``photos``, and with a model and a table of labels for each task."""
+    from fitted_tasks import FITTED
+    from toy import CPU
+
+    from autotl import models
+    from autotl.artifact import model_folder
+    from autotl.space import registry, space
+
+    folder = tmp_path_factory.mktemp("tasks")
+    images = sorted(write_images(folder / "photos", count=4).rglob("*.png"))
+    plugins = registry.load([write_plugin(folder)])
+    recipe = {"backbone": {"tiny": {}}, "head": {"linear": {"dropout": 0.0}}}
+    config = space.from_json(recipe, plugins, kinds=("backbone", "head"))
+    for name, (task, calibration) in FITTED.items():
+        network = models.build_model(config, task, 32, CPU, seed=2)
+        facts = {"calibration": calibration, "data": {"source": str(folder / f"{name}.csv")}}
+        model_folder.save(folder / name, network, config, task, facts)
+        labels = TASK_LABELS[name] * len(images)
+        rows = [f"{file.relative_to(folder)},{label}" for file, label in zip(images, labels)]  # noqa: B905
+        (folder / f"{name}.csv").write_text("\n".join(["file,label", *rows]) + "\n")
+    return folder

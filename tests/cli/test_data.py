@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+from click.testing import Result
 from command_line import run
 from images import write_images
 from PIL import Image
@@ -55,3 +56,42 @@ def test_data_check_prints_file_names_that_are_not_text(tmp_path: Path) -> None:
     result = run("data", "check", tmp_path / "photos")
     assert result.exit_code == 0
     assert "caf\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}[31m.png" in result.output
+
+
+def check_labels(folder: Path, labels: list[str], *words: str) -> Result:
+    """Check a table of images with these labels in turn."""
+    images = sorted(write_images(folder / "photos", count=8).rglob("*.png"))
+    pairs = zip(images, labels * len(images), strict=False)
+    rows = [f"{file.relative_to(folder)},{label}" for file, label in pairs]
+    (folder / "labels.csv").write_text("\n".join(["file,label", *rows]))
+    return run("data", "check", folder / "labels.csv", *words)
+
+
+def test_data_check_counts_several_labels(tmp_path: Path) -> None:
+    result = check_labels(tmp_path, ["cat;dog", "cat", "dog", "(none)"])
+    assert result.exit_code == 0, result.stderr
+    assert "24 images of 2 labels can be used" in result.stdout
+    assert (
+        "the task is multilabel, because the label 'cat;dog' consists of the labels 'cat' and 'dog'"
+        in result.stdout
+    )
+    average = "  labels of an example: 1 on average; 6 images have none\n"
+    assert result.stdout.endswith(f"  cat: 12\n  dog: 12\n{average}")
+
+
+def test_data_check_describes_numbers(tmp_path: Path) -> None:
+    result = check_labels(tmp_path, [f"{i / 4}" for i in range(24)])
+    assert "the task is regression, because all labels are numbers" in result.stdout
+    assert "24 images of 1 number can be used" in result.stdout
+    assert result.stdout.endswith("  value: 0 to 5.75, mean 2.875\n")
+
+
+def test_data_check_follows_the_task_that_is_given(tmp_path: Path) -> None:
+    stars = ["1", "2", "10"]
+    named = check_labels(tmp_path / "a", stars, "--task", "ordinal")
+    assert "the task is ordinal, as --task says\n  1: 8\n  2: 8\n  10: 8\n" in named.stdout
+    auto = check_labels(tmp_path / "b", stars)
+    assert "the task is classification, because no other task recognises" in auto.stdout
+    wrong = check_labels(tmp_path / "c", stars, "--task", "ordinl")
+    assert wrong.exit_code == 1
+    assert "did you mean 'ordinal'?" in wrong.stderr

@@ -65,3 +65,18 @@ def test_export_without_the_training_data(home: Path, tmp_path: Path) -> None:
         result = run(*words, *options)
         assert (result.exit_code, result.stdout) == (1, "")
         assert message in result.stderr
+
+
+def test_an_export_of_numbers_is_compared_in_standard_deviations(
+    tasks_home: Path, tmp_path: Path
+) -> None:
+    words = ["--to", "torch-export", "--plugin", tasks_home / "tiny_plugin.py"]
+    words += ["--out", tmp_path / "model.pt2"]
+    result = run("export", tasks_home / "numbers", *words)
+    assert result.exit_code == 0, result.output
+    assert "output: predictions, float32 [batch, 2]\n" in result.stdout
+    assert "numbers.csv): predictions differ by at most" in result.stdout
+    assert "standard deviations, 0.001 allowed" in result.stdout
+    labels = run("export", tasks_home / "multilabel", *words, "--format", "json")
+    facts = json.loads(labels.stdout)
+    assert (facts["num_images"], facts["agreement"], facts["accuracy"]) == (12, None, None)

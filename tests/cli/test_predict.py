@@ -194,3 +194,84 @@ def test_the_scale_of_deep_images_that_was_guessed_is_said_once(home: Path, tmp_
     assert result.stderr.count(f"note: {said}") == 1
     words = ("--plugin", home / "tiny_plugin.py")
     assert run("evaluate", home / "model", tmp_path, *words).stdout.count(f"note: {said}") == 1
+
+
+def predict_task(tasks_home: Path, name: str, *words: str | Path) -> Result:
+    """Predict the image ``red/0.png`` with a model of ``tasks_home``."""
+    words = (tasks_home / "photos/red/0.png", *words, "--plugin", tasks_home / "tiny_plugin.py")
+    return run("predict", tasks_home / name, *words)
+
+
+def read_row(result: Result) -> tuple[list[str], list[str]]:
+    header, row = csv.reader(io.StringIO(result.stdout))
+    return header, row
+
+
+def test_several_labels_are_those_beyond_their_thresholds(tasks_home: Path) -> None:
+    file = str(tasks_home / "photos/red/0.png")
+    facts = json.loads(predict_task(tasks_home, "multilabel", "--format", "json").stdout)
+    p = facts["probabilities"]
+    chosen = [name for name, t in (("cat", 0.3), ("dog", 0.5), ("owl", 0.7)) if p[name] >= t]
+    assert facts == {"file": file, "prediction": chosen, "probabilities": p}
+    assert 0 < len(chosen) < 3, "the test needs labels on both sides of their thresholds"
+    header, row = read_row(predict_task(tasks_home, "multilabel", "--format", "csv"))
+    assert header == ["file", "prediction", "cat", "dog", "owl"]
+    assert row == [file, ";".join(chosen), *(f"{p[name]:.6f}" for name in ("cat", "dog", "owl"))]
+    table = predict_task(tasks_home, "multilabel").stdout
+    assert table == f"{file}  {', '.join(chosen)}\n"
+    [line] = predict_task(tasks_home, "multilabel", "--top", "2").stdout.splitlines()
+    best, second, _ = sorted(p, key=lambda name: -p[name])
+    assert line == f"{table.strip()}  {best} {p[best]:.4f}  {second} {p[second]:.4f}"
+
+
+def test_an_example_without_any_label_says_so(tasks_home: Path, tmp_path: Path) -> None:
+    shutil.copytree(tasks_home / "multilabel", tmp_path / "model")
+    file = tmp_path / "model/config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    config["calibration"]["thresholds"] = [1, 1, 1]
+    file.write_text(json.dumps(config), encoding="utf-8")
+    shutil.copy(tasks_home / "tiny_plugin.py", tmp_path)
+    shutil.copytree(tasks_home / "photos", tmp_path / "photos")
+    assert predict_task(tmp_path, "model").stdout.endswith("red/0.png  (none)\n")
+    assert read_row(predict_task(tmp_path, "model", "--format", "csv"))[1][1] == "(none)"
+
+
+def test_a_number_has_the_limits_of_its_interval(tasks_home: Path) -> None:
+    file = str(tasks_home / "photos/red/0.png")
+    facts = json.loads(predict_task(tasks_home, "regression", "--format", "json").stdout)
+    value = facts["prediction"]
+    assert facts == {"file": file, "prediction": value, "low": value - 1.5, "high": value + 1.5}
+    header, row = read_row(predict_task(tasks_home, "regression", "--format", "csv"))
+    texts = [f"{number:.6g}" for number in (value, value - 1.5, value + 1.5)]
+    assert (header, row) == (["file", "prediction", "low", "high"], [file, *texts])
+    [line] = predict_task(tasks_home, "regression").stdout.splitlines()
+    assert line == f"{file}  {texts[0]} ({texts[1]} to {texts[2]})"
+    top = predict_task(tasks_home, "regression", "--top", "2")
+    assert (top.exit_code, top.stdout) == (2, "")
+    assert "--top is for models of classes; this one predicts numbers." in top.stderr
+
+
+def test_several_numbers_are_columns_by_their_names(tasks_home: Path) -> None:
+    facts = json.loads(predict_task(tasks_home, "numbers", "--format", "json").stdout)
+    assert list(facts["low"]) == ["x", "y"]
+    header, row = read_row(predict_task(tasks_home, "numbers", "--format", "csv"))
+    assert header == ["file", "x", "x_low", "x_high", "y", "y_low", "y_high"]
+    keys = ("prediction", "low", "high")
+    assert row[1:] == [f"{facts[key][name]:.6g}" for name in ("x", "y") for key in keys]
+    [line] = predict_task(tasks_home, "numbers").stdout.splitlines()
+    assert line.endswith(f"  x {row[1]} ({row[2]} to {row[3]})  y {row[4]} ({row[5]} to {row[6]})")
+
+
+def test_ordered_classes_are_written_as_classes(tasks_home: Path) -> None:
+    facts = json.loads(predict_task(tasks_home, "ordinal", "--format", "json").stdout)
+    assert sorted(facts["classes"]) == ["1", "2", "3"]
+    assert sum(facts["classes"].values()) == pytest.approx(1)
+    assert list(facts["classes"].values()) == sorted(facts["classes"].values(), reverse=True)
+
+
+def test_a_csv_without_predictions_has_its_header(tasks_home: Path, tmp_path: Path) -> None:
+    (tmp_path / "torn.png").write_text("no image")
+    words = ["--format", "csv", "--plugin", tasks_home / "tiny_plugin.py"]
+    result = run("predict", tasks_home / "numbers", tmp_path / "torn.png", *words)
+    assert result.exit_code == 1
+    assert result.stdout.strip() == "file,x,x_low,x_high,y,y_low,y_high"

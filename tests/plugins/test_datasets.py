@@ -12,7 +12,9 @@ from autotl_plugins import datasets
 from PIL import Image
 
 from autotl import image_files
-from autotl.errors import DataError
+from autotl.data import read_source
+from autotl.errors import DataError, StudyError
+from autotl.space import registry
 from autotl.space.plugin import Example, Issue
 
 SUFFIXES = set(image_files.SUFFIXES)
@@ -192,6 +194,82 @@ def test_other_columns_are_ignored_with_a_note(tmp_path: Path) -> None:
     assert issue.action.endswith("; splt: did you mean 'split'?")
 
 
+def read_labels(root: Path, text: str, **options: str) -> tuple[list[Any], list[str]]:
+    """The labels of a table, and what its issues say."""
+    (root / "table.csv").write_text(text, encoding="utf-8")
+    items = datasets.csv(str(root / "table.csv"), **options)
+    return [e.label for e in examples_of(items)], list(problems_of(items).values())
+
+
+def test_several_labels_in_one_cell(tmp_path: Path) -> None:
+    text = "path,tags,label\na.jpg,x,cat| dog\nb.jpg,y,\nc.jpg,z,dog|\n"
+    labels, problems = read_labels(tmp_path, text, separator="|")
+    assert labels == [("cat", "dog"), "", ("dog",)]
+    assert problems == ["1 columns of the table are not read: tags"]
+    labels, problems = read_labels(tmp_path, text, separator="|", labels="tags")
+    assert labels == [("x",), ("y",), ("z",)]
+    assert problems == ["1 columns of the table are not read: label"]
+
+
+def test_columns_of_0_and_1_are_labels(tmp_path: Path) -> None:
+    text = "path,cat, dog ,image\na.jpg,1,0,1\nb.jpg,0.0,FALSE,no\nc.jpg,true,1.0,Yes\n"
+    labels, problems = read_labels(tmp_path, text)
+    assert labels == [("cat", "image"), (), ("cat", "dog", "image")]
+    assert problems == ["there is no label column, but 3 columns of 0 and 1: cat, dog, image"]
+    labels, problems = read_labels(tmp_path, text, labels="dog,cat")
+    assert labels == [("cat",), (), ("dog", "cat")]
+    assert problems == ["1 columns of the table are not read: image"]
+
+
+def test_a_table_with_a_single_1_in_every_row_has_classes(tmp_path: Path) -> None:
+    text = "path,cat,dog\na.jpg,1,0\nb.jpg,0,1\n"
+    assert read_labels(tmp_path, text)[0] == ["cat", "dog"]
+    assert read_labels(tmp_path, text, labels="cat,dog")[0] == ["cat", "dog"]
+    assert read_labels(tmp_path, f"{text}c.jpg,0,0\n")[0] == [("cat",), ("dog",), ()]
+
+
+def test_columns_of_numbers(tmp_path: Path) -> None:
+    text = "file,class,category,angle,x y\na.jpg,c,d, 1.5,-2\nb.jpg,c,d,1e3,NA\nc.jpg,c,d,,3\n"
+    labels, problems = read_labels(tmp_path, text, target="angle")
+    assert labels == [{"angle": 1.5}, {"angle": 1000.0}, ""]
+    assert problems == ["3 columns of the table are not read: class, category, x y"]
+    labels, _ = read_labels(tmp_path, text, targets="angle, x y")
+    assert labels == [{"angle": 1.5, "x y": -2.0}, "", ""]
+    assert read_labels(tmp_path, text, targets="angle")[0] == [{"angle": 1.5}, {"angle": 1e3}, ""]
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "message"),
+    [
+        ("path,angle\n", {"target": "angel"}, "no column 'angel'; did you mean 'angle'"),
+        ("path,a,b\n", {"targets": "a,c"}, "no column 'c'; there are a, b, path"),
+        ("path,a,b\n", {"labels": "a,B"}, "no column 'B'"),
+        ("path,a\nx,1\ny,up\n", {"target": "a"}, "line 3: 'up' in the column 'a' is not a number"),
+        ("path,a\nx,inf\n", {"targets": "a"}, "line 2: 'inf' in the column 'a' is not a number"),
+        ("path,a\nx,1\ny,\n", {"labels": "a"}, "line 3: '' in the column 'a' is neither 0 nor 1"),
+        ("path,a\n", {"target": "a", "labels": "a"}, "labels=a and target=a exclude each other"),
+        ("path,a\n", {"target": "a", "separator": ";"}, "separator=; and target=a exclude"),
+        ("path,cat\na.jpg,1\n", {}, "no column label; .*labels=A,B.*targets=A,B"),
+        ("path,cat,dog\na.jpg,1,2\n", {}, "no column label"),
+        ("name,cat,dog\na.jpg,1,0\n", {}, "no column path or label; .*did you mean 'filename'"),
+        ("cat,dog\n1,0\n", {"labels": "cat"}, "no column path;"),
+    ],
+)
+def test_false_columns_of_labels_are_reported(
+    tmp_path: Path, text: str, options: dict[str, str], message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        read_labels(tmp_path, text, **options)
+
+
+def test_options_of_a_table_are_those_of_data_option(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("path,a,b\nx.jpg,1,2\n", encoding="utf-8")
+    read = read_source(str(tmp_path / "t.csv"), registry.load(), {"targets": "a,b"})
+    assert [e.label for e in read.examples] == [{"a": 1.0, "b": 2.0}]
+    with pytest.raises(StudyError, match="did you mean 'targets'"):
+        read_source(str(tmp_path / "t.csv"), registry.load(), {"tragets": "a,b"})
+
+
 def test_a_pipe_is_not_opened(tmp_path: Path) -> None:
     for name in ("pipe.csv", "pipe.npz"):
         os.mkfifo(tmp_path / name)
@@ -269,10 +347,13 @@ def test_arrays_may_have_other_names_and_one_channel(
     ]
 
 
-def test_labels_become_text(tmp_path: Path) -> None:
-    images = np.zeros((4, 8, 8), np.uint8)
+IMAGES = np.zeros((4, 8, 8), np.uint8)
+
+
+def test_labels_of_arrays_are_texts_or_numbers(tmp_path: Path) -> None:
+    images = IMAGES
     floats = read_arrays(tmp_path, x=images, y=np.array([1.0, np.nan, 2.5, -1]))
-    assert [e.label for e in floats] == ["1", "", "2.5", "-1"]
+    assert [e.label for e in floats] == [1.0, "", 2.5, -1.0]
     texts = read_arrays(tmp_path, x=images, y=np.array([b"cat", b"dog", b"1", b""]))
     assert [e.label for e in texts] == ["cat", "dog", "1", ""]
 
@@ -280,7 +361,16 @@ def test_labels_become_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"train_labels": np.zeros((2, 5))}, "several labels"),
+        (
+            {"train_labels": np.full((2, 5), 2)},
+            r"int64 \[2, 5\]; expected one label .* or \[N, C\]",
+        ),
+        ({"train_labels": np.full((2, 5), "a")}, "expected one label for each image"),
+        ({"train_labels": np.zeros((2, 5, 1))}, "expected one label for each image"),
+        (
+            {"train_labels": np.zeros((2, 2)), "classes": np.array(["a"])},
+            "train_labels has 2 columns, but classes has 1 names",
+        ),
         ({"train_labels": np.zeros(3)}, "one label for each of 2"),
         ({"train_images": np.zeros((2, 8, 8))}, "float64"),
         ({"train_images": np.zeros((2, 8, 8, 8, 8), np.uint8)}, "expected uint8"),
@@ -293,6 +383,35 @@ def test_faulty_arrays_are_reported(tmp_path: Path, given: dict[str, Any], messa
     good = {"train_images": np.zeros((2, 8, 8), np.uint8), "train_labels": np.zeros(2)}
     with pytest.raises(DataError, match=message):
         read_arrays(tmp_path, **{**good, **given})
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32, bool])
+def test_an_array_of_0_and_1_has_several_labels(tmp_path: Path, dtype: Any) -> None:
+    labels = np.array([[1, 0, 1], [0, 0, 0], [0, 1, 0], [1, 1, 1]], dtype)
+    numbered = read_arrays(tmp_path, x=IMAGES, y=labels)
+    assert [e.label for e in numbered] == [("0", "2"), (), ("1",), ("0", "1", "2")]
+    classes = np.array(["cat", "dog", "bird"])
+    named = read_arrays(tmp_path, x=IMAGES, y=labels, classes=classes)
+    assert [e.label for e in named] == [("cat", "bird"), (), ("dog",), ("cat", "dog", "bird")]
+
+
+def test_exactly_one_1_in_every_row_is_a_class(tmp_path: Path) -> None:
+    arrays = {"train_images": IMAGES, "train_labels": np.eye(4)}
+    assert [e.label for e in read_arrays(tmp_path, **arrays)] == ["0", "1", "2", "3"]
+    arrays |= {"test_images": IMAGES, "test_labels": np.ones((4, 4))}
+    examples = read_arrays(tmp_path, **arrays)
+    assert [e.label for e in examples[:4]] == [("0",), ("1",), ("2",), ("3",)]
+
+
+def test_an_array_of_floats_has_several_numbers(tmp_path: Path) -> None:
+    labels = np.array([[0.5, 2], [1, 0], [np.nan, 1], [3, 4]])
+    examples = read_arrays(tmp_path, x=IMAGES, y=labels, names=np.array(["x", "y"]))
+    assert [e.label for e in examples] == [
+        {"x": 0.5, "y": 2.0},
+        {"x": 1.0, "y": 0.0},
+        "",
+        {"x": 3.0, "y": 4.0},
+    ]
 
 
 def test_files_that_are_not_npz_are_rejected(tmp_path: Path) -> None:

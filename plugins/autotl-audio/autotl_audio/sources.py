@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from autotl_plugins import datasets
+from autotl_plugins import datasets, file_tables
 
 from autotl import Example, Issue, dataset, image_files
 from autotl.errors import AutoTLError, DataError
@@ -82,16 +82,27 @@ def _find_unread(listing: image_files.Listing) -> Iterator[Issue]:
 
 def _is_sound_table(source: str) -> bool:
     try:
-        examples = [e for e in datasets.csv(source) if isinstance(e, Example)]
+        path = file_tables.find_first_path(Path(source))
     except AutoTLError:  # the plugin for tables of images will report it
         return False
-    return bool(examples) and is_sound(Path(examples[0].item))
+    return path is not None and is_sound(path)
 
 
 @dataset(input="sound", matches=["*.csv", "*.tsv"], accepts=_is_sound_table)
-def sound_table(source: str, *, seconds: float = 0.0) -> list[Example | Issue]:
+def sound_table(
+    source: str,
+    *,
+    seconds: float = 0.0,
+    separator: str = "",
+    labels: str = "",
+    target: str = "",
+    targets: str = "",
+) -> list[Example | Issue]:
     """A table with the columns path, label and optionally split and group; paths of sound files.
 
-    ``seconds`` is the duration that is used of each; 0 for the one that suits most of them.
+    ``seconds`` is the duration that is used of each; 0 for the one that suits most of them. The
+    other options are those of tables of images: several labels in one cell, or columns of 0 and 1
+    or of numbers.
     """
-    return list(_use_seconds(datasets.csv(source), seconds))
+    options = {"separator": separator, "labels": labels, "target": target, "targets": targets}
+    return list(_use_seconds(datasets.csv(source, **options), seconds))

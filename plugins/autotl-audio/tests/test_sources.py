@@ -69,6 +69,18 @@ def test_a_duration_can_be_given(folder: Path) -> None:
     assert example.item == Clip(folder / "cat" / "1.wav", 0.3)
 
 
+def test_tables_may_have_several_labels_or_numbers(folder: Path) -> None:
+    table = folder / "table.csv"
+    table.write_text("path,bark,howl,pitch\ndog/1.wav,1,1,440\ncat/1.wav,0,0,880\n", "utf-8")
+
+    def labels_of(**options: str) -> list[object]:
+        return [e.label for e in sound_table(str(table), **options) if isinstance(e, Example)]
+
+    assert registry.load().dataset(str(table)).name == "sound_table"
+    assert labels_of(labels="bark,howl") == [("bark", "howl"), ()]
+    assert labels_of(target="pitch") == [{"pitch": 440.0}, {"pitch": 880.0}]
+
+
 def test_files_outside_of_class_folders_are_an_error(folder: Path) -> None:
     with pytest.raises(DataError, match="no sound files in class folders"):
         sound_folder(str(folder / "cat"))

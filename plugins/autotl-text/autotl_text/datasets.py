@@ -3,49 +3,106 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from autotl import Example, Issue, dataset
+from autotl_plugins.label_columns import (
+    LabelColumns,
+    LabelOptions,
+    describe_binary_columns,
+    find_binary_columns,
+    name_classes,
+    name_columns,
+    read_cell,
+    to_text,
+)
+
+from autotl import Example, Issue, Label, dataset
 from autotl.errors import DataError, did_you_mean, shorten
 from autotl.space import plugin
 from autotl.space.plugin import GivenSplit
 
 from .kind import TEXT_SUFFIXES, find_text_files, read_text_file, text
-from .tables import SUFFIXES, has_texts, map_columns, read_table, to_text
+from .tables import SUFFIXES, Row, has_texts, map_columns, read_table, report_missing
 
 SPLIT_WORDS: Mapping[str, GivenSplit] = {**plugin.SPLIT_WORDS, "dev": "validation"}
 
 
 @dataset(input=text.name, matches=[f"*{s}" for s in SUFFIXES], accepts=has_texts)
 def text_table(
-    source: str, *, text_column: str = "", label_column: str = ""
+    source: str,
+    *,
+    text_column: str = "",
+    label_column: str = "",
+    separator: str = "",
+    labels: str = "",
+    target: str = "",
+    targets: str = "",
 ) -> list[Example | Issue]:
     """A table (CSV, TSV, JSON lines, Parquet) with a text, a label and maybe split and group.
 
     Columns are found by their names, such as review or sentiment, or given as options.
+
+    Args:
+        source: The table.
+        text_column: The column of texts.
+        label_column: The column of labels.
+        separator: What stands between several labels in one cell, such as ``|``. JSON and Parquet
+            may have a list instead.
+        labels: The columns of 0 and 1 that say which labels an example has, e.g. ``cat,dog``. With
+            ``separator``, the one column with labels.
+        target: The column of a number, by any name.
+        targets: The columns of several numbers, e.g. ``x,y``.
     """
     path = Path(source)
     columns, rows = read_table(path)
+    named = name_columns(source, columns, LabelOptions(separator, labels, target, targets))
+    others = [name for name in columns if named is None or name not in named.names]
     chosen = {"text": text_column, "label": label_column}
-    mapped = map_columns(path, columns, chosen, ["text", "label"])
-    examples = []
-    for number, cells in rows:
-        row = {content: to_text(cells.get(name)) for content, name in mapped.items()}
-        word = row.get("split", "").strip().lower()
-        if word and word not in SPLIT_WORDS:
-            near = did_you_mean(word, SPLIT_WORDS)
-            raise DataError(f"{source}: line {number}: unknown split {shorten(word)}; {near}")
-        split = SPLIT_WORDS[word] if word else ""
-        name, group = f"{path.name}:{number}", row.get("group", "").strip()
-        examples.append(Example(name, row["text"], row["label"].strip(), split, group))
-    return [*examples, *_find_ignored(columns, mapped)]
+    mapped = map_columns(path, others, chosen, skipped=["label"] if named else [])
+    label_columns = named or _find_labels(others, rows, mapped, separator)
+    if label_columns is None or "text" not in mapped:
+        raise report_missing(path, others, mapped, has_labels=label_columns is not None)
+    examples = [_read_row(path, row, mapped, label_columns) for row in rows]
+    notes: list[Issue] = []
+    if label_columns.form == "binary":
+        examples = name_classes(examples)
+        notes = [] if named else [describe_binary_columns(label_columns)]
+    return [*examples, *notes, *_find_ignored(columns, {*mapped.values(), *label_columns.names})]
 
 
-def _find_ignored(columns: Sequence[str], mapped: Mapping[str, str]) -> Iterator[Issue]:
+def _find_labels(
+    columns: Sequence[str], rows: Sequence[Row], mapped: Mapping[str, str], separator: str
+) -> LabelColumns | None:
+    """Return the column of labels, or columns of 0 and 1; None if there are none."""
+    if label := mapped.get("label"):
+        return LabelColumns((label,), "several" if separator else "one", separator)
+    others = [name for name in columns if name not in mapped.values() and name.strip()]
+    return find_binary_columns(others, [row.cells for row in rows])
+
+
+def _read_row(path: Path, row: Row, mapped: Mapping[str, str], labels: LabelColumns) -> Example:
+    """Return the example in a row; raise DataError for an unknown split or a false label."""
+    where = f"{path}: line {row.number}"
+    cells = {content: to_text(row.cells.get(name)) for content, name in mapped.items()}
+    word = cells.get("split", "").strip().lower()
+    if word and word not in SPLIT_WORDS:
+        raise DataError(
+            f"{where}: unknown split {shorten(word)}; {did_you_mean(word, SPLIT_WORDS)}"
+        )
+    return Example(
+        f"{path.name}:{row.number}",
+        cells["text"],
+        labels.read(row.cells, where),
+        SPLIT_WORDS[word] if word else "",
+        cells.get("group", "").strip(),
+    )
+
+
+def _find_ignored(columns: Sequence[str], read: Collection[str]) -> Iterator[Issue]:
     """One issue about all columns that are not read."""
-    ignored = [name for name in columns if name.strip() and name not in mapped.values()]
+    ignored = [name for name in columns if name.strip() and name not in read]
     if ignored:
         yield Issue(
             ignored[0],
@@ -141,16 +198,28 @@ def _read_split(
     source: str, word: str, split: GivenSplit, rows: Any, chosen: Mapping[str, str]
 ) -> list[Example | Issue]:
     """The examples of one split; the hidden labels of a test split are -1."""
-    mapped = map_columns(Path(source), rows.column_names, chosen, ["text", "label"])
-    names = getattr(rows.features[mapped["label"]], "names", None)
-    labels = [
-        to_text(label) if names is None else names[label] if label in range(len(names)) else ""
-        for label in rows[mapped["label"]]
-    ]
-    if not any(labels):
+    mapped = map_columns(Path(source), rows.column_names, chosen)
+    if not {"text", "label"} <= mapped.keys():
+        raise report_missing(Path(source), rows.column_names, mapped, has_labels="label" in mapped)
+    feature = rows.features[mapped["label"]]
+    # A list of classes has the names in the feature of its elements.
+    names = getattr(getattr(feature, "feature", feature), "names", None)
+    labels = [_name_label(label, names) for label in rows[mapped["label"]]]
+    if all(label == "" for label in labels):
         return [Issue(word, "no example of this split has a label", "left out")]
     texts = map(to_text, rows[mapped["text"]])
     return [
         Example(f"{word or 'data'}/{i}", content, label, split)
         for i, (content, label) in enumerate(zip(texts, labels, strict=True))
     ]
+
+
+def _name_label(label: Any, names: Sequence[str] | None) -> Label:
+    """The label by its name, or several labels by their names; empty for a hidden one."""
+    if names is None:
+        text: Label = read_cell(label)
+        return text
+    if isinstance(label, Sequence):
+        return tuple(names[number] for number in label)
+    name: str = names[label] if label in range(len(names)) else ""
+    return name

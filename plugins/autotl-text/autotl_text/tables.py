@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 import mimetypes
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
+
+from autotl_plugins.label_columns import ADVICE, to_text
 
 from autotl.errors import DataError, did_you_mean
 
@@ -165,7 +166,10 @@ def _read_parquet(path: Path, limit: int | None) -> Table:
 
 
 def map_columns(
-    path: Path, columns: Sequence[str], chosen: Mapping[str, str], required: Sequence[str]
+    path: Path,
+    columns: Sequence[str],
+    chosen: Mapping[str, str],
+    skipped: Collection[str] = (),
 ) -> dict[str, str]:
     """Find the columns that are read.
 
@@ -173,14 +177,14 @@ def map_columns(
         path: The file, for messages.
         columns: The names of the columns of the table.
         chosen: Names that the user gave, by what the columns contain; empty ones are looked for.
-        required: What must be there: ``text`` and ``label``.
+        skipped: Contents that are not looked for.
 
     Returns:
-        The name of the column of ``text``, and of ``label``, ``split`` and ``group`` where the
-        table has one.
+        The name of the column of ``text``, ``label``, ``split`` and ``group`` where the table has
+        one.
 
     Raises:
-        DataError: One is missing, or several may be meant.
+        DataError: A chosen one is missing, or several may be meant.
     """
     mapped: dict[str, str] = {}
     for content, synonyms in COLUMNS.items():
@@ -191,36 +195,43 @@ def map_columns(
             continue
         names = [name for name in columns if normalise(name) in synonyms]
         exact = [name for name in names if normalise(name) == synonyms[0]]
-        if len(candidates := exact or names) > 1:
+        if content in skipped or not (candidates := exact or names):
+            continue
+        if len(candidates) > 1:
             quoted = " and ".join(map(repr, candidates))
             raise DataError(
                 f"{path}: the columns {quoted} may both be the {content}; name one of them "
                 f"{content!r}, or give the option {content}_column={candidates[0]}"
             )
-        if candidates:
-            mapped[content] = candidates[0]
-    if missing := [content for content in required if content not in mapped]:
-        others = [name for name in columns if name not in mapped.values()]
-        raise DataError(
-            f"{path}: no column {' or '.join(missing)}; name one of its columns "
-            f"({', '.join(map(repr, others)) or 'there are none'}) {missing[0]!r}, or give the "
-            f"option {missing[0]}_column=NAME"
-        )
+        mapped[content] = candidates[0]
     return mapped
+
+
+def report_missing(
+    path: Path, columns: Sequence[str], mapped: Mapping[str, str], has_labels: bool
+) -> DataError:
+    """Return the error of a table without a column of texts, or without labels.
+
+    Args:
+        path: The file.
+        columns: The names of the columns of the table.
+        mapped: What ``map_columns`` returned.
+        has_labels: Whether it has labels, or needs none.
+    """
+    missing = [] if "text" in mapped else ["text"]
+    if not has_labels:
+        missing.append("label")
+    others = [name for name in columns if name not in mapped.values()]
+    return DataError(
+        f"{path}: no column {' or '.join(missing)}; name one of its columns "
+        f"({', '.join(map(repr, others)) or 'there are none'}) {missing[0]!r}, or give the "
+        f"option {missing[0]}_column=NAME{'' if has_labels else ADVICE}"
+    )
 
 
 def normalise(name: str) -> str:
     """The name of a column as it is compared: ``Review Text`` is ``review_text``."""
     return name.strip().lower().replace(" ", "_").replace("-", "_")
-
-
-def to_text(cell: Any) -> str:
-    """The text in a cell: 1.0 is ``1``, and nothing and NaN are empty."""
-    if cell is None or (isinstance(cell, float) and math.isnan(cell)):
-        return ""
-    if isinstance(cell, float) and cell.is_integer():
-        return str(int(cell))
-    return cell.decode("utf-8", "replace") if isinstance(cell, bytes) else str(cell)
 
 
 def read_texts(path: Path) -> list[tuple[int, str]]:
@@ -230,8 +241,10 @@ def read_texts(path: Path) -> list[tuple[int, str]]:
         DataError: It cannot be read, or has several columns of which none is known as the text.
     """
     columns, rows = read_table(path)
-    name = columns[0] if len(columns) == 1 else map_columns(path, columns, {}, ["text"])["text"]
-    return [(row.number, to_text(row.cells.get(name))) for row in rows]
+    mapped = {"text": columns[0]} if len(columns) == 1 else map_columns(path, columns, {})
+    if "text" not in mapped:
+        raise report_missing(path, columns, mapped, has_labels=True)
+    return [(row.number, to_text(row.cells.get(mapped["text"]))) for row in rows]
 
 
 def has_texts(source: str) -> bool:

@@ -89,6 +89,49 @@ def test_columns_can_be_named(tmp_path: Path) -> None:
         text_table(source)
 
 
+def labels_of(source: str, **options: str) -> list[Any]:
+    return [e.label for e in text_table(source, **options) if isinstance(e, Example)]
+
+
+def test_lists_of_labels_and_numbers_by_name_in_json(tmp_path: Path) -> None:
+    labels = [["a", "b"], [], ["b"], None, {"x": 1.5, "y": 2}]
+    rows = [json.dumps({"text": f"t{i}", "labels": each}) for i, each in enumerate(labels)]
+    source = write(tmp_path / "a.jsonl", "\n".join(rows))
+    assert labels_of(source) == [("a", "b"), (), ("b",), "", {"x": 1.5, "y": 2}]
+
+
+def test_several_labels_in_one_cell(tmp_path: Path) -> None:
+    source = write(tmp_path / "a.csv", "text,topic,tags\nt,a|b,x;y\nu,,z\n")
+    assert labels_of(source, separator="|") == [("a", "b"), ""]
+    assert labels_of(source, separator=";", label_column="tags") == [("x", "y"), ("z",)]
+    assert labels_of(source, separator=";", labels="tags") == [("x", "y"), ("z",)]
+
+
+def test_columns_of_0_and_1_are_labels(tmp_path: Path) -> None:
+    source = write(tmp_path / "a.csv", "comment,rude,threat\na,1,1\nb,0,0\n")
+    *examples, note = text_table(source)
+    assert [e.label for e in examples if isinstance(e, Example)] == [("rude", "threat"), ()]
+    assert isinstance(note, Issue)
+    assert note.problem == "there is no label column, but 2 columns of 0 and 1: rude, threat"
+    *examples, note = text_table(source, labels="rude")
+    assert [e.label for e in examples if isinstance(e, Example)] == [("rude",), ()]
+    assert note.problem == "1 columns of the table are not read: threat"
+    rows = [{"text": "a", "rude": True, "long": 1.0}, {"text": "b", "rude": False, "long": 0}]
+    source = write(tmp_path / "a.jsonl", "\n".join(map(json.dumps, rows)))
+    assert labels_of(source) == [("rude", "long"), ()]
+
+
+def test_columns_of_numbers(tmp_path: Path) -> None:
+    rows = [{"text": "a", "label": "x", "stars": 4, "votes": 0.5}, {"text": "b", "stars": 1}]
+    source = write(tmp_path / "a.jsonl", "\n".join(map(json.dumps, rows)))
+    assert labels_of(source, target="stars") == [{"stars": 4.0}, {"stars": 1.0}]
+    assert labels_of(source, targets="stars,votes") == [{"stars": 4.0, "votes": 0.5}, ""]
+    with pytest.raises(DataError, match="no column 'star'; did you mean 'stars'"):
+        text_table(source, target="star")
+    with pytest.raises(DataError, match="line 1: 'x' in the column 'label' is not a number"):
+        text_table(source, target="label")
+
+
 def test_columns_that_may_both_be_the_text_are_asked_for(tmp_path: Path) -> None:
     source = write(tmp_path / "a.csv", "title,body,label\na,b,c\n")
     with pytest.raises(DataError, match=r"'title' and 'body' may both be the text.*text_column"):
@@ -106,6 +149,7 @@ def test_columns_that_may_both_be_the_text_are_asked_for(tmp_path: Path) -> None
         ("a.jsonl", "[1]\n", "record 1 is no JSON object"),
         ("a.json", "[" * 100_000, "not valid JSON"),
         ("a.csv", "", "no column text or label"),
+        ("a.csv", "text,rude\na,1\n", "no column label.*labels=A,B.*targets=A,B"),
         ("a.parquet", "text", "not a readable Parquet file"),
     ],
 )
@@ -235,6 +279,13 @@ def test_a_data_set_of_the_hub(datasets: Any) -> None:
     ]
     assert items[3] == Example("validation/1", "b", "", "validation")
     assert [i.name for i in items if isinstance(i, Issue)] == ["test", "unsupervised"]
+
+
+def test_several_labels_of_a_data_set_of_the_hub(datasets: Any) -> None:
+    split = FakeSplit({"text": ["a", "b"], "label": [[1, 0], []]}, None)
+    split.features["label"] = SimpleNamespace(feature=SimpleNamespace(names=["joy", "fear"]))
+    datasets.load_dataset = lambda name: {"train": split}
+    assert [item.label for item in hub_texts("hf:org/moods")] == [("fear", "joy"), ()]
 
 
 def test_errors_of_the_hub_say_what_to_do(datasets: Any, monkeypatch: pytest.MonkeyPatch) -> None:
