@@ -227,6 +227,7 @@ def test_numbers_have_their_interval_and_errors() -> None:
         "95 % of the true numbers. In a cross-validation on\n90 images they contained 94.8 %"
         in text
     )
+    assert "\n\n\n" not in text.split("## Evaluation")[1]
     for word in ("probabilities", "class"):
         assert word not in text.split("## Evaluation")[1]
     results["calibration"] = None  # type: ignore[assignment]
