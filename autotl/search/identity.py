@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from autotl.errors import StudyError
+from autotl.scoring.metrics import METRICS
 from autotl.space.kinds import RGB, SEARCHED_KINDS
 from autotl.space.task import AUTO, DEFAULT_TASK
 from autotl.study import StudyConfig
@@ -82,13 +83,22 @@ def find_earlier(store: Store, settings: StudyConfig) -> StudyFacts | None:
         return None
     if any(row.status == "complete" for row in store.trials(settings.name)):
         return facts
-    if settings.metric and facts.metric != settings.metric:
+    if facts.direction != _direction(settings, facts):
         return facts  # Optuna's study optimises in its direction for good
     old = {**ADDED, **facts.identity}
     if facts.input_size and not settings.image_size:
         old["image_size"] = []  # the search chose it, and chooses it again from the same settings
     same = all(old.get(key) == value for key, value in of_settings(settings).items())
     return facts if same else None
+
+
+def _direction(settings: StudyConfig, facts: StudyFacts) -> str:
+    """Return the direction of the metric of a run; '' if only the plugins know it."""
+    if settings.metric in METRICS:
+        return METRICS[settings.metric].direction
+    if not settings.metric:  # the default of the task: of classes the accuracy
+        return "maximize" if facts.metric in METRICS else facts.direction
+    return facts.direction if settings.metric == facts.metric else ""
 
 
 def adopt(

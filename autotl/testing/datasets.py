@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -76,9 +77,24 @@ def _check_examples(examples: list[Example], violations: Violations, kind: Input
                 f"gives {example.name!r} the {kind.noun} {describe(example.item)}; {problem}"
             )
             return False
-    if len({e.label for e in examples} - {""}) < 2:
+        if not _is_label(example.label):
+            violations.add(
+                f"gives {example.name!r} the label {example.label!r:.60}; a label is a text, a "
+                "number, a list of texts, or numbers by name"
+            )
+            return False
+    if len({repr(e.label) for e in examples if e.label != ""}) < 2:
         violations.add("returns examples of fewer than two classes; return at least two")
     return True
+
+
+def _is_label(label: Any) -> bool:
+    """Whether a label has one of the forms of ``autotl.Label``."""
+    if isinstance(label, Mapping):
+        return all(isinstance(value, int | float) for value in label.values())
+    if isinstance(label, list | tuple | set | frozenset):
+        return all(isinstance(name, str) for name in label)
+    return isinstance(label, str | int | float)
 
 
 def _find_problem(item: Any, kind: InputKind) -> str:

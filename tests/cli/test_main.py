@@ -41,7 +41,7 @@ def test_the_defaults_in_the_help_of_search_are_those_of_a_study() -> None:
         for _, option in options()
         if option in main.commands["search"].params
     }
-    for name in ("metric", "epochs", "batch_size", "test", "prefer", "out", "seed"):
+    for name in ("epochs", "batch_size", "test", "prefer", "out", "seed"):
         assert defaults[name] == str(settings[name].default)
     for name in ("ema", "device", "precision"):
         assert defaults[name].split(",")[0] == str(settings[name].default).removesuffix(".0")

@@ -36,9 +36,18 @@ def two(**changes: Any) -> list[Example]:
     return [Example("a", label="x", **values), Example("b", label="y", **values)]
 
 
+def labelled(*labels: Any) -> list[Example]:
+    return [Example(str(i), np.zeros((4, 4), np.uint8), label) for i, label in enumerate(labels)]
+
+
 def test_a_valid_dataset_plugin_passes() -> None:
     assert check(reading(two), source="made:up") == 1
     assert check(reading(two)) == 1
+
+
+@pytest.mark.parametrize("labels", [(1, 2.5), (["a"], ("b", "a"), []), ({"x": 1}, {"x": 2.5}, "")])
+def test_labels_may_be_numbers_lists_and_numbers_by_name(labels: tuple[Any, ...]) -> None:
+    assert check(reading(lambda: labelled(*labels)), source="made:up") == 1
 
 
 @pytest.mark.parametrize(
@@ -53,6 +62,10 @@ def test_a_valid_dataset_plugin_passes() -> None:
         (reading(lambda: two(item="no/such.png")), "a file that exists"),
         (reading(lambda: two(item=np.zeros((4, 4)))), "the image float64 [4, 4]"),
         (reading(lambda: two()[:1]), "fewer than two classes"),
+        (reading(lambda: labelled({"x": 1}, {"x": 1}, "")), "fewer than two classes"),
+        (reading(lambda: labelled("a", None)), "the label None; a label is a text, a number"),
+        (reading(lambda: labelled([1, 2], ["a"])), "the label [1, 2]; a label is a text"),
+        (reading(lambda: labelled({"x": "1"}, {"x": 2})), "the label {'x': '1'}; a label is"),
         (
             reading(
                 lambda: random.sample(
