@@ -6,7 +6,7 @@ import math
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 
 from autotl.space.plugin import Issue
 from autotl.space.task import Label, Task
@@ -16,6 +16,9 @@ MISSING = frozenset({"nan", "<na>", "#n/a"})
 
 COMMON_SEPARATORS = (";", "|", ",")
 """What stands between several labels of one example in most tables."""
+
+SEPARATOR = ";"
+"""Between several labels, or several numbers, in the text that a task has for them."""
 
 SEPARATORS = (*COMMON_SEPARATORS, "/", "+", "&", " ")
 """What may stand between several labels of one example."""
@@ -31,6 +34,11 @@ def normalise_label(label: str) -> str:
     """
     text = unicodedata.normalize("NFC", label)
     return "" if text.strip().lower() in MISSING or not text.strip() else text
+
+
+def is_several(label: object) -> bool:
+    """Whether a label is a list of labels."""
+    return isinstance(label, Sequence | Set) and not isinstance(label, str | bytes)
 
 
 def parse_label(label: Label, task: Task) -> tuple[str, str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from autotl_plugins.tasks import Multilabel
+from autotl_plugins.multilabel import Multilabel
 from PIL import Image
 from toy import COLOURS, CPU, model, squares
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from autotl_plugins.tasks import Multilabel, OneClass, Ordinal, Regression
+from autotl_plugins.multilabel import Multilabel
+from autotl_plugins.regression import Regression
+from autotl_plugins.tasks import OneClass, Ordinal
 
 PLACES = Multilabel(["sea", "sky", "sun"])
 STARS = Ordinal(["1", "2", "3"])

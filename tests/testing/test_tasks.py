@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from autotl_plugins.tasks import Regression
+from autotl_plugins.regression import Regression
 from broken_plugins import assert_reported
 from torch import Tensor, nn
 
