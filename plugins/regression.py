@@ -192,8 +192,8 @@ class Regression(Task):
         return means
 
     def describe_constant(self, constant: Array) -> str:
-        """Return the means."""
-        return self.format(constant)
+        """Return the means, with four digits."""
+        return self.format([float(f"{value:.4g}") for value in constant])
 
     def details(
         self, targets: Array, predictions: Array, calibration: Mapping[str, Any] = {}
