@@ -23,24 +23,24 @@ class SearchStarted:
     Args:
         study: The name of the study.
         metric: The metric of all scores.
-        direction: Which scores are better, in Optuna's terms.
         device: The device, as text.
         budget: The budget in seconds; None without one.
         deadline: The end of the budget as a value of ``time.monotonic``; None without a budget.
         max_trials: The number of trials to which the search is limited; None without a limit.
         earlier_trials: The number of trials that the study already has.
         best: The best of them, if one is complete.
+        direction: Which scores are better, in Optuna's terms.
     """
 
     study: str
     metric: str
-    direction: str
     device: str
     budget: float | None
     deadline: float | None
     max_trials: int | None
     earlier_trials: int
     best: BestTrial | None = None
+    direction: str = "maximize"
 
 
 @dataclass(frozen=True)

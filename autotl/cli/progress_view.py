@@ -129,7 +129,7 @@ class _Panel:
     def __init__(self, console: Console, study: str = "") -> None:
         self.console = console
         self.start_time = time.monotonic()
-        self.started = SearchStarted(study, "", "maximize", "", None, None, None, 0)
+        self.started = SearchStarted(study, "", "", None, None, None, 0)
         self.stage: Stage | None = None
         self.trial: TrialStarted | None = None
         self.scores: list[float] = []

@@ -131,10 +131,10 @@ def test_several_labels_are_scored_at_their_thresholds(tasks_home: Path) -> None
     result = evaluate_task(tasks_home, "multilabel")
     assert result.exit_code == 0, result.stderr
     header, *rows = read_table(result.stdout, "label  ")
-    assert header == ["label", "images", "recall", "precision", "f1", "threshold"]
+    assert header == ["label", "images", "threshold", "precision", "recall", "F1"]
     facts = json.loads(evaluate_task(tasks_home, "multilabel", "--format", "json").stdout)
     assert [row[0] for row in rows] == ["cat", "dog", "owl"]
-    assert [row[-1] for row in rows] == ["0.300", "0.500", "0.700"]
+    assert [row[2] for row in rows] == ["0.300", "0.500", "0.700"]
     assert [int(row[1]) for row in rows] == [6, 3, 6]
     predictor = model_folder.load(
         tasks_home / "multilabel", registry.load([tasks_home / "tiny_plugin.py"]), CPU
@@ -156,7 +156,7 @@ def test_numbers_are_scored_with_the_coverage_of_their_intervals(tasks_home: Pat
     result = evaluate_task(tasks_home, "numbers")
     assert result.exit_code == 0, result.stderr
     header, x, y, legend = read_table(result.stdout, "number  ")
-    assert header == ["number", "images", "mae", "rmse", "r2", "coverage"]
+    assert header == ["number", "images", "mae", "rmse", "coverage", "R²"]
     assert legend[0] == "coverage:"
     predictor = model_folder.load(
         tasks_home / "numbers", registry.load([tasks_home / "tiny_plugin.py"]), CPU
@@ -165,8 +165,8 @@ def test_numbers_are_scored_with_the_coverage_of_their_intervals(tasks_home: Pat
     truth = np.array([[1, 300], [2, 500], [0, 100], [1.5, 250]] * 3)
     errors = np.abs(rows - truth)
     assert [float(row[2]) for row in (x, y)] == pytest.approx(errors.mean(0), rel=1e-4)
-    assert float(x[5]) == pytest.approx((errors[:, 0] <= 0.5).mean(), rel=1e-4)
-    assert float(y[5]) == pytest.approx((errors[:, 1] <= 40).mean(), rel=1e-4)
+    assert float(x[4]) == pytest.approx((errors[:, 0] <= 0.5).mean(), rel=1e-4)
+    assert float(y[4]) == pytest.approx((errors[:, 1] <= 40).mean(), rel=1e-4)
     facts = json.loads(evaluate_task(tasks_home, "numbers", "--format", "json").stdout)
     assert facts["metrics"]["mae"]["score"] == pytest.approx(errors.mean(), rel=1e-4)
     assert "always x=1.125;y=287.5" in result.stdout

@@ -157,7 +157,7 @@ def test_a_trial_that_was_out_of_time_is_counted_apart_and_shown_with_its_recipe
 def test_the_best_trial_has_the_lowest_score_if_lower_is_better() -> None:
     console = Console(file=io.StringIO())
     panel = progress_view._Panel(console)
-    panel(SearchStarted("birds", "log_loss", "cpu", None, None, None, 0))
+    panel(SearchStarted("birds", "log_loss", "cpu", None, None, None, 0, direction="minimize"))
     for number, score in enumerate((0.5, 0.4, 0.6)):
         panel(TrialFinished(number, "complete", "", score, 1.0))
     assert panel.best is not None
