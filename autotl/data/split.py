@@ -18,12 +18,12 @@ from autotl.errors import DataError
 from autotl.space.plugin import Example
 
 SPLITS = ("train", "validation", "test")
+GIVEN_SPLITS = ("", *SPLITS)
+"""Valid values of ``Example.split``, from the least to the most protected."""
+
 Strata = NDArray[Any]
 """By what splits are stratified: the class of each example, ``int64 [N]``, or for several classes
 of an example ``bool [N, S]``."""
-
-GIVEN_SPLITS = ("", *SPLITS)
-"""Valid values of ``Example.split``, from the least to the most protected."""
 
 
 def split(
@@ -314,7 +314,7 @@ def stratify_iteratively(
     Args:
         counts: Number of examples of each of S classes in each of U units, ``[U, S]``.
         fractions: The fraction of all examples for each part.
-        rng: Decides between equal parts.
+        rng: Determines the order of the units of a class, and decides between equal parts.
         keep: The number of units of each class that the first part gets at least, if there are
             so many.
 
@@ -329,7 +329,7 @@ def stratify_iteratively(
     in_first = np.zeros(counts.shape[1], dtype=np.int64)
     while (remaining > 0).any():
         rarest = int(np.where(remaining > 0, remaining, np.iinfo(np.int64).max).argmin())
-        for unit in np.flatnonzero((part < 0) & (counts[:, rarest] > 0)):
+        for unit in rng.permutation(np.flatnonzero((part < 0) & (counts[:, rarest] > 0))):
             own = counts[unit] > 0
             keys = (rng.random(len(share)), lacking_in_all, lacking[:, rarest])
             chosen = int(np.lexsort(keys)[-1])
@@ -372,11 +372,8 @@ def draw_folds(
             f"and there are {len(sizes)}; add examples, or give fewer folds"
         )
     if strata.ndim > 1:
-        counts, _ = _count_by_unit(strata, np.asarray(units))
-        order = rng.permutation(len(counts))
-        part = np.empty(len(counts), dtype=np.int64)
-        part[order] = stratify_iteratively(counts[order], [1 / folds] * folds, rng)
-        several: NDArray[np.int64] = part[unit]
+        counts, unit = _count_by_unit(strata, np.asarray(units))
+        several: NDArray[np.int64] = stratify_iteratively(counts, [1 / folds] * folds, rng)[unit]
         return several
     labels = strata
     members = np.split(np.argsort(unit, kind="stable"), np.cumsum(sizes)[:-1])

@@ -247,3 +247,60 @@ def test_a_class_in_a_single_group_cannot_be_cross_validated() -> None:
     examples = [*noise_examples(9, "a"), *(replace(e, group="b") for e in noise_examples(9, "b"))]
     with pytest.raises(DataError, match="all images of b are in one group"):
         check(examples, "noise", folds=3)
+
+
+# Examples of several classes
+
+
+def several_classes(count: int = 400, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Strata of five classes, the rarest of 5 %, and units of one to three examples."""
+    random = np.random.default_rng(seed)
+    strata = random.random((count, 5)) < [0.5, 0.3, 0.2, 0.1, 0.05]
+    return np.column_stack([strata, ~strata.any(1)]), np.sort(
+        random.integers(count // 2, size=count)
+    )
+
+
+@pytest.mark.parametrize("fraction", [0.2, 0.5])
+def test_every_class_of_several_is_divided_in_proportion(fraction: float) -> None:
+    for seed in range(5):
+        strata, units = several_classes(seed=seed)
+        splits = np.full(len(strata), "train", dtype="<U10")
+        wanted = fraction * strata.sum(0)
+        draw_split("test", wanted, splits, strata, units, np.random.default_rng(seed))
+        moved = strata[splits == "test"].sum(0)
+        assert np.abs(moved - wanted).max() <= 4  # a unit has a few examples
+        for unit in np.unique(units):
+            assert len(set(splits[units == unit])) == 1
+
+
+def test_folds_of_several_classes_are_stratified_and_keep_units() -> None:
+    strata, units = several_classes()
+    folds = draw_folds(strata, units.tolist(), 4, np.random.default_rng(0))
+    counts = np.array([strata[folds == fold].sum(0) for fold in range(4)])
+    assert (counts.max(0) - counts.min(0)).max() <= 4
+    assert all(len(set(folds[units == unit])) == 1 for unit in np.unique(units))
+
+
+def test_another_seed_divides_several_classes_differently() -> None:
+    strata, _ = several_classes()
+    own = np.arange(len(strata))
+    drawn = []
+    for seed in (0, 1, 0):
+        splits = np.full(len(strata), "train", dtype="<U10")
+        draw_split("test", 0.2 * strata.sum(0), splits, strata, own, np.random.default_rng(seed))
+        drawn.append(splits == "test")
+    assert (drawn[0] == drawn[2]).all()
+    common = (drawn[0] & drawn[1]).sum() / drawn[0].sum()
+    assert common == pytest.approx(0.2, abs=0.12)
+
+
+def test_a_class_of_few_units_stays_in_train() -> None:
+    strata = np.zeros((40, 2), dtype=bool)
+    strata[:, 0], strata[:2, 1] = True, True
+    for seed in range(10):
+        splits = np.full(40, "train", dtype="<U10")
+        random = np.random.default_rng(seed)
+        draw_split("test", 0.5 * strata.sum(0), splits, strata, np.arange(40), random, keep=2)
+        assert set(splits[:2]) == {"train"}
+        assert (splits == "test").sum() == 20
