@@ -31,6 +31,7 @@ from torch import Tensor, nn
 
 from autotl import files
 from autotl.artifact.model_folder import BATCH_SIZE, Predictor
+from autotl.artifact.standalone import output_name
 from autotl.data import ImageInput, parse_label, scale, to_channels_first
 from autotl.errors import ArtifactError, DataError
 from autotl.models import Model, blank_batch
@@ -247,11 +248,6 @@ def _require_equal(result: ExportResult, to: str, task: Task) -> None:
             f"{result.max_difference:.2g}{unit_of_difference(task)} from the model's, and at most "
             f"{TOLERANCE} is allowed"
         )
-
-
-def output_name(task: Task) -> str:
-    """Return the name of the output of an exported file."""
-    return "probabilities" if task.has_probabilities else "predictions"
 
 
 def unit_of_difference(task: Task) -> str:

@@ -30,6 +30,7 @@ from autotl.data import ImageInput
 from autotl.models import STAGES, Model
 from autotl.space.kinds import RGB
 from autotl.space.space import Choice, Config
+from autotl.space.task import Task
 from autotl.tasks import measure_difference
 
 TOLERANCE = 1e-3
@@ -143,6 +144,11 @@ def render(parts: Mapping[str, str], folder: str = ".") -> str:
     return CODE.substitute({**DEFAULT_PARTS, **parts}, folder=json.dumps(folder))
 
 
+def output_name(task: Task) -> str:
+    """Return what a task predicts, as exported files and the code call it."""
+    return "probabilities" if task.has_probabilities else "predictions"
+
+
 def render_example(parts: Mapping[str, str], has_thresholds: bool = False) -> str:
     """Return code that uses what ``render`` defines on the file of an image.
 
@@ -157,7 +163,7 @@ def render_example(parts: Mapping[str, str], has_thresholds: bool = False) -> st
 def _find_equivalent(folder: Path, network: Model, config: Config) -> dict[str, str]:
     """Find code for backbone and head whose predictions equal those of ``network``."""
     task, size = network.task, network.expects.size
-    what = "probabilities" if task.has_probabilities else "predictions"
+    what = output_name(task)
     common = {"function": what, "activation": task.activation_code}
     images = _smooth_images(size)
     features = network.features(images.to(network.device))

@@ -147,9 +147,9 @@ def _print_result(result: ExportResult, predictor: Predictor, to: str, origin: s
     from autotl.artifact.export import (
         TOLERANCE,
         describe_images,
-        output_name,
         unit_of_difference,
     )
+    from autotl.artifact.standalone import output_name
     from autotl.data import ImageInput
 
     task = predictor.task

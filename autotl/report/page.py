@@ -141,6 +141,7 @@ def _page(store: Store, study: str, summary: Mapping[str, Any], folder: Path) ->
     """Collect everything that the template shows; the template computes nothing itself."""
     facts, rows, tests = store.study(study), store.trials(study), store.tests(study)
     metric, direction, decimals = summary["metric"], facts.direction, summary["decimals"]
+    are_classes = summary["data"]["score_noun"] == "recall"
     winner = summary["best"]
     best = winner["trial"] if winner else None
     name = winner_name(summary) if winner else ""
@@ -163,9 +164,9 @@ def _page(store: Store, study: str, summary: Mapping[str, Any], folder: Path) ->
         "format_members": format_members,
         "openings": tests,
         "test": test,
-        "per_class": _per_class(test, summary["data"]["score_noun"] == "recall"),
+        "per_class": _per_class(test, are_classes),
         "details": [(key, title) for key, title in DETAILS.items() if _has_detail(test, key)],
-        "are_classes": summary["data"]["score_noun"] == "recall",
+        "are_classes": are_classes,
         "confusion": confusion,
         "calibration": describe_calibration(summary, test.get("ece")),
         "intervals": axis.score_intervals(summary),

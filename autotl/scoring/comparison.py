@@ -81,6 +81,16 @@ class Interval:
     high: float
 
 
+def difference_unit(has_unit: bool, constant: float | None) -> float:
+    """Return a large difference between two contributions of one example, see ``Results.unit``.
+
+    Args:
+        has_unit: Whether the metric is in the unit of the targets; see ``metrics.Metric``.
+        constant: The score of a constant prediction, which is such a difference then.
+    """
+    return abs(constant) if has_unit and constant else 1.0
+
+
 def approximate_standard_error(low: float, high: float) -> float:
     """Return the standard error of a difference, given its interval; about four of them wide."""
     return (high - low) / 4

@@ -96,7 +96,7 @@ def compare_with_constant(
     if not (np.isfinite(scores).all() and np.isfinite(values).all()):
         return None
     numbers = np.unique(runs, return_inverse=True)[1]
-    unit = abs(float(scores[1].mean())) if metric.has_unit else 1.0
+    unit = comparison.difference_unit(metric.has_unit, float(scores[1].mean()))
     results = comparison.Results(scores, values, numbers, units, unit)
     _, other = comparison.compare(
         results, higher_is_better=metric.higher_is_better, reference=0

@@ -193,7 +193,7 @@ def _gaps(
 def _unit(facts: StudyFacts) -> float:
     """A large difference between two contributions, see ``comparison.Results``."""
     constant = facts.data.majority.validation if facts.data.majority else None
-    return abs(constant) if facts.metric_has_unit and constant else 1.0
+    return comparison.difference_unit(facts.metric_has_unit, constant)
 
 
 def _scores_by_run(scores: Scores, contributions: Scores, runs: NDArray[np.int64]) -> Scores:

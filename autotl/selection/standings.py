@@ -97,12 +97,12 @@ class Comparer:
         return Compared(updated, compared, runs)
 
     def _unit(self) -> float:
-        """A large difference between two contributions: 1, or the score of a constant."""
         if not self.metric.has_unit:
-            return 1.0
+            return 1.0  # without the score of a constant prediction
         targets = self.dataset.targets[self.dataset.indices("train", "validation")]
         constant = self.dataset.task.constant(targets)
-        return abs(majority.constant_score(self.metric, targets, constant))
+        score = majority.constant_score(self.metric, targets, constant)
+        return comparison.difference_unit(self.metric.has_unit, score)
 
     def optimism(self, contender: Contender, row: TrialRow, compared: Compared) -> Interval | None:
         """By how much a trial scored better in the search than in its repeats, with its interval.
