@@ -62,11 +62,26 @@ class Note:
 
 @dataclass(frozen=True)
 class TrialStarted:
-    """A trial starts; ``config`` is written as by ``space.to_json``."""
+    """A trial starts.
+
+    Args:
+        number: The number of the trial.
+        config: Its configuration, written as by ``space.to_json``.
+        epochs: The number of epochs.
+        worker: The number of the other worker that runs it; None for this process.
+    """
 
     number: int
     config: dict[str, Any]
     epochs: int
+    worker: int | None = None
+
+
+@dataclass(frozen=True)
+class OthersRunning:
+    """The trials that other workers are running."""
+
+    trials: tuple[TrialStarted, ...]
 
 
 @dataclass(frozen=True)
@@ -97,16 +112,35 @@ class EpochCompleted:
 
 @dataclass(frozen=True)
 class TrialFinished:
-    """A trial ends; ``reason`` says why, and is empty if ``status`` is ``complete``."""
+    """A trial ends.
+
+    Args:
+        number: The number of the trial.
+        status: One of ``store.STATUSES``.
+        reason: Why it has this status; empty if that is ``complete``.
+        score: The score; None unless the trial is complete.
+        seconds: The duration of the trial.
+        worker: The number of the other worker that ran it; None for this process.
+    """
 
     number: int
     status: str
     reason: str
     score: float | None
     seconds: float
+    worker: int | None = None
 
 
-Event = SearchStarted | Stage | Note | TrialStarted | StepCompleted | EpochCompleted | TrialFinished
+Event = (
+    SearchStarted
+    | Stage
+    | Note
+    | TrialStarted
+    | OthersRunning
+    | StepCompleted
+    | EpochCompleted
+    | TrialFinished
+)
 Listener = Callable[[Event], None]
 
 

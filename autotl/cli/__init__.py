@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from autotl.cli import data, evaluate, export, plugins, predict, process, search, studies
+from autotl.cli import data, evaluate, export, plugins, predict, process, search, studies, worker
 from autotl.errors import AutoTLError
 
 
@@ -64,6 +64,7 @@ for _command in (
     evaluate.evaluate,
     export.export,
     search.train,
+    worker.worker,
     data.data,
     plugins.plugins,
     studies.studies,

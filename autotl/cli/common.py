@@ -53,6 +53,13 @@ def _split_data_options(
     return dict(pair.split("=", 1) for pair in pairs) or None
 
 
+QUIET = click.option(
+    "--quiet",
+    "-q",
+    is_flag=True,
+    help="No output except warnings and errors (default: progress and result).",
+)
+
 PLUGIN = click.option(
     "--plugin",
     multiple=True,
@@ -76,8 +83,14 @@ FORMAT = click.option(
     default="table",
     help="Format of the output (default: table).",
 )
+STORAGE_VARIABLE = "AUTOTL_STORAGE"
+"""The environment variable for ``--storage``, whose password other users cannot read there."""
+
 STORAGE = click.option(
-    "--storage", metavar="URL", help="Database URL of the studies (default: OUT/autotl.db)."
+    "--storage",
+    metavar="URL",
+    envvar=STORAGE_VARIABLE,
+    help=f"Database URL of the studies (default: ${STORAGE_VARIABLE}, else OUT/autotl.db).",
 )
 WEIGHTS = click.option(
     "--weights",

@@ -16,7 +16,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -27,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from autotl import files
+from autotl.cli import process
 from autotl.errors import GpuError, SearchError
 from autotl.study import CRASH_FILE, DEFAULT_BUDGET, ERROR_FILE, StudyConfig
 
@@ -66,20 +66,13 @@ def run_child() -> None:
         signal.signal(signal.SIGTTOU, signal.SIG_IGN)
     with file.open("w", encoding="utf-8") as stream:
         faulthandler.enable(stream, all_threads=False)
-        threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+        process.end_with_parent()
         from autotl.cli import main
 
         try:
             main(prog_name="autotl")
         finally:
             stream.write(ENDED)
-
-
-def _end_with_parent(parent: int) -> None:
-    """End the search as Ctrl-C does if the process that supervises it has died."""
-    while os.getppid() == parent:
-        time.sleep(1.0)
-    os.kill(os.getpid(), signal.SIGINT)
 
 
 def run(settings: StudyConfig, words: Sequence[str], began: float) -> int:
@@ -218,10 +211,17 @@ def _locked_store(settings: StudyConfig) -> Iterator[Store]:
 
 
 def _store_crash(settings: StudyConfig, reason: str) -> tuple[list[int], int]:
-    """Store the running trials as crashed; return their numbers, and how many are complete."""
+    """Store the running trials of the process that crashed as crashed.
+
+    Returns:
+        Their numbers, and how many trials are complete.
+    """
+    from autotl.store import living
+
     with _locked_store(settings) as store:
-        rows = store.trials(settings.name)
-        running = [row.number for row in rows if row.status == "running"]
+        rows, others = store.trials(settings.name), living(store, settings.name)
+        alive = {worker.number for worker in others}
+        running = [r.number for r in rows if r.status == "running" and r.worker not in alive]
         for number in running:
             store.finish_trial(settings.name, number, "crashed", reason=reason)
     return running, sum(row.status == "complete" for row in rows)

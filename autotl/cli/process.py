@@ -7,7 +7,10 @@ import ctypes
 import io
 import os
 import platform
+import signal
 import sys
+import threading
+import time
 
 TRIM_THRESHOLD, MMAP_MAX = -1, -4
 """The numbers of the parameters of glibc's ``mallopt``."""
@@ -57,3 +60,15 @@ def keep_freed_memory() -> None:
         c = ctypes.CDLL(None)
         c.mallopt(MMAP_MAX, 0)
         c.mallopt(TRIM_THRESHOLD, -1)
+
+
+def end_with_parent() -> None:
+    """End this process as Ctrl-C does when the process that started it has died."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from autotl.cli.common import (
     DATA_OPTION,
     PATH,
     PLUGIN,
+    QUIET,
     SOURCE,
     STORAGE,
     WEIGHTS,
@@ -29,13 +30,6 @@ from autotl.events import Stage
 if TYPE_CHECKING:
     from autotl.engine import Result
     from autotl.study import StudyConfig
-
-QUIET = click.option(
-    "--quiet",
-    "-q",
-    is_flag=True,
-    help="No output except warnings and errors (default: progress and result).",
-)
 
 FOLDS = click.option(
     "--folds",
@@ -234,8 +228,24 @@ FOLDS = click.option(
     help="Search in a process of its own: if it crashes, only the running trial fails "
     "(default: no).",
 )
+@click.option(
+    "--workers",
+    default="1",
+    metavar="N|auto",
+    help="Number of processes that run trials; auto is one for each GPU, or for four CPU cores "
+    "(default: 1).",
+)
+@click.option(
+    "--per-gpu",
+    type=click.IntRange(1, 16),
+    default=1,
+    metavar="N",
+    help="Number of workers on each GPU with --workers auto (default: 1).",
+)
 @QUIET
-def search(source: str, quiet: bool, isolate: bool, **options: Any) -> None:
+def search(
+    source: str, quiet: bool, isolate: bool, workers: str, per_gpu: int, **options: Any
+) -> None:
     """Search for the best transfer configuration for DATA.
 
     DATA is a folder (class/*.jpg, or train|val|test/class/*), a CSV (path,label[,split][,group]),
@@ -248,8 +258,9 @@ def search(source: str, quiet: bool, isolate: bool, **options: Any) -> None:
     settings = study.configure(source, given_options(options))
     if isolate:
         began = _isolate(settings, began)
+    command = shlex.join(["autotl", *sys.argv[1:]])
     try:
-        result = _run(settings, quiet, command=shlex.join(["autotl", *sys.argv[1:]]), began=began)
+        result = _run(settings, quiet, workers, per_gpu, command=command, began=began)
     except GpuError as error:
         if isolate:  # the supervisor does what the user is advised to do
             raise GpuError(error.what) from error
@@ -314,16 +325,21 @@ def train(recipe: Path, source: str | None, quiet: bool, **options: Any) -> None
         sys.exit(130)
 
 
-def _run(settings: StudyConfig, quiet: bool, **context: Any) -> Result:
+def _run(
+    settings: StudyConfig, quiet: bool, workers: str = "1", per_gpu: int = 1, **context: Any
+) -> Result:
     """Run the search of ``settings`` and show its progress on the terminal."""
-    from autotl.cli import progress_view
+    from autotl.cli import local_workers, progress_view
     from autotl.search import preflight
 
     preflight.check(settings)  # an error is shown at once, and not after torch is loaded
-    with (
-        progress_view.show_progress(quiet, settings.name) as view,
-        interruptible(view) as listener,
-    ):
+    with ExitStack() as stack:
+        view = stack.enter_context(progress_view.show_progress(quiet, settings.name))
+        if workers != "1" or per_gpu > 1:
+            plan = local_workers.plan(settings, workers, per_gpu)
+            settings = settings.model_copy(update={"device": plan.devices[0]})
+            stack.enter_context(local_workers.start(settings, plan, view))
+        listener = stack.enter_context(interruptible(view))
         listener(Stage("loading libraries"))
         from autotl import engine
 

@@ -2,10 +2,11 @@
 
 ``steps`` calls the rooms in their order. ``beginning`` locks the study and stores what it is,
 ``search_space`` and ``inputs`` say what is searched, and on which images, and ``ending`` writes the
-report, also after an error.
+report, also after an error. ``joining`` is a worker that joins the search of another process.
 """
 
 from autotl.engine.inputs import load_dataset
+from autotl.engine.joining import work
 from autotl.engine.steps import Result, run
 
-__all__ = ["Result", "load_dataset", "run"]
+__all__ = ["Result", "load_dataset", "run", "work"]

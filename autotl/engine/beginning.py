@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import platform
 import shlex
+import socket
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +19,7 @@ from autotl.artifact import replacement
 from autotl.data import Dataset
 from autotl.engine.inputs import imbalance
 from autotl.engine.search_space import is_recipe
+from autotl.errors import StudyError
 from autotl.events import Listener, Note
 from autotl.models import Device
 from autotl.scoring import majority
@@ -33,8 +37,12 @@ from autotl.store import (
     Store,
     StudyFacts,
     default_url,
+    living,
 )
 from autotl.study import StudyConfig
+
+ORPHAN_SECONDS = 20.0
+"""How long workers of a search that was killed may take to end, once they notice it."""
 
 LIBRARIES = ("autotl", "torch", "torchvision", "timm", "optuna", "scikit-learn")
 
@@ -49,8 +57,28 @@ def open_store(settings: StudyConfig) -> Iterator[Store]:
     """
     store = Store(settings.storage or default_url(settings.out))
     with closing(store), store.lock(settings.name, settings.folder), store.convert_errors():
+        _require_no_worker(settings, store)
         finish_interrupted_writes(settings)
         yield store
+
+
+def _require_no_worker(settings: StudyConfig, store: Store) -> None:
+    """Wait until the workers of a search that was killed have ended.
+
+    Raises:
+        StudyError: They have not ended after ``ORPHAN_SECONDS``.
+    """
+    until = time.monotonic() + ORPHAN_SECONDS
+    while others := living(store, settings.name):
+        here = [worker for worker in others if worker.host == socket.gethostname()]
+        if time.monotonic() > until or len(here) < len(others):
+            name, first = shlex.quote(settings.name), others[0]
+            raise StudyError(
+                f"study {settings.name!r} is being run by worker {first.number} on {first.host}; "
+                f"join it with: autotl worker {name}{store.options(settings.out)} (a machine that "
+                "was switched off counts as running for a minute)"
+            )
+        time.sleep(0.5)
 
 
 def finish_interrupted_writes(settings: StudyConfig) -> None:
@@ -124,7 +152,7 @@ def begin_study(
     Raises:
         StudyError: A study of this name exists with other data or settings.
     """
-    this = _identity(settings, dataset, search_space, device)
+    this = identity_of(settings, dataset, search_space, device)
     first_budget = budget.seconds
     if earlier:
         delete = f"autotl studies delete {shlex.quote(settings.name)}{store.options(settings.out)}"
@@ -153,6 +181,8 @@ def begin_study(
         used_examples=plan.examples,
         state="running",
         reason="",
+        run=None,
+        repeat_plan=None,
         **({} if earlier else {"mirroring": None, "warm_start": None}),  # of other settings
     )
     store.add_latencies(settings.name, search_space.latency)
@@ -160,7 +190,19 @@ def begin_study(
     store.set_data_issues(settings.name, issues)
 
 
-def _identity(
+def shared_settings(settings: StudyConfig) -> dict[str, Any]:
+    """Return the settings of a search that its workers share, with absolute paths."""
+    own = {"storage", "out", "device", "cache_size"}
+    values = settings.model_dump(mode="json", exclude=own)
+    for key in ("data", "weights", "learn_from"):
+        if values[key] and Path(values[key]).exists():
+            values[key] = str(Path(values[key]).absolute())
+    values["plugin"] = [str(file.expanduser().absolute()) for file in settings.plugin]
+    values["study"] = settings.name
+    return values
+
+
+def identity_of(
     settings: StudyConfig, dataset: Dataset, search_space: Space, device: Device
 ) -> dict[str, Any]:
     """Return the settings that must be the same in all runs of a study."""

@@ -21,6 +21,7 @@ from autotl.report import dashboard
 from autotl.search.budget import Budget
 from autotl.store import (
     Store,
+    Worker,
     without_passwords,
 )
 from autotl.study import ERROR_FILE, StudyConfig
@@ -51,9 +52,16 @@ def name_device_faults() -> Iterator[None]:
 
 @contextmanager
 def hand_over(
-    store: Store, settings: StudyConfig, budget: Budget, listener: Listener, command: str
+    store: Store,
+    settings: StudyConfig,
+    budget: Budget,
+    listener: Listener,
+    command: str,
+    worker: Worker,
 ) -> Iterator[None]:
     """After an error inside, store its reason and write the report of what is known.
+
+    While other workers live, the study goes on without this one.
 
     Raises:
         AutoTLError: The error inside.
@@ -69,10 +77,12 @@ def hand_over(
         reason, is_ours = _describe(error), isinstance(error, AutoTLError)
         fault = find_device_fault(error)
         details = "".join(traceback.format_exception(error)) if fault or not is_ours else ""
-        steps: list[Callable[[], object]] = [
-            lambda: _store_state(store, settings, budget, "failed", command, reason),
-            lambda: report.write(store, settings.name, settings.folder),
-        ]
+        steps: list[Callable[[], object]] = []
+        if not _others_live(worker):
+            steps = [
+                lambda: _store_state(store, settings, budget, "failed", command, reason),
+                lambda: report.write(store, settings.name, settings.folder),
+            ]
         file = settings.folder / ERROR_FILE
         if details:
             steps.append(lambda: files.write_text(file, details, errors="replace"))
@@ -89,6 +99,12 @@ def hand_over(
             raise GpuError(f"{text}; {where}", advice) from error
         text = f"the search ended with an error ({reason}); its trials are stored"
         raise SearchError(f"{text}; {where}; {advice}") from error
+
+
+def _others_live(worker: Worker) -> bool:
+    with suppress(StoreError):  # a database that cannot be read is reported later
+        return bool(worker.others())
+    return False
 
 
 def _is_deleted(store: Store, study: str) -> bool:

@@ -45,16 +45,16 @@ def choose_space(
     settings: StudyConfig,
     plugins: Registry,
     earlier: StudyFacts | None,
-    device: Device,
+    device_type: str,
     budget: Budget,
 ) -> Space:
-    """Build the search space of these plugins for this device.
+    """Build the search space of these plugins for a type of device, such as ``cuda``.
 
     A study that is continued with another budget has the same backbones as with its first budget.
     """
     criteria = BackboneCriteria(
         weights=settings.weights,
-        device=device.torch_device.type,
+        device=device_type,
         seconds=earlier.first_budget_seconds if earlier else budget.seconds,
         licences=settings.licence,
         max_parameters=settings.max_parameters,

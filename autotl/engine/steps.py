@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import optuna
+
 from autotl import data, events, models
 from autotl.artifact import model_folder, replacement
 from autotl.data import Dataset
-from autotl.engine.beginning import announce, begin_study, continue_settings, open_store, versions
+from autotl.engine.beginning import (
+    announce,
+    begin_study,
+    continue_settings,
+    open_store,
+    shared_settings,
+    versions,
+)
 from autotl.engine.ending import conclude, hand_over, name_device_faults, notify_unused
 from autotl.engine.inputs import (
     apply_inputs,
@@ -36,16 +46,21 @@ from autotl.search.budget import Budget
 from autotl.search.context import TrainingContext
 from autotl.search.input_plan import InputPlan
 from autotl.search.leaderboard import Leaderboard
-from autotl.search.trials import TrialLoop, quiet_optuna
+from autotl.search.trials import WAIT_SECONDS, TrialLoop, quiet_optuna
 from autotl.selection.finish import Finish
 from autotl.space import registry
 from autotl.space.registry import Registry
 from autotl.space.space import Space
 from autotl.space.task import AUTO
 from autotl.store import (
+    FINISH,
+    RunFacts,
     Store,
     StudyFacts,
+    Worker,
     existing_url,
+    join,
+    without_passwords,
 )
 from autotl.study import DEFAULT_BUDGET, StudyConfig, check_places
 from autotl.tasks import find_task
@@ -121,25 +136,28 @@ def run(
         settings, earlier = continue_settings(settings, store, listener)
         plugins = loaded if settings.plugin == given else load_plugins(settings, plugins)
         device = models.select_device(settings.device, settings.precision)
-        settings, fitting, dataset, metric, search_space, plan = prepare(
-            settings, plugins, store, earlier, device, budget, listener
-        )
-        begin_study(settings, store, dataset, metric, search_space, device, budget, plan, earlier)
-        with (
-            store.expect_study(settings.name),
-            hand_over(store, settings, budget, listener, command),
-        ):
-            try:
-                write_data(settings, dataset, listener)
-                context = training_context(
-                    settings, store, dataset, metric, device, budget, fitting, listener
-                )
-                with budget.stage("time"):
-                    search_space = fit_augmentations(search_space, store, context, listener)
-                interrupted = search_and_finish(store, search_space, context, budget, listener)
-            except KeyboardInterrupt:
-                interrupted = True
-            summary = conclude(store, settings, budget, interrupted, command)
+        with join(store, settings.name, str(device), settings.folder) as worker:
+            settings, fitting, dataset, metric, search_space, plan = prepare(
+                settings, plugins, store, earlier, device, budget, listener
+            )
+            begin_study(
+                settings, store, dataset, metric, search_space, device, budget, plan, earlier
+            )
+            with (
+                store.expect_study(settings.name),
+                hand_over(store, settings, budget, listener, command, worker),
+            ):
+                try:
+                    write_data(settings, dataset, listener)
+                    context = training_context(
+                        settings, store, dataset, metric, device, budget, fitting, listener
+                    )
+                    with budget.stage("time"):
+                        search_space = fit_augmentations(search_space, store, context, listener)
+                    interrupted = begin_trials(store, search_space, context, worker, command)
+                except KeyboardInterrupt:
+                    interrupted = True
+                summary = conclude(store, settings, budget, interrupted, command)
         if not interrupted:
             notify_unused(budget, listener)
     return Result(summary, settings.folder, plugins, interrupted)
@@ -153,8 +171,11 @@ def prepare(
     device: Device,
     budget: Budget,
     listener: Listener,
+    device_type: str | None = None,
 ) -> tuple[StudyConfig, Registry, Dataset, Metric, Space, InputPlan]:
     """Read and check the data, and choose what follows from them.
+
+    ``device_type`` is that of the device for which the search space is made; None for ``device``.
 
     Returns:
         The settings with the task, the metric and the input size; the plugins that suit the data
@@ -166,7 +187,9 @@ def prepare(
         settings, source, metric = choose_target(settings, source, plugins, listener)
         fitting = plugins_for(settings, plugins, source)
         announce(settings, metric, store, budget, device, listener)
-        search_space = choose_space(settings, fitting, earlier, device, budget)
+        search_space = choose_space(
+            settings, fitting, earlier, device_type or device.torch_device.type, budget
+        )
         plan = choose_inputs(settings, search_space, source, earlier, device, budget)
         settings, source = apply_inputs(plan, settings, source, listener)
         dataset = load_dataset(settings, source, listener)
@@ -236,16 +259,10 @@ def training_context(
     )
 
 
-def search_and_finish(
-    store: Store,
-    search_space: Space,
-    context: TrainingContext,
-    budget: Budget,
-    listener: Listener,
+def begin_trials(
+    store: Store, search_space: Space, context: TrainingContext, worker: Worker, command: str
 ) -> bool:
-    """Run the trials, then choose, refit and test the winner.
-
-    After an error, the best model so far is saved.
+    """Begin or continue the trials of a study, let other workers join, and finish the study.
 
     Returns:
         Whether the user interrupted the search.
@@ -254,12 +271,54 @@ def search_and_finish(
         AutoTLError: No trial completed, or the refit failed.
     """
     settings = context.settings
-    study = resume.resume(store, settings, search_space, context.registry, listener)
+    study = resume.resume(store, settings, search_space, context.registry, context.listener)
     leaderboard = Leaderboard(store, settings.name, context.metric)
-    loop = TrialLoop(store, study, search_space, context, leaderboard, budget, listener)
+    run = RunFacts(
+        settings=shared_settings(settings),
+        device_type=context.device.torch_device.type,
+        began=store.now() - context.budget.spent,
+        first_trial=leaderboard.first_trial,
+        command=without_passwords(command),
+    )
+    store.update_study(settings.name, run=run)
+    return search_and_finish(store, study, search_space, context, leaderboard, worker)
+
+
+def search_and_finish(
+    store: Store,
+    study: optuna.Study,
+    search_space: Space,
+    context: TrainingContext,
+    leaderboard: Leaderboard,
+    worker: Worker,
+    *,
+    joined: bool = False,
+) -> bool:
+    """Run the trials with all workers; then one of them chooses, refits and tests the winner.
+
+    After an error, the best model so far is saved, by the last worker if there are several.
+
+    Args:
+        store: The database.
+        study: Optuna's study.
+        search_space: The search space.
+        context: The context of all trainings of the study.
+        leaderboard: The trials.
+        worker: This process as a worker of the study.
+        joined: Whether another worker began the search.
+
+    Returns:
+        Whether the user interrupted the search.
+
+    Raises:
+        AutoTLError: No trial completed, or the refit failed.
+    """
+    budget, listener = context.budget, context.listener
+    loop = TrialLoop(store, study, search_space, context, leaderboard, budget, listener, worker)
 
     def finish() -> Finish:
-        return Finish(store, context, leaderboard, budget, listener, loop.best, versions())
+        best = loop.best.get()
+        return Finish(store, context, leaderboard, budget, listener, best, worker, versions())
 
     try:
         try:
@@ -267,9 +326,30 @@ def search_and_finish(
                 listener(Stage("searching"))
                 loop.run()
         except (KeyboardInterrupt, Exception):
-            finish().try_to_save_best()
+            if not (joined and worker.others()):
+                finish().try_to_save_best()
             raise
-        finish().run()
+        if wait_to_finish(store, worker, context, finish):
+            finish().run()
     except KeyboardInterrupt:
         return True
     return False
+
+
+def wait_to_finish(
+    store: Store, worker: Worker, context: TrainingContext, finish: Callable[[], Finish]
+) -> bool:
+    """Wait until this worker may finish the study, or another one has; help that one meanwhile.
+
+    Returns:
+        Whether this worker is to finish the study, and holds the lease for it from now on.
+    """
+    name, helper = context.settings.name, None
+    while not worker.try_lease(FINISH):
+        helper = helper or finish()
+        if not helper.help():
+            context.listener(Stage("waiting for the worker that finishes the study"))
+            time.sleep(WAIT_SECONDS)
+        if store.state(name) != "running":
+            return False
+    return store.state(name) == "running"

@@ -285,28 +285,40 @@ class Leaderboard:
         ranked: The complete trials that are not excluded, best first.
         recipes: The latest trial of each recipe of the portfolio, by the name of the recipe.
         first_trial: Number of the first trial of this run.
+        running: The running trials by number, of all workers.
         finished: Number of trials with a result, without those of earlier runs that may complete
             in this one.
         interrupted: Number of interrupted trials.
     """
 
-    def __init__(self, store: Store, study: str, metric: Metric) -> None:
+    def __init__(
+        self, store: Store, study: str, metric: Metric, first_trial: int | None = None
+    ) -> None:
         self.store, self.study, self.metric = store, study, metric
         self.rows: dict[int, TrialRow] = {}
         self.ranked: list[TrialRow] = []
         self.recipes: dict[tuple[str, ...], TrialRow] = {}
         self.finished = self.interrupted = 0
-        self._unfinished: set[int] = set()
+        self.running: dict[int, TrialRow] = {}
+        self._news: list[TrialRow] = []
         earlier = store.trials(study)
         self.first_trial = max((row.number for row in earlier), default=-1) + 1
+        if first_trial is not None:  # a worker that joins a run: another one began it
+            self.first_trial = first_trial
         for row in earlier:
             self._add(row)
+        self._news.clear()
 
     def refresh(self) -> None:
         """Read new and changed trials from the database."""
         after = max(self.rows, default=-1)
-        for row in self.store.trials(self.study, after, self._unfinished):
+        for row in self.store.trials(self.study, after, self.running):
             self._add(row)
+
+    def take_news(self) -> list[TrialRow]:
+        """Return the trials that have finished since the last call, of all workers."""
+        news, self._news = self._news, []
+        return news
 
     def _add(self, row: TrialRow) -> None:
         self.rows[row.number] = row
@@ -315,9 +327,10 @@ class Leaderboard:
             if self.recipes.get(recipe, row).number <= row.number:
                 self.recipes[recipe] = row
         if row.status == "running":
-            self._unfinished.add(row.number)
+            self.running[row.number] = row
             return
-        self._unfinished.discard(row.number)
+        self.running.pop(row.number, None)
+        self._news.append(row)
         self.interrupted += row.status == "interrupted"
         may_complete = row.status in PASSING and row.number < self.first_trial
         self.finished += row.status not in UNFINISHED and not may_complete

@@ -60,7 +60,7 @@ class Portfolio:
     def next_recipe(
         self, ranked: Sequence[TrialRow], tried: Tried, *, probing: bool = True
     ) -> Recipe | None:
-        """Return the next recipe to try; None if all have been tried.
+        """Return the next recipe to try; None if all have been tried, or the next one must wait.
 
         Args:
             ranked: The complete trials, best first.
@@ -68,9 +68,12 @@ class Portfolio:
             probing: Whether there is time to probe further backbones.
         """
         done = {names: row for names, row in tried.items() if self._was_tried(row)}
-        for names, params in self._recipes(ranked, done, probing):
-            if names not in done:
-                return names, params
+        probes_run = any(self.is_probe(n) and row.status == "running" for n, row in done.items())
+        for recipe in self._recipes(ranked, done, probing):
+            if recipe is None and probes_run:
+                return None  # another worker runs a probe: which backbones are promising?
+            if recipe and recipe[0] not in done:
+                return recipe
         return None
 
     def cheapest_parameters(self, ranked: Sequence[TrialRow]) -> dict[str, Any]:
@@ -134,8 +137,10 @@ class Portfolio:
             return False
         return not (row.status in PASSING and row.number < self.first_trial)
 
-    def _recipes(self, ranked: Sequence[TrialRow], tried: Tried, probing: bool) -> Iterator[Recipe]:
-        """Yield all recipes in their order."""
+    def _recipes(
+        self, ranked: Sequence[TrialRow], tried: Tried, probing: bool
+    ) -> Iterator[Recipe | None]:
+        """Yield all recipes in their order; None before those that depend on the probes."""
         first, head = self._first
         smallest, *others = self.space.default_order("backbone")
         yield self._default(smallest, first, head)
@@ -144,6 +149,7 @@ class Portfolio:
         yield from self._user_plugins(smallest)
         if probing:
             yield from (self._default(backbone, first, head) for backbone in others)
+        yield None
         for name, params in self.warm_start().items():
             yield self._learned(name, params)
         promising = self._promising(ranked)

@@ -10,6 +10,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from autotl import events
+from autotl.errors import StudyError
 from autotl.events import Listener
 from autotl.search import rebuild
 from autotl.search.pruner import make_pruner
@@ -53,6 +54,21 @@ def resume(
         listener(events.Note(f"the search space has changed; {count} trials were carried over"))
     study.set_user_attr("space", space.fingerprint)
     _mark_excluded(store, settings, space, plugins)
+    return study
+
+
+def load(store: Store, settings: StudyConfig, space: Space) -> optuna.Study:
+    """Load Optuna's study of a search that another worker has begun.
+
+    Raises:
+        StudyError: The search space is another one here.
+    """
+    study = _open(store, settings.name, settings.epochs)
+    if study.user_attrs.get("space") != space.fingerprint:
+        raise StudyError(
+            f"the search space of study {settings.name!r} is another one on this machine; install "
+            "the same versions of AutoTL, timm and the plugins as on the machine of the search"
+        )
     return study
 
 
@@ -115,15 +131,21 @@ def _reconcile(study: optuna.Study, store: Store) -> None:
     for trial in study.get_trials():
         row = rows.get(trial.number)
         if trial.state == TrialState.RUNNING:
-            _end(study, store, trial, row)
+            end_trial(study, store, trial, row)
         elif trial.state.is_finished() and row and row.status == "running":
             _copy_result(store, name, trial)
 
 
-def _end(study: optuna.Study, store: Store, trial: FrozenTrial, row: TrialRow | None) -> None:
+def end_trial(study: optuna.Study, store: Store, trial: FrozenTrial, row: TrialRow | None) -> None:
     """End a trial that is running in Optuna, with the result of the store if there is one.
 
     Optuna is told last: if this process is killed too, the next one does the same again.
+
+    Args:
+        study: Optuna's study.
+        store: The database.
+        trial: Optuna's trial, whose worker has ended.
+        row: The trial in the store; None if it was killed before that was written.
     """
     status = row.status if row else "interrupted"
     if row and status == "running":
@@ -135,7 +157,7 @@ def _end(study: optuna.Study, store: Store, trial: FrozenTrial, row: TrialRow | 
         requeue(study, params, trial.user_attrs)
     state = optuna_state(status, trial.constraints or {})
     value = row.score if row and state == TrialState.COMPLETE else None
-    study.tell(trial.number, value, state=state)
+    study.tell(trial.number, value, state=state, skip_if_finished=True)
 
 
 def _copy_result(store: Store, name: str, trial: FrozenTrial) -> None:

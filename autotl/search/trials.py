@@ -5,18 +5,16 @@ It uses Optuna, but not torch.
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
 import optuna
-from optuna.trial import TrialState
 
 from autotl import events, models, training
 from autotl.errors import (
@@ -31,15 +29,16 @@ from autotl.errors import (
 from autotl.events import Listener
 from autotl.models import Model
 from autotl.scoring.logme import logme
-from autotl.search import folds, pruner, resume, sampler, warm_start
-from autotl.search.budget import PROBING_FRACTION, Budget
+from autotl.search import folds, pruner, resume, warm_start
+from autotl.search.best_model import BestModel
+from autotl.search.budget import Budget
 from autotl.search.context import TrainingContext
 from autotl.search.leaderboard import Leaderboard, is_fine_tuned
-from autotl.search.outcome import Outcome, TrialModel, classify, search_error
+from autotl.search.outcome import Outcome, classify, search_error
 from autotl.search.portfolio import Portfolio
 from autotl.search.predictions import store_predictions
-from autotl.search.resume import PROBED_WITH, RECIPE, RETRIED
-from autotl.search.selection_budget import SelectionBudget
+from autotl.search.queue import Begun, TrialQueue
+from autotl.search.resume import RECIPE, RETRIED
 from autotl.search.trial_budget import (
     TrialPlan,
     effective_config,
@@ -48,16 +47,16 @@ from autotl.search.trial_budget import (
 )
 from autotl.space import space
 from autotl.space.space import Config, Space
-from autotl.store import EpochRow, Store, TrialFacts
+from autotl.store import EpochRow, Store, Worker
 from autotl.training import Epoch
-
-HEADS = 8
-"""The number of heads that are trained on a frozen backbone in one pass."""
 
 GIVE_UP = 8
 """The number of consecutive trials that fail, or that are out of time, after which the search ends.
 
 Cheap trials between those that are out of time do not reset the count, unless they are the best."""
+
+WAIT_SECONDS = 1.0
+"""The pause before a worker looks again whether the trials of others have ended."""
 
 
 @dataclass
@@ -96,9 +95,10 @@ class TrialLoop:
         leaderboard: The trials so far.
         budget: The wall-clock budget.
         listener: Called with the events of the progress.
+        worker: This process as a worker of the study.
 
     Attributes:
-        best: The model of the best trial, if this run trained it.
+        best: The model of the best trial, if a worker of this run trained it.
     """
 
     def __init__(
@@ -110,19 +110,22 @@ class TrialLoop:
         leaderboard: Leaderboard,
         budget: Budget,
         listener: Listener,
+        worker: Worker,
     ) -> None:
-        self.store, self.study, self.space, self.context = store, study, space, context
+        self.store, self.context, self.worker = store, context, worker
         self.leaderboard, self.budget, self.listener = leaderboard, budget, listener
         self.settings, self.name = context.settings, context.settings.name
-        self.selection = SelectionBudget(leaderboard, budget, len(space.plugins["freeze"]) > 1)
-        self.best: TrialModel | None = None
-        self._stored: dict[str, Any] = {}
+        self.best = BestModel(context, leaderboard, worker)
         self.portfolio = Portfolio(
             space,
             cache(lambda: warm_start.recall(store, self.settings, space)),
             leaderboard.first_trial,
         )
-        self._probing_seconds = 0.0
+        self.queue = TrialQueue(
+            store, study, space, self.settings, leaderboard, self.portfolio, budget, worker
+        )
+        self.study = study
+        self._stored: dict[str, Any] = {}
 
     def run(self) -> None:
         """Run trials until the maximum number, the end of the budget, or ``GIVE_UP`` failures.
@@ -134,16 +137,23 @@ class TrialLoop:
         """
         failed = late = duplicates = 0
         status = reason = ""
-        while max(failed, late, duplicates) < GIVE_UP and not self._is_done():
-            self._enqueue_next(after=status)
-            trial = self._ask()
-            status, reason = self._run_trial(trial)
+        while True:
+            gives_up = max(failed, late, duplicates) >= GIVE_UP
+            begun = None if gives_up else self.queue.begin_next(status)
+            self._notify_others()
+            if begun is None:
+                if not self.queue.others_run():
+                    break
+                self.listener(events.Stage("waiting for the trials of other workers"))
+                time.sleep(WAIT_SECONDS)
+                continue
+            status, reason = self._run_trial(begun)
             duplicates = duplicates + 1 if status == Duplicate.status else 0
             if status == Duplicate.status:
                 continue
             if status in ("complete", "pruned"):
                 failed = 0
-                row = self.leaderboard.rows[trial.number]
+                row = self.leaderboard.rows[begun[0].number]
                 if not self.portfolio.is_cheap(row.config) or self.leaderboard.best == row:
                     late = 0
             else:
@@ -158,7 +168,7 @@ class TrialLoop:
             return StudyError(
                 "the limits exclude every trial so far; give more --trials or a larger --budget"
             )
-        if not status and self._has_all_trials():
+        if not status and self.queue.has_all_trials():
             last = self.leaderboard.rows[max(self.leaderboard.rows)]
             return StudyError(
                 f"none of the {self.leaderboard.finished} trials so far completed; the last one: "
@@ -171,55 +181,15 @@ class TrialLoop:
             )
         return StudyError(f"no trial completed; status of the last trial: {status} ({reason})")
 
-    # ---------------------------------------------------------------- choosing the next trial
-
-    def _is_done(self) -> bool:
-        return self._has_all_trials() or self.selection.is_over()
-
-    def _has_all_trials(self) -> bool:
-        most = self.settings.trials
-        return most is not None and self.leaderboard.finished >= most
-
-    def _enqueue_next(self, after: str) -> None:
-        """Enqueue the next recipe, unless a trial is waiting or all recipes were tried.
-
-        After a trial that was out of time, a cheap one is enqueued instead. ``after`` is the status
-        of the last trial.
-        """
-        if self._has_waiting():
-            return
-        if after == OutOfTime.status:
-            self.study.enqueue_trial(self.portfolio.cheapest_parameters(self.leaderboard.ranked))
-            return
-        ranked, tried = self.leaderboard.ranked, self.leaderboard.recipes
-        probing = self._probing_seconds < PROBING_FRACTION * (self.budget.seconds or math.inf)
-        if recipe := self.portfolio.next_recipe(ranked, tried, probing=probing):
-            names, params = recipe
-            self.study.enqueue_trial(params, user_attrs={RECIPE: list(names)})
-
-    def _has_waiting(self) -> bool:
-        return bool(self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
-
-    def _ask(self) -> optuna.Trial:
-        """Ask Optuna for the next trial.
-
-        Its sampler is seeded by the seed of the study and the number of earlier trials, so that an
-        interrupted study continues with the same trials as one without an interruption.
-        """
-        self.leaderboard.refresh()
-        number = len(self.leaderboard.rows) - self.leaderboard.interrupted
-        self.study.sampler = sampler.make_sampler((self.settings.seed * 10_007 + number) % 2**32)
-        return self.study.ask()
-
     # ---------------------------------------------------------------- running a trial
 
-    def _run_trial(self, trial: optuna.Trial) -> tuple[str, str]:
+    def _run_trial(self, begun: Begun) -> tuple[str, str]:
         """Run a trial and store its result; return its status and the reason.
 
         Heads on the same frozen backbone may be trained together; each is a trial.
         """
         began = time.monotonic()
-        running = [_Running(trial, self._begin(trial))]
+        running = [_Running(*begun)]
         try:
             with self.store.convert_errors():
                 self._train(running)
@@ -228,11 +198,11 @@ class TrialLoop:
                 each.outcome = replace(each.outcome, model=None, error=error)
         seconds = (time.monotonic() - began) / len(running)
         if self.portfolio.is_cheap(space.to_json(running[0].config)):
-            self._probing_seconds += seconds * len(running)
+            self.queue.probing_seconds += seconds * len(running)
         results = [self._store_result(each, seconds) for each in running]
         self._store_measurements()
         self.leaderboard.refresh()
-        self._keep_best(running)
+        self.best.keep((each.number, each.outcome.model) for each in running)
         self._notify_finished(running, results, seconds)
         first = running[0].outcome.error
         if isinstance(first, KeyboardInterrupt):
@@ -241,21 +211,14 @@ class TrialLoop:
             raise search_error(first, running[0].number)
         return results[0]
 
-    def _begin(self, trial: optuna.Trial) -> Config:
-        """Draw the configuration of a trial, and add the trial to the store."""
-        config = self.space.suggest(trial)
-        recipe = trial.user_attrs.get(RECIPE, [])
-        facts = TrialFacts(recipe=recipe, is_default=self.portfolio.is_default(recipe))
-        plain = space.to_json(config)
-        self.store.begin_trial(self.name, trial.number, plain, self.settings.epochs, facts)
-        return config
-
     def _train(self, running: list[_Running]) -> None:
         """Train a trial; with the second head, train others and add their trials to ``running``."""
         first = running[0]
         plan = self._plan(first)
-        if plan.backbone_frozen and self._leads_heads(first.trial):
-            running += self._begin_other_heads(first, plan)
+        if plan.backbone_frozen and self.queue.leads_heads(first.trial):
+            for begun in self.queue.begin_other_heads((first.trial, first.config)):
+                running.append(_Running(*begun))
+                self._write_plan(begun[0], plan)
             self._train_heads(running, plan)
             self._cross_validate(running, plan)
             return
@@ -294,9 +257,6 @@ class TrialLoop:
                 each.outcome, model=result.model, facts=facts, cross_validated=result
             )
 
-    def _leads_heads(self, trial: optuna.Trial) -> bool:
-        return self.portfolio.leads_heads(trial.user_attrs.get(RECIPE, ()))
-
     def _plan(self, running: _Running) -> TrialPlan:
         """Build the model of a trial and plan its training within the limits and the budget."""
         trial, config = running.trial, running.config
@@ -315,7 +275,7 @@ class TrialLoop:
             self.context,
             self.budget,
             complete=self.leaderboard.ranked,
-            several_heads=self._leads_heads(trial),
+            several_heads=self.queue.leads_heads(trial),
         )
         self._refuse_duplicate(plan)
         self._write_plan(trial, plan)
@@ -325,7 +285,7 @@ class TrialLoop:
     def _refuse_duplicate(self, plan: TrialPlan) -> None:
         """Raise Duplicate if a complete trial had the same effective configuration."""
         same = plan.facts["effective_config"]
-        for row in self.leaderboard.ranked:
+        for row in (*self.leaderboard.ranked, *self.leaderboard.running.values()):
             if (
                 row.facts.effective_config == same
                 and row.epochs >= plan.job.epochs
@@ -371,26 +331,6 @@ class TrialLoop:
         )
 
     # ---------------------------------------------------------------- several heads at once
-
-    def _begin_other_heads(self, first: _Running, plan: TrialPlan) -> list[_Running]:
-        """Begin trials that share a frozen backbone, with other heads and optimizers."""
-        count = HEADS
-        if self.settings.trials is not None:  # leave trials for the sampler
-            most, left = self.settings.trials, self.settings.trials - self.leaderboard.finished
-            count = min(count, most // 4, left)
-        same = ("backbone", "augment", "balance", "freeze")
-        drawn = first.trial.params.items()
-        shared = {n: v for n, v in drawn if n in same or n.split(".")[0] in same[:3]}
-        takes = first.config["head"].plugin.takes
-        heads = [p.name for p in self.space.plugins["head"] if p.takes == takes]
-        group = []
-        for i in range(count - 1):
-            params = {**shared, "head": heads[i % len(heads)]}
-            self.study.enqueue_trial(params, user_attrs={PROBED_WITH: first.number})
-            trial = self._ask()
-            group.append(_Running(trial, self._begin(trial)))
-            self._write_plan(trial, plan)
-        return group
 
     def _train_heads(self, running: Sequence[_Running], plan: TrialPlan) -> None:
         """Train the heads of a group in one pass over the cached features."""
@@ -449,17 +389,13 @@ class TrialLoop:
         facts = dict(outcome.facts)
         if status == "failed" and not isinstance(error, AutoTLError) and error:
             facts["traceback"] = "".join(traceback.format_exception(error))
-        trial.set_user_attr("status", status)  # long values make Optuna Dashboard's page wide
-        rows = [EpochRow(e.number, e.loss, e.score, e.seconds) for e in outcome.epochs]
-        trained = outcome.epochs[-1].trained_parameters if outcome.epochs else None
-        if trained is not None:
-            trial.set_user_attr("trained_parameters", trained)
         if isinstance(error, OutOfTime):
             facts["budget_needed"] = error.budget
         if score is not None and (predicted := outcome.predictions) is not None:
             count = outcome.cross_validated.folds if outcome.cross_validated else None
             store_predictions(self.store, self.context, trial.number, predicted, count)
-        self.store.finish_trial(
+        trained = outcome.epochs[-1].trained_parameters if outcome.epochs else None
+        is_stored = self.store.finish_trial(
             self.name,
             trial.number,
             status,
@@ -467,35 +403,59 @@ class TrialLoop:
             score=score,
             seconds=seconds,
             trained_parameters=trained,
-            epochs=rows,
+            epochs=[EpochRow(e.number, e.loss, e.score, e.seconds) for e in outcome.epochs],
+            worker=self.worker.number,
             **facts,
         )
+        if not is_stored:
+            text = (
+                f"the result of trial {trial.number} is not stored: this worker did not respond "
+                "for a minute, and the trial was given to another one"
+            )
+            self.listener(events.Note(text, warning=True))
+            return "interrupted", text
         if status == "interrupted":
             retried = {RETRIED: True} if find_device_fault(error) else {}
             resume.requeue(self.study, trial.params, {**trial.user_attrs, **retried})
-        self.study.tell(trial, score if error is None else None, state=state)
+        with suppress(optuna.exceptions.UpdateFinishedTrialError):  # another worker has told it
+            trial.set_user_attr("status", status)  # long values make the dashboard's page wide
+            if trained is not None:
+                trial.set_user_attr("trained_parameters", trained)
+        value = score if error is None else None
+        self.study.tell(trial, value, state=state, skip_if_finished=True)
         return status, reason
 
     def _store_measurements(self) -> None:
-        """Store the measurements of trainings that are new."""
-        measured = {
-            "micro_batch_sizes": dict(self.context.micro_batch_sizes),
-            "measured_costs": dict(self.context.measured_costs),
+        """Store the measurements of trainings that are new; those of other workers stay."""
+        measured: dict[str, Mapping[str, Any]] = {
+            "micro_batch_sizes": self.context.micro_batch_sizes,
+            "measured_costs": self.context.measured_costs,
         }
-        if measured != self._stored:
-            self.store.update_study(self.name, **measured)
-            self._stored = copy.deepcopy(measured)
-
-    def _keep_best(self, running: Sequence[_Running]) -> None:
-        """Keep the model in memory if its trial is the winner so far."""
-        if not self.leaderboard.ranked:
-            return
-        winner = self.leaderboard.winner()
-        for each in running:
-            if each.number == winner.number and each.outcome.model:
-                self.best = TrialModel(each.number, each.outcome.model.cpu())
+        before = self._stored
+        new = {
+            name: {k: v for k, v in values.items() if before.get(name, {}).get(k) != v}
+            for name, values in measured.items()
+        }
+        if any(new.values()):
+            self.store.merge_study(self.name, **new)
+            self._stored = {name: dict(values) for name, values in measured.items()}
 
     # ---------------------------------------------------------------- progress
+
+    def _notify_others(self) -> None:
+        """Report the trials of other workers: those that have finished, and those that run."""
+        for row in self.leaderboard.take_news():
+            if row.worker not in (None, self.worker.number):
+                began = events.TrialStarted(row.number, row.config, row.epochs, row.worker)
+                self.listener(began)
+                result = row.status, row.reason, row.score, row.seconds
+                self.listener(events.TrialFinished(row.number, *result, row.worker))
+        running = [
+            events.TrialStarted(row.number, row.config, row.epochs, row.worker)
+            for row in self.leaderboard.running.values()
+            if row.worker != self.worker.number
+        ]
+        self.listener(events.OthersRunning(tuple(running)))
 
     def _notify_started(self, running: _Running, epochs: int) -> None:
         running.started = True

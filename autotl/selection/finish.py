@@ -22,7 +22,7 @@ from autotl.selection.repeats import Repeats
 from autotl.selection.run_folder import Evidence, RunFolder
 from autotl.selection.sealed_test import SealedTest
 from autotl.selection.trial_ensemble import choose_ensemble, is_within_limits
-from autotl.store import Contender, ImageRow, Store
+from autotl.store import FINISH, Contender, ImageRow, Store, Worker
 
 ENDED_EARLY = "the search ended early"
 """Why a model was not refitted after an interruption or an error."""
@@ -38,6 +38,7 @@ class Finish:
         budget: The wall-clock budget.
         listener: Called with the events of the progress.
         best: The model of the best trial, if this run trained it.
+        worker: This process as a worker of the study.
         versions: The versions of Python and of the libraries on which results depend.
     """
 
@@ -49,13 +50,15 @@ class Finish:
         budget: Budget,
         listener: Listener,
         best: TrialModel | None,
+        worker: Worker,
         versions: Mapping[str, str],
     ) -> None:
         self.store, self.context, self.leaderboard = store, context, leaderboard
         self.budget, self.listener, self.best = budget, listener, best
+        self.worker = worker
         self.plan = SelectionBudget(leaderboard, budget)
-        repeats = Repeats(store, context, self.plan, budget, listener)
-        self.selection = FinalSelection(repeats, context, self.plan, budget, listener, best)
+        self.repeats = Repeats(store, context, self.plan, budget, listener, worker)
+        self.selection = FinalSelection(self.repeats, context, self.plan, budget, listener, best)
         self.folder = RunFolder(store, context, leaderboard.rows, versions)
         self.test = SealedTest(store, context, budget, listener)
 
@@ -95,6 +98,21 @@ class Finish:
         except (KeyboardInterrupt, Exception):
             self.try_to_save_best()
             raise
+
+    def help(self) -> bool:
+        """Train a repeat for the worker that finishes the study; return whether there was one."""
+        return self.repeats.help()
+
+    def _require_lease(self) -> None:
+        """Check that no other worker finishes the study, because this one seemed to be dead.
+
+        Raises:
+            StudyError: Another worker does.
+        """
+        if self.worker.holder(FINISH) not in (None, self.worker.number):
+            raise StudyError(
+                "another worker finishes the study, because this one did not respond for a minute"
+            )
 
     def try_to_save_best(self) -> None:
         """Save a model after an error; a second error is only reported."""
@@ -206,6 +224,7 @@ class Finish:
         model, epochs, reason = self._refit(winner)
         refitted = bool(epochs)
         seconds = time.monotonic() - began
+        self._require_lease()
         self.folder.save(winner, model, evidence, refit_epochs=epochs, reason=reason)
         if winner.latency is None:  # an error in its measurement cannot lose the model any more
             [winner] = add_latencies([winner], [model], self.context.device, self.budget)
@@ -213,6 +232,7 @@ class Finish:
         result = self.test.result(winner, refitted=refitted)  # of an earlier run
         if result is None and self.test.may_open(winner):
             row = self.leaderboard.rows[winner.lead]
+            self._require_lease()
             with self.budget.stage("test"):
                 result = self.test.run(
                     winner,

@@ -6,9 +6,12 @@ so that an interrupted final selection can be continued.
 
 from __future__ import annotations
 
+import itertools
+import math
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,13 +25,26 @@ from autotl.models import Model, ensemble
 from autotl.scoring.metrics import Predictions
 from autotl.search.budget import SLACK, Budget
 from autotl.search.context import TrainingContext
+from autotl.search.leaderboard import contender as to_contender
 from autotl.search.selection_budget import (
     FEWEST_REPEATS,
     MOST_REPEATS,
     Field,
     SelectionBudget,
 )
-from autotl.store import Contender, Kind, Member, RepeatFacts, RepeatRow, Store
+from autotl.store import (
+    Contender,
+    Kind,
+    Member,
+    RepeatFacts,
+    RepeatPlan,
+    RepeatRow,
+    Store,
+    Worker,
+)
+
+WAIT_SECONDS = 0.5
+"""The pause before a worker looks again whether others have completed a repeat."""
 
 Stored = Mapping[tuple[Kind, int, int], RepeatRow]
 """Repeats in the database, by the kind and the lead trial of the contender and by their number."""
@@ -52,6 +68,7 @@ class Repeats:
         selection: Predicts how long the end of the search takes.
         budget: The wall-clock budget.
         listener: Called with the events of the progress.
+        worker: This process as a worker of the study.
 
     Attributes:
         contenders: The trials in the final selection that have not dropped out.
@@ -67,8 +84,10 @@ class Repeats:
         selection: SelectionBudget,
         budget: Budget,
         listener: Listener,
+        worker: Worker,
     ) -> None:
         self.store, self.context, self.selection = store, context, selection
+        self.worker = worker
         self.budget, self.listener = budget, listener
         self.settings, self.dataset = context.settings, context.dataset
         self.metric = context.metric
@@ -81,6 +100,7 @@ class Repeats:
         self._soup_results: dict[int, Result] = {}
         self._folder = self.settings.out / "cache" / "repeats"
         self._warned = False
+        self._failed: set[tuple[int, int]] = set()
 
     # ---------------------------------------------------------------- results
 
@@ -143,12 +163,21 @@ class Repeats:
         # The best contender and the baselines are trained first, in case the time ends early.
         others = sorted(field.contenders[1:], key=lambda c: c.role == "finalist")
         self.contenders = [*field.contenders[:1], *others]
-        stored = {(r.kind, r.trial, r.repeat): r for r in self.store.repeats(self.settings.name)}
+        self._share(field.repeats, deadline)
+        try:
+            yield from self._run(field, deadline)
+        finally:
+            self._share(0, deadline)
+
+    def _run(self, field: Field, deadline: float) -> Iterator[int]:
+        stored = self._stored()
         most = field.repeats if self.budget.seconds is None else MOST_REPEATS
         for number in range(most):
             late = time.monotonic() + self._predicted_seconds(stored, number) > deadline
             if len(self.contenders) < 2 or (late and number >= field.repeats):
                 return
+            if number >= field.repeats:
+                self._share(number + 1, deadline)
             before = list(self.contenders)
             is_completed = self._repeat(number, stored, field, deadline)
             if len(self.contenders) < 2 and self.count >= FEWEST_REPEATS:
@@ -184,6 +213,7 @@ class Repeats:
         try:
             self._train_all(number, stored, deadline)
             if number == 0 and self._add_contenders(field, deadline):
+                self._share(field.repeats, deadline)
                 self._train_all(number, stored, deadline)
         except OutOfTime:
             return self.count < FEWEST_REPEATS and self._drop_unfinished(number)
@@ -234,18 +264,44 @@ class Repeats:
     def _train_all(self, number: int, stored: Stored, deadline: float) -> None:
         """Train all contenders on the resample of one repeat; a contender that fails drops out.
 
+        What other workers train is read when they have stored it.
+
         Raises:
             OutOfTime: The deadline passed.
         """
         resample = data.resample(self.dataset, number, self.settings.seed)
-        for done, contender in enumerate(list(self.contenders)):
-            name = f"final selection, repeat {number + 1}"
-            self.listener(events.Stage(name, done, len(self.contenders)))
-            row = stored.get(("trial", contender.lead, number))
-            if number in self._results[contender.lead]:
-                continue
-            if row and self._load(contender, row, resample):
-                continue
+        left = list(self.contenders)
+        while left:
+            before = len(left)
+            for contender in list(left):
+                done = len(self.contenders) - len(left)
+                name = f"final selection, repeat {number + 1}"
+                self.listener(events.Stage(name, done, len(self.contenders)))
+                if self._is_done(contender, resample, stored) or self._try_to_train(
+                    contender, resample, deadline
+                ):
+                    left.remove(contender)
+            if len(left) == before:
+                if time.monotonic() > deadline:
+                    raise OutOfTime("other workers did not complete the repeat in time")
+                time.sleep(WAIT_SECONDS)
+            stored = self._stored() if left else stored
+        self._score_soup(resample, stored)
+
+    def _is_done(self, contender: Contender, resample: Resample, stored: Stored) -> bool:
+        """Whether the result of a repeat is known; it is loaded if it is stored."""
+        if resample.number in self._results[contender.lead]:
+            return True
+        row = stored.get(("trial", contender.lead, resample.number))
+        return row is not None and self._load(contender, row, resample)
+
+    def _try_to_train(self, contender: Contender, resample: Resample, deadline: float) -> bool:
+        """Train a contender on a resample; return False if another worker is doing so."""
+        with self._claim(contender, resample.number) as is_free:
+            if not is_free:
+                return False
+            if self._is_done(contender, resample, self._stored()):
+                return True
             try:
                 self._train(contender, resample, deadline)
             except (OutOfTime, StoreError):
@@ -256,7 +312,64 @@ class Repeats:
                 text = f"{contender.name} dropped out: {error or type(error).__name__}"
                 self.listener(events.Note(text, warning=True))
                 self.contenders = [c for c in self.contenders if c.lead != contender.lead]
-        self._score_soup(resample, stored)
+            return True
+
+    # ---------------------------------------------------------------- other workers
+
+    def help(self) -> bool:
+        """Train one repeat for the worker that runs the final selection, if there is one to train.
+
+        Returns:
+            Whether there was one.
+        """
+        plan = self.store.study(self.settings.name).repeat_plan or RepeatPlan()
+        left = math.inf if plan.ends is None else plan.ends - self.store.now()
+        stored, rows = self._stored(), self.selection.leaderboard.rows
+        for number, lead in itertools.product(range(plan.repeats), plan.contenders):
+            if ("trial", lead, number) in stored or (lead, number) in self._failed:
+                continue
+            contender = to_contender(rows[lead])
+            with self._claim(contender, number) as is_free:
+                if not is_free or ("trial", lead, number) in self._stored():
+                    continue
+                self.listener(events.Stage(f"final selection, repeat {number + 1} of trial {lead}"))
+                resample = data.resample(self.dataset, number, self.settings.seed)
+                try:
+                    self._train(contender, resample, time.monotonic() + left)
+                except StoreError:
+                    raise
+                except Exception as error:  # the other worker meets it too, and reports it
+                    if find_device_fault(error):
+                        raise
+                    self._failed.add((lead, number))
+                return True
+        return False
+
+    @contextmanager
+    def _claim(self, contender: Contender, number: int) -> Iterator[bool]:
+        """Yield whether this worker may train a repeat, which no other one trains meanwhile."""
+        lease = f"repeat {number} of trial {contender.lead}"
+        is_free = self.worker.try_lease(lease)
+        try:
+            yield is_free
+        finally:
+            if is_free:
+                self.worker.release(lease)
+
+    def _share(self, repeats: int, deadline: float) -> None:
+        """Let other workers help with so many repeats of the contenders."""
+        left = deadline - time.monotonic()
+        plan = RepeatPlan(
+            contenders=[c.lead for c in self.contenders] if repeats else [],
+            repeats=repeats,
+            ends=None if math.isinf(left) else self.store.now() + left,
+        )
+        self.store.update_study(self.settings.name, repeat_plan=plan)
+
+    def _stored(self) -> Stored:
+        return {(r.kind, r.trial, r.repeat): r for r in self.store.repeats(self.settings.name)}
+
+    # ---------------------------------------------------------------- one repeat
 
     def _train(self, contender: Contender, resample: Resample, deadline: float) -> None:
         """Retrain a contender with the settings of its trial, score it, and store the result."""

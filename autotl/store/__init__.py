@@ -8,9 +8,10 @@ them.
 Several processes may write at once. A float that is not finite, such as the loss of a trial that
 diverged, is stored as None. Times are in UTC.
 
-``database`` is the store, ``facts`` and ``contender`` are the records that it stores, ``rows`` are
-the values that it returns, and ``opening`` finds and opens a database. ``quick`` reads the little
-that is checked before any library is loaded.
+``connection`` is the open database, ``database`` the store in it, and ``worker`` this process as
+one of those that run a study. ``facts`` and ``contender`` are the records that it stores, ``rows``
+are the values that it returns, and ``opening`` finds and opens a database. ``quick`` reads the
+little that is checked before any library is loaded.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
         OutOfSampleScores,
         PretrainedWeights,
         RepeatFacts,
+        RepeatPlan,
+        RunFacts,
         SavedModel,
         Selection,
         StudyFacts,
@@ -58,11 +61,12 @@ if TYPE_CHECKING:
         TestRow,
         TrialRow,
     )
+    from autotl.store.worker import FINISH, QUEUE, Worker, WorkerRow, join, living
 else:
 
     def __getattr__(name: str) -> Any:
         """Import the module of a name when it is used first: ``quick`` needs none of them."""
-        for module in ("contender", "facts", "rows", "opening", "database"):
+        for module in ("contender", "facts", "rows", "opening", "database", "worker"):
             if name in __all__:
                 loaded = import_module(f"{__name__}.{module}")
                 if hasattr(loaded, name):
@@ -71,6 +75,8 @@ else:
 
 
 __all__ = [
+    "FINISH",
+    "QUEUE",
     "STATUSES",
     "Baseline",
     "Calibration",
@@ -89,8 +95,10 @@ __all__ = [
     "OutOfSampleScores",
     "PretrainedWeights",
     "RepeatFacts",
+    "RepeatPlan",
     "RepeatRow",
     "Role",
+    "RunFacts",
     "SavedModel",
     "Selection",
     "Spread",
@@ -101,8 +109,12 @@ __all__ = [
     "TestRow",
     "TrialFacts",
     "TrialRow",
+    "Worker",
+    "WorkerRow",
     "default_url",
     "existing_url",
+    "join",
+    "living",
     "single",
     "with_costs",
     "without_passwords",

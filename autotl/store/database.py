@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import optuna
 import sqlalchemy as sa
 from numpy.typing import NDArray
-from optuna.storages import RDBStorage
 from sqlalchemy import exc
 
 from autotl.errors import StoreError, StudyError, did_you_mean
-from autotl.store import quick
+from autotl.store.connection import Database
 from autotl.store.contender import Contender, Facts
 from autotl.store.facts import RepeatFacts, StudyFacts, TestResult, TrialFacts
-from autotl.store.lock import lock
-from autotl.store.migrations import tables
 from autotl.store.migrations.tables import (
     DATA_ISSUE,
     EPOCH,
@@ -36,14 +31,7 @@ from autotl.store.migrations.tables import (
     TEST,
     TRIAL,
 )
-from autotl.store.opening import (
-    DATABASE_ERRORS,
-    convert_damage,
-    convert_damage_of_optuna,
-    convert_errors,
-    merge_write_ahead_log,
-    open_database,
-)
+from autotl.store.opening import convert_errors
 from autotl.store.rows import (
     CONTRIBUTION_TYPE,
     STATUSES,
@@ -68,53 +56,12 @@ RECORDS: Mapping[type[Any], Mapping[str, type[Facts]]] = {
 """The columns that contain records, by the type of the row."""
 
 
-class Store:
-    """An open database: ``storage`` is Optuna's storage, ``url`` the URL without the password.
+class Store(Database):
+    """What is stored of studies, trials, repeats and tests.
 
     Facts are read and written only as the records of ``store.facts``. Every method raises
-    ``StoreError`` if the database cannot be used, because it is locked for a minute or read-only,
-    the disk is full, or the server does not respond.
+    ``StoreError`` if the database cannot be used, see ``Database``.
     """
-
-    storage: RDBStorage
-    url: str
-
-    def __init__(self, url: str) -> None:
-        """Open or create a database, and migrate AutoTL's tables to the schema of this version.
-
-        Raises:
-            StoreError: It cannot be opened, or a newer version of AutoTL created it.
-        """
-        database = open_database(url)
-        self.storage, self.url, self._label = database.storage, database.public_url, database.label
-
-    def options(self, out: Path) -> str:
-        """Return the options that select this database and the run folders in ``out``."""
-        parts = [] if out == Path("runs") else ["--out", str(out)]
-        if self._label != str(out / "autotl.db"):
-            parts += ["--storage", self.url]
-        return "".join(f" {shlex.quote(part)}" for part in parts)
-
-    def lock_file(self, study: str, folder: Path) -> Path:
-        """Return the file that a process locks while it runs the study, see ``quick``."""
-        engine = self.storage.engine
-        file = engine.url.database if engine.dialect.name == "sqlite" else None
-        return quick.lock_file(Path(file) if file else None, study, folder)
-
-    def lock(self, study: str, folder: Path, advice: str = "") -> AbstractContextManager[None]:
-        """Lock the study, see ``store.lock``; ``folder`` is its run folder.
-
-        Raises:
-            StudyError: Another process runs the study.
-            StoreError: The lock file cannot be written.
-        """
-        return lock(self.lock_file(study, folder), study, advice)
-
-    def close(self) -> None:
-        """Close the connections; the next use opens new ones."""
-        self.storage.remove_session()
-        self.storage.engine.dispose()
-        merge_write_ahead_log(self.storage.engine)
 
     # studies
 
@@ -122,7 +69,7 @@ class Store:
         """Add the study if it does not exist, and update its facts as ``update_study`` does."""
         now = datetime.now(UTC)
         # Another process may have added it in the meantime.
-        with suppress(exc.IntegrityError), self._write() as connection:
+        with suppress(exc.IntegrityError), self.write() as connection:
             connection.execute(STUDY.insert().values(name=study, created=now, updated=now))
         self.update_study(study, **facts)
 
@@ -135,7 +82,7 @@ class Store:
             TypeError: There is no such field.
         """
         values = _to_json(StudyFacts, facts)
-        with self._write() as connection:
+        with self.write() as connection:
             change = STUDY.update().where(STUDY.c.name == study)
             count = connection.execute(change.values(updated=datetime.now(UTC))).rowcount
             if count and values:
@@ -146,10 +93,31 @@ class Store:
         if not count:
             raise self._no_study(study)
 
+    def merge_study(self, study: str, **facts: Mapping[str, Any]) -> None:
+        """Add entries to facts of the study that are dictionaries; other entries stay.
+
+        Several workers may do so at once.
+
+        Raises:
+            StudyError: There is no such study.
+        """
+        new = _to_json(StudyFacts, facts)
+        with self.write() as connection:
+            # FOR UPDATE, on the study: a fact that is not stored yet has no row to be locked.
+            query = sa.select(STUDY.c.name).where(STUDY.c.name == study).with_for_update()
+            if connection.scalar(query) is None:
+                raise self._no_study(study)
+            for name, value in new.items():
+                here = STUDY_FACT.c.study == study, STUDY_FACT.c.name == name
+                stored = connection.scalar(sa.select(STUDY_FACT.c.value).where(*here)) or {}
+                connection.execute(STUDY_FACT.delete().where(*here))
+                row = {"study": study, "name": name, "value": {**stored, **value}}
+                connection.execute(STUDY_FACT.insert().values(row))
+
     def find_study(self, study: str) -> StudyFacts | None:
         """The facts of the study, or None if there is no such study."""
         columns = STUDY_FACT.c.name, STUDY_FACT.c.value
-        with self._read() as connection:
+        with self.read() as connection:
             exists = connection.scalar(sa.select(STUDY.c.name).where(STUDY.c.name == study))
             query = sa.select(*columns).where(STUDY_FACT.c.study == study)
             facts = {name: value for name, value in connection.execute(query)}
@@ -166,9 +134,15 @@ class Store:
             raise self._no_study(study)
         return facts
 
+    def state(self, study: str) -> str:
+        """The state of the study; empty if there is no such study, or if it has none yet."""
+        here = STUDY_FACT.c.study == study, STUDY_FACT.c.name == "state"
+        with self.read() as connection:
+            return connection.scalar(sa.select(STUDY_FACT.c.value).where(*here)) or ""
+
     def studies(self) -> list[str]:
         """The names of all studies, sorted."""
-        with self._read() as connection:
+        with self.read() as connection:
             return sorted(connection.scalars(sa.select(STUDY.c.name)))
 
     def delete(self, study: str) -> None:
@@ -181,9 +155,9 @@ class Store:
         self.study(study)
         # Optuna's study is deleted first: after an interruption, the study is still listed and
         # can be deleted.
-        with convert_errors(self._label), suppress(KeyError):
+        with convert_errors(self.label), suppress(KeyError):
             optuna.delete_study(study_name=study, storage=self.storage)
-        with self._write() as connection:
+        with self.write() as connection:
             for table in TABLES_OF_STUDY:
                 connection.execute(table.delete().where(table.c.study == study))
             connection.execute(STUDY.delete().where(STUDY.c.name == study))
@@ -212,7 +186,7 @@ class Store:
             return False
         if not self.trials(study):
             return True
-        with convert_errors(self._label):
+        with convert_errors(self.label):
             return study in optuna.get_all_study_names(self.storage)
 
     # the data of a study
@@ -242,14 +216,14 @@ class Store:
         if not rows:
             return
         names = LATENCY.c.study == study, LATENCY.c.backbone.in_(milliseconds)
-        with self._write() as connection:
+        with self.write() as connection:
             connection.execute(LATENCY.delete().where(*names))
             connection.execute(LATENCY.insert(), rows)
 
     def latencies(self, study: str) -> dict[str, float]:
         """Return the measured latencies by backbone, in milliseconds for one image."""
         query = sa.select(LATENCY.c.backbone, LATENCY.c.milliseconds)
-        with self._read() as connection:
+        with self.read() as connection:
             return {k: v for k, v in connection.execute(query.where(LATENCY.c.study == study))}
 
     # trials
@@ -261,8 +235,12 @@ class Store:
         config: Mapping[str, Any],
         epochs: int,
         facts: TrialFacts | None = None,
+        worker: int | None = None,
     ) -> None:
-        """Add a running trial of ``epochs`` epochs; an older one of the same number is deleted."""
+        """Add a running trial of ``epochs`` epochs; an older one of the same number is deleted.
+
+        ``worker`` is the number of the worker that runs it.
+        """
         values = {
             "config": config,
             "epochs": epochs,
@@ -271,8 +249,9 @@ class Store:
             "seconds": 0.0,
             "started": datetime.now(UTC),
             "facts": _set_fields_to_json(facts),
+            "worker": worker,
         }
-        with self._write() as connection:
+        with self.write() as connection:
             for table in (EPOCH, PREDICTION, TRIAL):
                 connection.execute(table.delete().where(*_at(table, study, number)))
             connection.execute(TRIAL.insert().values(study=study, number=number, **values))
@@ -296,7 +275,7 @@ class Store:
             dict(columns or {}),
             _to_json(TrialFacts, facts),
         )
-        with self._write() as connection:
+        with self.write() as connection:
             values |= _merged_facts(connection, here, new)
             count = connection.execute(TRIAL.update().where(*here).values(**values)).rowcount
         if not count:
@@ -313,8 +292,9 @@ class Store:
         seconds: float = 0.0,
         trained_parameters: int | None = None,
         epochs: Sequence[EpochRow] = (),
+        worker: int | None = None,
         **facts: Any,
-    ) -> None:
+    ) -> bool:
         """Store the final status of a trial, its result and its epochs.
 
         Args:
@@ -326,7 +306,11 @@ class Store:
             seconds: The wall-clock time of the trial.
             trained_parameters: The number of parameters that were trained.
             epochs: The results of its epochs.
+            worker: The worker that ran it; None for any.
             facts: New values by field of ``TrialFacts``.
+
+        Returns:
+            Whether it was stored. It is not if the trial was taken from the worker (``bury``).
 
         Raises:
             StudyError: There is no such trial.
@@ -343,15 +327,19 @@ class Store:
         }
         if trained_parameters is not None:
             result["trained_parameters"] = trained_parameters
-        with self._write() as connection:
+        own = [] if worker is None else [TRIAL.c.worker == worker, TRIAL.c.status == "running"]
+        with self.write() as connection:
             result |= _merged_facts(connection, here, new)
-            count = connection.execute(TRIAL.update().where(*here).values(**result)).rowcount
+            change = TRIAL.update().where(*here, *own).values(**result)
+            count = connection.execute(change).rowcount
             if count and epochs:
                 connection.execute(EPOCH.delete().where(*_at(EPOCH, study, number)))
                 rows = [{"study": study, "number": number, **asdict(row)} for row in epochs]
                 connection.execute(EPOCH.insert(), rows)
-        if not count:
+            exists = count or connection.scalar(sa.select(TRIAL.c.number).where(*here)) is not None
+        if not exists:
             raise self._no_trial(study, number)
+        return bool(count)
 
     def trials(self, study: str, after: int = -1, numbers: Collection[int] = ()) -> list[TrialRow]:
         """Return the trials of the study, sorted by number.
@@ -400,14 +388,14 @@ class Store:
             "predictions": data,
             "number_type": number_type,
         }
-        with self._write() as connection:
+        with self.write() as connection:
             connection.execute(PREDICTION.delete().where(*_at(PREDICTION, study, number)))
             connection.execute(PREDICTION.insert().values(study=study, number=number, **values))
 
     def predictions(self, study: str, number: int) -> NDArray[np.float32] | None:
         """Return the predictions ``[N, K]`` of a trial for the validation split, if stored."""
         query = sa.select(PREDICTION)
-        with self._read() as connection:
+        with self.read() as connection:
             row = connection.execute(query.where(*_at(PREDICTION, study, number))).first()
             if row is None:
                 return None
@@ -428,7 +416,7 @@ class Store:
             "seconds": row.seconds,
             "facts": _set_fields_to_json(row.facts),
         }
-        with self._write() as connection:
+        with self.write() as connection:
             same = [REPEAT.c[key] == value for key, value in keys.items()]
             connection.execute(REPEAT.delete().where(*same))
             connection.execute(REPEAT.insert().values(**keys, **values))
@@ -453,7 +441,7 @@ class Store:
             The argument ``opening`` of ``close_test``.
         """
         row = {"study": study, "contender": contender.reference(), "config": config, "result": {}}
-        with self._write() as connection:
+        with self.write() as connection:
             result = connection.execute(TEST.insert().values(opened=datetime.now(UTC), **row))
             key = result.inserted_primary_key
         assert key is not None  # only an insert of several rows has none
@@ -469,7 +457,7 @@ class Store:
         Raises:
             StudyError: There is no test of this number.
         """
-        with self._write() as connection:
+        with self.write() as connection:
             change = TEST.update().where(TEST.c.id == opening)
             count = connection.execute(change.values(result=_set_fields_to_json(result))).rowcount
         if not count:
@@ -481,29 +469,6 @@ class Store:
     def tests(self, study: str) -> list[TestRow]:
         """Return all uses of the study's test split, oldest first."""
         return self._list(TestRow, TEST, study, order="id")
-
-    @contextmanager
-    def convert_errors(self) -> Iterator[None]:
-        """Convert errors of the database that Optuna raises inside to StoreError."""
-        with convert_errors(self._label), convert_damage_of_optuna(self._label):
-            yield
-
-    @contextmanager
-    def _read(self) -> Iterator[sa.Connection]:
-        with (
-            convert_errors(self._label, (*DATABASE_ERRORS, exc.DatabaseError)),
-            convert_damage(self._label),
-            self.storage.engine.connect() as connection,
-        ):
-            yield connection
-
-    @contextmanager
-    def _write(self) -> Iterator[sa.Connection]:
-        with (
-            convert_errors(self._label),
-            tables.write_transaction(self.storage.engine) as connection,
-        ):
-            yield connection
 
     def _list(
         self,
@@ -525,7 +490,7 @@ class Store:
         def value(name: str, stored: Any) -> Any:
             return records[name].model_validate(stored or {}) if name in records else stored
 
-        with self._read() as connection:
+        with self.read() as connection:
             rows = connection.execute(query.order_by(table.c[order], *keys)).all()
             return [kind(*map(value, names, row)) for row in rows]
 
@@ -536,14 +501,14 @@ class Store:
             for position, row in enumerate(rows)
         ]
         same = [table.c[name] == value for name, value in equal.items()]
-        with self._write() as connection:
+        with self.write() as connection:
             connection.execute(table.delete().where(table.c.study == study, *same))
             if values:
                 connection.execute(table.insert(), values)
 
     def _no_study(self, study: str) -> StudyError:
         hint = did_you_mean(study, self.studies())
-        return StudyError(f"there is no study {study!r} in {self._label}; {hint}")
+        return StudyError(f"there is no study {study!r} in {self.label}; {hint}")
 
     @staticmethod
     def _no_trial(study: str, number: int) -> StudyError:

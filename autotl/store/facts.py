@@ -173,6 +173,34 @@ class MirroringFacts(Facts):
     survives: bool = True
 
 
+class RunFacts(Facts):
+    """What a worker needs to join the run of a study.
+
+    ``settings`` are those of ``study.StudyConfig`` with absolute paths, without what may differ
+    between machines. ``device_type`` is that of the device for which the search space was made.
+    ``began`` is the begin of the budget in seconds since 1970 by the clock of the database.
+    ``first_trial`` is the number of the first trial of the run.
+    """
+
+    settings: dict[str, Any]
+    device_type: str
+    began: float
+    first_trial: int = 0
+    command: str = ""
+
+
+class RepeatPlan(Facts):
+    """The repeats of the final selection that workers share.
+
+    They are those of the trials ``contenders`` on the first ``repeats`` resamples, the most
+    important first, until ``ends`` by the clock of the database.
+    """
+
+    contenders: list[int] = []
+    repeats: int = 0
+    ends: float | None = None
+
+
 class StudyFacts(Facts):
     """Everything that is stored about a study except its trials.
 
@@ -181,11 +209,11 @@ class StudyFacts(Facts):
     for that of the settings or of each backbone, and the number of examples, None for all.
     ``space_settings`` are those from which the last run made the search space.
     ``metric_has_unit`` says whether scores are in the unit of the targets, see ``scoring.metrics``.
-    ``reason`` is the error of a study whose state is ``failed``. ``unit_folds`` has the fold of
-    each sampling unit of the training split, if it is divided into folds. ``seconds`` are those of
-    all runs; ``run_seconds``, those of the last run, which ``budget_seconds`` limits. ``stages``
-    has the seconds spent in each stage. ``selection``, ``calibration`` and ``out_of_sample`` belong
-    to ``model``.
+    ``reason`` is the error of a study whose state is ``failed``. ``run`` is None until workers can
+    join. ``unit_folds`` has the fold of each sampling unit of the training split, if it is divided
+    into folds. ``seconds`` are those of all runs; ``run_seconds``, those of the last run, which
+    ``budget_seconds`` limits. ``stages`` has the seconds spent in each stage. ``selection``,
+    ``calibration`` and ``out_of_sample`` belong to ``model``.
     """
 
     # settings
@@ -213,6 +241,8 @@ class StudyFacts(Facts):
     # progress
     state: State = ""
     reason: str = ""
+    run: RunFacts | None = None
+    repeat_plan: RepeatPlan | None = None
     seconds: float = 0.0
     stages: dict[str, Number] = {}
     # measurements

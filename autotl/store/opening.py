@@ -286,6 +286,8 @@ def _open(url: str, options: dict[str, Any], label: str, tries: int = 5) -> RDBS
             storage.engine.dispose()
             raise
         _use_write_ahead_log(storage.engine)
+        if storage.engine.dialect.name != "sqlite":  # from now on: a wrong address is told at once
+            waiting.wait_for_server(storage.engine)
     except exc.DBAPIError as e:
         # Of several processes that start at once, only one can create the tables.
         lost_race = isinstance(e, exc.IntegrityError) or "already exists" in str(e)

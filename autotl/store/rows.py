@@ -39,7 +39,7 @@ class TrialRow:
     ``epochs`` is the planned number of epochs and ``seconds`` the wall-clock time. ``reason`` says
     why the trial ended with its status; it is empty for ``complete``. ``contributions`` are those
     of the sampling units of the validation split to the score (``scoring.influence``)
-    as ``CONTRIBUTION_TYPE``.
+    as ``CONTRIBUTION_TYPE``. ``worker`` is the number of the worker that ran it, if known.
     """
 
     number: int
@@ -54,6 +54,7 @@ class TrialRow:
     started: datetime
     facts: TrialFacts = field(default_factory=TrialFacts)
     contributions: bytes | None = field(default=None, repr=False)
+    worker: int | None = None
 
     @property
     def effective_config(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A connection to SQLite that says for what it waits while another program writes."""
+"""Waiting for a database: for another program that writes to SQLite, or for a server."""
 
 from __future__ import annotations
 
@@ -8,11 +8,16 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import sqlalchemy as sa
+
 NOTICE_SECONDS = 2.0
 """How long to wait without a message."""
 
 LOCK_SECONDS = 60.0
 """How long to wait for another program that is writing, in all."""
+
+PAUSES = 0.25, 5.0
+"""The first and the longest pause between two tries to reach a server, in seconds."""
 
 Result = TypeVar("Result")
 
@@ -78,3 +83,23 @@ def _wait(step: Callable[[], Result], connection: sqlite3.Connection) -> Result:
                     LOCK_SECONDS,
                 )
                 is_logged = True
+
+
+def wait_for_server(engine: sa.Engine) -> None:
+    """Let new connections wait up to ``LOCK_SECONDS`` for a server that is started again, say."""
+
+    @sa.event.listens_for(engine, "do_connect")
+    def connect(dialect: Any, _: object, words: Any, options: Any) -> Any:
+        began, (pause, longest), is_logged = time.monotonic(), PAUSES, False
+        while True:
+            try:
+                return dialect.connect(*words, **options)
+            except dialect.loaded_dbapi.OperationalError:
+                if time.monotonic() - began + pause > LOCK_SECONDS:
+                    raise
+                if not is_logged:
+                    text = "the database does not respond; waiting for it, for up to %.0f s"
+                    log.warning(text, LOCK_SECONDS)
+                    is_logged = True
+            time.sleep(pause)
+            pause = min(2 * pause, longest)

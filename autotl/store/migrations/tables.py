@@ -145,6 +145,26 @@ TRIAL = sa.Table(
     sa.Column("started", Utc, nullable=False),
     sa.Column("facts", Json),  # null for trials of versions without facts
     sa.Column("contributions", BYTES),  # float32, to the score, by sampling unit
+    sa.Column("worker", sa.Integer),  # null for trials of versions without workers
+)
+WORKER = sa.Table(  # a process that runs trials; times are those of the database, see store.clock
+    PREFIX + "worker",
+    METADATA,
+    _study_key(),
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("host", sa.String(256), nullable=False),
+    sa.Column("lock", Text, nullable=False),  # a file that the process locks
+    sa.Column("device", sa.String(256), nullable=False),
+    sa.Column("began", sa.Double, nullable=False),
+    sa.Column("seen", sa.Double, nullable=False),
+    sa.Column("ended", sa.Double),
+)
+LEASE = sa.Table(  # what only one worker may do at a time
+    PREFIX + "lease",
+    METADATA,
+    _study_key(),
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("worker", sa.Integer, nullable=False),
 )
 # Predictions are in the database and not in files: a study that is moved, continued or deleted
 # takes them along, and a report needs nothing else. They have a table of their own, because a list
@@ -190,7 +210,7 @@ TEST = sa.Table(
     sa.Column("result", Json, nullable=False),
 )
 TABLES_OF_STUDY = (
-    STUDY_FACT, DATA_ISSUE, LATENCY, IMAGE, TRIAL, EPOCH, PREDICTION, REPEAT, TEST
+    STUDY_FACT, DATA_ISSUE, LATENCY, IMAGE, TRIAL, EPOCH, PREDICTION, REPEAT, TEST, WORKER, LEASE
 )  # fmt: skip
 """The tables whose column ``study`` has the study that a row belongs to."""
 
