@@ -74,6 +74,25 @@ def load(folder: str | Path, plugin: Sequence[str | Path] = ()) -> Predictor:
     return model_folder.load(Path(folder), registry.load(Path(file) for file in plugin))
 
 
+def work(study: str, listener: Listener | None = None, **options: Any) -> bool:
+    """Join the search of a study that another process runs: ``work("photos", out="/shared/runs")``.
+
+    Args:
+        study: The name of the study.
+        listener: Called with the events of the progress, see ``autotl.events``.
+        options: ``storage``, ``out``, ``data``, ``device`` and ``wait``, see ``autotl worker``.
+
+    Returns:
+        Whether the user interrupted the worker.
+
+    Raises:
+        AutoTLError: An error that the user can resolve; the message says how.
+    """
+    from autotl import engine, events
+
+    return engine.work(study, listener=listener or events.ignore, **options)
+
+
 __all__ = [
     "ANY_INPUT",
     "AutoTLError",
@@ -105,4 +124,5 @@ __all__ = [
     "optimizer",
     "search",
     "task",
+    "work",
 ]

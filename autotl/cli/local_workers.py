@@ -54,7 +54,11 @@ def plan(settings: StudyConfig, workers: str, per_gpu: int) -> Plan:
         StudyError: ``workers`` is no number from 1.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    gpus = _count_gpus() if settings.device in ("auto", "cuda") else 0
+    gpus = 0
+    if settings.device in ("auto", "cuda"):
+        from autotl import models
+
+        gpus = models.count_gpus()
     if workers == "auto":
         alone = per_gpu if settings.device.startswith("cuda:") else 0
         count = gpus * per_gpu or alone or max(1, (cores or 1) // THREADS_PER_WORKER)
@@ -68,12 +72,6 @@ def plan(settings: StudyConfig, workers: str, per_gpu: int) -> Plan:
     return Plan(tuple(devices), max(1, (cores or 1) // count))
 
 
-def _count_gpus() -> int:
-    import torch  # the command line loads it only here before the search
-
-    return torch.cuda.device_count()
-
-
 @contextmanager
 def start(settings: StudyConfig, plan: Plan, listener: Listener) -> Iterator[None]:
     """Run the workers of a plan, except the first, which is this process, until the end inside.
@@ -84,8 +82,10 @@ def start(settings: StudyConfig, plan: Plan, listener: Listener) -> Iterator[Non
         listener: Called from other threads with what the workers have to say.
     """
     os.environ["OMP_NUM_THREADS"] = str(plan.threads)
-    if "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(plan.threads)
+    if "torch" in sys.modules:  # it reads the variable when it is loaded
+        from autotl import models
+
+        models.limit_threads(plan.threads)
     workers = [_LocalWorker(settings, device, listener) for device in plan.devices[1:]]
     try:
         for worker in workers:

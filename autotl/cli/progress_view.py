@@ -24,6 +24,7 @@ from autotl.events import (
     Event,
     Listener,
     Note,
+    OthersRunning,
     SearchStarted,
     Stage,
     TrialFinished,
@@ -38,6 +39,9 @@ CURVE_EPOCHS = 24
 
 GROUPS = ("complete", "pruned", "out_of_time", "duplicate", "failed")
 """The statuses by which trials are counted; all others count as failed."""
+
+MOST_OTHERS = 6
+"""The maximum number of other workers in the panel."""
 
 RARE = ("out_of_time", "duplicate")
 """The statuses that are shown only if there are trials with them."""
@@ -92,7 +96,7 @@ class _Lines:
     def __init__(self, console: Console) -> None:
         self.console = console
         self.metric, self.stage = "", ""
-        self.trial: TrialStarted | None = None
+        self.trials: dict[int, TrialStarted] = {}
 
     def __call__(self, event: Event) -> None:
         match event:
@@ -109,15 +113,13 @@ class _Lines:
             case Note():
                 self._print(f"warning: {event.text}" if event.warning else event.text)
             case TrialStarted():
-                self.trial = event
+                self.trials[event.number] = event
             case TrialFinished():
                 from autotl.report import describe_config
 
-                columns = [
-                    *_columns(event, self.metric),
-                    describe_config(_config(self.trial, event)),
-                ]
-                self._print("  ".join(column for column in (*columns, event.reason) if column))
+                config = _config(self.trials.pop(event.number, None))
+                columns = [*_columns(event, self.metric), describe_config(config), event.reason]
+                self._print("  ".join(column for column in columns if column))
 
     def _print(self, line: str) -> None:
         self.console.print(on_one_line(line), soft_wrap=True)
@@ -132,6 +134,7 @@ class _Panel:
         self.started = SearchStarted(study, "", "", None, None, None, 0)
         self.stage: Stage | None = None
         self.trial: TrialStarted | None = None
+        self.others: dict[int, TrialStarted] = {}  # trials of other workers by number
         self.scores: list[float] = []
         self.counts: Counter[str] = Counter()
         self.best: BestTrial | None = None
@@ -145,8 +148,12 @@ class _Panel:
             case Note():
                 text = f"warning: {event.text}" if event.warning else event.text
                 self.console.print(Text(on_one_line(text), "yellow" if event.warning else ""))
+            case TrialStarted() if event.worker is not None:
+                self.others[event.number] = event
             case TrialStarted():
                 self.stage, self.trial, self.scores = None, event, []
+            case OthersRunning():
+                self.others = {trial.number: trial for trial in event.trials}
             case EpochCompleted():
                 self.scores.append(event.score)
             case TrialFinished():
@@ -156,7 +163,9 @@ class _Panel:
         """Count the trial, update the best one and print a line above the panel."""
         from autotl.report import describe_config
 
-        config = _config(self.trial, event)
+        is_own = event.worker is None
+        started = self.trial if is_own else self.others.pop(event.number, None)
+        config = _config(started if started and started.number == event.number else None)
         group = event.status if event.status in GROUPS else "failed"
         self.counts[group] += 1
         is_best = event.status == "complete" and self._is_better(event.score)
@@ -168,7 +177,8 @@ class _Panel:
         if event.reason:
             style = "red" if group == "failed" else "dim"
             self.console.print(Text(f"  {on_one_line(event.reason)}", style))
-        self.trial, self.stage = None, Stage("choosing the next trial")
+        if is_own:
+            self.trial, self.stage = None, Stage("choosing the next trial")
 
     def _is_better(self, score: float | None) -> bool:
         if score is None or self.best is None:
@@ -189,6 +199,8 @@ class _Panel:
         rows.add_row("best", self._best())
         rows.add_row("", "")
         rows.add_row("now", self._now())
+        for trial in list(self.others.values())[:MOST_OTHERS]:
+            rows.add_row("", self._other(trial))
         return Panel(
             rows,
             title=_line(f"AutoTL · {self.started.study}" if self.started.study else "AutoTL"),
@@ -245,6 +257,14 @@ class _Panel:
         names = describe_config(self.trial.config, values=False)
         return Group(head, _line(names), _line(", ".join(values), "dim"))
 
+    @staticmethod
+    def _other(trial: TrialStarted) -> Text:
+        """Render what another worker does as one line."""
+        from autotl.report import describe_config
+
+        config = describe_config(trial.config, values=False)
+        return _line(f"worker {trial.worker}: trial {trial.number}  {config}", "dim")
+
 
 def sparkline(values: Sequence[float]) -> str:
     """Draw a curve as one line of text, scaled from the minimum to the maximum.
@@ -278,12 +298,13 @@ def _bar(done: float, total: float, text: str) -> RenderableType:
     return row
 
 
-def _config(started: TrialStarted | None, finished: TrialFinished) -> dict[str, Any]:
-    """Return the configuration of a finished trial; empty if the model could not be built."""
-    return started.config if started and started.number == finished.number else {}
+def _config(started: TrialStarted | None) -> dict[str, Any]:
+    """Return the configuration of a trial; empty if its model could not be built."""
+    return started.config if started else {}
 
 
 def _columns(event: TrialFinished, metric: str = "") -> list[str]:
     """Return number, status, score and seconds of a finished trial."""
     score = [] if event.score is None else [f"{metric} {event.score:.4f}".strip()]
-    return [f"trial {event.number}", event.status, *score, f"{event.seconds:.1f} s"]
+    worker = [] if event.worker is None else [f"worker {event.worker}"]
+    return [f"trial {event.number}", event.status, *score, f"{event.seconds:.1f} s", *worker]

@@ -34,7 +34,7 @@ from autotl.events import Stage
     "--data",
     type=SOURCE,
     metavar="DATA",
-    help="Place of the data on this machine (default: that of the search).",
+    help="Source of the data on this machine (default: that of the search).",
 )
 @device_option()
 @click.option(

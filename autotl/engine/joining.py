@@ -21,10 +21,14 @@ from autotl.engine.steps import (
 )
 from autotl.errors import StoreError, StudyError, did_you_mean
 from autotl.events import Event, Listener, Stage, ignore
+from autotl.models import Device
 from autotl.search import identity, resume
 from autotl.search.budget import Budget
+from autotl.search.context import TrainingContext
 from autotl.search.leaderboard import Leaderboard
 from autotl.search.trials import quiet_optuna
+from autotl.space.registry import Registry
+from autotl.space.space import Space
 from autotl.store import RunFacts, Store, StudyFacts, default_url, join, living
 from autotl.study import StudyConfig
 
@@ -76,38 +80,63 @@ def work(
         facts, run = _wait_for_search(store, study, out, wait, listener)
         own = {"storage": storage, "out": out, "device": device}
         settings = _settings(run, facts, {**own, "data": data} if data else own)
-        plugins = load_plugins(settings, None)
-        chosen = models.select_device(settings.device, settings.precision)
-        spent = store.now() - run.began
-        budget = Budget(facts.budget_seconds, began=time.monotonic() - spent)
-        listener = _stop_with_study(store, study, listener)
-        with (
-            join(store, study, str(chosen), settings.folder) as worker,
-            store.expect_study(study),
-            hand_over(store, settings, budget, listener, run.command, worker),
-        ):
-            try:
-                settings, fitting, dataset, metric, space, _ = prepare(
-                    settings, plugins, store, facts, chosen, budget, listener, run.device_type
-                )
-                this = identity_of(settings, dataset, space, chosen)
-                identity.require_same(study, facts.identity or {}, this, _delete(store, settings))
-                context = training_context(
-                    settings, store, dataset, metric, chosen, budget, fitting, listener
-                )
-                space = fit_augmentations(space, store, context, listener)
-                trials = resume.load(store, settings, space)
-                leaderboard = Leaderboard(store, study, metric, run.first_trial)
-                interrupted = search_and_finish(
-                    store, trials, space, context, leaderboard, worker, joined=True
-                )
-            except KeyboardInterrupt:
-                interrupted = True
-            if store.state(study) != "running":
-                return False
-            if not (interrupted and worker.others()):
-                conclude(store, settings, budget, interrupted, run.command)
-            return interrupted
+        return _work(settings, store, facts, run, _stop_with_study(store, study, listener))
+
+
+def _work(
+    settings: StudyConfig, store: Store, facts: StudyFacts, run: RunFacts, listener: Listener
+) -> bool:
+    """Run trials until the study ends; return whether the user interrupted this worker."""
+    name, plugins = settings.name, load_plugins(settings, None)
+    device = models.select_device(settings.device, settings.precision)
+    spent = store.now() - run.began
+    budget = Budget(facts.budget_seconds, began=time.monotonic() - spent)
+    with (
+        join(store, name, str(device), settings.folder) as worker,
+        store.expect_study(name),
+        hand_over(store, settings, budget, listener, run.command, worker),
+    ):
+        try:
+            context, space = _prepare(
+                settings, plugins, store, facts, run, device, budget, listener
+            )
+            trials = resume.load(store, settings, space)
+            leaderboard = Leaderboard(store, name, context.metric, run.first_trial)
+            interrupted = search_and_finish(
+                store, trials, space, context, leaderboard, worker, joined=True
+            )
+        except KeyboardInterrupt:
+            interrupted = True
+        if store.state(name) != "running":
+            return False
+        if not (interrupted and worker.others()):
+            conclude(store, settings, budget, interrupted, run.command)
+        return interrupted
+
+
+def _prepare(
+    settings: StudyConfig,
+    plugins: Registry,
+    store: Store,
+    facts: StudyFacts,
+    run: RunFacts,
+    device: Device,
+    budget: Budget,
+    listener: Listener,
+) -> tuple[TrainingContext, Space]:
+    """Read the data, and check that data and settings are those of the search.
+
+    Raises:
+        StudyError: They are not.
+    """
+    settings, fitting, dataset, metric, space, _ = prepare(
+        settings, plugins, store, facts, device, budget, listener, run.device_type
+    )
+    this = identity_of(settings, dataset, space, device)
+    delete = f"autotl studies delete {shlex.quote(settings.name)}{store.options(settings.out)}"
+    identity.require_same(settings.name, facts.identity or {}, this, delete)
+    context = training_context(settings, store, dataset, metric, device, budget, fitting, listener)
+    return context, fit_augmentations(space, store, context, listener)
 
 
 def _wait_for_search(
@@ -136,10 +165,6 @@ def _settings(run: RunFacts, facts: StudyFacts, own: Mapping[str, Any]) -> Study
     stored = str((facts.identity or {}).get("precision"))
     precision = identity.PRECISIONS.get(stored, "auto")
     return StudyConfig.model_validate({**run.settings, "precision": precision, **own})
-
-
-def _delete(store: Store, settings: StudyConfig) -> str:
-    return f"autotl studies delete {shlex.quote(settings.name)}{store.options(settings.out)}"
 
 
 def _stop_with_study(store: Store, study: str, listener: Listener) -> Listener:

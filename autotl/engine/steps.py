@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import optuna
-
 from autotl import data, events, models
 from autotl.artifact import model_folder, replacement
 from autotl.data import Dataset
@@ -46,6 +44,7 @@ from autotl.search.budget import Budget
 from autotl.search.context import TrainingContext
 from autotl.search.input_plan import InputPlan
 from autotl.search.leaderboard import Leaderboard
+from autotl.search.resume import Study
 from autotl.search.trials import WAIT_SECONDS, TrialLoop, quiet_optuna
 from autotl.selection.finish import Finish
 from autotl.space import registry
@@ -286,7 +285,7 @@ def begin_trials(
 
 def search_and_finish(
     store: Store,
-    study: optuna.Study,
+    study: Study,
     search_space: Space,
     context: TrainingContext,
     leaderboard: Leaderboard,

@@ -1,7 +1,7 @@
 """Networks: a backbone with a head, built from a configuration, and ensembles of them."""
 
 from autotl.models.build import blank_batch, build_backbone, build_model, replace_head
-from autotl.models.device import Device, select_device
+from autotl.models.device import Device, count_gpus, limit_threads, select_device
 from autotl.models.model import (
     STAGES,
     Model,
@@ -20,8 +20,10 @@ __all__ = [
     "blank_batch",
     "build_backbone",
     "build_model",
+    "count_gpus",
     "count_parameters",
     "extract_features",
+    "limit_threads",
     "merge_parametrizations",
     "plan_groups",
     "replace_head",

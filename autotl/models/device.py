@@ -124,3 +124,13 @@ def _find_16_bit_type(device: torch.device) -> torch.dtype | None:
     capabilities: Mapping[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     has_bfloat16 = any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
     return torch.bfloat16 if device.type == "cpu" and has_bfloat16 else None
+
+
+def count_gpus() -> int:
+    """Return the number of NVIDIA GPUs that this process may use (``CUDA_VISIBLE_DEVICES``)."""
+    return torch.cuda.device_count()
+
+
+def limit_threads(count: int) -> None:
+    """Let operations on the CPU use so many threads in this process."""
+    torch.set_num_threads(count)

@@ -19,6 +19,9 @@ from autotl.space.space import Space
 from autotl.store import EpochRow, Store, TrialRow
 from autotl.study import StudyConfig
 
+Study = optuna.Study
+"""Optuna's study of a search."""
+
 RECIPE = "recipe"
 """The attribute of an Optuna trial with the name of its recipe, in parts."""
 

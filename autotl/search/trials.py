@@ -37,7 +37,6 @@ from autotl.search.leaderboard import Leaderboard, is_fine_tuned
 from autotl.search.outcome import Outcome, classify, search_error
 from autotl.search.portfolio import Portfolio
 from autotl.search.predictions import store_predictions
-from autotl.search.queue import Begun, TrialQueue
 from autotl.search.resume import RECIPE, RETRIED
 from autotl.search.trial_budget import (
     TrialPlan,
@@ -45,6 +44,7 @@ from autotl.search.trial_budget import (
     plan_trial,
     refuse_too_slow,
 )
+from autotl.search.trial_queue import Begun, TrialQueue
 from autotl.space import space
 from autotl.space.space import Config, Space
 from autotl.store import EpochRow, Store, Worker
@@ -54,6 +54,9 @@ GIVE_UP = 8
 """The number of consecutive trials that fail, or that are out of time, after which the search ends.
 
 Cheap trials between those that are out of time do not reset the count, unless they are the best."""
+
+OTHERS_SECONDS = 5.0
+"""The time between two reports of the trials of other workers during a trial."""
 
 WAIT_SECONDS = 1.0
 """The pause before a worker looks again whether the trials of others have ended."""
@@ -126,6 +129,7 @@ class TrialLoop:
         )
         self.study = study
         self._stored: dict[str, Any] = {}
+        self._read_others = time.monotonic()
 
     def run(self) -> None:
         """Run trials until the maximum number, the end of the budget, or ``GIVE_UP`` failures.
@@ -320,6 +324,7 @@ class TrialLoop:
             running.outcome = Outcome(epochs=tuple(done))
             _report(trial, epoch)
             self.listener(_event(trial.number, epoch, epochs))
+            self._refresh_others()
             if can_be_pruned and first <= epoch.number < epochs and trial.should_prune():
                 raise optuna.TrialPruned(f"pruned after epoch {epoch.number} of {epochs}")
         if len(done) < epochs:  # the deadline passed, or the score stalled
@@ -442,8 +447,15 @@ class TrialLoop:
 
     # ---------------------------------------------------------------- progress
 
+    def _refresh_others(self) -> None:
+        """Read and report the trials of other workers, at most every ``OTHERS_SECONDS``."""
+        if time.monotonic() - self._read_others > OTHERS_SECONDS:
+            self.leaderboard.refresh()
+            self._notify_others()
+
     def _notify_others(self) -> None:
         """Report the trials of other workers: those that have finished, and those that run."""
+        self._read_others = time.monotonic()
         for row in self.leaderboard.take_news():
             if row.worker not in (None, self.worker.number):
                 began = events.TrialStarted(row.number, row.config, row.epochs, row.worker)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,7 +33,8 @@ def lock(path: Path, study: str, advice: str = "") -> Iterator[None]:
             lock_.release()
             lock_.acquire()
     except Timeout:
-        advice = advice or "wait for it, or choose another name with --study"
+        join = f"join it with: autotl worker {shlex.quote(study)}"
+        advice = advice or f"wait for it, choose another name with --study, or {join}"
         raise StudyError(f"study {study!r} is being run by another process; {advice}") from None
     except OSError as error:
         raise StoreError(f"cannot write {path}: {error.strerror}; choose another --out") from None

@@ -71,10 +71,10 @@ def join(store: Database, study: str, device: str, folder: Path) -> Iterator[Wor
     """
     beside = store.lock_file(study, folder)
     file = beside.absolute().with_name(f"{beside.name}.{secrets.token_hex(6)}")
-    held = FileLock(file)
+    lock = FileLock(file)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        held.acquire()
+        lock.acquire()
     except OSError as error:
         raise StoreError(f"cannot write {file}: {error.strerror}; choose another --out") from None
     try:
@@ -82,7 +82,7 @@ def join(store: Database, study: str, device: str, folder: Path) -> Iterator[Wor
         with worker.beating():
             yield worker
     finally:
-        held.release()
+        lock.release()
         file.unlink(missing_ok=True)
 
 
@@ -225,18 +225,23 @@ def living(store: Database, study: str, but: int = 0) -> list[WorkerRow]:
     with store.read() as connection:
         query = sa.select(*columns).where(*these).order_by(WORKER.c.number)
         rows = [WorkerRow(*row) for row in connection.execute(query)]
-    return [row for row in rows if not _has_died_here(row)]
+    died = [row for row in rows if _has_died_here(row)]
+    if died:
+        numbers = WORKER.c.number.in_([row.number for row in died])
+        with store.write() as connection:
+            end = WORKER.update().where(WORKER.c.study == study, numbers)
+            connection.execute(end.values(ended=clock()))
+        for row in died:
+            Path(row.lock).unlink(missing_ok=True)
+    return [row for row in rows if row not in died]
 
 
 def _has_died_here(row: WorkerRow) -> bool:
     """Whether the process of a worker was on this machine and has ended."""
-    file = Path(row.lock)
-    if row.host != socket.gethostname() or not file.exists():
+    if row.host != socket.gethostname() or not Path(row.lock).exists():
         return False  # only its heartbeat can tell
-    probe = FileLock(file, timeout=0)
     try:
-        with probe:
-            file.unlink(missing_ok=True)
+        with FileLock(row.lock, timeout=0):
             return True
     except (Timeout, OSError):
         return False

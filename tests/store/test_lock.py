@@ -31,7 +31,7 @@ def path(tmp_path: Path) -> Path:
 def test_a_second_lock_is_refused_and_does_not_disturb_the_first(path: Path) -> None:
     with lock(path, "s"):
         for _ in range(2):
-            message = "'s' is being run by another process; wait for it, or .*--study"
+            message = "is being run by another process; wait .*--study, or join it with: autotl wor"
             with pytest.raises(StudyError, match=message), lock(path, "s"):
                 pass
         with (

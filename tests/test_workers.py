@@ -1,0 +1,248 @@
+"""Several processes run the trials of one study, and some of them are killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import optuna
+import pytest
+from images import write_images, write_plugin
+
+from autotl.store import Store, TrialRow, living
+
+SLOW = '''
+import time
+from torch import nn
+from autotl import head
+
+
+class Slow(nn.Linear):
+    def forward(self, x):
+        if self.training:
+            time.sleep(0.1)
+        return super().forward(x)
+
+
+@head(order=1)
+def slow(features, classes):
+    """A linear layer that takes its time."""
+    return Slow(features, classes)
+'''
+
+PATIENCE = 240.0
+"""The seconds after which a test gives up waiting, on a machine that is busy with others."""
+
+
+class Study:
+    """A study on a folder of images, and the processes that run it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.out = folder, folder / "runs"
+        write_images(folder / "photos", 12)
+        (folder / "slow_plugin.py").write_text(SLOW)
+        self.plugins = [f"--plugin={write_plugin(folder)}", f"--plugin={folder}/slow_plugin.py"]
+        self.processes: list[subprocess.Popen[str]] = []
+
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "autotl", *words, f"--out={self.out}"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            process_group=0,
+        )
+        self.processes.append(process)
+        return process
+
+    def search(self, *words: str, trials: int = 6) -> subprocess.Popen[str]:
+        names = ("--backbone=tiny", "--head=slow", "--augment=none", "--augment=flip_crop")
+        settings = ("--epochs=3", "--batch-size=8", "--device=cpu", "--no-history")
+        photos = str(self.folder / "photos")
+        return self.start(
+            "search", photos, *self.plugins, *names, *settings, f"--trials={trials}", *words
+        )
+
+    def work(self, *words: str) -> subprocess.Popen[str]:
+        return self.start("worker", "photos", "--device=cpu", *words)
+
+    def open(self) -> closing[Store]:
+        return closing(Store(f"sqlite:///{self.out}/autotl.db"))
+
+    def rows(self) -> list[TrialRow]:
+        with self.open() as store:
+            return store.trials("photos")
+
+    def wait_until(self, is_so: Callable[[list[TrialRow]], bool]) -> None:
+        until = time.monotonic() + PATIENCE
+        while time.monotonic() < until:
+            if (self.out / "autotl.db").is_file() and is_so(self.rows()):
+                return
+            ended = [p for p in self.processes if p.poll() not in (None, 0, -signal.SIGKILL)]
+            assert not ended, ended[0].communicate()[0]
+            time.sleep(0.1)
+        pytest.fail(f"in vain, the trials are {[(r.status, r.worker) for r in self.rows()]}")
+
+    def check(self, trials: int) -> None:
+        """Check what must be true of every finished study, whatever was killed."""
+        with self.open() as store:
+            rows, facts = store.trials("photos"), store.study("photos")
+            repeats, tests = store.repeats("photos"), store.tests("photos")
+            assert living(store, "photos") == []
+        assert facts.state == "done"
+        assert facts.model
+        assert facts.model.refitted
+        assert "running" not in {row.status for row in rows}
+        results = [row for row in rows if row.status != "interrupted"]
+        assert len(results) == trials
+        recipes = Counter(tuple(row.facts.recipe) for row in results if row.facts.recipe)
+        assert max(recipes.values()) == 1, "no recipe is tried twice"
+        assert len([row for row in tests if row.done]) == len(tests) == 1
+        single = [(r.trial, r.repeat) for r in repeats if r.kind == "trial"]
+        assert len(set(single)) == len(single) >= 4
+        study = optuna.load_study(study_name="photos", storage=f"sqlite:///{self.out}/autotl.db")
+        states = {trial.number: trial.state for trial in study.get_trials(deepcopy=False)}
+        assert all(state.is_finished() for state in states.values())
+        for row in rows:
+            is_complete = states[row.number] == optuna.trial.TrialState.COMPLETE
+            assert is_complete == (row.status == "complete")
+        summary = json.loads((self.out / "photos" / "summary.json").read_text())
+        assert summary["best"]
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Iterator[Study]:
+    """A study whose processes are killed at the end of the test."""
+    study = Study(tmp_path)
+    yield study
+    for process in study.processes:
+        process.kill()
+        process.communicate()
+
+
+def runs_in(worker: int) -> Callable[[list[TrialRow]], bool]:
+    return lambda rows: any(row.worker == worker and row.status == "running" for row in rows)
+
+
+def completed_by(worker: int) -> Callable[[list[TrialRow]], bool]:
+    return lambda rows: any(row.worker == worker and row.status == "complete" for row in rows)
+
+
+def end(process: subprocess.Popen[str]) -> str:
+    """Wait for a process that ends by itself; return its output."""
+    output, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, output
+    return output
+
+
+def test_two_workers_share_a_search(photos: Study) -> None:
+    search = photos.search(trials=8)
+    worker = photos.work()
+    output, other = end(search), end(worker)
+    photos.check(8)
+    rows = photos.rows()
+    assert {row.worker for row in rows} == {1, 2}
+    assert "the search has ended" in other
+    for row in rows:  # the search reports the trials of all workers
+        assert f"trial {row.number}  {row.status}" in output
+
+
+def test_the_trial_of_a_worker_that_is_killed_is_given_to_another(photos: Study) -> None:
+    search, worker = photos.search(), photos.work()
+    photos.wait_until(runs_in(2))
+    worker.kill()
+    end(search)
+    photos.check(6)
+    [lost] = [row for row in photos.rows() if row.worker == 2 and row.status == "interrupted"]
+    later = [row for row in photos.rows() if row.number > lost.number]
+    assert lost.config in [row.config for row in later]
+    assert lost.reason == "its process ended"
+
+
+def test_a_worker_finishes_a_search_that_is_killed(photos: Study) -> None:
+    search, worker = photos.search(), photos.work()
+    photos.wait_until(completed_by(2))
+    search.kill()
+    end(worker)
+    photos.check(6)
+    assert (photos.out / "photos" / "report.html").is_file()
+
+
+def test_ctrl_c_ends_all_workers_and_the_search_goes_on_later(photos: Study) -> None:
+    search, worker = photos.search(), photos.work()
+    photos.wait_until(completed_by(2))
+    search.send_signal(signal.SIGINT)
+    search.communicate(timeout=PATIENCE)
+    assert search.returncode == 130
+    end(worker)
+    with photos.open() as store:
+        assert store.state("photos") == "interrupted"
+    assert "running" not in {row.status for row in photos.rows()}
+    end(photos.search())
+    photos.check(6)
+
+
+def test_ctrl_c_ends_a_worker_and_the_others_go_on(photos: Study) -> None:
+    search, worker = photos.search(), photos.work()
+    photos.wait_until(runs_in(2))
+    worker.send_signal(signal.SIGINT)
+    output, _ = worker.communicate(timeout=PATIENCE)
+    assert worker.returncode == 130
+    assert "the search goes on without this worker" in output
+    end(search)
+    photos.check(6)
+
+
+def test_a_local_worker_that_dies_is_replaced(photos: Study) -> None:
+    search = photos.search("--workers=2", trials=8)
+    photos.wait_until(runs_in(2))
+    with photos.open() as store:
+        lock = next(row.lock for row in living(store, "photos") if row.number == 2)
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            is_open = any(str(file.readlink()) == lock for file in (process / "fd").iterdir())
+        except OSError:
+            continue
+        if is_open:
+            os.kill(int(process.name), signal.SIGKILL)
+    output = end(search)
+    photos.check(8)
+    assert "another one takes its place" in output
+    assert {row.worker for row in photos.rows()} >= {1, 3}
+
+
+def test_a_second_search_is_told_to_join(photos: Study) -> None:
+    search = photos.search()
+    photos.wait_until(runs_in(1))
+    second = photos.search()
+    output, _ = second.communicate(timeout=PATIENCE)
+    assert second.returncode == 1
+    assert "is being run by another process" in output
+    assert "autotl worker photos" in output
+    end(search)
+
+
+def test_a_worker_without_a_search_says_so(photos: Study) -> None:
+    worker = photos.work("--wait=1s")
+    output, _ = worker.communicate(timeout=PATIENCE)
+    assert worker.returncode == 1
+    assert "no search of study 'photos' is running" in output
+
+
+def test_a_worker_with_other_data_is_refused(photos: Study) -> None:
+    search = photos.search()
+    write_images(photos.folder / "others", 12, seed=1)
+    worker = photos.work(f"--data={photos.folder / 'others'}")
+    output, _ = worker.communicate(timeout=PATIENCE)
+    assert worker.returncode == 1
+    assert "other images or labels" in output
+    end(search)
