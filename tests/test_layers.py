@@ -20,7 +20,10 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {  # room: (rooms it may import,
     "study": ({"errors", "files", "space"}, {"pydantic", "tomli_w"}),
     "scoring": ({"errors"}, {"numpy", "scipy", "sklearn"}),
     "tasks": ({"errors", "scoring", "space"}, {"numpy", "torch"}),
-    "data": ({"errors", "files", "space", "tasks"}, {"PIL", "numpy", "pillow_heif", "torch"}),
+    "data": (
+        {"errors", "files", "space", "tasks"},
+        {"PIL", "filelock", "fsspec", "numpy", "pillow_heif", "torch"},
+    ),
     "models": (
         {"data", "errors", "scoring", "space", "tasks"},
         {"numpy", "openvino", "timm", "torch"},

@@ -151,7 +151,9 @@ def model_options(predictor: Predictor, source: str, plugins: Registry) -> dict[
         DataError: No dataset plugin reads it.
     """
     options = predictor.config.get("data", {}).get("options", {})
-    plugin = plugins.dataset(source, options)
+    from autotl import data  # torch is loaded only when needed
+
+    plugin = plugins.dataset(data.fetch(source), options)
     keywords = {*plugin.defaults, *plugin.settings}
     return {name: value for name, value in options.items() if name in keywords}
 

@@ -34,6 +34,7 @@ from autotl.data.image_kind import IMAGES, ImageInput, find_kind, match_channels
 from autotl.data.labels import find_same, parse_label
 from autotl.data.memory_map import MappedArray
 from autotl.data.packing import PACKED_SUFFIX, Packed, pack, packed_bytes
+from autotl.data.remote import fetch
 from autotl.data.resample import Indices, Resample, fold, resample
 from autotl.data.sample import (
     FEWEST_PER_CLASS,
@@ -68,6 +69,7 @@ __all__ = [
     "digest_examples",
     "draw_items",
     "encode",
+    "fetch",
     "find_kind",
     "find_same",
     "fold",

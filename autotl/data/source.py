@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from autotl.data.image_kind import find_kind
+from autotl.data.remote import fetch
 from autotl.errors import StudyError
 from autotl.space.input_kind import InputKind
 from autotl.space.narrowing import check_keywords, check_values
@@ -32,7 +33,8 @@ def read_source(source: str, plugins: Registry, options: Mapping[str, str] | Non
     """Read the examples of a data source; no example is opened.
 
     Args:
-        source: A folder, a file, or another source that an installed dataset plugin reads.
+        source: A folder, a file, a URL of one, or another source that an installed dataset plugin
+            reads.
         plugins: The plugins.
         options: The values of keywords of the dataset plugin, as text.
 
@@ -42,6 +44,7 @@ def read_source(source: str, plugins: Registry, options: Mapping[str, str] | Non
     """
     if source.startswith("~"):
         source = str(Path(source).expanduser())
+    source = fetch(source)
     plugin = plugins.dataset(source, options or ())
     kind = find_kind(plugin.input, plugins)
     items = list(plugin.call({"source": source}, parse_options(plugin, options or {})))

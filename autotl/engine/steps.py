@@ -216,7 +216,8 @@ def load_plugins(settings: StudyConfig, plugins: Registry | None) -> Registry:
     plugins = plugins or registry.load(settings.plugin)
     if settings.task != AUTO:
         find_task(settings.task, plugins)
-    data.parse_options(plugins.dataset(settings.data, settings.data_options), settings.data_options)
+    options, source = settings.data_options, data.fetch(settings.data)
+    data.parse_options(plugins.dataset(source, options), options)
     if settings.learn_from:
         existing_url(settings.learn_from, "--learn-from")
     return plugins
