@@ -38,6 +38,8 @@ def slow(features, classes):
     return Slow(features, classes)
 '''
 
+pytestmark = pytest.mark.slow
+
 PATIENCE = 240.0
 """The seconds after which a test gives up waiting, on a machine that is busy with others."""
 

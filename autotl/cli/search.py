@@ -242,10 +242,13 @@ FOLDS = click.option(
     metavar="N",
     help="Number of workers on each GPU with --workers auto (default: 1).",
 )
+@click.option(
+    "--ray",
+    metavar="auto|ADDRESS",
+    help="Ray cluster that runs the workers; auto is the one of this machine (default: none).",
+)
 @QUIET
-def search(
-    source: str, quiet: bool, isolate: bool, workers: str, per_gpu: int, **options: Any
-) -> None:
+def search(source: str, quiet: bool, isolate: bool, **options: Any) -> None:
     """Search for the best transfer configuration for DATA.
 
     DATA is a folder (class/*.jpg, or train|val|test/class/*), a CSV (path,label[,split][,group]),
@@ -255,12 +258,13 @@ def search(
     began = time.monotonic()  # the budget includes the time to load the libraries
     from autotl import study
 
+    processes = {name: options.pop(name) for name in ("workers", "per_gpu", "ray")}
     settings = study.configure(source, given_options(options))
     if isolate:
         began = _isolate(settings, began)
     command = shlex.join(["autotl", *sys.argv[1:]])
     try:
-        result = _run(settings, quiet, workers, per_gpu, command=command, began=began)
+        result = _run(settings, quiet, command, began, **processes)
     except GpuError as error:
         if isolate:  # the supervisor does what the user is advised to do
             raise GpuError(error.what) from error
@@ -326,21 +330,30 @@ def train(recipe: Path, source: str | None, quiet: bool, **options: Any) -> None
 
 
 def _run(
-    settings: StudyConfig, quiet: bool, workers: str = "1", per_gpu: int = 1, **context: Any
+    settings: StudyConfig,
+    quiet: bool,
+    command: str = "",
+    began: float | None = None,
+    *,
+    workers: str = "1",
+    per_gpu: int = 1,
+    ray: str | None = None,
 ) -> Result:
     """Run the search of ``settings`` and show its progress on the terminal."""
-    from autotl.cli import local_workers, progress_view
+    from autotl.cli import local_workers, progress_view, ray_workers
     from autotl.search import preflight
 
     preflight.check(settings)  # an error is shown at once, and not after torch is loaded
     with ExitStack() as stack:
         view = stack.enter_context(progress_view.show_progress(quiet, settings.name))
-        if workers != "1" or per_gpu > 1:
+        if not ray and (workers != "1" or per_gpu > 1):
             plan = local_workers.plan(settings, workers, per_gpu)
             settings = settings.model_copy(update={"device": plan.devices[0]})
             stack.enter_context(local_workers.start(settings, plan, view))
         listener = stack.enter_context(interruptible(view))
+        if ray:
+            return ray_workers.run(settings, ray, workers, per_gpu, command, view, listener)
         listener(Stage("loading libraries"))
         from autotl import engine
 
-        return engine.run(settings, listener, **context)
+        return engine.run(settings, listener, command=command, began=began)
