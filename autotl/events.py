@@ -44,6 +44,13 @@ class SearchStarted:
 
 
 @dataclass(frozen=True)
+class ScoreDecimals:
+    """The data are read: scores from here on are shown with ``decimals`` decimals."""
+
+    decimals: int
+
+
+@dataclass(frozen=True)
 class Stage:
     """A stage of the search: ``completed`` of ``total`` steps; ``total`` is 0 if it is unknown."""
 
@@ -106,7 +113,16 @@ class TrialFinished:
     seconds: float
 
 
-Event = SearchStarted | Stage | Note | TrialStarted | StepCompleted | EpochCompleted | TrialFinished
+Event = (
+    SearchStarted
+    | ScoreDecimals
+    | Stage
+    | Note
+    | TrialStarted
+    | StepCompleted
+    | EpochCompleted
+    | TrialFinished
+)
 Listener = Callable[[Event], None]
 
 

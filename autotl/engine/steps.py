@@ -125,6 +125,7 @@ def run(
             settings, plugins, store, earlier, device, budget, listener
         )
         begin_study(settings, store, dataset, metric, search_space, device, budget, plan, earlier)
+        listener(events.ScoreDecimals(store.study(settings.name).score_decimals))
         with (
             store.expect_study(settings.name),
             hand_over(store, settings, budget, listener, command),

@@ -15,8 +15,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from autotl.scoring.class_contributions import Contributions
 from autotl.scoring.metrics import Metric, Predictions, Targets
+
+Contributions = NDArray[np.float64]
+"""What each example contributes to a score, ``[N]``."""
 
 GROUPS = 200
 """The number of groups of examples that are left out in turn, for metrics of other kinds."""

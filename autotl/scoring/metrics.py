@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from autotl.errors import StudyError, did_you_mean
 from autotl.scoring import class_contributions as each
-from autotl.scoring.class_contributions import Labels, Probabilities
 
+Labels = each.Labels
+Probabilities = each.Probabilities
 Counts = NDArray[np.int64]
 Targets = NDArray[Any]
 """The targets of a task, ``[N, ...]``; the labels ``int64 [N]`` of a classification."""
