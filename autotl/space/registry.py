@@ -289,13 +289,22 @@ class Registry:
         ]
         names = set(options)
         with_options = [p for p in matching if names and names <= {*p.defaults, *p.settings}]
+        faults = []
         for plugin in with_options or matching:
-            if plugin.accepts is None or plugin.accepts(source):
-                return plugin
+            try:
+                if plugin.accepts is None or plugin.accepts(source):
+                    return plugin
+            except DataError:
+                raise
+            except Exception as error:  # a plugin may raise anything on a damaged file
+                faults.append(f" ({plugin.name}: {type(error).__name__}: {error})")
         if with_options:
             return with_options[0]
-        readable = ", ".join(m for p in self._plugins["dataset"].values() for m in p.matches)
-        raise DataError(f"no dataset plugin reads {source!r}; those installed read {readable}")
+        patterns = dict.fromkeys(m for p in self._plugins["dataset"].values() for m in p.matches)
+        readable = ", ".join("folders" if pattern == "*/" else pattern for pattern in patterns)
+        raise DataError(
+            f"no dataset plugin reads {source!r}{''.join(faults)}; those installed read {readable}"
+        )
 
     def _find_family(self, kind: str, name: str) -> AnyPlugin | None:
         """Find the family that ``name`` is a member of; None if it is a plugin itself."""
