@@ -474,7 +474,7 @@ def _import_file(file: Path) -> tuple[list[AnyPlugin], list[InputKind]]:
     except PluginError as error:
         raise PluginError(f"{file}: {error}") from None
     except (Exception, SystemExit) as error:
-        line = _error_line(error, spec.origin)
+        line = error_line(error, spec.origin)
         raise PluginError(
             f"plugin file {file}{line} raises {type(error).__name__}: {error}"
         ) from error
@@ -485,7 +485,7 @@ def _import_file(file: Path) -> tuple[list[AnyPlugin], list[InputKind]]:
     return plugins, collect_input_kinds(module)
 
 
-def _error_line(error: BaseException, file: str | None) -> str:
+def error_line(error: BaseException, file: str | None) -> str:
     """The line of ``file`` that raised the error, as ``, line 3``; empty if it was elsewhere."""
     if isinstance(error, SyntaxError) and error.filename == file:
         return f", line {error.lineno}"

@@ -97,6 +97,12 @@ def test_data_check_follows_the_task_that_is_given(tmp_path: Path) -> None:
     assert "did you mean 'ordinal'?" in wrong.stderr
 
 
+def test_data_check_says_why_no_label_is_for_the_task(tmp_path: Path) -> None:
+    result = check_labels(tmp_path, ["red", "blue"], "--task", "regression")
+    assert result.exit_code == 1
+    assert "none of the 24 images has a label for regression (first problem: " in result.stderr
+
+
 def test_data_check_lists_a_few_problems_of_each_kind(tmp_path: Path) -> None:
     labels = ["red", "it's blue", *map(str, range(10))]
     result = check_labels(tmp_path, labels, "--task", "regression")
