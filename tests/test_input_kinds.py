@@ -186,6 +186,8 @@ def test_an_input_that_encodes_otherwise_than_it_says_is_named() -> None:
 
     with pytest.raises(DataError, match=r"uint8 \[3\] instead of uint8 \[2\]"):
         encode(Plain(), "x", Wrong(), {})
+    with pytest.raises(DataError, match=r"^'wave 3': the image input encodes it as"):
+        encode(Plain(), np.ones(3), Wrong(), {}, "wave 3")
 
 
 def test_two_kinds_of_one_name_are_refused(series: InputKind) -> None:

@@ -138,7 +138,7 @@ def _contenders(summary: Mapping[str, Any], one_column: bool) -> Table:
     from autotl.report import format_score
 
     table, contenders = _new_table(), summary["contenders"]
-    shown = partial(format_score, decimals=summary["decimals"])
+    format_one = partial(format_score, decimals=summary["decimals"])
     table.add_column("contender")
     for name in (summary["metric"], "95 % interval", "in the search"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -149,9 +149,9 @@ def _contenders(summary: Mapping[str, Any], one_column: bool) -> Table:
         role = c["role"].replace("_", " ") if c["kind"] == "trial" else ""
         table.add_row(
             f"{c['name']}{', ' + role if role not in ('', 'finalist') else ''}",
-            shown(c["mean"]),
-            f"{shown(c['low'])} to {shown(c['high'])}",
-            "" if c["search_score"] is None else shown(c["search_score"]),
+            format_one(c["mean"]),
+            f"{format_one(c['low'])} to {format_one(c['high'])}",
+            "" if c["search_score"] is None else format_one(c["search_score"]),
             "winner" if c["is_winner"] else "tied" if c["tied_with_best"] else "",
             *recipe,
             style="bold" if c["is_winner"] else "",

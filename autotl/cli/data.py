@@ -97,8 +97,8 @@ def check_data(
         click.echo(f"  {printable(line)}")
 
 
-def _describe_issues(issues: Sequence[Issue], shown: int) -> Iterator[str]:
-    """Yield the first ``shown`` problems of each kind, and how many more there are of it.
+def _describe_issues(issues: Sequence[Issue], limit: int) -> Iterator[str]:
+    """Yield the first ``limit`` problems of each kind, and how many more there are of it.
 
     Problems of one kind have the same words, apart from what is quoted and numbers.
     """
@@ -106,10 +106,10 @@ def _describe_issues(issues: Sequence[Issue], shown: int) -> Iterator[str]:
     for issue in issues:
         kinds[VARIABLE.sub("", issue.problem), issue.action].append(issue)
     for alike in kinds.values():
-        for issue in alike[:shown]:
+        for issue in alike[:limit]:
             yield f"{issue.name}: {issue.problem} ({issue.action})"
-        if len(alike) > shown:
-            yield f"... and {len(alike) - shown} more like it ({alike[0].action}); --all lists them"
+        if len(alike) > limit:
+            yield f"... and {len(alike) - limit} more like it ({alike[0].action}); --all lists them"
 
 
 def _describe_labels(dataset: Dataset) -> Iterator[str]:

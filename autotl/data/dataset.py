@@ -106,7 +106,8 @@ class Dataset:
         Raises:
             DataError: It cannot be read.
         """
-        return encode(self.kind, self.examples[index].item, expects, self.scales)
+        example = self.examples[index]
+        return encode(self.kind, example.item, expects, self.scales, example.name)
 
     @property
     def scored_split(self) -> str:

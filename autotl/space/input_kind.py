@@ -200,6 +200,8 @@ class InputKind:
         for file in item_defaults.find_files(argument, self.nouns, self.suffixes):
             try:
                 item = self.open_file(file)
+                if not isinstance(item, Path):  # a file is opened later
+                    self.content(item)
             except Exception as error:  # a plugin may raise anything
                 reason = str(error).partition("\n")[0] or type(error).__name__
                 raise DataError(f"{file} cannot be read as {self.noun}: {reason}") from error

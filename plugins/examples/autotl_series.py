@@ -4,6 +4,7 @@ The backbone is untrained: random convolution kernels of several dilations, whos
 head classifies well (ROCKET; Dempster et al. 2020, arXiv:1910.13051).
 """
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,9 @@ class Series(InputKind):
 
     name, noun, nouns, unit = "series", "series", "series", "samples"
 
-    def open_file(self, file: Any) -> Any:
+    def open_file(self, file: Path) -> Any:
         """The numbers of a file, for ``autotl predict``."""
-        return np.loadtxt(file, ndmin=1)
+        return np.array(file.read_text("utf-8").split(), float)
 
     def toy_item(self, label: int, random: np.random.Generator) -> Any:
         """A wave of a frequency for each class, with noise."""

@@ -86,6 +86,9 @@ def test_files_and_folders_are_opened(tmp_path: Path) -> None:
     (tmp_path / "b.txt").write_text("one two")
     with pytest.raises(DataError, match=r"b.txt cannot be read as row: could not convert"):
         list(kind.read(str(tmp_path / "b.txt")))
+    (tmp_path / "b.txt").write_text("1 nan")
+    with pytest.raises(DataError, match=r"b.txt cannot be read as row: it has no numbers, or some"):
+        list(kind.read(str(tmp_path / "b.txt")))
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"has no rows; the names of their files end in \.txt"):
         list(kind.read(str(tmp_path / "empty")))
