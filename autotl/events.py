@@ -44,6 +44,13 @@ class SearchStarted:
 
 
 @dataclass(frozen=True)
+class ScoreDecimals:
+    """The data are read: scores from here on are shown with ``decimals`` decimals."""
+
+    decimals: int
+
+
+@dataclass(frozen=True)
 class Stage:
     """A stage of the search: ``completed`` of ``total`` steps; ``total`` is 0 if it is unknown."""
 
@@ -133,6 +140,7 @@ class TrialFinished:
 
 Event = (
     SearchStarted
+    | ScoreDecimals
     | Stage
     | Note
     | TrialStarted

@@ -136,7 +136,7 @@ def find_ignored(header: Sequence[str], columns: Collection[str]) -> Iterator[Is
         near = "".join(f"; {name}: {hint}" for name, hint in hints if hint.startswith("did"))
         yield Issue(
             ignored[0],
-            f"{len(ignored)} columns of the table are not read: {', '.join(ignored)}",
+            f"columns of the table that are not read: {', '.join(ignored)}",
             "ignored; images with one value of a column named group, such as of one patient, stay "
             f"in one split{near}",
         )

@@ -85,6 +85,10 @@ class Multilabel(Task):
         if isinstance(label, str):
             pattern = "|".join(map(re.escape, {SEPARATOR, self._separator}))
             names = re.split(pattern, label) if label != NO_LABEL else []
+            if label.strip() and label != NO_LABEL and not any(map(str.strip, names)):
+                raise ValueError(
+                    f"{label!r:.60} has separators alone; write {NO_LABEL} for no label"
+                )
         elif isinstance(label, Sequence | set | frozenset):
             names = [str(name) for name in label]
         else:

@@ -39,6 +39,7 @@ def label_facts(**changes: Any) -> DataFacts:
         "output_nouns": "labels",
         "constant_noun": "the frequencies of the labels",
         "score_noun": "F1",
+        "has_classes": False,
     }
     return data_facts(**{**words, **changes})
 
@@ -52,6 +53,7 @@ def number_facts(**changes: Any) -> DataFacts:
         "output_nouns": "numbers",
         "constant_noun": "the mean",
         "score_noun": "R²",
+        "has_classes": False,
         "has_probabilities": False,
         "majority": MajorityClass(name="12.5", validation=45.25, test=44.0),
     }

@@ -78,7 +78,7 @@ def test_the_model_predicts_files_and_items(study: Any, folder: Path) -> None:
     [by_path], [by_item] = model.predict(str(folder / "one.txt")), model.predict([values])
     assert by_path == by_item
     assert max(by_path, key=lambda name: by_path[name]) == "1"
-    with pytest.raises(DataError, match="not a file of numbers"):
+    with pytest.raises(DataError, match="no file or folder 'missing"):
         model.predict("missing.txt")
 
 
@@ -87,7 +87,7 @@ def test_commands_take_the_files_of_the_kind(study: Any, folder: Path) -> None:
     done = run("predict", model, str(folder / "one.txt"), "missing", "--plugin", plugin)
     assert done.exit_code == 1  # one of the two cannot be read
     assert done.stdout.split()[1] == "1"
-    assert "missing is not a file of numbers" in done.stderr
+    assert "there is no file or folder 'missing'" in done.stderr
     one = str(folder / "one.txt")
     listed = run("predict", model, "-", "--plugin", plugin, stdin=f"{one}\n{one}\n")
     assert listed.stdout.splitlines() == done.stdout.splitlines() * 2
@@ -152,20 +152,8 @@ def test_the_kind_of_images_opens_what_another_kind_becomes(tmp_path: Path) -> N
     class Spectrograms(InputKind):
         name, noun, nouns, unit, becomes = "sound", "recording", "recordings", "px", "image"
 
-        def content(self, item: Any) -> bytes:
-            return bytes(item)
-
         def convert(self, item: Any) -> Any:
             return np.full((10, 20), item[0], np.uint8)
-
-        def show(self, item: Any) -> Any:
-            raise NotImplementedError
-
-        def read(self, argument: str) -> Any:
-            raise NotImplementedError
-
-        def toy(self, counts: Any, seed: int = 0) -> Any:
-            raise NotImplementedError
 
     sound = Spectrograms()
     assert sound.backbone_input == "image"
@@ -198,6 +186,8 @@ def test_an_input_that_encodes_otherwise_than_it_says_is_named() -> None:
 
     with pytest.raises(DataError, match=r"uint8 \[3\] instead of uint8 \[2\]"):
         encode(Plain(), "x", Wrong(), {})
+    with pytest.raises(DataError, match=r"^'wave 3': the image input encodes it as"):
+        encode(Plain(), np.ones(3), Wrong(), {}, "wave 3")
 
 
 def test_two_kinds_of_one_name_are_refused(series: InputKind) -> None:
@@ -244,9 +234,6 @@ class Waves(InputKind):
 
     name, noun, nouns, unit, becomes = "wave", "wave", "waves", "px", "image"
 
-    def content(self, item: Any) -> bytes:
-        return bytes(item.tobytes())
-
     def measure(self, items: Any) -> Any:
         return {"height": (0, max(float(item) for item in items))}
 
@@ -254,14 +241,8 @@ class Waves(InputKind):
         _, highest = scales["height"]
         return expects.encode(np.full((4, 4), 255 * item / highest, np.uint8))
 
-    def show(self, item: Any) -> Any:
-        raise NotImplementedError
-
     def read(self, argument: str) -> Any:
         return [(argument, np.float64(argument))]
-
-    def toy(self, counts: Any, seed: int = 0) -> Any:
-        raise NotImplementedError
 
 
 def test_what_a_kind_measures_is_stored_and_encodes_new_items(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ CLASS_WORDS: dict[str, Any] = {
     "noun": "class",
     "nouns": "classes",
     "score_noun": "recall",
+    "has_classes": True,
     "has_probabilities": True,
 }
 """Attributes of the task, see ``space.task.Task``, that the model card needs."""
@@ -116,7 +117,7 @@ def render(config: Mapping[str, Any], title: str, results: Mapping[str, Any] | N
         title=title,
         results=results,
         task=task,
-        is_classifier=task["score_noun"] == "recall",
+        is_classifier=task["has_classes"],
         outputs=_outputs(config, results, task),
         standalone_code=_standalone_code(config, parts),
         reason=parts.get("reason", ""),

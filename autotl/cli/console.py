@@ -18,7 +18,7 @@ from rich.text import Text
 from autotl.space.input_kind import IMAGE
 
 if TYPE_CHECKING:
-    from autotl.store import TrialRow
+    from autotl.store import StudyFacts, TrialRow
 
 
 def open_console(stream: TextIO) -> Console:
@@ -86,16 +86,16 @@ def show_summary(
         console.print("Continue:  repeat the same command")
 
 
-def show_trials(metric: str, rows: Sequence[TrialRow]) -> None:
+def show_trials(study: StudyFacts, rows: Sequence[TrialRow]) -> None:
     """Print every trial of a study with its status.
 
     On a terminal lines are wrapped to its width; in a file each trial is one line.
     """
-    from autotl.report import describe_config
+    from autotl.report import describe_config, format_score
 
     console = open_console(sys.stdout)
     table = _new_table()
-    for name in ("trial", "status", metric, "epochs", "seconds"):
+    for name in ("trial", "status", study.metric, "epochs", "seconds"):
         table.add_column(name, justify="left" if name == "status" else "right", no_wrap=True)
     table.add_column("recipe, and the reason for the status", overflow="fold")
     for row in rows:
@@ -103,7 +103,7 @@ def show_trials(metric: str, rows: Sequence[TrialRow]) -> None:
         if row.reason:
             separator = "\n" if console.is_terminal else "  "
             recipe.append(separator).append(on_one_line(row.reason), "dim")
-        score = "" if row.score is None else f"{row.score:.4f}"
+        score = "" if row.score is None else format_score(row.score, study.score_decimals)
         numbers = (score, str(row.epochs), f"{row.seconds:.1f}")
         table.add_row(str(row.number), row.status.replace("_", " "), *numbers, recipe)
     _print_uncut(console, table)
@@ -135,7 +135,10 @@ def _contenders(summary: Mapping[str, Any], one_column: bool) -> Table:
         summary: The summary, with a final selection.
         one_column: See ``_recipe_columns``.
     """
+    from autotl.report import format_score
+
     table, contenders = _new_table(), summary["contenders"]
+    format_one = partial(format_score, decimals=summary["decimals"])
     table.add_column("contender")
     for name in (summary["metric"], "95 % interval", "in the search"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -146,9 +149,9 @@ def _contenders(summary: Mapping[str, Any], one_column: bool) -> Table:
         role = c["role"].replace("_", " ") if c["kind"] == "trial" else ""
         table.add_row(
             f"{c['name']}{', ' + role if role not in ('', 'finalist') else ''}",
-            f"{c['mean']:.4f}",
-            f"{c['low']:.4f} to {c['high']:.4f}",
-            "" if c["search_score"] is None else f"{c['search_score']:.4f}",
+            format_one(c["mean"]),
+            f"{format_one(c['low'])} to {format_one(c['high'])}",
+            "" if c["search_score"] is None else format_one(c["search_score"]),
             "winner" if c["is_winner"] else "tied" if c["tied_with_best"] else "",
             *recipe,
             style="bold" if c["is_winner"] else "",
@@ -166,6 +169,8 @@ def _leaderboard(
         trials: The best trials, the best first; at least one.
         one_column: See ``_recipe_columns``.
     """
+    from autotl.report import format_score
+
     table = _new_table()
     for name in ("rank", "trial", summary["metric"], "epochs", "seconds"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -176,7 +181,7 @@ def _leaderboard(
         table.add_row(
             str(rank),
             str(trial["number"]),
-            f"{trial['score']:.4f}",
+            format_score(trial["score"], summary["decimals"]),
             str(trial["epochs"]),
             f"{trial['seconds']:.1f}",
             *recipe,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Mapping
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,13 @@ from autotl.space.task import AUTO
 
 if TYPE_CHECKING:
     from autotl.data import Dataset
+    from autotl.space.plugin import Issue
+
+SHOWN = 5
+"""Number of problems of one kind that are listed."""
+
+VARIABLE = re.compile(r"'(?:[^'\\]|\\.)*'|\"[^\"]*\"|[\d.]+")
+"""What differs between problems of one kind: what is quoted, and numbers."""
 
 
 @click.group()
@@ -40,12 +48,19 @@ def data() -> None:
     metavar="N",
     help="Number of channels of images, as for search (default: 3).",
 )
+@click.option(
+    "--all",
+    "all_issues",
+    is_flag=True,
+    help=f"List every problem (default: the first {SHOWN} of each kind).",
+)
 @PLUGIN
 def check_data(
     source: str,
     task: str,
     data_options: Mapping[str, str] | None,
     in_chans: int,
+    all_issues: bool,
     plugin: tuple[Path, ...],
 ) -> None:
     """Open every example of DATA once, and report the problems found and what is predicted."""
@@ -65,8 +80,8 @@ def check_data(
         task=chosen,
         channels=in_chans,
     )
-    for issue in dataset.issues:
-        click.echo(printable(f"{issue.name}: {issue.problem} ({issue.action})"))
+    for line in _describe_issues(dataset.issues, len(dataset.issues) if all_issues else SHOWN):
+        click.echo(printable(line))
     sizes = {split: len(dataset.indices(split)) for split in ("train", "validation", "test")}
     click.echo(
         f"{len(dataset.examples)} {dataset.kind.nouns} of {len(dataset.outputs)} "
@@ -80,6 +95,21 @@ def check_data(
         click.echo(line)
     for line in _describe_labels(dataset):
         click.echo(f"  {printable(line)}")
+
+
+def _describe_issues(issues: Sequence[Issue], limit: int) -> Iterator[str]:
+    """Yield the first ``limit`` problems of each kind, and how many more there are of it.
+
+    Problems of one kind have the same words, apart from what is quoted and numbers.
+    """
+    kinds: defaultdict[tuple[str, str], list[Issue]] = defaultdict(list)
+    for issue in issues:
+        kinds[VARIABLE.sub("", issue.problem), issue.action].append(issue)
+    for alike in kinds.values():
+        for issue in alike[:limit]:
+            yield f"{issue.name}: {issue.problem} ({issue.action})"
+        if len(alike) > limit:
+            yield f"... and {len(alike) - limit} more like it ({alike[0].action}); --all lists them"
 
 
 def _describe_labels(dataset: Dataset) -> Iterator[str]:

@@ -216,7 +216,7 @@ def _print_examination(examination: Examination, passed: str) -> None:
 
 
 @plugins.command("new")
-@click.argument("kind", type=click.Choice(list(GIVEN_ARGUMENTS)))
+@click.argument("kind", type=click.Choice(list(templates.PLUGIN)))
 @click.argument("name")
 @click.option(
     "--dir",
@@ -227,12 +227,20 @@ def _print_examination(examination: Examination, passed: str) -> None:
     help="Folder for the two files (default: the current folder).",
 )
 def new_plugin(kind: str, name: str, folder: Path) -> None:
-    """Write NAME.py with a working plugin of KIND, and test_NAME.py that tests it."""
+    """Write NAME.py with a working plugin of KIND, and test_NAME.py that tests it.
+
+    For the KIND input it is a kind of input, such as a kind of measurement, with a dataset and a
+    backbone.
+    """
     from autotl.space import registry
+    from autotl.space.input_kind import ANY_INPUT, IMAGE
 
     templates.require_valid_name(kind, name)
-    if name in registry.load().names(kind):
-        raise PluginError(f"there is a {kind} plugin called {name!r} already; choose another name")
+    available, is_input = registry.load(), kind == templates.INPUT
+    names = available.input_kinds if is_input else available.names(kind)
+    if name in names or (is_input and name in (IMAGE, ANY_INPUT)):
+        described = f"an {kind} kind" if is_input else f"a {kind} plugin"
+        raise PluginError(f"there is {described} called {name!r} already; choose another name")
     texts = templates.render(kind, name)
     if existing := [file for file in texts if (folder / file).exists()]:
         raise PluginError(f"{folder / existing[0]} exists already; choose another name or --dir")
@@ -246,7 +254,9 @@ def new_plugin(kind: str, name: str, folder: Path) -> None:
         ) from None
     plugin, test = (shlex.quote(str(folder / file)) for file in texts)
     click.echo(f"wrote {plugin} and {test}\n\nCheck it:  autotl plugins check {plugin}")
-    if kind == "dataset":
+    if kind in ("dataset", templates.INPUT):
         click.echo(f"Read it:   autotl data check {name}:30 --plugin {plugin}")
-    else:
+    if kind == templates.INPUT:
+        click.echo(f"Search:    autotl search {name}:30 --plugin {plugin} --trials 3")
+    elif kind != "dataset":
         click.echo(f"Search:    autotl search DATA --plugin {plugin} --{kind} {name}")

@@ -25,6 +25,7 @@ from autotl.events import (
     Listener,
     Note,
     OthersRunning,
+    ScoreDecimals,
     SearchStarted,
     Stage,
     TrialFinished,
@@ -95,7 +96,7 @@ class _Lines:
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self.metric, self.stage = "", ""
+        self.metric, self.stage, self.decimals = "", "", 4
         self.trials: dict[int, TrialStarted] = {}
 
     def __call__(self, event: Event) -> None:
@@ -107,6 +108,8 @@ class _Lines:
                 earlier = f", {event.earlier_trials} earlier trial{plural}"
                 earlier = earlier if event.earlier_trials else ""
                 self._print(f"{event.study}: {event.metric} on {event.device}{budget}{earlier}")
+            case ScoreDecimals():
+                self.decimals = event.decimals
             case Stage() if event.name != self.stage:
                 self.stage = event.name
                 self._print(event.name)
@@ -118,7 +121,8 @@ class _Lines:
                 from autotl.report import describe_config
 
                 config = _config(self.trials.pop(event.number, None))
-                columns = [*_columns(event, self.metric), describe_config(config), event.reason]
+                columns = _columns(event, self.decimals, self.metric)
+                columns += [describe_config(config), event.reason]
                 self._print("  ".join(column for column in columns if column))
 
     def _print(self, line: str) -> None:
@@ -132,6 +136,7 @@ class _Panel:
         self.console = console
         self.start_time = time.monotonic()
         self.started = SearchStarted(study, "", "", None, None, None, 0)
+        self.decimals = 4
         self.stage: Stage | None = None
         self.trial: TrialStarted | None = None
         self.others: dict[int, TrialStarted] = {}  # trials of other workers by number
@@ -143,6 +148,8 @@ class _Panel:
         match event:
             case SearchStarted():
                 self.started, self.best = event, event.best
+            case ScoreDecimals():
+                self.decimals = event.decimals
             case Stage():
                 self.stage = event
             case Note():
@@ -171,7 +178,7 @@ class _Panel:
         is_best = event.status == "complete" and self._is_better(event.score)
         if is_best and event.score is not None:
             self.best = BestTrial(event.number, event.score, config)
-        line = Text("  ".join(_columns(event)), "bold" if is_best else "")
+        line = Text("  ".join(_columns(event, self.decimals)), "bold" if is_best else "")
         line.append(f"  {on_one_line(describe_config(config, values=False))}", "not bold dim")
         self.console.print(line, no_wrap=True, overflow="ellipsis")
         if event.reason:
@@ -230,15 +237,17 @@ class _Panel:
     def _best(self) -> RenderableType:
         if self.best is None:
             return Group(_line("none yet", "dim"), "")
-        from autotl.report import describe_config
+        from autotl.report import describe_config, format_score
 
-        score = Text(f"{self.best.score:.4f}", "bold green").append(
+        score = Text(format_score(self.best.score, self.decimals), "bold green").append(
             f"  trial {self.best.number}", "default"
         )
         return Group(score, _line(describe_config(self.best.config, values=False)))
 
     def _now(self) -> RenderableType:
         """Render three lines in every state, so that the height of the panel does not change."""
+        from autotl.report import describe_config, format_score, plugin_choices
+
         if self.stage:
             if not self.stage.total:
                 return Group(_line(self.stage.name), "", "")
@@ -249,9 +258,7 @@ class _Panel:
         head = _line(f"trial {self.trial.number}  epoch {len(self.scores)}/{self.trial.epochs}")
         if self.scores:
             head.append(f"  {sparkline(self.scores[-CURVE_EPOCHS:])}", "cyan")
-            head.append(f"  {self.scores[-1]:.4f}")
-        from autotl.report import describe_config, plugin_choices
-
+            head.append(f"  {format_score(self.scores[-1], self.decimals)}")
         plugins = plugin_choices(self.trial.config).values()
         values = [f"{name} {value}" for _, params in plugins for name, value in params.items()]
         names = describe_config(self.trial.config, values=False)
@@ -303,8 +310,12 @@ def _config(started: TrialStarted | None) -> dict[str, Any]:
     return started.config if started else {}
 
 
-def _columns(event: TrialFinished, metric: str = "") -> list[str]:
+def _columns(event: TrialFinished, decimals: int, metric: str = "") -> list[str]:
     """Return number, status, score and seconds of a finished trial."""
-    score = [] if event.score is None else [f"{metric} {event.score:.4f}".strip()]
+    from autotl.report import format_score
+
+    score = []
+    if event.score is not None:
+        score = [f"{metric} {format_score(event.score, decimals)}".strip()]
     worker = [] if event.worker is None else [f"worker {event.worker}"]
     return [f"trial {event.number}", event.status, *score, f"{event.seconds:.1f} s", *worker]

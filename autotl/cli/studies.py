@@ -54,7 +54,10 @@ def list_studies(storage: str | None, out: Path) -> None:
         for name in store.studies():
             summary = report.summarise(store, name)
             best = summary["best"]
-            score = f"{summary['metric']} {best['validation']['mean']:.4f}" if best else "no result"
+            score = "no result"
+            if best:
+                mean = report.format_score(best["validation"]["mean"], summary["decimals"])
+                score = f"{summary['metric']} {mean}"
             click.echo(f"{name}  {sum(summary['trials'].values())} trials  {score}")
 
 
@@ -67,7 +70,7 @@ def show_study(name: str, storage: str | None, out: Path) -> None:
     from autotl.cli import console
 
     with _open_store(storage, out) as store:
-        console.show_trials(store.study(name).metric, store.trials(name))
+        console.show_trials(store.study(name), store.trials(name))
 
 
 @studies.command("delete")

@@ -6,7 +6,11 @@ import ast
 import importlib.util
 import keyword
 
+from autotl.cli import input_template
 from autotl.errors import PluginError
+
+INPUT = "input"
+"""What stands for a kind of input among the kinds of plugin."""
 
 PLUGIN = {
     "backbone": '''"""A backbone for AutoTL. Check it: autotl plugins check NAME.py."""
@@ -368,6 +372,7 @@ def NAME(source: str) -> list[Example]:
             examples.append(Example(name=f"{label}/{i}", item=pixels, label=label))
     return examples
 ''',
+    INPUT: input_template.PLUGIN,
 }
 """The plugin file of each kind; the plugin's name replaces ``NAME``."""
 
@@ -386,7 +391,8 @@ def test_NAME() -> None:
 def render(kind: str, name: str) -> dict[str, str]:
     """Return the texts of the plugin file and of its test file, in this order, by file name."""
     arguments = f'{name}, source="{name}:30"' if kind == "dataset" else name
-    test = TEST.replace("ARGUMENTS", arguments).replace("NAME", name)
+    template = input_template.TEST if kind == INPUT else TEST
+    test = template.replace("ARGUMENTS", arguments).replace("NAME", name)
     return {f"{name}.py": PLUGIN[kind].replace("NAME", name), f"test_{name}.py": test}
 
 

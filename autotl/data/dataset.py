@@ -106,7 +106,8 @@ class Dataset:
         Raises:
             DataError: It cannot be read.
         """
-        return encode(self.kind, self.examples[index].item, expects, self.scales)
+        example = self.examples[index]
+        return encode(self.kind, example.item, expects, self.scales, example.name)
 
     @property
     def scored_split(self) -> str:
@@ -382,6 +383,9 @@ def _find_outputs(
     if usable and not total:
         return ()
     classes = tuple(sorted(total, key=natural_key))
+    if not classes and not task.has_classes:
+        nouns = f"the {len(offered)} {kind.nouns}"
+        raise DataError(f"{source}: none of {nouns} has a label for {task.name}{hint}")
     if len(classes) < 2:
         present = f"only the {task.noun} {classes[0]!r}" if classes else f"no {task.noun}"
         raise DataError(

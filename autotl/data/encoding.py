@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from autotl.space.input_kind import InputKind, ModelInput
 
 
 def encode(
-    kind: InputKind, item: Any, expects: ModelInput, scales: Mapping[str, Any]
+    kind: InputKind, item: Any, expects: ModelInput, scales: Mapping[str, Any], name: str = ""
 ) -> NDArray[Any]:
     """Encode an item as the array that a backbone's input describes.
 
@@ -23,6 +24,7 @@ def encode(
         item: The item.
         expects: The input of the backbone.
         scales: Those of the data set.
+        name: The name of the example, for messages about items that are neither files nor texts.
 
     Returns:
         An array of the shape and type that ``expects`` names.
@@ -30,17 +32,18 @@ def encode(
     Raises:
         DataError: The item cannot be read, or the plugin encodes it otherwise than it says.
     """
+    place = shorten(name if name and not isinstance(item, str | Path) else str(item))
     try:
         encoded = np.asarray(kind.encode(item, expects, scales))
     except DataError:
         raise
     except Exception as error:  # decoders raise anything on broken files
         raise DataError(
-            f"{shorten(str(item))}: {read_error(error)}; replace the {kind.noun} or remove it"
+            f"{place}: {read_error(error)}; replace the {kind.noun} or remove it"
         ) from error
     if encoded.shape != tuple(expects.shape) or encoded.dtype != np.dtype(expects.dtype):
         raise DataError(
-            f"{shorten(str(item))}: the {kind.name} input encodes it as {encoded.dtype} "
+            f"{place}: the {kind.name} input encodes it as {encoded.dtype} "
             f"{list(encoded.shape)} instead of {expects.dtype} {list(expects.shape)}; mend the "
             "plugin"
         )

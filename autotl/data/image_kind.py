@@ -71,12 +71,12 @@ class ImageInput(ModelInput):
     dtype = "uint8"
 
     @property
-    def shape(self) -> tuple[int, ...]:  # type: ignore[override]
+    def shape(self) -> tuple[int, ...]:
         """``[S, S, C]``."""
         return self.size, self.size, self.channels
 
     @property
-    def key(self) -> str:  # type: ignore[override]
+    def key(self) -> str:
         """The size, the interpolation, the version of the decoding, and the channels if not RGB."""
         channels = "" if self.channels == RGB else f"-{self.channels}ch"
         return f"{self.size}-{pillow_interpolation(self.interpolation)}-{DECODING}{channels}"
@@ -144,7 +144,7 @@ class ImageKind(InputKind):
         """The file of an image; arrays have none."""
         return Path(item) if isinstance(item, str | Path) else None
 
-    def show(self, item: Any, scales: Scales | None = None) -> Preview:
+    def show(self, item: Any, scales: Scales) -> Preview:
         """A small JPEG of the whole image, resized as for a model; of many channels the first 3."""
         opened = open_upright(item, PREVIEW_SIDE) if isinstance(item, np.ndarray) else item
         return as_jpeg(decode(opened, PREVIEW_SIDE, "bicubic", scales))

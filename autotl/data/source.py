@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from autotl.data.image_kind import find_kind
 from autotl.data.remote import fetch
-from autotl.errors import StudyError
+from autotl.errors import AutoTLError, DataError, StudyError, is_machine_fault
 from autotl.space.input_kind import InputKind
 from autotl.space.narrowing import check_keywords, check_values
 from autotl.space.plugin import Example, Issue
-from autotl.space.registry import AnyPlugin, Registry
+from autotl.space.registry import AnyPlugin, Registry, error_line
 from autotl.space.task import Task
 from autotl.tasks import CLASSIFICATION
 
@@ -47,7 +48,19 @@ def read_source(source: str, plugins: Registry, options: Mapping[str, str] | Non
     source = fetch(source)
     plugin = plugins.dataset(source, options or ())
     kind = find_kind(plugin.input, plugins)
-    items = list(plugin.call({"source": source}, parse_options(plugin, options or {})))
+    keywords = parse_options(plugin, options or {})
+    try:
+        items = list(plugin.call({"source": source}, keywords))
+    except AutoTLError:
+        raise
+    except Exception as error:  # a plugin may raise anything
+        if is_machine_fault(error):
+            raise
+        line = error_line(error, inspect.getsourcefile(plugin.function))
+        raise DataError(
+            f"{source} cannot be read: the dataset plugin {plugin.name!r}{line} raises "
+            f"{type(error).__name__}: {error}"
+        ) from error
     issues = [item for item in items if isinstance(item, Issue)]
     return Source([item for item in items if not isinstance(item, Issue)], issues, kind)
 

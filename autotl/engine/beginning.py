@@ -231,6 +231,7 @@ def _data_facts(settings: StudyConfig, dataset: Dataset, metric: Metric) -> Data
         output_nouns=dataset.task.nouns,
         constant_noun=dataset.task.constant_noun,
         score_noun=dataset.task.score_noun,
+        has_classes=dataset.task.has_classes,
         has_probabilities=dataset.task.has_probabilities,
         classes=list(dataset.outputs),
         train=train,

@@ -184,7 +184,9 @@ def write_data(settings: StudyConfig, dataset: Dataset, listener: Listener) -> N
     data.write_issues(dataset, settings.folder / "issues.csv")
     if dataset.issues:
         first = dataset.issues[0]
-        text = f"the data have {len(dataset.issues)} problems, see {settings.folder}/issues.csv"
-        listener(Note(f"{text}; the first is {first.name}: {first.problem}", warning=True))
+        count = len(dataset.issues)
+        text = f"the data have {count} problem{'s' * (count > 1)}, see {settings.folder}/issues.csv"
+        is_first = "the first is" if count > 1 else "it is"
+        listener(Note(f"{text}; {is_first} {first.name}: {first.problem}", warning=True))
     for line in data.describe_scales(dataset):
         listener(Note(line))

@@ -142,6 +142,7 @@ def run(
             begin_study(
                 settings, store, dataset, metric, search_space, device, budget, plan, earlier
             )
+            listener(events.ScoreDecimals(store.study(settings.name).score_decimals))
             with (
                 store.expect_study(settings.name),
                 hand_over(store, settings, budget, listener, command, worker),

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from autotl.artifact.model_folder import Predictor
-from autotl.data import IMAGES, Dataset, ImageInput, Indices
+from autotl.data import Dataset, ImageInput, Indices
 from autotl.errors import DataError
 from autotl.evaluation import saliency
 from autotl.scoring.metrics import Predictions
@@ -162,9 +162,7 @@ def make_preview(dataset: Dataset, index: int) -> str:
     """
     item = dataset.examples[index].item
     try:
-        preview = (
-            IMAGES.show(item, dataset.scales) if dataset.kind is IMAGES else dataset.kind.show(item)
-        )
+        preview = dataset.kind.show(item, dataset.scales)
     except Exception:  # readable when the search began; the other examples can still be shown
         return ""
     return _data_uri(preview.media_type, preview.content)

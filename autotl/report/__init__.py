@@ -15,6 +15,7 @@ from autotl.report.sentences import (
     describe_mirroring,
     describe_ranking,
     describe_result,
+    format_score,
     plugin_choices,
     winner_name,
 )
@@ -25,6 +26,7 @@ __all__ = [
     "describe_mirroring",
     "describe_ranking",
     "describe_result",
+    "format_score",
     "pareto",
     "plugin_choices",
     "summarise",

@@ -141,7 +141,7 @@ def _page(store: Store, study: str, summary: Mapping[str, Any], folder: Path) ->
     """Collect everything that the template shows; the template computes nothing itself."""
     facts, rows, tests = store.study(study), store.trials(study), store.tests(study)
     metric, direction, decimals = summary["metric"], facts.direction, summary["decimals"]
-    are_classes = summary["data"]["score_noun"] == "recall"
+    are_classes = summary["data"]["has_classes"]
     winner = summary["best"]
     best = winner["trial"] if winner else None
     name = winner_name(summary) if winner else ""

@@ -439,7 +439,7 @@ def _lowest(summary: Mapping[str, Any], result: Mapping[str, Any]) -> str:
 def _outputs(summary: Mapping[str, Any]) -> list[str]:
     """Say how well each label or number is predicted, the worst first."""
     results, data = _results_by_class(summary), summary["data"]
-    if data["score_noun"] == "recall" or not results:
+    if data["has_classes"] or not results:
         return []
     split, result = results[0]
     noun, scored = data["score_noun"], result["per_class"]

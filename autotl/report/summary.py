@@ -156,9 +156,10 @@ def _test_entry(test: TestResult, facts: StudyFacts) -> dict[str, Any]:
 
 def _by_class(result: TestResult | OutOfSampleScores, facts: StudyFacts) -> dict[str, Any]:
     """The results by class, label or number, and the comparison with a constant prediction."""
-    has_recalls = facts.data.score_noun == "recall"
     return {
-        "balanced_accuracy": majority.balanced_accuracy(result.per_class) if has_recalls else None,
+        "balanced_accuracy": majority.balanced_accuracy(result.per_class)
+        if facts.data.has_classes
+        else None,
         "per_class": result.per_class,
         "at_thresholds": result.at_thresholds or None,
         "majority_class": result.majority.model_dump() if result.majority else None,

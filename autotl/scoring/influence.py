@@ -7,17 +7,15 @@ Scores of two models on the same examples are compared by the differences of the
 which need far fewer examples than a comparison of two means: what is hard for one model is mostly
 hard for the other.
 
-Shapes: N examples, C classes.
+Shapes: N examples.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 from numpy.typing import NDArray
 
-from autotl.scoring.metrics import METRICS, Labels, Metric, Predictions, Probabilities, Targets
+from autotl.scoring.metrics import Metric, Predictions, Targets
 
 Contributions = NDArray[np.float64]
 """What each example contributes to a score, ``[N]``."""
@@ -39,8 +37,6 @@ def contributions(metric: Metric, targets: Targets, predictions: Predictions) ->
     """
     if metric.per_example is not None:
         return metric.per_example(targets, predictions)
-    if METRICS.get(metric.name) is metric:
-        return _FUNCTIONS[metric.name](targets, predictions)
     return _jackknife(metric, targets, predictions)
 
 
@@ -78,82 +74,3 @@ def sum_by_unit(values: Contributions, units: NDArray[np.int64]) -> Contribution
     _, unit = np.unique(units, return_inverse=True)
     sums = np.bincount(unit, values - values.mean()) * (int(unit.max()) + 1) / len(values)
     return np.asarray(values.mean() + sums, np.float64)
-
-
-def _accuracy(labels: Labels, probabilities: Probabilities) -> Contributions:
-    correct: Contributions = (probabilities.argmax(1) == labels).astype(np.float64)
-    return correct
-
-
-def _balanced_accuracy(labels: Labels, probabilities: Probabilities) -> Contributions:
-    """Correct or not, with the weight of the class.
-
-    It is compared with the score and not with the recall of the class, which in a small class is
-    too close to its few examples.
-    """
-    weights = class_weights(labels)
-    correct = _accuracy(labels, probabilities)
-    score = float((weights * correct).mean())
-    values: Contributions = score + weights * (correct - score)
-    return values
-
-
-def class_weights(labels: Labels) -> NDArray[np.float64]:
-    """The weight ``[N]`` of each example in a mean over the classes; the mean weight is 1."""
-    counts = np.bincount(labels)
-    weights: NDArray[np.float64] = len(labels) / (counts > 0).sum() / counts[labels]
-    return weights
-
-
-def _macro_f1(labels: Labels, probabilities: Probabilities) -> Contributions:
-    """The derivative of F1 = 2 correct / (actual + predicted), averaged over the classes."""
-    classes, predicted = probabilities.shape[1], probabilities.argmax(1)
-    correct = predicted == labels
-    counts = np.bincount(labels, minlength=classes) + np.bincount(predicted, minlength=classes)
-    present = counts > 0
-    counts = np.maximum(counts, 1)
-    f1 = 2 * np.bincount(labels[correct], minlength=classes) / counts
-    influence = 2 * correct / counts[labels]
-    influence -= f1[labels] / counts[labels] + f1[predicted] / counts[predicted]
-    values: Contributions = f1[present].mean() + influence * (len(labels) / present.sum())
-    return values
-
-
-def _auroc(labels: Labels, probabilities: Probabilities) -> Contributions:
-    """The placement values of DeLong et al. 1988 (Biometrics 44), averaged over the classes."""
-    from scipy.stats import rankdata
-
-    n = len(labels)
-    is_class = np.eye(probabilities.shape[1], dtype=bool)[labels]
-    positives = is_class.sum(0)
-    defined = (positives > 0) & (positives < n)
-    if not defined.any():
-        return np.full(n, np.nan)
-    is_class, predicted = is_class[:, defined], probabilities[:, defined]
-    positives = positives[defined]
-    # The rank among those of the own group, positives or negatives: all others come after them.
-    within = [
-        rankdata(np.where(group, predicted, np.inf), axis=0) for group in (is_class, ~is_class)
-    ]
-    ranks = rankdata(predicted, axis=0) - np.where(is_class, *within)
-    # The fraction of the other group that is ranked correctly relative to each example.
-    placements = np.where(is_class, ranks / (n - positives), 1 - ranks / positives)
-    scores = (placements * is_class).sum(0) / positives
-    sizes = np.where(is_class, positives, n - positives)
-    values: Contributions = scores.mean() + ((placements - scores) * (n / sizes)).mean(1)
-    return values
-
-
-def _log_loss(labels: Labels, probabilities: Probabilities) -> Contributions:
-    of_label = probabilities[np.arange(len(labels)), labels].astype(np.float64)
-    losses: Contributions = -np.log(np.maximum(of_label, np.finfo(probabilities.dtype).eps))
-    return losses
-
-
-_FUNCTIONS: dict[str, Callable[[Labels, Probabilities], Contributions]] = {
-    "accuracy": _accuracy,
-    "balanced_accuracy": _balanced_accuracy,
-    "macro_f1": _macro_f1,
-    "auroc": _auroc,
-    "log_loss": _log_loss,
-}

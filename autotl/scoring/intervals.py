@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autotl.scoring.influence import Contributions, contributions
-from autotl.scoring.metrics import METRICS, Metric, Predictions, Targets
+from autotl.scoring.metrics import Metric, Predictions, Targets
 
 BLEND = 2.0
 """The number of errors that count as much as the usual variance, for the variance of an AUROC."""
@@ -134,15 +134,14 @@ def _equivalent_size(metric: Metric, values: Contributions, targets: Targets) ->
     A mean over C classes, each with a recall of the same variance, is as variable as an accuracy on
     ``C**2 / sum(1 / n_c)`` images. The variance of F1 is estimated, but taken to be no less than
     that, because the estimate is too small in small classes. The variance of AUROC is estimated
-    too, as far as enough examples are ranked too low. For targets that are no classes, the variance
-    of the score is estimated, whatever the metric.
+    too, as far as enough examples are ranked too low. Of other metrics the variance is estimated.
     """
     score, n = float(values.mean()), len(values)
-    if metric.name == "accuracy":
+    if metric.fraction_of == "examples":
         return n
     variance = float(values.var(ddof=1)) / n if n > 1 else 0.0
     spread = score * (1 - score)
-    if METRICS.get(metric.name) is not metric:
+    if not metric.fraction_of:
         return spread / variance if min(spread, variance) > 0 else n
     _, counts = np.unique(targets, return_counts=True)
     usual = len(counts) ** 2 / float((1 / counts).sum())

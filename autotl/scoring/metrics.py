@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autotl.errors import StudyError, did_you_mean
+from autotl.scoring import class_contributions as each
 
-Labels = NDArray[np.int64]
-Probabilities = NDArray[np.float32]
+Labels = each.Labels
+Probabilities = each.Probabilities
 Counts = NDArray[np.int64]
 Targets = NDArray[Any]
 """The targets of a task, ``[N, ...]``; the labels ``int64 [N]`` of a classification."""
@@ -28,11 +29,14 @@ class Metric:
         name: Name of the metric.
         direction: Which scores are better, in Optuna's terms.
         score: Computes the score from targets ``[N, ...]`` and predictions ``[N, K]``.
-        per_example: Computes what each example contributes, ``float64 [N]``, if the score is the
-            mean of that; None if it is not. Those of classification are in ``influence``.
+        per_example: Computes what each example contributes, ``float64 [N]``, whose mean is the
+            score; None if that is to be estimated, see ``influence``.
         bounds: The smallest and the largest score.
         has_unit: Whether scores are in the unit of the targets, such as an error in degrees. What
             is a small difference then depends on the data.
+        fraction_of: What the score is a fraction of, whose number its interval follows from: of
+            the ``examples``, as an accuracy, or of those of each of the ``classes``, over which it
+            is averaged. Empty if that is unknown; its variance is then estimated.
     """
 
     name: str
@@ -41,6 +45,7 @@ class Metric:
     per_example: Callable[[Any, Any], NDArray[np.float64]] | None = None
     bounds: tuple[float, float] = (0.0, 1.0)
     has_unit: bool = False
+    fraction_of: Literal["examples", "classes", ""] = ""
 
     @property
     def higher_is_better(self) -> bool:
@@ -115,11 +120,17 @@ def _counts(labels: Labels, probabilities: Probabilities) -> tuple[Counts, Count
 METRICS = {
     m.name: m
     for m in (
-        Metric("accuracy", "maximize", _accuracy),
-        Metric("balanced_accuracy", "maximize", _balanced_accuracy),
-        Metric("macro_f1", "maximize", _macro_f1),
-        Metric("auroc", "maximize", _auroc),
-        Metric("log_loss", "minimize", _log_loss, bounds=(0.0, float("inf"))),
+        Metric("accuracy", "maximize", _accuracy, each.accuracy, fraction_of="examples"),
+        Metric(
+            "balanced_accuracy",
+            "maximize",
+            _balanced_accuracy,
+            each.balanced_accuracy,
+            fraction_of="classes",
+        ),
+        Metric("macro_f1", "maximize", _macro_f1, each.macro_f1, fraction_of="classes"),
+        Metric("auroc", "maximize", _auroc, each.auroc, fraction_of="classes"),
+        Metric("log_loss", "minimize", _log_loss, each.log_loss, bounds=(0.0, float("inf"))),
     )
 }
 

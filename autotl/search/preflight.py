@@ -58,7 +58,10 @@ def _check_paths(settings: StudyConfig) -> None:
 
 
 def _check_task(settings: StudyConfig) -> None:
-    """Check the names of the task and the metric; whether they suit the data is not known yet."""
+    """Check the names of the task and the metric, and that they suit each other.
+
+    Whether they suit the data is not known yet.
+    """
     names = {"task": settings.task, "metric": settings.metric}
     core = {"task": {AUTO, DEFAULT_TASK}, "metric": {"", *METRICS}}
     if all(name in core[kind] for kind, name in names.items()):
@@ -69,6 +72,19 @@ def _check_task(settings: StudyConfig) -> None:
         if own is not None and name not in own | core[kind]:
             near = did_you_mean(name, own | core[kind] - {""})
             raise StudyError(f"no {kind} is called {name!r}; {near}")
+    if settings.task != AUTO and settings.metric:
+        _check_metric(settings.metric, settings.task, declared)
+
+
+def _check_metric(metric: str, task: str, declared: Declarations) -> None:
+    """Check that a metric suits a task, as far as the sources of the plugins tell that."""
+    names = declared.names.get("metric", {metric})
+    suited = {name for name in names if declared.suits("metric", name, task)}
+    if not declared.has_own_targets(task):
+        suited |= set(METRICS)
+    if metric not in suited:
+        near = did_you_mean(metric, suited)
+        raise StudyError(f"the metric {metric!r} does not suit {task}; {near}")
 
 
 def _check_plugin_names(settings: StudyConfig) -> None:

@@ -221,9 +221,10 @@ class FinalSelection:
 
     def _notify_combination(self, winner: Contender, best: Contender) -> None:
         members = ", ".join(f"trial {trial}" for trial in winner.trials)
+        decimals = self.repeats.store.study(self.settings.name).score_decimals
         text = (
             f"the {winner.name} of {members} is better than each of them: its score is "
-            f"{winner.mean:.4f}, that of {best.name} is {best.mean:.4f}"
+            f"{winner.mean:.{decimals}f}, that of {best.name} is {best.mean:.{decimals}f}"
         )
         self.listener(events.Note(text))
 

@@ -43,15 +43,20 @@ class _Unclear(Exception):
 class _Source:
     """A plugin in the source of a module; ``module`` is the name of an installed one, or empty.
 
-    A task is a class, which has no keywords.
+    A task is a class, which has no keywords. ``options`` are those of its decorator.
     """
 
     kind: str
     name: str
-    is_family: bool
+    options: Mapping[str | None, ast.expr]
     function: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
     tree: ast.Module
     module: str = ""
+
+    @property
+    def is_family(self) -> bool:
+        """Whether it is a family of plugins."""
+        return "members" in self.options
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,17 @@ class Declarations:
         """
         source = next((s for s in self._sources if (s.kind, s.name) == (kind, name)), None)
         return _read_keywords(source) if source else None
+
+    def suits(self, kind: str, name: str, task: str) -> bool:
+        """Whether the plugin of that name is for a task, as far as the source tells that."""
+        sources = [s for s in self._sources if (s.kind, s.name) == (kind, name)]
+        return not sources or any(_suits(source, task) for source in sources)
+
+    def has_own_targets(self, task: str) -> bool:
+        """Whether a task is derived from ``autotl.Task`` itself and not from a classification."""
+        functions = [s.function for s in self._sources if (s.kind, s.name) == ("task", task)]
+        classes = [f for f in functions if isinstance(f, ast.ClassDef)]
+        return any(ast.unparse(b) in ("Task", "autotl.Task") for c in classes for b in c.bases)
 
     def families(self, kind: str) -> list[AnyPlugin]:
         """The families of a kind, whose modules are imported; none if that fails."""
@@ -128,20 +144,20 @@ def _installed_modules() -> Iterator[tuple[str, Path]]:
             yield entry.module, Path(spec.origin)
 
 
+def _suits(source: _Source, task: str) -> bool:
+    names, tasks = _read_constants(source), source.options.get("tasks")
+    if tasks is None or not _try_to_run(ast.Assign([ast.Name("tasks", ast.Store())], tasks), names):
+        return True
+    return not names["tasks"] or task in names["tasks"]
+
+
 def _read_keywords(source: _Source) -> AnyPlugin | None:
     """Make a plugin with the keywords in a source, by running their annotations and defaults alone.
 
     Names that these use are known if they are imported from ``NAMES``, or are constants that use
     only such names.
     """
-    names: dict[str, Any] = {"__builtins__": {}, "__name__": source.module, **TYPES}
-    for node in source.tree.body:
-        if isinstance(node, ast.ImportFrom) and not node.level and node.module in NAMES:
-            module, exported = NAMES[node.module]
-            own = {a.asname or a.name: a.name for a in node.names if a.name in exported}
-            names |= {name: getattr(module, of) for name, of in own.items()}
-        elif isinstance(node, ast.Assign):
-            _try_to_run(node, names)
+    names = _read_constants(source)
     if isinstance(source.function, ast.ClassDef):
         return None
     arguments = source.function.args
@@ -156,6 +172,19 @@ def _read_keywords(source: _Source) -> AnyPlugin | None:
     except PluginError:  # the import reports it
         return None
     return Plugin(source.kind, source.name, function, hyperparameters, settings)
+
+
+def _read_constants(source: _Source) -> dict[str, Any]:
+    """The names that keywords and options of a source may use, with their values."""
+    names: dict[str, Any] = {"__builtins__": {}, "__name__": source.module, **TYPES}
+    for node in source.tree.body:
+        if isinstance(node, ast.ImportFrom) and not node.level and node.module in NAMES:
+            module, exported = NAMES[node.module]
+            own = {a.asname or a.name: a.name for a in node.names if a.name in exported}
+            names |= {name: getattr(module, of) for name, of in own.items()}
+        elif isinstance(node, ast.Assign):
+            _try_to_run(node, names)
+    return names
 
 
 def _try_to_run(node: ast.stmt, names: dict[str, Any]) -> bool:
@@ -191,7 +220,7 @@ def _read(file: Path, module: str) -> Iterator[_Source]:
             if None in options or not isinstance(name, ast.Constant):
                 raise _Unclear
             own = str(name.value or function.name)
-            yield _Source(kind, own, "members" in options, function, tree, module)
+            yield _Source(kind, own, options, function, tree, module)
     if uses:
         raise _Unclear
 

@@ -14,10 +14,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autotl.errors import DataError
+from autotl.space import item_defaults
+
 if TYPE_CHECKING:
+    import numpy as np
+
     from autotl.space.plugin import Example
 
 IMAGE = "image"
@@ -63,21 +69,31 @@ class ModelInput(ABC):
         kind: Name of the kind of the items.
         size: The size in the unit of the kind: the side of an image in pixels, or a number of
             tokens or samples.
-        shape: Shape of an encoded item. Items of three dimensions are images ``[H, W, channels]``,
-            whose batches are ``[B, channels, H, W]``; batches of others are ``[B, *shape]``.
+        shape: Shape of an encoded item, ``(size,)`` by default. Items of three dimensions are
+            images ``[H, W, channels]``, whose batches are ``[B, channels, H, W]``; batches of
+            others are ``[B, *shape]``.
         dtype: NumPy's name of the type of an encoded item, e.g. ``uint8``.
         key: Identifies the encoding in file names: inputs with equal keys encode items equally. It
-            depends on all that ``encode`` depends on: a vocabulary enters by a digest.
+            depends on all that ``encode`` depends on: a vocabulary enters by a digest. By default
+            it is the kind and the shape.
         has_padding: Whether encoded items may be padded. The backbone's maps ``[B, positions, F]``
             are then zeros at the padded positions, which heads that take ``padding`` leave out.
     """
 
     kind: str
     size: int
-    shape: tuple[int, ...]
-    dtype: str
-    key: str
+    dtype: str = "float32"
     has_padding: bool = False
+
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        """``(size,)``."""
+        return (self.size,)
+
+    @cached_property
+    def key(self) -> str:
+        """The kind and the shape, such as ``series-128``."""
+        return "-".join([self.kind, *map(str, self.shape)])
 
     @abstractmethod
     def encode(self, item: Any) -> Any:
@@ -109,8 +125,11 @@ class ModelInput(ABC):
         return {"kind": self.kind, "size": self.size, "key": self.key}
 
 
-class InputKind(ABC):
-    """A kind of input.
+class InputKind:
+    """A kind of input: examples whose items are files (``Path``), texts, arrays or anything else.
+
+    A subclass sets the words below and defines ``toy_item``, by which its plugins are tested. For
+    items that are neither files nor texts nor arrays of numbers it defines ``content`` too.
 
     Attributes:
         name: Its name, which plugins give as ``input``.
@@ -119,6 +138,8 @@ class InputKind(ABC):
         unit: The unit of sizes, e.g. ``tokens``.
         becomes: The kind to which ``convert`` converts items, whose backbones are used; if empty,
             this kind itself.
+        suffixes: The suffixes, in lower case, of the files of a folder that ``read`` opens; all
+            files if empty.
     """
 
     name: str
@@ -126,31 +147,49 @@ class InputKind(ABC):
     nouns: str
     unit: str
     becomes: str = ""
+    suffixes: Sequence[str] = ()
 
     @property
     def backbone_input(self) -> str:
         """The kind of the backbones that are used."""
         return self.becomes or self.name
 
-    @abstractmethod
     def content(self, item: Any) -> bytes:
         """The bytes that identify an item: items with equal bytes are copies.
+
+        By default those of a file, a text, or an array of finite numbers.
 
         Raises:
             Exception: The item cannot be read; the message is shown to the user.
         """
+        return item_defaults.identify(item)
 
-    @abstractmethod
-    def show(self, item: Any) -> Preview:
+    def show(self, item: Any, scales: Mapping[str, Any]) -> Preview:
         """A preview of an item for the report.
+
+        By default lines of an array ``[N]`` or ``[rows, N]``, and text of other items.
+
+        Args:
+            item: The item.
+            scales: What ``measure`` returned for the data set.
 
         Raises:
             Exception: The item cannot be read.
         """
+        return Preview(*item_defaults.show(item))
 
-    @abstractmethod
+    def open_file(self, file: Path) -> Any:
+        """The item in a file that ``read`` is asked for; by default the file itself.
+
+        Raises:
+            Exception: The file cannot be read; the message is shown to the user.
+        """
+        return file
+
     def read(self, argument: str) -> Iterable[tuple[str, Any]]:
         """Yield the name and the item of each example that an argument of ``predict`` stands for.
+
+        By default what ``open_file`` returns for a file, or for each file below a folder.
 
         Args:
             argument: What a user typed, such as a file or a folder.
@@ -158,6 +197,15 @@ class InputKind(ABC):
         Raises:
             DataError: There is nothing of this kind.
         """
+        for file in item_defaults.find_files(argument, self.nouns, self.suffixes):
+            try:
+                item = self.open_file(file)
+                if not isinstance(item, Path):  # a file is opened later
+                    self.content(item)
+            except Exception as error:  # a plugin may raise anything
+                reason = str(error).partition("\n")[0] or type(error).__name__
+                raise DataError(f"{file} cannot be read as {self.noun}: {reason}") from error
+            yield str(file), item
 
     def find_file(self, item: Any) -> Path | None:
         """The file that an item is in, which must not be in a folder that AutoTL replaces."""
@@ -215,11 +263,29 @@ class InputKind(ABC):
         """
         return None
 
-    @abstractmethod
+    def toy_item(self, label: int, random: np.random.Generator) -> Any:
+        """Make an item of an easy class, by which plugins of this kind are tested.
+
+        Args:
+            label: Number of the class, from 0.
+            random: Draws all that is random in it.
+        """
+        raise NotImplementedError(f"define toy_item of {type(self).__name__}")
+
     def toy(self, counts: Sequence[int], seed: int = 0) -> list[Example]:
-        """Make examples of easy classes, by which plugins of this kind are tested.
+        """Make examples of easy classes, by default by ``toy_item``.
 
         Args:
             counts: Number of examples of each class.
             seed: Seed of what is random in them.
         """
+        import numpy as np
+
+        from autotl.space.plugin import Example
+
+        random = np.random.default_rng(seed)
+        return [
+            Example(f"{label}/{i}", self.toy_item(label, random), str(label))
+            for label, count in enumerate(counts)
+            for i in range(count)
+        ]

@@ -289,13 +289,22 @@ class Registry:
         ]
         names = set(options)
         with_options = [p for p in matching if names and names <= {*p.defaults, *p.settings}]
+        faults = []
         for plugin in with_options or matching:
-            if plugin.accepts is None or plugin.accepts(source):
-                return plugin
+            try:
+                if plugin.accepts is None or plugin.accepts(source):
+                    return plugin
+            except DataError:
+                raise
+            except Exception as error:  # a plugin may raise anything on a damaged file
+                faults.append(f" ({plugin.name}: {type(error).__name__}: {error})")
         if with_options:
             return with_options[0]
-        readable = ", ".join(m for p in self._plugins["dataset"].values() for m in p.matches)
-        raise DataError(f"no dataset plugin reads {source!r}; those installed read {readable}")
+        patterns = dict.fromkeys(m for p in self._plugins["dataset"].values() for m in p.matches)
+        readable = ", ".join("folders" if pattern == "*/" else pattern for pattern in patterns)
+        raise DataError(
+            f"no dataset plugin reads {source!r}{''.join(faults)}; those installed read {readable}"
+        )
 
     def _find_family(self, kind: str, name: str) -> AnyPlugin | None:
         """Find the family that ``name`` is a member of; None if it is a plugin itself."""
@@ -465,7 +474,7 @@ def _import_file(file: Path) -> tuple[list[AnyPlugin], list[InputKind]]:
     except PluginError as error:
         raise PluginError(f"{file}: {error}") from None
     except (Exception, SystemExit) as error:
-        line = _error_line(error, spec.origin)
+        line = error_line(error, spec.origin)
         raise PluginError(
             f"plugin file {file}{line} raises {type(error).__name__}: {error}"
         ) from error
@@ -476,7 +485,7 @@ def _import_file(file: Path) -> tuple[list[AnyPlugin], list[InputKind]]:
     return plugins, collect_input_kinds(module)
 
 
-def _error_line(error: BaseException, file: str | None) -> str:
+def error_line(error: BaseException, file: str | None) -> str:
     """The line of ``file`` that raised the error, as ``, line 3``; empty if it was elsewhere."""
     if isinstance(error, SyntaxError) and error.filename == file:
         return f", line {error.lineno}"

@@ -54,6 +54,8 @@ class Task(ABC):
         constant_noun: What a model predicts that does not look at the example, for sentences, e.g.
             ``the most frequent class``.
         score_noun: What ``details`` computes as the score of one output, e.g. ``recall``.
+        has_classes: Whether each example has one class, whose probabilities sum to 1, so that there
+            are recalls, a confusion matrix and a balanced accuracy.
         has_probabilities: Whether predictions are probabilities.
         activation_code: ``activate`` as an expression of PyTorch, of a tensor ``logits [B, L]`` and
             ``config``, the content of a saved model's ``config.json``: for the code in model cards,
@@ -74,7 +76,8 @@ class Task(ABC):
     nouns: ClassVar[str] = "classes"
     default_metric: ClassVar[str]
     constant_noun: ClassVar[str]
-    score_noun: ClassVar[str] = "recall"
+    score_noun: ClassVar[str] = "score"
+    has_classes: ClassVar[bool] = False
     has_probabilities: ClassVar[bool] = True
     activation_code: ClassVar[str] = ""
 

@@ -38,7 +38,8 @@ class DataFacts(Facts):
     training split is divided into so many, and scores the trials. ``options`` are the values of
     keywords of the dataset plugin. ``task`` is the name of the task, and ``classes`` are its
     outputs: classes, labels or quantities. ``output_noun``, ``output_nouns``, ``constant_noun``,
-    ``score_noun`` and ``has_probabilities`` are attributes of the task, see ``space.task.Task``.
+    ``score_noun``, ``has_classes`` and ``has_probabilities`` are attributes of the task, see
+    ``space.task.Task``.
     """
 
     source: str = ""
@@ -52,6 +53,7 @@ class DataFacts(Facts):
     output_nouns: str = "classes"
     constant_noun: str = "the most frequent class"
     score_noun: str = "recall"
+    has_classes: bool = True
     has_probabilities: bool = True
     classes: list[str] = []
     train: int = 0

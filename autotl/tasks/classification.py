@@ -31,6 +31,8 @@ class Classification(Task):
     name = DEFAULT_TASK
     default_metric = "accuracy"
     constant_noun = "the most frequent class"
+    score_noun = "recall"
+    has_classes = True
     activation_code = "logits.softmax(1)"
 
     def parse(self, label: Label) -> str:

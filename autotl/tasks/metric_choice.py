@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from autotl.errors import StudyError, did_you_mean
+from autotl.errors import (
+    AutoTLError,
+    PluginError,
+    StudyError,
+    did_you_mean,
+    is_machine_fault,
+)
 from autotl.scoring.metrics import METRICS, Metric
-from autotl.space.registry import AnyPlugin, Registry
+from autotl.space.registry import AnyPlugin, Registry, error_line
 from autotl.space.task import Task
 from autotl.tasks.classification import Classification
 
@@ -49,10 +56,18 @@ def _make_metric(plugin: AnyPlugin) -> Metric:
     """Make the metric of a plugin, which returns the score or what each example contributes."""
 
     def per_example(targets: Any, predictions: Any) -> NDArray[np.float64]:
-        return np.asarray(plugin.function(targets, predictions), np.float64)
+        try:
+            return np.asarray(plugin.function(targets, predictions), np.float64)
+        except Exception as error:  # a plugin may raise anything
+            if isinstance(error, AutoTLError) or is_machine_fault(error):
+                raise
+            line = error_line(error, inspect.getsourcefile(plugin.function))
+            raise PluginError(
+                f"the metric plugin {plugin.name!r}{line} raises {type(error).__name__}: {error}"
+            ) from error
 
     def score(targets: Any, predictions: Any) -> float:
-        return float(np.mean(plugin.function(targets, predictions)))
+        return float(np.mean(per_example(targets, predictions)))
 
     return Metric(
         plugin.name,

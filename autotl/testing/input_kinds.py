@@ -122,8 +122,9 @@ def _check_content(kind: InputKind, examples: Sequence[Example], violations: Vio
 
 
 def _check_previews(kind: InputKind, examples: Sequence[Example], violations: Violations) -> None:
+    scales = kind.measure([example.item for example in examples])
     for example in examples:
-        preview: Any = kind.show(example.item)
+        preview: Any = kind.show(example.item, scales)
         if not isinstance(preview, Preview) or not isinstance(preview.content, bytes):
             violations.add(f"shows {describe(preview)}; return an autotl.Preview of bytes")
             return

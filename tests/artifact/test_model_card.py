@@ -183,7 +183,8 @@ def test_the_scale_of_deep_images_is_stated() -> None:
 
 
 def describe_task(**words: object) -> dict[str, object]:
-    standard = {"noun": "label", "nouns": "labels", "score_noun": "F1", "has_probabilities": True}
+    standard = {"noun": "label", "nouns": "labels", "score_noun": "F1"}
+    standard |= {"has_classes": False, "has_probabilities": True}
     return {**standard, **words}
 
 

@@ -127,7 +127,7 @@ def test_trials_are_shown_with_status_and_reason(
     store.begin_study("birds", **facts())
     add_trial(store, 0, 0.9)
     add_trial(store, 1, None, "out_of_memory", reason=f"no room for {HOSTILE}\n{ESCAPE}")
-    terminal.show_trials("accuracy", store.trials("birds"))
+    terminal.show_trials(store.study("birds"), store.trials("birds"))
     lines = [line for line in capsys.readouterr().out.splitlines() if line.strip()]
     assert lines[0].split()[:5] == ["trial", "status", "accuracy", "epochs", "seconds"]
     assert lines[2].split()[:5] == ["0", "complete", "0.9000", "6", "12.3"]
@@ -137,5 +137,5 @@ def test_trials_are_shown_with_status_and_reason(
 
     set_width(monkeypatch, 200)
     add_trial(store, 2, 0.5, chosen=config(head="x" * 300))
-    terminal.show_trials("accuracy", store.trials("birds"))
+    terminal.show_trials(store.study("birds"), store.trials("birds"))
     assert "x" * 300 in capsys.readouterr().out, "lines in a file are not wrapped"

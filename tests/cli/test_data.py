@@ -95,3 +95,25 @@ def test_data_check_follows_the_task_that_is_given(tmp_path: Path) -> None:
     wrong = check_labels(tmp_path / "c", stars, "--task", "ordinl")
     assert wrong.exit_code == 1
     assert "did you mean 'ordinal'?" in wrong.stderr
+
+
+def test_data_check_says_why_no_label_is_for_the_task(tmp_path: Path) -> None:
+    result = check_labels(tmp_path, ["red", "blue"], "--task", "regression")
+    assert result.exit_code == 1
+    assert "none of the 24 images has a label for regression (first problem: " in result.stderr
+
+
+def test_data_check_lists_a_few_problems_of_each_kind(tmp_path: Path) -> None:
+    labels = ["red", "it's blue", *map(str, range(10))]
+    result = check_labels(tmp_path, labels, "--task", "regression")
+    assert result.exit_code == 0, result.stderr
+    lines = [line for line in result.stdout.splitlines() if "is not a number" in line]
+    more = [line for line in result.stdout.splitlines() if line.startswith("... and")]
+    assert len(lines) == 4
+    assert more == []
+    few = check_labels(tmp_path / "more", ["red", "it's blue", "7", "8"], "--task", "regression")
+    lines = few.stdout.splitlines()
+    assert sum("is not a number" in line for line in lines) == 5
+    assert lines[5] == "... and 7 more like it (left out); --all lists them"
+    every = run("data", "check", tmp_path / "more/labels.csv", "--task", "regression", "--all")
+    assert sum("is not a number" in line for line in every.stdout.splitlines()) == 12

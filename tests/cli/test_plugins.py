@@ -162,7 +162,7 @@ def test_check_tests_the_input_kind_of_a_file_too(tmp_path: Path) -> None:
     passed = ["input kind series: ok", "backbone random_kernels: ok, 1 configuration"]
     assert result.stdout.splitlines()[:2] == passed
     file = tmp_path / "wrong.py"
-    text = example.read_text(encoding="utf-8").replace('"image/svg+xml"', '"video/svg+xml"')
+    text = example.read_text(encoding="utf-8").replace('"samples"', '""')
     noise = (
         '\n\n@augment(input="series")\ndef noise(size: int):\n    """Noise."""\n'
         "    return lambda series: series + torch.rand_like(series)\n"
@@ -171,13 +171,13 @@ def test_check_tests_the_input_kind_of_a_file_too(tmp_path: Path) -> None:
     wrong = run("plugins", "check", file)
     assert wrong.exit_code == 1
     kind, _, augmentation, *_ = wrong.stdout.splitlines()
-    assert "input kind 'series' shows 'video/svg+xml', which reports do not show" in kind
+    assert "input kind 'series' has no unit" in kind
     assert augmentation == "augment noise: ok, 1 configuration"
     by_name = run("plugins", "check", "series", "--plugin", file)
     assert by_name.stdout == f"{kind}\n"
 
 
-@pytest.mark.parametrize("kind", GIVEN_ARGUMENTS)
+@pytest.mark.parametrize("kind", [*GIVEN_ARGUMENTS, "input"])
 def test_a_new_plugin_works_and_its_test_passes(tmp_path: Path, kind: str) -> None:
     folder = tmp_path / "deep" / "plugins"
     result = run("plugins", "new", kind, f"mine_{kind}", "--dir", folder)
@@ -199,9 +199,22 @@ def test_a_new_plugin_works_and_its_test_passes(tmp_path: Path, kind: str) -> No
         names[f"test_mine_{kind}"]()
     finally:
         del sys.modules[f"mine_{kind}"]
-    keywords = getattr(module, f"mine_{kind}").hyperparameters
-    without = ("backbone", "dataset", "metric", "task")
+    keywords = getattr(getattr(module, f"mine_{kind}"), "hyperparameters", None)
+    without = ("backbone", "dataset", "metric", "task", "input")
     assert keywords or kind in without, "the template shows how to declare one"
+
+
+def test_a_new_kind_of_input_can_be_searched(tmp_path: Path) -> None:
+    result = run("plugins", "new", "input", "mine", "--dir", tmp_path)
+    file = tmp_path / "mine.py"
+    assert f"autotl search mine:30 --plugin {file} --trials 3" in result.stdout
+    options = ["--plugin", file, "--out", tmp_path / "runs", *FAST_OPTIONS]
+    searched = run("search", "mine:30", "--trials", "1", *options)
+    assert searched.exit_code == 0, searched.output
+    (tmp_path / "new.txt").write_text("0 1 0 -1\n0 1 0 -1")
+    [model] = tmp_path.glob("runs/*/model")
+    predicted = run("predict", model, tmp_path / "new.txt", "--plugin", file)
+    assert predicted.exit_code == 0, predicted.output
 
 
 def test_a_new_plugin_can_be_searched(searched: Path, tmp_path: Path) -> None:
@@ -227,6 +240,8 @@ def test_a_new_plugin_can_be_searched(searched: Path, tmp_path: Path) -> None:
         (["head", "nn"], 1, "'nn' would hide"),
         (["head", "head"], 1, "'head' would hide"),
         (["head", "mlp"], 1, "there is a head plugin called 'mlp' already"),
+        (["input", "image"], 1, "there is an input kind called 'image' already"),
+        (["input", "Kind"], 1, "'Kind' would hide"),
         (["head", "there"], 1, "there.py exists already"),
         (["head", "tested"], 1, "test_tested.py exists already"),
         (["head", "mine", "--dir", "{folder}/there.py"], 1, "there.py cannot be written"),

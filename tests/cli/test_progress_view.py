@@ -21,6 +21,7 @@ from autotl.events import (
     EpochCompleted,
     Event,
     Note,
+    ScoreDecimals,
     SearchStarted,
     Stage,
     TrialFinished,
@@ -77,6 +78,21 @@ def test_without_a_terminal_there_are_plain_lines(
         "done",
     ]
     assert err == ""
+
+
+def test_scores_of_a_unit_have_the_decimals_of_the_study(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    finished = TrialFinished(0, "complete", "", 44.5678, 3.0)
+    with progress_view.show_progress() as listener:
+        for event in (ScoreDecimals(2), finished):
+            listener(event)
+    assert capsys.readouterr().out == "trial 0  complete  44.57  3.0 s\n"
+    now = (ScoreDecimals(1), TrialStarted(0, {}, 2), EpochCompleted(0, 1, 2, 1.0, 44.5678, 1.0))
+    lines = screen(1, more=now)
+    assert any("44.6" in line for line in lines)
+    assert not any("44.56" in line for line in lines)
+    assert any("44.6" in line for line in screen(1, more=(*now, finished)) if "best" in line)
 
 
 def test_quiet_shows_only_warnings_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:

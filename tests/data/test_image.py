@@ -144,9 +144,9 @@ def test_the_mean_is_that_of_the_weights_that_timm_sums_or_repeats() -> None:
 def test_previews_show_the_first_three_channels() -> None:
     array = np.zeros((40, 40, 6), np.uint8)
     array[..., 0], array[..., 4] = 200, 255
-    shown = Image.open(BytesIO(IMAGES.show(array).content))
+    shown = Image.open(BytesIO(IMAGES.show(array, {}).content))
     assert np.abs(np.array(shown).astype(int) - [200, 0, 0]).max() < 5
-    two = Image.open(BytesIO(IMAGES.show(array[..., 3:5]).content))
+    two = Image.open(BytesIO(IMAGES.show(array[..., 3:5], {}).content))
     assert np.array(two).max() < 5
 
 

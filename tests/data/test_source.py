@@ -86,3 +86,13 @@ def test_options_that_a_plugin_does_not_have_are_refused(name: str, value: str, 
 def test_an_empty_source_is_an_error(source: str) -> None:
     with pytest.raises(DataError, match="is empty"):
         read_source(source, registry.load())
+
+
+def test_an_error_of_a_dataset_plugin_names_it_and_its_line() -> None:
+    @dataset(matches=["broken:*"])
+    def broken(source: str) -> list[Example]:
+        return [Example(name, b"", label) for name, label in zip("ab", "a", strict=True)]
+
+    message = r"broken:1 cannot be read: the dataset plugin 'broken', line \d+ raises ValueError"
+    with pytest.raises(DataError, match=message):
+        read_source("broken:1", Registry([broken]))

@@ -190,7 +190,7 @@ def test_other_columns_are_ignored_with_a_note(tmp_path: Path) -> None:
     assert isinstance(example, Example)
     assert (example.label, example.split) == ("cat", "")
     assert isinstance(issue, Issue)
-    assert issue.problem == "4 columns of the table are not read: id, class, age, splt"
+    assert issue.problem == "columns of the table that are not read: id, class, age, splt"
     assert issue.action.endswith("; splt: did you mean 'split'?")
 
 
@@ -205,10 +205,10 @@ def test_several_labels_in_one_cell(tmp_path: Path) -> None:
     text = "path,tags,label\na.jpg,x,cat| dog\nb.jpg,y,\nc.jpg,z,dog|\n"
     labels, problems = read_labels(tmp_path, text, separator="|")
     assert labels == [("cat", "dog"), "", ("dog",)]
-    assert problems == ["1 columns of the table are not read: tags"]
+    assert problems == ["columns of the table that are not read: tags"]
     labels, problems = read_labels(tmp_path, text, separator="|", labels="tags")
     assert labels == [("x",), ("y",), ("z",)]
-    assert problems == ["1 columns of the table are not read: label"]
+    assert problems == ["columns of the table that are not read: label"]
 
 
 def test_columns_of_0_and_1_are_labels(tmp_path: Path) -> None:
@@ -218,7 +218,7 @@ def test_columns_of_0_and_1_are_labels(tmp_path: Path) -> None:
     assert problems == ["there is no label column, but 3 columns of 0 and 1: cat, dog, image"]
     labels, problems = read_labels(tmp_path, text, labels="dog,cat")
     assert labels == [("cat",), (), ("dog", "cat")]
-    assert problems == ["1 columns of the table are not read: image"]
+    assert problems == ["columns of the table that are not read: image"]
 
 
 def test_a_table_with_a_single_1_in_every_row_has_classes(tmp_path: Path) -> None:
@@ -232,7 +232,7 @@ def test_columns_of_numbers(tmp_path: Path) -> None:
     text = "file,class,category,angle,x y\na.jpg,c,d, 1.5,-2\nb.jpg,c,d,1e3,NA\nc.jpg,c,d,,3\n"
     labels, problems = read_labels(tmp_path, text, target="angle")
     assert labels == [{"angle": 1.5}, {"angle": 1000.0}, ""]
-    assert problems == ["3 columns of the table are not read: class, category, x y"]
+    assert problems == ["columns of the table that are not read: class, category, x y"]
     labels, _ = read_labels(tmp_path, text, targets="angle, x y")
     assert labels == [{"angle": 1.5, "x y": -2.0}, "", ""]
     assert read_labels(tmp_path, text, targets="angle")[0] == [{"angle": 1.5}, {"angle": 1e3}, ""]

@@ -10,11 +10,13 @@ import sklearn.metrics as reference
 from scipy.stats import spearmanr
 from toy import REGISTRY
 
-from autotl.errors import StudyError
+from autotl import metric as declare
+from autotl.errors import PluginError, StudyError
 from autotl.scoring.influence import contributions
 from autotl.scoring.intervals import score_interval
 from autotl.scoring.metrics import Metric
-from autotl.tasks import find_metric, find_task, metrics_for, numbered_classes
+from autotl.space.registry import Registry
+from autotl.tasks import CLASSIFICATION, find_metric, find_task, metrics_for, numbered_classes
 
 RANDOM = np.random.default_rng(0)
 N = 120
@@ -113,3 +115,14 @@ def test_metrics_are_those_of_the_task() -> None:
         find_metric("accuracy", labels, REGISTRY)
     with pytest.raises(StudyError, match=r"no metric is called 'micro_f'; did you mean 'micro_f1'"):
         find_metric("micro_f", labels, REGISTRY)
+
+
+def test_an_error_of_a_metric_names_it_and_its_line() -> None:
+    @declare(tasks=["classification"])
+    def broken(targets: Any, predictions: Any) -> float:
+        return float(targets / missing)  # type: ignore[name-defined]  # noqa: F821
+
+    chosen = find_metric("broken", CLASSIFICATION, Registry([broken]))
+    message = r"the metric plugin 'broken', line \d+ raises NameError: name 'missing' is not"
+    with pytest.raises(PluginError, match=message):
+        chosen.score(np.zeros(2, np.int64), np.ones((2, 2), np.float32))

@@ -147,6 +147,8 @@ def test_texts_of_several_labels_have_one_form() -> None:
     assert task.parse("b, a") == task.parse(["a", "b", "a"]) == task.parse("a;b") == "a;b"
     assert task.parse([]) == "(none)"
     assert list(task.names("(none)")) == []
+    with pytest.raises(ValueError, match=r"separators alone; write \(none\)"):
+        task.parse(" ; ")
     with pytest.raises(ValueError, match=r"contains ';'"):
         task.parse(["a;b", "c"])
     with pytest.raises(ValueError, match="no list of labels"):

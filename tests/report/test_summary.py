@@ -44,6 +44,7 @@ SHAPE = {
         "output_nouns": {},
         "constant_noun": {},
         "score_noun": {},
+        "has_classes": {},
         "has_probabilities": {},
         "classes": {},
         "train": {},

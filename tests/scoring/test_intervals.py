@@ -146,3 +146,13 @@ def test_the_effective_sample_size_is_between_the_numbers_of_units_and_images() 
     assert effective_sample_size(correct, np.arange(10)) == 10
     assert effective_sample_size(correct, np.zeros(10, int)) == 1
     assert effective_sample_size(np.ones(10, bool), np.arange(10) // 2) == 5
+
+
+def test_a_fraction_of_examples_has_the_interval_of_their_number() -> None:
+    labels, p = random_predictions(80, 3)
+    accuracy = metrics.get("accuracy")
+    by_number = score_interval(accuracy, labels, p)
+    assert by_number == wilson_interval(accuracy.score(labels, p), 80)
+    other = metrics.Metric("hits", "maximize", accuracy.score, accuracy.per_example)
+    assert score_interval(other, labels, p) == pytest.approx(by_number, abs=2e-3)
+    assert score_interval(other, labels, p) != by_number  # its variance is estimated

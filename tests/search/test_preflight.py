@@ -31,6 +31,16 @@ def settings(photos: Path, **options: Any) -> StudyConfig:
     [
         ({"data": "photo"}, "there is no file or folder '.*photo'; did you mean 'photos'"),
         ({"metric": "acuracy"}, "did you mean 'accuracy'"),
+        ({"task": "regresion"}, "no task is called 'regresion'; did you mean 'regression'"),
+        (
+            {"task": "regression", "metric": "accuracy"},
+            "the metric 'accuracy' does not suit regression; there are mae, r2, rmse, spearman",
+        ),
+        (
+            {"task": "multilabel", "metric": "macro_f2"},
+            "no metric is called 'macro_f2'; did you mean 'macro_f1'",
+        ),
+        ({"task": "classification", "metric": "mae"}, "'mae' does not suit classification; there"),
         ({"plugin": "nope.py"}, "plugin file nope.py cannot be read: there is no such"),
         ({"weights": "nope"}, "no folder 'nope' for --weights"),
         ({"learn_from": "nope"}, "no file or folder 'nope' for --learn-from"),
@@ -59,6 +69,14 @@ def test_what_is_not_known_yet_passes(photos: Path) -> None:
     (photos.parent / "mine.py").write_text("import x")  # may add models to timm
     preflight.check(settings(photos, backbone=["nope"], plugin=[photos.parent / "mine.py"]))
     preflight.check(settings(photos, storage="postgresql://user@host/name"))
+    for task, metric in (
+        ("auto", "mae"),
+        ("multilabel", "macro_f1"),
+        ("ordinal", "macro_f1"),
+        ("ordinal", "quadratic_kappa"),
+        ("classification", "log_loss"),
+    ):
+        preflight.check(settings(photos, task=task, metric=metric))
 
 
 def test_a_conflict_names_both_values_and_another_name_first(photos: Path) -> None:

@@ -31,6 +31,23 @@ def test_the_keywords_are_those_that_the_import_finds() -> None:
     assert len(clear) > 0.7 * len(plugins), "the others use names of other modules"
 
 
+def test_the_tasks_of_plugins_are_those_that_the_import_finds(tmp_path: Path) -> None:
+    declared = read_declarations()
+    tasks = declared.names["task"]
+    for plugin in registry.load():
+        for task in tasks:
+            suits = declared.suits(plugin.kind, plugin.name, task)
+            assert suits == plugin.suits(task), (plugin.name, task)
+    own = {task for task in tasks if declared.has_own_targets(task)}
+    assert own == tasks - {"classification", "ordinal"}
+    file = tmp_path / "plugin.py"
+    file.write_text(
+        "from autotl import metric\nfrom x import names\n"
+        "@metric(tasks=names())\ndef hits(targets, predictions):\n    return 1.0\n"
+    )
+    assert read_declarations([file]).suits("metric", "hits", "regression"), "it is not clear"
+
+
 @pytest.mark.parametrize(
     "keyword",
     ["lr: Annotated[float, Range(0, WIDTH)] = 1", "lr: Other = 1", "lr: int", "lr: int = 1 / 0",

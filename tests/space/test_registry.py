@@ -316,14 +316,29 @@ def test_the_dataset_plugin_is_selected_by_its_patterns(tmp_path: Path) -> None:
     both = Registry([*EVERY, own])  # the plugin that is registered last has precedence
     assert both.dataset(str(tmp_path / "photos")).name == "own"
     assert both.dataset(str(tmp_path)).name == "one"
-    with pytest.raises(DataError, match=r"no dataset plugin reads .*xyz'.*\*/, \*\.One, two:\*"):
+    with pytest.raises(DataError, match=r"no dataset plugin reads .*xyz'.*folders, .*two:\*"):
         EVERY.dataset(str(tmp_path / "data.xyz"))
+    more = dataset(name="more", matches=["*/"])(one.function)
+    with pytest.raises(DataError, match=r"installed read folders, \*\.One, two:\*$"):
+        Registry([*EVERY, more]).dataset("three:x")
     with pytest.raises(DataError, match="no dataset plugin reads 'three:x'"):
         EVERY.dataset("three:x")
     with pytest.raises(DataError, match=r"no file or folder .*photo'; did you mean 'photos'"):
         EVERY.dataset(str(tmp_path / "photo"))
     with pytest.raises(DataError, match="no file or folder"):
         EVERY.dataset(str(tmp_path / "nowhere" / "photos"))
+
+
+def test_a_plugin_that_cannot_look_into_a_source_does_not_accept_it(tmp_path: Path) -> None:
+    def look(source: str) -> bool:
+        raise OSError("it is damaged")
+
+    looks = dataset(name="looks", matches=["*.one"], accepts=look)(one.function)
+    source = tmp_path / "data.one"
+    source.touch()
+    assert Registry([*EVERY, looks]).dataset(str(source)).name == "one"
+    with pytest.raises(DataError, match=r"data.one' \(looks: OSError: it is damaged\); those"):
+        Registry([looks]).dataset(str(source))
 
 
 def test_an_existing_path_with_a_colon_is_read_as_a_path(tmp_path: Path) -> None:

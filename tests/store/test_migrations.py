@@ -36,7 +36,8 @@ Query = Callable[[str, str], list[tuple[object, ...]]]
 OLD = Path(__file__).with_name("schema_0002.sql")
 """A database that the version with schema 0002 wrote, with one complete study."""
 
-TASK_WORDS = {"output_noun", "output_nouns", "constant_noun", "score_noun", "has_probabilities"}
+TASK_WORDS = {"output_noun", "output_nouns", "constant_noun", "score_noun"}
+TASK_WORDS |= {"has_classes", "has_probabilities"}
 """Facts that older versions did not store; they are those of a classification."""
 
 THUMBNAIL = "data:image/jpeg;base64,/9j/"

@@ -41,13 +41,17 @@ def raise_value_error(self: Any, argument: str) -> Any:
     raise ValueError(argument)
 
 
+def show_nothing(self: Any, item: Any, scales: Any) -> Any:
+    raise ValueError(item)
+
+
 def raise_late(self: Any, argument: str) -> Any:
     yield argument, np.ones(3)
     raise DataError("no such file")
 
 
 def show_other(media_type: str, content: bytes = b"x") -> Any:
-    return lambda self, item: Preview(media_type, content)
+    return lambda self, item, scales: Preview(media_type, content)
 
 
 def explain(*weights: float) -> Any:
@@ -88,7 +92,7 @@ BROKEN = [
     ({"show": show_other("text/html")}, "shows 'text/html', which reports do not show"),
     ({"show": show_other("audio/wav", bytes(300_000))}, "shows 300,000 bytes"),
     ({"show": show_other("text/plain", b"\xff")}, "raises UnicodeDecodeError"),
-    ({"show": lambda self, item: b"x"}, "shows bytes; return an autotl.Preview"),
+    ({"show": lambda self, item, scales: b"x"}, "shows bytes; return an autotl.Preview"),
     ({"explain": explain(0.5, 2)}, "weights from -1 to 1"),
     ({"explain": explain(float("nan"))}, "weights from -1 to 1"),
     ({"read": raise_value_error}, "raises ValueError where a file to read does not exist"),
@@ -147,10 +151,10 @@ def test_a_kind_that_becomes_images_needs_no_backbone() -> None:
 
 
 def test_an_error_of_a_kind_has_its_line() -> None:
-    [sentence] = examine_input_kind(variant(show=raise_value_error)).broken
+    [sentence] = examine_input_kind(variant(show=show_nothing)).broken
     assert "raises ValueError in line" in sentence
     with pytest.raises(PluginError, match="input kind 'series' raises ValueError"):
-        check_input_kind(variant(show=raise_value_error))
+        check_input_kind(variant(show=show_nothing))
 
 
 def test_the_kind_of_images_keeps_the_contract_except_for_its_name() -> None:

@@ -6,7 +6,7 @@ Shapes: N samples, M mel bands, T frames.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from autotl import Example, InputKind, ModelInput, Preview, image_files
-from autotl.errors import DataError
+from autotl import InputKind, ModelInput, Preview, image_files
 from autotl_audio.spectrogram import (
     RATE,
     Samples,
@@ -60,6 +59,7 @@ class Sound(InputKind):
     """Recordings: files, clips, or arrays of samples ``float [N]`` from -1 to 1 at 16 kHz."""
 
     name, noun, nouns, unit, becomes = "sound", "recording", "recordings", "px", "image"
+    suffixes = SUFFIXES
 
     def content(self, item: Any) -> bytes:
         """The bytes of the file, or of the samples."""
@@ -91,37 +91,16 @@ class Sound(InputKind):
             return expects.encode(self.convert(item))
         return expects.encode(log_mel(select_loudest(_samples_of(item), scales["seconds"][1])))
 
-    def show(self, item: Any) -> Preview:
+    def show(self, item: Any, scales: Mapping[str, Any]) -> Preview:
         """The loudest seconds, as a WAV of 16 bits at 16 kHz."""
         samples, file = _samples_of(item), io.BytesIO()
         part = select_loudest(samples, min(PREVIEW_SECONDS, len(samples) / RATE))
         soundfile.write(file, part, RATE, "PCM_16", format="WAV")
         return Preview("audio/wav", file.getvalue())
 
-    def read(self, argument: str) -> Iterator[tuple[str, Path]]:
-        """A sound file, or all of a folder."""
-        path = Path(argument).expanduser()
-        if not path.is_dir():
-            if not path.is_file():
-                raise DataError(f"there is no sound file or folder {argument!r}; check the path")
-            yield argument, path
-            return
-        try:
-            sounds = list_sounds(image_files.list_images(path))
-        except OSError as error:
-            raise DataError(f"{argument} cannot be listed: {error.strerror}") from None
-        if not sounds:
-            raise DataError(f"{argument} has no sound files (they end in {', '.join(SUFFIXES)})")
-        yield from ((str(path / file), path / file) for file in sounds)
-
-    def toy(self, counts: Sequence[int], seed: int = 0) -> list[Example]:
-        """Half a second of a tone of their class's pitch, or rising from it, in noise."""
-        random = np.random.default_rng(seed)
-        return [
-            Example(f"{c}/{i}", _make_tone(200 * 1.35 ** (c % 12), c % 2, random), str(c))
-            for c, count in enumerate(counts)
-            for i in range(count)
-        ]
+    def toy_item(self, label: int, random: np.random.Generator) -> Samples:
+        """Half a second of a tone of its class's pitch, or rising from it, in noise."""
+        return _make_tone(200 * 1.35 ** (label % 12), label % 2, random)
 
 
 sound = Sound()

@@ -73,7 +73,7 @@ def test_the_model_predicts_files_folders_and_samples(study: Any, folder: Path) 
     np.testing.assert_allclose(model.predict_items(samples), model.predict_items(files), atol=1e-5)
     done = run("predict", study.folder / "model", folder / "new" / "bell", "missing.wav")
     assert done.returncode == 1
-    assert "no sound file or folder 'missing.wav'" in done.stderr
+    assert "no file or folder 'missing.wav'" in done.stderr
     assert len(done.stdout.splitlines()) == 6
 
 

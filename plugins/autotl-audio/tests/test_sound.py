@@ -115,7 +115,7 @@ def test_the_loudest_part_is_encoded_and_shorter_recordings_end_in_silence() -> 
 def test_a_preview_is_a_small_wav(tmp_path: Path) -> None:
     file = tmp_path / "long.wav"
     soundfile.write(file, np.stack([sine(440, 20, 48000)] * 2, 1), 48000)
-    preview = sound.show(file)
+    preview = sound.show(file, {})
     assert preview.media_type == "audio/wav"
     samples, rate = soundfile.read(io.BytesIO(preview.content))
     assert (rate, samples.shape) == (RATE, (3 * RATE,))
@@ -129,10 +129,10 @@ def test_files_and_folders_are_read(tmp_path: Path) -> None:
     files = [tmp_path / "1.FLAC", tmp_path / "a" / "2.wav"]
     assert list(sound.read(str(tmp_path))) == [(str(file), file) for file in files]
     assert list(sound.read(str(files[0]))) == [(str(files[0]), files[0])]
-    with pytest.raises(DataError, match="no sound file or folder 'missing'"):
+    with pytest.raises(DataError, match="no file or folder 'missing'"):
         list(sound.read("missing"))
     (tmp_path / "none").mkdir()
-    with pytest.raises(DataError, match="has no sound files"):
+    with pytest.raises(DataError, match="has no recordings; the names"):
         list(sound.read(str(tmp_path / "none")))
 
 

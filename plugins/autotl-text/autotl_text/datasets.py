@@ -106,7 +106,7 @@ def _find_ignored(columns: Sequence[str], read: Collection[str]) -> Iterator[Iss
     if ignored:
         yield Issue(
             ignored[0],
-            f"{len(ignored)} columns of the table are not read: {', '.join(ignored)}",
+            f"columns of the table that are not read: {', '.join(ignored)}",
             "ignored; texts with one value of a column named group, such as of one author, stay in "
             "one split",
         )

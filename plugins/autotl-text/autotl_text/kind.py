@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from autotl import Example, InputKind, ModelInput, Preview, WeightedText
+from autotl import Example, InputKind, ModelInput, WeightedText
 from autotl.errors import DataError, did_you_mean, find_path_fault, shorten
 from autotl.space.input_kind import PredictItems
 
@@ -18,9 +18,6 @@ from .tables import read_texts
 
 TEXT_SUFFIXES = (".txt", ".text", ".md")
 """The suffixes of the files that contain one text each."""
-
-PREVIEW = 2000
-"""Number of characters of a text that are shown."""
 
 PARTS = 60
 """Number of parts of a text, most often words, whose effect on a prediction is explained."""
@@ -59,14 +56,7 @@ class Text(InputKind):
         """
         if not isinstance(item, str):
             raise ValueError(f"not a text but {type(item).__name__}")
-        if not item.strip():
-            raise ValueError("the text is empty")
-        return item.encode()
-
-    def show(self, item: Any) -> Preview:
-        """The beginning of the text."""
-        beginning = item if len(item) <= PREVIEW else f"{item[:PREVIEW]}…"
-        return Preview("text/plain", beginning.encode())
+        return super().content(item)
 
     def read(self, argument: str) -> Iterator[tuple[str, str]]:
         """Yield the texts of a text file, a folder of these, or a table; or the argument itself."""

@@ -66,7 +66,7 @@ def test_splits_groups_and_problems_are_returned(tmp_path: Path) -> None:
     assert second == Example("a.csv:3", "", "2", "validation", "")
     assert third == Example("a.csv:4", "none", "")
     assert isinstance(issue, Issue)
-    assert "2 columns of the table are not read: id, note" in issue.problem
+    assert "columns of the table that are not read: id, note" in issue.problem
 
 
 def test_cells_of_json_that_are_no_strings(tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_columns_of_0_and_1_are_labels(tmp_path: Path) -> None:
     assert note.problem == "there is no label column, but 2 columns of 0 and 1: rude, threat"
     *examples, note = text_table(source, labels="rude")
     assert [e.label for e in examples if isinstance(e, Example)] == [("rude",), ()]
-    assert note.problem == "1 columns of the table are not read: threat"
+    assert note.problem == "columns of the table that are not read: threat"
     rows = [{"text": "a", "rude": True, "long": 1.0}, {"text": "b", "rude": False, "long": 0}]
     source = write(tmp_path / "a.jsonl", "\n".join(map(json.dumps, rows)))
     assert labels_of(source) == [("rude", "long"), ()]

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from autotl_text.kind import PARTS, PREVIEW, text
+from autotl_text.kind import PARTS, text
 from autotl_text.tokens import SpecialTokens, Tokens
 
 from autotl.errors import DataError
+from autotl.space.item_defaults import SHOWN_CHARACTERS
 
 
 @pytest.mark.parametrize("item", ["", " \n\t"])
@@ -25,10 +26,10 @@ def test_equal_texts_have_equal_content_and_other_things_none() -> None:
 
 
 def test_the_beginning_of_a_long_text_is_shown() -> None:
-    assert text.show("short").content == b"short"
-    preview = text.show("é" * 10_000)
+    assert text.show("short", {}).content == b"short"
+    preview = text.show("é" * 10_000, {})
     assert preview.media_type == "text/plain"
-    assert preview.content.decode() == "é" * PREVIEW + "…"
+    assert preview.content.decode() == "é" * SHOWN_CHARACTERS + "…"
 
 
 def test_an_argument_that_is_no_path_is_the_text_itself() -> None:
