@@ -69,7 +69,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {  # room: (rooms it may import,
     "cli": (
         {"artifact", "data", "engine", "errors", "evaluation", "events", "files", "image_files"}
         | {"models", "report", "scoring", "search", "space", "store", "study", "tasks", "testing"},
-        {"click", "rich"},
+        {"click", "ray", "rich"},
     ),
     "__main__": ({"cli"}, set()),
 }
