@@ -15,6 +15,9 @@ from autotl.artifact import standalone
 from autotl.errors import StoreError
 from autotl.space.input_kind import IMAGE
 
+MAX_ROWS = 200
+"""The maximum number of classes or other outputs in a table of the card."""
+
 SAVED_BEFORE = "it was saved by an older version of autotl"
 """Why a model without a description of its code has none."""
 
@@ -118,6 +121,7 @@ def render(config: Mapping[str, Any], title: str, results: Mapping[str, Any] | N
         task=task,
         is_classifier=task["score_noun"] == "recall",
         outputs=_outputs(config, results, task),
+        max_rows=MAX_ROWS,
         standalone_code=_standalone_code(config, parts),
         reason=parts.get("reason", ""),
         autotl_code=USE_WITH_AUTOTL.format(

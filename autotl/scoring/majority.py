@@ -22,7 +22,7 @@ from autotl.scoring.metrics import (
     Predictions,
     Probabilities,
     Targets,
-    confusion_matrix,
+    count_classes,
 )
 
 IMBALANCED = 1.5
@@ -117,11 +117,23 @@ def class_recalls(
         probabilities: ``[N, C]``.
         classes: Names of the classes.
     """
-    confusion = confusion_matrix(labels, probabilities)
+    correct, actual, _ = count_classes(labels, probabilities)
     return [
-        {"class": name, "n": sum(row), "score": row[i] / sum(row) if sum(row) else None}
-        for i, (name, row) in enumerate(zip(classes, confusion, strict=True))
+        {"class": name, "n": n, "score": hits / n if n else None}
+        for name, hits, n in zip(classes, correct.tolist(), actual.tolist(), strict=True)
     ]
+
+
+def class_precisions(labels: Labels, probabilities: Probabilities) -> list[float | None]:
+    """The precision of each class, ``[C]``; None for one that is never predicted.
+
+    Args:
+        labels: ``[N]``.
+        probabilities: ``[N, C]``.
+    """
+    correct, _, predicted = count_classes(labels, probabilities)
+    pairs = zip(correct.tolist(), predicted.tolist(), strict=True)
+    return [hits / n if n else None for hits, n in pairs]
 
 
 def balanced_accuracy(recalls: Sequence[dict[str, Any]]) -> float | None:
