@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,6 +18,10 @@ Targets = NDArray[Any]
 """The targets of a task, ``[N, ...]``; the labels ``int64 [N]`` of a classification."""
 Predictions = NDArray[np.float32]
 """What a task predicts, ``[N, K]``; the probabilities ``[N, C]`` of a classification."""
+
+CHUNK_NUMBERS = 1 << 24
+"""About how many numbers of predictions are computed with at a time where copies of them are
+needed, which limits the memory."""
 
 MAX_MATRIX_CLASSES = 150
 """The maximum number of classes of a confusion matrix that is stored."""
@@ -68,7 +72,7 @@ class Metric:
 
 
 def _accuracy(labels: Labels, probabilities: Probabilities) -> float:
-    return float((probabilities.argmax(1) == labels).mean())
+    return float((predict_classes(probabilities) == labels).mean())
 
 
 def _balanced_accuracy(labels: Labels, probabilities: Probabilities) -> float:
@@ -90,9 +94,12 @@ def _auroc(labels: Labels, probabilities: Probabilities) -> float:
     """
     from scipy.stats import rankdata
 
-    one_hot = np.eye(probabilities.shape[1], dtype=bool)[labels]
-    positives = one_hot.sum(0)
-    rank_sums = (rankdata(probabilities, axis=0) * one_hot).sum(0)
+    classes = probabilities.shape[1]
+    positives = np.bincount(labels, minlength=classes)
+    rank_sums = np.zeros(classes)
+    for part in chunks(classes, len(labels)):
+        is_class = labels[:, None] == np.arange(classes)[part]
+        rank_sums[part] = (rankdata(probabilities[:, part], axis=0) * is_class).sum(0)
     defined = (positives > 0) & (positives < len(labels))
     if not defined.any():
         return float("nan")
@@ -109,7 +116,7 @@ def _log_loss(labels: Labels, probabilities: Probabilities) -> float:
 def count_classes(labels: Labels, probabilities: Probabilities) -> tuple[Counts, Counts, Counts]:
     """Number of correct predictions, of images and of predictions, each by class ``[C]``."""
     classes = probabilities.shape[1]
-    predicted = probabilities.argmax(1)
+    predicted = predict_classes(probabilities)
     correct = np.bincount(labels[predicted == labels], minlength=classes)
     return (
         correct,
@@ -141,6 +148,24 @@ def get(name: str) -> Metric:
     return METRICS[name]
 
 
+def chunks(count: int, size: int) -> Iterator[slice]:
+    """Yield slices of ``count`` rows or columns of ``size`` numbers each, see ``CHUNK_NUMBERS``."""
+    step = max(1, CHUNK_NUMBERS // max(1, size))
+    for start in range(0, count, step):
+        yield slice(start, start + step)
+
+
+def predict_classes(probabilities: Probabilities) -> Labels:
+    """Return the most probable class of each example, ``[N]``."""
+    parts = [probabilities[part].argmax(1) for part in chunks(*probabilities.shape)]
+    return np.concatenate(parts) if parts else np.zeros(0, np.int64)
+
+
+def is_built_in(metric: Metric) -> bool:
+    """Whether a metric is one of ``METRICS``."""
+    return METRICS.get(metric.name) is metric
+
+
 def confusion_matrix(
     labels: Labels, probabilities: Probabilities, max_classes: int = MAX_MATRIX_CLASSES
 ) -> list[list[int]]:
@@ -159,7 +184,7 @@ def confusion_matrix(
     classes = probabilities.shape[1]
     if classes > max_classes:
         return []
-    codes = labels * classes + probabilities.argmax(1)
+    codes = labels * classes + predict_classes(probabilities)
     counts: list[list[int]] = (
         np.bincount(codes, minlength=classes**2).reshape(classes, classes).tolist()
     )
@@ -179,7 +204,7 @@ def confused_pairs(
     Returns:
         The true class, the predicted class and the number of images, the largest number first.
     """
-    predicted = probabilities.argmax(1)
+    predicted = predict_classes(probabilities)
     wrong = predicted != labels
     pairs, counts = np.unique(
         labels[wrong] * probabilities.shape[1] + predicted[wrong], return_counts=True
