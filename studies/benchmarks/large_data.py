@@ -1,13 +1,14 @@
-"""Many images and classes: the time and the memory of a check, a search with one probe, and a report.
+"""Many images and classes: time and memory of a check, a search with one probe, and a report.
 
     python studies/benchmarks/large_data.py FOLDER --sizes 10000/100,50000/500,200000/2000
 
-For each size, images of 32 x 32 px are drawn into class folders below FOLDER, unless an earlier run
-did, and three commands run one after the other, each in a process of its own: ``autotl data check``,
-``autotl search`` with a linear probe as the only trial, and ``autotl report``. Memory is the largest
-resident set of the process, which includes the pages of packed images and features that are mapped
-from disk, and what libraries take before any image is opened. The slope is that between the last two
-sizes, and gives the extrapolation. The table is Markdown; ``--out`` writes the numbers as JSON.
+For each size, images of 32 x 32 px are drawn into class folders below FOLDER, unless an earlier
+run did, and three commands run one after the other, each in a process of its own: ``autotl data
+check``, ``autotl search`` with a linear probe as the only trial, and ``autotl report``. Memory is
+the largest resident set of the process, which includes the pages of packed images and features
+that are mapped from disk, and what libraries take before any image is opened. The slope is that
+between the last two sizes, and gives the extrapolation. The table is Markdown; ``--out`` writes
+the numbers as JSON.
 """
 
 from __future__ import annotations
