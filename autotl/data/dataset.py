@@ -539,8 +539,8 @@ def _fingerprint(
     task: Task,
 ) -> str:
     """The digest of the JSON of all facts, which is not built as a whole: it may be large."""
-    known = json.dumps([FINGERPRINT_VERSION, scale.to_json(scales)])
-    digest = hashlib.sha256(f"{known[:-1]}, [".encode())
+    beginning = json.dumps([FINGERPRINT_VERSION, scale.to_json(scales)])
+    digest = hashlib.sha256(f"{beginning[:-1]}, [".encode())
     for number, (e, i) in enumerate(zip(examples, inspections, strict=True)):
         row = json.dumps([e.name, i.content, e.label, e.split, e.group])
         digest.update(f"{', ' if number else ''}{row}".encode())

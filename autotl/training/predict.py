@@ -54,7 +54,7 @@ def predict(
         OutOfMemory: A single image does not fit on the device.
     """
     model.eval()
-    known = micro_batches or MicroBatches(usual=batches.batch_size)
+    sizes = micro_batches or MicroBatches(usual=batches.batch_size)
 
     def compute_all() -> Iterator[Tensor]:
         forward: Callable[[Tensor], Tensor] | None = None
@@ -64,7 +64,7 @@ def predict(
             if forward is None:
                 count = batches.num_examples if compile else 0
                 forward = compile_if_it_pays(model, images, device, count)
-            yield compute_logits(forward, images, device, known)
+            yield compute_logits(forward, images, device, sizes)
 
     with cuda_kernels(device):
         return collect_predictions(compute_all(), batches.num_examples, model.task)
