@@ -15,6 +15,9 @@ from autotl.artifact import standalone
 from autotl.errors import StoreError
 from autotl.space.input_kind import IMAGE
 
+MAX_ROWS = 200
+"""The maximum number of classes or other outputs in a table of the model card."""
+
 SAVED_BEFORE = "it was saved by an older version of autotl"
 """Why a model without a description of its code has none."""
 
@@ -103,7 +106,7 @@ def render(config: Mapping[str, Any], title: str, results: Mapping[str, Any] | N
         undefined=jinja2.ChainableUndefined,  # entries are missing if a model was saved by hand
         autoescape=False,  # the output is Markdown: all text from users goes through `code`
     )
-    results = {"task": {}, "decimals": 4, **(results or {})}
+    results = {"task": {}, "decimals": 4, "max_rows": MAX_ROWS, **(results or {})}
     task = CLASS_WORDS | results["task"]
     environment.filters.update(code=code_span, code_block=code_block)
     environment.filters["score_cells"] = partial(_score_cells, decimals=results["decimals"])

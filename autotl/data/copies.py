@@ -134,14 +134,14 @@ def find_copies(
         thumbnails: The thumbnail of each.
         contents: The digest of the content of each file or array.
     """
-    by_thumbnail: defaultdict[bytes, list[int]] = defaultdict(list)
-    for i, thumbnail in enumerate(thumbnails):
-        by_thumbnail[thumbnail.tobytes()].append(i)
+    by_thumbnail: defaultdict[int, list[int]] = defaultdict(list)
+    for i, digest in enumerate(digest_thumbnails(thumbnails).tolist()):
+        by_thumbnail[digest].append(i)
     # One image of each content is opened.
     doubtful = {
         contents[i]: i
         for group in by_thumbnail.values()
-        if len({contents[i] for i in group}) > 1
+        if len(group) > 1 and len({contents[i] for i in group}) > 1
         for i in group
     }
     digests: list[str] = []
@@ -166,25 +166,29 @@ def _digest_pixels(example: Example) -> str:
     return "pixels " + hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
 
 
-def find_near_copies(thumbnails: NDArray[np.uint8]) -> Pairs:
+def find_near_copies(thumbnails: Sequence[Thumbnail] | NDArray[np.uint8]) -> Pairs:
     """Find the pairs of images that are nearly alike.
 
     Args:
-        thumbnails: ``uint8 [N, T, T, 3]``, of images of at least ``SMALLEST`` px.
+        thumbnails: Those of N images of at least ``SMALLEST`` px. They are computed with in chunks,
+            and never copied as a whole.
 
     Returns:
         Indices of the two images of each pair, the smaller first, ``[P, 2]``.
     """
-    contrast = np.concatenate(
-        [_measure_contrast(thumbnails[i : i + CHUNK]) for i in range(0, len(thumbnails), CHUNK)]
-        or [np.zeros(0, np.float32)]
-    )
+    contrasts, hashes = [np.zeros(0, np.float32)], [np.zeros(0, np.uint64)]
+    for start in range(0, len(thumbnails), CHUNK):
+        chunk = np.stack([*thumbnails[start : start + CHUNK]])
+        contrasts.append(_measure_contrast(chunk))
+        hashes.append(hash_thumbnails(chunk[contrasts[-1] >= MIN_CONTRAST]))
+    contrast = np.concatenate(contrasts)
     chosen = np.flatnonzero(contrast >= MIN_CONTRAST)
-    pairs: Pairs = chosen[_find_similar(hash_thumbnails(thumbnails[chosen]))]
+    pairs: Pairs = chosen[_find_similar(np.concatenate(hashes))]
     close = [np.zeros(0, dtype=bool)]
     for start in range(0, len(pairs), CHUNK):
         one, two = pairs[start : start + CHUNK].T
-        difference = _describe(thumbnails[one]) - _describe(thumbnails[two])
+        first, second = (np.stack([thumbnails[i] for i in of]) for of in (one, two))
+        difference = _describe(first) - _describe(second)
         limit = MAX_DIFFERENCE * np.minimum(contrast[one], contrast[two])
         close.append(np.sqrt((difference**2).sum(1)) <= limit)
     near: Pairs = pairs[np.concatenate(close)]

@@ -6,12 +6,13 @@ import csv
 import hashlib
 import json
 import re
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass, replace
-from functools import partial
-from io import StringIO
+from functools import cached_property, partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,7 @@ class Dataset:
     issues: tuple[Issue, ...]
     skipped: int
     duplicates_across_splits: int
-    units: tuple[int, ...]
+    units: NDArray[np.int64]
     scales: Mapping[str, Scale]
     digests: NDArray[np.uint64]
     folds: NDArray[np.int64] | None = None
@@ -116,7 +117,14 @@ class Dataset:
 
     def indices(self, *splits: str) -> NDArray[np.int64]:
         """Indices of the examples in any of ``splits``, ascending, ``[n]``."""
-        return np.flatnonzero(np.isin(self.splits, splits)).astype(np.int64)
+        chosen = [SPLITS.index(name) for name in splits if name in SPLITS]
+        return np.flatnonzero(np.isin(self._split_numbers, chosen)).astype(np.int64)
+
+    @cached_property
+    def _split_numbers(self) -> NDArray[np.uint8]:
+        """The position in ``SPLITS`` of the split of each example, ``[N]``."""
+        numbers = {name: number for number, name in enumerate(SPLITS)}
+        return np.fromiter((numbers[name] for name in self.splits), np.uint8, len(self.splits))
 
     def count_units(self, split: str) -> int:
         """Count the sampling units in a split.
@@ -124,7 +132,7 @@ class Dataset:
         This is a safe number of independent observations: the images of one unit may add nothing
         to each other.
         """
-        return len(np.unique(np.array(self.units)[self.indices(split)]))
+        return len(np.unique(self.units[self.indices(split)]))
 
 
 def check(
@@ -177,11 +185,11 @@ def check(
         task=task,
         examples=tuple(usable),
         targets=task.encode([e.label for e in usable]),
-        splits=tuple(splits.tolist()),
+        splits=tuple(map(sys.intern, splits.tolist())),
         issues=(*names, *excluded.values(), *copies.notes, *near, *own, *issues),
         skipped=len(excluded),
         duplicates_across_splits=copies.across_splits,
-        units=tuple(units),
+        units=np.array(units, dtype=np.int64),
         scales=scales,
         digests=_digest(opened, kind),
         folds=fold_of,
@@ -261,7 +269,7 @@ def write_splits(dataset: Dataset, path: Path) -> None:
         StoreError: The file cannot be written.
     """
     pairs = zip(dataset.examples, dataset.splits, strict=True)
-    rows = [(e.name, e.label, split_name, e.group) for e, split_name in pairs]
+    rows = ((e.name, e.label, split_name, e.group) for e, split_name in pairs)
     write_csv(path, ("name", "label", "split", "group"), rows)
 
 
@@ -271,7 +279,7 @@ def write_issues(dataset: Dataset, path: Path) -> None:
     Raises:
         StoreError: The file cannot be written.
     """
-    write_csv(path, ("name", "problem", "action"), [astuple(issue) for issue in dataset.issues])
+    write_csv(path, ("name", "problem", "action"), map(astuple, dataset.issues))
 
 
 def write_csv(path: Path, header: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
@@ -282,12 +290,14 @@ def write_csv(path: Path, header: Iterable[str], rows: Iterable[Iterable[object]
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        text = StringIO(newline="")
-        csv.writer(text).writerows(
-            [escape_formula(str(cell)) for cell in row] for row in (header, *rows)
-        )
         # File names need not be UTF-8; surrogateescape writes their bytes back unchanged.
-        files.write_text(path, text.getvalue(), errors="surrogateescape")
+        with (
+            files.write_beside(path) as temporary,
+            temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
+        ):
+            csv.writer(file).writerows(
+                [escape_formula(str(cell)) for cell in row] for row in chain((header,), rows)
+            )
     except OSError as error:
         raise StoreError(
             f"{path} cannot be written ({error.strerror or error}); free some space there, or "
@@ -318,7 +328,8 @@ def _sort_and_parse(
     unparsed: dict[int, Issue] = {}
     for i, example in enumerate(offered):
         label, problem = parse_label(example.label, task)
-        offered[i] = replace(example, label=label)
+        if label is not example.label:
+            offered[i] = replace(example, label=label)
         if problem:
             unparsed[i] = Issue(example.name, problem, LEFT_OUT)
     if not offered:
@@ -531,12 +542,15 @@ def _fingerprint(
     scales: Mapping[str, Scale],
     task: Task,
 ) -> str:
-    pairs = zip(examples, inspections, strict=True)
-    rows = [[e.name, i.content, e.label, e.split, e.group] for e, i in pairs]
-    facts: list[Any] = [FINGERPRINT_VERSION, scale.to_json(scales), rows]
-    if task.name != CLASSIFICATION.name:
-        facts.append(task.name)
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+    """The digest of the JSON of all facts, which is not built as a whole: it may be large."""
+    beginning = json.dumps([FINGERPRINT_VERSION, scale.to_json(scales)])
+    digest = hashlib.sha256(f"{beginning[:-1]}, [".encode())
+    for number, (e, i) in enumerate(zip(examples, inspections, strict=True)):
+        row = json.dumps([e.name, i.content, e.label, e.split, e.group])
+        digest.update(f"{', ' if number else ''}{row}".encode())
+    other = "" if task.name == CLASSIFICATION.name else f", {json.dumps(task.name)}"
+    digest.update(f"]{other}]".encode())
+    return digest.hexdigest()
 
 
 def _find_issues(

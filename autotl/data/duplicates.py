@@ -57,6 +57,8 @@ def find_duplicates(
     across_splits = 0
     notes: list[Issue] = []
     for copies in indices_of.values():
+        if len(copies) == 1:
+            continue
         labels = sorted({examples[i].label for i in copies}, key=natural_key)
         if len(labels) > 1:
             names = join_names([examples[i].name for i in copies])
@@ -98,7 +100,7 @@ def find_near_groups(
     chosen = sorted(i for i in first_of.values() if inspections[i].side >= SMALLEST)
     if len(chosen) < 2:
         return [], []
-    pairs = find_near_copies(np.stack([inspections[i].thumbnail for i in chosen]))
+    pairs = find_near_copies([inspections[i].thumbnail for i in chosen])
     counts = np.bincount(labels)
     groups, issues = [], []
     for members in _connect(np.array(chosen)[pairs].tolist(), labels):

@@ -69,7 +69,7 @@ def resample(dataset: Dataset, number: int, seed: int) -> Resample:
 
     shuffle, fold = divmod(number, folds)
     strata = dataset.task.strata(dataset.targets)[pool]
-    units = np.array(dataset.units)[pool]
+    units = dataset.units[pool]
     wanted = count_strata(strata) / folds
     random = np.random.default_rng((seed, shuffle))
     fold_names = np.full(len(pool), "train", dtype="<U10")

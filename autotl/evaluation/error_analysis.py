@@ -17,6 +17,7 @@ from autotl.artifact.model_folder import Predictor
 from autotl.data import Dataset, ImageInput, Indices
 from autotl.errors import DataError
 from autotl.evaluation import saliency
+from autotl.scoring.chunks import chunks
 from autotl.scoring.metrics import Predictions
 from autotl.space.task import Finding
 from autotl.tasks import Classification
@@ -77,8 +78,12 @@ def find_label_issues(
 def _average_repeated(indices: Indices, predictions: Predictions) -> tuple[Indices, Predictions]:
     """Average the predictions for each example: ``[N]`` and ``[N, K]`` to one row per example."""
     unique, inverse, counts = np.unique(indices, return_inverse=True, return_counts=True)
+    if len(unique) == len(indices) and (inverse == np.arange(len(indices))).all():
+        return indices, predictions
     mean: Predictions = np.zeros((len(unique), predictions.shape[1]), dtype=np.float32)
-    np.add.at(mean, inverse, predictions / counts[inverse, None].astype(np.float32))
+    for part in chunks(*predictions.shape):
+        own = inverse[part]
+        np.add.at(mean, own, predictions[part] / counts[own, None].astype(np.float32))
     return unique, mean
 
 

@@ -24,6 +24,9 @@ from autotl.space.plugin import Example
 from autotl.space.task import Task
 from autotl.tasks import Classification
 
+MAX_MATRIX_CLASSES = 1000
+"""The maximum number of classes of a confusion matrix in the result."""
+
 NAMED_PROBLEMS = 5
 """The number of problems with labels that are named, the most frequent ones."""
 
@@ -193,8 +196,10 @@ def compute_scores(
         ``beats_majority``, whether the predictions are better beyond chance; all None where the
         metric is undefined. ``majority_class``, the constant prediction; and of a classification
         ``ece``, the expected calibration error; ``per_class``, a list of ``{"class", "n",
-        "recall", "precision", "f1"}``; and ``confusion``, the confusion matrix with a row for each
-        label and a column for each prediction. Other tasks have their ``details``.
+        "recall", "precision", "f1"}``; ``confusion``, the confusion matrix with a row for each
+        label and a column for each prediction, empty for more than ``MAX_MATRIX_CLASSES`` classes;
+        and ``confused_pairs``, a list of ``{"class", "prediction", "n"}`` of the most frequent
+        errors. Other tasks have their ``details``.
     """
     units = np.arange(len(targets)) if units is None else units
     constant = task.constant(targets)
@@ -213,7 +218,11 @@ def compute_scores(
         **scores,
         "ece": expected_calibration_error(targets, predictions),
         "per_class": _score_classes(targets, predictions, task.outputs),
-        "confusion": metrics.confusion_matrix(targets, predictions),
+        "confusion": metrics.confusion_matrix(targets, predictions, MAX_MATRIX_CLASSES),
+        "confused_pairs": [
+            {"class": task.outputs[true], "prediction": task.outputs[guess], "n": count}
+            for true, guess, count in metrics.confused_pairs(targets, predictions)
+        ],
     }
 
 

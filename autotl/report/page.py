@@ -45,6 +45,9 @@ MAX_ISSUES = 200
 MAX_TABLE_CLASSES = 30
 """The maximum number of classes of a confusion matrix that is a table; for more it is a figure."""
 
+MAX_CLASSES = 1000
+"""The maximum number of classes in the table of their scores: those with the lowest ones."""
+
 MAX_CONFUSIONS = 20
 """The maximum number of pairs of confused classes that are listed next to that figure."""
 
@@ -146,6 +149,7 @@ def _page(store: Store, study: str, summary: Mapping[str, Any], folder: Path) ->
     best = winner["trial"] if winner else None
     name = winner_name(summary) if winner else ""
     test, mistakes = _test(store, study, facts, rows)
+    per_class = _per_class(test, are_classes)
     confusion = _confusion(test, summary["data"]["classes"])
     epochs = {row.number: store.epochs(study, row.number) for row in rows}
     issues = store.data_issues(study)
@@ -164,7 +168,8 @@ def _page(store: Store, study: str, summary: Mapping[str, Any], folder: Path) ->
         "format_members": format_members,
         "openings": tests,
         "test": test,
-        "per_class": _per_class(test, are_classes),
+        "per_class": per_class[:MAX_CLASSES],
+        "more_classes": max(0, len(per_class) - MAX_CLASSES),
         "details": [(key, title) for key, title in DETAILS.items() if _has_detail(test, key)],
         "are_classes": are_classes,
         "confusion": confusion,
@@ -235,7 +240,8 @@ def _per_class(test: Mapping[str, Any], are_recalls: bool) -> list[dict[str, Any
             (None, None) if recall is None else intervals.wilson_interval(recall, entry["n"])
         )
         predicted = sum(row[i] for row in matrix) if i < len(matrix) else 0
-        precision = matrix[i][i] / predicted if predicted else None
+        # Of many classes there is no matrix, and their precision is stored.
+        precision = matrix[i][i] / predicted if predicted else entry.get("precision")
         classes.append({**entry, "low": low, "high": high, "precision": precision})
     return sorted(classes, key=_score_of)
 
@@ -248,6 +254,9 @@ def _confusion(test: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any
     """The confusion matrix, with the fraction of its row for each cell, and its largest errors."""
     matrix: list[list[int]] = test.get("confusion_matrix") or []
     names = [c["class"] for c in test.get("per_class") or []] or list(classes)
+    if pairs := test.get("confused_pairs"):
+        errors = [(count, names[i], names[j]) for i, j, count in pairs]
+        return {"names": names, "errors": errors[:MAX_CONFUSIONS], "rows": []}
     if not matrix or len(names) != len(matrix):
         return {}
     errors = [

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from scipy.special import softmax
 
+from autotl.scoring.chunks import chunks
 from autotl.scoring.metrics import METRICS, Labels, Probabilities
 
 NUM_BINS = 15
@@ -21,6 +22,9 @@ NUM_BINS = 15
 
 MAX_TEMPERATURE = 5.0
 """Temperatures are searched from its reciprocal to this."""
+
+MAX_FITTED_NUMBERS, FEWEST_FITTED = 1 << 25, 2000
+"""A temperature is fitted to this number of probabilities, of at least this number of images."""
 
 SMALLEST_PROBABILITY = 1e-12
 """Probabilities are clipped to this before taking a logarithm."""
@@ -34,6 +38,9 @@ def fit_temperature(labels: Labels, probabilities: Probabilities) -> float:
     The pseudo-example is an average image of a random class: its loss is the mean of ``-log p``
     over all images and classes. It counts as one image, so it matters only among few errors.
 
+    Of many images, a random sample is enough for the one number: ``MAX_FITTED_NUMBERS``
+    probabilities, but at least ``FEWEST_FITTED`` images.
+
     Args:
         labels: ``[N]``.
         probabilities: ``[N, C]`` of images that were not trained on.
@@ -41,12 +48,23 @@ def fit_temperature(labels: Labels, probabilities: Probabilities) -> float:
     Returns:
         The temperature, from ``1 / MAX_TEMPERATURE`` to ``MAX_TEMPERATURE``.
     """
-    rows = np.arange(len(labels))
+    count, classes = probabilities.shape
+    limit = max(FEWEST_FITTED, MAX_FITTED_NUMBERS // classes)
+    if count > limit:
+        sample = np.sort(np.random.default_rng(0).permutation(count)[:limit])
+        labels, probabilities = labels[sample], probabilities[sample]
+    parts = list(chunks(*probabilities.shape))
+    sizes = [len(labels[part]) for part in parts]
 
     def penalized_loss(log_temperature: float) -> float:
-        scaled = apply_temperature(probabilities, float(np.exp(log_temperature)))
-        losses = -np.log(np.maximum(scaled, SMALLEST_PROBABILITY))
-        return float((losses[rows, labels].sum() + losses.mean()) / (len(labels) + 1))
+        of_labels, means = np.float32(0), []
+        for part in parts:
+            scaled = apply_temperature(probabilities[part], float(np.exp(log_temperature)))
+            losses = -np.log(np.maximum(scaled, SMALLEST_PROBABILITY))
+            of_labels += losses[np.arange(len(losses)), labels[part]].sum()
+            means.append(losses.mean())
+        mean = np.float32(np.average(means, weights=sizes))
+        return float((of_labels + mean) / (len(labels) + 1))
 
     limit = float(np.log(MAX_TEMPERATURE))
     optimum = minimize_scalar(penalized_loss, bounds=(-limit, limit), method="bounded")
@@ -56,8 +74,11 @@ def fit_temperature(labels: Labels, probabilities: Probabilities) -> float:
 def apply_temperature(probabilities: Probabilities, temperature: float) -> Probabilities:
     """Rescale ``probabilities [N, C]``; a temperature above 1 makes them less confident."""
     # The logarithms are the logits up to a constant in each row, which softmax cancels.
-    logits = np.log(np.maximum(probabilities.astype(np.float64), SMALLEST_PROBABILITY))
-    scaled: Probabilities = softmax(logits / temperature, axis=1).astype(np.float32)
+    scaled: Probabilities = np.empty(probabilities.shape, np.float32)
+    for part in chunks(*probabilities.shape):
+        chunk = probabilities[part].astype(np.float64)
+        logits = np.log(np.maximum(chunk, SMALLEST_PROBABILITY))
+        scaled[part] = softmax(logits / temperature, axis=1)
     return scaled
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from autotl.scoring.chunks import chunks, predict_classes
+
 Labels = NDArray[np.int64]
 Probabilities = NDArray[np.float32]
 Contributions = NDArray[np.float64]
@@ -16,7 +18,7 @@ Contributions = NDArray[np.float64]
 
 def accuracy(labels: Labels, probabilities: Probabilities) -> Contributions:
     """Whether each prediction is correct, 1 or 0."""
-    correct: Contributions = (probabilities.argmax(1) == labels).astype(np.float64)
+    correct: Contributions = (predict_classes(probabilities) == labels).astype(np.float64)
     return correct
 
 
@@ -42,7 +44,7 @@ def class_weights(labels: Labels) -> NDArray[np.float64]:
 
 def macro_f1(labels: Labels, probabilities: Probabilities) -> Contributions:
     """The derivative of F1 = 2 correct / (actual + predicted), averaged over the classes."""
-    classes, predicted = probabilities.shape[1], probabilities.argmax(1)
+    classes, predicted = probabilities.shape[1], predict_classes(probabilities)
     correct = predicted == labels
     counts = np.bincount(labels, minlength=classes) + np.bincount(predicted, minlength=classes)
     present = counts > 0
@@ -56,16 +58,34 @@ def macro_f1(labels: Labels, probabilities: Probabilities) -> Contributions:
 
 def auroc(labels: Labels, probabilities: Probabilities) -> Contributions:
     """The placement values of DeLong et al. 1988 (Biometrics 44), averaged over the classes."""
+    n, classes = len(labels), probabilities.shape[1]
+    counts = np.bincount(labels, minlength=classes)
+    defined = np.flatnonzero((counts > 0) & (counts < n))
+    if not len(defined):
+        return np.full(n, np.nan)
+    scores, sums = np.zeros(len(defined)), np.zeros(n)
+    for part in chunks(len(defined), n):
+        columns = defined[part]
+        is_class = (labels[:, None] == np.arange(classes))[:, columns]
+        scores[part], influence = _rank(is_class, probabilities[:, columns], counts[columns])
+        sums += influence.sum(1)
+    values: Contributions = scores.mean() + sums / len(defined)
+    return values
+
+
+def _rank(
+    is_class: NDArray[np.bool_], predicted: Probabilities, positives: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The AUROC of each of some classes, ``[C]``, and the influence of each example, ``[N, C]``.
+
+    Args:
+        is_class: Whether an example is of the class, ``[N, C]``.
+        predicted: The probabilities of the classes, ``[N, C]``.
+        positives: The number of examples of each class, ``[C]``.
+    """
     from scipy.stats import rankdata
 
-    n = len(labels)
-    is_class = np.eye(probabilities.shape[1], dtype=bool)[labels]
-    positives = is_class.sum(0)
-    defined = (positives > 0) & (positives < n)
-    if not defined.any():
-        return np.full(n, np.nan)
-    is_class, predicted = is_class[:, defined], probabilities[:, defined]
-    positives = positives[defined]
+    n = len(predicted)
     # The rank among those of the own group, positives or negatives: all others come after them.
     within = [
         rankdata(np.where(group, predicted, np.inf), axis=0) for group in (is_class, ~is_class)
@@ -75,8 +95,7 @@ def auroc(labels: Labels, probabilities: Probabilities) -> Contributions:
     placements = np.where(is_class, ranks / (n - positives), 1 - ranks / positives)
     scores = (placements * is_class).sum(0) / positives
     sizes = np.where(is_class, positives, n - positives)
-    values: Contributions = scores.mean() + ((placements - scores) * (n / sizes)).mean(1)
-    return values
+    return scores, (placements - scores) * (n / sizes)
 
 
 def log_loss(labels: Labels, probabilities: Probabilities) -> Contributions:

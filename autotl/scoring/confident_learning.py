@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from autotl.scoring.chunks import chunks
 from autotl.scoring.metrics import Labels, Probabilities
 
 
@@ -29,8 +30,13 @@ def doubt_labels(
         0 where it is not, ``[N]``.
     """
     thresholds = np.full(probabilities.shape[1], np.inf)
-    for label in np.unique(labels):
-        thresholds[label] = probabilities[labels == label, label].mean()
-    candidates = np.where(probabilities >= thresholds, probabilities, np.float32(0))
-    guesses = candidates.argmax(1)
-    return guesses, np.where(guesses != labels, candidates.max(1), np.float32(0))
+    order = np.argsort(labels, kind="stable")
+    present, starts = np.unique(labels[order], return_index=True)
+    for label, own in zip(present, np.split(order, starts[1:]), strict=True):
+        thresholds[label] = probabilities[own, label].mean()
+    guesses, highest = np.zeros_like(labels), np.zeros(len(labels), probabilities.dtype)
+    for part in chunks(*probabilities.shape):
+        chunk = probabilities[part]
+        candidates = np.where(chunk >= thresholds, chunk, np.float32(0))
+        guesses[part], highest[part] = candidates.argmax(1), candidates.max(1)
+    return guesses, np.where(guesses != labels, highest, np.float32(0))

@@ -12,6 +12,9 @@ from scipy.optimize import minimize_scalar
 MAX_EXAMPLES = 1000
 """Of more examples, a random sample of this size is used, which gives nearly the same estimate."""
 
+MAX_CLASSES = 500
+"""Of more classes, the evidence is the mean over a random sample of this size."""
+
 Vector = NDArray[np.float64]
 
 
@@ -46,7 +49,10 @@ def logme(features: NDArray[Any], targets: NDArray[Any]) -> float:
         sample = np.random.default_rng(0).choice(len(features), MAX_EXAMPLES, replace=False)
         features, targets = features[sample], targets[sample]
     features = features.astype(np.float64)
-    columns = _columns(targets)
+    names = np.unique(targets) if targets.ndim == 1 else None
+    if names is not None and len(names) > MAX_CLASSES:
+        names = np.random.default_rng(0).choice(names, MAX_CLASSES, replace=False)
+    columns = _columns(targets, names)
     if not columns or (targets.ndim == 1 and len(columns) < 2):
         raise ValueError("all labels are of one class; give examples of two or more")
     if not np.isfinite(features).all():
@@ -58,10 +64,10 @@ def logme(features: NDArray[Any], targets: NDArray[Any]) -> float:
     return float(np.mean([_log_evidence(vectors, singular_values**2, y) for y in columns]))
 
 
-def _columns(targets: NDArray[Any]) -> list[Vector]:
-    """What is regressed, each ``[N]``: the membership in each class, or standardised numbers."""
-    if targets.ndim == 1:
-        return [(targets == value).astype(np.float64) for value in np.unique(targets)]
+def _columns(targets: NDArray[Any], names: NDArray[Any] | None) -> list[Vector]:
+    """What is regressed, each ``[N]``: the membership in some classes, or standardised numbers."""
+    if names is not None:
+        return [(targets == name).astype(np.float64) for name in names]
     values = targets.astype(np.float64)
     varied = values[:, values.std(0) > 0]
     return list(((varied - varied.mean(0)) / varied.std(0)).T)

@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 from autotl.scoring import comparison, influence
 from autotl.scoring.comparison import Interval
 from autotl.scoring.metrics import (
+    METRICS,
     Labels,
     Metric,
     Predictions,
     Probabilities,
     Targets,
-    confusion_matrix,
+    count_classes,
 )
 
 IMBALANCED = 1.5
@@ -58,7 +59,17 @@ def constant_probabilities(labels: Labels, classes: int) -> Probabilities:
 
 def constant_score(metric: Metric, targets: Targets, constant: Predictions) -> float:
     """The score of predicting ``constant [K]`` for every example ``[N]``."""
-    return metric.score(targets, np.tile(constant, (len(targets), 1)))
+    return metric.score(targets, _repeat(metric, constant, len(targets)))
+
+
+def _repeat(metric: Metric, constant: Predictions, count: int) -> Predictions:
+    """The constant prediction for each of N examples, ``[N, K]``; without copies if it may be.
+
+    Metrics of plugins get an ordinary array.
+    """
+    if METRICS.get(metric.name) is metric:
+        return np.broadcast_to(constant, (count, len(constant)))
+    return np.tile(constant, (count, 1))
 
 
 def compare_with_constant(
@@ -86,8 +97,10 @@ def compare_with_constant(
     if len(np.unique(targets, axis=0)) < 2:
         return None
     runs = np.zeros(len(targets), np.int64) if runs is None else runs
-    both = (predictions, np.tile(constant, (len(targets), 1)))
-    parts = [runs == run for run in np.unique(runs)]
+    both = (predictions, _repeat(metric, constant, len(targets)))
+    numbers = np.unique(runs)
+    # An index array would copy all predictions.
+    parts: list[Any] = [runs == n for n in numbers] if len(numbers) > 1 else [slice(None)]
     scores = np.array([[metric.score(targets[p], each[p]) for p in parts] for each in both])
     values = np.zeros((2, len(targets)))
     for part in parts:
@@ -117,11 +130,23 @@ def class_recalls(
         probabilities: ``[N, C]``.
         classes: Names of the classes.
     """
-    confusion = confusion_matrix(labels, probabilities)
+    correct, actual, _ = count_classes(labels, probabilities)
     return [
-        {"class": name, "n": sum(row), "score": row[i] / sum(row) if sum(row) else None}
-        for i, (name, row) in enumerate(zip(classes, confusion, strict=True))
+        {"class": name, "n": n, "score": hits / n if n else None}
+        for name, hits, n in zip(classes, correct.tolist(), actual.tolist(), strict=True)
     ]
+
+
+def class_precisions(labels: Labels, probabilities: Probabilities) -> list[float | None]:
+    """The precision of each class, ``[C]``; None for one that is never predicted.
+
+    Args:
+        labels: ``[N]``.
+        probabilities: ``[N, C]``.
+    """
+    correct, _, predicted = count_classes(labels, probabilities)
+    pairs = zip(correct.tolist(), predicted.tolist(), strict=True)
+    return [hits / n if n else None for hits, n in pairs]
 
 
 def balanced_accuracy(recalls: Sequence[dict[str, Any]]) -> float | None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from autotl.errors import StudyError, did_you_mean
 from autotl.scoring import class_contributions as each
+from autotl.scoring.chunks import chunks, predict_classes
 
 Labels = each.Labels
 Probabilities = each.Probabilities
@@ -19,6 +20,12 @@ Targets = NDArray[Any]
 """The targets of a task, ``[N, ...]``; the labels ``int64 [N]`` of a classification."""
 Predictions = NDArray[np.float32]
 """What a task predicts, ``[N, K]``; the probabilities ``[N, C]`` of a classification."""
+
+MAX_MATRIX_CLASSES = 150
+"""The maximum number of classes of a confusion matrix that is stored."""
+
+MAX_PAIRS = 100
+"""The maximum number of pairs of confused classes that are stored instead."""
 
 
 @dataclass(frozen=True)
@@ -67,17 +74,17 @@ class Metric:
 
 
 def _accuracy(labels: Labels, probabilities: Probabilities) -> float:
-    return float((probabilities.argmax(1) == labels).mean())
+    return float((predict_classes(probabilities) == labels).mean())
 
 
 def _balanced_accuracy(labels: Labels, probabilities: Probabilities) -> float:
-    correct, actual, _ = _counts(labels, probabilities)
+    correct, actual, _ = count_classes(labels, probabilities)
     present = actual > 0
     return float((correct[present] / actual[present]).mean())
 
 
 def _macro_f1(labels: Labels, probabilities: Probabilities) -> float:
-    correct, actual, predicted = _counts(labels, probabilities)
+    correct, actual, predicted = count_classes(labels, probabilities)
     present = actual + predicted > 0
     return float((2 * correct[present] / (actual + predicted)[present]).mean())
 
@@ -89,9 +96,12 @@ def _auroc(labels: Labels, probabilities: Probabilities) -> float:
     """
     from scipy.stats import rankdata
 
-    one_hot = np.eye(probabilities.shape[1], dtype=bool)[labels]
-    positives = one_hot.sum(0)
-    rank_sums = (rankdata(probabilities, axis=0) * one_hot).sum(0)
+    classes = probabilities.shape[1]
+    positives = np.bincount(labels, minlength=classes)
+    rank_sums = np.zeros(classes)
+    for part in chunks(classes, len(labels)):
+        is_class = labels[:, None] == np.arange(classes)[part]
+        rank_sums[part] = (rankdata(probabilities[:, part], axis=0) * is_class).sum(0)
     defined = (positives > 0) & (positives < len(labels))
     if not defined.any():
         return float("nan")
@@ -105,10 +115,10 @@ def _log_loss(labels: Labels, probabilities: Probabilities) -> float:
     return float(-np.log(np.maximum(of_label, np.finfo(probabilities.dtype).eps)).mean())
 
 
-def _counts(labels: Labels, probabilities: Probabilities) -> tuple[Counts, Counts, Counts]:
+def count_classes(labels: Labels, probabilities: Probabilities) -> tuple[Counts, Counts, Counts]:
     """Number of correct predictions, of images and of predictions, each by class ``[C]``."""
     classes = probabilities.shape[1]
-    predicted = probabilities.argmax(1)
+    predicted = predict_classes(probabilities)
     correct = np.bincount(labels[predicted == labels], minlength=classes)
     return (
         correct,
@@ -146,20 +156,49 @@ def get(name: str) -> Metric:
     return METRICS[name]
 
 
-def confusion_matrix(labels: Labels, probabilities: Probabilities) -> list[list[int]]:
+def confusion_matrix(
+    labels: Labels, probabilities: Probabilities, max_classes: int = MAX_MATRIX_CLASSES
+) -> list[list[int]]:
     """Count the images of each class that were predicted as each class.
 
     Args:
         labels: ``[N]``.
         probabilities: ``[N, C]``.
+        max_classes: The number of classes above which there is no matrix, because it grows with
+            their square; ``confused_pairs`` then has its largest errors.
 
     Returns:
-        ``[C, C]``; rows are the true classes, columns the predicted ones.
+        ``[C, C]``; rows are the true classes, columns the predicted ones. Empty for more than
+        ``max_classes``.
     """
-    from sklearn.metrics import confusion_matrix as sklearn_confusion_matrix
+    classes = probabilities.shape[1]
+    if classes > max_classes:
+        return []
+    codes = labels * classes + predict_classes(probabilities)
+    counts: list[list[int]] = (
+        np.bincount(codes, minlength=classes**2).reshape(classes, classes).tolist()
+    )
+    return counts
 
-    classes = range(probabilities.shape[1])
-    matrix: list[list[int]] = sklearn_confusion_matrix(
-        labels, probabilities.argmax(1), labels=classes
-    ).tolist()
-    return matrix
+
+def confused_pairs(
+    labels: Labels, probabilities: Probabilities, limit: int = MAX_PAIRS
+) -> list[tuple[int, int, int]]:
+    """List the pairs of classes that are confused most often.
+
+    Args:
+        labels: ``[N]``.
+        probabilities: ``[N, C]``.
+        limit: The maximum number of pairs.
+
+    Returns:
+        The true class, the predicted class and the number of images, the largest number first.
+    """
+    predicted = predict_classes(probabilities)
+    wrong = predicted != labels
+    pairs, counts = np.unique(
+        labels[wrong] * probabilities.shape[1] + predicted[wrong], return_counts=True
+    )
+    first = np.argsort(-counts, kind="stable")[:limit]
+    true, guesses = np.divmod(pairs[first], probabilities.shape[1])
+    return list(zip(true.tolist(), guesses.tolist(), counts[first].tolist(), strict=True))

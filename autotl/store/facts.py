@@ -331,8 +331,10 @@ class RepeatFacts(Facts):
 class TestResult(Facts):
     """The result on the test split; ``score`` is None if the test was interrupted.
 
-    ``ece``, ``per_class``, ``at_thresholds``, ``confusion_matrix`` and ``scatter``, the true and
-    the predicted numbers of some examples, ``[N, T, 2]``, are those of ``Task.details``.
+    ``ece``, ``per_class``, ``at_thresholds``, ``confusion_matrix``, or of many classes
+    ``confused_pairs`` (the indices of the true and of the predicted class, and a number), and
+    ``scatter``, the true and the predicted numbers of some examples, ``[N, T, 2]``, are those of
+    ``Task.details``.
     """
 
     __test__ = False  # pytest would collect the class because of its name
@@ -347,5 +349,6 @@ class TestResult(Facts):
     per_class: list[dict[str, Any]] = []
     at_thresholds: dict[str, float | None] = {}
     confusion_matrix: list[list[int]] = []
+    confused_pairs: list[tuple[int, int, int]] = []
     scatter: list[list[tuple[float, float]]] = []
     majority: Baseline | None = None

@@ -98,12 +98,24 @@ class Classification(Task):
     def details(
         self, targets: Labels, predictions: Probabilities, calibration: Mapping[str, Any] = {}
     ) -> dict[str, Any]:
-        """Return the recall of each class, the confusion matrix, and the calibration error."""
-        return {
-            "per_class": majority.class_recalls(targets, predictions, self.outputs),
-            "confusion_matrix": metrics.confusion_matrix(targets, predictions),
+        """Return the recall of each class, the confusion matrix, and the calibration error.
+
+        For many classes, their precision and the pairs that are confused most often are returned
+        instead of the matrix.
+        """
+        per_class = majority.class_recalls(targets, predictions, self.outputs)
+        matrix = metrics.confusion_matrix(targets, predictions)
+        details = {
+            "per_class": per_class,
+            "confusion_matrix": matrix,
             "ece": expected_calibration_error(targets, predictions),
         }
+        if matrix:
+            return details
+        precisions = majority.class_precisions(targets, predictions)
+        for entry, precision in zip(per_class, precisions, strict=True):
+            entry["precision"] = precision
+        return {**details, "confused_pairs": metrics.confused_pairs(targets, predictions)}
 
     def calibrate(
         self, targets: Labels, predictions: Probabilities, folds: Labels

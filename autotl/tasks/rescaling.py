@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from autotl.scoring.chunks import chunks
 from autotl.space.task import Task
 
 
@@ -20,8 +21,10 @@ def rescale(
         predictions: Those of the logits as they are, ``[N, K]``.
         temperature: Above 1 it makes probabilities less confident.
     """
-    logits = task.invert(torch.from_numpy(np.asarray(predictions, np.float64)))
-    rescaled: NDArray[np.float32] = task.activate(logits / temperature).numpy().astype(np.float32)
+    rescaled: NDArray[np.float32] = np.empty(predictions.shape, np.float32)
+    for part in chunks(*predictions.shape):
+        logits = task.invert(torch.from_numpy(np.asarray(predictions[part], np.float64)))
+        rescaled[part] = task.activate(logits / temperature).numpy()
     return rescaled
 
 

@@ -29,7 +29,7 @@ from autotl.training.job import Job
 from autotl.training.memory import MicroBatches, retry_when_out_of_memory, split
 from autotl.training.predict import (
     autocast,
-    logits_to_predictions,
+    collect_predictions,
     predict,
     split_for_inference,
 )
@@ -183,15 +183,29 @@ class Inputs:
         train = self.job.train
         whole_backbone = self.split_point is not None and self.split_point.name == "backbone"
         rows = self._get_rows(train, None) if whole_backbone else None
+        features: Tensor | None = None
+        done = 0
         with eval_mode(self.model), torch.inference_mode(), autocast(self.device):
-            if rows:
-                features = [divide(row)[0] for row, _ in rows.batches(train.sequential_indices())]
-            else:
-                features = []
-                for images, _ in train:
-                    self.job.check_time()
-                    features.append(self._inference.map(self.model.features, images))
-        return torch.cat(features).float().clone()  # inference tensors cannot be trained on
+            for part in self._compute_head_inputs(rows):
+                if features is None:
+                    shape = (train.num_examples, *part.shape[1:])
+                    with torch.inference_mode(False):  # such tensors cannot be trained on
+                        features = torch.empty(shape, dtype=torch.float32, device=part.device)
+                features[done : done + len(part)] = part
+                done += len(part)
+        assert features is not None  # there is a training image
+        return features
+
+    def _compute_head_inputs(self, rows: CachedRows | None) -> Iterator[Tensor]:
+        """Yield the input of the head for batches of the training images, in their order."""
+        train = self.job.train
+        if rows:
+            for row, _ in rows.batches(train.sequential_indices()):
+                yield divide(row)[0]
+            return
+        for images, _ in train:
+            self.job.check_time()
+            yield self._inference.map(self.model.features, images)
 
     def predict_validation(self) -> NDArray[np.float32]:
         """Predict the validation split, ``[N, K]``."""
@@ -218,11 +232,11 @@ class Inputs:
         factor = self.job.compute.inference_factor
         positions = split_for_inference(np.arange(validation.num_examples), validation, factor)
         with torch.inference_mode(), autocast(self.device):
-            logits = [
+            logits = (
                 self._inference.map(compute_logits, frozen.restore_dtype(activations))
                 for activations, _ in rows.batches(positions)
-            ]
-        return logits_to_predictions(torch.cat(logits), self.model.task)
+            )
+            return collect_predictions(logits, validation.num_examples, self.model.task)
 
     def backward(self, batch: Activations, targets: Tensor) -> Tensor:
         """Add the gradients of the mean loss of a batch, scaled, to those of the parameters.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,9 @@ from autotl.models import Device, Model, fast_inference
 from autotl.space.task import Task
 from autotl.training.kernels import cuda_kernels
 from autotl.training.memory import MicroBatches
+
+CHUNK_NUMBERS = 1 << 24
+"""The number of logits from which on they are converted to predictions."""
 
 INFERENCE_FACTOR = 8
 """How many times larger batches are on a GPU for inference than for training, where the fastest
@@ -50,17 +54,20 @@ def predict(
         OutOfMemory: A single image does not fit on the device.
     """
     model.eval()
-    results, micro_batches = [], micro_batches or MicroBatches(usual=batches.batch_size)
-    forward: Callable[[Tensor], Tensor] | None = None
-    with cuda_kernels(device):
+    sizes = micro_batches or MicroBatches(usual=batches.batch_size)
+
+    def compute_all() -> Iterator[Tensor]:
+        forward: Callable[[Tensor], Tensor] | None = None
         positions = split_for_inference(np.arange(batches.num_examples), batches, factor)
         for images, _ in batches.load(positions):
             check_time()
             if forward is None:
                 count = batches.num_examples if compile else 0
                 forward = compile_if_it_pays(model, images, device, count)
-            results.append(compute_logits(forward, images, device, micro_batches))
-    return logits_to_predictions(torch.cat(results), model.task)
+            yield compute_logits(forward, images, device, sizes)
+
+    with cuda_kernels(device):
+        return collect_predictions(compute_all(), batches.num_examples, model.task)
 
 
 def split_for_inference(
@@ -120,6 +127,42 @@ def compute_logits(
     """
     with torch.inference_mode(), autocast(device):
         return (micro_batches or MicroBatches()).map(model, images).float()
+
+
+def collect_predictions(logits: Iterable[Tensor], count: int, task: Task) -> NDArray[np.float32]:
+    """Convert the logits of one batch after the other to predictions.
+
+    No more than ``CHUNK_NUMBERS`` logits are there at a time.
+
+    Args:
+        logits: Those of each batch, ``[B, L]``.
+        count: The number N of examples.
+        task: What is predicted.
+
+    Returns:
+        ``[N, K]``.
+    """
+    predictions: NDArray[np.float32] | None = None
+    begun: list[Tensor] = []
+    done = 0
+    for part in chain(logits, [None]):
+        if part is not None:
+            begun.append(part)
+        if part is None or sum(each.numel() for each in begun) >= CHUNK_NUMBERS:
+            if not begun:
+                break
+            together, begun = torch.cat(begun), []
+            with torch.autocast(together.device.type, enabled=False):
+                converted = logits_to_predictions(together, task)
+            if predictions is None:
+                if len(converted) == count:
+                    return converted
+                predictions = np.empty((count, *converted.shape[1:]), np.float32)
+            predictions[done : done + len(converted)] = converted
+            done += len(converted)
+    assert predictions is not None  # there is an example
+    assert done == count
+    return predictions
 
 
 def logits_to_predictions(logits: Tensor, task: Task) -> NDArray[np.float32]:

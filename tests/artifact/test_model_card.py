@@ -167,6 +167,19 @@ def test_names_from_users_are_quoted(name: str) -> None:
         assert unquoted not in without_code
 
 
+def test_the_table_of_many_classes_is_truncated_with_a_note() -> None:
+    names = [f"c{i}" for i in range(model_card.MAX_ROWS + 1)]
+    config = {"classes": names, "input": {"size": 8, "interpolation": "bicubic"}}
+    config |= {"data": {"source": "photos", "fingerprint": "f"}}
+    rows = [{"class": name, "n": 1, "score": 1.0} for name in names]
+    text = model_card.render(
+        config, "birds", {**RESULTS, "test": {**RESULTS["test"], "per_class": rows}}
+    )
+    assert text.count("| 1 | 1.000 |") == model_card.MAX_ROWS
+    assert "`c199` and 1 more." in text
+    assert f"the first {model_card.MAX_ROWS} of {model_card.MAX_ROWS + 1} classes" in text
+
+
 def test_a_code_block_cannot_be_ended_by_its_text() -> None:
     text = model_card.code_block('x = """\n```\n"""')
     assert text.startswith("````python\n")

@@ -104,7 +104,7 @@ def test_small_data_sets_have_fewer_folds() -> None:
 
 def test_a_single_sampling_unit_is_too_few() -> None:
     small = check(interleaved_examples(3), "noise", test=0.0)
-    single = replace(small, units=(0,) * len(small.units))
+    single = replace(small, units=np.zeros_like(small.units))
     with pytest.raises(DataError, match="too few examples, or groups"):
         resample(single, 0, seed=0)
 

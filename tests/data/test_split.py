@@ -12,7 +12,7 @@ import pytest
 from noise_images import noise, noise_examples
 
 from autotl.data import check
-from autotl.data.split import draw_folds, draw_split, join_units, split
+from autotl.data.split import draw_folds, draw_split, join_units, split, validation_fraction
 from autotl.errors import DataError
 from autotl.space.plugin import Example
 
@@ -304,3 +304,23 @@ def test_a_class_of_few_units_stays_in_train() -> None:
         draw_split("test", 0.5 * strata.sum(0), splits, strata, np.arange(40), random, keep=2)
         assert set(splits[:2]) == {"train"}
         assert (splits == "test").sum() == 20
+
+
+@pytest.mark.parametrize(
+    ("images", "classes", "expected"),
+    [(300, 2, 100), (10_000, 5, 2000), (1_000_000, 1000, 200_000), (1_000_000, 20_000, 13_421)],
+)
+def test_the_validation_split_of_very_many_images_and_classes_is_limited(
+    images: int, classes: int, expected: int
+) -> None:
+    fraction = validation_fraction(images, classes)
+    assert round(fraction * images) == expected
+    assert expected * classes <= 1 << 28
+
+
+def test_the_limit_counts_the_classes_of_the_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    examples = [Example(str(i), None, str(i % 4)) for i in range(4000)]
+    monkeypatch.setattr("autotl.data.split.MAX_PREDICTED", 4 * 400)
+    strata = np.arange(4000) % 4
+    splits = split(examples, range(4000), strata, 0, None, 0)
+    assert (splits == "validation").sum() == 400

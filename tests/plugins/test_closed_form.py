@@ -57,9 +57,10 @@ def predict(head: nn.Module, features: Tensor) -> Any:
 @pytest.mark.parametrize("C", [1e-3, 0.1, 10.0])
 def test_the_regression_of_a_gpu_is_that_of_scikit_learn(classes: int, C: float) -> None:
     features, labels = sample_features(classes)
-    mean, std = closed_form._standardisation(features.double())
+    mean, std = closed_form._standardisation(features)
     standardised = (features.double() - mean) / std
-    weight, bias = closed_form._minimise_logistic_loss(standardised, labels, C)
+    rows = closed_form.Rows(features, mean, std, classes)
+    weight, bias = closed_form._minimise_logistic_loss(rows, labels, C)
     exact = LogisticRegression(C=C, tol=1e-10, max_iter=10_000)
     expected = exact.fit(standardised.numpy(), labels.numpy()).predict_proba(standardised.numpy())
     probabilities = (standardised @ weight.T + bias).softmax(1).numpy()
@@ -328,3 +329,63 @@ def test_importing_the_module_does_not_import_scikit_learn() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert process.stdout.strip() == "False"
+
+
+def targets_for(name: str, labels: Tensor) -> Tensor:
+    numbers = torch.stack([labels.double(), (2.0 * labels - 1).abs() ** 1.5], 1)
+    return numbers.float() if name == "ridge" else labels
+
+
+@pytest.mark.parametrize("name", [*FITTED, "ridge"])
+def test_a_fit_in_blocks_is_the_fit_to_all(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    features, labels = sample_features(4, count=300)
+    outputs = 2 if name == "ridge" else 4
+    whole, parts = build_head(name, 12, outputs), build_head(name, 12, outputs)
+    whole.fit(features, targets_for(name, labels))
+    monkeypatch.setattr(closed_form, "BLOCK_NUMBERS", 40 * 12)
+    monkeypatch.setattr(closed_form, "MAX_WHOLE", 40 * 12)
+    parts.fit(features, targets_for(name, labels))
+    with torch.no_grad():
+        expected, actual = whole.eval()(features), parts.eval()(features)
+    if name != "ridge":
+        expected, actual = expected.softmax(1), actual.softmax(1)
+    # Scikit-learn, which gets all features at once, ends a little earlier.
+    tolerance = 2e-3 if "logistic" in name else 1e-4
+    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("name", ["logistic_regression", "lda", "nearest_mean", "ridge"])
+def test_features_are_never_there_in_float64_as_a_whole(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features, labels = sample_features(4, count=300)
+    monkeypatch.setattr(closed_form, "BLOCK_NUMBERS", 40 * 12)
+    monkeypatch.setattr(closed_form, "MAX_WHOLE", 40 * 12)
+    monkeypatch.setattr(closed_form, "MAX_CALIBRATED", 1)
+    monkeypatch.setattr(closed_form, "FEWEST_CALIBRATED", 50)
+    sizes = []
+    convert = Tensor.double
+
+    def double(tensor: Tensor) -> Tensor:
+        sizes.append(tensor.numel() if tensor.ndim == 2 and tensor.shape[1] == 12 else 0)
+        return convert(tensor)
+
+    monkeypatch.setattr(Tensor, "double", double)
+    head = build_head(name, 12, 2 if name == "ridge" else 4)
+    head.fit(features, targets_for(name, labels))
+    assert 0 < max(sizes) <= 50 * 12
+
+
+def test_of_very_many_images_a_sample_is_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    features, labels = sample_features(4, count=300)
+    monkeypatch.setattr(closed_form, "MAX_STORED", 100 * 12)
+    head = build_head("knn", 12, 4)
+    head.fit(features, labels)
+    assert head.directions.shape == (100, 12)
+    monkeypatch.undo()
+    every = build_head("knn", 12, 4)
+    every.fit(features, labels)
+    present = (head.directions[:, None] - every.directions[None]).abs().amax(2).amin(1)
+    assert present.max() < 1e-6
+    assert len(head.labels) == 100
+    assert set(head.labels.tolist()) == {0, 1, 2, 3}

@@ -254,6 +254,25 @@ def test_long_lists_are_truncated_with_a_note(store: Store, tmp_path: Path) -> N
     assert len(json.loads(page.data[0])["confusion"]["views"][0]["data"][0]["z"]) == 40
 
 
+def test_of_many_classes_the_worst_and_the_most_frequent_confusions_are_listed(
+    store: Store, tmp_path: Path
+) -> None:
+    """What is stored of them has no confusion matrix."""
+    add_study(store, 0.5)
+    classes = [{"class": f"c{i}", "n": 1, "score": i / 2e3, "precision": 0.75} for i in range(1200)]
+    add_test(store, 0, result(per_class=classes, confused_pairs=[(7, 1003, 51)]))
+    report.write(store, "birds", tmp_path)
+    page = read(tmp_path / "report.html")
+    assert "Most frequent confusions" in page.text
+    assert "c7 c1003 51" in page.text
+    low, high = intervals.wilson_interval(999 / 2e3, 1)
+    assert f"c999 1 0.4995 {low:.3f} to {high:.3f} 0.7500" in page.text
+    assert "c1000 1" not in page.text
+    assert "and 200 more" in page.text
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert len(summary["test"]["per_class"]) == 1200
+
+
 def test_an_image_is_never_loaded_from_an_address(store: Store, tmp_path: Path) -> None:
     add_study(store, 0.5)
     address = "https://example.org/a.png"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -135,3 +137,21 @@ def test_invalid_arguments_are_an_error(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         logme(features, labels)
+
+
+def test_of_very_many_classes_a_sample_is_regressed(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(0)
+    labels = np.arange(240) % 60
+    features = random.normal(size=(60, 8))[labels] + 0.5 * random.normal(size=(240, 8))
+    whole = logme(features, labels)
+    regressed = []
+    original = logme_module._log_evidence
+
+    def count(*arguments: Any) -> float:
+        regressed.append(arguments)
+        return original(*arguments)
+
+    monkeypatch.setattr(logme_module, "MAX_CLASSES", 20)
+    monkeypatch.setattr(logme_module, "_log_evidence", count)
+    assert logme(features, labels) == pytest.approx(whole, rel=0.1)
+    assert len(regressed) == 20

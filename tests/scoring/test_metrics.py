@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from predictions import random_predictions
@@ -10,6 +12,7 @@ from sklearn import metrics as sklearn_metrics
 from autotl.errors import StudyError
 from autotl.scoring import metrics
 from autotl.scoring.metrics import Labels, Probabilities
+from autotl.tasks import numbered_classes
 
 
 def score(name: str, labels: Labels, probabilities: Probabilities) -> float:
@@ -92,3 +95,35 @@ def test_the_confusion_matrix_has_true_classes_in_rows_and_predicted_ones_in_col
     labels = np.array([0, 0, 1])
     p = np.eye(3, dtype=np.float32)[[0, 2, 2]]
     assert metrics.confusion_matrix(labels, p) == [[1, 0, 1], [0, 0, 1], [0, 0, 0]]
+
+
+def test_the_confusion_matrix_of_many_classes_is_left_out() -> None:
+    labels = np.arange(metrics.MAX_MATRIX_CLASSES + 1)
+    p = np.eye(len(labels), dtype=np.float32)
+    assert metrics.confusion_matrix(labels, p) == []
+    assert len(metrics.confusion_matrix(labels, p, len(labels))) == len(labels)
+    assert len(metrics.confusion_matrix(labels[:-1], p[:-1, :-1])) == len(labels) - 1
+
+
+def test_the_most_frequent_confusions_come_first() -> None:
+    labels = np.array([0, 0, 0, 1, 2, 2])
+    predicted = np.array([0, 1, 1, 0, 2, 1])
+    pairs = metrics.confused_pairs(labels, np.eye(3, dtype=np.float32)[predicted])
+    assert pairs == [(0, 1, 2), (1, 0, 1), (2, 1, 1)]
+    assert metrics.confused_pairs(labels, np.eye(3, dtype=np.float32)[predicted], 1) == pairs[:1]
+    assert metrics.confused_pairs(labels, np.eye(3, dtype=np.float32)[labels]) == []
+
+
+def test_what_is_stored_of_many_classes_grows_with_the_classes_and_not_with_their_square() -> None:
+    random = np.random.default_rng(0)
+    sizes = []
+    for classes in (500, 1000):
+        labels = np.arange(4 * classes) % classes
+        predicted = random.permutation(labels)
+        task = numbered_classes(classes)
+        details = task.details(labels, np.eye(classes, dtype=np.float32)[predicted])
+        sizes.append(len(json.dumps(details)))
+        hits = np.bincount(labels[labels == predicted], minlength=classes)
+        assert [c["precision"] for c in details["per_class"]] == (hits / 4).tolist()
+        assert [c["score"] for c in details["per_class"]] == (hits / 4).tolist()
+    assert sizes[1] < 2.2 * sizes[0]

@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
@@ -22,6 +23,7 @@ from filelock import FileLock, Timeout
 
 from autotl.errors import StoreError, StudyError
 from autotl.store import (
+    FINISH,
     Contender,
     DataFacts,
     DataIssueRow,
@@ -35,6 +37,7 @@ from autotl.store import (
     TestResult,
     TrialFacts,
     default_url,
+    join,
     single,
 )
 from autotl.store.database import MAX_PREDICTION_BYTES
@@ -169,6 +172,12 @@ def use_tests(store: Store) -> None:
     assert first.opened.tzinfo is UTC
 
 
+def use_workers(store: Store) -> None:
+    with tempfile.TemporaryDirectory() as folder, join(store, NAME, "cpu", Path(folder)) as worker:
+        assert worker.try_lease(FINISH)
+        assert abs(worker.holder(FINISH) or 0) == worker.number == 1
+
+
 def use_everything(store: Store) -> None:
     """Write by every method and read it back; run on SQLite and on PostgreSQL."""
     use_studies(store)
@@ -176,8 +185,10 @@ def use_everything(store: Store) -> None:
     use_trials(store)
     use_repeats(store)
     use_tests(store)
+    use_workers(store)
     counts = {name: count_rows(store, table) for name, table in tables.METADATA.tables.items()}
-    assert [name for name, count in counts.items() if not count] == []
+    # A worker that ends releases its leases.
+    assert [name for name, count in counts.items() if not count] == ["autotl_lease"]
     study = optuna.create_study(study_name=NAME, storage=store.storage, direction="maximize")
     study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=2)
     store.delete(NAME)
