@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import suppress
-from pathlib import Path
 
 from autotl import training
 from autotl.models import Model
@@ -43,10 +42,10 @@ class BestModel:
             if number != winner or model is None:
                 continue
             if self._own:
-                self._file(self._own.number).unlink(missing_ok=True)
+                self._saved(self._own.number).delete()
             self._own = TrialModel(number, model.cpu())
             if self.worker.others():
-                training.Checkpoint(self._file(number)).save(model.state_dict(), {})
+                self._saved(number).save(model.state_dict(), {})
 
     def get(self) -> TrialModel | None:
         """Return the model of the winner so far, or that of an earlier winner of this worker."""
@@ -55,7 +54,7 @@ class BestModel:
         winner = self.leaderboard.winner()
         if self._own and self._own.number == winner.number:
             return self._own
-        saved = training.Checkpoint(self._file(winner.number))
+        saved = self._saved(winner.number)
         if saved.facts:
             model = self.context.build(self.context.config(winner))
             with suppress(ValueError, RuntimeError):  # it is damaged
@@ -63,6 +62,8 @@ class BestModel:
                 return TrialModel(winner.number, model.cpu())
         return self._own
 
-    def _file(self, number: int) -> Path:
+    def _saved(self, number: int) -> training.Checkpoint:
+        """The file of the model of a trial, which may not exist."""
         settings = self.context.settings
-        return settings.out / "cache" / "models" / f"{settings.name}-{number}.safetensors"
+        folder = settings.out / "cache" / "models"
+        return training.Checkpoint(folder / f"{settings.name}-{number}.safetensors")

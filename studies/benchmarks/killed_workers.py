@@ -70,6 +70,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--kills", type=int, default=60)
+    parser.add_argument("--every", type=float, default=10.0, help="mean seconds between kills")
     parser.add_argument("--trials", type=int, default=60)
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--storage", help="an empty database on a server; by default SQLite")
@@ -223,7 +224,7 @@ def disturb(workers: Workers, options: argparse.Namespace) -> None:
     wait_for_trials(workers, 2)
     asleep: tuple[subprocess.Popen[bytes], float] | None = None
     while workers.alive() and not is_done(workers):
-        time.sleep(generator.expovariate(1 / 4.0))
+        time.sleep(generator.expovariate(1 / options.every))
         if asleep and time.monotonic() > asleep[1]:
             asleep[0].send_signal(signal.SIGCONT)
             asleep = None

@@ -17,7 +17,7 @@ from optuna.exceptions import StorageInternalError
 from autotl import engine, report, study, training
 from autotl.errors import OutOfTime, StoreError, StudyError
 from autotl.events import EpochCompleted, Event, TrialFinished, TrialStarted
-from autotl.search import pruner, trials
+from autotl.search import pruner, trial_queue, trials
 from autotl.search.context import TrainingContext
 from autotl.search.leaderboard import rank
 from autotl.search.resume import PROBED_WITH, RECIPE, optuna_state
@@ -764,7 +764,7 @@ def test_backbones_are_probed_early_if_there_is_time_for_it(
 
     early = probes(study="early", budget=300.0)
     assert probes(study="unlimited") == early
-    monkeypatch.setattr(trials, "PROBING_FRACTION", 1e-9)
+    monkeypatch.setattr(trial_queue, "PROBING_FRACTION", 1e-9)
     late = probes(study="late", budget=300.0)
     assert early[0] == late[0] == 0
     assert len(early) == len(late) == 2

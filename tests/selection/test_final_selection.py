@@ -199,7 +199,7 @@ def selection(tmp_path: Path) -> FinalSelection:
     """A final selection in which nothing was repeated yet; the best trial has number 1."""
     context = Mock()
     context.settings.metric, context.settings.out = "accuracy", tmp_path
-    repeats = Repeats(Mock(), context, Mock(), Mock(), Mock())
+    repeats = Repeats(Mock(), context, Mock(), Mock(), Mock(), Mock())
     best = TrialModel(1, model())
     return FinalSelection(repeats, context, Mock(), Mock(), Mock(), best)
 
