@@ -154,6 +154,8 @@ def test_two_workers_share_a_search(photos: Study) -> None:
     rows = photos.rows()
     assert {row.worker for row in rows} == {1, 2}
     assert "the search has ended" in other
+    for each in (output, other):
+        assert "final selection, repeat" in each, "they share the repeats"
     for row in rows:  # the search reports the trials of all workers
         assert f"trial {row.number}  {row.status}" in output
 

@@ -21,6 +21,7 @@ from autotl.events import (
     EpochCompleted,
     Event,
     Note,
+    OthersRunning,
     ScoreDecimals,
     SearchStarted,
     Stage,
@@ -168,6 +169,37 @@ def test_a_trial_that_was_out_of_time_is_counted_apart_and_shown_with_its_recipe
     assert "full · linear" in lines[-2]
     console.print(panel)
     assert "1 of 20:  0 complete · 0 pruned · 1 out of time · 0 failed" in console.export_text()
+
+
+def test_the_panel_shows_what_other_workers_do() -> None:
+    console = Console(width=120, color_system=None, file=io.StringIO(), record=True)
+    panel = progress_view._Panel(console)
+    for event in events()[:8]:
+        panel(event)
+    panel(OthersRunning((TrialStarted(7, config("full"), 3, worker=2),)))
+    console.print(panel)
+    assert "worker 2: trial 7  tf_efficientnet_lite0 · full" in console.export_text()
+    panel(TrialStarted(7, config("full"), 3, worker=2))
+    panel(TrialFinished(7, "complete", "", 0.95, 2.0, worker=2))
+    assert panel.trial
+    assert panel.trial.number == 0, "that of this process goes on"
+    text = console.export_text()
+    assert "trial 7  complete  0.9500  2.0 s  worker 2  tf_efficientnet_lite0 · full" in text
+    console.print(panel)
+    assert "worker 2: trial 7" not in console.export_text()
+
+
+def test_plain_lines_name_the_worker(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress_view.show_progress() as listener:
+        listener(TrialStarted(0, config("linear_probe"), 2))
+        listener(TrialStarted(1, config("full"), 2, worker=3))
+        listener(TrialFinished(1, "complete", "", 0.5, 1.0, worker=3))
+        listener(TrialFinished(0, "complete", "", 0.6, 1.0))
+    other, own = capsys.readouterr().out.splitlines()
+    assert other.startswith("trial 1  complete  0.5000  1.0 s  worker 3  tf_efficientnet_lite0")
+    assert "full(" in other
+    assert "linear_probe(" in own
+    assert "worker" not in own
 
 
 def test_the_best_trial_has_the_lowest_score_if_lower_is_better() -> None:

@@ -330,6 +330,22 @@ def test_the_leaderboard_counts_trials(store: Store) -> None:
     assert later.finished == board.finished - len(PASSING)
 
 
+def test_trials_of_several_workers(store: Store) -> None:
+    board = Leaderboard(store, "s", METRICS["accuracy"])
+    for number, worker in enumerate((1, 2, 2)):
+        store.begin_trial("s", number, {}, 3, worker=worker)
+    finish(store, 1, "complete", 0.5)
+    board.refresh()
+    assert {number: row.worker for number, row in board.running.items()} == {0: 1, 2: 2}
+    assert [row.number for row in board.take_news()] == [1]
+    assert board.take_news() == []
+    joined = Leaderboard(store, "s", METRICS["accuracy"], first_trial=0)
+    assert (joined.first_trial, joined.take_news()) == (0, [])
+    finish(store, 0, "failed", 0.0)
+    joined.refresh()
+    assert joined.finished == 2, "a trial of this run that failed is not tried again"
+
+
 def test_an_empty_leaderboard(store: Store) -> None:
     board = Leaderboard(store, "s", METRICS["accuracy"])
     assert state(board) == ({}, [], None, {}, (0, 0))

@@ -286,6 +286,18 @@ def test_a_recipe_that_runs_is_not_tried_twice() -> None:
     assert search.next() == ("large", "full", "linear")
 
 
+def test_recipes_of_the_most_promising_backbone_wait_for_the_probes_of_other_workers() -> None:
+    search = Search()
+    assert search.next(0.5) == ("large", "probe", "linear")
+    assert search.next(0.0) == ("large", "full", "linear")
+    assert search.next(status="running") == ("small", "probe", "linear")
+    assert search.next() == (), "the sampler chooses meanwhile"
+    names, row = ("small", "probe", "linear"), search.rows[-1]
+    done = replace(row, status="complete", score=0.9)
+    search.rows[-1] = search.tried[names] = done
+    assert search.next() == ("small", "probe", "solved"), "which is the better one"
+
+
 def test_what_did_best_in_earlier_studies_comes_after_the_probes() -> None:
     earlier = {"flowers": {"freeze": "full", "freeze.full.lr": 3e-4, "backbone": "small"}}
     search = Search(earlier)
