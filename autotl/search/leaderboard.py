@@ -283,6 +283,7 @@ class Leaderboard:
     Attributes:
         rows: All trials by number.
         ranked: The complete trials that are not excluded, best first.
+        by_effective_config: The same trials by their effective configuration.
         recipes: The latest trial of each recipe of the portfolio, by the name of the recipe.
         first_trial: Number of the first trial of this run.
         finished: Number of trials with a result, without those of earlier runs that may complete
@@ -294,22 +295,24 @@ class Leaderboard:
         self.store, self.study, self.metric = store, study, metric
         self.rows: dict[int, TrialRow] = {}
         self.ranked: list[TrialRow] = []
+        self.by_effective_config: dict[str, list[TrialRow]] = {}
         self.recipes: dict[tuple[str, ...], TrialRow] = {}
         self.finished = self.interrupted = 0
         self._unfinished: set[int] = set()
         earlier = store.trials(study)
-        self.first_trial = max((row.number for row in earlier), default=-1) + 1
+        self._last = max((row.number for row in earlier), default=-1)
+        self.first_trial = self._last + 1
         for row in earlier:
             self._add(row)
 
     def refresh(self) -> None:
         """Read new and changed trials from the database."""
-        after = max(self.rows, default=-1)
-        for row in self.store.trials(self.study, after, self._unfinished):
+        for row in self.store.trials(self.study, self._last, self._unfinished):
             self._add(row)
 
     def _add(self, row: TrialRow) -> None:
         self.rows[row.number] = row
+        self._last = max(self._last, row.number)
         if row.facts.recipe:
             recipe = tuple(row.facts.recipe)
             if self.recipes.get(recipe, row).number <= row.number:
@@ -324,6 +327,8 @@ class Leaderboard:
         if is_ranked(row):
             direction = self.metric.direction
             bisect.insort(self.ranked, row, key=lambda r: rank_key(r, direction))
+            if config := row.facts.effective_config:
+                self.by_effective_config.setdefault(config, []).append(row)
 
     @property
     def best(self) -> TrialRow | None:

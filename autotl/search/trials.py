@@ -36,7 +36,7 @@ from autotl.search.budget import PROBING_FRACTION, Budget
 from autotl.search.context import TrainingContext
 from autotl.search.leaderboard import Leaderboard, is_fine_tuned
 from autotl.search.outcome import Outcome, TrialModel, classify, search_error
-from autotl.search.portfolio import Portfolio
+from autotl.search.portfolio import Portfolio, Recipe
 from autotl.search.predictions import store_predictions
 from autotl.search.resume import PROBED_WITH, RECIPE, RETRIED
 from autotl.search.selection_budget import SelectionBudget
@@ -186,16 +186,20 @@ class TrialLoop:
         After a trial that was out of time, a cheap one is enqueued instead. ``after`` is the status
         of the last trial.
         """
+        recipe: Recipe | None
+        if after == OutOfTime.status:
+            recipe = (), self.portfolio.cheapest_parameters(self.leaderboard.ranked)
+        elif not (recipe := self._next_recipe()):
+            return
         if self._has_waiting():
             return
-        if after == OutOfTime.status:
-            self.study.enqueue_trial(self.portfolio.cheapest_parameters(self.leaderboard.ranked))
-            return
-        ranked, tried = self.leaderboard.ranked, self.leaderboard.recipes
+        names, params = recipe
+        self.study.enqueue_trial(params, user_attrs={RECIPE: list(names)} if names else None)
+
+    def _next_recipe(self) -> Recipe | None:
         probing = self._probing_seconds < PROBING_FRACTION * (self.budget.seconds or math.inf)
-        if recipe := self.portfolio.next_recipe(ranked, tried, probing=probing):
-            names, params = recipe
-            self.study.enqueue_trial(params, user_attrs={RECIPE: list(names)})
+        board = self.leaderboard
+        return self.portfolio.next_recipe(board.ranked, board.recipes, probing=probing)
 
     def _has_waiting(self) -> bool:
         return bool(self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
@@ -325,12 +329,8 @@ class TrialLoop:
     def _refuse_duplicate(self, plan: TrialPlan) -> None:
         """Raise Duplicate if a complete trial had the same effective configuration."""
         same = plan.facts["effective_config"]
-        for row in self.leaderboard.ranked:
-            if (
-                row.facts.effective_config == same
-                and row.epochs >= plan.job.epochs
-                and row.facts.folds == self.settings.folds
-            ):
+        for row in self.leaderboard.by_effective_config.get(same, ()):
+            if row.epochs >= plan.job.epochs and row.facts.folds == self.settings.folds:
                 raise Duplicate(f"it would be trained as trial {row.number} was")
 
     def _write_plan(self, trial: optuna.Trial, plan: TrialPlan) -> None:
