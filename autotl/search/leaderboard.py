@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from itertools import islice
 
@@ -117,19 +117,27 @@ def baselines(ranked: Sequence[TrialRow]) -> dict[int, Role]:
     return roles
 
 
-def finalists(ranked: Sequence[TrialRow], count: int, *, default: bool = True) -> list[Contender]:
+def finalists(
+    ranked: Sequence[TrialRow],
+    count: int,
+    *,
+    default: bool = True,
+    recipes: Sequence[TrialRow] | None = None,
+) -> list[Contender]:
     """Return the best distinct configurations, then the baselines that are not among them.
 
     Args:
         ranked: Complete trials, best first.
         count: The number of best configurations.
         default: Whether the default recipe is one of the baselines.
+        recipes: Those of ``ranked`` that may be baselines; None for all.
     """
-    roles = baselines(ranked)
+    recipes = ranked if recipes is None else recipes
+    roles = baselines(recipes)
     best = distinct(ranked, count)
     configs = [row.config for row in best]
     wanted = [n for n, role in roles.items() if default or role != "default_recipe"]
-    others = [r for r in ranked if r.number in wanted and r.config not in configs]
+    others = [r for r in recipes if r.number in wanted and r.config not in configs]
     return [
         contender(row, "linear_probe" if row.facts.is_probe else roles.get(row.number, "finalist"))
         for row in (*best, *others)
@@ -274,6 +282,41 @@ def _prefer_fine_tuned(ranked: Sequence[TrialRow], facts: StudyFacts) -> TrialRo
     return tuned if abs(gap.mean) <= error else best
 
 
+class Representatives:
+    """The few complete trials on which it depends what is tried next, however many there are.
+
+    They are, of each combination of a backbone, a strategy and a head, the best trial, the best one
+    with LogME, the best one with a latency, and the one with the fastest backward pass.
+    """
+
+    def __init__(self, rank_key: Callable[[TrialRow], Key]) -> None:
+        self._rank_key = rank_key
+        self._rows: dict[tuple[str, ...], tuple[tuple[float, ...], TrialRow]] = {}
+
+    def add(self, row: TrialRow) -> None:
+        """Add a complete trial."""
+        kinds = ("backbone", "freeze", "head")
+        names = [name for kind in kinds for name in row.config.get(kind, {})]
+        backward, latency = row.facts.costs.get("backward_ms"), row.facts.ms_per_item
+        rank: tuple[float, ...] = self._rank_key(row)
+        keys = {"score": rank}
+        if row.facts.logme is not None:
+            keys["LogME"] = rank
+        if latency is not None:
+            keys["latency"] = rank
+        if is_fine_tuned(row) and backward and latency:
+            keys["backward"] = (backward / latency, *rank)
+        for purpose, key in keys.items():
+            place = (purpose, *names)
+            if place not in self._rows or key < self._rows[place][0]:
+                self._rows[place] = key, row
+
+    def ranked(self) -> list[TrialRow]:
+        """Return these trials, best first."""
+        rows = {row.number: row for _, row in self._rows.values()}
+        return sorted(rows.values(), key=self._rank_key)
+
+
 class Leaderboard:
     """The trials of one study, which ``refresh`` updates from the database.
 
@@ -296,6 +339,8 @@ class Leaderboard:
         self.rows: dict[int, TrialRow] = {}
         self.ranked: list[TrialRow] = []
         self.by_effective_config: dict[str, list[TrialRow]] = {}
+        self._baselines: list[TrialRow] = []  # default recipes and probes, best first
+        self._representatives = Representatives(self._rank_key)
         self.recipes: dict[tuple[str, ...], TrialRow] = {}
         self.finished = self.interrupted = 0
         self._unfinished: set[int] = set()
@@ -325,10 +370,24 @@ class Leaderboard:
         may_complete = row.status in PASSING and row.number < self.first_trial
         self.finished += row.status not in UNFINISHED and not may_complete
         if is_ranked(row):
-            direction = self.metric.direction
-            bisect.insort(self.ranked, row, key=lambda r: rank_key(r, direction))
-            if config := row.facts.effective_config:
-                self.by_effective_config.setdefault(config, []).append(row)
+            self._rank(row)
+
+    def _rank(self, row: TrialRow) -> None:
+        """Add a complete trial to the lists from which the next trial is chosen."""
+        bisect.insort(self.ranked, row, key=self._rank_key)
+        if row.facts.is_default or row.facts.is_probe:
+            bisect.insort(self._baselines, row, key=self._rank_key)
+        if config := row.facts.effective_config:
+            self.by_effective_config.setdefault(config, []).append(row)
+        self._representatives.add(row)
+
+    def _rank_key(self, row: TrialRow) -> Key:
+        return rank_key(row, self.metric.direction)
+
+    @property
+    def representatives(self) -> list[TrialRow]:
+        """The complete trials on which it depends what is tried next, best first."""
+        return self._representatives.ranked()
 
     @property
     def best(self) -> TrialRow | None:
@@ -357,4 +416,4 @@ class Leaderboard:
 
     def finalists(self, count: int, *, default: bool = True) -> list[Contender]:
         """Return the best distinct configurations and the baselines, see ``finalists``."""
-        return finalists(self.ranked, count, default=default)
+        return finalists(self.ranked, count, default=default, recipes=self._baselines)

@@ -188,7 +188,7 @@ class TrialLoop:
         """
         recipe: Recipe | None
         if after == OutOfTime.status:
-            recipe = (), self.portfolio.cheapest_parameters(self.leaderboard.ranked)
+            recipe = (), self.portfolio.cheapest_parameters(self.leaderboard.representatives)
         elif not (recipe := self._next_recipe()):
             return
         if self._has_waiting():
@@ -199,7 +199,7 @@ class TrialLoop:
     def _next_recipe(self) -> Recipe | None:
         probing = self._probing_seconds < PROBING_FRACTION * (self.budget.seconds or math.inf)
         board = self.leaderboard
-        return self.portfolio.next_recipe(board.ranked, board.recipes, probing=probing)
+        return self.portfolio.next_recipe(board.representatives, board.recipes, probing=probing)
 
     def _has_waiting(self) -> bool:
         return bool(self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
@@ -304,7 +304,7 @@ class TrialLoop:
     def _plan(self, running: _Running) -> TrialPlan:
         """Build the model of a trial and plan its training within the limits and the budget."""
         trial, config = running.trial, running.config
-        plain, rows = space.to_json(config), self.leaderboard.ranked
+        plain, rows = space.to_json(config), self.leaderboard.representatives
         if any(map(is_fine_tuned, rows)) and not self.portfolio.is_cheap(plain):
             refuse_too_slow(plain, rows, self.context, self.budget)
         model = self.context.build(config, self.context.first_fold)
@@ -318,7 +318,7 @@ class TrialLoop:
             config,
             self.context,
             self.budget,
-            complete=self.leaderboard.ranked,
+            complete=rows,
             several_heads=self._leads_heads(trial),
         )
         self._refuse_duplicate(plan)

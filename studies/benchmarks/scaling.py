@@ -63,6 +63,7 @@ CLASSES = 10
 VALIDATION = 300
 BUDGET = 1e6  # seconds; the loop reserves time for the end of the search, and is never out of it
 NAME = "scaling"
+STATUSES = {8: "pruned", 9: "diverged"}  # of simulated trials, by the last digit; others complete
 SCRATCH = [f"resnet{depth}" for depth in (18, 34, 50)]  # backbones that are never built
 
 
@@ -193,7 +194,7 @@ def fill(store: Store, study: optuna.Study, search_space: Space, numbers: range)
         config = search_space.suggest(trial)
         predicted = predict(rng)
         right = (predicted.argmax(1) == targets()).astype(np.float64)
-        score, status = float(right.mean()), {8: "pruned", 9: "diverged"}.get(number % 10, "complete")
+        score, status = float(right.mean()), STATUSES.get(number % 10, "complete")
         epochs = EPOCHS if status == "complete" else EPOCHS // 2
         frozen.append(
             optuna.trial.create_trial(

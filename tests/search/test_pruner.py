@@ -93,7 +93,9 @@ def test_it_prunes_in_a_study() -> None:
 
 
 @pytest.mark.parametrize("direction", ["maximize", "minimize"])
-def test_it_decides_as_optunas_percentile_pruner(direction: Literal["maximize", "minimize"]) -> None:
+def test_it_decides_as_optunas_percentile_pruner(
+    direction: Literal["maximize", "minimize"],
+) -> None:
     rng, decisions = np.random.default_rng(0), set()
     study = optuna.create_study(direction=direction)
     ours = make_pruner(EPOCHS)
