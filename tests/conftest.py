@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import postgresql as servers
+import postgresql
 import pytest
 import torch
 from gpu import MISSING
@@ -36,14 +36,14 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def postgresql() -> Iterator[servers.Server]:
+def postgresql_server() -> Iterator[postgresql.Server]:
     """A PostgreSQL server that runs for the whole session; each test makes a database of its own.
 
     A test that stops it must start it again.
     """
-    if reason := servers.missing():
+    if reason := postgresql.missing():
         pytest.skip(reason)
-    with servers.running_server() as server:
+    with postgresql.running_server() as server:
         yield server
 
 

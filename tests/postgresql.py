@@ -1,7 +1,7 @@
 """A PostgreSQL server for tests: a new cluster in a temporary folder, on a free port.
 
-A test gets it by the fixture ``postgresql`` of `conftest.py`, and is skipped where PostgreSQL is
-not installed (``apt-get install postgresql``) or the driver is missing.
+A test gets it by the fixture ``postgresql_server`` of `conftest.py`, and is skipped where
+PostgreSQL is not installed (``apt-get install postgresql``) or the driver is missing.
 """
 
 from __future__ import annotations

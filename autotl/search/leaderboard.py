@@ -292,6 +292,7 @@ class Representatives:
     def __init__(self, rank_key: Callable[[TrialRow], Key]) -> None:
         self._rank_key = rank_key
         self._rows: dict[tuple[str, ...], tuple[tuple[float, ...], TrialRow]] = {}
+        self._ranked: list[TrialRow] | None = None
 
     def add(self, row: TrialRow) -> None:
         """Add a complete trial."""
@@ -310,11 +311,14 @@ class Representatives:
             place = (purpose, *names)
             if place not in self._rows or key < self._rows[place][0]:
                 self._rows[place] = key, row
+                self._ranked = None
 
     def ranked(self) -> list[TrialRow]:
         """Return these trials, best first."""
-        rows = {row.number: row for _, row in self._rows.values()}
-        return sorted(rows.values(), key=self._rank_key)
+        if self._ranked is None:
+            rows = {row.number: row for _, row in self._rows.values()}
+            self._ranked = sorted(rows.values(), key=self._rank_key)
+        return self._ranked
 
 
 class Leaderboard:
