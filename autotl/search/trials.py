@@ -247,7 +247,8 @@ class TrialLoop:
 
     def _begin(self, trial: optuna.Trial) -> Config:
         """Draw the configuration of a trial, and add the trial to the store."""
-        config = self.space.suggest(trial)
+        with self.store.storage.together():
+            config = self.space.suggest(trial)
         recipe = trial.user_attrs.get(RECIPE, [])
         facts = TrialFacts(recipe=recipe, is_default=self.portfolio.is_default(recipe))
         plain = space.to_json(config)
@@ -343,8 +344,9 @@ class TrialLoop:
     def _write(self, trial: optuna.Trial, columns: Mapping[str, int], **facts: Any) -> None:
         """Store columns and facts of a trial; Optuna Dashboard shows the columns too."""
         self.store.update_trial(self.name, trial.number, columns, **facts)
-        for key, value in columns.items():
-            trial.set_user_attr(key, value)
+        with self.store.storage.together():
+            for key, value in columns.items():
+                trial.set_user_attr(key, value)
 
     def _fine_tune(self, running: _Running, plan: TrialPlan) -> Outcome:
         """Train a model and report every epoch. Recipes are baselines and are not pruned."""
@@ -449,11 +451,12 @@ class TrialLoop:
         facts = dict(outcome.facts)
         if status == "failed" and not isinstance(error, AutoTLError) and error:
             facts["traceback"] = "".join(traceback.format_exception(error))
-        trial.set_user_attr("status", status)  # long values make Optuna Dashboard's page wide
         rows = [EpochRow(e.number, e.loss, e.score, e.seconds) for e in outcome.epochs]
         trained = outcome.epochs[-1].trained_parameters if outcome.epochs else None
-        if trained is not None:
-            trial.set_user_attr("trained_parameters", trained)
+        with self.store.storage.together():
+            trial.set_user_attr("status", status)  # long values make Optuna Dashboard's page wide
+            if trained is not None:
+                trial.set_user_attr("trained_parameters", trained)
         if isinstance(error, OutOfTime):
             facts["budget_needed"] = error.budget
         if score is not None and (predicted := outcome.predictions) is not None:

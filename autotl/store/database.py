@@ -14,7 +14,6 @@ import numpy as np
 import optuna
 import sqlalchemy as sa
 from numpy.typing import NDArray
-from optuna.storages import RDBStorage
 from sqlalchemy import exc
 
 from autotl.errors import StoreError, StudyError, did_you_mean
@@ -44,6 +43,7 @@ from autotl.store.opening import (
     merge_write_ahead_log,
     open_database,
 )
+from autotl.store.optuna_storage import TrialStorage
 from autotl.store.rows import (
     CONTRIBUTION_TYPE,
     STATUSES,
@@ -76,7 +76,7 @@ class Store:
     the disk is full, or the server does not respond.
     """
 
-    storage: RDBStorage
+    storage: TrialStorage
     url: str
 
     def __init__(self, url: str) -> None:
