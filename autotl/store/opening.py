@@ -49,6 +49,9 @@ HINTS = {
     "readonly": "make the file and its folder writable, or choose another one with --storage",
     "unable to open": "check that its folder exists and that you may read and write it",
     "disk is full": "free some disk space and run the command again",
+    "server closed the connection": "the server has stopped or was restarted; run the command "
+    "again when it runs",
+    "connection refused": "start the database server, or check --storage: its host and port",
     "no module named 'mysqldb'": "write mysql+pymysql://... and run: pip install pymysql",
     "no module named 'pymysql'": "install the driver: pip install pymysql",
     "no module named 'psycopg2'": "write postgresql+psycopg://... and run: "

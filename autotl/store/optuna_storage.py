@@ -23,6 +23,7 @@ from optuna.distributions import (
 )
 from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
+from optuna.trial import TrialState
 from sqlalchemy import exc
 
 from autotl.store.migrations.tables import write_transaction
@@ -42,9 +43,12 @@ Rows = Mapping[Any, Sequence[dict[str, Any]]]
 class TrialStorage(RDBStorage):
     """Optuna's storage; inside ``together`` parameters and user attributes are written at once."""
 
-    def __init__(self, url: str, **options: Any) -> None:
-        super().__init__(url, **options)
+    def __init__(self, url: str, **keywords: Any) -> None:
+        super().__init__(url, **keywords)
         self._local = threading.local()  # two threads may write two trials
+        is_server = self.engine.dialect.name != "sqlite"  # which is asked to begin and to commit
+        options = {"isolation_level": "AUTOCOMMIT"} if is_server else {}
+        self._single_statements = self.engine.execution_options(**options)
         _check_idle_connections(self.engine)
 
     @contextmanager
@@ -79,10 +83,18 @@ class TrialStorage(RDBStorage):
         value, kind = models.TrialIntermediateValueModel.intermediate_value_to_stored_repr(
             intermediate_value
         )
-        row = {"trial_id": trial_id, "step": step, "intermediate_value": value}
+        row = {"step": step, "intermediate_value": value, "intermediate_value_type": kind}
+        columns = [_VALUE.c[name] for name in row]
+        values = [sa.literal(row[column.name], column.type) for column in columns]
+        running = _TRIAL.c.trial_id == trial_id, _TRIAL.c.state == TrialState.RUNNING
+        query = sa.select(_TRIAL.c.trial_id, *values).where(*running)
+        change = _VALUE.insert().from_select([_VALUE.c.trial_id, *columns], query)
         try:
-            self._insert(trial_id, {_VALUE: [{**row, "intermediate_value_type": kind}]})
+            with self._single_statements.begin() as connection:
+                is_added = connection.execute(change).rowcount
         except exc.IntegrityError:  # the epoch has a score, which is replaced
+            is_added = 0
+        if not is_added:
             super().set_trial_intermediate_value(trial_id, step, intermediate_value)
 
     def _set_trial_param(

@@ -20,7 +20,8 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -31,7 +32,11 @@ from unittest.mock import patch
 
 import numpy as np
 import optuna
+import sqlalchemy as sa
 from numpy.typing import NDArray
+from optuna.distributions import distribution_to_json
+from optuna.storages import RDBStorage
+from optuna.storages._rdb import models
 from torch import nn
 
 from autotl import events, training
@@ -225,11 +230,68 @@ def fill(store: Store, study: optuna.Study, search_space: Space, numbers: range)
         data = predicted.astype("<f2").tobytes()
         keys = {"study": NAME, "number": number, "outputs": CLASSES}
         predictions.append({**keys, "predictions": data, "number_type": "<f2"})
-    study.add_trials(frozen)
+    add_to_optuna(store.storage, study, frozen, numbers)
     if rows:
         with tables.write_transaction(store.storage.engine) as connection:
             connection.execute(tables.TRIAL.insert(), rows)
             connection.execute(tables.PREDICTION.insert(), predictions)
+
+
+def add_to_optuna(
+    storage: RDBStorage,
+    study: optuna.Study,
+    frozen: Sequence[optuna.trial.FrozenTrial],
+    numbers: range,
+) -> None:
+    """Add trials to Optuna's tables, which takes a hundredth of the time of ``add_trials``."""
+    rows: dict[Any, list[dict[str, Any]]] = {models.TrialModel: []}
+    key = storage.get_study_id_from_name(study.study_name)
+    start = datetime.now(UTC).replace(tzinfo=None)
+    for number, trial in zip(numbers, frozen, strict=True):
+        times = {"datetime_start": start, "datetime_complete": start}
+        row = {"study_id": key, "number": number, "state": trial.state, **times}
+        rows[models.TrialModel].append(row)
+    engine = storage.engine
+    with tables.write_transaction(engine) as connection:
+        insert_all(connection, rows)
+        trials_of_study = models.TrialModel.__table__
+        query = sa.select(trials_of_study.c.number, trials_of_study.c.trial_id)
+        ids = {number: trial_id for number, trial_id in connection.execute(query)}
+        insert_all(
+            connection, optuna_rows({ids[n]: t for n, t in zip(numbers, frozen, strict=True)})
+        )
+
+
+def optuna_rows(
+    by_id: Mapping[int, optuna.trial.FrozenTrial],
+) -> dict[Any, list[dict[str, Any]]]:
+    """The rows of finished trials in Optuna's tables besides that of trials, by model."""
+    rows: dict[Any, list[dict[str, Any]]] = defaultdict(list)
+    scores, values = models.TrialIntermediateValueModel, models.TrialValueModel
+    for trial_id, trial in by_id.items():
+        own = {"trial_id": trial_id}
+        if trial.value is not None:
+            value, kind = values.value_to_stored_repr(trial.value)
+            rows[values].append({**own, "objective": 0, "value": value, "value_type": kind})
+        for name, distribution in trial.distributions.items():
+            row = {"param_name": name, "distribution_json": distribution_to_json(distribution)}
+            value = distribution.to_internal_repr(trial.params[name])
+            rows[models.TrialParamModel].append({**own, **row, "param_value": value})
+        for name, attribute in trial.user_attrs.items():
+            row = {"key": name, "value_json": json.dumps(attribute)}
+            rows[models.TrialUserAttributeModel].append({**own, **row})
+        for step, score in trial.intermediate_values.items():
+            value, kind = scores.intermediate_value_to_stored_repr(score)
+            row = {"intermediate_value": value, "intermediate_value_type": kind}
+            rows[scores].append({**own, "step": step, **row})
+    return rows
+
+
+def insert_all(connection: sa.Connection, rows: Mapping[Any, list[dict[str, Any]]]) -> None:
+    """Insert the rows of each model."""
+    for model, its_rows in rows.items():
+        if its_rows:
+            connection.execute(model.__table__.insert(), its_rows)
 
 
 def fake_plan(model: Any, config: Config, *_: Any, **__: Any) -> TrialPlan:
@@ -345,15 +407,18 @@ def measure(store: Store, size: int) -> Measurement:
     )
 
 
-def print_table(measurements: Sequence[Measurement]) -> None:
-    """Print the measurements as a table in Markdown."""
+def print_head() -> None:
+    """Print the head of the table in Markdown."""
     names = [*SECTIONS, "other"]
     print(f"| trials | bookkeeping | least | CPU | wall | {' | '.join(names)} | start |")
     print("|" + "---|" * (len(names) + 6))
-    for m in measurements:
-        parts = " | ".join(f"{m.sections[name]:.1f}" for name in names)
-        print(f"| {m.trials} | {m.bookkeeping:.0f} | {m.least:.0f} | {m.cpu:.0f} ", end="")
-        print(f"| {m.wall:.0f} | {parts} | {m.start:.0f} |", flush=True)
+
+
+def print_row(m: Measurement) -> None:
+    """Print a measurement as a row of the table."""
+    parts = " | ".join(f"{m.sections[name]:.1f}" for name in (*SECTIONS, "other"))
+    print(f"| {m.trials} | {m.bookkeeping:.0f} | {m.least:.0f} | {m.cpu:.0f} ", end="")
+    print(f"| {m.wall:.0f} | {parts} | {m.start:.0f} |", flush=True)
 
 
 def main() -> None:
@@ -372,9 +437,12 @@ def main() -> None:
             independent_validation=VALIDATION,
         )
         store.begin_study(NAME, data=data, identity={})
-        measurements = [measure(store, size) for size in sorted(arguments.sizes)]
+        print_head()
+        measurements = []
+        for size in sorted(arguments.sizes):
+            measurements.append(measure(store, size))
+            print_row(measurements[-1])
         store.close()
-    print_table(measurements)
     if arguments.out:
         rows = [{**vars(m), "bookkeeping": m.bookkeeping} for m in measurements]
         arguments.out.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
