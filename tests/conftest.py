@@ -6,10 +6,11 @@ import os
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy is imported
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import postgresql
 import pytest
 import torch
 from gpu import MISSING
@@ -32,6 +33,18 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_images(folder / "photos")
     write_plugin(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def postgresql_server() -> Iterator[postgresql.Server]:
+    """A PostgreSQL server that runs for the whole session; each test makes a database of its own.
+
+    A test that stops it must start it again.
+    """
+    if reason := postgresql.missing():
+        pytest.skip(reason)
+    with postgresql.running_server() as server:
+        yield server
 
 
 @pytest.fixture

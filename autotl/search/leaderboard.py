@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from itertools import islice
 
@@ -117,19 +117,27 @@ def baselines(ranked: Sequence[TrialRow]) -> dict[int, Role]:
     return roles
 
 
-def finalists(ranked: Sequence[TrialRow], count: int, *, default: bool = True) -> list[Contender]:
+def finalists(
+    ranked: Sequence[TrialRow],
+    count: int,
+    *,
+    default: bool = True,
+    recipes: Sequence[TrialRow] | None = None,
+) -> list[Contender]:
     """Return the best distinct configurations, then the baselines that are not among them.
 
     Args:
         ranked: Complete trials, best first.
         count: The number of best configurations.
         default: Whether the default recipe is one of the baselines.
+        recipes: Those of ``ranked`` that may be baselines; None for all.
     """
-    roles = baselines(ranked)
+    recipes = ranked if recipes is None else recipes
+    roles = baselines(recipes)
     best = distinct(ranked, count)
     configs = [row.config for row in best]
     wanted = [n for n, role in roles.items() if default or role != "default_recipe"]
-    others = [r for r in ranked if r.number in wanted and r.config not in configs]
+    others = [r for r in recipes if r.number in wanted and r.config not in configs]
     return [
         contender(row, "linear_probe" if row.facts.is_probe else roles.get(row.number, "finalist"))
         for row in (*best, *others)
@@ -274,6 +282,45 @@ def _prefer_fine_tuned(ranked: Sequence[TrialRow], facts: StudyFacts) -> TrialRo
     return tuned if abs(gap.mean) <= error else best
 
 
+class Representatives:
+    """The few complete trials on which it depends what is tried next, however many there are.
+
+    They are, of each combination of a backbone, a strategy and a head, the best trial, the best one
+    with LogME, the best one with a latency, and the one with the fastest backward pass.
+    """
+
+    def __init__(self, rank_key: Callable[[TrialRow], Key]) -> None:
+        self._rank_key = rank_key
+        self._rows: dict[tuple[str, ...], tuple[tuple[float, ...], TrialRow]] = {}
+        self._ranked: list[TrialRow] | None = None
+
+    def add(self, row: TrialRow) -> None:
+        """Add a complete trial."""
+        kinds = ("backbone", "freeze", "head")
+        names = [name for kind in kinds for name in row.config.get(kind, {})]
+        backward, latency = row.facts.costs.get("backward_ms"), row.facts.ms_per_item
+        rank: tuple[float, ...] = self._rank_key(row)
+        keys = {"score": rank}
+        if row.facts.logme is not None:
+            keys["LogME"] = rank
+        if latency is not None:
+            keys["latency"] = rank
+        if is_fine_tuned(row) and backward and latency:
+            keys["backward"] = (backward / latency, *rank)
+        for purpose, key in keys.items():
+            place = (purpose, *names)
+            if place not in self._rows or key < self._rows[place][0]:
+                self._rows[place] = key, row
+                self._ranked = None
+
+    def ranked(self) -> list[TrialRow]:
+        """Return these trials, best first."""
+        if self._ranked is None:
+            rows = {row.number: row for _, row in self._rows.values()}
+            self._ranked = sorted(rows.values(), key=self._rank_key)
+        return self._ranked
+
+
 class Leaderboard:
     """The trials of one study, which ``refresh`` updates from the database.
 
@@ -283,6 +330,7 @@ class Leaderboard:
     Attributes:
         rows: All trials by number.
         ranked: The complete trials that are not excluded, best first.
+        by_effective_config: The same trials by their effective configuration.
         recipes: The latest trial of each recipe of the portfolio, by the name of the recipe.
         first_trial: Number of the first trial of this run.
         running: The running trials by number, of all workers.
@@ -297,12 +345,16 @@ class Leaderboard:
         self.store, self.study, self.metric = store, study, metric
         self.rows: dict[int, TrialRow] = {}
         self.ranked: list[TrialRow] = []
+        self.by_effective_config: dict[str, list[TrialRow]] = {}
+        self._baselines: list[TrialRow] = []  # default recipes and probes, best first
+        self._representatives = Representatives(self._rank_key)
         self.recipes: dict[tuple[str, ...], TrialRow] = {}
         self.finished = self.interrupted = 0
         self.running: dict[int, TrialRow] = {}
         self._news: list[TrialRow] = []
         earlier = store.trials(study)
-        self.first_trial = max((row.number for row in earlier), default=-1) + 1
+        self._last = max((row.number for row in earlier), default=-1)
+        self.first_trial = self._last + 1
         if first_trial is not None:  # a worker that joins a run: another one began it
             self.first_trial = first_trial
         for row in earlier:
@@ -311,8 +363,7 @@ class Leaderboard:
 
     def refresh(self) -> None:
         """Read new and changed trials from the database."""
-        after = max(self.rows, default=-1)
-        for row in self.store.trials(self.study, after, self.running):
+        for row in self.store.trials(self.study, self._last, self.running):
             self._add(row)
 
     def take_news(self) -> list[TrialRow]:
@@ -322,6 +373,7 @@ class Leaderboard:
 
     def _add(self, row: TrialRow) -> None:
         self.rows[row.number] = row
+        self._last = max(self._last, row.number)
         if row.facts.recipe:
             recipe = tuple(row.facts.recipe)
             if self.recipes.get(recipe, row).number <= row.number:
@@ -335,8 +387,24 @@ class Leaderboard:
         may_complete = row.status in PASSING and row.number < self.first_trial
         self.finished += row.status not in UNFINISHED and not may_complete
         if is_ranked(row):
-            direction = self.metric.direction
-            bisect.insort(self.ranked, row, key=lambda r: rank_key(r, direction))
+            self._rank(row)
+
+    def _rank(self, row: TrialRow) -> None:
+        """Add a complete trial to the lists from which the next trial is chosen."""
+        bisect.insort(self.ranked, row, key=self._rank_key)
+        if row.facts.is_default or row.facts.is_probe:
+            bisect.insort(self._baselines, row, key=self._rank_key)
+        if config := row.facts.effective_config:
+            self.by_effective_config.setdefault(config, []).append(row)
+        self._representatives.add(row)
+
+    def _rank_key(self, row: TrialRow) -> Key:
+        return rank_key(row, self.metric.direction)
+
+    @property
+    def representatives(self) -> list[TrialRow]:
+        """The complete trials on which it depends what is tried next, best first."""
+        return self._representatives.ranked()
 
     @property
     def best(self) -> TrialRow | None:
@@ -365,4 +433,4 @@ class Leaderboard:
 
     def finalists(self, count: int, *, default: bool = True) -> list[Contender]:
         """Return the best distinct configurations and the baselines, see ``finalists``."""
-        return finalists(self.ranked, count, default=default)
+        return finalists(self.ranked, count, default=default, recipes=self._baselines)

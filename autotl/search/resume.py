@@ -131,7 +131,7 @@ def _reconcile(study: optuna.Study, store: Store) -> None:
     """
     name = study.study_name
     rows = {row.number: row for row in store.trials(name)}
-    for trial in study.get_trials():
+    for trial in study.get_trials(deepcopy=False):
         row = rows.get(trial.number)
         if trial.state == TrialState.RUNNING:
             end_trial(study, store, trial, row)

@@ -13,6 +13,7 @@ Algorithm Components and Their Roles for Better Empirical Performance" (2023), f
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Mapping, Sequence
 from itertools import islice
@@ -144,11 +145,24 @@ def _split(
     if finished < STARTUP_TRIALS:
         return [], []
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-    complete.sort(key=lambda t: t.value or 0.0, reverse=direction == StudyDirection.MAXIMIZE)
-    feasible = (t for t in complete if max(t.constraints.values(), default=0) <= 0)
-    good = list(islice(feasible, min(math.ceil(GOOD_FRACTION * finished), MAX_GOOD)))
+    good = _best(complete, min(math.ceil(GOOD_FRACTION * finished), MAX_GOOD), direction)
     numbers = {trial.number for trial in good}
-    return good, [trial for trial in trials if trial.number not in numbers][-MAX_BAD:]
+    latest = islice((t for t in reversed(trials) if t.number not in numbers), MAX_BAD)
+    return good, list(latest)[::-1]
+
+
+def _best(
+    complete: Sequence[FrozenTrial], count: int, direction: StudyDirection
+) -> list[FrozenTrial]:
+    """The best ``count`` trials that violate no constraint, without sorting all trials."""
+    first = heapq.nlargest if direction == StudyDirection.MAXIMIZE else heapq.nsmallest
+    looked_at, feasible = count, list[FrozenTrial]()
+    while True:
+        best = first(looked_at, complete, key=lambda t: t.value or 0.0)
+        feasible = [t for t in best if max(t.constraints.values(), default=0) <= 0]
+        if len(feasible) >= count or looked_at >= len(complete):
+            return feasible[:count]
+        looked_at *= 4  # some violate a constraint
 
 
 class _Mixture:

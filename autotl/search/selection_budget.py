@@ -7,7 +7,6 @@ from itertools import islice
 
 from autotl.search.budget import SELECTION_FRACTION, SLACK, Budget
 from autotl.search.leaderboard import Leaderboard, is_fine_tuned
-from autotl.search.leaderboard import contender as to_contender
 from autotl.store import Contender, TrialRow
 
 MOST_CONTENDERS = 4
@@ -118,7 +117,7 @@ class SelectionBudget:
         """
         if self.budget.seconds is None:
             return 0.0
-        if self.fine_tunes and not any(map(is_fine_tuned, self.leaderboard.ranked)):
+        if self.fine_tunes and not any(map(is_fine_tuned, self.leaderboard.representatives)):
             return 0.0
         field = self.choose_field(min(SELECTION_FRACTION * self.budget.seconds, left))
         if field.repeats < min(PREFERRED_REPEATS):
@@ -147,6 +146,10 @@ class SelectionBudget:
     def _refit_seconds(self, contender: Contender) -> float:
         return self.budget.refit_seconds(self.seconds(contender), self.test_seconds(contender))
 
+    def _refit_row_seconds(self, row: TrialRow) -> float:
+        test = self.budget.test_seconds(row.facts.seconds_test)
+        return self.budget.refit_seconds(repeat_seconds(row), test)
+
     def _member_seconds(self, lead: Contender) -> float:
         """Return the seconds to refit and test further members of an ensemble with ``lead``.
 
@@ -155,8 +158,8 @@ class SelectionBudget:
         if self.leaderboard.facts.prefer != "accuracy":
             return 0.0
         most = MEMBER_FRACTION * (self.budget.seconds or 0.0)
-        others = (to_contender(row) for row in self.leaderboard.ranked if row.number != lead.lead)
-        cheap = (s for s in map(self._refit_seconds, others) if s <= most)
+        others = (row for row in self.leaderboard.ranked if row.number != lead.lead)
+        cheap = (s for s in map(self._refit_row_seconds, others) if s <= most)
         return sum(islice(cheap, MAX_MEMBERS - 1))
 
     def is_over(self) -> bool:

@@ -8,8 +8,6 @@ store, which takes some milliseconds. Training happens outside of the lease.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
 import optuna
 from optuna.trial import TrialState
@@ -18,7 +16,7 @@ from autotl.errors import OutOfTime
 from autotl.search import resume, sampler
 from autotl.search.budget import PROBING_FRACTION, Budget
 from autotl.search.leaderboard import Leaderboard
-from autotl.search.portfolio import Portfolio
+from autotl.search.portfolio import Portfolio, Recipe
 from autotl.search.resume import PROBED_WITH, RECIPE
 from autotl.search.selection_budget import SelectionBudget
 from autotl.space import space
@@ -109,7 +107,8 @@ class TrialQueue:
                 count = min(count, most // 4, left)
             group = []
             for i in range(count - 1):
-                self._enqueue({**shared, "head": heads[i % len(heads)]}, PROBED_WITH, trial.number)
+                params = {**shared, "head": heads[i % len(heads)]}
+                self.study.enqueue_trial(params, user_attrs={PROBED_WITH: trial.number})
                 group.append(self._begin())
         return group
 
@@ -142,19 +141,20 @@ class TrialQueue:
 
         After a trial that was out of time, a cheap one is enqueued instead.
         """
+        recipe: Recipe | None
+        if after == OutOfTime.status:
+            recipe = (), self.portfolio.cheapest_parameters(self.leaderboard.representatives)
+        elif not (recipe := self._next_recipe()):
+            return
         if self._has_waiting():
             return
-        if after == OutOfTime.status:
-            self.study.enqueue_trial(self.portfolio.cheapest_parameters(self.leaderboard.ranked))
-            return
-        ranked, tried = self.leaderboard.ranked, self.leaderboard.recipes
-        probing = self.probing_seconds < PROBING_FRACTION * (self.budget.seconds or math.inf)
-        if recipe := self.portfolio.next_recipe(ranked, tried, probing=probing):
-            names, params = recipe
-            self._enqueue(params, RECIPE, list(names))
+        names, params = recipe
+        self.study.enqueue_trial(params, user_attrs={RECIPE: list(names)} if names else None)
 
-    def _enqueue(self, params: Mapping[str, Any], attribute: str, value: Any) -> None:
-        self.study.enqueue_trial(dict(params), user_attrs={attribute: value})
+    def _next_recipe(self) -> Recipe | None:
+        probing = self.probing_seconds < PROBING_FRACTION * (self.budget.seconds or math.inf)
+        board = self.leaderboard
+        return self.portfolio.next_recipe(board.representatives, board.recipes, probing=probing)
 
     def _has_waiting(self) -> bool:
         return bool(self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
@@ -169,7 +169,8 @@ class TrialQueue:
         number = len(self.leaderboard.rows) - self.leaderboard.interrupted
         self.study.sampler = sampler.make_sampler((self.settings.seed * 10_007 + number) % 2**32)
         trial = self.study.ask()
-        config = self.space.suggest(trial)
+        with self.store.storage.together():
+            config = self.space.suggest(trial)
         recipe = trial.user_attrs.get(RECIPE, [])
         self.store.begin_trial(
             self.settings.name,

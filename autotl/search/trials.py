@@ -264,7 +264,7 @@ class TrialLoop:
     def _plan(self, running: _Running) -> TrialPlan:
         """Build the model of a trial and plan its training within the limits and the budget."""
         trial, config = running.trial, running.config
-        plain, rows = space.to_json(config), self.leaderboard.ranked
+        plain, rows = space.to_json(config), self.leaderboard.representatives
         if any(map(is_fine_tuned, rows)) and not self.portfolio.is_cheap(plain):
             refuse_too_slow(plain, rows, self.context, self.budget)
         model = self.context.build(config, self.context.first_fold)
@@ -278,7 +278,7 @@ class TrialLoop:
             config,
             self.context,
             self.budget,
-            complete=self.leaderboard.ranked,
+            complete=rows,
             several_heads=self.queue.leads_heads(trial),
         )
         self._refuse_duplicate(plan)
@@ -289,12 +289,10 @@ class TrialLoop:
     def _refuse_duplicate(self, plan: TrialPlan) -> None:
         """Raise Duplicate if a complete trial had the same effective configuration."""
         same = plan.facts["effective_config"]
-        for row in (*self.leaderboard.ranked, *self.leaderboard.running.values()):
-            if (
-                row.facts.effective_config == same
-                and row.epochs >= plan.job.epochs
-                and row.facts.folds == self.settings.folds
-            ):
+        running = self.leaderboard.running.values()
+        others = (row for row in running if row.facts.effective_config == same)
+        for row in (*self.leaderboard.by_effective_config.get(same, ()), *others):
+            if row.epochs >= plan.job.epochs and row.facts.folds == self.settings.folds:
                 raise Duplicate(f"it would be trained as trial {row.number} was")
 
     def _write_plan(self, trial: optuna.Trial, plan: TrialPlan) -> None:
@@ -307,8 +305,9 @@ class TrialLoop:
     def _write(self, trial: optuna.Trial, columns: Mapping[str, int], **facts: Any) -> None:
         """Store columns and facts of a trial; Optuna Dashboard shows the columns too."""
         self.store.update_trial(self.name, trial.number, columns, **facts)
-        for key, value in columns.items():
-            trial.set_user_attr(key, value)
+        with self.store.storage.together():
+            for key, value in columns.items():
+                trial.set_user_attr(key, value)
 
     def _fine_tune(self, running: _Running, plan: TrialPlan) -> Outcome:
         """Train a model and report every epoch. Recipes are baselines and are not pruned."""
@@ -422,8 +421,9 @@ class TrialLoop:
         if status == "interrupted":
             retried = {RETRIED: True} if find_device_fault(error) else {}
             resume.requeue(self.study, trial.params, {**trial.user_attrs, **retried})
-        with suppress(optuna.exceptions.UpdateFinishedTrialError):  # another worker has told it
-            trial.set_user_attr("status", status)  # long values make the dashboard's page wide
+        told = optuna.exceptions.UpdateFinishedTrialError  # by another worker
+        with suppress(told), self.store.storage.together():
+            trial.set_user_attr("status", status)  # long values make Optuna Dashboard's page wide
             if trained is not None:
                 trial.set_user_attr("trained_parameters", trained)
         value = score if error is None else None

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from optuna.storages import RDBStorage
 from sqlalchemy import exc
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import GenericFunction
@@ -25,6 +24,7 @@ from autotl.store.opening import (
     merge_write_ahead_log,
     open_database,
 )
+from autotl.store.optuna_storage import TrialStorage
 
 
 class clock(GenericFunction[float]):
@@ -56,7 +56,7 @@ class Database:
     minute or read-only, the disk is full, or the server does not respond.
     """
 
-    storage: RDBStorage
+    storage: TrialStorage
     url: str
 
     def __init__(self, url: str) -> None:

@@ -17,13 +17,13 @@ from typing import Any
 import sqlalchemy as sa
 from optuna.distributions import json_to_distribution
 from optuna.exceptions import StorageInternalError
-from optuna.storages import RDBStorage
 from sqlalchemy import exc
 
 from autotl.errors import StoreError, did_you_mean, find_path_fault, shorten
 from autotl.store import waiting
 from autotl.store.migrations import migrate
 from autotl.store.migrations.tables import STUDY
+from autotl.store.optuna_storage import TrialStorage
 
 DATABASE_ERRORS = (exc.OperationalError, StorageInternalError)
 """The errors that an open database can raise, such as a full disk."""
@@ -49,6 +49,9 @@ HINTS = {
     "readonly": "make the file and its folder writable, or choose another one with --storage",
     "unable to open": "check that its folder exists and that you may read and write it",
     "disk is full": "free some disk space and run the command again",
+    "server closed the connection": "the server has stopped or was restarted; run the command "
+    "again when it runs",
+    "connection refused": "start the database server, or check --storage: its host and port",
     "no module named 'mysqldb'": "write mysql+pymysql://... and run: pip install pymysql",
     "no module named 'pymysql'": "install the driver: pip install pymysql",
     "no module named 'psycopg2'": "write postgresql+psycopg://... and run: "
@@ -165,7 +168,7 @@ class OpenDatabase:
         label: The SQLite file, or ``public_url``, for messages.
     """
 
-    storage: RDBStorage
+    storage: TrialStorage
     public_url: str
     label: str
 
@@ -201,7 +204,7 @@ def _parse_address(url: str) -> _Address:
     if is_sqlite and Path(label).is_dir():
         raise StoreError(f"the database {label} is a folder; give a file in it")
     connect = {"timeout": waiting.NOTICE_SECONDS, "factory": waiting.WaitingConnection}
-    options: dict[str, Any] = {"connect_args": connect} if is_sqlite else {"pool_pre_ping": True}
+    options: dict[str, Any] = {"connect_args": connect} if is_sqlite else {}
     return _Address(parsed, public_url, label, options)
 
 
@@ -276,10 +279,10 @@ def convert_errors(
         raise StoreError(f"cannot use the database {label}: {message}; {hint}") from e
 
 
-def _open(url: str, options: dict[str, Any], label: str, tries: int = 5) -> RDBStorage:
+def _open(url: str, options: dict[str, Any], label: str, tries: int = 5) -> TrialStorage:
     try:
         # Optuna calls str.format on the URL, and the name of a folder may contain braces.
-        storage = RDBStorage(url.replace("{", "{{").replace("}", "}}"), engine_kwargs=options)
+        storage = TrialStorage(url.replace("{", "{{").replace("}", "}}"), engine_kwargs=options)
         try:
             migrate(storage.engine, label)
         except Exception:

@@ -6,6 +6,7 @@ import random
 from dataclasses import replace
 from datetime import UTC, datetime
 from statistics import NormalDist
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import sqlalchemy as sa
 
 from autotl.scoring.intervals import wilson_interval
 from autotl.scoring.metrics import METRICS
-from autotl.search import leaderboard
+from autotl.search import leaderboard, trial_budget
 from autotl.search.leaderboard import (
     PASSING,
     Leaderboard,
@@ -28,6 +29,7 @@ from autotl.search.leaderboard import (
     search_winner,
     validation_interval,
 )
+from autotl.search.portfolio import Portfolio
 from autotl.store import (
     STATUSES,
     DataFacts,
@@ -430,3 +432,51 @@ def test_a_trial_of_an_older_version_is_fine_tuned_if_it_trained_more_than_a_hea
     same = [trial(1, 0.9), trial(2, 0.9, facts={"backbone_frozen": False})]
     same[1] = replace(same[1], config=same[0].config)
     assert search_winner(same, FACTS).number == 1
+
+
+def random_trials(count: int) -> list[TrialRow]:
+    """Trials of three backbones, three strategies and two heads, with what was measured of each."""
+    rng = random.Random(0)
+    sizes = {"a": 100, "b": 30, "c": 10}
+    rows = []
+    for number in range(count):
+        backbone, freeze, head = rng.choice("abc"), rng.choice("pqr"), rng.choice("lm")
+        facts: dict[str, Any] = {"backbone_frozen": freeze == "p"}
+        if rng.random() < 0.8:
+            facts["ms_per_item"] = sizes[backbone] / 10
+            facts["costs"] = {"backward_ms": 0.0 if freeze == "p" else rng.uniform(1, 9)}
+        if rng.random() < 0.1:
+            facts["logme"] = float(sizes[backbone])
+        config = {"backbone": {backbone: {}}, "freeze": {freeze: {}}, "head": {head: {}}}
+        score = round(rng.uniform(0.5, 0.9), 2)
+        row = trial(number, score, config=config, parameters=sizes[backbone], facts=facts)
+        rows.append(replace(row, contributions=stored(np.arange(100) < 100 * score)))
+    return rows
+
+
+@pytest.mark.parametrize("count", [1, 10, 1000])
+def test_the_next_trial_is_the_same_by_the_representatives_as_by_all_trials(count: int) -> None:
+    ranked = rank(random_trials(count), "maximize")
+    few = leaderboard.Representatives(lambda row: leaderboard.rank_key(row, "maximize"))
+    for row in ranked:
+        few.add(row)
+    chosen = few.ranked()
+    assert chosen == [row for row in ranked if row in chosen]
+    assert len(chosen) <= min(count, 4 * 18)
+    plugins = {
+        kind: tuple(SimpleNamespace(name=name) for name in names)
+        for kind, names in (("backbone", "abc"), ("freeze", "pqr"), ("head", "lm"))
+    }
+    space: Any = SimpleNamespace(
+        plugins=plugins, default_order=lambda kind: [plugin.name for plugin in plugins[kind]]
+    )
+    portfolio = Portfolio(space, dict)
+    assert portfolio._promising(chosen) == portfolio._promising(ranked)
+    assert trial_budget.fewest_epochs(9, chosen) == trial_budget.fewest_epochs(9, ranked)
+    for backbone in "abc":
+        for freeze in "qrs":
+            config = {"backbone": {backbone: {}}, "freeze": {freeze: {}}}
+            by_few, by_all = (
+                trial_budget._predict_backward_ms(config, rows) for rows in (chosen, ranked)
+            )
+            assert by_few == by_all

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
+import numpy as np
 import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
-from autotl.search.pruner import MIN_TRIALS, make_pruner
+from autotl.search.pruner import MIN_TRIALS, PRUNED_PERCENT, make_pruner, warmup_epochs
 
 EPOCHS = 4
 # The worst tenth has reported less than 0.3 at epoch 2, less than 0.4 at epoch 3.
@@ -88,3 +90,54 @@ def test_it_prunes_in_a_study() -> None:
         assert study.best_params["level"] == max(t.params["level"] for t in study.trials)
     assert states[0] == states[1]
     assert 10 < sum(state == TrialState.PRUNED for state, _ in states[0]) < 30
+
+
+@pytest.mark.parametrize("direction", ["maximize", "minimize"])
+def test_it_decides_as_optunas_percentile_pruner(
+    direction: Literal["maximize", "minimize"],
+) -> None:
+    rng, decisions = np.random.default_rng(0), set()
+    study = optuna.create_study(direction=direction)
+    ours = make_pruner(EPOCHS)
+    optunas = optuna.pruners.PercentilePruner(
+        100 - PRUNED_PERCENT,
+        n_startup_trials=MIN_TRIALS,
+        n_warmup_steps=warmup_epochs(EPOCHS),
+        n_min_trials=MIN_TRIALS,
+    )
+    for _ in range(60):
+        running, state, level = study.ask(), TrialState.COMPLETE, rng.random()
+        for epoch in range(1, int(rng.integers(2, EPOCHS + 1)) + 1):
+            running.report(round(level + 0.1 * rng.random(), 1), epoch)  # with ties
+            reported = study.trials[running.number]
+            decision = ours.prune(study, reported)
+            assert decision == optunas.prune(study, reported)
+            decisions.add(decision)
+            state = TrialState.PRUNED if decision else state
+        study.tell(running, 0.0 if state == TrialState.COMPLETE else None, state=state)
+    assert decisions == {False, True}
+
+
+def test_it_reads_the_study_once_for_each_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    study, reads, read = optuna.create_study(direction="maximize"), [], optuna.Study.get_trials
+    study.add_trials([trial(curve) for curve in CURVES])
+
+    def get_trials(self: optuna.Study, **options: bool) -> list[FrozenTrial]:
+        reads.append(options)
+        return read(self, **options)
+
+    monkeypatch.setattr(optuna.Study, "get_trials", get_trials)
+    pruner = make_pruner(EPOCHS)
+    for number in range(2):
+        running = trial([0.5], TrialState.RUNNING)
+        running.number = number
+        for epoch in range(2, EPOCHS + 1):
+            running.intermediate_values[epoch] = 0.5
+            pruner.prune(study, running)
+        assert len(reads) == number + 1
+
+
+def test_scores_that_are_not_numbers_do_not_count() -> None:
+    earlier = [[math.nan, math.nan, math.inf]] * 20
+    assert is_pruned([0.1, 0.29], [*CURVES, *earlier])
+    assert not is_pruned([0.1, 0.31], [*CURVES, *earlier])

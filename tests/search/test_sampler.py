@@ -254,3 +254,26 @@ def test_the_densities_of_kernels_integrate_to_one() -> None:
     choices = sampler._CategoricalKernels(3, np.array([0.0, 2.0, 2.0]))
     assert choices.density(np.arange(3.0)).sum(0) == pytest.approx(1)
     assert choices.density(np.arange(3.0))[:, -1] == pytest.approx(1 / 3)  # the prior
+
+
+@pytest.mark.parametrize("direction", ["maximize", "minimize"])
+@pytest.mark.parametrize("infeasible", [0.0, 0.3, 0.95])
+def test_good_trials_are_the_first_of_all_sorted_trials(
+    direction: Direction, infeasible: float
+) -> None:
+    rng = np.random.default_rng(0)
+    study = optuna.create_study(direction=direction)
+    for _ in range(200):
+        violation = 1.0 if rng.random() < infeasible else -1.0
+        options: dict[str, Any] = {"constraints": {"parameters": violation}}
+        state = TrialState.COMPLETE if rng.random() < 0.8 else TrialState.PRUNED
+        value = round(rng.random(), 1) if state == TrialState.COMPLETE else None  # with ties
+        study.add_trial(trial("a", state, value=value, **options))
+    reverse = direction == "maximize"
+    complete = [t for t in study.trials if t.state == TrialState.COMPLETE]
+    complete.sort(key=lambda t: t.value or 0.0, reverse=reverse)
+    feasible = [t.number for t in complete if t.constraints["parameters"] <= 0]
+    good, others = sampler._split(study.trials, study.direction)
+    assert [t.number for t in good] == feasible[: sampler.MAX_GOOD]
+    rest = sorted({t.number for t in study.trials} - {t.number for t in good})
+    assert [t.number for t in others] == rest

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import optuna
 import pytest
 import sqlalchemy as sa
+from postgresql import Server
 
 from autotl.store import Store, default_url
 
@@ -55,33 +55,10 @@ def query() -> Query:
     return run
 
 
-@pytest.fixture(scope="session")
-def postgresql() -> Iterator[str]:
-    """The URL of a PostgreSQL server that lives as long as these tests."""
-    pytest.importorskip("psycopg", reason="psycopg is not installed", exc_type=ImportError)
-    path = os.pathsep.join(
-        [os.environ["PATH"], *map(str, sorted(Path("/usr/lib/postgresql").glob("*/bin")))]
-    )
-    if not shutil.which("initdb", path=path):
-        pytest.skip("no PostgreSQL server on this machine (initdb)")
-    # Not tmp_path: the path of a socket must be short, and the server's user must have access.
-    folder = Path(tempfile.mkdtemp(prefix="pg"))
-    user = {}
-    if os.geteuid() == 0:  # PostgreSQL refuses to run as root
-        shutil.chown(folder, "postgres")
-        user = {"user": "postgres"}
-
-    def do(program: str, *arguments: str) -> None:
-        line = [shutil.which(program, path=path) or program, *arguments]
-        quiet = subprocess.DEVNULL
-        subprocess.run(line, check=True, stdout=quiet, stderr=quiet, cwd=folder, **user)  # type: ignore[call-overload]
-
-    options = f"-c listen_addresses= -k {folder}"
-    do("initdb", "-D", "data", "-A", "trust", "-U", "autotl", "--no-sync")
-    do("pg_ctl", "-D", "data", "-w", "-l", "log", "-o", options, "start")
-    yield f"postgresql+psycopg://autotl:secret@/postgres?host={folder}"
-    do("pg_ctl", "-D", "data", "-m", "immediate", "stop")
-    shutil.rmtree(folder)
+@pytest.fixture
+def postgresql(postgresql_server: Server) -> str:
+    """The URL of an empty PostgreSQL database."""
+    return postgresql_server.create("store")
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ import optuna
 import pytest
 import sqlalchemy as sa
 from filelock import FileLock, Timeout
+from postgresql import PASSWORD
 
 from autotl.errors import StoreError, StudyError
 from autotl.store import (
@@ -423,7 +424,7 @@ def test_postgresql(postgresql: str) -> None:
     store = Store(postgresql)
     store.delete("s")
     use_everything(store)
-    assert "secret" not in store.url
+    assert PASSWORD not in store.url
     store.close()
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import optuna
 import pytest
 import sqlalchemy as sa
+from postgresql import PASSWORD, Server
 
 from autotl.errors import StoreError
 from autotl.store import (
@@ -136,10 +137,10 @@ def test_a_file_that_another_program_locks(
     assert not caplog.messages
 
 
-def test_a_postgresql_database_that_is_missing_is_named(postgresql: str) -> None:
+def test_a_postgresql_database_that_is_missing_is_named(postgresql_server: Server) -> None:
     with pytest.raises(StoreError, match=r'"nowhere" does not exist.*check --storage') as e:
-        Store(postgresql.replace("/postgres?", "/nowhere?"))
-    assert "secret" not in str(e.value)
+        Store(postgresql_server.url("nowhere"))
+    assert PASSWORD not in str(e.value)
 
 
 def test_a_database_of_another_program_is_left_alone(tmp_path: Path) -> None:
