@@ -421,8 +421,8 @@ class TrialLoop:
         if status == "interrupted":
             retried = {RETRIED: True} if find_device_fault(error) else {}
             resume.requeue(self.study, trial.params, {**trial.user_attrs, **retried})
-        told = optuna.exceptions.UpdateFinishedTrialError  # by another worker
-        with suppress(told), self.store.storage.together():
+        finished = optuna.exceptions.UpdateFinishedTrialError  # another worker has told Optuna
+        with suppress(finished), self.store.storage.together():
             trial.set_user_attr("status", status)  # long values make Optuna Dashboard's page wide
             if trained is not None:
                 trial.set_user_attr("trained_parameters", trained)

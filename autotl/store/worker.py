@@ -10,6 +10,7 @@ the result of a trial that was taken from it is not stored (``Store.finish_trial
 from __future__ import annotations
 
 import logging
+import random
 import secrets
 import socket
 import threading
@@ -33,7 +34,7 @@ HEARTBEAT_SECONDS = 5.0
 DEAD_SECONDS = 60.0
 """The time without a heartbeat after which a worker counts as dead."""
 
-POLL_SECONDS = 0.02, 1.0
+POLL_SECONDS = 0.02, 0.25
 """The shortest and the longest pause before a lease is asked for again."""
 
 QUEUE = "queue"
@@ -117,7 +118,7 @@ class Worker:
         """Wait until no other worker that lives has a lease, and hold it inside."""
         pause, longest = POLL_SECONDS
         while not self.try_lease(name):
-            time.sleep(pause)
+            time.sleep(pause * random.uniform(0.5, 1.5))  # not all workers at once
             pause = min(2 * pause, longest)
         try:
             yield

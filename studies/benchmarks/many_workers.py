@@ -1,0 +1,169 @@
+"""What several workers cost each other: trials a second against ideal, with the real storage.
+
+    python studies/benchmarks/many_workers.py [--storage URL] --seconds 60 --workers 1 16 64
+    python studies/benchmarks/many_workers.py [--storage URL] --seconds 0 --workers 1 4 16 64 256
+
+Training is replaced by waiting: a trial takes ``--seconds``. Workers are threads of one process,
+each with its own connections, its own leaderboard and its own loop of trials, so that the time that
+Python needs for all of them is counted, which many machines would share. With trials of a minute
+the table says which part of it is lost; with trials that take no time, where the limit is: the
+queue (a lease that one worker has at a time), the database, or this process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+from scaling import BUDGET, CLASSES, EPOCHS, VALIDATION, fake_plan, make_context, make_space
+from scaling import predict as predict_randomly
+from scaling import targets as true_classes
+
+from autotl import events, training
+from autotl.scoring import metrics
+from autotl.search import resume, trials
+from autotl.search.budget import Budget
+from autotl.search.leaderboard import Leaderboard
+from autotl.store import DataFacts, Store, Worker, join
+from autotl.study import StudyConfig
+from autotl.training import Epoch
+
+COLUMNS = (
+    *("workers", "trials", "seconds", "trials a second", "ideal", "lost"),
+    *("queue held, ms", "queue waited, ms"),
+)
+
+
+class Queue:
+    """How long workers hold the lease of the queue, and how long they wait for it."""
+
+    def __init__(self) -> None:
+        self.held: list[float] = []
+        self.waited: list[float] = []
+        self._asked = threading.local()
+
+    def watch(self, lease: Any) -> Any:
+        """``Worker.lease`` that is timed."""
+
+        def timed(worker: Worker, name: str) -> Any:
+            return self._time(lease(worker, name))
+
+        return timed
+
+    def _time(self, context: Any) -> Any:
+        queue = self
+
+        class Timed:
+            def __enter__(self) -> None:
+                began = time.perf_counter()
+                context.__enter__()
+                self.began = time.perf_counter()
+                queue.waited.append(self.began - began)
+
+            def __exit__(self, *error: Any) -> None:
+                context.__exit__(*error)
+                queue.held.append(time.perf_counter() - self.began)
+
+        return Timed()
+
+
+def main() -> None:
+    """Print a row for each number of workers."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--storage", default="", help="URL of an empty database")
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 4, 16, 64])
+    parser.add_argument("--seconds", type=float, default=60.0, help="duration of a trial")
+    parser.add_argument("--rounds", type=int, default=3, help="trials of each worker")
+    parser.add_argument("--out", type=Path, help="a JSON file for the measurements")
+    options = parser.parse_args()
+    print(f"| {' | '.join(COLUMNS)} |")
+    print("|" + "---|" * len(COLUMNS))
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        url = options.storage or f"sqlite:///{Path(folder) / 'autotl.db'}"
+        for count in options.workers:
+            rows.append(run(url, Path(folder), count, options.seconds, options.rounds))
+            print(f"| {' | '.join(rows[-1].values())} |", flush=True)
+    if options.out:
+        options.out.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+
+
+def run(url: str, folder: Path, count: int, seconds: float, rounds: int) -> dict[str, str]:
+    """Run a study with a number of workers; return a row of the table."""
+    name, queue = f"workers-{count}", Queue()
+    _, search_space = make_space()
+    settings = StudyConfig(data=name, history=False, trials=count * rounds)
+
+    def epochs(*_: Any) -> Iterator[Epoch]:
+        predictions = predict_randomly(np.random.default_rng())
+        score = float((predictions.argmax(1) == true_classes()).mean())
+        for number in range(1, EPOCHS + 1):
+            time.sleep(seconds / EPOCHS)
+            yield Epoch(number, 1.0, score * number / EPOCHS, 5.0, 1000, predictions)
+
+    with (
+        closing(Store(url)) as store,
+        trials.quiet_optuna(),
+        patch.object(trials, "plan_trial", fake_plan),
+        patch.object(training, "fine_tune", epochs),
+        patch.object(Worker, "lease", queue.watch(Worker.lease)),
+        patch.object(trials, "WAIT_SECONDS", 0.2),
+    ):
+        store.begin_study(name, data=data_facts(), identity={}, state="running")
+        plugins, _ = make_space()
+        resume.resume(store, settings, search_space, plugins, events.ignore)
+
+        def work() -> None:
+            with closing(Store(url)) as own, join(own, name, "cpu", folder) as worker:
+                study = resume.load(own, settings, search_space)
+                board = Leaderboard(own, name, metrics.get("accuracy"), 0)
+                budget = Budget(BUDGET)
+                context = make_context(settings)
+                loop = trials.TrialLoop(
+                    own, study, search_space, context, board, budget, events.ignore, worker
+                )
+                began.wait()
+                loop.run()
+
+        began = threading.Barrier(count + 1)
+        threads = [threading.Thread(target=work) for _ in range(count)]
+        for thread in threads:
+            thread.start()
+        began.wait()
+        start = time.perf_counter()
+        for thread in threads:
+            thread.join()
+        took = time.perf_counter() - start
+        done = len([row for row in store.trials(name) if row.status != "running"])
+    ideal = count / seconds if seconds else float("nan")
+    values = (
+        *(str(count), str(done), f"{took:.1f}", f"{done / took:.2f}"),
+        *(f"{ideal:.2f}" if seconds else "", f"{1 - done / took / ideal:.1%}" if seconds else ""),
+        f"{1000 * statistics.median(queue.held):.0f}",
+        f"{1000 * statistics.median(queue.waited):.0f}",
+    )
+    return dict(zip(COLUMNS, values, strict=True))
+
+
+def data_facts() -> DataFacts:
+    """The data of the simulated study."""
+    return DataFacts(
+        classes=[str(i) for i in range(CLASSES)],
+        train=1000,
+        validation=VALIDATION,
+        independent_validation=VALIDATION,
+    )
+
+
+if __name__ == "__main__":
+    main()
