@@ -15,6 +15,26 @@ import torch
 from torch import Tensor
 
 
+ROOT = Path("/")
+
+CONTAINER_FILES = (
+    (
+        "sys/fs/cgroup/memory.max",
+        "sys/fs/cgroup/memory.current",
+        "sys/fs/cgroup/memory.stat",
+        "inactive_file",
+    ),
+    (
+        "sys/fs/cgroup/memory/memory.limit_in_bytes",
+        "sys/fs/cgroup/memory/memory.usage_in_bytes",
+        "sys/fs/cgroup/memory/memory.stat",
+        "total_inactive_file",
+    ),
+)
+"""The files with a container's limit, what is used of it, and what of that is a cache of files, of
+control groups of versions 2 and 1, as Docker, Kubernetes and SLURM set them."""
+
+
 def canonical(device: torch.device) -> torch.device:
     """The device with its number: ``cuda`` is the current GPU."""
     if device.type == "cuda" and device.index is None:
@@ -44,12 +64,32 @@ def total_bytes(device: torch.device) -> int:
 
 
 def available_ram() -> int:
-    """Bytes of the machine's memory that are available; 0 if the system does not say."""
+    """Bytes of memory that are available on this machine, or in this container if that has less.
+
+    Returns:
+        0 if the system does not say.
+    """
+    available = 0
     with suppress(OSError, ValueError, IndexError):
-        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+        for line in (ROOT / "proc/meminfo").read_text(encoding="ascii").splitlines():
             if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return 0
+                available = int(line.split()[1]) * 1024
+    limits = [left for files in CONTAINER_FILES if (left := _left_in_container(*files)) is not None]
+    return min([available, *limits]) if available else 0
+
+
+def _left_in_container(limit: str, used: str, statistics: str, reclaimable: str) -> int | None:
+    """Bytes up to the limit of a container; None without a limit."""
+    with suppress(OSError, ValueError):  # "max" is no number
+        left = int((ROOT / limit).read_text("ascii")) - int((ROOT / used).read_text("ascii"))
+        for line in (ROOT / statistics).read_text("ascii").splitlines():
+            name, value = line.split()
+            if (
+                name == reclaimable
+            ):  # pages of files, which the system gives up when they are needed
+                left += int(value)
+        return max(0, left)
+    return None
 
 
 def empty_cache(device: torch.device) -> None:
