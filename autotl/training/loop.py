@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -22,7 +23,7 @@ from autotl.space.space import Config
 from autotl.training.checkpoint import pack_optimizer, select_tensors, unpack_optimizer
 from autotl.training.inputs import Inputs
 from autotl.training.job import Epoch, Job
-from autotl.training.memory import convert_out_of_memory
+from autotl.training.memory import convert_out_of_memory, retry_when_out_of_memory
 from autotl.training.random_state import RandomState
 from autotl.training.weight_average import WeightAverage
 
@@ -178,7 +179,9 @@ class Training:
         self._total_loss += self.inputs.backward(batch, targets) * len(targets)
         scaler = self.inputs.scaler
         scaler.unscale_(self._optimizer)  # before a hook of the optimizer clips the gradients
-        scaler.step(self._optimizer)
+        # Its first step allocates its state, before it changes any parameter.
+        step = partial(scaler.step, self._optimizer)
+        retry_when_out_of_memory(step, self.job.device.torch_device, "the training")
         scaler.update()
         self._average.update(self.model)
 

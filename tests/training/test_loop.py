@@ -34,7 +34,7 @@ from autotl.errors import Diverged, OutOfMemory, OutOfTime, PluginError
 from autotl.frozen import FeatureCache
 from autotl.models import Device, Group, Model, merge_parametrizations
 from autotl.tasks import Classification
-from autotl.training import ComputeSettings, fine_tune, predict
+from autotl.training import ComputeSettings, fine_tune, memory, predict
 from autotl.training.loop import Training
 
 
@@ -575,6 +575,25 @@ def test_a_state_of_the_optimizer_that_does_not_fit_ends_the_training_out_of_mem
     monkeypatch.setattr(torch.optim.AdamW, "step", fail)
     with pytest.raises(OutOfMemory, match="the training does not fit"):
         train()
+
+
+def test_a_state_of_the_optimizer_that_fits_without_resident_data_is_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    undisturbed = train()
+    released, step = [], torch.optim.AdamW.step
+
+    def fail_once(self: Any, closure: Any = None) -> Any:
+        if not released:
+            raise torch.OutOfMemoryError("no memory for the state")
+        return step(self, closure)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", fail_once)
+    monkeypatch.setattr(memory, "free_memory", lambda device: released.append(device) or True)
+    model, epochs = train()
+    assert released == [torch.device("cpu")]
+    assert [e.score for e in epochs] == [e.score for e in undisturbed[1]]
+    assert all(map(torch.equal, model.parameters(), undisturbed[0].parameters()))
 
 
 # Float16.
