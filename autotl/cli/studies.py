@@ -82,9 +82,15 @@ def show_study(name: str, storage: str | None, out: Path) -> None:
 @OUT
 def delete_study(name: str, yes: bool, storage: str | None, out: Path) -> None:
     """Delete a study from the database. Its run folder stays."""
+    from autotl.errors import StudyError
+    from autotl.store import living
+
     with _open_store(storage, out) as store:
         store.study(name)
         with store.lock(name, out / name, "stop it before you delete the study"):
+            if workers := living(store, name):
+                where = f"worker {workers[0].number} on {workers[0].host}"
+                raise StudyError(f"study {name!r} is being run by {where}; stop it first")
             if not (
                 yes or click.confirm(f"delete study {name!r} and its trials from {store.url}?")
             ):

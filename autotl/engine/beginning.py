@@ -36,6 +36,8 @@ from autotl.store import (
     MajorityClass,
     Store,
     StudyFacts,
+    Worker,
+    WorkerRow,
     default_url,
     living,
 )
@@ -72,13 +74,28 @@ def _require_no_worker(settings: StudyConfig, store: Store) -> None:
     while others := living(store, settings.name):
         here = [worker for worker in others if worker.host == socket.gethostname()]
         if time.monotonic() > until or len(here) < len(others):
-            name, first = shlex.quote(settings.name), others[0]
-            raise StudyError(
-                f"study {settings.name!r} is being run by worker {first.number} on {first.host}; "
-                f"join it with: autotl worker {name}{store.options(settings.out)} (a machine that "
-                "was switched off counts as running for a minute)"
-            )
+            raise _running_elsewhere(settings, store, others[0])
         time.sleep(0.5)
+
+
+def require_first(settings: StudyConfig, store: Store, worker: Worker) -> None:
+    """Check that this process is the first of those that have begun the study at the same time.
+
+    Raises:
+        StudyError: Another one is.
+    """
+    if earlier := [other for other in worker.others() if other.number < worker.number]:
+        raise _running_elsewhere(settings, store, earlier[0])
+
+
+def _running_elsewhere(settings: StudyConfig, store: Store, worker: WorkerRow) -> StudyError:
+    """Return the error of a search whose study other processes run."""
+    name = shlex.quote(settings.name)
+    return StudyError(
+        f"study {settings.name!r} is being run by worker {worker.number} on {worker.host}; join "
+        f"it with: autotl worker {name}{store.options(settings.out)} (a machine that was switched "
+        "off counts as running for a minute)"
+    )
 
 
 def finish_interrupted_writes(settings: StudyConfig) -> None:

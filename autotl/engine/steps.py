@@ -16,6 +16,7 @@ from autotl.engine.beginning import (
     begin_study,
     continue_settings,
     open_store,
+    require_first,
     shared_settings,
     versions,
 )
@@ -136,6 +137,7 @@ def run(
         plugins = loaded if settings.plugin == given else load_plugins(settings, plugins)
         device = models.select_device(settings.device, settings.precision)
         with join(store, settings.name, str(device), settings.folder) as worker:
+            require_first(settings, store, worker)
             settings, fitting, dataset, metric, search_space, plan = prepare(
                 settings, plugins, store, earlier, device, budget, listener
             )

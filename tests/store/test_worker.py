@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from command_line import run
 
+from autotl import study
+from autotl.engine.beginning import require_first
 from autotl.errors import StudyError
 from autotl.store import FINISH, QUEUE, Store, Worker, join, living, worker
 from autotl.store.migrations.tables import WORKER
@@ -176,3 +179,23 @@ def test_measurements_of_two_workers_are_merged(store: Store) -> None:
 
 def test_the_state_is_read_without_the_other_facts(store: Store) -> None:
     assert (store.state(NAME), store.state("fotos")) == ("running", "")
+
+
+def test_of_two_searches_that_begin_together_one_is_refused(
+    store: Store, add: Callable[[], Worker], tmp_path: Path
+) -> None:
+    settings = study.configure("sklearn:digits", {"study": NAME, "out": tmp_path})
+    one, two = add(), add()
+    require_first(settings, store, one)
+    with pytest.raises(StudyError, match=r"run by worker 1 on .*autotl worker photos"):
+        require_first(settings, store, two)
+
+
+def test_a_study_that_workers_run_is_not_deleted(
+    store: Store, add: Callable[[], Worker], tmp_path: Path
+) -> None:
+    add()
+    result = run("studies", "delete", NAME, "--yes", "--out", tmp_path)
+    assert result.exit_code == 1
+    assert "is being run by worker 1" in result.stderr
+    assert store.find_study(NAME)
