@@ -63,6 +63,7 @@ def small():
     return Small()
 '''
 NAME = "photos"
+HEADS, STRATEGIES = ("linear", "mlp"), ("linear_probe", "last_blocks", "full", "lp_ft")
 
 
 def main() -> None:
@@ -71,8 +72,8 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--kills", type=int, default=60)
     parser.add_argument("--every", type=float, default=10.0, help="mean seconds between kills")
-    parser.add_argument("--trials", type=int, default=60)
-    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--trials", type=int, default=120)
+    parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--storage", help="an empty database on a server; by default SQLite")
     parser.add_argument("--restart", help="a command that restarts the server")
     parser.add_argument("--seed", type=int, default=0)
@@ -125,6 +126,8 @@ class Workers:
         plugin = self.options.out / "small.py"
         words = ["search", str(self.options.out / NAME), "--plugin", str(plugin)]
         words += ["--backbone", "small", "--trials", str(self.options.trials), "--no-history"]
+        for option, names in (("head", HEADS), ("freeze", STRATEGIES)):
+            words += [f"--{option}={name}" for name in names]
         words += ["--epochs", str(self.options.epochs), "--precision", "float32"]
         self.start(*words)
 
