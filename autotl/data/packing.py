@@ -6,14 +6,15 @@ import hashlib
 import math
 import os
 import weakref
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 from numpy.typing import NDArray
 
 from autotl import files
@@ -76,8 +77,8 @@ def pack(
 
     The file is named after the data set's fingerprint, which covers exactly ``dataset.examples``
     in their order, and the key of the input. It is written under a temporary name and renamed when
-    complete, so that a truncated file is never used. Processes that pack at the same time do
-    redundant work, but do not interfere. The file is locked against deletion as long as the
+    complete, so that a truncated file is never used. Of processes that need it at the same time,
+    one writes it, and the others wait. The file is locked against deletion as long as the
     returned object exists. If it cannot be written, or has no room, the examples are packed in
     memory, up to ``MAX_MEMORY_BYTES``.
 
@@ -95,10 +96,48 @@ def pack(
     """
     path = folder / f"{dataset.fingerprint[:16]}-{expects.key}{PACKED_SUFFIX}"
     shape, dtype = (len(dataset.examples), *expects.shape), np.dtype(expects.dtype)
-    num_bytes = packed_bytes(dataset, expects)
     if packed := _open_packed(path, shape, dtype):
         files.mark_used(path)
         return packed
+    with _only_one_packs(path):
+        # Another process may have written it in the meantime.
+        return _open_packed(path, shape, dtype) or _pack(
+            dataset, expects, path, progress, make_room, warn
+        )
+
+
+@contextmanager
+def _only_one_packs(path: Path) -> Iterator[None]:
+    """Wait until no other process writes the file, and keep others from it inside.
+
+    Where no lock file can be written, processes may do redundant work, but do not interfere.
+    """
+    lock = FileLock(path.with_suffix(".lock"))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except OSError:
+        yield
+        return
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # on Windows, if another process waits for it
+            Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
+
+
+def _pack(
+    dataset: Dataset,
+    expects: ModelInput,
+    path: Path,
+    progress: Progress | None,
+    make_room: Callable[[int], bool] | None,
+    warn: Callable[[str], object] | None,
+) -> Packed:
+    """Encode every example and write the file, or pack in memory, see ``pack``."""
+    shape, dtype = (len(dataset.examples), *expects.shape), np.dtype(expects.dtype)
+    num_bytes = packed_bytes(dataset, expects)
     has_room = make_room is None or make_room(num_bytes)
     fits_in_memory = num_bytes <= MAX_MEMORY_BYTES
     write = _Writer(dataset, expects, progress)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -177,3 +178,14 @@ def test_a_file_that_is_mapped_by_another_process_is_not_replaced(
         assert [p.suffix for p in tmp_path.iterdir()] == [".npy"]
     else:
         assert pack(dataset, image_input(8, "nearest"), tmp_path).mapped is None
+
+
+def test_of_several_that_need_a_file_one_writes_it(tmp_path: Path, decoded: list[Any]) -> None:
+    dataset = check(noise_files(tmp_path / "in"), "here")
+    expects = image_input(8, "nearest")
+    with ThreadPoolExecutor(4) as pool:
+        calls = [pool.submit(pack, dataset, expects, tmp_path / "out") for _ in range(4)]
+        arrays = [call.result().array for call in calls]
+    assert len(decoded) == len(dataset.examples)
+    assert {p.suffix for p in (tmp_path / "out").iterdir()} == {".npy"}
+    assert all(np.array_equal(array, arrays[0]) for array in arrays)
