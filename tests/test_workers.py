@@ -16,6 +16,7 @@ from pathlib import Path
 import optuna
 import pytest
 from images import write_images, write_plugin
+from postgresql import Server
 
 from autotl.store import Store, TrialRow, living
 
@@ -47,8 +48,9 @@ PATIENCE = 240.0
 class Study:
     """A study on a folder of images, and the processes that run it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, url: str = "") -> None:
         self.folder, self.out = folder, folder / "runs"
+        self.url = url or f"sqlite:///{self.out}/autotl.db"
         write_images(folder / "photos", 12)
         (folder / "slow_plugin.py").write_text(SLOW)
         self.plugins = [f"--plugin={write_plugin(folder)}", f"--plugin={folder}/slow_plugin.py"]
@@ -60,7 +62,7 @@ class Study:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            env={**os.environ, "OMP_NUM_THREADS": "1", "AUTOTL_STORAGE": self.url},
             process_group=0,
         )
         self.processes.append(process)
@@ -78,7 +80,8 @@ class Study:
         return self.start("worker", "photos", "--device=cpu", *words)
 
     def open(self) -> closing[Store]:
-        return closing(Store(f"sqlite:///{self.out}/autotl.db"))
+        self.out.mkdir(exist_ok=True)
+        return closing(Store(self.url))
 
     def rows(self) -> list[TrialRow]:
         with self.open() as store:
@@ -87,7 +90,7 @@ class Study:
     def wait_until(self, is_so: Callable[[list[TrialRow]], bool]) -> None:
         until = time.monotonic() + PATIENCE
         while time.monotonic() < until:
-            if (self.out / "autotl.db").is_file() and is_so(self.rows()):
+            if is_so(self.rows()):
                 return
             ended = [p for p in self.processes if p.poll() not in (None, 0, -signal.SIGKILL)]
             assert not ended, ended[0].communicate()[0]
@@ -111,7 +114,7 @@ class Study:
         assert len([row for row in tests if row.done]) == len(tests) == 1
         single = [(r.trial, r.repeat) for r in repeats if r.kind == "trial"]
         assert len(set(single)) == len(single) >= 4
-        study = optuna.load_study(study_name="photos", storage=f"sqlite:///{self.out}/autotl.db")
+        study = optuna.load_study(study_name="photos", storage=self.url)
         states = {trial.number: trial.state for trial in study.get_trials(deepcopy=False)}
         assert all(state.is_finished() for state in states.values())
         for row in rows:
@@ -124,7 +127,18 @@ class Study:
 @pytest.fixture
 def photos(tmp_path: Path) -> Iterator[Study]:
     """A study whose processes are killed at the end of the test."""
-    study = Study(tmp_path)
+    yield from until_the_end(Study(tmp_path))
+
+
+@pytest.fixture
+def on_server(
+    tmp_path: Path, postgresql_server: Server, request: pytest.FixtureRequest
+) -> Iterator[Study]:
+    """The same with its database on PostgreSQL."""
+    yield from until_the_end(Study(tmp_path, postgresql_server.create(request.node.name[:60])))
+
+
+def until_the_end(study: Study) -> Iterator[Study]:
     yield study
     for process in study.processes:
         process.kill()
@@ -179,6 +193,26 @@ def test_a_worker_finishes_a_search_that_is_killed(photos: Study) -> None:
     end(worker)
     photos.check(6)
     assert (photos.out / "photos" / "report.html").is_file()
+
+
+def test_workers_survive_a_restart_of_the_server(
+    on_server: Study, postgresql_server: Server
+) -> None:
+    search, worker = on_server.search(trials=8), on_server.work()
+    on_server.wait_until(completed_by(2))
+    postgresql_server.restart()
+    end(search)
+    end(worker)
+    on_server.check(8)
+    assert {row.worker for row in on_server.rows()} == {1, 2}
+
+
+def test_a_worker_finishes_a_search_on_a_server_that_is_killed(on_server: Study) -> None:
+    search, worker = on_server.search(), on_server.work()
+    on_server.wait_until(completed_by(2))
+    search.kill()
+    end(worker)
+    on_server.check(6)
 
 
 def test_ctrl_c_ends_all_workers_and_the_search_goes_on_later(photos: Study) -> None:
