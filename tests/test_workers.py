@@ -103,6 +103,8 @@ class Study:
             rows, facts = store.trials("photos"), store.study("photos")
             repeats, tests = store.repeats("photos"), store.tests("photos")
             assert living(store, "photos") == []
+            study = optuna.load_study(study_name="photos", storage=store.storage)
+            states = {trial.number: trial.state for trial in study.get_trials(deepcopy=False)}
         assert facts.state == "done"
         assert facts.model
         assert facts.model.refitted
@@ -114,8 +116,6 @@ class Study:
         assert len([row for row in tests if row.done]) == len(tests) == 1
         single = [(r.trial, r.repeat) for r in repeats if r.kind == "trial"]
         assert len(set(single)) == len(single) >= 4
-        study = optuna.load_study(study_name="photos", storage=self.url)
-        states = {trial.number: trial.state for trial in study.get_trials(deepcopy=False)}
         assert all(state.is_finished() for state in states.values())
         for row in rows:
             is_complete = states[row.number] == optuna.trial.TrialState.COMPLETE

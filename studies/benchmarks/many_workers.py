@@ -48,9 +48,8 @@ class Queue:
     """How long workers hold the lease of the queue, and how long they wait for it."""
 
     def __init__(self) -> None:
-        self.held: list[float] = []
+        self.used: list[float] = []
         self.waited: list[float] = []
-        self._asked = threading.local()
 
     def watch(self, lease: Any) -> Any:
         """``Worker.lease`` that is timed."""
@@ -72,7 +71,7 @@ class Queue:
 
             def __exit__(self, *error: Any) -> None:
                 context.__exit__(*error)
-                queue.held.append(time.perf_counter() - self.began)
+                queue.used.append(time.perf_counter() - self.began)
 
         return Timed()
 
@@ -149,7 +148,7 @@ def run(url: str, folder: Path, count: int, seconds: float, rounds: int) -> dict
     values = (
         *(str(count), str(done), f"{took:.1f}", f"{done / took:.2f}"),
         *(f"{ideal:.2f}" if seconds else "", f"{1 - done / took / ideal:.1%}" if seconds else ""),
-        f"{1000 * statistics.median(queue.held):.0f}",
+        f"{1000 * statistics.median(queue.used):.0f}",
         f"{1000 * statistics.median(queue.waited):.0f}",
     )
     return dict(zip(COLUMNS, values, strict=True))
