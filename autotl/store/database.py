@@ -42,6 +42,7 @@ from autotl.store.rows import (
     TestRow,
     TrialRow,
 )
+from autotl.store.waiting import repeat_lost_calls
 
 _Row = TypeVar("_Row", TrialRow, EpochRow, RepeatRow, TestRow, DataIssueRow, ImageRow)
 
@@ -56,6 +57,7 @@ RECORDS: Mapping[type[Any], Mapping[str, type[Facts]]] = {
 """The columns that contain records, by the type of the row."""
 
 
+@repeat_lost_calls()
 class Store(Database):
     """What is stored of studies, trials, repeats and tests.
 

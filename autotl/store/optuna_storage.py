@@ -27,6 +27,7 @@ from optuna.trial import TrialState
 from sqlalchemy import exc
 
 from autotl.store.migrations.tables import write_transaction
+from autotl.store.waiting import repeat_lost_calls
 
 IDLE_SECONDS = 0.05
 """How long a connection may be unused before the next use checks that the server still has it. No
@@ -37,10 +38,21 @@ _PARAM: Any = models.TrialParamModel.__table__
 _ATTRIBUTE: Any = models.TrialUserAttributeModel.__table__
 _VALUE: Any = models.TrialIntermediateValueModel.__table__
 
+TRANSACTIONS = (
+    *("create_new_study", "delete_study", "get_all_studies", "get_study_directions"),
+    *("get_study_id_from_name", "get_study_name_from_id", "get_study_system_attrs"),
+    *("get_study_user_attrs", "set_study_system_attr", "set_study_user_attr"),
+    *("get_trial", "get_trial_id_from_study_id_trial_number", "set_trial_intermediate_value"),
+    *("set_trial_state_values", "set_trial_system_attr", "set_trial_user_attr"),
+    *("_create_new_trial", "_get_best_trial_id", "_get_trials", "_insert", "_set_trial_param"),
+)
+"""The methods that Optuna's cache of a storage calls, and our own: each is one transaction."""
+
 Rows = Mapping[Any, Sequence[dict[str, Any]]]
 """Rows by table."""
 
 
+@repeat_lost_calls(TRANSACTIONS)
 class TrialStorage(RDBStorage):
     """Optuna's storage; inside ``together`` parameters and user attributes are written at once."""
 

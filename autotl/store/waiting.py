@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import logging
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
+from sqlalchemy import exc
 
 NOTICE_SECONDS = 2.0
 """How long to wait without a message."""
@@ -20,6 +23,7 @@ PAUSES = 0.25, 5.0
 """The first and the longest pause between two tries to reach a server, in seconds."""
 
 Result = TypeVar("Result")
+Class = TypeVar("Class", bound=type)
 
 log = logging.getLogger(__name__)
 
@@ -103,3 +107,52 @@ def wait_for_server(engine: sa.Engine) -> None:
                     is_logged = True
             time.sleep(pause)
             pause = min(2 * pause, longest)
+
+
+def repeat_lost_calls(names: Iterable[str] = ()) -> Callable[[Class], Class]:
+    """Return a decorator of a class: methods whose connection is lost are called again.
+
+    They must be transactions of their own. A server that is started again loses the connections
+    that are in use; others are checked before they are used. They are called for up to
+    ``LOCK_SECONDS``.
+
+    Args:
+        names: The names of methods, also inherited ones; by default the class's own public ones.
+    """
+
+    def decorate(cls: Class) -> Class:
+        own = [n for n, f in vars(cls).items() if inspect.isfunction(f) and not n.startswith("_")]
+        for name in names or own:
+            method = getattr(cls, name)
+            if not hasattr(method, "__wrapped__"):  # a context manager is none
+                setattr(cls, name, _repeat_lost_call(method))
+        return cls
+
+    return decorate
+
+
+def _repeat_lost_call(method: Callable[..., Result]) -> Callable[..., Result]:
+    @functools.wraps(method)
+    def call(*args: Any, **keywords: Any) -> Result:
+        began, (pause, longest) = time.monotonic(), PAUSES
+        while True:
+            try:
+                return method(*args, **keywords)
+            except Exception as error:
+                if not _is_lost(error) or time.monotonic() - began + pause > LOCK_SECONDS:
+                    raise
+            time.sleep(pause)
+            pause = min(2 * pause, longest)
+
+    return call
+
+
+def _is_lost(error: BaseException | None) -> bool:
+    """Whether the cause of an error is a connection that was lost."""
+    while error is not None:
+        if isinstance(error, exc.PendingRollbackError):
+            return True
+        if isinstance(error, exc.DBAPIError) and error.connection_invalidated:
+            return True
+        error = error.__cause__ or error.__context__
+    return False

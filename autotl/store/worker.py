@@ -27,6 +27,7 @@ from sqlalchemy import exc
 from autotl.errors import StoreError
 from autotl.store.connection import Database, clock
 from autotl.store.migrations.tables import LEASE, TRIAL, WORKER
+from autotl.store.waiting import repeat_lost_calls
 
 HEARTBEAT_SECONDS = 5.0
 """The time between two heartbeats."""
@@ -101,6 +102,7 @@ def _add(store: Database, study: str, device: str, file: Path) -> int:
             return number
 
 
+@repeat_lost_calls(("try_lease", "release", "holder", "others", "bury"))
 class Worker:
     """This process as a worker of a study, see ``join``.
 
