@@ -94,6 +94,18 @@ class Study:
             time.sleep(0.1)
         pytest.fail(f"in vain, the trials are {[(r.status, r.worker) for r in self.rows()]}")
 
+    def kill(self, worker: int) -> None:
+        """Kill the process of a worker, which is the one that has locked its file."""
+        with self.open() as store:
+            [lock] = [row.lock for row in living(store, "photos") if row.number == worker]
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                is_open = any(str(file.readlink()) == lock for file in (process / "fd").iterdir())
+            except OSError:
+                continue
+            if is_open:
+                os.kill(int(process.name), signal.SIGKILL)
+
     def check(self, trials: int) -> None:
         """Check what must be true of every finished study, whatever was killed."""
         with self.open() as store:
@@ -207,15 +219,7 @@ def test_ctrl_c_ends_a_worker_and_the_others_go_on(photos: Study) -> None:
 def test_a_local_worker_that_dies_is_replaced(photos: Study) -> None:
     search = photos.search("--workers=2", trials=8)
     photos.wait_until(runs_in(2))
-    with photos.open() as store:
-        lock = next(row.lock for row in living(store, "photos") if row.number == 2)
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            is_open = any(str(file.readlink()) == lock for file in (process / "fd").iterdir())
-        except OSError:
-            continue
-        if is_open:
-            os.kill(int(process.name), signal.SIGKILL)
+    photos.kill(2)
     output = end(search)
     photos.check(8)
     assert "another one takes its place" in output

@@ -22,6 +22,7 @@ from autotl.cli.common import interruptible
 from autotl.cli.local_workers import END_SECONDS, THREADS_PER_WORKER
 from autotl.errors import AutoTLError, SearchError, StudyError
 from autotl.events import Event, Listener, Note, Stage, StepCompleted, ignore
+from autotl.store import quick
 from autotl.study import StudyConfig
 
 if TYPE_CHECKING:
@@ -210,7 +211,7 @@ def _connect(address: str) -> Iterator[Any]:
         _require_reachable(address)
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, OverflowError, RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise StudyError(
             f"there is no Ray cluster at {address!r} ({reason}); start one with: ray start --head"
         ) from None
@@ -245,6 +246,8 @@ def _for_cluster(settings: StudyConfig, nodes: int) -> StudyConfig:
         data = str(Path(data).absolute())
     plugin = tuple(file.expanduser().absolute() for file in settings.plugin)
     values = {"data": data, "plugin": plugin, "out": settings.out.absolute()}
+    if settings.storage and (database := quick.sqlite_file(settings.storage)):
+        values["storage"] = f"{quick.PREFIX}{database.absolute()}"
     return settings.model_copy(update={**values, "study": settings.name})
 
 

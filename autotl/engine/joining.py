@@ -22,7 +22,7 @@ from autotl.engine.steps import (
     training_context,
 )
 from autotl.errors import StoreError, StudyError, StudyInUse, did_you_mean
-from autotl.events import Event, Listener, Note, ScoreDecimals, Stage, ignore
+from autotl.events import Event, Listener, Note, Stage, ignore
 from autotl.models import Device
 from autotl.search import identity, resume
 from autotl.search.budget import Budget
@@ -217,7 +217,6 @@ def _prepare(
     settings, fitting, dataset, metric, space, _ = prepare(
         settings, plugins, store, facts, device, budget, listener, run.device_type
     )
-    listener(ScoreDecimals(facts.score_decimals))
     this = identity_of(settings, dataset, space, device)
     delete = f"autotl studies delete {shlex.quote(settings.name)}{store.options(settings.out)}"
     identity.require_same(settings.name, facts.identity or {}, this, delete)

@@ -111,7 +111,6 @@ def run(
     plugins: Registry | None = None,
     command: str = "",
     began: float | None = None,
-    *,
     joinable: bool = False,
 ) -> Result:
     """Search for the best transfer configuration, refit it and test it once.
@@ -145,7 +144,6 @@ def run(
             begin_study(
                 settings, store, dataset, metric, search_space, device, budget, plan, earlier
             )
-            listener(events.ScoreDecimals(store.study(settings.name).score_decimals))
             with (
                 store.expect_study(settings.name),
                 hand_over(store, settings, budget, listener, command, worker),
@@ -157,15 +155,13 @@ def run(
                     )
                     with budget.stage("time"):
                         search_space = fit_augmentations(search_space, store, context, listener)
-                    interrupted = begin_trials(
-                        store, search_space, context, worker, command, joinable=joinable
-                    )
+                    trials = store, search_space, context, worker, command
+                    interrupted = begin_trials(*trials, joinable=joinable)
                 except KeyboardInterrupt:
                     interrupted = True
-                if interrupted and joinable and worker.others():
-                    summary = report.summarise(store, settings.name)
-                else:
-                    summary = conclude(store, settings, budget, interrupted, command)
+                if not (interrupted and joinable and worker.others()):
+                    conclude(store, settings, budget, interrupted, command)
+                summary = report.summarise(store, settings.name)
         if not interrupted:
             notify_unused(budget, listener)
     return Result(summary, settings.folder, plugins, interrupted)
@@ -244,6 +240,7 @@ def training_context(
 ) -> TrainingContext:
     """Make the context of all trainings of the study, with the measurements of earlier runs."""
     facts = store.study(settings.name)
+    listener(events.ScoreDecimals(facts.score_decimals))
     train, validation = (len(dataset.indices(split)) for split in ("train", "validation"))
     budget.refit = (train + validation) / train
     if settings.folds is not None:
