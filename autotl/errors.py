@@ -8,6 +8,7 @@
     │   └── OtherFamily a name that has not the form of a family's names
     ├── WeightsError    pretrained weights cannot be found or read
     ├── StudyError      a study file or an option
+    │   └── StudyInUse  another process runs the study
     ├── StoreError      the database or the run folder
     ├── ArtifactError   a model folder
     └── SearchError     a search ended by an error of another library
@@ -57,6 +58,10 @@ class WeightsError(AutoTLError):
 
 class StudyError(AutoTLError):
     """A study file or an option is not valid, or conflicts with an existing study."""
+
+
+class StudyInUse(StudyError):
+    """Another process runs the study; the message says how to join it."""
 
 
 class StoreError(AutoTLError):

@@ -1004,3 +1004,14 @@ def test_a_gpu_that_fails_before_the_first_trial_is_named(
     monkeypatch.setattr(training, "measure_latency", fail)
     with pytest.raises(SearchError, match=r"the GPU failed \(CUDA error.*repeat the command"):
         engine.run(settings(max_latency=1e6))
+
+
+def test_ctrl_c_between_two_trials_leaves_none_of_them_running(
+    settings: Make,
+) -> None:
+    def interrupt(event: Event) -> None:
+        if isinstance(event, events.OthersRunning):
+            raise KeyboardInterrupt
+
+    assert engine.run(settings(trials=2), interrupt).interrupted
+    assert [row.status for row in read_trials(settings())] == ["interrupted"]

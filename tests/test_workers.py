@@ -97,6 +97,18 @@ class Study:
             time.sleep(0.1)
         pytest.fail(f"in vain, the trials are {[(r.status, r.worker) for r in self.rows()]}")
 
+    def kill(self, worker: int) -> None:
+        """Kill the process of a worker, which is the one that has locked its file."""
+        with self.open() as store:
+            [lock] = [row.lock for row in living(store, "photos") if row.number == worker]
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                is_open = any(str(file.readlink()) == lock for file in (process / "fd").iterdir())
+            except OSError:
+                continue
+            if is_open:
+                os.kill(int(process.name), signal.SIGKILL)
+
     def check(self, trials: int) -> None:
         """Check what must be true of every finished study, whatever was killed."""
         with self.open() as store:
@@ -243,15 +255,7 @@ def test_ctrl_c_ends_a_worker_and_the_others_go_on(photos: Study) -> None:
 def test_a_local_worker_that_dies_is_replaced(photos: Study) -> None:
     search = photos.search("--workers=2", trials=8)
     photos.wait_until(runs_in(2))
-    with photos.open() as store:
-        lock = next(row.lock for row in living(store, "photos") if row.number == 2)
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            is_open = any(str(file.readlink()) == lock for file in (process / "fd").iterdir())
-        except OSError:
-            continue
-        if is_open:
-            os.kill(int(process.name), signal.SIGKILL)
+    photos.kill(2)
     output = end(search)
     photos.check(8)
     assert "another one takes its place" in output
@@ -284,3 +288,45 @@ def test_a_worker_with_other_data_is_refused(photos: Study) -> None:
     assert worker.returncode == 1
     assert "other images or labels" in output
     end(search)
+
+
+def join(study: Study, *words: str, trials: int = 6) -> subprocess.Popen[str]:
+    return study.search("--join", *words, trials=trials)
+
+
+def test_one_command_for_all_machines(photos: Study) -> None:
+    both = [join(photos), join(photos)]
+    outputs = [end(process) for process in both]
+    photos.check(6)
+    assert {row.worker for row in photos.rows()} == {1, 2}
+    assert all("Final selection" in output for output in outputs)
+    late = end(join(photos))
+    assert "study 'photos' is done" in late
+    assert "Final selection" in late
+    photos.check(6)
+    end(join(photos, trials=7))
+    assert len(photos.rows()) == 7
+
+
+def test_whoever_begins_a_search_may_be_killed_and_come_back(photos: Study) -> None:
+    first = join(photos)
+    photos.wait_until(runs_in(1))
+    second = join(photos)
+    photos.wait_until(completed_by(2))
+    first.kill()
+    third = join(photos)
+    end(second)
+    end(third)
+    photos.check(6)
+
+
+def test_ctrl_c_ends_one_of_the_machines_that_run_one_command(photos: Study) -> None:
+    first = join(photos)
+    photos.wait_until(runs_in(1))
+    second = join(photos)
+    photos.wait_until(runs_in(2))
+    first.send_signal(signal.SIGTERM)
+    output, _ = first.communicate(timeout=PATIENCE)
+    assert first.returncode == 130, output
+    end(second)
+    photos.check(6)

@@ -247,6 +247,12 @@ FOLDS = click.option(
     metavar="auto|ADDRESS",
     help="Ray cluster that runs the workers; auto is the one of this machine (default: none).",
 )
+@click.option(
+    "--join",
+    is_flag=True,
+    help="Join the search if another process runs it, and leave a study that is done as it is, "
+    "for several machines that run this command (default: no).",
+)
 @QUIET
 def search(source: str, quiet: bool, isolate: bool, **options: Any) -> None:
     """Search for the best transfer configuration for DATA.
@@ -258,7 +264,9 @@ def search(source: str, quiet: bool, isolate: bool, **options: Any) -> None:
     began = time.monotonic()  # the budget includes the time to load the libraries
     from autotl import study
 
-    processes = {name: options.pop(name) for name in ("workers", "per_gpu", "ray")}
+    processes = {name: options.pop(name) for name in ("workers", "per_gpu", "ray", "join")}
+    if processes["join"] and (isolate or processes["ray"]):
+        raise click.UsageError("--join does not go with --isolate or --ray: leave one of them out.")
     settings = study.configure(source, given_options(options))
     if isolate:
         began = _isolate(settings, began)
@@ -338,12 +346,14 @@ def _run(
     workers: str = "1",
     per_gpu: int = 1,
     ray: str | None = None,
+    join: bool = False,
 ) -> Result:
     """Run the search of ``settings`` and show its progress on the terminal."""
     from autotl.cli import local_workers, progress_view, ray_workers
     from autotl.search import preflight
 
-    preflight.check(settings)  # an error is shown at once, and not after torch is loaded
+    # An error is shown at once, and not after torch is loaded.
+    preflight.check(settings, may_run=join)
     with ExitStack() as stack:
         view = stack.enter_context(progress_view.show_progress(quiet, settings.name))
         if not ray and (workers != "1" or per_gpu > 1):
@@ -356,4 +366,5 @@ def _run(
         listener(Stage("loading libraries"))
         from autotl import engine
 
-        return engine.run(settings, listener, command=command, began=began)
+        run = engine.run_or_join if join else engine.run
+        return run(settings, listener, command=command, began=began)

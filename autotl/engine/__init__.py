@@ -6,7 +6,7 @@ report, also after an error. ``joining`` is a worker that joins the search of an
 """
 
 from autotl.engine.inputs import load_dataset
-from autotl.engine.joining import work
+from autotl.engine.joining import run_or_join, work
 from autotl.engine.steps import Result, run
 
-__all__ = ["Result", "load_dataset", "run", "work"]
+__all__ = ["Result", "load_dataset", "run", "run_or_join", "work"]

@@ -19,7 +19,7 @@ from autotl.artifact import replacement
 from autotl.data import Dataset
 from autotl.engine.inputs import imbalance
 from autotl.engine.search_space import is_recipe
-from autotl.errors import StudyError
+from autotl.errors import StudyInUse
 from autotl.events import Listener, Note
 from autotl.models import Device
 from autotl.scoring import majority
@@ -55,7 +55,7 @@ def open_store(settings: StudyConfig) -> Iterator[Store]:
 
     Raises:
         StoreError: The database cannot be used.
-        StudyError: Another process runs the study.
+        StudyInUse: Another process runs the study.
     """
     store = Store(settings.storage or default_url(settings.out))
     with closing(store), store.lock(settings.name, settings.folder), store.convert_errors():
@@ -68,7 +68,7 @@ def _require_no_worker(settings: StudyConfig, store: Store) -> None:
     """Wait until the workers of a search that was killed have ended.
 
     Raises:
-        StudyError: They have not ended after ``ORPHAN_SECONDS``.
+        StudyInUse: They have not ended after ``ORPHAN_SECONDS``.
     """
     until = time.monotonic() + ORPHAN_SECONDS
     while others := living(store, settings.name):
@@ -88,10 +88,10 @@ def require_first(settings: StudyConfig, store: Store, worker: Worker) -> None:
         raise _running_elsewhere(settings, store, earlier[0])
 
 
-def _running_elsewhere(settings: StudyConfig, store: Store, worker: WorkerRow) -> StudyError:
+def _running_elsewhere(settings: StudyConfig, store: Store, worker: WorkerRow) -> StudyInUse:
     """Return the error of a search whose study other processes run."""
     name = shlex.quote(settings.name)
-    return StudyError(
+    return StudyInUse(
         f"study {settings.name!r} is being run by worker {worker.number} on {worker.host}; join "
         f"it with: autotl worker {name}{store.options(settings.out)} (a machine that was switched "
         "off counts as running for a minute)"

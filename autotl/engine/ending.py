@@ -5,7 +5,6 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
 
 from autotl import files, report
 from autotl.errors import (
@@ -121,12 +120,11 @@ def _describe(error: Exception) -> str:
 
 def conclude(
     store: Store, settings: StudyConfig, budget: Budget, interrupted: bool, command: str
-) -> dict[str, Any]:
-    """Store the final state of the study, write the report, and return the summary."""
+) -> None:
+    """Store the final state of the study, and write the report."""
     _store_state(store, settings, budget, "interrupted" if interrupted else "done", command)
-    summary = report.write(store, settings.name, settings.folder)
+    report.write(store, settings.name, settings.folder)
     dashboard.annotate(store, settings.name, settings.folder, within=DASHBOARD_SECONDS)
-    return summary
 
 
 def notify_unused(budget: Budget, listener: Listener) -> None:

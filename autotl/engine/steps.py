@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autotl import data, events, models
+from autotl import data, events, models, report
 from autotl.artifact import model_folder, replacement
 from autotl.data import Dataset
 from autotl.engine.beginning import (
@@ -112,6 +112,7 @@ def run(
     plugins: Registry | None = None,
     command: str = "",
     began: float | None = None,
+    joinable: bool = False,
 ) -> Result:
     """Search for the best transfer configuration, refit it and test it once.
 
@@ -121,6 +122,7 @@ def run(
         plugins: The plugins; None for the installed ones and those of ``settings.plugin``.
         command: The command line, for the report.
         began: The begin of the budget as a value of ``time.monotonic``; None for now.
+        joinable: Whether Ctrl-C ends this process alone, while other workers live.
 
     Returns:
         The result; after Ctrl-C, the result so far with ``interrupted`` set.
@@ -144,7 +146,6 @@ def run(
             begin_study(
                 settings, store, dataset, metric, search_space, device, budget, plan, earlier
             )
-            listener(events.ScoreDecimals(store.study(settings.name).score_decimals))
             with (
                 store.expect_study(settings.name),
                 hand_over(store, settings, budget, listener, command, worker),
@@ -156,10 +157,13 @@ def run(
                     )
                     with budget.stage("time"):
                         search_space = fit_augmentations(search_space, store, context, listener)
-                    interrupted = begin_trials(store, search_space, context, worker, command)
+                    trials = store, search_space, context, worker, command
+                    interrupted = begin_trials(*trials, joinable=joinable)
                 except KeyboardInterrupt:
                     interrupted = True
-                summary = conclude(store, settings, budget, interrupted, command)
+                if not (interrupted and joinable and worker.others()):
+                    conclude(store, settings, budget, interrupted, command)
+                summary = report.summarise(store, settings.name)
         if not interrupted:
             notify_unused(budget, listener)
     return Result(summary, settings.folder, plugins, interrupted)
@@ -238,6 +242,7 @@ def training_context(
 ) -> TrainingContext:
     """Make the context of all trainings of the study, with the measurements of earlier runs."""
     facts = store.study(settings.name)
+    listener(events.ScoreDecimals(facts.score_decimals))
     train, validation = (len(dataset.indices(split)) for split in ("train", "validation"))
     budget.refit = (train + validation) / train
     if settings.folds is not None:
@@ -263,7 +268,13 @@ def training_context(
 
 
 def begin_trials(
-    store: Store, search_space: Space, context: TrainingContext, worker: Worker, command: str
+    store: Store,
+    search_space: Space,
+    context: TrainingContext,
+    worker: Worker,
+    command: str,
+    *,
+    joinable: bool = False,
 ) -> bool:
     """Begin or continue the trials of a study, let other workers join, and finish the study.
 
@@ -284,7 +295,9 @@ def begin_trials(
         command=without_passwords(command),
     )
     store.update_study(settings.name, run=run)
-    return search_and_finish(store, study, search_space, context, leaderboard, worker)
+    return search_and_finish(
+        store, study, search_space, context, leaderboard, worker, joined=joinable
+    )
 
 
 def search_and_finish(
@@ -308,7 +321,7 @@ def search_and_finish(
         context: The context of all trainings of the study.
         leaderboard: The trials.
         worker: This process as a worker of the study.
-        joined: Whether another worker began the search.
+        joined: Whether the others go on if this worker is interrupted.
 
     Returns:
         Whether the user interrupted the search.

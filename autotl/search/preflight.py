@@ -28,8 +28,12 @@ from autotl.store.lock import lock
 from autotl.study import StudyConfig
 
 
-def check(settings: StudyConfig) -> None:
+def check(settings: StudyConfig, *, may_run: bool = False) -> None:
     """Check paths, names, and the study that these settings would continue.
+
+    Args:
+        settings: The settings of the study.
+        may_run: Whether another process may run the study.
 
     Raises:
         AutoTLError: A path or a name does not exist, another process runs the study, or the study
@@ -39,7 +43,7 @@ def check(settings: StudyConfig) -> None:
     _check_paths(settings)
     _check_task(settings)
     _check_plugin_names(settings)
-    _check_study(settings)
+    _check_study(settings, may_run)
 
 
 def _check_paths(settings: StudyConfig) -> None:
@@ -128,14 +132,15 @@ def _check_members(
             raise choose_reason(reasons)
 
 
-def _check_study(settings: StudyConfig) -> None:
+def _check_study(settings: StudyConfig, may_run: bool) -> None:
     """Check the study in a SQLite file; other databases are checked when they are opened."""
     url = settings.storage or f"{quick.PREFIX}{settings.out / 'autotl.db'}"
     database = quick.sqlite_file(url)
     if database is None or not database.is_file():
         return
-    with lock(quick.lock_file(database, settings.name, settings.folder), settings.name):
-        pass
+    if not may_run:
+        with lock(quick.lock_file(database, settings.name, settings.folder), settings.name):
+            pass
     if (stored := quick.read_identity(database, settings.name)) is None:
         return
     new = identity.of_settings(identity.adopt(settings, stored))

@@ -144,8 +144,8 @@ class TrialLoop:
         while True:
             gives_up = max(failed, late, duplicates) >= GIVE_UP
             begun = None if gives_up else self.queue.begin_next(status)
-            self._notify_others()
             if begun is None:
+                self._notify_others()
                 if not self.queue.others_run():
                     break
                 self.listener(events.Stage("waiting for the trials of other workers"))
@@ -196,6 +196,7 @@ class TrialLoop:
         running = [_Running(*begun)]
         try:
             with self.store.convert_errors():
+                self._notify_others()  # Ctrl-C may take effect here, too
                 self._train(running)
         except (Exception, KeyboardInterrupt) as error:
             for each in running:

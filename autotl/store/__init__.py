@@ -61,7 +61,7 @@ if TYPE_CHECKING:
         TestRow,
         TrialRow,
     )
-    from autotl.store.worker import FINISH, QUEUE, Worker, WorkerRow, join, living
+    from autotl.store.worker import FINISH, QUEUE, Worker, WorkerRow, join, last_seen, living
 else:
 
     def __getattr__(name: str) -> Any:
@@ -114,6 +114,7 @@ __all__ = [
     "default_url",
     "existing_url",
     "join",
+    "last_seen",
     "living",
     "single",
     "with_costs",

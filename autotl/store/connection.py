@@ -85,7 +85,7 @@ class Database:
         """Lock the study, see ``store.lock``; ``folder`` is its run folder.
 
         Raises:
-            StudyError: Another process runs the study.
+            StudyInUse: Another process runs the study.
             StoreError: The lock file cannot be written.
         """
         return lock(self.lock_file(study, folder), study, advice)

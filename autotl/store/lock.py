@@ -9,7 +9,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from autotl.errors import StoreError, StudyError
+from autotl.errors import StoreError, StudyInUse
 
 
 @contextmanager
@@ -22,7 +22,7 @@ def lock(path: Path, study: str, advice: str = "") -> Iterator[None]:
         advice: What to do if another process runs the study; by default for a search.
 
     Raises:
-        StudyError: Another process, or another thread, runs the study.
+        StudyInUse: Another process, or another thread, runs the study.
         StoreError: The lock file cannot be written.
     """
     lock_ = FileLock(path, timeout=0)
@@ -35,7 +35,7 @@ def lock(path: Path, study: str, advice: str = "") -> Iterator[None]:
     except Timeout:
         join = f"join it with: autotl worker {shlex.quote(study)}"
         advice = advice or f"wait for it, choose another name with --study, or {join}"
-        raise StudyError(f"study {study!r} is being run by another process; {advice}") from None
+        raise StudyInUse(f"study {study!r} is being run by another process; {advice}") from None
     except OSError as error:
         raise StoreError(f"cannot write {path}: {error.strerror}; choose another --out") from None
     try:

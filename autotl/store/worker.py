@@ -239,6 +239,13 @@ def living(store: Database, study: str, but: int = 0) -> list[WorkerRow]:
     return [row for row in rows if row not in died]
 
 
+def last_seen(store: Database, study: str) -> float:
+    """Return when a worker of a study was last seen alive, in seconds since 1970; 0 without any."""
+    query = sa.select(sa.func.max(WORKER.c.seen)).where(WORKER.c.study == study)
+    with store.read() as connection:
+        return float(connection.scalar(query) or 0.0)
+
+
 def _has_died_here(row: WorkerRow) -> bool:
     """Whether the process of a worker was on this machine and has ended."""
     if row.host != socket.gethostname() or not Path(row.lock).exists():
