@@ -131,8 +131,7 @@ def run(
         AutoTLError: An error that the user can resolve; the message says how.
     """
     budget = start_budget(settings, began)
-    check_places(settings.folder, settings.data)
-    replacement.check_replaceable(settings.folder / "model")
+    check_folders(settings)
     given, loaded = settings.plugin, load_plugins(settings, plugins)
     with open_store(settings) as store, quiet_optuna(), name_device_faults():
         settings, earlier = continue_settings(settings, store, listener)
@@ -157,8 +156,8 @@ def run(
                     )
                     with budget.stage("time"):
                         search_space = fit_augmentations(search_space, store, context, listener)
-                    trials = store, search_space, context, worker, command
-                    interrupted = begin_trials(*trials, joinable=joinable)
+                    begun = store, search_space, context, worker, command
+                    interrupted = begin_trials(*begun, joinable)
                 except KeyboardInterrupt:
                     interrupted = True
                 if not (interrupted and joinable and worker.others()):
@@ -167,6 +166,17 @@ def run(
         if not interrupted:
             notify_unused(budget, listener)
     return Result(summary, settings.folder, plugins, interrupted)
+
+
+def check_folders(settings: StudyConfig) -> None:
+    """Check that the run folder may be written, before anything is loaded.
+
+    Raises:
+        StudyError: It contains the data, or is of something else.
+        ArtifactError: Its model folder is of something else.
+    """
+    check_places(settings.folder, settings.data)
+    replacement.check_replaceable(settings.folder / "model")
 
 
 def prepare(
@@ -273,7 +283,6 @@ def begin_trials(
     context: TrainingContext,
     worker: Worker,
     command: str,
-    *,
     joinable: bool = False,
 ) -> bool:
     """Begin or continue the trials of a study, let other workers join, and finish the study.
