@@ -173,7 +173,7 @@ def check_folders(settings: StudyConfig) -> None:
 
     Raises:
         StudyError: It contains the data, or is of something else.
-        ArtifactError: Its model folder is of something else.
+        StoreError: Its model folder is of something else.
     """
     check_places(settings.folder, settings.data)
     replacement.check_replaceable(settings.folder / "model")

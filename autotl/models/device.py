@@ -41,6 +41,16 @@ class Device:
             return "tf32" if self.tf32 else "float32"
         return str(self.autocast).removeprefix("torch.")
 
+    @property
+    def kind(self) -> str:
+        """What its speed depends on, such as the name of a GPU, which other devices may have."""
+        kind = self.torch_device.type
+        if kind == "cuda":
+            kind = torch.cuda.get_device_name(self.torch_device)
+        elif kind == "cpu":
+            kind = f"cpu with {torch.get_num_threads()} threads"
+        return f"{kind}, {self.precision}"
+
     def __str__(self) -> str:
         """``cpu, bfloat16``; on a GPU its name, and whether the rest is in TF32."""
         name = str(self.torch_device)

@@ -57,8 +57,8 @@ class ComputeSettings:
 def cost_key(model: Model, config: Config, device: Device) -> str:
     """Return a key of everything that memory and speed depend on.
 
-    These are the backbone, the input size, the head's input, the device, and the names and shapes
-    of the trainable parameters.
+    These are the backbone, the input size, the head's input, the kind of the device, and the names
+    and shapes of the trainable parameters.
     """
     backbone = config["backbone"]
     trainable = [f"{n} {list(p.shape)}" for n, p in model.named_parameters() if p.requires_grad]
@@ -66,7 +66,7 @@ def cost_key(model: Model, config: Config, device: Device) -> str:
     values = "".join(f" {k}={v}" for k, v in sorted(backbone.params.items()))
     size, head_input = model.expects.size, model.head_input
     unit = "px" if isinstance(model.expects, ImageInput) else model.expects.kind
-    return f"{backbone.name}{values}, {size} {unit}, {head_input}, {device}, {digest}"
+    return f"{backbone.name}{values}, {size} {unit}, {head_input}, {device.kind}, {digest}"
 
 
 def openvino_key(model: Model, config: Config, device: Device) -> str:
