@@ -95,3 +95,12 @@ def test_the_cpu_has_float16_if_it_is_asked_for_and_mps_is_left_in_float32(
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     assert select_device("mps") == Device(torch.device("mps"), None)
     assert select_device("mps", "bfloat16").autocast == torch.bfloat16
+
+
+def test_devices_of_one_kind_are_equally_fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["H100", "H100", "T4"]
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: names[device.index])
+    first, second, other = (Device(torch.device("cuda", i), torch.bfloat16) for i in range(3))
+    assert first.kind == second.kind == "H100, bfloat16" != other.kind
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    assert Device(torch.device("cpu"), None).kind == "cpu with 4 threads, float32"
