@@ -74,6 +74,7 @@ def main() -> None:
     parser.add_argument("--every", type=float, default=10.0, help="mean seconds between kills")
     parser.add_argument("--trials", type=int, default=120)
     parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--only-killed", action="store_true", help="no undisturbed run")
     parser.add_argument("--storage", help="an empty database on a server; by default SQLite")
     parser.add_argument("--restart", help="a command that restarts the server")
     parser.add_argument("--seed", type=int, default=0)
@@ -84,16 +85,19 @@ def main() -> None:
     make_images(options.out / NAME)
     (options.out / "small.py").write_text(PLUGIN)
     quiet = Workers(options, options.out / "quiet", None)
-    quiet.start_search()
-    quiet.wait()
+    if not options.only_killed:
+        quiet.start_search()
+        quiet.wait()
     disturbed = Workers(options, options.out / "runs", options.storage)
     began = time.monotonic()
     disturb(disturbed, options)
     seconds = time.monotonic() - began
     for line in table_head("", "trials", "interrupted", "score", "test", "95 % interval"):
         print(line)
-    for name, workers in (("undisturbed, one worker", quiet), ("killed", disturbed)):
-        print(table_row(name, *workers.results()))
+    runs = {"undisturbed, one worker": quiet, "killed": disturbed}
+    for name, workers in runs.items():
+        if workers is disturbed or not options.only_killed:
+            print(table_row(name, *workers.results()))
     print(f"\n{disturbed.kills} kills of {options.workers} workers in {seconds:.0f} s")
     faults = disturbed.faults(options.trials)
     print("\n".join(f"FAULT: {fault}" for fault in faults) or "no fault")
