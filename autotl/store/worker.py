@@ -129,15 +129,15 @@ class Worker:
 
     def try_lease(self, name: str) -> bool:
         """Take a lease if no other worker that lives has it; return whether this one has it."""
-        with suppress(exc.IntegrityError), self.store.write() as connection:
-            row = {"study": self.study, "name": name, "worker": self.number}
-            connection.execute(LEASE.insert().values(**row))
-            return True
-        holder = self.holder(name)
-        if holder is None or holder == self.number:  # None: it was released in between
-            return holder is not None
-        if not self._dead({holder}):
-            return False
+        holder = self.holder(name)  # reading waits for nobody: most calls of many workers end here
+        if holder is None:
+            with suppress(exc.IntegrityError), self.store.write() as connection:
+                row = {"study": self.study, "name": name, "worker": self.number}
+                connection.execute(LEASE.insert().values(**row))
+                return True
+            return False  # another worker was faster
+        if holder == self.number or not self._dead({holder}):
+            return holder == self.number
         same = LEASE.c.study == self.study, LEASE.c.name == name, LEASE.c.worker == holder
         with self.store.write() as connection:
             change = LEASE.update().where(*same).values(worker=self.number)

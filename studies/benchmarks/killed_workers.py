@@ -2,8 +2,8 @@
 
     python studies/benchmarks/killed_workers.py --workers 4 --kills 60 --storage URL --restart "..."
 
-A search and its workers train small networks on images that the script makes. At random moments one
-of them is killed with SIGKILL and replaced; also the process that began the search. Once, a worker
+Several processes run ``autotl search --join`` and train small networks on images that the script
+makes. At random moments one of them is killed with SIGKILL and replaced, whatever it was doing. Once, a worker
 is stopped for longer than a heartbeat may be late, and continues later, as a machine does that was
 asleep. With ``--restart COMMAND`` the server of the database is restarted in the middle. At the end
 it is checked that every trial has a true status, that none was counted twice, that no recipe was
@@ -125,15 +125,15 @@ class Workers:
         self.kills = 0
         out.mkdir(parents=True, exist_ok=True)
 
-    def start_search(self) -> None:
-        """Start the search."""
+    def start_search(self, *more: str) -> None:
+        """Start the search, or a process that joins or continues it."""
         plugin = self.options.out / "small.py"
         words = ["search", str(self.options.out / NAME), "--plugin", str(plugin)]
         words += ["--backbone", "small", "--trials", str(self.options.trials), "--no-history"]
         for option, names in (("head", HEADS), ("freeze", STRATEGIES)):
             words += [f"--{option}={name}" for name in names]
         words += ["--epochs", str(self.options.epochs), "--precision", "float32"]
-        self.start(*words)
+        self.start(*words, *more)
 
     def start(self, *words: str) -> None:
         """Start a process that runs a command of autotl."""
@@ -151,7 +151,7 @@ class Workers:
         dead = [process for process in self.processes if process.poll() not in (None, 0)]
         for process in dead:
             self.processes.remove(process)
-            self.start("worker", NAME, "--wait", "10s", "--quiet")
+            self.start_search("--join", "--quiet")
 
     def alive(self) -> list[subprocess.Popen[bytes]]:
         """The processes that have not ended."""
@@ -225,9 +225,8 @@ def disagreements(rows: list[TrialRow], states: dict[int, str]) -> list[int]:
 def disturb(workers: Workers, options: argparse.Namespace) -> None:
     """Run the study while its processes are killed, one is stopped, and the server restarts."""
     generator = random.Random(options.seed)
-    workers.start_search()
-    for _ in range(options.workers - 1):
-        workers.start("worker", NAME, "--wait", "5m", "--quiet")
+    for _ in range(options.workers):
+        workers.start_search("--join", "--quiet")
     wait_for_trials(workers, 2)
     asleep: tuple[subprocess.Popen[bytes], float] | None = None
     while workers.alive() and not is_done(workers):
