@@ -3,11 +3,12 @@
     python studies/benchmarks/killed_workers.py --workers 4 --kills 60 --storage URL --restart "..."
 
 Several processes run ``autotl search --join`` and train small networks on images that the script
-makes. At random moments one of them is killed with SIGKILL and replaced, whatever it was doing. Once, a worker
-is stopped for longer than a heartbeat may be late, and continues later, as a machine does that was
-asleep. With ``--restart COMMAND`` the server of the database is restarted in the middle. At the end
-it is checked that every trial has a true status, that none was counted twice, that no recipe was
-tried twice, that the final selection is complete, and that there is one refit and one test.
+makes. At random moments one of them is killed with SIGKILL and replaced, whatever it was doing.
+Once, a worker is stopped for longer than a heartbeat may be late, and continues later, as a machine
+does that was asleep. With ``--restart COMMAND`` the server of the database is restarted in the
+middle. At the end it is checked that every trial has a true status, that none was counted twice,
+that no recipe was tried twice, that the final selection is complete, and that there is one refit
+and one test.
 Prints a Markdown table. The seed decides who is killed and when.
 """
 
