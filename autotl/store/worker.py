@@ -35,8 +35,12 @@ HEARTBEAT_SECONDS = 5.0
 DEAD_SECONDS = 60.0
 """The time without a heartbeat after which a worker counts as dead."""
 
-POLL_SECONDS = 0.02, 0.25
+POLL_SECONDS = 0.02, 1.0
 """The shortest and the longest pause before a lease is asked for again."""
+
+POLL_FRACTION = 0.25
+"""The fraction of the time that a worker has waited after which it asks again: many that wait long
+ask rarely."""
 
 QUEUE = "queue"
 """The lease of the worker that chooses the next trial, which takes some milliseconds."""
@@ -118,10 +122,10 @@ class Worker:
     @contextmanager
     def lease(self, name: str) -> Iterator[None]:
         """Wait until no other worker that lives has a lease, and hold it inside."""
-        pause, longest = POLL_SECONDS
+        began, (shortest, longest) = time.monotonic(), POLL_SECONDS
         while not self.try_lease(name):
+            pause = min(max(shortest, POLL_FRACTION * (time.monotonic() - began)), longest)
             time.sleep(pause * random.uniform(0.5, 1.5))  # not all workers at once
-            pause = min(2 * pause, longest)
         try:
             yield
         finally:
