@@ -90,16 +90,24 @@ def _wait(step: Callable[[], Result], connection: sqlite3.Connection) -> Result:
 
 
 def wait_for_server(engine: sa.Engine) -> None:
-    """Let new connections wait up to ``LOCK_SECONDS`` for a server that is started again, say."""
+    """Let new connections wait up to ``LOCK_SECONDS`` for a server that is started again, say.
+
+    After it was waited for in vain, it is not waited for again until it has responded.
+    """
+    gave_up = False
 
     @sa.event.listens_for(engine, "do_connect")
     def connect(dialect: Any, _: object, words: Any, options: Any) -> Any:
+        nonlocal gave_up
         began, (pause, longest), is_logged = time.monotonic(), PAUSES, False
         while True:
             try:
-                return dialect.connect(*words, **options)
+                connection = dialect.connect(*words, **options)
+                gave_up = False
+                return connection
             except dialect.loaded_dbapi.OperationalError:
-                if time.monotonic() - began + pause > LOCK_SECONDS:
+                if gave_up or time.monotonic() - began + pause > LOCK_SECONDS:
+                    gave_up = True
                     raise
                 if not is_logged:
                     text = "the database does not respond; waiting for it, for up to %.0f s"
@@ -154,5 +162,5 @@ def _is_lost(error: BaseException | None) -> bool:
             return True
         if isinstance(error, exc.DBAPIError) and error.connection_invalidated:
             return True
-        error = error.__cause__ or error.__context__
+        error = error.__cause__
     return False

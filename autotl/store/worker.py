@@ -83,13 +83,15 @@ def join(store: Database, study: str, device: str, folder: Path) -> Iterator[Wor
         lock.acquire()
     except OSError as error:
         raise StoreError(f"cannot write {file}: {error.strerror}; choose another --out") from None
+    worker: Worker | None = None
     try:
         worker = Worker(store, study, _add(store, study, device, file))
         with worker.beating():
             yield worker
     finally:
         lock.release()
-        file.unlink(missing_ok=True)
+        if worker is None or worker.has_left:  # otherwise the file tells that it has ended
+            file.unlink(missing_ok=True)
 
 
 def _add(store: Database, study: str, device: str, file: Path) -> int:
@@ -112,10 +114,12 @@ class Worker:
 
     Attributes:
         number: Its number among all workers that the study ever had, from 1.
+        has_left: Whether it is stored that the worker has ended.
     """
 
     def __init__(self, store: Database, study: str, number: int) -> None:
         self.store, self.study, self.number = store, study, number
+        self.has_left = False
 
     # ---------------------------------------------------------------- leases
 
@@ -205,6 +209,7 @@ class Worker:
             with suppress(StoreError), self.store.write() as connection:
                 connection.execute(self._update().values(ended=clock()))
                 connection.execute(LEASE.delete().where(*own))
+                self.has_left = True
 
     def _beat(self, ended: threading.Event) -> None:
         while not ended.wait(HEARTBEAT_SECONDS):

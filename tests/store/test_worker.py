@@ -14,7 +14,7 @@ from command_line import run
 
 from autotl import study
 from autotl.engine.beginning import require_first
-from autotl.errors import StudyError
+from autotl.errors import StoreError, StudyError
 from autotl.store import FINISH, QUEUE, Store, Worker, join, living, worker
 from autotl.store.migrations.tables import WORKER
 
@@ -199,3 +199,16 @@ def test_a_study_that_workers_run_is_not_deleted(
     assert result.exit_code == 1
     assert "is being run by worker 1" in result.stderr
     assert store.find_study(NAME)
+
+
+def test_a_worker_whose_end_cannot_be_stored_is_noticed_by_its_file(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: Store) -> None:
+        raise StoreError("the server has stopped")
+
+    with join(store, NAME, "cpu", tmp_path) as one:
+        monkeypatch.setattr(Store, "write", fail)
+    monkeypatch.undo()
+    assert not one.has_left
+    assert living(store, NAME) == []
