@@ -65,6 +65,7 @@ VALUES: tuple[Any, ...] = (
 LINES = {
     "search": "search photos --trials 1 --epochs 1 --backbone tiny --plugin tiny_plugin.py "
     "--device cpu --no-history",
+    "worker": "worker photos --device cpu",
     "train": "train recipe.toml photos --plugin tiny_plugin.py",
     "predict": "predict model photos/red/0.png --plugin tiny_plugin.py",
     "evaluate": "evaluate model photos --plugin tiny_plugin.py",
@@ -170,6 +171,8 @@ def without_work(folder: Path) -> Iterator[None]:
     places = (
         *("autotl.engine.steps.search_and_finish", "autotl.artifact.export.export"),
         *("autotl.testing.examine", "autotl.report.dashboard.serve"),
+        *("autotl.engine.joining._wait_for_search", "autotl.cli.local_workers.start"),
+        "autotl.cli.ray_workers._connect",
     )
     with ExitStack() as stack:
         stack.enter_context(chdir(folder))

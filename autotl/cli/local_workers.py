@@ -7,6 +7,7 @@ in the place of one that dies. When it ends, so do they.
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -16,13 +17,16 @@ from dataclasses import dataclass, field
 
 from autotl.cli import process
 from autotl.cli.common import STORAGE_VARIABLE
-from autotl.errors import GpuError, StudyError
+from autotl.errors import GpuError, StudyError, shorten
 from autotl.events import Listener, Note
 from autotl.study import StudyConfig
 
 THREADS_PER_WORKER = 4
 """The number of CPU cores for each worker with ``auto``: two workers on four cores each are faster
 than eight on one, because each needs memory and reads the data for itself."""
+
+MOST_WORKERS = 1024
+"""The maximum number of workers of one command."""
 
 MOST_CRASHES = 5
 """The number of crashes of one worker after which it is not started again."""
@@ -51,7 +55,7 @@ def plan(settings: StudyConfig, workers: str, per_gpu: int) -> Plan:
         per_gpu: The number of workers for each GPU with ``auto``.
 
     Raises:
-        StudyError: ``workers`` is no number from 1.
+        StudyError: ``workers`` is no number.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     gpus = 0
@@ -62,14 +66,26 @@ def plan(settings: StudyConfig, workers: str, per_gpu: int) -> Plan:
     if workers == "auto":
         alone = per_gpu if settings.device.startswith("cuda:") else 0
         count = gpus * per_gpu or alone or max(1, (cores or 1) // THREADS_PER_WORKER)
-    elif workers.isdecimal() and int(workers) > 0:
-        count = int(workers)
     else:
-        raise StudyError(f"--workers = {workers!r}: is not a number of workers from 1, or auto")
+        count = parse_count(workers)
     devices = [settings.device] * count
     if gpus and count > 1:
         devices = [f"cuda:{i % gpus}" for i in range(count)]
     return Plan(tuple(devices), max(1, (cores or 1) // count))
+
+
+def parse_count(workers: str) -> int:
+    """Parse the number of workers.
+
+    Raises:
+        StudyError: It is no number from 1 to ``MOST_WORKERS``.
+    """
+    if re.fullmatch("[0-9]{1,4}", workers) and 0 < int(workers) <= MOST_WORKERS:
+        return int(workers)
+    raise StudyError(
+        f"--workers = {shorten(workers)}: is not a number of workers from 1 to {MOST_WORKERS}, or "
+        "auto"
+    )
 
 
 @contextmanager

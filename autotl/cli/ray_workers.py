@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autotl.cli.common import interruptible
-from autotl.cli.local_workers import END_SECONDS, THREADS_PER_WORKER
+from autotl.cli.local_workers import END_SECONDS, THREADS_PER_WORKER, parse_count
 from autotl.errors import AutoTLError, SearchError, StudyError
 from autotl.events import Event, Listener, Note, Stage, StepCompleted, ignore
 from autotl.store import quick
@@ -170,10 +170,8 @@ def share(
     gpus = [0 if device == "cpu" else int(node.get("GPU", 0)) for node in nodes]
     if workers == "auto":
         count = sum(gpus) * per_gpu or sum(max(1, n // THREADS_PER_WORKER) for n in cpus if n)
-    elif workers.isdecimal() and int(workers) > 0:
-        count = int(workers)
     else:
-        raise StudyError(f"--workers = {workers!r}: is not a number of workers from 1, or auto")
+        count = parse_count(workers)
     if not any(cpus):
         raise StudyError("the machines of the Ray cluster have no CPU cores for workers")
     each = math.ceil(count / sum(gpus)) if any(gpus) else 0  # the workers on one GPU

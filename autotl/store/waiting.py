@@ -142,14 +142,15 @@ def repeat_lost_calls(names: Iterable[str] = ()) -> Callable[[Class], Class]:
 def _repeat_lost_call(method: Callable[..., Result]) -> Callable[..., Result]:
     @functools.wraps(method)
     def call(*args: Any, **keywords: Any) -> Result:
-        began, (pause, longest) = time.monotonic(), PAUSES
+        (pause, longest), waited = PAUSES, 0.0
         while True:
             try:
                 return method(*args, **keywords)
             except Exception as error:
-                if not _is_lost(error) or time.monotonic() - began + pause > LOCK_SECONDS:
+                if not _is_lost(error) or waited + pause > LOCK_SECONDS:
                     raise
             time.sleep(pause)
+            waited += pause
             pause = min(2 * pause, longest)
 
     return call

@@ -126,10 +126,11 @@ class Worker:
     @contextmanager
     def lease(self, name: str) -> Iterator[None]:
         """Wait until no other worker that lives has a lease, and hold it inside."""
-        began, (shortest, longest) = time.monotonic(), POLL_SECONDS
+        (shortest, longest), waited = POLL_SECONDS, 0.0
         while not self.try_lease(name):
-            pause = min(max(shortest, POLL_FRACTION * (time.monotonic() - began)), longest)
+            pause = min(max(shortest, POLL_FRACTION * waited), longest)
             time.sleep(pause * random.uniform(0.5, 1.5))  # not all workers at once
+            waited += pause
         try:
             yield
         finally:

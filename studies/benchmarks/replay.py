@@ -41,7 +41,7 @@ from optuna.trial import FixedTrial, TrialState
 from autotl.search.portfolio import BACKBONES
 from autotl.search.pruner import make_pruner
 from autotl.search.sampler import make_sampler
-from autotl.search.trials import HEADS
+from autotl.search.trial_queue import HEADS
 from autotl.space.space import Space
 
 PROBE_SPEEDUP = 2.1

@@ -24,6 +24,7 @@ from autotl.search.resume import PROBED_WITH, RECIPE, optuna_state
 from autotl.search.trial_budget import TrialPlan, plan_trial
 from autotl.search.trials import GIVE_UP, quiet_optuna
 from autotl.store import EpochRow, Store, TrialRow
+from autotl.store.optuna_storage import TrialStorage
 
 Make = Callable[..., study.StudyConfig]
 Run = Callable[..., engine.Result]
@@ -365,8 +366,8 @@ def test_a_database_that_fails_in_a_trial_is_explained_in_one_line(
     def full(*_: object, **__: object) -> None:
         raise StorageInternalError("disk is full")
 
-    monkeypatch.setattr(optuna.storages.RDBStorage, "set_trial_intermediate_value", full)
-    monkeypatch.setattr(optuna.storages.RDBStorage, "set_trial_state_values", full)
+    monkeypatch.setattr(TrialStorage, "set_trial_intermediate_value", full)
+    monkeypatch.setattr(TrialStorage, "set_trial_state_values", full)
     with pytest.raises(StoreError, match=r"autotl\.db: disk is full; free some"):
         engine.run(settings(trials=2))
 

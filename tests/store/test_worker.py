@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
@@ -140,28 +141,31 @@ def test_the_result_of_a_trial_is_stored_once(store: Store, add: Callable[[], Wo
         store.finish_trial(NAME, 7, "complete", score=0.9, worker=one.number)
 
 
-def _work(url: str, folder: Path, ready: object) -> None:
-    with closing(Store(url)) as store, join(store, NAME, "cpu", folder) as one:
-        one.try_lease(QUEUE)
-        store.begin_trial(NAME, 0, {}, 3, worker=one.number)
-        ready.set()  # type: ignore[attr-defined]
-        time.sleep(600)
+WORK = """
+import sys, time
+from contextlib import closing
+from pathlib import Path
+from autotl.store import QUEUE, Store, join
+
+with closing(Store(sys.argv[1])) as store, join(store, "photos", "cpu", Path(sys.argv[2])) as one:
+    one.try_lease(QUEUE)
+    store.begin_trial("photos", 0, {}, 3, worker=one.number)
+    print("ready", flush=True)
+    time.sleep(600)
+"""
 
 
 def test_a_process_that_is_killed_is_noticed_at_once_on_its_machine(
     store: Store, add: Callable[[], Worker], tmp_path: Path
 ) -> None:
     one = add()
-    context = multiprocessing.get_context("spawn")
-    ready = context.Event()
-    url = f"sqlite:///{tmp_path / 'autotl.db'}"
-    child = context.Process(target=_work, args=(url, tmp_path, ready))
-    child.start()
-    assert ready.wait(60)
-    assert [row.number for row in one.others()] == [2]
-    assert not one.try_lease(QUEUE)
-    child.kill()
-    child.join()
+    words = [sys.executable, "-c", WORK, f"sqlite:///{tmp_path / 'autotl.db'}", str(tmp_path)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout
+        assert child.stdout.readline() == "ready\n"
+        assert [row.number for row in one.others()] == [2]
+        assert not one.try_lease(QUEUE)
+        child.kill()
     assert one.others() == []
     assert one.try_lease(QUEUE)
     assert one.bury() == [0]

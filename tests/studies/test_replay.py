@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "studies" / "benchmarks"))
 import curves as recorded
 import replay
 
-from autotl.search.trials import HEADS
+from autotl.search.trial_queue import HEADS
 
 SHAPE = (1, 5, 2, 2, 4)  # backbones, strategies, heads, augmentations, learning rates
 SPACE = recorded.grid_space(["tf_efficientnet_lite0"])
