@@ -55,6 +55,7 @@ class Study:
         (folder / "slow_plugin.py").write_text(SLOW)
         self.plugins = [f"--plugin={write_plugin(folder)}", f"--plugin={folder}/slow_plugin.py"]
         self.processes: list[subprocess.Popen[str]] = []
+        self.out.mkdir()
 
     def start(self, *words: str) -> subprocess.Popen[str]:
         process = subprocess.Popen(
@@ -80,7 +81,6 @@ class Study:
         return self.start("worker", "photos", "--device=cpu", *words)
 
     def open(self) -> closing[Store]:
-        self.out.mkdir(exist_ok=True)
         return closing(Store(self.url))
 
     def rows(self) -> list[TrialRow]:
@@ -219,14 +219,6 @@ def test_workers_survive_a_restart_of_the_server(
     assert {row.worker for row in on_server.rows()} == {1, 2}
 
 
-def test_a_worker_finishes_a_search_on_a_server_that_is_killed(on_server: Study) -> None:
-    search, worker = on_server.search(), on_server.work()
-    on_server.wait_until(completed_by(2))
-    search.kill()
-    end(worker)
-    on_server.check(6)
-
-
 def test_ctrl_c_ends_all_workers_and_the_search_goes_on_later(photos: Study) -> None:
     search, worker = photos.search(), photos.work()
     photos.wait_until(completed_by(2))
@@ -241,17 +233,6 @@ def test_ctrl_c_ends_all_workers_and_the_search_goes_on_later(photos: Study) -> 
     photos.check(6)
 
 
-def test_ctrl_c_ends_a_worker_and_the_others_go_on(photos: Study) -> None:
-    search, worker = photos.search(), photos.work()
-    photos.wait_until(runs_in(2))
-    worker.send_signal(signal.SIGINT)
-    output, _ = worker.communicate(timeout=PATIENCE)
-    assert worker.returncode == 130
-    assert "the search goes on without this worker" in output
-    end(search)
-    photos.check(6)
-
-
 def test_a_local_worker_that_dies_is_replaced(photos: Study) -> None:
     search = photos.search("--workers=2", trials=8)
     photos.wait_until(runs_in(2))
@@ -260,17 +241,6 @@ def test_a_local_worker_that_dies_is_replaced(photos: Study) -> None:
     photos.check(8)
     assert "another one takes its place" in output
     assert {row.worker for row in photos.rows()} >= {1, 3}
-
-
-def test_a_second_search_is_told_to_join(photos: Study) -> None:
-    search = photos.search()
-    photos.wait_until(runs_in(1))
-    second = photos.search()
-    output, _ = second.communicate(timeout=PATIENCE)
-    assert second.returncode == 1
-    assert "is being run by another process" in output
-    assert "autotl worker photos" in output
-    end(search)
 
 
 def test_a_worker_without_a_search_says_so(photos: Study) -> None:
