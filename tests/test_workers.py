@@ -134,6 +134,7 @@ class Study:
             assert is_complete == (row.status == "complete")
         summary = json.loads((self.out / "photos" / "summary.json").read_text())
         assert summary["best"]
+        assert not list((self.out / "cache" / "models").rglob("*.safetensors"))
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from autotl.cli import process
@@ -55,7 +55,7 @@ def plan(settings: StudyConfig, workers: str, per_gpu: int) -> Plan:
         per_gpu: The number of workers for each GPU with ``auto``.
 
     Raises:
-        StudyError: ``workers`` is no number.
+        StudyError: ``workers`` is not a number.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     gpus = 0
@@ -78,7 +78,7 @@ def parse_count(workers: str) -> int:
     """Parse the number of workers.
 
     Raises:
-        StudyError: It is no number from 1 to ``MOST_WORKERS``.
+        StudyError: It is not a number from 1 to ``MOST_WORKERS``.
     """
     if re.fullmatch("[0-9]{1,4}", workers) and 0 < int(workers) <= MOST_WORKERS:
         return int(workers)
@@ -109,7 +109,9 @@ def start(settings: StudyConfig, plan: Plan, listener: Listener) -> Iterator[Non
         yield
     finally:
         for worker in workers:
-            worker.stop()
+            worker.terminate()
+        for worker in workers:
+            worker.wait()
 
 
 @dataclass
@@ -121,27 +123,31 @@ class _LocalWorker:
     listener: Listener
     thread: threading.Thread = field(init=False)
     _process: subprocess.Popen[str] | None = None
-    _ends: bool = False
+    _ends: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
         self.thread = threading.Thread(target=self._watch, daemon=True)
 
-    def stop(self) -> None:
-        """End the process as Ctrl-C does, or kill it if that takes too long."""
-        self._ends = True
+    def terminate(self) -> None:
+        """End the process as Ctrl-C does."""
+        self._ends.set()
         if self._process:
-            with suppress(ProcessLookupError):
-                self._process.terminate()
-            self.thread.join(END_SECONDS)
-            if self.thread.is_alive():
-                self._process.kill()
-                self.thread.join()
+            self._process.terminate()
+
+    def wait(self) -> None:
+        """Wait until the process has ended, and kill it if that takes too long."""
+        self.thread.join(END_SECONDS)
+        if self.thread.is_alive() and self._process:
+            self._process.kill()
+            self.thread.join()
 
     def _watch(self) -> None:
         """Run the process, and start it again after a crash."""
         for _ in range(MOST_CRASHES):
+            if self._ends.is_set():
+                return
             status = self._run()
-            if self._ends or (status >= 0 and status != GpuError.exit_code):
+            if self._ends.is_set() or (status >= 0 and status != GpuError.exit_code):
                 return
             text = f"a worker on {self.device} died (status {status}); another one takes its place"
             self.listener(Note(text, warning=True))
@@ -162,7 +168,7 @@ class _LocalWorker:
         ) as self._process:
             assert self._process.stderr is not None
             for line in self._process.stderr:
-                if (text := line.strip()) and not self._ends:
+                if (text := line.strip()) and not self._ends.is_set():
                     text = text.removeprefix("warning: ")
                     self.listener(Note(f"a worker on {self.device}: {text}", warning=True))
             return self._process.wait()

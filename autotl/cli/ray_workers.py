@@ -164,7 +164,7 @@ def share(
         device: The device of the study; with ``cpu`` no GPU is used.
 
     Raises:
-        StudyError: ``workers`` is no number from 1, or no machine has a CPU core for them.
+        StudyError: ``workers`` is not a number from 1, or no machine has a CPU core for them.
     """
     cpus = [int(node.get("CPU", 0)) for node in nodes]
     gpus = [0 if device == "cpu" else int(node.get("GPU", 0)) for node in nodes]

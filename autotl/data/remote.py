@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import fsspec
 from filelock import FileLock
 
+from autotl import files
 from autotl.errors import DataError
 
 VERSION_KEYS = ("size", "mtime", "LastModified", "updated", "ETag", "etag", "checksum")
@@ -74,6 +74,7 @@ def fetch(source: str) -> str:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_suffix(".lock")):
+            files.remove_leftovers(folder.parent)
             if not folder.exists():
                 _copy(system, path, copy)
     except Exception as error:
@@ -83,11 +84,9 @@ def fetch(source: str) -> str:
 
 def _copy(system: Any, path: str, copy: Path) -> None:
     """Copy a file or a folder, so that the parent folder of the copy is complete if it exists."""
-    unfinished = copy.parent.with_suffix(".unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
-    unfinished.mkdir()
-    system.get(path, str(unfinished / copy.name), recursive=True)
-    unfinished.rename(copy.parent)
+    with files.folder_beside(copy.parent) as unfinished:
+        system.get(path, str(unfinished / copy.name), recursive=True)
+        unfinished.rename(copy.parent)
 
 
 def _version(facts: dict[str, Any]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 from autotl import files, report
 from autotl.errors import (
@@ -120,11 +121,12 @@ def _describe(error: Exception) -> str:
 
 def conclude(
     store: Store, settings: StudyConfig, budget: Budget, interrupted: bool, command: str
-) -> None:
-    """Store the final state of the study, and write the report."""
+) -> dict[str, Any]:
+    """Store the final state of the study, write the report, and return the summary."""
     _store_state(store, settings, budget, "interrupted" if interrupted else "done", command)
-    report.write(store, settings.name, settings.folder)
+    summary = report.write(store, settings.name, settings.folder)
     dashboard.annotate(store, settings.name, settings.folder, within=DASHBOARD_SECONDS)
+    return summary
 
 
 def notify_unused(budget: Budget, listener: Listener) -> None:

@@ -230,10 +230,10 @@ def _wait_for_search(
     """Wait until workers can join the search of a study; return None if no search of it runs."""
     until = time.monotonic() + wait
     while True:
-        facts = store.find_study(study)
-        if facts and facts.state == "running" and facts.run and living(store, study):
+        facts, workers = store.find_study(study), living(store, study)
+        if facts and facts.state == "running" and facts.run and workers:
             return facts, facts.run
-        if time.monotonic() >= until and not living(store, study):
+        if time.monotonic() >= until and not workers:
             return None
         listener(Stage(f"waiting for the search of {study} to begin"))
         time.sleep(min(1.0, max(0.05, until - time.monotonic())))

@@ -41,6 +41,7 @@ from autotl.frozen import FeatureCache
 from autotl.models import Device
 from autotl.scoring.metrics import Metric
 from autotl.search import resume
+from autotl.search.best_model import clear_models
 from autotl.search.budget import Budget
 from autotl.search.context import TrainingContext
 from autotl.search.input_plan import InputPlan
@@ -154,15 +155,14 @@ def run(
                     context = training_context(
                         settings, store, dataset, metric, device, budget, fitting, listener
                     )
-                    with budget.stage("time"):
-                        search_space = fit_augmentations(search_space, store, context, listener)
                     begun = store, search_space, context, worker, command
                     interrupted = begin_trials(*begun, joinable)
                 except KeyboardInterrupt:
                     interrupted = True
-                if not (interrupted and joinable and worker.others()):
-                    conclude(store, settings, budget, interrupted, command)
-                summary = report.summarise(store, settings.name)
+                if interrupted and joinable and worker.others():
+                    summary = report.summarise(store, settings.name)
+                else:
+                    summary = conclude(store, settings, budget, interrupted, command)
         if not interrupted:
             notify_unused(budget, listener)
     return Result(summary, settings.folder, plugins, interrupted)
@@ -294,6 +294,9 @@ def begin_trials(
         AutoTLError: No trial completed, or the refit failed.
     """
     settings = context.settings
+    with context.budget.stage("time"):
+        search_space = fit_augmentations(search_space, store, context, context.listener)
+    clear_models(settings)
     study = resume.resume(store, settings, search_space, context.registry, context.listener)
     leaderboard = Leaderboard(store, settings.name, context.metric)
     run = RunFacts(
@@ -356,6 +359,7 @@ def search_and_finish(
             raise
         if wait_to_finish(store, worker, context, finish):
             finish().run()
+            clear_models(context.settings)
     except KeyboardInterrupt:
         return True
     return False

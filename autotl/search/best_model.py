@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable
 from contextlib import suppress
+from pathlib import Path
 
 from autotl import training
 from autotl.models import Model
@@ -11,13 +13,23 @@ from autotl.search.context import TrainingContext
 from autotl.search.leaderboard import Leaderboard
 from autotl.search.outcome import TrialModel
 from autotl.store import Worker
+from autotl.study import StudyConfig
+
+
+def clear_models(settings: StudyConfig) -> None:
+    """Delete the files of the best models of a study, which are those of one run."""
+    shutil.rmtree(_folder(settings), ignore_errors=True)
+
+
+def _folder(settings: StudyConfig) -> Path:
+    return settings.out / "cache" / "models" / settings.name
 
 
 class BestModel:
     """The model of the best trial of this run.
 
     It is in the memory of the worker that trained it. If there are other workers, it is also in a
-    file for whichever of them finishes the study.
+    file for the worker that finishes the study, see ``clear_models``.
 
     Args:
         context: The context of all trainings of the study.
@@ -64,6 +76,4 @@ class BestModel:
 
     def _saved(self, number: int) -> training.Checkpoint:
         """The file of the model of a trial, which may not exist."""
-        settings = self.context.settings
-        folder = settings.out / "cache" / "models"
-        return training.Checkpoint(folder / f"{settings.name}-{number}.safetensors")
+        return training.Checkpoint(_folder(self.context.settings) / f"{number}.safetensors")

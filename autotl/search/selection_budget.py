@@ -137,16 +137,13 @@ class SelectionBudget:
         If there was no time for a refit when it was first reserved, its own model will be used, and
         the time that is left is for other trials.
         """
-        seconds = self._refit_seconds(contender)
+        seconds = self._refit_seconds(self.leaderboard.rows[contender.lead])
         in_time = seconds <= self.budget.usable()
         if not self._refits.setdefault(contender.lead, in_time):
             return self.test_seconds(contender)
         return seconds + self._member_seconds(contender)
 
-    def _refit_seconds(self, contender: Contender) -> float:
-        return self.budget.refit_seconds(self.seconds(contender), self.test_seconds(contender))
-
-    def _refit_row_seconds(self, row: TrialRow) -> float:
+    def _refit_seconds(self, row: TrialRow) -> float:
         test = self.budget.test_seconds(row.facts.seconds_test)
         return self.budget.refit_seconds(repeat_seconds(row), test)
 
@@ -159,7 +156,7 @@ class SelectionBudget:
             return 0.0
         most = MEMBER_FRACTION * (self.budget.seconds or 0.0)
         others = (row for row in self.leaderboard.ranked if row.number != lead.lead)
-        cheap = (s for s in map(self._refit_row_seconds, others) if s <= most)
+        cheap = (s for s in map(self._refit_seconds, others) if s <= most)
         return sum(islice(cheap, MAX_MEMBERS - 1))
 
     def is_over(self) -> bool:

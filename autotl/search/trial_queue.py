@@ -110,6 +110,7 @@ class TrialQueue:
                 params = {**shared, "head": heads[i % len(heads)]}
                 self.study.enqueue_trial(params, user_attrs={PROBED_WITH: trial.number})
                 group.append(self._begin())
+                self.leaderboard.refresh()
         return group
 
     def leads_heads(self, trial: optuna.Trial) -> bool:
@@ -163,9 +164,9 @@ class TrialQueue:
         """Draw the configuration of the next trial, and add the trial to the store.
 
         Its sampler is seeded by the seed of the study and the number of earlier trials, so that an
-        interrupted study continues with the same trials as one without an interruption.
+        interrupted study continues with the same trials as one without an interruption. The
+        leaderboard must be up to date.
         """
-        self.leaderboard.refresh()
         number = len(self.leaderboard.rows) - self.leaderboard.interrupted
         self.study.sampler = sampler.make_sampler((self.settings.seed * 10_007 + number) % 2**32)
         trial = self.study.ask()

@@ -442,8 +442,8 @@ class TrialLoop:
             name: {k: v for k, v in values.items() if before.get(name, {}).get(k) != v}
             for name, values in measured.items()
         }
-        if any(new.values()):
-            self.store.merge_study(self.name, **new)
+        if changed := {name: values for name, values in new.items() if values}:
+            self.store.merge_study(self.name, **changed)
             self._stored = {name: dict(values) for name, values in measured.items()}
 
     # ---------------------------------------------------------------- progress
