@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from command_line import run
 from images import write_images
-from test_workers import PATIENCE, Study, completed_by, end, runs_in
+from test_workers import PATIENCE, Study, completed_by, runs_in
 
 from autotl.cli import ray_workers
 from autotl.cli.ray_workers import Shares, share
@@ -99,7 +99,9 @@ def check_output(output: str) -> None:
 @needs_ray
 @pytest.mark.slow
 def test_two_workers_in_a_cluster(photos: Study, cluster: str) -> None:
-    output = end(start(photos, cluster, trials=8))
+    search = start(photos, cluster, trials=8)
+    photos.wait_until(completed_by(2))
+    output = photos.end(search)
     photos.check(8)
     check_output(output)
     assert "2 workers in a Ray cluster of 1 machine" in output
@@ -117,13 +119,12 @@ def test_a_signal_ends_all_and_the_search_goes_on_later(
     search = start(photos, cluster)
     photos.wait_until(completed_by(2))
     search.send_signal(number)
-    output, _ = search.communicate(timeout=PATIENCE)
-    assert search.returncode == 130, output
+    output = photos.end_with(130, search)
     assert "interrupted; repeat the command to continue" in output
     with photos.open() as store:
         assert store.state("photos") == "interrupted"
     assert "running" not in {row.status for row in photos.rows()}
-    end(start(photos, cluster))
+    photos.end(start(photos, cluster))
     photos.check(6)
 
 
@@ -135,8 +136,7 @@ def test_ray_starts_a_worker_again_that_is_killed(photos: Study, cluster: str) -
     photos.kill(2)
     photos.wait_until(completed_by(3))
     search.send_signal(signal.SIGINT)
-    output, _ = search.communicate(timeout=PATIENCE)
-    assert search.returncode == 130, output
+    photos.end_with(130, search)
     [lost] = [row for row in photos.rows() if row.worker == 2 and row.status == "interrupted"]
     assert lost.config in [row.config for row in photos.rows() if row.number > lost.number]
 
@@ -147,7 +147,7 @@ def test_ray_starts_the_search_again_that_is_killed(photos: Study, cluster: str)
     search = start(photos, cluster)
     photos.wait_until(completed_by(2))
     photos.kill(1)
-    output = end(search)
+    output = photos.end(search)
     photos.check(6)
     check_output(output)
     assert "the process of the search died; another one takes its place" in output
@@ -157,8 +157,7 @@ def test_ray_starts_the_search_again_that_is_killed(photos: Study, cluster: str)
 @pytest.mark.slow
 def test_an_error_in_the_cluster_is_one_line(photos: Study, cluster: str) -> None:
     search = photos.search(f"--ray={cluster}", "--in-chans=7")
-    output, _ = search.communicate(timeout=PATIENCE)
-    assert search.returncode == 1
+    output = photos.end_with(1, search)
     assert output.splitlines()[-1].startswith("Error: ")
     assert "Traceback" not in output
 
@@ -168,8 +167,7 @@ def test_an_error_in_the_cluster_is_one_line(photos: Study, cluster: str) -> Non
 def test_several_machines_need_a_server_for_the_database(photos: Study, cluster: str) -> None:
     with machine(f"--address={cluster}"):
         search = start(photos, cluster)
-        output, _ = search.communicate(timeout=PATIENCE)
-    assert search.returncode == 1
+        output = photos.end_with(1, search)
     assert "need a server for their database: give --storage postgresql" in output
 
 

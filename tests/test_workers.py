@@ -22,20 +22,21 @@ from autotl.store import Store, TrialRow, living
 
 SLOW = '''
 import time
+from pathlib import Path
 from torch import nn
 from autotl import head
 
 
 class Slow(nn.Linear):
     def forward(self, x):
-        if self.training:
+        if self.training and Path(__file__).with_suffix(".slow").exists():
             time.sleep(0.1)
         return super().forward(x)
 
 
 @head(order=1)
 def slow(features, classes):
-    """A linear layer that takes its time."""
+    """A linear layer that takes its time until the test hurries it."""
     return Slow(features, classes)
 '''
 
@@ -53,6 +54,8 @@ class Study:
         self.url = url or f"sqlite:///{self.out}/autotl.db"
         write_images(folder / "photos", 12)
         (folder / "slow_plugin.py").write_text(SLOW)
+        self.slow = folder / "slow_plugin.slow"
+        self.slow.touch()
         self.plugins = [f"--plugin={write_plugin(folder)}", f"--plugin={folder}/slow_plugin.py"]
         self.processes: list[subprocess.Popen[str]] = []
         self.out.mkdir()
@@ -96,6 +99,17 @@ class Study:
             assert not ended, ended[0].communicate()[0]
             time.sleep(0.1)
         pytest.fail(f"in vain, the trials are {[(r.status, r.worker) for r in self.rows()]}")
+
+    def end(self, process: subprocess.Popen[str]) -> str:
+        """Let trainings be fast from now on; return the output of a process that ends well."""
+        return self.end_with(0, process)
+
+    def end_with(self, code: int, process: subprocess.Popen[str]) -> str:
+        """The same for a process that ends with the exit status ``code``."""
+        self.slow.unlink(missing_ok=True)
+        output, _ = process.communicate(timeout=PATIENCE)
+        assert process.returncode == code, output
+        return output
 
     def kill(self, worker: int) -> None:
         """Kill the process of a worker, which is the one that has locked its file."""
@@ -166,17 +180,12 @@ def completed_by(worker: int) -> Callable[[list[TrialRow]], bool]:
     return lambda rows: any(row.worker == worker and row.status == "complete" for row in rows)
 
 
-def end(process: subprocess.Popen[str]) -> str:
-    """Wait for a process that ends by itself; return its output."""
-    output, _ = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 0, output
-    return output
-
-
 def test_two_workers_share_a_search(photos: Study) -> None:
     search = photos.search(trials=8)
     worker = photos.work()
-    output, other = end(search), end(worker)
+    output, _ = search.communicate(timeout=PATIENCE)  # all trainings are slow, for both of them
+    other = photos.end(worker)
+    assert search.returncode == 0, output
     photos.check(8)
     rows = photos.rows()
     assert {row.worker for row in rows} == {1, 2}
@@ -191,7 +200,7 @@ def test_the_trial_of_a_worker_that_is_killed_is_given_to_another(photos: Study)
     search, worker = photos.search(), photos.work()
     photos.wait_until(runs_in(2))
     worker.kill()
-    end(search)
+    photos.end(search)
     photos.check(6)
     [lost] = [row for row in photos.rows() if row.worker == 2 and row.status == "interrupted"]
     later = [row for row in photos.rows() if row.number > lost.number]
@@ -203,7 +212,7 @@ def test_a_worker_finishes_a_search_that_is_killed(photos: Study) -> None:
     search, worker = photos.search(), photos.work()
     photos.wait_until(completed_by(2))
     search.kill()
-    end(worker)
+    photos.end(worker)
     photos.check(6)
     assert (photos.out / "photos" / "report.html").is_file()
 
@@ -214,8 +223,8 @@ def test_workers_survive_a_restart_of_the_server(
     search, worker = on_server.search(trials=8), on_server.work()
     on_server.wait_until(completed_by(2))
     postgresql_server.restart()
-    end(search)
-    end(worker)
+    on_server.end(search)
+    on_server.end(worker)
     on_server.check(8)
     assert {row.worker for row in on_server.rows()} == {1, 2}
 
@@ -224,13 +233,12 @@ def test_ctrl_c_ends_all_workers_and_the_search_goes_on_later(photos: Study) -> 
     search, worker = photos.search(), photos.work()
     photos.wait_until(completed_by(2))
     search.send_signal(signal.SIGINT)
-    search.communicate(timeout=PATIENCE)
-    assert search.returncode == 130
-    end(worker)
+    photos.end_with(130, search)
+    photos.end(worker)
     with photos.open() as store:
         assert store.state("photos") == "interrupted"
     assert "running" not in {row.status for row in photos.rows()}
-    end(photos.search())
+    photos.end(photos.search())
     photos.check(6)
 
 
@@ -238,7 +246,8 @@ def test_a_local_worker_that_dies_is_replaced(photos: Study) -> None:
     search = photos.search("--workers=2", trials=8)
     photos.wait_until(runs_in(2))
     photos.kill(2)
-    output = end(search)
+    photos.wait_until(runs_in(3))
+    output = photos.end(search)
     photos.check(8)
     assert "another one takes its place" in output
     assert {row.worker for row in photos.rows()} >= {1, 3}
@@ -246,8 +255,7 @@ def test_a_local_worker_that_dies_is_replaced(photos: Study) -> None:
 
 def test_a_worker_without_a_search_says_so(photos: Study) -> None:
     worker = photos.work("--wait=1s")
-    output, _ = worker.communicate(timeout=PATIENCE)
-    assert worker.returncode == 1
+    output = photos.end_with(1, worker)
     assert "no search of study 'photos' is running" in output
 
 
@@ -255,10 +263,9 @@ def test_a_worker_with_other_data_is_refused(photos: Study) -> None:
     search = photos.search()
     write_images(photos.folder / "others", 12, seed=1)
     worker = photos.work(f"--data={photos.folder / 'others'}")
-    output, _ = worker.communicate(timeout=PATIENCE)
-    assert worker.returncode == 1
+    output = photos.end_with(1, worker)
     assert "other images or labels" in output
-    end(search)
+    photos.end(search)
 
 
 def join(study: Study, *words: str, trials: int = 6) -> subprocess.Popen[str]:
@@ -267,15 +274,16 @@ def join(study: Study, *words: str, trials: int = 6) -> subprocess.Popen[str]:
 
 def test_one_command_for_all_machines(photos: Study) -> None:
     both = [join(photos), join(photos)]
-    outputs = [end(process) for process in both]
+    photos.wait_until(completed_by(2))
+    outputs = [photos.end(process) for process in both]
     photos.check(6)
     assert {row.worker for row in photos.rows()} == {1, 2}
     assert all("Final selection" in output for output in outputs)
-    late = end(join(photos))
+    late = photos.end(join(photos))
     assert "study 'photos' is done" in late
     assert "Final selection" in late
     photos.check(6)
-    end(join(photos, trials=7))
+    photos.end(join(photos, trials=7))
     assert len(photos.rows()) == 7
 
 
@@ -286,8 +294,8 @@ def test_whoever_begins_a_search_may_be_killed_and_come_back(photos: Study) -> N
     photos.wait_until(completed_by(2))
     first.kill()
     third = join(photos)
-    end(second)
-    end(third)
+    photos.end(second)
+    photos.end(third)
     photos.check(6)
 
 
@@ -297,7 +305,6 @@ def test_ctrl_c_ends_one_of_the_machines_that_run_one_command(photos: Study) -> 
     second = join(photos)
     photos.wait_until(runs_in(2))
     first.send_signal(signal.SIGTERM)
-    output, _ = first.communicate(timeout=PATIENCE)
-    assert first.returncode == 130, output
-    end(second)
+    photos.end_with(130, first)
+    photos.end(second)
     photos.check(6)

@@ -146,3 +146,42 @@ def test_a_connection_is_checked_after_a_while(
         assert store.studies() == []
         postgresql_server.restart()
         assert store.studies() == []
+
+
+def read_by(cache: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+    return cache.get_trials(deepcopy=False)
+
+
+def test_trials_that_go_on_running_are_not_read_again(database: str) -> None:
+    space = {"x": FloatDistribution(0, 1), "kind": CategoricalDistribution(["a", "b"])}
+    with closing(Store(database)) as own, closing(Store(database)) as other:
+        study = optuna.create_study(storage=own.storage, study_name="photos")
+        others = optuna.load_study(study_name="photos", storage=other.storage)
+        read_by(others)
+        begun = []
+        for _ in range(3):
+            with own.storage.together():
+                begun.append(study.ask(space))
+        with own.storage.together():  # it has no parameters yet
+            bare = study.ask()
+            first = read_by(others)
+            bare.suggest_float("x", 0, 1)
+        assert [t.params for t in first] == [*(t.params for t in begun), {}]
+        statements = []
+        sa.event.listen(
+            other.storage.engine,
+            "before_cursor_execute",
+            lambda connection, cursor, statement, *rest: statements.append(statement),
+        )
+        second = read_by(others)
+        assert second[:3] == first[:3]
+        assert second[3].params == bare.params
+        statements.clear()
+        assert read_by(others) == second
+        assert len([text for text in statements if "SELECT" in text]) == 1
+        begun[1].report(0.5, 1)
+        study.tell(begun[1], 0.75)
+        third = read_by(others)
+        assert [t.state.is_finished() for t in third] == [False, True, False, False]
+        assert (third[1].value, third[1].intermediate_values) == (0.75, {1: 0.5})
+        assert third[0] == first[0]
