@@ -109,10 +109,31 @@ def _create_tables() -> None:
         sa.Column("seconds", sa.Double, nullable=False),
         sa.Column("facts", sa.JSON, nullable=False),
     )
-    op.alter_column("autotl_trial", "end", new_column_name="status")
-    op.alter_column("autotl_trial", "learned_parameters", new_column_name="trained_parameters")
+    _rename_columns(("end", "status"), ("learned_parameters", "trained_parameters"))
     for name in NEW_TEST_COLUMNS:
-        op.add_column("autotl_test", sa.Column(name, sa.JSON, nullable=False, server_default="{}"))
+        op.add_column("autotl_test", _json(name))
+
+
+def _rename_columns(status: tuple[str, str], count: tuple[str, str]) -> None:
+    """Rename two columns of trials; MySQL wants to be told their types again."""
+    for (old, new), type_, nullable in (
+        (status, sa.String(32), False),
+        (count, sa.BigInteger(), True),
+    ):
+        op.alter_column(
+            "autotl_trial",
+            old,
+            new_column_name=new,
+            existing_type=type_,
+            existing_nullable=nullable,
+        )
+
+
+def _json(name: str) -> sa.Column[Any]:
+    """A new column, for which MySQL takes no default but an expression."""
+    is_mysql = op.get_bind().dialect.name in ("mysql", "mariadb")
+    default = sa.text("('{}')") if is_mysql else "{}"
+    return sa.Column(name, sa.JSON, nullable=False, server_default=default)
 
 
 def _move_study(connection: sa.Connection, study: str, old: dict[str, Any]) -> None:
@@ -267,7 +288,7 @@ def _move_tests(connection: sa.Connection) -> None:
 
 def downgrade() -> None:
     """Restore the older tables; the facts of studies, repeats and tests are lost."""
-    op.add_column("autotl_study", sa.Column("facts", sa.JSON, nullable=False, server_default="{}"))
+    op.add_column("autotl_study", _json("facts"))
     op.create_table(
         "autotl_final",
         sa.Column("study", NAME, primary_key=True),
@@ -279,10 +300,9 @@ def downgrade() -> None:
         sa.Column("facts", sa.JSON, nullable=False),
     )
     op.add_column("autotl_test", sa.Column("trial", sa.Integer, nullable=False, server_default="0"))
-    op.add_column("autotl_test", sa.Column("facts", sa.JSON, nullable=False, server_default="{}"))
+    op.add_column("autotl_test", _json("facts"))
     for name in NEW_TEST_COLUMNS:
         op.drop_column("autotl_test", name)
-    op.alter_column("autotl_trial", "status", new_column_name="end")
-    op.alter_column("autotl_trial", "trained_parameters", new_column_name="learned_parameters")
+    _rename_columns(("status", "end"), ("trained_parameters", "learned_parameters"))
     for table in ("study_fact", "data_issue", "latency", "image", "repeat"):
         op.drop_table(f"autotl_{table}")
