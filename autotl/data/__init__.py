@@ -33,7 +33,7 @@ from autotl.data.image import Progress, decode
 from autotl.data.image_kind import IMAGES, ImageInput, find_kind, match_channels
 from autotl.data.labels import find_same, parse_label
 from autotl.data.memory_map import MappedArray
-from autotl.data.packing import PACKED_SUFFIX, Packed, pack, packed_bytes
+from autotl.data.packing import PACKED_SUFFIX, PARTIAL_SUFFIX, Packed, pack, packed_bytes
 from autotl.data.remote import fetch
 from autotl.data.resample import Indices, Resample, fold, resample
 from autotl.data.sample import (
@@ -50,6 +50,7 @@ __all__ = [
     "FEWEST_PER_CLASS",
     "IMAGES",
     "PACKED_SUFFIX",
+    "PARTIAL_SUFFIX",
     "Batches",
     "Dataset",
     "ImageInput",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import math
 import os
 import weakref
@@ -11,7 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from filelock import FileLock
@@ -26,6 +27,12 @@ from autotl.space.input_kind import ModelInput
 
 PACKED_SUFFIX = ".npy"
 """Suffix of the files of packed examples."""
+
+PARTIAL_SUFFIX = ".partial"
+"""Suffix of a packed file that is being written, or whose process was interrupted."""
+
+SYNC_BYTES = 64 << 20
+"""The bytes after which what was written is flushed to the disk, to outlast a power cut."""
 
 MAX_MEMORY_BYTES = 2 << 30
 """The maximum bytes of examples that are packed in memory if they cannot be on disk."""
@@ -76,11 +83,11 @@ def pack(
     """Encode every example once, or open the array that an earlier call wrote to ``folder``.
 
     The file is named after the data set's fingerprint, which covers exactly ``dataset.examples``
-    in their order, and the key of the input. It is written under a temporary name and renamed when
-    complete, so that a truncated file is never used. Of processes that need it at the same time,
-    one writes it, and the others wait. The file is locked against deletion as long as the
-    returned object exists. If it cannot be written, or has no room, the examples are packed in
-    memory, up to ``MAX_MEMORY_BYTES``.
+    in their order, and the key of the input. It is written under another name and renamed when
+    complete, so that a truncated file is never used; the next call continues what an interrupted
+    one has written. Of processes that need it at the same time, one writes it, and the others wait.
+    The file is locked against deletion as long as the returned object exists. If it cannot be
+    written, or has no room, the examples are packed in memory, up to ``MAX_MEMORY_BYTES``.
 
     Args:
         dataset: The data set to pack.
@@ -99,28 +106,30 @@ def pack(
     if packed := _open_packed(path, shape, dtype):
         files.mark_used(path)
         return packed
-    with _only_one_packs(path):
+    with _only_one_packs(path) as is_alone:
         # Another process may have written it in the meantime.
         return _open_packed(path, shape, dtype) or _pack(
-            dataset, expects, path, progress, make_room, warn
+            dataset, expects, path, progress, make_room, warn, can_continue=is_alone
         )
 
 
 @contextmanager
-def _only_one_packs(path: Path) -> Iterator[None]:
+def _only_one_packs(path: Path) -> Iterator[bool]:
     """Wait until no other process writes the file, and keep others from it inside.
 
-    Where no lock file can be written, processes may do redundant work, but do not interfere.
+    Yields:
+        Whether that is certain. Where no lock file can be written, processes may do redundant work,
+        but do not interfere.
     """
     lock = FileLock(path.with_suffix(".lock"))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except OSError:
-        yield
+        yield False
         return
     try:
-        yield
+        yield True
     finally:
         with suppress(OSError):  # on Windows, if another process waits for it
             Path(lock.lock_file).unlink(missing_ok=True)
@@ -134,8 +143,12 @@ def _pack(
     progress: Progress | None,
     make_room: Callable[[int], bool] | None,
     warn: Callable[[str], object] | None,
+    can_continue: bool,
 ) -> Packed:
-    """Encode every example and write the file, or pack in memory, see ``pack``."""
+    """Encode every example and write the file, or pack in memory, see ``pack``.
+
+    ``can_continue`` is whether the file that an interrupted call wrote may be continued.
+    """
     shape, dtype = (len(dataset.examples), *expects.shape), np.dtype(expects.dtype)
     num_bytes = packed_bytes(dataset, expects)
     has_room = make_room is None or make_room(num_bytes)
@@ -143,7 +156,7 @@ def _pack(
     write = _Writer(dataset, expects, progress)
     if has_room or not fits_in_memory:
         try:
-            return _pack_on_disk(path, shape, dtype, write)
+            return _pack_on_disk(path, shape, dtype, write, can_continue)
         except OSError as error:
             reason = f"cannot write {num_bytes / 2**20:.0f} MiB of packed {dataset.kind.nouns}"
             text = f"{path}: {reason} ({error.strerror or error}); free some space"
@@ -159,19 +172,20 @@ def _pack(
 
 @dataclass(frozen=True)
 class _Writer:
-    """Encodes all examples of a data set and passes each to a function, in order."""
+    """Encodes the examples of a data set from one on and passes each to a function, in order."""
 
     dataset: Dataset
     expects: ModelInput
     progress: Progress | None
 
-    def __call__(self, consume: Callable[[NDArray[Any]], object]) -> None:
+    def __call__(self, consume: Callable[[NDArray[Any]], object], first: int = 0) -> None:
+        count, progress = len(self.dataset.examples), self.progress
         map_in_threads(
             lambda index: self.dataset.encode(index, self.expects),
-            range(len(self.dataset.examples)),
+            range(first, count),
             consume,
             f"packing at {self.expects.size} {self.dataset.kind.unit}",
-            self.progress,
+            progress and (lambda step, done, _: progress(step, first + done, count)),
         )
 
 
@@ -186,7 +200,7 @@ def _fill(array: NDArray[Any]) -> Callable[[NDArray[Any]], None]:
 
 
 def _pack_on_disk(
-    path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], write: _Writer
+    path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], write: _Writer, can_continue: bool
 ) -> Packed:
     """Write the array to a file and open it.
 
@@ -194,23 +208,64 @@ def _pack_on_disk(
         OSError: The file cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The file is written, not mapped, so that a full disk is an error instead of a crash.
+    partial = path.with_suffix(PARTIAL_SUFFIX) if can_continue else files.temporary_path(path)
     try:
-        with files.write_beside(path) as temporary, temporary.open("wb") as file:
-            header = {"descr": dtype.str, "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(file, header)
-            write(lambda encoded: file.write(np.ascontiguousarray(encoded).data))
-            file.flush()
-            os.fsync(file.fileno())
+        _write_rows(partial, shape, dtype, write)
+        partial.replace(path)
     except PermissionError:
         # Windows does not replace a file that is mapped into memory, which the array of another
         # process is that was faster; it has the same content.
+        partial.unlink(missing_ok=True)
         if packed := _open_packed(path, shape, dtype):
             return packed
+        raise
+    except Exception:  # after Ctrl-C, the next call continues it
+        partial.unlink(missing_ok=True)
         raise
     if packed := _open_packed(path, shape, dtype):
         return packed
     raise OSError("the file differs from what was written")
+
+
+def _write_rows(
+    partial: Path, shape: tuple[int, ...], dtype: np.dtype[Any], write: _Writer
+) -> None:
+    """Write the array to a file, after the rows that are there already."""
+    header = io.BytesIO()
+    facts = {"descr": dtype.str, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(header, facts)
+    begin, row_bytes = len(header.getvalue()), math.prod(shape[1:]) * dtype.itemsize
+    # The file is written, not mapped, so that a full disk is an error instead of a crash.
+    with partial.open("a+b") as file:
+        descriptor = files.lock(partial, shared=True)  # against deletion
+        try:
+            # What was not flushed before a power cut may have the right size and no content.
+            done = max(0, file.tell() - begin - SYNC_BYTES) // row_bytes
+            file.seek(0)
+            if file.read(begin) != header.getvalue() or done > shape[0]:
+                done = 0
+            file.truncate(begin + done * row_bytes if done else 0)
+            if not done:
+                file.write(header.getvalue())
+            written = 0
+
+            def add(encoded: NDArray[Any]) -> None:
+                nonlocal written
+                written += file.write(np.ascontiguousarray(encoded).data)
+                if written >= SYNC_BYTES:
+                    written = 0
+                    _flush(file)
+
+            write(add, done)
+            _flush(file)
+        finally:
+            if descriptor is not None:
+                _close(descriptor)
+
+
+def _flush(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def _open_packed(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Packed | None:

@@ -51,7 +51,8 @@ def split(
         seed: Seed of the random draws.
         validation: Fraction of the training examples that remain after the test split, at least 0;
             None for ``validation_fraction``.
-        test: Fraction of all examples, at least 0.
+        test: Fraction of all examples, at least 0. Of very many examples and classes it is less, so
+            that the predictions for the test split have at most ``MAX_PREDICTED`` numbers.
         folds: The number of folds that take the place of a validation split, which is not drawn.
             Each class then keeps two sampling units outside the test split, if it has them.
 
@@ -72,7 +73,8 @@ def split(
             "or move its examples to the training split"
         )
     if draw_test:
-        wanted = test * count_strata(strata)
+        most = max(300, MAX_PREDICTED // len(count_strata(strata)))
+        wanted = min(test, most / len(splits)) * count_strata(strata)
         if draw_validation and strata.ndim == 1:
             # Two images cannot serve three splits: such classes alternate between a test and a
             # validation image.

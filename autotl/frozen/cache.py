@@ -32,7 +32,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from autotl.data import PACKED_SUFFIX, Indices, resident
+from autotl.data import PACKED_SUFFIX, PARTIAL_SUFFIX, Indices, resident
 from autotl.files import count_bytes, delete_unused, last_used, mark_used
 from autotl.frozen.activations import Activations, concatenate, divide
 from autotl.frozen.reading_speed import (
@@ -335,7 +335,7 @@ class FeatureCache:
         return spare >= 0
 
     def _list_entries(self) -> list[Path]:
-        suffixes = (ENTRY_SUFFIX, PACKED_SUFFIX)
+        suffixes = (ENTRY_SUFFIX, PACKED_SUFFIX, PARTIAL_SUFFIX)
         with suppress(OSError):
             return [path for path in self.folder.iterdir() if path.suffix in suffixes]
         return []

@@ -82,6 +82,47 @@ def test_a_failed_call_leaves_no_file(tmp_path: Path) -> None:
     assert list((tmp_path / "out").iterdir()) == []
 
 
+def test_an_interrupted_call_is_continued(
+    tmp_path: Path, decoded: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = check(noise_files(tmp_path / "in"), "here")
+    expects, row_bytes = image_input(8, "nearest"), 8 * 8 * 3
+    monkeypatch.setattr(packing, "SYNC_BYTES", 2 * row_bytes)
+
+    def interrupt(step: str, done: int, total: int) -> None:
+        assert total == 6
+        if done == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pack(dataset, expects, tmp_path / "out", interrupt)
+    [partial] = (tmp_path / "out").iterdir()
+    content = bytearray(partial.read_bytes())
+    content[-2 * row_bytes :] = bytes(2 * row_bytes)  # what a power cut may leave
+    partial.write_bytes(content)
+    decoded.clear()
+    calls: list[int] = []
+    packed = pack(dataset, expects, tmp_path / "out", lambda step, done, total: calls.append(done))
+    assert calls == [4, 5, 6]
+    assert len(decoded) == 3
+    assert all((packed.array[i] == noise(i)).all() for i in range(6))
+    assert [p.suffix for p in (tmp_path / "out").iterdir()] == [".npy"]
+
+
+@pytest.mark.parametrize("size", [0, 5, 100, 100_000])
+def test_a_partial_file_that_is_damaged_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    monkeypatch.setattr(packing, "SYNC_BYTES", 1)
+    dataset = check(noise_examples(3), "here")
+    expects = image_input(8, "nearest")
+    path = pack(dataset, expects, tmp_path).path
+    array = np.load(path)
+    path.unlink()
+    path.with_suffix(packing.PARTIAL_SUFFIX).write_bytes(bytes(size))
+    assert (pack(dataset, expects, tmp_path).array == array).all()
+
+
 def fail(_: int) -> None:
     raise OSError(28, "No space left on device")
 

@@ -322,5 +322,6 @@ def test_the_limit_counts_the_classes_of_the_data(monkeypatch: pytest.MonkeyPatc
     examples = [Example(str(i), None, str(i % 4)) for i in range(4000)]
     monkeypatch.setattr("autotl.data.split.MAX_PREDICTED", 4 * 400)
     strata = np.arange(4000) % 4
-    splits = split(examples, range(4000), strata, 0, None, 0)
+    splits = split(examples, range(4000), strata, 0, None, 0.2)
     assert (splits == "validation").sum() == 400
+    assert (splits == "test").sum() == 400
