@@ -33,7 +33,14 @@ from autotl.data.image import Progress, decode
 from autotl.data.image_kind import IMAGES, ImageInput, find_kind, match_channels
 from autotl.data.labels import find_same, parse_label
 from autotl.data.memory_map import MappedArray
-from autotl.data.packing import PACKED_SUFFIX, PARTIAL_SUFFIX, Packed, pack, packed_bytes
+from autotl.data.packing import (
+    PACKED_SUFFIX,
+    PARTIAL_SUFFIX,
+    Packed,
+    pack,
+    packed_bytes,
+    read_packed_row_bytes,
+)
 from autotl.data.remote import fetch
 from autotl.data.resample import Indices, Resample, fold, resample
 from autotl.data.sample import (
@@ -82,6 +89,7 @@ __all__ = [
     "parse_options",
     "prefetch",
     "rarest_labels",
+    "read_packed_row_bytes",
     "read_source",
     "resample",
     "resident",

@@ -5,8 +5,9 @@ is a digest of everything that determines a row, so an entry is never out of dat
 stored by the indices of the examples in the data set, whichever split they are requested for, and
 only rows that are missing are computed.
 
-An entry is a folder of *segments* (see ``segments``). The least recently used entries are deleted
-to make room for new ones, but never one that is in use. Rows that fit on the GPU are gathered there
+An entry is a folder of *segments* (see ``segments``). To make room for new entries, old ones are
+deleted, first those that save least time for each byte (``_order_by_value``), but never one that is
+in use. Rows that fit on the GPU are gathered there
 (``data.resident``), others in memory if they fit, and others are read batch by batch. Computed rows
 that have no room on disk are kept on the GPU, or in memory.
 
@@ -19,6 +20,7 @@ import hashlib
 import json
 import shutil
 import tempfile
+import time
 import warnings
 import weakref
 from collections import OrderedDict
@@ -32,7 +34,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from autotl.data import PACKED_SUFFIX, PARTIAL_SUFFIX, Indices, resident
+from autotl.data import (
+    PACKED_SUFFIX,
+    PARTIAL_SUFFIX,
+    Indices,
+    read_packed_row_bytes,
+    resident,
+)
 from autotl.files import count_bytes, delete_unused, last_used, mark_used
 from autotl.frozen.activations import Activations, concatenate, divide
 from autotl.frozen.reading_speed import (
@@ -41,7 +49,7 @@ from autotl.frozen.reading_speed import (
     gathering_seconds_per_byte,
 )
 from autotl.frozen.rows import CHUNK_BYTES, CachedRows
-from autotl.frozen.segments import ENTRY_SUFFIX, Entry, RecordFormat
+from autotl.frozen.segments import ENTRY_SUFFIX, Entry, RecordFormat, read_row_bytes
 
 MAX_DISK_BYTES = 10 << 30
 """Default limit of the bytes on disk; never more than a tenth of the free space there."""
@@ -322,12 +330,12 @@ class FeatureCache:
         self._reserved_bytes += bytes
 
     def make_room(self, bytes: int) -> bool:
-        """Delete what was used least recently until ``bytes`` fit; return whether they do."""
+        """Delete what has the least value until ``bytes`` fit; return whether they do."""
         if bytes > self.limit:
             return False
         sizes = {entry: count_bytes(entry) for entry in self._list_entries()}
         spare = self.limit - sum(sizes.values()) - bytes
-        for entry in sorted(sizes, key=last_used):
+        for entry in _order_by_value(sizes) if spare < 0 else ():
             if spare >= 0:
                 break
             if delete_unused(entry):
@@ -339,6 +347,24 @@ class FeatureCache:
         with suppress(OSError):
             return [path for path in self.folder.iterdir() if path.suffix in suffixes]
         return []
+
+
+def _order_by_value(entries: Iterable[Path]) -> list[Path]:
+    """Order entries and packed files by what they are worth for each byte, the least first.
+
+    A row saves about one pass of an example through a network, however many bytes it has: the
+    pooled features of an example are worth as much as its last map, in a hundredth of the bytes.
+    An entry becomes the less likely to be used again, the longer it has not been used. So it is
+    worth one for each byte of a row and each second since then (as in the cost-aware replacement of
+    Cao & Irani 1997, USENIX Symposium on Internet Technologies and Systems).
+    """
+    now = time.time()
+
+    def cost(path: Path) -> float:
+        read = read_packed_row_bytes if path.is_file() else read_row_bytes
+        return max(1.0, now - last_used(path)) * max(1, read(path))
+
+    return sorted(entries, key=cost, reverse=True)
 
 
 def _agrees(

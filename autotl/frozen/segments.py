@@ -296,6 +296,15 @@ class Entry:
         self._add(format, Segment(indices, mapped))
 
 
+def read_row_bytes(folder: Path) -> int:
+    """Read the bytes of a row of an entry; 0 if it has no complete segment."""
+    with suppress(OSError, StopIteration, ValueError, KeyError, ZeroDivisionError):
+        path = next(folder.glob("*.json"))
+        rows = len(json.loads(path.read_bytes())["rows"])
+        return path.with_suffix(".bin").stat().st_size // rows
+    return 0
+
+
 def _checksum(header: dict[str, Any], records: MappedArray | Records) -> int:
     """CRC-32 of a header and its records."""
     checksum = zlib.crc32(json.dumps(header, sort_keys=True).encode())
