@@ -21,6 +21,7 @@ from autotl import files
 from autotl.data.dataset import Dataset
 from autotl.data.image import Progress, map_in_threads
 from autotl.data.memory_map import MappedArray, take_rows
+from autotl.data.unlabelled import Unlabelled
 from autotl.errors import StoreError
 from autotl.space.input_kind import ModelInput
 
@@ -59,13 +60,13 @@ class Packed:
         return take_rows(self.array, indices, out)
 
 
-def packed_bytes(dataset: Dataset, expects: ModelInput) -> int:
+def packed_bytes(dataset: Dataset | Unlabelled, expects: ModelInput) -> int:
     """The bytes of the packed examples of a data set."""
     return len(dataset.examples) * math.prod(expects.shape) * np.dtype(expects.dtype).itemsize
 
 
 def pack(
-    dataset: Dataset,
+    dataset: Dataset | Unlabelled,
     expects: ModelInput,
     folder: Path,
     progress: Progress | None = None,
@@ -83,7 +84,7 @@ def pack(
     memory, up to ``MAX_MEMORY_BYTES``.
 
     Args:
-        dataset: The data set to pack.
+        dataset: The data set to pack, or the examples without a label.
         expects: The input of the backbones that the examples are encoded for.
         folder: Folder for packed arrays; created if missing.
         progress: Called after every example.
@@ -128,7 +129,7 @@ def _only_one_packs(path: Path) -> Iterator[None]:
 
 
 def _pack(
-    dataset: Dataset,
+    dataset: Dataset | Unlabelled,
     expects: ModelInput,
     path: Path,
     progress: Progress | None,
@@ -161,7 +162,7 @@ def _pack(
 class _Writer:
     """Encodes all examples of a data set and passes each to a function, in order."""
 
-    dataset: Dataset
+    dataset: Dataset | Unlabelled
     expects: ModelInput
     progress: Progress | None
 

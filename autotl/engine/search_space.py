@@ -84,6 +84,9 @@ def fit_space(
         plain = search_space.without_kind("balance")
         if is_recipe(settings, plain) or imbalance(dataset) <= majority.IMBALANCED:
             search_space = plain
+    if (count := len(dataset.unlabelled)) and "unlabelled" not in search_space.plugins:
+        nouns = dataset.kind.nouns if count > 1 else dataset.kind.noun
+        listener(Note(f"{count} unlabelled {nouns} are used by no plugin of this search"))
     search_space = exclude_slow_backbones(search_space, settings, latencies, device)
     notify_excluded(search_space, settings, listener)
     return search_space

@@ -184,7 +184,7 @@ class TrainingContext:
             {key: getattr(self.settings, key) for key in keys},
             space.to_json(config),
             self.decisive_settings(),
-            self.dataset.fingerprint,
+            self.dataset.identity,
         ]
         digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
         folder = self.settings.out / "cache" / "checkpoints"
