@@ -271,8 +271,8 @@ class Kind:
             of any architecture; or ``stages [B, F]``, the concatenated means of the last stages'
             maps and the pooled features.
         mixes: For an augmentation: it takes and returns images and targets ``[B, C]``.
-        tasks: For a head, a balance, a loss or a metric: the names of the tasks that it suits;
-            every task by default.
+        tasks: For a head, a balance, an unlabelled method, a loss or a metric: the names of the
+            tasks that it suits; every task by default.
         direction: For a metric: which values are better.
         bounds: For a metric: the smallest and the largest value, which may be infinite.
         per_example: For a metric: it returns ``[N]``, what each example contributes, and the score
@@ -354,6 +354,7 @@ head = Kind("head")
 augment = Kind("augment")
 optimizer = Kind("optimizer")
 balance = Kind("balance")
+unlabelled = Kind("unlabelled")
 loss = Kind("loss")
 dataset = Kind("dataset")
 task = Kind("task")
