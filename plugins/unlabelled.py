@@ -68,7 +68,7 @@ def fixmatch(*, threshold: Threshold = 0.9, weight: Weight = 1.0, mu: Mu = 2) ->
 
 @unlabelled(tasks=["classification"])
 def flexmatch(
-    classes: int, *, threshold: Threshold = 0.9, weight: Weight = 1.0, mu: Mu = 2
+    classes: int, *, threshold: float = 0.9, weight: Weight = 1.0, mu: Mu = 2
 ) -> UnlabelledMethod:
     """FixMatch with a lower threshold for classes that are learned slowly.
 

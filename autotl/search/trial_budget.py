@@ -153,9 +153,9 @@ def _plan_without_budget(
     settings = context.settings
     frozen = training.keeps_backbone_frozen(model, config, settings.epochs)
     # More epochs would not change a head that is fitted in closed form.
-    is_fitted = frozen and hasattr(model.head, "fit")
-    training.require_suitable(config, is_fitted)
-    closed_form = is_fitted and not several_heads
+    has_fit = hasattr(model.head, "fit")
+    training.require_suitable(config, has_fit, is_trained=not (frozen and has_fit))
+    closed_form = frozen and has_fit and not several_heads
     epochs, views = (1, 1) if closed_form else (settings.epochs, settings.views)
     fold = context.first_fold
     job = context.job(model, "train", epochs=epochs, views=views, resample=fold)

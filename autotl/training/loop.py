@@ -330,8 +330,6 @@ class Training:
         else:
             self.inputs.find_split_point(self._trained)
         if self.number == 1:
-            if self.inputs.unlabelled:
-                self.inputs.unlabelled.require_suitable(closed_form=not self.inputs.trainable)
             self.inputs.fit_head()
         if self.inputs.trainable:
             self._optimizer, self._scheduler = _make_optimizer(

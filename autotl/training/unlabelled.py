@@ -75,10 +75,6 @@ class UnlabelledInputs:
             loss = loss.func
         return self.module is not None or loss is None or isinstance(loss, FunctionType)
 
-    def require_suitable(self, closed_form: bool) -> None:
-        """Check that the method can be used with the head; see ``require_suitable`` below."""
-        _check_suitable(self.method, self.name, closed_form)
-
     def draw(self, number: int, sizes: Sequence[int]) -> list[NDArray[np.int64]]:
         """Draw the positions of the unlabelled examples of each step of a pass.
 
@@ -154,31 +150,30 @@ def uses_unlabelled(plugin: AnyPlugin) -> bool:
     return method.loss is not None or method.select is not None
 
 
-def require_suitable(config: Config, closed_form: bool) -> None:
+def require_suitable(config: Config, has_fit: bool, is_trained: bool) -> None:
     """Check that the method of a configuration can be used with its head.
 
     Args:
         config: The configuration.
-        closed_form: Whether nothing is trained but a head that is fitted in closed form.
+        has_fit: Whether the head is fitted in closed form.
+        is_trained: Whether anything is trained by gradients.
 
     Raises:
         Incompatible: It cannot.
     """
-    if choice := config.get("unlabelled"):
-        _check_suitable(_try_method(choice), choice.name, closed_form)
+    if (choice := config.get("unlabelled")) is None:
+        return
+    method = _try_method(choice)
+    if method.loss and not method.select and not is_trained:
+        raise Incompatible(f"{choice.name} needs a head that is trained by gradients")
+    if method.select and not method.loss and not has_fit:
+        raise Incompatible(f"{choice.name} needs a head that is fitted in closed form")
 
 
 def _try_method(choice: Choice) -> UnlabelledMethod:
     """Return the method for some classes and features; random numbers stay as they are."""
     with torch.random.fork_rng(devices=[]):
         return make_method(choice, {"classes": 2, "features": 1})
-
-
-def _check_suitable(method: UnlabelledMethod, name: str, closed_form: bool) -> None:
-    if closed_form and method.loss and not method.select:
-        raise Incompatible(f"{name} needs a head that is trained by gradients")
-    if not closed_form and method.select and not method.loss:
-        raise Incompatible(f"{name} needs a head that is fitted in closed form")
 
 
 def self_train(

@@ -23,6 +23,7 @@ from autotl.testing.toy import convnet
 from autotl.training import Checkpoint, Job, checkpoint, fine_tune, measure_cost, set_trainable
 from autotl.training.inputs import Inputs
 from autotl.training.probes import train_probes
+from autotl.training.unlabelled import require_suitable
 
 LABELLED, UNLABELLED = 36, 90
 
@@ -333,11 +334,16 @@ def test_a_method_that_does_not_suit_the_head_is_incompatible() -> None:
     def selecting() -> UnlabelledMethod:
         return UnlabelledMethod(select=lambda predictions, number: predictions[:, 0] > 2)
 
+    loss, selection = (config(unlabelled=plugin) for plugin in (recorded([]), selecting))
     with pytest.raises(Incompatible, match="recording needs a head that is trained by gradients"):
-        train(recorded([]), head=means)
+        require_suitable(loss, has_fit=True, is_trained=False)
     with pytest.raises(Incompatible, match="selecting needs a head that is fitted in closed form"):
-        train(selecting)
-    train(recorded([]), head=means, freeze="full")  # the head is trained too
+        require_suitable(selection, has_fit=False, is_trained=True)
+    for has_fit, is_trained in ((False, True), (True, True), (True, False)):
+        require_suitable(config(unlabelled="fixmatch"), has_fit, is_trained)
+        require_suitable(config(), has_fit, is_trained)
+    require_suitable(loss, has_fit=True, is_trained=True)
+    require_suitable(selection, has_fit=True, is_trained=False)
 
 
 # What else.
