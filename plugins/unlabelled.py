@@ -45,7 +45,9 @@ def pseudo_labels(*, weight: Weight = 1.0, mu: Mu = 2) -> UnlabelledMethod:
 
     def loss(labelled: Outputs, weak: Outputs, strong: Outputs, progress: float) -> Tensor:
         guesses = weak.logits.detach().argmax(1)
-        return weight * min(1.0, progress / 0.6) * functional.cross_entropy(strong.logits, guesses)
+        ramp = min(1.0, progress / 0.6)
+        result: Tensor = weight * ramp * functional.cross_entropy(strong.logits, guesses)
+        return result
 
     return UnlabelledMethod(loss, mu, select=_select_most_confident)
 
@@ -61,7 +63,8 @@ def fixmatch(*, threshold: Threshold = 0.9, weight: Weight = 1.0, mu: Mu = 2) ->
     def loss(labelled: Outputs, weak: Outputs, strong: Outputs, progress: float) -> Tensor:
         confidence, guesses = weak.logits.detach().softmax(1).max(1)
         losses = functional.cross_entropy(strong.logits, guesses, reduction="none")
-        return weight * (losses * (confidence >= threshold)).mean()
+        result: Tensor = weight * (losses * (confidence >= threshold)).mean()
+        return result
 
     return UnlabelledMethod(loss, mu, select=partial(_select_above, threshold))
 
@@ -86,18 +89,20 @@ class _FlexMatch(nn.Module):
     def __init__(self, classes: int, threshold: float, weight: float, decay: float = 0.95) -> None:
         super().__init__()
         self.threshold, self.weight, self.decay = threshold, weight, decay
+        self.learned: Tensor
         self.register_buffer("learned", torch.zeros(classes))
 
     def forward(self, labelled: Outputs, weak: Outputs, strong: Outputs, progress: float) -> Tensor:
         confidence, guesses = weak.logits.detach().softmax(1).max(1)
-        learned: Tensor = self.learned
+        learned = self.learned
         sure = functional.one_hot(guesses, len(learned)) * (confidence >= self.threshold)[:, None]
         learned.lerp_(sure.float().mean(0), 1 - self.decay)
         unsure = 1 - learned.sum()  # until most examples are, all thresholds are low
         status = learned / torch.maximum(learned.max(), unsure).clamp(min=1e-6)
         thresholds = self.threshold * status / (2 - status)
         losses = functional.cross_entropy(strong.logits, guesses, reduction="none")
-        return self.weight * (losses * (confidence >= thresholds[guesses])).mean()
+        result: Tensor = self.weight * (losses * (confidence >= thresholds[guesses])).mean()
+        return result
 
 
 @unlabelled(tasks=["classification"])
@@ -116,7 +121,8 @@ def mean_teacher(
     def loss(labelled: Outputs, weak: Outputs, strong: Outputs, progress: float) -> Tensor:
         ramp = math.exp(-5 * (1 - min(1.0, progress / 0.2)) ** 2)
         difference = strong.logits.softmax(1) - weak.logits.detach().softmax(1)
-        return weight * ramp * difference.square().sum(1).mean()
+        result: Tensor = weight * ramp * difference.square().sum(1).mean()
+        return result
 
     return UnlabelledMethod(loss, mu, teacher_decay=decay)
 
@@ -133,11 +139,10 @@ def information(*, weight: Weight = 0.3, mu: Mu = 2) -> UnlabelledMethod:
     def loss(labelled: Outputs, weak: Outputs, strong: Outputs, progress: float) -> Tensor:
         logs = weak.logits.log_softmax(1)
         mean = logs.exp().mean(0)
-        entropy, diversity = (
-            -(logs.exp() * logs).sum(1).mean(),
-            -torch.special.xlogy(mean, mean).sum(),
-        )
-        return weight * (entropy - diversity)
+        entropy = -(logs.exp() * logs).sum(1).mean()
+        diversity = -torch.special.xlogy(mean, mean).sum()
+        result: Tensor = weight * (entropy - diversity)
+        return result
 
     return UnlabelledMethod(loss, mu)
 
@@ -222,7 +227,7 @@ def _select_most_confident(predictions: Tensor, number: int) -> Tensor:
     confidence, guesses = predictions.max(1)
     order = confidence.argsort(descending=True, stable=True)
     chosen = torch.zeros(len(predictions), dtype=torch.bool, device=predictions.device)
-    for guess in guesses.unique():
+    for guess in set(guesses.tolist()):
         own = order[guesses[order] == guess]
         chosen[own[: math.ceil(len(own) * min(1.0, number * FEWEST_SELECTED))]] = True
     return chosen

@@ -178,7 +178,7 @@ def check(
     Args:
         examples: What a dataset plugin returned, in any order.
         source: What the user called the data, for messages.
-        issues: The problems that the source reported; the last ones of the data set.
+        issues: The problems that the source reported; the last ones of the labelled examples.
         seed: Seed of the splits that are drawn.
         validation: Like ``test``, of the other examples; None for ``split.validation_fraction``.
         test: Fraction of all examples, if the source gives no test split; 0 for none.
@@ -192,9 +192,8 @@ def check(
     Raises:
         DataError: No examples, fewer than two classes, or too few usable ones of one.
     """
-    offered, unparsed, names = _sort_and_parse(
-        examples, source, validation, test, kind, task, unlabelled
-    )
+    _check_fractions(validation, test)
+    offered, unparsed, names = _sort_and_parse(examples, source, kind, task, unlabelled)
     usable, opened, excluded, copies = _select_usable(offered, unparsed, progress, kind, channels)
     outputs = _find_outputs(source, offered, usable, excluded, kind, task)
     with _named(source):
@@ -206,20 +205,14 @@ def check(
         task = task.fit([usable[i].label for i in np.flatnonzero(splits != "test")], outputs)
     scales = _measure(usable, opened, kind)
     own = _find_issues(usable, opened, outputs, strata, splits, kind)
-    extra = sort_unlabelled(unlabelled)
-    inspected, _ = _inspect_all(extra, progress, kind, channels)
-    apart, of_extra = select_unlabelled(extra, inspected, usable, opened, units, scales, kind)
-    return Dataset(
+    dataset = Dataset(
         source=source,
         fingerprint=_fingerprint(usable, opened, scales, task),
         task=task,
         examples=tuple(usable),
         targets=task.encode([e.label for e in usable]),
         splits=tuple(map(sys.intern, splits.tolist())),
-        issues=(
-            *(*names, *excluded.values(), *copies.notes, *near, *own),
-            *(*describe_missing(unlabelled, kind), *of_extra, *issues),
-        ),
+        issues=(*names, *excluded.values(), *copies.notes, *near, *own, *issues),
         skipped=len(excluded),
         duplicates_across_splits=copies.across_splits,
         units=np.array(units, dtype=np.int64),
@@ -227,8 +220,35 @@ def check(
         digests=digest_contents(opened, kind),
         folds=fold_of,
         kind=kind,
-        unlabelled=apart,
     )
+    return _add_unlabelled(dataset, opened, unlabelled, progress, channels)
+
+
+def _add_unlabelled(
+    dataset: Dataset,
+    opened: Sequence[Inspection],
+    unlabelled: Sequence[Example],
+    progress: Progress | None,
+    channels: int,
+) -> Dataset:
+    """Check the examples without a label, and add the usable ones and the problems of others.
+
+    Args:
+        dataset: The labelled examples.
+        opened: Their inspections.
+        unlabelled: The examples without a label.
+        progress: Called after every example.
+        channels: The number of channels of images.
+    """
+    if not unlabelled:
+        return dataset
+    offered = sort_unlabelled(unlabelled)
+    inspections, _ = _inspect_all(offered, progress, dataset.kind, channels)
+    usable, problems = select_unlabelled(
+        offered, inspections, dataset.examples, opened, dataset.units, dataset.scales, dataset.kind
+    )
+    issues = (*dataset.issues, *describe_missing(unlabelled, dataset.kind), *problems)
+    return replace(dataset, unlabelled=usable, issues=issues)
 
 
 def _check_names(examples: Sequence[Example], task: Task) -> list[Issue]:
@@ -339,26 +359,28 @@ def write_csv(path: Path, header: Iterable[str], rows: Iterable[Iterable[object]
         ) from error
 
 
-def _sort_and_parse(
-    examples: Iterable[Example],
-    source: str,
-    validation: float | None,
-    test: float,
-    kind: InputKind,
-    task: Task,
-    unlabelled: Sequence[Example],
-) -> tuple[list[Example], dict[int, Issue], list[Issue]]:
-    """Validate the arguments of ``check``, and sort the examples by name in natural order.
-
-    Returns:
-        The examples with the text of their labels; issues about labels that the task does not
-        have, by index; and issues about names of classes.
-    """
+def _check_fractions(validation: float | None, test: float) -> None:
+    """Raise DataError for fractions that are none."""
     if not (0 <= (validation or 0) < 1 and 0 <= test < 1):
         raise DataError(
             f"validation={validation} and test={test} are not valid fractions: expected values "
             "from 0 to below 1"
         )
+
+
+def _sort_and_parse(
+    examples: Iterable[Example],
+    source: str,
+    kind: InputKind,
+    task: Task,
+    unlabelled: Sequence[Example],
+) -> tuple[list[Example], dict[int, Issue], list[Issue]]:
+    """Sort the examples by name in natural order, parse their labels, and check their splits.
+
+    Returns:
+        The examples with the text of their labels; issues about labels that the task does not
+        have, by index; and issues about names of classes.
+    """
     offered = sorted(examples, key=lambda e: natural_key(e.name))
     unparsed: dict[int, Issue] = {}
     for i, example in enumerate(offered):

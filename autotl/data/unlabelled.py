@@ -120,7 +120,7 @@ def select_unlabelled(
     inspections: Sequence[Inspection],
     labelled: Sequence[Example],
     labelled_inspections: Sequence[Inspection],
-    units: Sequence[int],
+    units: Sequence[int] | NDArray[np.int64],
     scales: Mapping[str, Scale],
     kind: InputKind,
 ) -> tuple[Unlabelled, list[Issue]]:
@@ -194,17 +194,21 @@ def _describe_copies(
 
 
 def _link_groups(
-    examples: Sequence[Example], labelled: Sequence[Example], units: Sequence[int]
+    examples: Sequence[Example],
+    labelled: Sequence[Example],
+    units: Sequence[int] | NDArray[np.int64],
 ) -> Iterator[tuple[int, int]]:
     """Yield each example that is of the group of labelled ones, and their sampling unit."""
-    unit_of = {e.group: unit for e, unit in zip(labelled, units, strict=True) if e.group}
+    unit_of = {e.group: int(unit) for e, unit in zip(labelled, units, strict=True) if e.group}
     for i, example in enumerate(examples):
         if example.group in unit_of:
             yield i, unit_of[example.group]
 
 
 def _link_near_copies(
-    opened: Sequence[Inspection], labelled: Sequence[Inspection], units: Sequence[int]
+    opened: Sequence[Inspection],
+    labelled: Sequence[Inspection],
+    units: Sequence[int] | NDArray[np.int64],
 ) -> Iterator[tuple[int, int]]:
     """Yield each example that is nearly the same image as labelled ones, and their sampling unit.
 
@@ -219,7 +223,7 @@ def _link_near_copies(
     for one, two in find_near_copies([both[i].thumbnail for i in large]).tolist():
         first, second = large[one], large[two]
         if first < count <= second:
-            near.setdefault(second - count, set()).add(units[first])
+            near.setdefault(second - count, set()).add(int(units[first]))
     yield from ((i, unit) for i, of in near.items() if len(of) == 1 for unit in of)
 
 

@@ -21,7 +21,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Generic, Literal, ParamSpec, Protocol, TypeVar, overload
+from typing import Any, Final, Generic, Literal, ParamSpec, Protocol, TypeVar, overload
 
 from autotl.errors import PluginError
 from autotl.space.hyperparameter import Hyperparameter
@@ -35,7 +35,7 @@ NO_PACKAGE = "a notebook or script"
 P = ParamSpec("P")
 R = TypeVar("R")
 
-UNLABELLED = "unlabelled"
+UNLABELLED: Final = "unlabelled"
 """The split of examples that have no label, or whose label is not used."""
 
 GivenSplit = Literal["", "train", "validation", "test", "unlabelled"]

@@ -77,8 +77,8 @@ def _make_step(method: UnlabelledMethod, factor: float, repeats: int = 1) -> Ste
     def make(size: int, targets: Tensor | None = None, times: int = 1) -> Outputs:
         logits = factor * torch.randn(size, classes, generator=generator)
         features = torch.randn(size, toy.WIDTH, generator=generator)
-        tensors = (t.repeat(times, 1).requires_grad_() for t in (logits, features))
-        return Outputs(*tensors, targets)
+        logits, features = (t.repeat(times, 1).requires_grad_() for t in (logits, features))
+        return Outputs(logits, features, targets)
 
     targets = torch.eye(classes)[toy.cycle_labels(LABELLED)]
     weak = make(count, times=repeats)

@@ -271,7 +271,8 @@ class Inputs:
         """Predict ``float32 [N, K]`` from the input of the head."""
         with eval_mode(self.model), autocast(self.device):
             logits: Tensor = self._inference.map(self.model.head, features)
-        return self.model.task.activate(logits.float())
+        predictions: Tensor = self.model.task.activate(logits.float())
+        return predictions
 
     def _extract_head_inputs(self, train: Batches) -> Tensor:
         whole_backbone = self.split_point is not None and self.split_point.name == "backbone"

@@ -215,7 +215,7 @@ def split(
         copies: The number of these groups.
     """
     labelled = len(targets)
-    parts = batch[:labelled].tensor_split(count)
+    parts: Sequence[Activations] = batch[:labelled].tensor_split(count)
     if copies:
         size = (len(batch) - labelled) // copies
         starts = [labelled + size * i for i in range(copies)]
