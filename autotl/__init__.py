@@ -25,8 +25,10 @@ from autotl.space.plugin import (
     metric,
     optimizer,
     task,
+    unlabelled,
 )
 from autotl.space.task import Finding, Label, Task
+from autotl.space.unlabelled import Outputs, UnlabelledMethod
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -105,10 +107,12 @@ __all__ = [
     "Label",
     "Mirrors",
     "ModelInput",
+    "Outputs",
     "Preview",
     "Range",
     "Task",
     "Uniform",
+    "UnlabelledMethod",
     "WeightedText",
     "Weights",
     "When",
@@ -124,5 +128,6 @@ __all__ = [
     "optimizer",
     "search",
     "task",
+    "unlabelled",
     "work",
 ]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 from zipfile import BadZipFile
@@ -17,7 +18,15 @@ from numpy.typing import NDArray
 from autotl import Label, image_files
 from autotl.errors import DataError, did_you_mean
 from autotl.image_files import Listing
-from autotl.space.plugin import SPLIT_WORDS, Example, GivenSplit, Issue, dataset
+from autotl.space.plugin import (
+    SPLIT_WORDS,
+    UNLABELLED,
+    Example,
+    GivenSplit,
+    Issue,
+    dataset,
+    is_unlabelled_path,
+)
 
 from .file_tables import (
     find_ignored,
@@ -40,6 +49,8 @@ from .label_columns import (
 def folder(source: str, *, classes: Literal["top", "deepest"] = "top") -> list[Example | Issue]:
     """A folder with a subfolder of images for each class, or such a folder for each split.
 
+    Images in a folder ``unlabelled`` beside these have no label.
+
     Args:
         source: The folder.
         classes: The classes: the ``top`` folders, with all images inside, or the ``deepest`` ones,
@@ -49,9 +60,11 @@ def folder(source: str, *, classes: Literal["top", "deepest"] = "top") -> list[E
     if not root.is_dir():
         raise DataError(f"{source}: there is no such folder; check the path")
     try:
-        listing = image_files.list_images(root)
+        everything = image_files.list_images(root)
     except OSError as error:
         raise DataError(f"{source} cannot be listed: {error.strerror}") from error
+    unlabelled = [path for path in everything.images if is_unlabelled_path(path)]
+    listing = _without_unlabelled(everything) if unlabelled else everything
     # A folder called 'train' is a split only if it contains class folders; it may be a class.
     nested = {path.parts[0] for path in listing.images if len(path.parts) > 2}
     depth = 1 if any(top.lower() in SPLIT_WORDS for top in nested) else 0
@@ -74,10 +87,21 @@ def folder(source: str, *, classes: Literal["top", "deepest"] = "top") -> list[E
     _require_images(source, listing, by_class, depth, is_deepest)
     return [
         *(_read_example(root, path, depth, is_deepest) for path in listing.images),
+        *(Example(path.as_posix(), root / path, "", UNLABELLED) for path in unlabelled),
         *_find_merged_folders(merged, depth),
         *_find_empty_folders(listing, by_class, depth, is_deepest),
-        *(Issue(*problem) for problem in image_files.describe_unread(listing)),
+        *(Issue(*problem) for problem in image_files.describe_unread(everything)),
     ]
+
+
+def _without_unlabelled(listing: Listing) -> Listing:
+    """What is in the other folders than that of the unlabelled images."""
+
+    def own(paths: Sequence[Path]) -> tuple[Path, ...]:
+        return tuple(path for path in paths if not is_unlabelled_path(path / "any"))
+
+    images = tuple(path for path in listing.images if not is_unlabelled_path(path))
+    return replace(listing, images=images, others=own(listing.others), folders=own(listing.folders))
 
 
 def _name_class(folder: Path, depth: int, is_deepest: bool) -> str:
@@ -199,6 +223,8 @@ def csv(
 def npz(source: str) -> list[Example]:
     """A NumPy archive: train_images and train_labels, or x_train and y_train; also val and test.
 
+    ``unlabelled_images`` have no labels.
+
     Labels are numbers or texts of classes, ``[N]``; 0 and 1 for several labels, ``[N, C]``, whose
     names an array ``classes`` may have; or numbers to predict: floats, ``[N]`` or ``[N, T]``.
     """
@@ -215,7 +241,8 @@ def npz(source: str) -> list[Example]:
         images, labels = (_find_key(keys, word, names) for names in (IMAGES, LABELS))
         if images is not None:
             examples += _read_arrays(source, word, split, images, labels, arrays)
-    if examples and all(isinstance(example.label, tuple) for example in examples):
+    labelled = [example for example in examples if example.split != UNLABELLED]
+    if labelled and all(isinstance(example.label, tuple) for example in labelled):
         examples = name_classes(examples)
     if not examples:
         raise DataError(
@@ -254,6 +281,8 @@ def _read_arrays(
         )
     expected = images_key.replace("images", "labels").replace("x", "y").replace("data", "target")
     labels = arrays[labels_key] if labels_key else None
+    if split == UNLABELLED:
+        labels = np.full(len(images), "")
     if labels is None or labels.ndim == 0 or len(labels) != len(images):
         raise DataError(
             f"{source}: {labels_key or expected} must have one label for each of {len(images)} "

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from autotl.errors import DataError, did_you_mean
-from autotl.space.plugin import SPLIT_WORDS, Example, Issue
+from autotl.space.plugin import SPLIT_WORDS, UNLABELLED, Example, Issue
 
 from .label_columns import ADVICE, LabelColumns, find_binary_columns
 
@@ -172,5 +172,5 @@ def read_row(
     if not path:
         raise DataError(f"{table}: line {line}: no path; fill it in or remove the line")
     split = SPLIT_WORDS[word] if word else ""
-    label = labels.read(cells, f"{table}: line {line}")
+    label = "" if split == UNLABELLED else labels.read(cells, f"{table}: line {line}")
     return Example(path, table.parent / path, label, split, row.get("group", ""))

@@ -133,11 +133,11 @@ def describe_binary_columns(columns: LabelColumns) -> Issue:
 def name_classes(examples: Sequence[Example]) -> list[Example]:
     """Return examples with 0 and 1 for each label; those with exactly one label each have classes.
 
-    ``(label,)`` becomes ``label`` if all examples have one label.
+    ``(label,)`` becomes ``label`` if all examples that are not unlabelled have one label.
     """
-    if any(len(example.label) != 1 for example in examples):
+    if any(len(example.label) != 1 for example in examples if example.label != ""):
         return list(examples)
-    return [replace(example, label=example.label[0]) for example in examples]
+    return [replace(e, label=e.label[0]) if e.label else e for e in examples]
 
 
 def to_text(cell: Any) -> str:

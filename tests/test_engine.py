@@ -47,6 +47,7 @@ from autotl.training import probes
 from autotl.training.inputs import Inputs
 from autotl.training.latency import Spread
 from autotl.training.loop import Training
+from autotl.training.unlabelled import UnlabelledInputs
 
 Make = Callable[..., study.StudyConfig]
 
@@ -361,6 +362,52 @@ def test_unequal_classes_are_balanced_and_equal_ones_are_not(
     found = {name for r in read_trials(unequal) for name in r.config["balance"]}
     assert len(found) > 1
     assert result.summary["best"]["config"]["balance"]
+
+
+def test_unlabelled_images_are_searched_and_train_the_refitted_model(
+    settings: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos = write_images(tmp_path / "few", count=8)
+    write_images(photos / "unlabelled", count=30, seed=1)
+    jobs: list[tuple[int, int]] = []
+    make = UnlabelledInputs.draw
+
+    def draw(self: UnlabelledInputs, number: int, sizes: Any) -> Any:
+        jobs.append((self.batches.num_examples, sum(sizes)))
+        return make(self, number, sizes)
+
+    monkeypatch.setattr(UnlabelledInputs, "draw", draw)
+    chosen = settings(data=str(photos), study="few", trials=3, unlabelled=["none", "fixmatch"])
+    summary = engine.run(chosen).summary
+    assert summary["data"]["unlabelled"] == 90
+    methods = [list(row.config["unlabelled"]) for row in read_trials(chosen)]
+    assert methods == [["none"], ["none"], ["fixmatch"]]
+    page = (chosen.folder / "report.html").read_text()
+    assert "90 unlabelled ones" in page
+    assert "fixmatch" in page
+
+    only = settings(data=str(photos), study="only", trials=1, unlabelled=["fixmatch"])
+    jobs.clear()
+    summary = engine.run(only).summary
+    counts = [summary["data"][split] for split in ("train", "validation")]
+    assert {labelled for _, labelled in jobs} >= {counts[0], sum(counts)}
+    assert {unlabelled for unlabelled, _ in jobs} == {90}
+    trained = autotl.load(only.folder / "model", only.plugin).training_images
+    assert trained is not None
+    assert len(trained) == 90 + sum(counts)
+
+
+def test_a_few_unlabelled_images_are_not_searched(settings: Make, tmp_path: Path) -> None:
+    photos = write_images(tmp_path / "many")
+    write_images(photos / "unlabelled", count=1, seed=1)
+    notes: list[Event] = []
+    chosen = settings(data=str(photos), study="many", trials=1)
+    engine.run(chosen, notes.append)
+    texts = [note.text for note in notes if isinstance(note, Note)]
+    assert "3 unlabelled images are used by no plugin of this search" in texts
+    assert "unlabelled" not in read_trials(chosen)[0].config
+    with pytest.raises(StudyError, match="no unlabelled images for fixmatch; put some into a"):
+        engine.run(settings(study="none", unlabelled=["fixmatch"], trials=1))
 
 
 def test_several_sizes_are_searched(settings: Make) -> None:

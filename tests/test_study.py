@@ -325,7 +325,8 @@ TRAINING = {"metric": "auroc", "seed": 3, "batch_size": 8, "epochs": 5}
 
 @pytest.fixture
 def recipe(tmp_path: Path) -> Path:
-    whole = space.build_space(PLUGINS, {"backbone": ["tiny"]}, {}).without_kind("balance")
+    whole = space.build_space(PLUGINS, {"backbone": ["tiny"]}, {})
+    whole = whole.without_kind("balance").without_kind("unlabelled")
     config = space.to_json(whole.suggest(optuna.trial.FixedTrial(PARAMS)))
     path = tmp_path / "best" / "recipe.toml"
     path.parent.mkdir()

@@ -79,6 +79,7 @@ def check_data(
         kind=read.kind,
         task=chosen,
         channels=in_chans,
+        unlabelled=read.unlabelled,
     )
     for line in _describe_issues(dataset.issues, len(dataset.issues) if all_issues else SHOWN):
         click.echo(printable(line))
@@ -88,6 +89,8 @@ def check_data(
         f"{dataset.task.nouns if len(dataset.outputs) != 1 else dataset.task.noun} can be used: "
         + ", ".join(f"{size} {split}" for split, size in sizes.items())
     )
+    if count := len(dataset.unlabelled):
+        click.echo(f"{count} unlabelled {dataset.kind.nouns if count > 1 else dataset.kind.noun}")
     because = reason or "no other task recognises the labels"
     why = f"because {because}" if task == AUTO else "as --task says"
     click.echo(printable(f"the task is {dataset.task.name}, {why}"))

@@ -119,7 +119,8 @@ def _comparison_examples(
     origin = predictor.data_source
     try:
         options = model_options(predictor, origin, plugins)
-        return origin, read_source(origin, plugins, options).examples
+        read = read_source(origin, plugins, options)
+        return origin, [*read.examples, *read.unlabelled]
     except AutoTLError:
         if to == "onnx-int8":
             raise DataError(

@@ -117,7 +117,9 @@ def _expand(pattern: str) -> list[str]:
 def load_examples(
     source: str, plugins: Registry, options: Mapping[str, str] | None = None
 ) -> list[Example]:
-    """Read the examples of a data source; what it leaves out is written to stderr.
+    """Read the examples of a data source, also those without a label.
+
+    What the source leaves out is written to stderr.
 
     Args:
         source: The data source.
@@ -133,7 +135,7 @@ def load_examples(
     read = read_source(source, plugins, options)
     for issue in read.issues:
         write_note(f"{issue.name}: {issue.problem} ({issue.action})")
-    return read.examples
+    return [*read.examples, *read.unlabelled]
 
 
 def model_options(predictor: Predictor, source: str, plugins: Registry) -> dict[str, str]:

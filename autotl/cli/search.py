@@ -90,6 +90,13 @@ FOLDS = click.option(
     "(default: all if the classes are unequal, otherwise none).",
 )
 @click.option(
+    "--unlabelled",
+    multiple=True,
+    metavar="NAME",
+    help="Method for unlabelled examples to search; repeatable "
+    "(default: all if the data have enough unlabelled examples, otherwise none).",
+)
+@click.option(
     "--loss",
     multiple=True,
     metavar="NAME",

@@ -242,6 +242,44 @@ def NAME(counts: list[int], *, power: Annotated[float, Range(0.1, 1.0)] = 0.5) -
     mean = sum(counts) / len(counts)
     return Balance(weights=[(mean / max(count, 1)) ** power for count in counts])
 ''',
+    "unlabelled": '''"""A use of unlabelled examples.
+
+Check it: autotl plugins check NAME.py.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from torch import Tensor
+from torch.nn import functional
+
+from autotl import Outputs, Range, UnlabelledMethod, unlabelled
+
+
+@unlabelled(tasks=["classification"])
+def NAME(
+    *,
+    threshold: Annotated[float, Range(0.5, 0.99)] = 0.9,
+    mu: Literal[1, 2, 4] = 2,
+) -> UnlabelledMethod:
+    """Predict augmented examples as the model predicts them unaugmented (add the paper here).
+
+    A loss that remembers something is an ``nn.Module`` with buffers. Its parameters are trained;
+    arguments ``classes`` and ``features`` have their sizes.
+
+    Args:
+        threshold: The probability from which a prediction is trusted.
+        mu: The number of unlabelled examples for each labelled one.
+    """
+
+    def loss(labelled: Outputs, weak: Outputs, strong: Outputs, progress: float) -> Tensor:
+        confidence, guesses = weak.logits.detach().softmax(1).max(1)
+        losses = functional.cross_entropy(strong.logits, guesses, reduction="none")
+        return (losses * (confidence >= threshold)).mean()
+
+    return UnlabelledMethod(loss, mu)
+''',
     "loss": '''"""A loss for AutoTL. Check it: autotl plugins check NAME.py."""
 
 from __future__ import annotations

@@ -2,13 +2,13 @@
 
 ``source`` reads the examples of a dataset plugin. ``dataset`` checks them: ``inspection`` opens
 each example once, ``labels`` compares the names of classes, ``copies`` and ``duplicates`` find
-copies and near-copies, and ``split`` assigns the examples to train, validation and test.
-``resample`` returns the folds of cross-validations. ``image_kind`` is the kind of input that images
-are, ``image`` decodes one, with the ``scale`` of those with more than 8 bits, and ``toy_images``
-makes easy ones. ``encoding`` encodes an example of any kind, ``packing`` all of them into one
-memory-mapped array, and ``batches`` reads that array. ``resident`` owns the memory of a GPU that
-examples and features stay in, and ``device_memory`` asks the GPU. ``sample`` draws a part of the
-examples where there is no time for all.
+copies and near-copies, and ``split`` assigns the examples to train, validation and test;
+``unlabelled`` has those without a label. ``resample`` returns the folds of cross-validations.
+``image_kind`` is the kind of input that images are, ``image`` decodes one, with the ``scale`` of
+those with more than 8 bits, and ``toy_images`` makes easy ones. ``encoding`` encodes an example of
+any kind, ``packing`` all of them into one memory-mapped array, and ``batches`` reads that array.
+``resident`` owns the memory of a GPU that examples and features stay in, and ``device_memory`` asks
+the GPU. ``sample`` draws a part of the examples where there is no time for all.
 """
 
 from autotl.data import device_memory, resident, scale
@@ -52,6 +52,7 @@ from autotl.data.sample import (
 )
 from autotl.data.scale import Scale, Scales
 from autotl.data.source import Source, parse_options, read_source
+from autotl.data.unlabelled import Unlabelled
 
 __all__ = [
     "FEWEST_PER_CLASS",
@@ -69,6 +70,7 @@ __all__ = [
     "Scale",
     "Scales",
     "Source",
+    "Unlabelled",
     "check",
     "copy_in_order",
     "decode",

@@ -87,6 +87,7 @@ class Batches:
         batch_size: Largest number of examples in a batch, at least 2.
         device: Device of the tensors.
         shuffle_seed: Seed of the order of every epoch; None for no shuffling.
+        data_id: Identifies the data set in caches; None if it is that of the training.
 
     Attributes:
         class_counts: Number of chosen examples of each class, ``[C]``; empty for other targets.
@@ -102,12 +103,13 @@ class Batches:
         device: torch.device,
         *,
         shuffle_seed: int | None = None,
+        data_id: str | None = None,
     ) -> None:
         self.packed = packed
         self.indices = indices
         self.batch_size = batch_size
         self.device = device
-        self.shuffle_seed = shuffle_seed
+        self.shuffle_seed, self.data_id = shuffle_seed, data_id
         self._dtype = torch.from_numpy(np.empty(0, packed.array.dtype)).dtype
         self._targets = targets[indices]
         self.class_counts: list[int] = []

@@ -10,7 +10,7 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, dataclass, field, replace
 from functools import cached_property, partial
 from itertools import chain
 from pathlib import Path
@@ -21,12 +21,11 @@ from numpy.typing import NDArray
 
 from autotl import files
 from autotl.data import scale
-from autotl.data.copies import digest_thumbnails, shorten_digest
 from autotl.data.duplicates import LEFT_OUT, Duplicates, find_duplicates, find_near_groups
 from autotl.data.encoding import encode
 from autotl.data.image import Progress, map_in_threads
 from autotl.data.image_kind import IMAGES
-from autotl.data.inspection import Inspection, inspect
+from autotl.data.inspection import Inspection, digest_contents, inspect
 from autotl.data.labels import check_labels, find_same, join_names, natural_key, parse_label
 from autotl.data.scale import Scale
 from autotl.data.split import (
@@ -39,6 +38,12 @@ from autotl.data.split import (
     split,
 )
 from autotl.data.spreadsheet import escape_formula
+from autotl.data.unlabelled import (
+    Unlabelled,
+    describe_missing,
+    select_unlabelled,
+    sort_unlabelled,
+)
 from autotl.errors import DataError, PluginError, StoreError
 from autotl.space.input_kind import InputKind, ModelInput
 from autotl.space.kinds import RGB
@@ -79,6 +84,7 @@ class Dataset:
         folds: Fold of each example outside the test split in a cross-validation, from 0, and -1 in
             the test split, ``[N]``; None if there is a validation split instead.
         kind: What the examples are.
+        unlabelled: Examples without a label, apart from all of the above.
     """
 
     source: str
@@ -95,6 +101,7 @@ class Dataset:
     digests: NDArray[np.uint64]
     folds: NDArray[np.int64] | None = None
     kind: InputKind = IMAGES
+    unlabelled: Unlabelled = field(default_factory=Unlabelled)
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -126,6 +133,22 @@ class Dataset:
         numbers = {name: number for number, name in enumerate(SPLITS)}
         return np.fromiter((numbers[name] for name in self.splits), np.uint8, len(self.splits))
 
+    @property
+    def identity(self) -> str:
+        """The fingerprint, with that of the examples without a label if there are any."""
+        return " ".join(filter(None, (self.fingerprint, self.unlabelled.fingerprint)))
+
+    def unlabelled_beside(self, validation: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Indices of the unlabelled examples to train with where some examples validate, ``[u]``.
+
+        Those that belong to the sampling unit of a validation or test example are not among them.
+
+        Args:
+            validation: Indices of the labelled examples that validate, ``[n]``.
+        """
+        protected = np.concatenate([validation, self.indices("test")])
+        return self.unlabelled.indices_apart_from(self.units[protected])
+
     def count_units(self, split: str) -> int:
         """Count the sampling units in a split.
 
@@ -148,13 +171,14 @@ def check(
     kind: InputKind = IMAGES,
     task: Task = CLASSIFICATION,
     channels: int = RGB,
+    unlabelled: Sequence[Example] = (),
 ) -> Dataset:
     """Open every example once, leave out unusable ones, and split the others.
 
     Args:
         examples: What a dataset plugin returned, in any order.
         source: What the user called the data, for messages.
-        issues: The problems that the source reported; the last ones of the data set.
+        issues: The problems that the source reported; the last ones of the labelled examples.
         seed: Seed of the splits that are drawn.
         validation: Like ``test``, of the other examples; None for ``split.validation_fraction``.
         test: Fraction of all examples, if the source gives no test split; 0 for none.
@@ -163,11 +187,13 @@ def check(
         kind: What the examples are.
         task: What is predicted of them.
         channels: Number of channels that images must have, or be converted to; see ``decode``.
+        unlabelled: The examples without a label, in any order.
 
     Raises:
         DataError: No examples, fewer than two classes, or too few usable ones of one.
     """
-    offered, unparsed, names = _sort_and_parse(examples, source, validation, test, kind, task)
+    _check_fractions(validation, test)
+    offered, unparsed, names = _sort_and_parse(examples, source, kind, task, unlabelled)
     usable, opened, excluded, copies = _select_usable(offered, unparsed, progress, kind, channels)
     outputs = _find_outputs(source, offered, usable, excluded, kind, task)
     with _named(source):
@@ -179,7 +205,7 @@ def check(
         task = task.fit([usable[i].label for i in np.flatnonzero(splits != "test")], outputs)
     scales = _measure(usable, opened, kind)
     own = _find_issues(usable, opened, outputs, strata, splits, kind)
-    return Dataset(
+    dataset = Dataset(
         source=source,
         fingerprint=_fingerprint(usable, opened, scales, task),
         task=task,
@@ -191,10 +217,38 @@ def check(
         duplicates_across_splits=copies.across_splits,
         units=np.array(units, dtype=np.int64),
         scales=scales,
-        digests=_digest(opened, kind),
+        digests=digest_contents(opened, kind),
         folds=fold_of,
         kind=kind,
     )
+    return _add_unlabelled(dataset, opened, unlabelled, progress, channels)
+
+
+def _add_unlabelled(
+    dataset: Dataset,
+    opened: Sequence[Inspection],
+    unlabelled: Sequence[Example],
+    progress: Progress | None,
+    channels: int,
+) -> Dataset:
+    """Check the examples without a label, and add the usable ones and the problems of others.
+
+    Args:
+        dataset: The labelled examples.
+        opened: Their inspections.
+        unlabelled: The examples without a label.
+        progress: Called after every example.
+        channels: The number of channels of images.
+    """
+    if not unlabelled:
+        return dataset
+    offered = sort_unlabelled(unlabelled)
+    inspections, _ = _inspect_all(offered, progress, dataset.kind, channels)
+    usable, problems = select_unlabelled(
+        offered, inspections, dataset.examples, opened, dataset.units, dataset.scales, dataset.kind
+    )
+    issues = (*dataset.issues, *describe_missing(unlabelled, dataset.kind), *problems)
+    return replace(dataset, unlabelled=usable, issues=issues)
 
 
 def _check_names(examples: Sequence[Example], task: Task) -> list[Issue]:
@@ -305,25 +359,28 @@ def write_csv(path: Path, header: Iterable[str], rows: Iterable[Iterable[object]
         ) from error
 
 
-def _sort_and_parse(
-    examples: Iterable[Example],
-    source: str,
-    validation: float | None,
-    test: float,
-    kind: InputKind,
-    task: Task,
-) -> tuple[list[Example], dict[int, Issue], list[Issue]]:
-    """Validate the arguments of ``check``, and sort the examples by name in natural order.
-
-    Returns:
-        The examples with the text of their labels; issues about labels that the task does not
-        have, by index; and issues about names of classes.
-    """
+def _check_fractions(validation: float | None, test: float) -> None:
+    """Raise DataError for fractions that are none."""
     if not (0 <= (validation or 0) < 1 and 0 <= test < 1):
         raise DataError(
             f"validation={validation} and test={test} are not valid fractions: expected values "
             "from 0 to below 1"
         )
+
+
+def _sort_and_parse(
+    examples: Iterable[Example],
+    source: str,
+    kind: InputKind,
+    task: Task,
+    unlabelled: Sequence[Example],
+) -> tuple[list[Example], dict[int, Issue], list[Issue]]:
+    """Sort the examples by name in natural order, parse their labels, and check their splits.
+
+    Returns:
+        The examples with the text of their labels; issues about labels that the task does not
+        have, by index; and issues about names of classes.
+    """
     offered = sorted(examples, key=lambda e: natural_key(e.name))
     unparsed: dict[int, Issue] = {}
     for i, example in enumerate(offered):
@@ -332,6 +389,11 @@ def _sort_and_parse(
             offered[i] = replace(example, label=label)
         if problem:
             unparsed[i] = Issue(example.name, problem, LEFT_OUT)
+    if not offered and unlabelled:
+        raise DataError(
+            f"{source}: none of the {len(unlabelled)} {kind.nouns} has a label; at least two "
+            f"{task.nouns} are needed, one folder or label for each"
+        )
     if not offered:
         raise DataError(f"{source}: no {kind.nouns} found; check the path and the folder structure")
     if invalid := next((e for e in offered if e.split not in GIVEN_SPLITS), None):
@@ -527,13 +589,6 @@ def describe_scales(dataset: Dataset) -> list[str]:
         return [f"scale of {line}; values beyond are clipped" for line in lines]
     what = f"measured on all {dataset.kind.nouns}"
     return [f"{what}: {name} {low:g} to {high:g}" for name, (low, high) in dataset.scales.items()]
-
-
-def _digest(inspections: Sequence[Inspection], kind: InputKind) -> NDArray[np.uint64]:
-    """A number for the content of each example, ``uint64 [N]``."""
-    if kind is IMAGES:
-        return digest_thumbnails([i.thumbnail for i in inspections])
-    return np.array([shorten_digest(i.content) for i in inspections], dtype=np.uint64)
 
 
 def _fingerprint(

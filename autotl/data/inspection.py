@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from io import BytesIO
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from autotl.data import scale
-from autotl.data.copies import Thumbnail, make_thumbnail, open_for_thumbnail
+from autotl.data.copies import (
+    Thumbnail,
+    digest_thumbnails,
+    make_thumbnail,
+    open_for_thumbnail,
+    shorten_digest,
+)
 from autotl.data.image import is_animated, read_error, require_channels
 from autotl.data.image_kind import IMAGES
 from autotl.data.scale import Sample
 from autotl.space.input_kind import InputKind
 from autotl.space.kinds import RGB
-from autotl.space.plugin import Example
+from autotl.space.plugin import UNLABELLED, Example
 
 
 class Inspection(NamedTuple):
@@ -54,7 +62,7 @@ def inspect(example: Example, kind: InputKind = IMAGES, channels: int = RGB) -> 
         if not data:
             return Inspection("", f"the {'file' if kind is IMAGES else kind.noun} is empty")
         content = hashlib.sha256(data).hexdigest()
-        problem = "" if example.label else "no label"
+        problem = "" if example.label or example.split == UNLABELLED else "no label"
         if kind is IMAGES:
             is_array = isinstance(example.item, np.ndarray)
             image = example.item if is_array else BytesIO(data)
@@ -64,6 +72,13 @@ def inspect(example: Example, kind: InputKind = IMAGES, channels: int = RGB) -> 
         return Inspection(content, problem)
     except Exception as error:  # decoders raise anything on broken files
         return Inspection(content, read_error(error))
+
+
+def digest_contents(inspections: Sequence[Inspection], kind: InputKind) -> NDArray[np.uint64]:
+    """A number for the content of each example, ``uint64 [N]``."""
+    if kind is IMAGES:
+        return digest_thumbnails([i.thumbnail for i in inspections])
+    return np.array([shorten_digest(i.content) for i in inspections], dtype=np.uint64)
 
 
 def _inspect_image(image: Any, content: str, problem: str) -> Inspection:

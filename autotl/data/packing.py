@@ -22,6 +22,7 @@ from autotl import files
 from autotl.data.dataset import Dataset
 from autotl.data.image import Progress, map_in_threads
 from autotl.data.memory_map import MappedArray, take_rows
+from autotl.data.unlabelled import Unlabelled
 from autotl.errors import StoreError
 from autotl.space.input_kind import ModelInput
 
@@ -66,13 +67,13 @@ class Packed:
         return take_rows(self.array, indices, out)
 
 
-def packed_bytes(dataset: Dataset, expects: ModelInput) -> int:
+def packed_bytes(dataset: Dataset | Unlabelled, expects: ModelInput) -> int:
     """The bytes of the packed examples of a data set."""
     return len(dataset.examples) * math.prod(expects.shape) * np.dtype(expects.dtype).itemsize
 
 
 def pack(
-    dataset: Dataset,
+    dataset: Dataset | Unlabelled,
     expects: ModelInput,
     folder: Path,
     progress: Progress | None = None,
@@ -90,7 +91,7 @@ def pack(
     written, or has no room, the examples are packed in memory, up to ``MAX_MEMORY_BYTES``.
 
     Args:
-        dataset: The data set to pack.
+        dataset: The data set to pack, or the examples without a label.
         expects: The input of the backbones that the examples are encoded for.
         folder: Folder for packed arrays; created if missing.
         progress: Called after every example.
@@ -137,7 +138,7 @@ def _only_one_packs(path: Path) -> Iterator[bool]:
 
 
 def _pack(
-    dataset: Dataset,
+    dataset: Dataset | Unlabelled,
     expects: ModelInput,
     path: Path,
     progress: Progress | None,
@@ -174,7 +175,7 @@ def _pack(
 class _Writer:
     """Encodes the examples of a data set from one on and passes each to a function, in order."""
 
-    dataset: Dataset
+    dataset: Dataset | Unlabelled
     expects: ModelInput
     progress: Progress | None
 

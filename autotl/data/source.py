@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from autotl.data.image_kind import find_kind
 from autotl.data.remote import fetch
+from autotl.data.unlabelled import divide
 from autotl.errors import AutoTLError, DataError, StudyError, is_machine_fault
 from autotl.space.input_kind import InputKind
 from autotl.space.narrowing import check_keywords, check_values
@@ -21,13 +22,15 @@ from autotl.tasks import CLASSIFICATION
 class Source(NamedTuple):
     """What a dataset plugin returned: the examples, the problems it reported, and their kind.
 
-    ``task`` is what is predicted of the examples, which is chosen later.
+    ``task`` is what is predicted of the examples, which is chosen later. Examples without a label
+    are ``unlabelled``, and not among the ``examples``.
     """
 
     examples: list[Example]
     issues: list[Issue]
     kind: InputKind
     task: Task = CLASSIFICATION
+    unlabelled: tuple[Example, ...] = ()
 
 
 def read_source(source: str, plugins: Registry, options: Mapping[str, str] | None = None) -> Source:
@@ -62,7 +65,8 @@ def read_source(source: str, plugins: Registry, options: Mapping[str, str] | Non
             f"{type(error).__name__}: {error}"
         ) from error
     issues = [item for item in items if isinstance(item, Issue)]
-    return Source([item for item in items if not isinstance(item, Issue)], issues, kind)
+    labelled, unlabelled = divide([item for item in items if not isinstance(item, Issue)])
+    return Source(labelled, issues, kind, unlabelled=tuple(unlabelled))
 
 
 def parse_options(plugin: AnyPlugin, options: Mapping[str, str]) -> dict[str, Any]:

@@ -196,6 +196,7 @@ def begin_study(
         first_budget_seconds=first_budget,
         input_size=plan.size,
         used_examples=plan.examples,
+        used_unlabelled=plan.unlabelled,
         state="running",
         reason="",
         run=None,
@@ -227,7 +228,7 @@ def identity_of(
     return {
         **identity.of_settings(settings),
         "precision": identity.of_precision(device.precision),
-        "data": dataset.fingerprint,
+        "data": dataset.identity,
         "recipe": recipe,  # a study of one recipe cannot continue with another
     }
 
@@ -254,6 +255,7 @@ def _data_facts(settings: StudyConfig, dataset: Dataset, metric: Metric) -> Data
         train=train,
         validation=validation,
         test=test,
+        unlabelled=len(dataset.unlabelled),
         folds=None if dataset.folds is None else int(dataset.folds.max()) + 1,
         skipped=dataset.skipped,
         duplicates_across_splits=dataset.duplicates_across_splits,

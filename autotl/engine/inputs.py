@@ -36,7 +36,9 @@ def choose_inputs(
         StudyError: The budget is too short for any trial.
     """
     if earlier:
-        return InputPlan(earlier.input_size, earlier.used_examples)
+        return InputPlan(
+            earlier.input_size, earlier.used_examples, unlabelled=earlier.used_unlabelled
+        )
     if not source.examples:
         return InputPlan()  # the check raises an error that says what is missing
     return plan_inputs(settings, search_space, source, device, budget)
@@ -60,7 +62,8 @@ def _check_places_of_files(settings: StudyConfig, source: Source) -> None:
     Raises:
         StudyError: A file is in the run folder or in the cache.
     """
-    files_of = (source.kind.find_file(example.item) for example in source.examples)
+    all_of = (*source.examples, *source.unlabelled)
+    files_of = (source.kind.find_file(example.item) for example in all_of)
     parents = {file.parent for file in files_of if file is not None}
     for place in (settings.folder, settings.out / "cache"):
         if inside := next((p for p in parents if files.is_within(p, place)), None):
@@ -81,6 +84,11 @@ def apply_inputs(
     if plan.examples:
         drawn = data.sample_examples(source.examples, plan.examples, settings.seed, source.task)
         source = source._replace(examples=drawn)
+    if plan.unlabelled is not None:
+        count = min(plan.unlabelled, len(source.unlabelled))
+        chosen = np.random.default_rng(settings.seed).permutation(len(source.unlabelled))[:count]
+        few = tuple(source.unlabelled[i] for i in chosen)
+        source = source._replace(unlabelled=few)
     return settings, source
 
 
@@ -128,6 +136,7 @@ def load_dataset(
         kind=source.kind,
         task=source.task,
         channels=settings.in_chans,
+        unlabelled=source.unlabelled,
     )
     return dataset
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from functools import reduce
 
 from autotl import report, training
 from autotl.data import Dataset, Source
@@ -26,6 +27,10 @@ from autotl.store import (
     StudyFacts,
 )
 from autotl.study import StudyConfig
+
+FEWEST_UNLABELLED = 0.1
+"""The minimum number of unlabelled examples, as a fraction of the training split, with which it is
+searched what to do with them."""
 
 
 def plugins_for(settings: StudyConfig, plugins: Registry, source: Source) -> Registry:
@@ -78,12 +83,30 @@ def fit_space(
 ) -> Space:
     """Remove plugins from the search space that these data or this device exclude; report them.
 
-    The balance plugins are removed if the classes are balanced, unless the user requested them.
+    The plugins for unequal classes and for unlabelled examples are removed where the data have
+    neither, unless the user requested them.
+
+    Raises:
+        StudyError: The user requested plugins for unlabelled examples, and there are none.
     """
-    if not (settings.requested.get("balance") or settings.space.get("balance")):
-        plain = search_space.without_kind("balance")
-        if is_recipe(settings, plain) or imbalance(dataset) <= majority.IMBALANCED:
-            search_space = plain
+    labelled, unlabelled = len(dataset.indices("train")), len(dataset.unlabelled)
+    needed = {
+        "balance": imbalance(dataset) > majority.IMBALANCED,
+        "unlabelled": unlabelled >= max(1, FEWEST_UNLABELLED * labelled),
+    }
+    optional = [k for k in needed if not (settings.requested.get(k) or settings.space.get(k))]
+    plain = reduce(Space.without_kind, optional, search_space)
+    unneeded = optional if is_recipe(settings, plain) else [k for k in optional if not needed[k]]
+    search_space = reduce(Space.without_kind, unneeded, search_space)
+    requested = search_space.plugins.get("unlabelled", ())
+    if not unlabelled and (names := [p.name for p in requested if training.uses_unlabelled(p)]):
+        raise StudyError(
+            f"the data have no unlabelled {dataset.kind.nouns} for {names[0]}; put some into a "
+            "folder 'unlabelled' beside the others, or do not name it"
+        )
+    if unlabelled and "unlabelled" not in search_space.plugins:
+        nouns = dataset.kind.nouns if unlabelled > 1 else dataset.kind.noun
+        listener(Note(f"{unlabelled} unlabelled {nouns} are used by no plugin of this search"))
     search_space = exclude_slow_backbones(search_space, settings, latencies, device)
     notify_excluded(search_space, settings, listener)
     return search_space

@@ -1,6 +1,12 @@
 """Networks: a backbone with a head, built from a configuration, and ensembles of them."""
 
-from autotl.models.build import blank_batch, build_backbone, build_model, replace_head
+from autotl.models.build import (
+    blank_batch,
+    build_backbone,
+    build_model,
+    count_features,
+    replace_head,
+)
 from autotl.models.device import Device, count_gpus, limit_threads, select_device
 from autotl.models.model import (
     STAGES,
@@ -20,6 +26,7 @@ __all__ = [
     "blank_batch",
     "build_backbone",
     "build_model",
+    "count_features",
     "count_gpus",
     "count_parameters",
     "extract_features",

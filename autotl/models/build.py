@@ -134,6 +134,11 @@ def _count_features(backbone: Any, head_input: HeadInput, expects: ModelInput, n
     return features.shape[-1]
 
 
+def count_features(model: Model) -> int:
+    """The number F of features that the head of a model takes from each example or position."""
+    return _count_features(model.backbone, model.head_input, model.expects, "the backbone")
+
+
 def _build_head(
     choice: Choice, features: int, classes: int, expects: ModelInput, seed: int
 ) -> nn.Module:

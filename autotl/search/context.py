@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
+import numpy as np
+
 from autotl import data, events, training
-from autotl.data import Batches, Dataset, Indices, Packed, Resample
+from autotl.data import Batches, Dataset, Indices, Packed, Resample, Unlabelled
 from autotl.events import Listener
 from autotl.frozen import FeatureCache
 from autotl.models import Device, Model
@@ -37,6 +40,9 @@ DECISIVE_SETTINGS = (
     "precision",
 )
 """The settings on which the result of a training depends, besides its configuration."""
+
+MANY_UNLABELLED = 2.0
+"""How many unlabelled examples for each labelled one are clearly more."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +93,12 @@ class TrainingContext:
     def first_fold(self) -> Resample | None:
         """The first fold of the data; None if trials are scored on a validation split."""
         return None if self.dataset.folds is None else data.fold(self.dataset, 0)
+
+    @property
+    def has_many_unlabelled(self) -> bool:
+        """Whether there are clearly more unlabelled than labelled training examples."""
+        labelled = len(self.dataset.indices("train"))
+        return len(self.dataset.unlabelled) >= MANY_UNLABELLED * labelled
 
     def build(self, config: Config, resample: Resample | None = None) -> Model:
         """Build the model of a configuration, with random weights that depend on ``seed``.
@@ -170,6 +182,7 @@ class TrainingContext:
             micro_batch_sizes=self.micro_batch_sizes,
             measured_costs=self.measured_costs,
             on_step=lambda: self.listener(events.StepCompleted()),
+            unlabelled=self._unlabelled_batches(model, validation),
         )
 
     def checkpoint(self, config: Config, fold: int = 0) -> Checkpoint:
@@ -184,7 +197,7 @@ class TrainingContext:
             {key: getattr(self.settings, key) for key in keys},
             space.to_json(config),
             self.decisive_settings(),
-            self.dataset.fingerprint,
+            self.dataset.identity,
         ]
         digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
         folder = self.settings.out / "cache" / "checkpoints"
@@ -209,14 +222,41 @@ class TrainingContext:
             shuffle_seed=self.settings.seed,
         )
 
-    def _pack(self, expects: ModelInput) -> Packed:
-        """Return all examples encoded for one input; they are packed once."""
-        key = expects.key
+    def _unlabelled_batches(
+        self, model: Model, validation: Batches | None
+    ) -> Callable[[], Batches] | None:
+        """Return batches of the unlabelled examples to train with beside those that validate.
+
+        They are packed only if a training uses them.
+        """
+        unlabelled = self.dataset.unlabelled
+        if not len(unlabelled):
+            return None
+        validates = validation.indices if validation else np.empty(0, np.int64)
+
+        @cache
+        def make() -> Batches:
+            return Batches(
+                self._pack(model.expects, unlabelled),
+                np.zeros(len(unlabelled), np.int64),
+                self.dataset.unlabelled_beside(validates),
+                self.settings.batch_size,
+                self.device.torch_device,
+                shuffle_seed=self.settings.seed,
+                data_id=unlabelled.fingerprint,
+            )
+
+        return make
+
+    def _pack(self, expects: ModelInput, unlabelled: Unlabelled | None = None) -> Packed:
+        """Return all labelled or all unlabelled examples for one input; they are packed once."""
+        examples = self.dataset if unlabelled is None else unlabelled
+        key = f"{expects.key} {examples.fingerprint}"
         if key not in self._packed:
-            self.cache.reserve(data.packed_bytes(self.dataset, expects))
+            self.cache.reserve(data.packed_bytes(examples, expects))
             with self.budget.stage("pack"):
                 self._packed[key] = data.pack(
-                    self.dataset,
+                    examples,
                     expects,
                     self.settings.out / "cache",
                     lambda what, done, total: self.listener(events.Stage(what, done, total)),

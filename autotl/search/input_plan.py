@@ -52,11 +52,13 @@ class InputPlan:
         size: Side of the input images in pixels; None for the size of each backbone.
         examples: Number of examples; None for all.
         reasons: Why it is not all, for the user; empty if it is.
+        unlabelled: Number of examples without a label; None for all.
     """
 
     size: int | None = None
     examples: int | None = None
     reasons: tuple[str, ...] = ()
+    unlabelled: int | None = None
 
 
 def plan_inputs(
@@ -105,13 +107,37 @@ def plan_inputs(
         smaller = _largest_size(timer, size, opening, len(source.examples), budget, passes)
         if smaller < size and timer.accepts(smaller):
             size, reason = smaller, "there is no time for fine-tuning at that size"
-    count = _count_affordable(opening + timer.seconds(size), source, budget)
+    seconds = opening + timer.seconds(size)
+    count = _count_affordable(seconds, source, budget)
     plan = _make_plan(timer, size, reason, kind)
+    plan = _limit_unlabelled(plan, seconds, source, budget, count)
     if count is None:
         return plan
     total = len(source.examples)
     note = f"{count:,} of {total:,} {kind.nouns} are used; there is no time for all"
     return replace(plan, examples=count, reasons=(*plan.reasons, note))
+
+
+def _limit_unlabelled(
+    plan: InputPlan, seconds: float, source: Source, budget: Budget, labelled: int | None
+) -> InputPlan:
+    """Limit the examples without a label to those for which there is time beside the others.
+
+    Args:
+        plan: The plan so far.
+        seconds: Seconds to decode one example and to compute its features.
+        source: The examples.
+        budget: The wall-clock budget.
+        labelled: The number of labelled examples for which there is time; None for all.
+    """
+    total = len(source.unlabelled)
+    affordable = int(FEATURES_FRACTION * budget.usable() / seconds) - len(source.examples)
+    count = max(0, affordable) if labelled is None else 0
+    if count >= total:
+        return plan
+    nouns = f"unlabelled {source.kind.nouns}"
+    note = f"{count:,} of {total:,} {nouns} are used; there is no time for all"
+    return replace(plan, unlabelled=count, reasons=(*plan.reasons, note))
 
 
 class _Timer:

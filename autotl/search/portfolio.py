@@ -6,13 +6,14 @@ tried in this order:
 1. the first freeze strategy (the linear probe, if it is in the space) on the first backbone;
 2. the default recipe: the second strategy on the first backbone;
 3. the plugins that the user added with ``--plugin``, in the place of those of the default recipe;
-4. the first strategy on the other backbones, while there is time for probing;
-5. the best configurations of earlier studies on similar data;
-6. the first strategy with the other heads on the most promising backbone; from the third head on,
+4. the default recipe with the second plugin for unlabelled examples, if there are many of those;
+5. the first strategy on the other backbones, while there is time for probing;
+6. the best configurations of earlier studies on similar data;
+7. the first strategy with the other heads on the most promising backbone; from the third head on,
    also on the next ones while there is time for probing, for ensembles of several backbones;
-7. the second strategy on the most promising backbones;
-8. the other strategies on the most promising backbone;
-9. the first strategy on backbones for which there was no time before, for a better ensemble.
+8. the second strategy on the most promising backbones;
+9. the other strategies on the most promising backbone;
+10. the first strategy on backbones for which there was no time before, for a better ensemble.
 """
 
 from __future__ import annotations
@@ -51,11 +52,13 @@ class Portfolio:
             called after the other backbones have been probed.
         first_trial: Number of the first trial of this run. Recipes that failed or were out of time
             in earlier runs are tried a second time.
+        semi_supervised: Whether there are clearly more unlabelled than labelled examples.
     """
 
     space: Space
     warm_start: Callable[[], Mapping[str, Mapping[str, Any]]]
     first_trial: int = 0
+    semi_supervised: bool = False
 
     def next_recipe(
         self, ranked: Sequence[TrialRow], tried: Tried, *, probing: bool = True
@@ -147,6 +150,7 @@ class Portfolio:
         if self._default_strategy != first:
             yield self._default(smallest, self._default_strategy, head)
         yield from self._user_plugins(smallest)
+        yield from self._semi_supervised(smallest)
         if probing:
             yield from (self._default(backbone, first, head) for backbone in others)
         yield None
@@ -171,6 +175,14 @@ class Portfolio:
                 if plugin.origin.startswith(FILE):
                     names = {**recipe, kind: plugin.name}
                     yield tuple(names.values()), self.space.defaults(**names)
+
+    def _semi_supervised(self, backbone: str) -> Iterator[Recipe]:
+        """Yield the default recipe with the second plugin for unlabelled examples."""
+        if self.semi_supervised and "unlabelled" in self.space.plugins:
+            names = {"backbone": backbone, "freeze": self._default_strategy, "head": self._heads[0]}
+            for method in self.space.default_order("unlabelled")[1:2]:
+                own = {**names, "unlabelled": method}
+                yield tuple(own.values()), self.space.defaults(**own)
 
     def _with_strategy(
         self,

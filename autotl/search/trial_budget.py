@@ -153,7 +153,9 @@ def _plan_without_budget(
     settings = context.settings
     frozen = training.keeps_backbone_frozen(model, config, settings.epochs)
     # More epochs would not change a head that is fitted in closed form.
-    closed_form = frozen and hasattr(model.head, "fit") and not several_heads
+    has_fit = hasattr(model.head, "fit")
+    training.require_suitable(config, has_fit, is_trained=not (frozen and has_fit))
+    closed_form = frozen and has_fit and not several_heads
     epochs, views = (1, 1) if closed_form else (settings.epochs, settings.views)
     fold = context.first_fold
     job = context.job(model, "train", epochs=epochs, views=views, resample=fold)
@@ -180,7 +182,8 @@ def effective_config(config: Config, *, closed_form: bool) -> str:
     plain = space.to_json(config)
     if closed_form:
         freeze: dict[str, Any] = {name: {} for name in plain["freeze"]}
-        plain = {"backbone": plain["backbone"], "freeze": freeze, "head": plain["head"]}
+        kept = ("backbone", "head", "unlabelled")
+        plain = {**{k: v for k, v in plain.items() if k in kept}, "freeze": freeze}
     return json.dumps(plain, sort_keys=True)
 
 

@@ -94,9 +94,9 @@ class TrialQueue:
         """Begin trials that share a frozen backbone, with other heads and optimizers."""
         trial, config = first
         count = HEADS
-        same = ("backbone", "augment", "balance", "freeze")
+        same = ("backbone", "augment", "balance", "unlabelled", "freeze")
         drawn = trial.params.items()
-        shared = {n: v for n, v in drawn if n in same or n.split(".")[0] in same[:3]}
+        shared = {n: v for n, v in drawn if n in same or n.split(".")[0] in same[:-1]}
         takes = config["head"].plugin.takes
         heads = [p.name for p in self.space.plugins["head"] if p.takes == takes]
         with self.worker.lease(QUEUE):

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autotl import study
+import numpy as np
+from numpy.typing import NDArray
+
+from autotl import study, training
 from autotl.artifact import model_card, model_folder
 from autotl.data import scale
 from autotl.errors import StoreError
@@ -118,9 +121,7 @@ class RunFolder:
             self.dataset.task,
             facts,
             other_configs=configs[1:] if winner.kind == "ensemble" else [],
-            training_images=self.dataset.digests[
-                self.dataset.indices("train", *(["validation"] if refit_epochs else []))
-            ],
+            training_images=self._training_digests(configs, bool(refit_epochs)),
             before_replacing=lambda: self._forget_model(weights),
         )
         if earlier:
@@ -133,6 +134,16 @@ class RunFolder:
             )
         self.store_evidence(winner, evidence, refitted=bool(refit_epochs), reason=reason)
         self.write_card(winner, refitted=bool(refit_epochs))
+
+    def _training_digests(self, configs: Sequence[Config], refitted: bool) -> NDArray[np.uint64]:
+        """The digests of all examples that the model was trained on, ``uint64 [n]``."""
+        dataset = self.dataset
+        splits = ("train", "validation") if refitted else ("train",)
+        digests = dataset.digests[dataset.indices(*splits)]
+        chosen = (config.get("unlabelled") for config in configs)
+        if any(choice and training.uses_unlabelled(choice.plugin) for choice in chosen):
+            digests = np.concatenate([digests, dataset.unlabelled.digests])
+        return digests
 
     def _forget_model(self, weights: PretrainedWeights) -> None:
         """Remove the facts about the model in the folder, which is about to be replaced."""

@@ -12,6 +12,7 @@ GIVEN_ARGUMENTS: Mapping[str, tuple[str, ...]] = {
     "augment": ("size", "expects", "uniform"),
     "optimizer": ("groups", "steps"),
     "balance": ("counts",),
+    "unlabelled": ("classes", "features"),
     "loss": ("output_weights", "label_smoothing"),
     "dataset": ("source",),
     "task": ("outputs", "constants"),
@@ -22,9 +23,9 @@ GIVEN_ARGUMENTS: Mapping[str, tuple[str, ...]] = {
 SEARCHED_KINDS = tuple(k for k in GIVEN_ARGUMENTS if k not in ("dataset", "task", "metric"))
 """The kinds of plugin that the search chooses, in the order in which they are sampled."""
 
-OPTIONAL_KINDS = ("balance", "loss")
-"""The searched kinds that a configuration may lack: only some data sets need the first, and every
-task has a loss of its own."""
+OPTIONAL_KINDS = ("balance", "unlabelled", "loss")
+"""The searched kinds that a configuration may lack: only some data sets need the first two, and
+every task has a loss of its own."""
 
 REQUESTED_KINDS = ("loss",)
 """The optional kinds that are searched only if plugins are named."""

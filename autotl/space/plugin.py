@@ -21,7 +21,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Generic, Literal, ParamSpec, Protocol, TypeVar, overload
+from typing import Any, Final, Generic, Literal, ParamSpec, Protocol, TypeVar, overload
 
 from autotl.errors import PluginError
 from autotl.space.hyperparameter import Hyperparameter
@@ -35,7 +35,10 @@ NO_PACKAGE = "a notebook or script"
 P = ParamSpec("P")
 R = TypeVar("R")
 
-GivenSplit = Literal["", "train", "validation", "test"]
+UNLABELLED: Final = "unlabelled"
+"""The split of examples that have no label, or whose label is not used."""
+
+GivenSplit = Literal["", "train", "validation", "test", "unlabelled"]
 """The split of an example as its source gives it; empty if it gives none."""
 
 SPLIT_WORDS: Mapping[str, GivenSplit] = {
@@ -46,21 +49,30 @@ SPLIT_WORDS: Mapping[str, GivenSplit] = {
     "validation": "validation",
     "test": "test",
     "testing": "test",
+    "unlabelled": "unlabelled",
+    "unlabeled": "unlabelled",
 }
 """The splits by the words, in lower case, that sources use for them."""
 
 
+def is_unlabelled_path(path: Path) -> bool:
+    """Whether a file is in a folder ``unlabelled`` at the top; the path is relative to the data."""
+    return len(path.parts) > 1 and SPLIT_WORDS.get(path.parts[0].lower()) == UNLABELLED
+
+
 @dataclass(frozen=True)
 class Example:
-    """One labelled example, as a dataset plugin returns it.
+    """One example, as a dataset plugin returns it.
 
     Args:
         name: Identifies the example to people; unique in its source.
         item: What it is an example of, as its kind of input has it. For images a file, or an array
             ``uint8 [H, W]`` or ``[H, W, C]``.
         label: The class, or what else the task predicts, see ``autotl.Label``: a number, several
-            labels, or several numbers by name. An empty text is reported as a problem of the data.
-        split: The split it belongs to; if empty, AutoTL chooses one.
+            labels, or several numbers by name. An example with an empty text has no label; one of
+            the validation or test split is then left out, and another one is unlabelled.
+        split: The split it belongs to; if empty, AutoTL chooses one. ``unlabelled`` examples are
+            used without their label, in training alone.
         group: Examples of one group (a patient, a video) are always put into the same split.
     """
 
@@ -259,8 +271,8 @@ class Kind:
             of any architecture; or ``stages [B, F]``, the concatenated means of the last stages'
             maps and the pooled features.
         mixes: For an augmentation: it takes and returns images and targets ``[B, C]``.
-        tasks: For a head, a balance, a loss or a metric: the names of the tasks that it suits;
-            every task by default.
+        tasks: For a head, a balance, an unlabelled method, a loss or a metric: the names of the
+            tasks that it suits; every task by default.
         direction: For a metric: which values are better.
         bounds: For a metric: the smallest and the largest value, which may be infinite.
         per_example: For a metric: it returns ``[N]``, what each example contributes, and the score
@@ -342,6 +354,7 @@ head = Kind("head")
 augment = Kind("augment")
 optimizer = Kind("optimizer")
 balance = Kind("balance")
+unlabelled = Kind("unlabelled")
 loss = Kind("loss")
 dataset = Kind("dataset")
 task = Kind("task")

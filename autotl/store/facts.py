@@ -32,6 +32,7 @@ class DataFacts(Facts):
     """The data set of a study.
 
     ``kind`` is the name of the kind of input, ``noun`` and ``nouns`` what it calls its examples.
+    ``unlabelled`` counts the examples without a label, which are in no split.
     ``independent_validation`` counts the sampling units of the validation split: examples of one
     group, or copies of one, count once. ``imbalance`` is the size of the largest class over
     that of the smallest in the training split. With ``folds`` there is no validation split: the
@@ -59,6 +60,7 @@ class DataFacts(Facts):
     train: int = 0
     validation: int = 0
     test: int = 0
+    unlabelled: int = 0
     skipped: int = 0
     duplicates_across_splits: int = 0
     folds: int | None = None
@@ -240,6 +242,7 @@ class StudyFacts(Facts):
     run_seconds: float | None = None
     input_size: int | None = None
     used_examples: int | None = None
+    used_unlabelled: int | None = None
     # progress
     state: State = ""
     reason: str = ""

@@ -73,6 +73,7 @@ class StudyConfig(BaseModel):
     augment: Names = ()
     optimizer: Names = ()
     balance: Names = ()
+    unlabelled: Names = ()
     loss: Names = ()  # empty: that of the task
     max_parameters: ParameterCount | None = None
     max_latency: Milliseconds | None = None  # for one image

@@ -18,10 +18,10 @@ on the toy examples of that kind, which ``check_input_kind`` checks::
 
 ``configurations`` lists what is tried, ``harness`` builds and trains models with it, ``violations``
 collects what is wrong, ``toy`` has the backbones, images and companions. ``contract`` checks what
-holds for every kind of plugin, ``kinds``, ``augmentations``, ``datasets``, ``losses``, ``metrics``
-and ``tasks`` what holds for one, ``toy_tasks`` has the tasks that losses and metrics are tried on,
-``network`` what holds for models with a plugin's backbone or head, ``model_inputs`` what holds for
-the input of a backbone, and ``input_kinds`` what holds for a kind of input.
+holds for every kind of plugin, ``kinds``, ``augmentations``, ``datasets``, ``losses``, ``metrics``,
+``unlabelled`` and ``tasks`` what holds for one, ``toy_tasks`` has the tasks that losses and metrics
+are tried on, ``network`` what holds for models with a plugin's backbone or head, ``model_inputs``
+what holds for the input of a backbone, and ``input_kinds`` what holds for a kind of input.
 
 Shapes: B images in a batch, N in the validation split, S their side in pixels, C classes,
 F features.

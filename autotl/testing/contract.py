@@ -34,6 +34,9 @@ from autotl.testing.violations import Violations
 LONG_EPOCHS = 8
 """Epochs of training after which a keyword without effect is reported."""
 
+VERY_LONG_EPOCHS = 40
+"""The same for methods for unlabelled examples, which wait until the model is sure."""
+
 MEMORY_EXAMPLES = 3
 """Number of examples that fit into memory where it is made to run out."""
 
@@ -246,8 +249,9 @@ def _check_effect(
         if not np.array_equal(result, other_result):
             continue
         # A few steps may be too few to show an effect, for example of a warm-up.
-        _, result = harness.train(params, LONG_EPOCHS)
-        _, other_result = harness.train(other_params, LONG_EPOCHS)
+        epochs = VERY_LONG_EPOCHS if plugin.kind == "unlabelled" else LONG_EPOCHS
+        _, result = harness.train(params, epochs)
+        _, other_result = harness.train(other_params, epochs)
         if np.array_equal(result, other_result):
             harness.violations.add(
                 f"has a keyword {h.name!r} without effect: {one!r} and {other!r} train the same "
@@ -275,13 +279,14 @@ class _ShortMemory:
 
     Args:
         part: ``backbone`` or ``head``.
+        examples: The number of examples that fit.
 
     Attributes:
         error_hidden: Whether the part returned although memory had run out.
     """
 
-    def __init__(self, part: str) -> None:
-        self.part = part
+    def __init__(self, part: str, examples: int) -> None:
+        self.part, self.examples = part, examples
         self.error_hidden = False
 
     def __call__(self, model: Model) -> None:
@@ -289,7 +294,7 @@ class _ShortMemory:
         forward = module.forward
 
         def limited(batch: Tensor) -> Tensor:
-            if len(batch) <= MEMORY_EXAMPLES or not torch.is_grad_enabled():
+            if len(batch) <= self.examples or not torch.is_grad_enabled():
                 return forward(batch)  # type: ignore[no-any-return]
             with _OutOfMemoryOnce() as memory:
                 output: Tensor = forward(batch)
@@ -309,7 +314,7 @@ def _check_short_memory(harness: PluginHarness) -> None:
         part = "backbone"
     elif harness.backbone.plugin is toy.convnet:  # with BatchNorm halves give other results
         others["backbone"] = Choice(toy.convnet, {"batchnorm": False})
-    short_memory = _ShortMemory(part)
+    short_memory = _ShortMemory(part, MEMORY_EXAMPLES * harness.rows_per_example)
     try:
         _, with_halves = harness.train(plugin.defaults, prepare=short_memory, **others)
         _, expected = harness.train(plugin.defaults, **others)
@@ -320,6 +325,8 @@ def _check_short_memory(harness: PluginHarness) -> None:
             "catches torch.OutOfMemoryError, which is a RuntimeError; let it pass, so that the "
             "batch is computed in halves"
         )
+    elif plugin.kind == "unlabelled":
+        return  # it may compare the examples of a batch
     elif not np.allclose(expected, with_halves, atol=1e-3) and network.is_per_example(
         harness, others
     ):

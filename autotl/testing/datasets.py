@@ -15,7 +15,7 @@ from autotl.space.plugin import Example, Issue
 from autotl.space.registry import AnyPlugin
 from autotl.testing.violations import Violations, describe, first_line
 
-SPLITS = ("", "train", "validation", "test")
+SPLITS = ("", "train", "validation", "test", "unlabelled")
 """Values that ``Example.split`` may have; empty leaves the choice to AutoTL."""
 
 

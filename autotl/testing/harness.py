@@ -53,6 +53,8 @@ class PluginHarness:
         expects: The input of the backbone.
         task: What is predicted: classes, if the plugin suits them.
         class_targets: The target of each class of the toy examples, ``[C, ...]``.
+        companions: Companions in the place of the simple ones, by kind.
+        rows_per_example: The largest number of rows of a batch for each labelled example.
     """
 
     def __init__(
@@ -69,6 +71,10 @@ class PluginHarness:
         self.size: int | None = toy.SIDE
         self._is_backbone = plugin.kind == "backbone"  # real ones are large: fewer examples suffice
         self._trainings = 0
+        self.companions: dict[str, AnyPlugin] = {}
+        self.rows_per_example = 1
+        if plugin.kind == "unlabelled" and kind is IMAGES:
+            self.companions["augment"] = toy.shifted
         self.task: Task = numbered_classes(len(toy.COLOURS))
         self.class_targets: NDArray[Any] = np.arange(len(toy.COLOURS))
         if not plugin.suits(DEFAULT_TASK) and plugin.kind in ("head", "loss"):
@@ -97,6 +103,7 @@ class PluginHarness:
             "head": toy.linear,
             "augment": toy.identity,
             "optimizer": toy.adam,
+            **self.companions,
             **others,
             self.plugin.kind: Choice(self.plugin, params),
         }
@@ -159,6 +166,10 @@ class PluginHarness:
         if self._is_backbone:
             counts, batch_size, validation_counts = (5, 4, 3), 6, (1, 1, 1)
         validation = self.make_examples(validation_counts, 1)
+        unlabelled = None
+        if self.plugin.kind == "unlabelled":
+            batches = toy.make_batches(self.make_examples(counts, 2), shuffle_seed=None)
+            unlabelled = lambda: batches  # noqa: E731
         return training.Job(
             train=toy.make_batches(
                 self.make_examples(counts, 0), batch_size, class_targets=self.class_targets
@@ -170,6 +181,7 @@ class PluginHarness:
             score=lambda probabilities: 0.0,
             device=toy.CPU,
             seed=seed,
+            unlabelled=unlabelled,
         )
 
     def train(

@@ -22,6 +22,7 @@ from autotl.testing.configurations import Params
 from autotl.testing.harness import PluginHarness
 from autotl.testing.losses import check_loss
 from autotl.testing.model_inputs import check_model_input
+from autotl.testing.unlabelled import check_unlabelled
 from autotl.testing.violations import Violations, describe
 
 
@@ -177,5 +178,6 @@ CHECKS: Mapping[str, Callable[[PluginHarness, Params], bool]] = {
     "augment": check_augmentation,
     "optimizer": check_optimizer,
     "balance": check_balance,
+    "unlabelled": check_unlabelled,
     "loss": check_loss,
 }

@@ -214,6 +214,35 @@ def linear(features: int, classes: int) -> nn.Module:
     return nn.Linear(features, classes)
 
 
+class Means(nn.Module):
+    """The nearest of the means of all classes, which ``fit`` computes."""
+
+    def __init__(self, features: int, classes: int) -> None:
+        super().__init__()
+        self.means = nn.Parameter(torch.zeros(classes, features))
+
+    def fit(self, features: Tensor, labels: Tensor) -> None:
+        """Compute the means of ``features [N, F]`` with ``labels [N]``."""
+        one_hot = functional.one_hot(labels, len(self.means)).to(features)
+        self.means.data.copy_(one_hot.T @ features / one_hot.sum(0).clamp(min=1)[:, None])
+
+    def forward(self, features: Tensor) -> Tensor:
+        """The negative squared distances ``[B, C]`` to the means."""
+        return -(features[:, None] - self.means).square().sum(-1)
+
+
+@head
+def means(features: int, classes: int) -> nn.Module:
+    """The nearest mean, in closed form."""
+    return Means(features, classes)
+
+
+@freeze
+def head_alone(model: Model) -> list[Group]:
+    """Train the head alone."""
+    return [{"params": model.head.parameters(), "lr": 1e-2}]
+
+
 @freeze
 def unfreeze_upper_half(model: Model, epochs: int) -> Iterator[list[Group]]:
     """Train the head alone for one epoch, then the upper half of the blocks as well."""
@@ -233,6 +262,12 @@ def full(model: Model) -> list[Group]:
 def identity(size: int) -> Any:
     """Leave images as they are."""
     return lambda images: images
+
+
+@augment
+def shifted(size: int, uniform: Any) -> Any:
+    """Shift images by two pixels."""
+    return lambda images: images.roll((2, 2), (2, 3))
 
 
 @optimizer

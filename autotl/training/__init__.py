@@ -5,7 +5,8 @@ the activations of its frozen layers, which ``frozen_inputs`` gets from the cach
 changes images, at random or to a certain view; ``predict`` computes predictions.
 ``weight_average`` averages the weights over the steps. ``probes`` trains many heads on one frozen
 backbone at once. ``cost`` measures what all that takes, and ``compute`` holds the settings that
-follow. ``checkpoint`` saves the state after an epoch. ``random_state`` and ``kernels`` keep it all
+follow. ``unlabelled`` is what a training does with unlabelled examples.
+``checkpoint`` saves the state after an epoch. ``random_state`` and ``kernels`` keep it all
 apart from the host process, and ``memory`` goes on when that of the device runs out.
 
 Shapes: N images in a split, B in a batch, S their side in pixels, F features, C classes.
@@ -31,6 +32,7 @@ from autotl.training.probes import (
     keeps_backbone_frozen,
     train_probes,
 )
+from autotl.training.unlabelled import require_suitable, uses_unlabelled
 
 __all__ = [
     "Checkpoint",
@@ -51,6 +53,8 @@ __all__ = [
     "measure_latencies",
     "measure_latency",
     "predict",
+    "require_suitable",
     "set_trainable",
     "train_probes",
+    "uses_unlabelled",
 ]

@@ -17,7 +17,7 @@ from typing import Any
 import safetensors
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from autotl import files
 
@@ -124,12 +124,18 @@ def pack_optimizer(
 
 def unpack_optimizer(
     optimizer: torch.optim.Optimizer,
-    model: nn.Module,
+    parameters: Mapping[str, Tensor],
     tensors: Mapping[str, Tensor],
     values: Mapping[str, Mapping[str, Any]],
 ) -> None:
-    """Restore the state that ``pack_optimizer`` returned."""
-    parameters = dict(model.named_parameters())
+    """Restore the state that ``pack_optimizer`` returned.
+
+    Args:
+        optimizer: The optimizer.
+        parameters: What it trains, by name.
+        tensors: What ``pack_optimizer`` returned.
+        values: What else it returned.
+    """
     optimizer.state.clear()
     for name, plain in values.items():
         optimizer.state[parameters[name]].update(plain)

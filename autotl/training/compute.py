@@ -57,11 +57,14 @@ class ComputeSettings:
 def cost_key(model: Model, config: Config, device: Device) -> str:
     """Return a key of everything that memory and speed depend on.
 
-    These are the backbone, the input size, the head's input, the kind of the device, and the names
-    and shapes of the trainable parameters.
+    These are the backbone, the input size, the head's input, the kind of the device, the names and
+    shapes of the trainable parameters, and what is done with unlabelled examples.
     """
     backbone = config["backbone"]
     trainable = [f"{n} {list(p.shape)}" for n, p in model.named_parameters() if p.requires_grad]
+    if choice := config.get("unlabelled"):  # its examples are in the same batch
+        counts = {k: v for k, v in choice.params.items() if not isinstance(v, float)}
+        trainable.append(f"{choice.name} {counts}")
     digest = hashlib.sha256("\n".join(trainable).encode()).hexdigest()[:12]
     values = "".join(f" {k}={v}" for k, v in sorted(backbone.params.items()))
     size, head_input = model.expects.size, model.head_input

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from autotl.data import resident
-from autotl.frozen.activations import Activations
+from autotl.frozen.activations import Activations, concatenate
 from autotl.models import Device, Model, blank_batch, build_backbone, fast_inference
 from autotl.space.space import Choice, Config
 from autotl.training.compute import COMPILE_SECONDS, ComputeSettings, cost_key, openvino_key
@@ -31,6 +31,7 @@ from autotl.training.memory import retry_when_out_of_memory
 from autotl.training.predict import autocast, compute_logits
 from autotl.training.random_state import RandomState
 from autotl.training.tuning import Times, find_inference_factor, tune_cudnn
+from autotl.training.unlabelled import Rows
 
 CPU_IMAGES, CPU_IMAGE_SIDE = 16, 224
 """Number of images that are timed on a CPU, and their side in pixels. Of smaller images more are
@@ -228,38 +229,48 @@ def _measure_cost(model: Model, config: Config, job: Job) -> Cost:
         device = ComputeSettings(autocast=timing.autocast).apply_to(job.device)
         openvino = job.measured_costs.get(openvino_key(trial, config, device), {})
         trains = trial.backbone_trainable or not hasattr(trial.head, "fit")
-        augmentation = _time_augmentation(trial, config, job) if trains else 0.0
+        inputs = Inputs(trial, config, job)
+        inputs.trainable = trains
+        augmentation = _time_augmentation(inputs) if trains else 0.0
     backbone_epochs = sum(backbone_trainable)
     fraction = backbone_epochs / job.epochs if backbone_epochs else 1.0
-    cost = _estimate_cost(timing, augmentation, fraction, job, openvino)
+    cost = _estimate_cost(timing, augmentation, fraction, job, openvino, inputs.extra_rows)
     return replace(cost, compiled_fraction=1 - (simulated.last_phase - 1) / job.epochs)
 
 
 def _estimate_cost(
-    timing: _Timing, augmentation: float, fraction: float, job: Job, openvino: Mapping[str, Any]
+    timing: _Timing,
+    augmentation: float,
+    fraction: float,
+    job: Job,
+    openvino: Mapping[str, Any],
+    rows: Rows,
 ) -> Cost:
     """Estimate the cost from seconds per image, of which ``augmentation`` for augmenting it.
 
-    ``openvino`` has what ``_compare_with_openvino`` measured, if it was called.
+    ``openvino`` has what ``_compare_with_openvino`` measured, if it was called, and ``rows`` how
+    many unlabelled examples there are.
     """
     train, validation = job.train.num_examples, job.num_validation_examples
+    cached_rows, passed = train + rows.unlabelled, train * rows.passes
     has_split_point = timing.activation_bytes > 0
     prefix, compiling, openvino_from = timing.prefix, 0.0, 0
     saved = prefix * (1 - 1 / openvino.get("speedup", 1.0))
     if saved > 0:
         openvino_from = math.ceil(OPENVINO_SAVING * openvino["seconds"] / saved)
-    if 0 < openvino_from <= train:
+    if 0 < openvino_from <= cached_rows:
         prefix, compiling = prefix - saved, openvino["seconds"]
     view = augmentation + prefix
     cached = False
     if has_split_point:  # activations that are slower to read than to compute are not cached
-        count = train * min(job.views, job.epochs) + validation
+        count = cached_rows * min(job.views, job.epochs) + validation
         device, row_bytes = job.device.torch_device, timing.activation_bytes
         cached = job.cache.seconds_to_read(row_bytes, count, device) < view
     # Validation runs forward only.
-    epoch = OPTIMIZER_FACTOR * train * timing.step + validation * timing.forward
+    epoch = OPTIMIZER_FACTOR * passed * timing.step + validation * timing.forward
     if not cached:
-        epoch += train * (augmentation + timing.prefix) + validation * timing.prefix
+        fed = passed * rows.relative
+        epoch += fed * (augmentation + timing.prefix) + validation * timing.prefix
     compute = ComputeSettings(
         autocast=timing.autocast,
         # Without a split point in the last epoch there may be one in earlier epochs.
@@ -271,13 +282,13 @@ def _estimate_cost(
     # Pooled features are always faster to read than to compute.
     whole = prefix + timing.forward if fraction < 1 else 0.0
     return Cost(
-        view_seconds=train * view if cached else 0.0,
+        view_seconds=cached_rows * view if cached else 0.0,
         epoch_seconds=epoch,
         setup_seconds=(compiling + validation * prefix if cached else 0.0)
         + validation * whole
         + 2 * timing.tuning,  # batches have two sizes
         backbone_epoch_fraction=fraction,
-        probe_view_seconds=train * (augmentation + whole) if fraction < 1 else 0.0,
+        probe_view_seconds=cached_rows * (augmentation + whole) if fraction < 1 else 0.0,
         prediction_seconds=timing.prediction,
         forward_seconds=timing.prefix + timing.forward,
         backward_seconds=max(0.0, timing.step - timing.forward),
@@ -324,6 +335,7 @@ def _time_steps(trial: Model, config: Config, job: Job, autocast: bool) -> _Timi
         batch, activation_bytes = frozen.compute(images), frozen.row_bytes
         prefix = _time(lambda: frozen.compute(images), job.device)
         _compare_with_openvino(frozen, images, prefix)
+    batch = concatenate([batch] * inputs.extra_rows.relative)  # as many as with unlabelled examples
     targets = inputs.model.task.expand(labels)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -341,9 +353,9 @@ def _time_steps(trial: Model, config: Config, job: Job, autocast: bool) -> _Timi
     with cuda_kernels(in_float32):
         prediction = _time(lambda: compute_logits(trial.eval(), half, in_float32), in_float32)
     inputs.close()
-    n = len(labels)
+    n, rows = len(labels), len(batch)
     return _Timing(
-        prefix / n, forward / n, step / n, prediction / len(half), activation_bytes, peak_bytes,
+        prefix / n, forward / rows, step / n, prediction / len(half), activation_bytes, peak_bytes,
         autocast, tuning, factor,
     )  # fmt: skip
 
@@ -401,12 +413,12 @@ def _forward(inputs: Inputs, batch: Activations, targets: Tensor) -> None:
         inputs.forward_loss(batch, targets)
 
 
-def _time_augmentation(trial: Model, config: Config, job: Job) -> float:
+def _time_augmentation(inputs: Inputs) -> float:
     """Measure the seconds that augmenting one image takes."""
-    inputs = Inputs(trial, config, job)
-    images, labels = next(iter(job.train))
+    images, labels = next(iter(inputs.job.train))
     images, labels = images[:CPU_IMAGES], labels[:CPU_IMAGES]
-    return _time(lambda: inputs.augmentation(images, labels), job.device) / len(labels)
+    inputs.augmentation.detect_identity(images, labels)
+    return _time(lambda: inputs.augmentation(images, labels), inputs.job.device) / len(labels)
 
 
 def _time(function: Callable[[], object], device: Device) -> float:

@@ -191,7 +191,7 @@ class FrozenInputs:
         key: dict[str, object] = {
             "format": FORMAT,
             "versions": [_version("torch"), _version("timm")],
-            "data": [self.job.data_id, batches.packed.key],
+            "data": [batches.data_id or self.job.data_id, batches.packed.key],
             "backbone": [backbone.name, dict(backbone.params), *_identify_code(backbone)],
             "input": [self.model.expects.describe(), self.model.head_input],
             "split_point": self.split_point.name,

@@ -16,11 +16,12 @@ from torch import Tensor
 from autotl.data import Batches
 from autotl.errors import OutOfMemory
 from autotl.frozen import CachedRows
-from autotl.frozen.activations import Activations, divide
+from autotl.frozen.activations import Activations, concatenate, divide
 from autotl.frozen.split_point import SplitPoint, find_split_point
 from autotl.models import Model
 from autotl.space.plugin import Balance
 from autotl.space.space import Config
+from autotl.space.unlabelled import Outputs
 from autotl.training.augmentation import Augmentation
 from autotl.training.compute import CompiledFunction, cost_key
 from autotl.training.frozen_inputs import FrozenInputs, eval_mode
@@ -33,6 +34,8 @@ from autotl.training.predict import (
     predict,
     split_for_inference,
 )
+from autotl.training.unlabelled import Rows, make_unlabelled_inputs, self_train
+from autotl.training.weight_average import WeightAverage
 
 
 class Inputs:
@@ -55,6 +58,9 @@ class Inputs:
         scaler: Scales the loss of a training in float16.
         sampling: Relative probability of each class to be drawn, ``[C]``; None draws every image
             once.
+        unlabelled: The unlabelled examples and what is done with them; None if nothing is.
+        average: The averaged weights, which may compute the targets of unlabelled examples.
+        progress: The fraction of the training that is done, from 0 to below 1.
     """
 
     def __init__(self, model: Model, config: Config, job: Job) -> None:
@@ -78,6 +84,10 @@ class Inputs:
         self.sampling = balance.sampling
         self._loss = self._make_loss(_to_tensor(balance.weights, device))
         self._logit_offsets = _to_tensor(balance.offsets, device)
+        self.unlabelled = make_unlabelled_inputs(model, config, job)
+        teacher_decay = self.unlabelled.method.teacher_decay if self.unlabelled else 0.0
+        self.average = WeightAverage(teacher_decay or job.ema)
+        self.progress = 0.0
 
     def _make_loss(self, weights: Tensor | None) -> Callable[[Tensor, Tensor], Tensor]:
         """Return the loss of the configuration, or that of the task."""
@@ -92,6 +102,26 @@ class Inputs:
     def split_point(self) -> SplitPoint | None:
         """The point at which activations are cached; None if the model is fed images."""
         return self.frozen.split_point if self.frozen else None
+
+    @property
+    def passes(self) -> int:
+        """Number of passes over the training images in an epoch."""
+        return self.unlabelled.passes if self.unlabelled and self.trainable else 1
+
+    @property
+    def extra_rows(self) -> Rows:
+        """How much the unlabelled examples add to what is computed."""
+        if self.unlabelled is None:
+            return Rows()
+        relative = 1 + self.copies * self.unlabelled.method.mu if self.trainable else 1
+        return Rows(self.unlabelled.batches.num_examples, self.passes, relative)
+
+    @property
+    def copies(self) -> int:
+        """How often a step has each of its unlabelled examples: as it is, and augmented."""
+        if self.unlabelled is None or self.unlabelled.method.loss is None:
+            return 0
+        return 1 if self.augmentation.is_identity or self.augmentation.mixes else 2
 
     @property
     def views(self) -> int:
@@ -145,23 +175,65 @@ class Inputs:
             epoch: Number of the epoch, from 1.
 
         Yields:
-            Inputs of the model or activations ``[B, ...]``, and targets ``[B, C]``.
+            Inputs of the model or activations ``[B, ...]``, and targets ``[B, C]``. With unlabelled
+            examples the inputs are more than the targets: ``copies`` groups of these follow.
         """
+        for number in range((epoch - 1) * self.passes + 1, epoch * self.passes + 1):
+            yield from self._pass(number)
+
+    def _pass(self, number: int) -> Iterator[tuple[Activations, Tensor]]:
+        """Yield the training batches of one pass over the training images, see above."""
         batches = self.job.train
-        positions = batches.epoch_indices(epoch, self.sampling)
-        view = (epoch - 1) % self.views if self.trainable else 0
+        positions = batches.epoch_indices(number, self.sampling)
+        view = (number - 1) % self.views if self.trainable else 0
+        drawn, views = self._draw_unlabelled(number, [len(own) for own in positions])
+        # All rows first: without space for any of them, the model is fed images.
         rows = self._get_rows(batches, view or None)
+        others = [self._get_rows(self.unlabelled.batches, v) for v in views if self.unlabelled]
         if self.frozen is None or rows is None:
-            for images, labels in batches.load(positions):
-                if self.trainable:
-                    yield self.augmentation(images, labels)
-                else:
-                    yield images, self.model.task.expand(labels)
+            yield from self._load_images(positions, drawn)
             return
         loaded = zip(batches.load_targets(positions), rows.batches(positions), strict=True)
+        groups = [other.batches(drawn) for other in others if other is not None]
         for labels, (activations, targets) in loaded:
             targets = self.model.task.expand(labels) if targets is None else targets
-            yield self.frozen.restore_dtype(activations), targets
+            parts = [activations, *(next(group)[0] for group in groups)]
+            batch = concatenate(parts) if groups else activations
+            yield self.frozen.restore_dtype(batch), targets
+
+    def _draw_unlabelled(
+        self, number: int, sizes: Sequence[int]
+    ) -> tuple[list[NDArray[np.int64]], list[int | None]]:
+        """Draw the unlabelled examples of each step of a pass, and the views of them.
+
+        Args:
+            number: The number of the pass, from 1.
+            sizes: The number of labelled examples in each step.
+
+        Returns:
+            Their positions in each step, and for each of ``copies`` the view, None for the examples
+            as they are; both empty if there are none.
+        """
+        if self.unlabelled is None or not self.copies or not self.trainable:
+            return [], []
+        strong = 1 + number % max(1, self.views - 1)
+        return self.unlabelled.draw(number, sizes), [None, strong][: self.copies]
+
+    def _load_images(
+        self, positions: Sequence[NDArray[np.int64]], drawn: Sequence[NDArray[np.int64]]
+    ) -> Iterator[tuple[Activations, Tensor]]:
+        """Yield the batches of a pass as inputs of the model, with the unlabelled ones drawn."""
+        others = self.unlabelled.batches.load(drawn) if self.unlabelled and drawn else None
+        for images, labels in self.job.train.load(positions):
+            if not self.trainable:
+                yield images, self.model.task.expand(labels)
+                continue
+            batch, targets = self.augmentation(images, labels)
+            if others is not None:
+                weak, _ = next(others)
+                copies = [weak] if self.copies == 1 else [weak, self.augmentation.transform(weak)]
+                batch = torch.cat([batch, *copies])
+            yield batch, targets
 
     def fit_head(self) -> None:
         """Fit a head that has a ``fit`` to the training images without augmentation."""
@@ -170,9 +242,17 @@ class Inputs:
             features, targets = self.extract_head_inputs(), self.job.train.targets
             if targets.ndim > 1:  # a head in closed form is fitted to labels or to logits
                 targets = self.model.task.expand(targets)
-            fit = partial(fit_head, head, features, targets, name, self.job)
+
+            def fit(features: Tensor, targets: Tensor) -> None:
+                run = partial(fit_head, head, features, targets, name, self.job)
+                retry_when_out_of_memory(run, features.device, "the fit of the head")
+
             with torch.no_grad():
-                retry_when_out_of_memory(fit, features.device, "the fit of the head")
+                if self.unlabelled is None or self.unlabelled.method.select is None:
+                    fit(features, targets)
+                    return
+                method, more = self.unlabelled.method, self.extract_unlabelled_head_inputs()
+                self_train(fit, self._predict_from_head_inputs, features, targets, more, method)
 
     def extract_head_inputs(self) -> Tensor:
         """Compute the input of the head for the training images without augmentation.
@@ -180,13 +260,27 @@ class Inputs:
         Returns:
             ``float32 [N, ...]``, in the order of the images.
         """
-        train = self.job.train
+        return self._extract_head_inputs(self.job.train)
+
+    def extract_unlabelled_head_inputs(self) -> Tensor:
+        """Compute the input of the head for the unlabelled examples, ``float32 [U, ...]``."""
+        assert self.unlabelled is not None
+        return self._extract_head_inputs(self.unlabelled.batches)
+
+    def _predict_from_head_inputs(self, features: Tensor) -> Tensor:
+        """Predict ``float32 [N, K]`` from the input of the head."""
+        with eval_mode(self.model), autocast(self.device):
+            logits: Tensor = self._inference.map(self.model.head, features)
+        predictions: Tensor = self.model.task.activate(logits.float())
+        return predictions
+
+    def _extract_head_inputs(self, train: Batches) -> Tensor:
         whole_backbone = self.split_point is not None and self.split_point.name == "backbone"
         rows = self._get_rows(train, None) if whole_backbone else None
         features: Tensor | None = None
         done = 0
         with eval_mode(self.model), torch.inference_mode(), autocast(self.device):
-            for part in self._compute_head_inputs(rows):
+            for part in self._compute_head_inputs(train, rows):
                 if features is None:
                     shape = (train.num_examples, *part.shape[1:])
                     with torch.inference_mode(False):  # such tensors cannot be trained on
@@ -196,9 +290,8 @@ class Inputs:
         assert features is not None  # there is a training image
         return features
 
-    def _compute_head_inputs(self, rows: CachedRows | None) -> Iterator[Tensor]:
-        """Yield the input of the head for batches of the training images, in their order."""
-        train = self.job.train
+    def _compute_head_inputs(self, train: Batches, rows: CachedRows | None) -> Iterator[Tensor]:
+        """Yield the input of the head for batches of examples, in their order."""
         if rows:
             for row, _ in rows.batches(train.sequential_indices()):
                 yield divide(row)[0]
@@ -261,6 +354,8 @@ class Inputs:
         def compute(parts: int) -> Tensor:
             if next(attempts):  # gradients that were added before memory ran out
                 self.model.zero_grad(set_to_none=True)
+                if self.unlabelled and self.unlabelled.module:
+                    self.unlabelled.module.zero_grad(set_to_none=True)
             return self._backward_in_micro_batches(self._copy(batch), targets, parts)
 
         run = partial(self.micro_batches.run, compute, len(targets), targets.device)
@@ -281,7 +376,8 @@ class Inputs:
             if parts == 1:
                 return self.loss(self._copy(batch), targets)
             copied = self._copy(batch)
-            losses = [len(t) * self.loss(b, t) for b, t in split(parts, copied, targets)]
+            parted = split(parts, copied, targets, self._count_copies(batch, targets))
+            losses = [len(t) * self.loss(b, t) for b, t in parted]
             return torch.stack(losses).sum() / len(targets)
 
         with torch.no_grad():
@@ -295,26 +391,73 @@ class Inputs:
         """Compute the mean loss of a batch: the balanced loss and the strategy's penalties.
 
         Args:
-            batch: Inputs of the model or activations ``[B, ...]``.
+            batch: Inputs of the model or activations ``[B, ...]``; the unlabelled ones follow.
             targets: ``[B, L]``.
 
         Returns:
             A scalar; of a classification in nats.
         """
+        count, copies = len(targets), self._count_copies(batch, targets)
+        if not self.trainable:  # others that are trained in the same pass have unlabelled examples
+            batch, copies = batch[:count], 0
+        taught: Outputs | None = None
+        if copies and self.unlabelled and self.unlabelled.method.teacher_decay:
+            size = (len(batch) - count) // copies
+            taught = self._teach(batch[count : count + size])
+            batch = concatenate([batch[:count], batch[len(batch) - size :]])
+        features, logits = self._compute_outputs(batch, self._compiled)
+        own = logits[:count]
+        if self._logit_offsets is not None:
+            own = own + self._logit_offsets
+        loss: Tensor = self._loss(own, targets)
+        for penalty in self.model.penalties:
+            loss = loss + penalty(features[:count])
+        if copies and self.unlabelled:
+            labelled = Outputs(logits[:count], features[:count], targets)
+            weak, strong = self._divide_unlabelled(logits[count:], features[count:], taught)
+            loss = loss + self.unlabelled.compute_loss(labelled, weak, strong, self.progress)
+        return loss
+
+    def _divide_unlabelled(
+        self, logits: Tensor, features: Tensor, taught: Outputs | None
+    ) -> tuple[Outputs, Outputs]:
+        """Return the weak and the strong outputs; with a teacher, all of the model are strong."""
+        if taught is not None:
+            return taught, Outputs(logits, features)
+        halves = [
+            Outputs(*own)
+            for own in zip(*(t.tensor_split(self.copies) for t in (logits, features)), strict=True)
+        ]
+        return halves[0], halves[-1]
+
+    def _teach(self, batch: Activations) -> Outputs:
+        """Compute the outputs of the averaged weights, in eval mode and without gradients."""
+        with torch.no_grad(), self.average.applied(), eval_mode(self.model):
+            features, logits = self._compute_outputs(self._copy(batch))
+        return Outputs(logits, features)
+
+    def _count_copies(self, batch: Activations, targets: Tensor) -> int:
+        """How many groups of unlabelled examples follow the labelled ones of a batch."""
+        return self.copies if len(batch) > len(targets) else 0
+
+    def count_unlabelled_rows(self) -> int:
+        """The number of cached rows of unlabelled examples that the training needs."""
+        if self.unlabelled is None:
+            return 0
+        return self.unlabelled.batches.num_examples * (max(2, self.views) if self.copies > 1 else 1)
+
+    def _compute_outputs(
+        self, batch: Activations, compiled: CompiledFunction | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the input of the head ``[B, ..., F]`` and the logits ``[B, L]``, in float32."""
         with autocast(self.device):
             activations, inputs = divide(batch)
             if split_point := self.split_point:
                 features = split_point.features(activations, inputs)
             else:
-                features = (self._compiled or self.model.features)(activations)
+                features = (compiled or self.model.features)(activations)
             logits = self.model.head(features)
-        logits = logits.float()
-        if self._logit_offsets is not None:
-            logits = logits + self._logit_offsets
-        loss: Tensor = self._loss(logits, targets)
-        for penalty in self.model.penalties:
-            loss = loss + penalty(features.float())
-        return loss
+        return features.float(), logits.float()
 
     def _update_trainable(self) -> None:
         """Update what depends on which parameters are trainable."""
@@ -340,6 +483,7 @@ class Inputs:
             temporary=self.job.data_id is None or bool(split_point.prefix_parameters & trained),
         )
         count = self.job.train.num_examples * self.views + self.job.num_validation_examples
+        count += self.count_unlabelled_rows()
         frozen.total_bytes = frozen.row_bytes * count
         has_space = self.job.cache.has_space(frozen.total_bytes, self.device.torch_device)
         return frozen if has_space else None
@@ -356,7 +500,8 @@ class Inputs:
     def _backward_in_micro_batches(self, batch: Activations, targets: Tensor, parts: int) -> Tensor:
         total = torch.zeros((), device=targets.device)
         # Nearly equal parts: none has a single image, which breaks BatchNorm.
-        for micro_batch, micro_targets in split(parts, batch, targets):
+        copies = self._count_copies(batch, targets)
+        for micro_batch, micro_targets in split(parts, batch, targets, copies):
             weight = len(micro_targets) / len(targets)
             loss = self.loss(micro_batch, micro_targets) * weight
             self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]

@@ -75,6 +75,8 @@ class Job:
             study passes them in again; they are plain values.
         measured_costs: What ``measure_cost`` measured, by ``cost_key``; to be stored likewise.
         on_step: Called before every step.
+        unlabelled: Returns batches of the unlabelled examples that this training may use, always
+            the same object; their targets mean nothing. None if there are none.
     """
 
     train: Batches
@@ -97,6 +99,7 @@ class Job:
     micro_batch_sizes: MutableMapping[str, int] = field(default_factory=dict)
     measured_costs: MutableMapping[str, Any] = field(default_factory=dict)
     on_step: Callable[[], object] = lambda: None
+    unlabelled: Callable[[], Batches] | None = None
 
     @property
     def num_validation_examples(self) -> int:

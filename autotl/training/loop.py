@@ -113,7 +113,6 @@ class Training:
             resident.relax(job.device.torch_device)  # another process may have needed the memory
         self.inputs = Inputs(model, config, job)
         self._plan = plan_groups(model, config["freeze"], job.epochs)
-        self._average = WeightAverage(job.ema)
         self._optimizer: torch.optim.Optimizer | None = None
         self._scheduler: Any = None
         self._signature: Any = None
@@ -145,7 +144,7 @@ class Training:
         """Restore the weights after the last complete epoch; return whether they were kept."""
         for tensor, completed in self._completed.items():
             tensor.data.copy_(completed)
-        self._average = WeightAverage(0.0)  # it is in the weights of the complete epoch
+        self.inputs.average = WeightAverage(0.0)  # it is in the weights of the complete epoch
         return bool(self._completed)
 
     def begin_epoch(self, number: int) -> None:
@@ -160,6 +159,7 @@ class Training:
             self.inputs.compile_backbone()
         self.model.train(self.inputs.trainable)
         self._total_loss = torch.zeros((), device=self.job.device.torch_device)
+        self._count = 0
 
     def step(self, batch: Activations, targets: Tensor) -> None:
         """Train on a batch of ``inputs.training_batches``; if nothing is trained, add its loss.
@@ -169,7 +169,9 @@ class Training:
         updated in any case.
         """
         self.job.check_time()
+        self.inputs.progress = self._steps / self._all_steps
         self._steps += 1
+        self._count += len(targets)
         if not self.inputs.trainable:
             self._total_loss += self.inputs.forward_loss(batch, targets) * len(targets)
             return
@@ -183,20 +185,20 @@ class Training:
         step = partial(scaler.step, self._optimizer)
         retry_when_out_of_memory(step, self.job.device.torch_device, "the training")
         scaler.update()
-        self._average.update(self.model)
+        self.inputs.average.update(self.model)
 
     def end_epoch(self) -> Epoch:
         """Validate the model; return the results of the epoch."""
         number, job = self.number, self.job
         # The only place where the CPU waits for the GPU.
-        loss = float(self._total_loss) / job.train.num_examples
+        loss = float(self._total_loss) / self._count
         if not np.isfinite(loss):
             raise Diverged(f"the training loss is {loss} in epoch {number}{self._float16_hint}")
         if self.inputs.scaler.get_scale() < 1:  # it is 65,536 in the beginning
             raise Diverged(f"the gradients overflow in epoch {number}{self._float16_hint}")
         score, probabilities = float("nan"), None
         if job.validation:
-            with self._average.applied():
+            with self.inputs.average.applied():
                 probabilities = self.inputs.predict_validation()
             if not np.isfinite(probabilities).all():
                 text = f"the predictions are not finite after epoch {number}{self._float16_hint}"
@@ -215,7 +217,7 @@ class Training:
 
     def finish(self) -> None:
         """After the last epoch: apply the averaged weights and merge parametrizations."""
-        self._average.swap()
+        self.inputs.average.swap()
         self.model.penalties.clear()
         merge_parametrizations(self.model)
 
@@ -228,9 +230,12 @@ class Training:
         names = {id(tensor): name for name, tensor in self._tensors().items()}
         if self._optimizer and not names.keys() >= set(map(id, self._optimizer.state)):
             return  # an optimizer plugin with parameters of its own
+        if self.inputs.unlabelled and not self.inputs.unlabelled.is_stateless:
+            return
         trained = [p for p in self.model.parameters() if id(p) in self._trained]
-        tensors = {f"weight:{names[id(t)]}": t for t in (*trained, *self.model.buffers())}
-        tensors |= {f"average:{k}": v for k, v in self._average.state(names).items()}
+        own = (*trained, *self.model.buffers(), *self._method_tensors().values())
+        tensors = {f"weight:{names[id(t)]}": t for t in own}
+        tensors |= {f"average:{k}": v for k, v in self.inputs.average.state(names).items()}
         tensors |= {f"random:{i}": state for i, state in enumerate(random.torch_states)}
         if last.predictions is not None:
             tensors["predictions"] = torch.from_numpy(last.predictions)
@@ -242,7 +247,7 @@ class Training:
             "planned": self.job.epochs,
             "views": self.job.views,
             "steps": self._steps,
-            "averaged_steps": self._average.steps,
+            "averaged_steps": self.inputs.average.steps,
             "epochs": [asdict(replace(epoch, predictions=None)) for epoch in epochs],
             "optimizer": optimizer,
             "compile": self.job.compute.compile,
@@ -273,9 +278,9 @@ class Training:
             own[name].data.copy_(tensor)
         self._steps = facts["steps"]
         averages = select_tensors(tensors, "average")
-        self._average.restore(averages, own, facts["averaged_steps"])
+        self.inputs.average.restore(averages, own, facts["averaged_steps"])
         if self._optimizer:
-            unpack_optimizer(self._optimizer, self.model, tensors, facts["optimizer"])
+            unpack_optimizer(self._optimizer, own, tensors, facts["optimizer"])
         self.inputs.scaler.load_state_dict(scaler)
         random.torch_states = [tensors[f"random:{i}"] for i in range(len(random.torch_states))]
         if self.job.keep_completed_epochs and self.job.deadline is not None:
@@ -294,12 +299,26 @@ class Training:
         return all(own[name].shape == saved[name].shape for name in own.keys() & saved.keys())
 
     def _tensors(self) -> dict[str, Tensor]:
-        """The parameters and buffers of the model by name."""
-        return dict(chain(self.model.named_parameters(), self.model.named_buffers()))
+        """The parameters and buffers by name: those of the model, and of the unlabelled method."""
+        named = chain(self.model.named_parameters(), self.model.named_buffers())
+        return {**dict(named), **self._method_tensors()}
+
+    def _method_tensors(self) -> dict[str, Tensor]:
+        """The parameters and buffers of what is done with unlabelled examples, by name."""
+        unlabelled = self.inputs.unlabelled
+        if unlabelled is None or unlabelled.module is None:
+            return {}
+        named = chain(unlabelled.module.named_parameters(), unlabelled.module.named_buffers())
+        return {f"unlabelled {name}": tensor for name, tensor in named}
+
+    @property
+    def _all_steps(self) -> int:
+        """The number of steps in all epochs."""
+        return self.job.epochs * self.inputs.passes * len(self.job.train)
 
     def _keep_weights(self) -> None:
         """Copy all weights that were trained, averaged if the training averages them."""
-        with self._average.applied():
+        with self.inputs.average.applied():
             trained = [p for p in self.model.parameters() if id(p) in self._trained]
             self._completed = {t: _copy(t) for t in (*trained, *self.model.buffers())}
 
@@ -313,14 +332,23 @@ class Training:
         if self.number == 1:
             self.inputs.fit_head()
         if self.inputs.trainable:
-            steps = self.job.epochs * len(self.job.train)
             self._optimizer, self._scheduler = _make_optimizer(
-                self.config, groups, steps, self._optimizer
+                self.config, self._add_method(groups), self._all_steps, self._optimizer
             )
         parameters = [p for g in groups for p in g["params"]]
         self._trained |= set(map(id, parameters))
         if self._completed:  # this epoch trains more than the last one did
             self._completed = {p: _copy(p) for p in parameters} | self._completed
+
+    def _add_method(self, groups: list[Group]) -> list[Group]:
+        """Add the parameters of the unlabelled method, at the learning rate of the head."""
+        unlabelled = self.inputs.unlabelled
+        parameters = (
+            list(unlabelled.module.parameters()) if unlabelled and unlabelled.module else []
+        )
+        head = set(map(id, self.model.head.parameters()))
+        own = next((g for g in groups if head & set(map(id, g["params"]))), groups[0])
+        return [*groups, {**own, "params": parameters}] if parameters else groups
 
 
 def _copy(tensor: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from torch import Tensor
 from autotl import models
 from autotl.data import device_memory, resident
 from autotl.errors import OutOfMemory
-from autotl.frozen.activations import Activations
+from autotl.frozen.activations import Activations, concatenate
 from autotl.models import Device, Model
 from autotl.space.space import Config
 from autotl.space.task import Task
@@ -202,6 +202,23 @@ class MicroBatches:
         self.size = size // 2
 
 
-def split(count: int, batch: Activations, targets: Tensor) -> Sequence[tuple[Activations, Tensor]]:
-    """Split a batch and its targets into ``count`` nearly equal parts."""
-    return list(zip(batch.tensor_split(count), targets.tensor_split(count), strict=True))
+def split(
+    count: int, batch: Activations, targets: Tensor, copies: int = 0
+) -> Sequence[tuple[Activations, Tensor]]:
+    """Split a batch and its targets into ``count`` nearly equal parts.
+
+    Args:
+        count: The number of parts.
+        batch: The examples of the targets, and after them ``copies`` groups of unlabelled ones, of
+            which each part gets its own.
+        targets: The targets.
+        copies: The number of these groups.
+    """
+    labelled = len(targets)
+    parts: Sequence[Activations] = batch[:labelled].tensor_split(count)
+    if copies:
+        size = (len(batch) - labelled) // copies
+        starts = [labelled + size * i for i in range(copies)]
+        groups = [batch[start : start + size].tensor_split(count) for start in starts]
+        parts = [concatenate(own) for own in zip(parts, *groups, strict=True)]
+    return list(zip(parts, targets.tensor_split(count), strict=True))

@@ -117,3 +117,11 @@ def test_data_check_lists_a_few_problems_of_each_kind(tmp_path: Path) -> None:
     assert lines[5] == "... and 7 more like it (left out); --all lists them"
     every = run("data", "check", tmp_path / "more/labels.csv", "--task", "regression", "--all")
     assert sum("is not a number" in line for line in every.stdout.splitlines()) == 12
+
+
+def test_data_check_counts_unlabelled_images(tmp_path: Path) -> None:
+    write_images(tmp_path / "photos", count=6)
+    write_images(tmp_path / "photos/unlabelled", count=2, seed=1)
+    result = run("data", "check", tmp_path / "photos")
+    assert "18 images of 3 classes" in result.stdout
+    assert "6 unlabelled images" in result.stdout

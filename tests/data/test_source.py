@@ -19,7 +19,7 @@ from autotl.space.registry import Registry
 def test_examples_and_problems_are_told_apart(tmp_path: Path) -> None:
     write_images(tmp_path, count=2)
     (tmp_path / "red" / "notes.txt").write_text("")
-    examples, issues, kind, _ = read_source(str(tmp_path), registry.load())
+    examples, issues, kind, *_ = read_source(str(tmp_path), registry.load())
     assert kind is IMAGES
     assert len(examples) == 6
     assert [issue.name for issue in issues] == ["*.txt"]

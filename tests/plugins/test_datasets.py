@@ -444,3 +444,36 @@ def test_each_plugin_declares_the_sources_that_it_reads() -> None:
         "npz": ("*.npz",),
         "sklearn": ("sklearn:*",),
     }
+
+
+def test_images_in_a_folder_unlabelled_have_no_label(tmp_path: Path) -> None:
+    plain = create_files(tmp_path / "plain", "cat/a.jpg", "dog/b.jpg", "Unlabeled/deep/er/c.jpg")
+    assert summarise(read_folder(plain)) == [
+        ("cat/a.jpg", "cat", ""),
+        ("dog/b.jpg", "dog", ""),
+        ("Unlabeled/deep/er/c.jpg", "", "unlabelled"),
+    ]
+    split = create_files(tmp_path / "split", "train/a/1.jpg", "test/a/1.jpg", "unlabelled/1.jpg")
+    assert summarise(read_folder(split))[2:] == [("unlabelled/1.jpg", "", "unlabelled")]
+    empty = create_files(tmp_path / "empty", "a/1.jpg", "b/1.jpg", "unlabelled/notes.txt")
+    problems = problems_of(datasets.folder(str(empty)))
+    assert problems["unlabelled"] == "the folder has no image"
+
+
+def test_rows_without_a_label_or_of_the_split_unlabelled(tmp_path: Path) -> None:
+    create_files(tmp_path, *(f"{c}.jpg" for c in "abcd"))
+    table = "path,label,split\na.jpg,cat,\nb.jpg,,\nc.jpg,dog,unlabelled\nd.jpg,,test\n"
+    (tmp_path / "t.csv").write_text(table)
+    source = read_source(str(tmp_path / "t.csv"), registry.load())
+    assert [e.name for e in source.examples] == ["a.jpg", "d.jpg"]
+    assert summarise(list(source.unlabelled)) == [("b.jpg", "", ""), ("c.jpg", "", "unlabelled")]
+    binary = "path,cat,dog,split\na.jpg,1,0,\nb.jpg,0,1,\nc.jpg,0,0,unlabelled\n"
+    assert [e.label for e in read_table(tmp_path, binary)] == ["cat", "dog", ""]
+
+
+def test_an_archive_may_have_unlabelled_images(tmp_path: Path) -> None:
+    images = np.zeros((2, 4, 4), np.uint8)
+    arrays = {"train_images": images, "train_labels": [0, 1], "unlabelled_images": images}
+    np.savez(tmp_path / "a.npz", **arrays)
+    examples = datasets.npz(str(tmp_path / "a.npz"))
+    assert summarise(examples)[2:] == [(f"unlabelled/{i}", "", "unlabelled") for i in range(2)]

@@ -31,6 +31,10 @@ BUILT_IN = {
     },
     "optimizer": {"adamw", "sgd", "lion"},
     "balance": {"none", "class_weights", "balanced_sampling", "logit_adjustment"},
+    "unlabelled": {
+        *("none", "pseudo_labels", "fixmatch", "flexmatch", "mean_teacher"),
+        *("information", "coral", "dann"),
+    },
     "loss": {
         *("cross_entropy", "focal", "poly1", "binary_cross_entropy", "asymmetric"),
         *("huber", "squared_error", "absolute_error"),

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from images import FAST
 
-from autotl import data, engine, events, models, study
+from autotl import Example, data, engine, events, models, study
 from autotl.data import IMAGES, Source
 from autotl.errors import OutOfMemory
 from autotl.events import Event, Stage, StepCompleted
@@ -24,7 +24,7 @@ from autotl.search.context import DECISIVE_SETTINGS, TrainingContext
 from autotl.space import registry, space
 from autotl.space.space import Config
 from autotl.store import TrialFacts, TrialRow
-from autotl.training import ComputeSettings
+from autotl.training import ComputeSettings, Job
 
 PARAMS = {"lr": 1e-3}
 ROW = TrialRow(
@@ -184,3 +184,38 @@ def test_a_model_that_does_not_fit_on_the_device_is_out_of_memory(
     monkeypatch.setattr(models, "build_model", fail)
     with pytest.raises(OutOfMemory, match="the model does not fit"):
         context.build(context.config(ROW))
+
+
+def test_unlabelled_images_of_a_group_that_validates_or_tests_are_not_trained_on(
+    context: TrainingContext, model: Model, tmp_path: Path
+) -> None:
+    """In a trial, in a repeat and in the refit."""
+    settings = context.settings.model_copy(update={"out": tmp_path})
+    items = context.dataset.examples
+    labelled = [replace(e, group=e.name) for e in items]
+    noise = np.random.default_rng(0).integers(0, 256, (len(items), 8, 8, 3), dtype=np.uint8)
+    unlabelled = tuple(
+        Example(f"u/{e.name}", noise[i], "", "unlabelled", e.name) for i, e in enumerate(items)
+    )
+    source = Source(labelled, [], IMAGES, unlabelled=unlabelled)
+    dataset = engine.load_dataset(settings, source, events.ignore)
+    own = replace(context, settings=settings, dataset=dataset, _packed={}, _batches={})
+
+    def groups_of(job: Job) -> set[str]:
+        assert job.unlabelled is not None
+        assert job.unlabelled() is job.unlabelled()
+        return {dataset.unlabelled.examples[i].group for i in job.unlabelled().indices}
+
+    def named(*splits: str) -> set[str]:
+        return {dataset.examples[i].group for i in dataset.indices(*splits)}
+
+    trial = own.job(model, "train", epochs=1, views=1)
+    assert groups_of(trial) == named("train")
+    assert trial.unlabelled is not None
+    assert trial.unlabelled().data_id == dataset.unlabelled.fingerprint
+    refit = own.job(model, "train", "validation", epochs=1, views=1)
+    assert groups_of(refit) == named("train", "validation")
+    resample = data.resample(dataset, 0, 0)
+    repeat = own.job(model, epochs=1, views=1, resample=resample)
+    assert groups_of(repeat) == {dataset.examples[i].group for i in resample.train}
+    assert context.job(model, "train", epochs=1, views=1).unlabelled is None

@@ -53,11 +53,14 @@ class Machine:
             raise RuntimeError("shapes do not fit")
         return self.milliseconds / 1000 * (size / NATIVE) ** 2, size
 
-    def plan(self, budget: float | None, count: int = 1000, **settings: Any) -> InputPlan:
+    def plan(
+        self, budget: float | None, count: int = 1000, unlabelled: int = 0, **settings: Any
+    ) -> InputPlan:
         examples = [Example(str(i), None, str(i % 10)) for i in range(count)]
         space = Space({"backbone": (net,)})
         config = StudyConfig(data="x", **settings)
-        source = Source(examples, [], IMAGES)
+        extra = tuple(Example(f"u{i}", None, "") for i in range(unlabelled))
+        source = Source(examples, [], IMAGES, unlabelled=extra)
         return plan_inputs(config, space, source, CPU, Budget(budget))
 
 
@@ -146,3 +149,15 @@ def test_a_size_that_is_a_value_of_the_backbone_is_timed_as_it_is(
     )
     monkeypatch.setattr(input_plan._Timer, "accepts", lambda self, size: True)
     assert machine.plan(60) == expected
+
+
+def test_unlabelled_examples_are_limited_before_labelled_ones(machine: Machine) -> None:
+    assert machine.plan(600, unlabelled=5000).unlabelled is None
+    plan = machine.plan(600, unlabelled=500_000)
+    assert plan.examples is None
+    assert plan.unlabelled is not None
+    assert 0 < plan.unlabelled < 500_000
+    assert "of 500,000 unlabelled images are used; there is no time" in plan.reasons[-1]
+    short = machine.plan(60, count=100_000, unlabelled=10)
+    assert short.examples is not None
+    assert short.unlabelled == 0

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import numpy as np
 import pytest
 
-from autotl import Range, augment, backbone, freeze, head
+from autotl import Range, augment, backbone, freeze, head, unlabelled
 from autotl.search.leaderboard import rank
 from autotl.search.portfolio import WARM_START, Names, Portfolio
 from autotl.space.registry import FILE, AnyPlugin
@@ -403,3 +403,28 @@ def test_the_third_head_is_tried_on_several_backbones_while_there_is_time(probin
     first, second = ("small", "large")  # equally good, and the smaller is more promising
     several = [(first, "probe", "third"), (second, "probe", "third")]
     assert heads == [(first, "probe", "solved"), *several[: 2 if probing else 1]]
+
+
+@unlabelled(order=1)
+def nothing() -> Any: ...
+
+
+@unlabelled(order=2)
+def consistent() -> Any: ...
+
+
+@unlabelled
+def other() -> Any: ...
+
+
+def test_with_many_unlabelled_examples_a_method_for_them_is_tried_early() -> None:
+    plugins = {**SPACE.plugins, "unlabelled": (consistent, nothing, other)}
+    search = Search(space=Space(plugins))
+    search.portfolio = replace(search.portfolio, semi_supervised=True)
+    names = [search.next(0.9) for _ in range(4)]
+    assert names[1:3] == [("large", "full", "linear"), ("large", "full", "linear", "consistent")]
+    methods = [params["unlabelled"] for params in search.params]
+    assert methods == ["nothing", "nothing", "consistent", "nothing"]
+    assert not search.portfolio.is_default(names[2])
+    search = Search(space=Space(plugins))
+    search.begin()  # few unlabelled examples are left to the sampler

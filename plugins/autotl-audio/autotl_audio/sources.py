@@ -31,15 +31,18 @@ def _is_sound_folder(source: str) -> bool:
 def sound_folder(source: str, *, seconds: float = 0.0) -> list[Example | Issue]:
     """A folder with a subfolder of sound files for each class, or such a folder for each split.
 
+    Sound files in a folder ``unlabelled`` beside these have no label.
+
     ``seconds`` is the duration that is used of each; 0 for the one that suits most of them.
     """
     root = Path(source)
     listing = image_files.list_images(root)
     sounds = list_sounds(listing)
     # A folder called 'train' is a split only if it contains class folders; it may be a class.
-    nested = {path.parts[0].lower() for path in sounds if len(path.parts) > 2}
+    own = [path for path in sounds if not plugin.is_unlabelled_path(path)]
+    nested = {path.parts[0].lower() for path in own if len(path.parts) > 2}
     depth = 1 if nested & set(plugin.SPLIT_WORDS) else 0
-    if not any(len(path.parts) > depth + 1 for path in sounds):
+    if not any(len(path.parts) > depth + 1 for path in own):
         raise DataError(
             f"{source}: no sound files in class folders; put them in class/sound.wav or "
             f"train/class/sound.wav (they end in {', '.join(SUFFIXES)})"
@@ -50,6 +53,8 @@ def sound_folder(source: str, *, seconds: float = 0.0) -> list[Example | Issue]:
 
 def _make_example(root: Path, path: Path, depth: int) -> Example:
     """The example of a file; ``depth`` is 1 if class folders are in folders of splits, else 0."""
+    if plugin.is_unlabelled_path(path):
+        return Example(path.as_posix(), root / path, "", plugin.UNLABELLED)
     split: Any = plugin.SPLIT_WORDS.get(path.parts[0].lower(), "") if depth else ""
     if depth and not split:
         raise DataError(

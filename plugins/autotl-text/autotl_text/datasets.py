@@ -21,12 +21,16 @@ from autotl_plugins.label_columns import (
 from autotl import Example, Issue, Label, dataset
 from autotl.errors import DataError, did_you_mean, shorten
 from autotl.space import plugin
-from autotl.space.plugin import GivenSplit
+from autotl.space.plugin import UNLABELLED, GivenSplit, is_unlabelled_path
 
 from .kind import TEXT_SUFFIXES, find_text_files, read_text_file, text
 from .tables import SUFFIXES, Row, has_texts, map_columns, read_table, report_missing
 
-SPLIT_WORDS: Mapping[str, GivenSplit] = {**plugin.SPLIT_WORDS, "dev": "validation"}
+SPLIT_WORDS: Mapping[str, GivenSplit] = {
+    **plugin.SPLIT_WORDS,
+    "dev": "validation",
+    "unsupervised": "unlabelled",
+}
 
 
 @dataset(input=text.name, matches=[f"*{s}" for s in SUFFIXES], accepts=has_texts)
@@ -91,11 +95,12 @@ def _read_row(path: Path, row: Row, mapped: Mapping[str, str], labels: LabelColu
         raise DataError(
             f"{where}: unknown split {shorten(word)}; {did_you_mean(word, SPLIT_WORDS)}"
         )
+    split = SPLIT_WORDS[word] if word else ""
     return Example(
         f"{path.name}:{row.number}",
         cells["text"],
-        labels.read(row.cells, where),
-        SPLIT_WORDS[word] if word else "",
+        "" if split == UNLABELLED else labels.read(row.cells, where),
+        split,
         cells.get("group", "").strip(),
     )
 
@@ -128,9 +133,13 @@ def has_text_files(source: str) -> bool:
 
 @dataset(input=text.name, matches=["*/"], accepts=has_text_files)
 def text_folder(source: str) -> list[Example | Issue]:
-    """A folder with a subfolder of text files for each class, or such a folder for each split."""
+    """A folder with a subfolder of text files for each class, or such a folder for each split.
+
+    Texts in a folder ``unlabelled`` beside these have no label.
+    """
     root = Path(source)
-    files = find_text_files(root)
+    everything = find_text_files(root)
+    files = [path for path in everything if not is_unlabelled_path(path)]
     # A folder called 'train' is a split only if it contains class folders; it may be a class.
     has_splits = any(len(p.parts) > 2 and p.parts[0].lower() in SPLIT_WORDS for p in files)
     if not any(len(path.parts) > has_splits + 1 for path in files):
@@ -139,7 +148,7 @@ def text_folder(source: str) -> list[Example | Issue]:
             f"train/class/text.txt (texts end in {', '.join(TEXT_SUFFIXES)})"
         )
     items: list[Example | Issue] = []
-    for path in files:
+    for path in everything:
         split, label = _read_folders(root, path, has_splits)
         try:
             content = read_text_file(root / path)
@@ -152,6 +161,8 @@ def text_folder(source: str) -> list[Example | Issue]:
 
 def _read_folders(root: Path, path: Path, has_splits: bool) -> tuple[GivenSplit, str]:
     """The split and the class of a file by its folders."""
+    if is_unlabelled_path(path):
+        return UNLABELLED, ""
     *folders, _ = path.parts
     split: GivenSplit = ""
     if has_splits and folders:
@@ -205,7 +216,7 @@ def _read_split(
     # A list of classes has the names in the feature of its elements.
     names = getattr(getattr(feature, "feature", feature), "names", None)
     labels = [_name_label(label, names) for label in rows[mapped["label"]]]
-    if all(label == "" for label in labels):
+    if split != UNLABELLED and all(label == "" for label in labels):
         return [Issue(word, "no example of this split has a label", "left out")]
     texts = map(to_text, rows[mapped["text"]])
     return [
