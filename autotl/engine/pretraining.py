@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from autotl import data, files, models, report, training
 from autotl.artifact import weights_folder
@@ -36,9 +36,6 @@ from autotl.space.registry import AnyPlugin, Registry
 from autotl.space.space import Choice, Config, Space, default_plugin, to_json
 from autotl.study import SourceTrainingConfig, StudyConfig
 from autotl.training import Epoch, Job
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 SAVE_SECONDS = 2.0
 """The time that is reserved in a budget to write the weights."""
@@ -77,7 +74,7 @@ class _Trained:
     ``size`` is that of its inputs.
     """
 
-    tensors: Mapping[str, Tensor]
+    tensors: Mapping[str, Any]
     epoch: Epoch | None
     size: int
     interrupted: bool
@@ -298,7 +295,7 @@ def _fine_tune(
     model = context.build(recipe)
     job = context.job(model, "train", epochs=context.settings.epochs, views=1)
     job = _plan(job, training.measure_cost(model, recipe, job), budget) if budget.seconds else job
-    tensors: dict[str, Tensor] = {}
+    tensors: dict[str, Any] = {}
     last, interrupted, metric = None, False, context.metric.name
     listener(Stage("training", 0, job.epochs))
     try:
