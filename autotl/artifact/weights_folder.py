@@ -107,6 +107,7 @@ def save(folder: Path, name: str, tensors: Mapping[str, Tensor], facts: Mapping[
     Raises:
         StoreError: They cannot be written, or would replace a file of somebody else.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     check_replaceable(folder, name)
@@ -119,10 +120,11 @@ def save(folder: Path, name: str, tensors: Mapping[str, Tensor], facts: Mapping[
             save_file(dict(tensors), temporary, {FACTS: json.dumps(facts)})
             temporary.chmod(mode)
         files.write_text(card_file(folder, name), render_card(name, facts))
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise StoreError(
-            f"{file} cannot be written ({error.strerror or error}); free some space there, or "
-            "choose another folder with --out"
+            f"{file} cannot be written ({reason}); free some space there, or choose another folder "
+            "with --out"
         ) from None
     return file
 

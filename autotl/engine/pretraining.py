@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
@@ -240,14 +240,15 @@ def _temporary_folder(out: Path) -> Iterator[Path]:
     Raises:
         StoreError: It cannot be created.
     """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        files.remove_leftovers(out)
-        with files.folder_beside(out / "training") as folder:
-            yield folder
-    except OSError as error:
-        text = f"{out} cannot be written ({error.strerror or error}); choose another --out"
-        raise StoreError(text) from None
+    with ExitStack() as stack:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            files.remove_leftovers(out)
+            folder = stack.enter_context(files.folder_beside(out / "training"))
+        except OSError as error:
+            text = f"{out} cannot be written ({error.strerror or error}); choose another --out"
+            raise StoreError(text) from None
+        yield folder
 
 
 def _make_context(
@@ -271,13 +272,10 @@ def _choose_recipe(prepared: Prepared, context: TrainingContext, listener: Liste
     """Choose the plugins, and measure whether images may be mirrored."""
     config, plugins = prepared.config, prepared.plugins
     [freeze, *_] = [p for p in plugins if p.kind == "freeze" and p.from_scratch]
-    named = {"augment": plugins.get("augment", config.augment)} if config.augment else {}
-    chosen = {
-        "backbone": find_backbone(config, plugins),
-        "freeze": freeze,
-        **{kind: default_plugin(plugins, kind) for kind in ("head", "augment", "optimizer")},
-        **named,
-    }
+    names = {kind: default_plugin(plugins, kind).name for kind in ("head", "augment", "optimizer")}
+    names |= {"augment": config.augment} if config.augment else {}
+    others = {kind: plugins.get(kind, name) for kind, name in names.items()}
+    chosen = {"backbone": find_backbone(config, plugins), "freeze": freeze, **others}
     space = Space({kind: (plugin,) for kind, plugin in chosen.items()})
     if space.may_mirror and (measured := measure_mirroring(space, context)):
         listener(Note(report.describe_mirroring({**vars(measured), "survives": measured.survives})))
@@ -353,6 +351,7 @@ def _describe_training(prepared: Prepared, recipe: Config, trained: _Trained) ->
     low, high = intervals.score_interval(
         prepared.metric, dataset.targets[indices], epoch.predictions, dataset.units[indices]
     )
+    low, high = (limit if math.isfinite(limit) else epoch.score for limit in (low, high))
     stopped = INTERRUPTED if trained.interrupted else ""
     if not stopped and epoch.number < config.epochs:
         stopped = OUT_OF_TIME

@@ -28,6 +28,7 @@ from functools import cached_property
 from typing import Any
 
 from autotl.search.leaderboard import PASSING, standard_error
+from autotl.space.kinds import FREEZE_FROM_SCRATCH
 from autotl.space.registry import FILE
 from autotl.space.space import Space
 from autotl.store import TrialRow
@@ -241,7 +242,8 @@ class Portfolio:
 
         If it consists of defaults, it has the name of that recipe, so that it is not tried twice.
         """
-        names = [params[kind] for kind in ("backbone", "freeze", "head") if kind in params]
+        kinds = ("backbone", "freeze", FREEZE_FROM_SCRATCH, "head")
+        names = [params[kind] for kind in kinds if kind in params]
         if len(names) == 3 and (default := self._default(*names))[1] == params:
             return default
         return (WARM_START, study), dict(params)
