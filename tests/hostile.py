@@ -67,6 +67,7 @@ LINES = {
     "--device cpu --no-history",
     "worker": "worker photos --device cpu",
     "train": "train recipe.toml photos --plugin tiny_plugin.py",
+    "pretrain": "pretrain photos --backbone test_resnet --epochs 1 --device cpu --out weights",
     "predict": "predict model photos/red/0.png --plugin tiny_plugin.py",
     "evaluate": "evaluate model photos --plugin tiny_plugin.py",
     "export": "export model --to onnx --plugin tiny_plugin.py",
@@ -172,7 +173,8 @@ def without_work(folder: Path) -> Iterator[None]:
         *("autotl.engine.steps.search_and_finish", "autotl.artifact.export.export"),
         *("autotl.testing.examine", "autotl.report.dashboard.serve"),
         *("autotl.engine.joining._wait_for_search", "autotl.cli.local_workers.start"),
-        "autotl.cli.ray_workers._connect",
+        *("autotl.cli.ray_workers._connect", "autotl.engine.pretraining.train"),
+        "autotl.engine.source_weights.train",
     )
     with ExitStack() as stack:
         stack.enter_context(chdir(folder))

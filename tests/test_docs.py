@@ -115,7 +115,7 @@ def test_the_readmes_commands_are_one_line_each(name: str) -> None:
 
 
 def test_options_of_search_are_settings_and_the_other_way_round() -> None:
-    of_this_run = {"source", "quiet", "isolate", "workers", "per_gpu", "ray", "join"}
+    of_this_run = {"data", "quiet", "isolate", "workers", "per_gpu", "ray", "join"}
     options = {p.name for p in commands()["autotl search"].params} - of_this_run
     settings = set(study.StudyConfig.model_fields) - {"data", "space", "views", "label_smoothing"}
     assert options == settings

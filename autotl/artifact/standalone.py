@@ -124,7 +124,10 @@ def find_parts(folder: Path, network: Model, config: Config) -> dict[str, str]:
         return {"reason": f"its input is {network.expects.kind}"}
     if network.expects.channels != RGB:
         return {"reason": f"its images have {network.expects.channels} channels"}
-    if not timm.is_model(backbone.name.partition(".")[0]):
+    name = backbone.name
+    if not timm.is_model(name.partition(".")[0]):
+        name = _find_timm_name(network, backbone)
+    if not name:
         return {"reason": f"the backbone {backbone.name} comes from {backbone.plugin.origin}"}
     if not network.task.activation_code:
         return {"reason": f"the task {network.task.name} has no code without autotl"}
@@ -134,9 +137,18 @@ def find_parts(folder: Path, network: Model, config: Config) -> dict[str, str]:
         # The code draws random initial weights; the caller's random state must not change.
         with torch.no_grad(), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return _find_equivalent(folder, network, config)
+            return _find_equivalent(folder, network, config, name)
     finally:
         network.train(training)
+
+
+def _find_timm_name(network: Model, backbone: Choice) -> str:
+    """The name in timm of a backbone that a family calls something else; empty if it has none."""
+    config: Any = getattr(network.backbone, "pretrained_cfg", None)
+    is_own = type(network.backbone).__module__.startswith("timm.")
+    if not (backbone.plugin.family and is_own and isinstance(config, Mapping)):
+        return ""
+    return str(config.get("architecture") or "")
 
 
 def render(parts: Mapping[str, str], folder: str = ".") -> str:
@@ -160,7 +172,9 @@ def render_example(parts: Mapping[str, str], has_thresholds: bool = False) -> st
     return OPEN_IMAGE + template.substitute({**DEFAULT_PARTS, **parts})
 
 
-def _find_equivalent(folder: Path, network: Model, config: Config) -> dict[str, str]:
+def _find_equivalent(
+    folder: Path, network: Model, config: Config, timm_name: str
+) -> dict[str, str]:
     """Find code for backbone and head whose predictions equal those of ``network``."""
     task, size = network.task, network.expects.size
     what = output_name(task)
@@ -172,7 +186,7 @@ def _find_equivalent(folder: Path, network: Model, config: Config) -> dict[str, 
         heads = list(_write_head(network.head, config["head"], features.shape[-1], logits.shape[1]))
     except _NotStandalone as error:
         return {"reason": str(error)}
-    name, features_code = config["backbone"].name, _write_features(network)
+    name, features_code = timm_name, _write_features(network)
     reason = ""
     # Models with a fixed input size need img_size for another one; the others do not accept it.
     for head, option in product(heads, ("", f", img_size={size}")):

@@ -10,7 +10,18 @@ from typing import Any
 
 import click
 
-from autotl.cli import data, evaluate, export, plugins, predict, process, search, studies, worker
+from autotl.cli import (
+    data,
+    evaluate,
+    export,
+    plugins,
+    predict,
+    pretrain,
+    process,
+    search,
+    studies,
+    worker,
+)
 from autotl.errors import AutoTLError
 
 
@@ -64,6 +75,7 @@ for _command in (
     evaluate.evaluate,
     export.export,
     search.train,
+    pretrain.pretrain,
     worker.worker,
     data.data,
     plugins.plugins,

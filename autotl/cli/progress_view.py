@@ -52,7 +52,7 @@ RARE = ("out_of_time", "duplicate")
 def show_progress(quiet: bool = False, study: str = "") -> Iterator[Listener]:
     """Yield a listener that shows the search of a study, or with ``quiet`` only its warnings."""
     if quiet:
-        yield _Warnings(open_console(sys.stderr))
+        yield print_progress(quiet)
         return
     console = open_console(sys.stdout)
     # The panel moves the cursor and draws with block characters.
@@ -62,6 +62,11 @@ def show_progress(quiet: bool = False, study: str = "") -> Iterator[Listener]:
             yield panel
     else:
         yield _Lines(console)
+
+
+def print_progress(quiet: bool = False) -> Listener:
+    """Return a listener that prints a line for each stage and note, or only warnings."""
+    return _Warnings(open_console(sys.stderr)) if quiet else _Lines(open_console(sys.stdout))
 
 
 class _ResizableLive(Live):

@@ -41,7 +41,7 @@ FOLDS = click.option(
 
 
 @click.command()
-@click.argument("source", metavar="DATA|STUDY.toml", type=SOURCE)
+@click.argument("data", metavar="DATA|STUDY.toml", type=SOURCE)
 @click.option(
     "--budget",
     type=Duration(),
@@ -217,6 +217,13 @@ FOLDS = click.option(
 @STORAGE
 @WEIGHTS
 @click.option(
+    "--source",
+    type=SOURCE,
+    metavar="DATA",
+    help="Other data on which the weights of the one --backbone are trained first, to be compared "
+    "with random and public ones (default: none).",
+)
+@click.option(
     "--out", type=PATH, metavar="DIR", help="Parent folder of the run folders (default: runs)."
 )
 @device_option()
@@ -261,7 +268,7 @@ FOLDS = click.option(
     "for several machines that run this command (default: no).",
 )
 @QUIET
-def search(source: str, quiet: bool, isolate: bool, **options: Any) -> None:
+def search(data: str, quiet: bool, isolate: bool, **options: Any) -> None:
     """Search for the best transfer configuration for DATA.
 
     DATA is a folder (class/*.jpg, or train|val|test/class/*), a CSV (path,label[,split][,group]),
@@ -274,7 +281,7 @@ def search(source: str, quiet: bool, isolate: bool, **options: Any) -> None:
     processes = {name: options.pop(name) for name in ("workers", "per_gpu", "ray", "join")}
     if processes["join"] and (isolate or processes["ray"]):
         raise click.UsageError("--join does not go with --isolate or --ray: leave one of them out.")
-    settings = study.configure(source, given_options(options))
+    settings = study.configure(data, given_options(options))
     if isolate:
         began = _isolate(settings, began)
     command = shlex.join(["autotl", *sys.argv[1:]])

@@ -28,8 +28,10 @@ from autotl.search import folds, identity, pruner, sampler
 from autotl.search.budget import Budget
 from autotl.search.input_plan import InputPlan
 from autotl.search.leaderboard import UNFINISHED, rank
+from autotl.space.registry import AnyPlugin
 from autotl.space.space import Space
 from autotl.store import (
+    ComparedWeights,
     DataFacts,
     DataIssueRow,
     ExcludedPlugin,
@@ -188,6 +190,7 @@ def begin_study(
         space=search_space.describe(),
         space_settings=identity.of_space(settings),
         excluded=[ExcludedPlugin(**vars(plugin)) for plugin in search_space.excluded],
+        compared_weights=_compared_weights(search_space),
         sampler=sampler.DESCRIPTION,
         pruner=pruner.DESCRIPTION,
         device=str(device),
@@ -208,11 +211,29 @@ def begin_study(
     store.set_data_issues(settings.name, issues)
 
 
+def _compared_weights(search_space: Space) -> list[ComparedWeights]:
+    """The backbones that differ in their weights alone.
+
+    Those with own weights, or else with public ones, are compared with the others.
+    """
+    by_architecture: dict[str, list[AnyPlugin]] = {}
+    for plugin in search_space.plugins["backbone"]:
+        if plugin.weights and plugin.weights.architecture:
+            by_architecture.setdefault(plugin.weights.architecture, []).append(plugin)
+    compared = []
+    for plugins in by_architecture.values():
+        lead, *others = sorted(plugins, key=lambda p: (p.has_random_weights, not p.owns_folder))
+        kinds = {p.name: "random" if p.has_random_weights else "public" for p in others}
+        if others:
+            compared.append(ComparedWeights(backbone=lead.name, over=kinds))
+    return compared
+
+
 def shared_settings(settings: StudyConfig) -> dict[str, Any]:
     """Return the settings of a search that its workers share, with absolute paths."""
     own = {"storage", "out", "device", "cache_size"}
     values = settings.model_dump(mode="json", exclude=own)
-    for key in ("data", "weights", "learn_from"):
+    for key in ("data", "source", "weights", "learn_from"):
         if values[key] and Path(values[key]).exists():
             values[key] = str(Path(values[key]).absolute())
     values["plugin"] = [str(file.expanduser().absolute()) for file in settings.plugin]

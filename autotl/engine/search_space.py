@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from functools import reduce
 
-from autotl import report, training
+from autotl import data, models, report, training
 from autotl.data import Dataset, Source
 from autotl.engine.inputs import imbalance
 from autotl.errors import Incompatible, StudyError
@@ -16,17 +16,39 @@ from autotl.scoring import majority
 from autotl.search.budget import Budget
 from autotl.search.context import TrainingContext
 from autotl.search.mirroring import measure_mirroring
-from autotl.space import space
+from autotl.space import registry, space
 from autotl.space.input_kind import IMAGE
 from autotl.space.kinds import RGB
 from autotl.space.registry import BackboneCriteria, Registry
 from autotl.space.space import Choice, Space
+from autotl.space.task import AUTO
 from autotl.store import (
     MirroringFacts,
     Store,
     StudyFacts,
+    existing_url,
 )
 from autotl.study import StudyConfig
+from autotl.tasks import find_task
+
+
+def load_plugins(settings: StudyConfig, plugins: Registry | None) -> Registry:
+    """Load the plugins, and check names before anything is written.
+
+    Raises:
+        AutoTLError: A plugin file, a task, a data source, one of its options, a device or a
+            database does not exist.
+    """
+    models.select_device(settings.device, settings.precision)
+    plugins = plugins or registry.load(settings.plugin)
+    if settings.task != AUTO:
+        find_task(settings.task, plugins)
+    options, source = settings.data_options, data.fetch(settings.data)
+    data.parse_options(plugins.dataset(source, options), options)
+    if settings.learn_from:
+        existing_url(settings.learn_from, "--learn-from")
+    return plugins
+
 
 FEWEST_UNLABELLED = 0.1
 """The minimum number of unlabelled examples, as a fraction of the training split, with which it is
@@ -34,7 +56,7 @@ searched what to do with them."""
 
 
 def plugins_for(settings: StudyConfig, plugins: Registry, source: Source) -> Registry:
-    """The plugins that suit the kind of input and the task of the data.
+    """The plugins that suit the kind of input and the task of the data, and the backbones.
 
     Raises:
         StudyError: The settings have channels of images, and the data are something else.
@@ -43,7 +65,7 @@ def plugins_for(settings: StudyConfig, plugins: Registry, source: Source) -> Reg
     if settings.in_chans != RGB and kind.backbone_input != IMAGE:
         raise StudyError(f"in_chans is for images, and the data are {kind.nouns}; leave it out")
     fitting = plugins.for_input(kind).for_channels(settings.in_chans)
-    return fitting.for_task(source.task.name)
+    return fitting.for_task(source.task.name).for_backbones(settings.backbone)
 
 
 def choose_space(

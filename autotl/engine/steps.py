@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autotl import data, events, models, report
+from autotl import events, models, report
 from autotl.artifact import model_folder, replacement
 from autotl.data import Dataset
 from autotl.engine.beginning import (
@@ -34,8 +34,10 @@ from autotl.engine.search_space import (
     choose_space,
     fit_augmentations,
     fit_space,
+    load_plugins,
     plugins_for,
 )
+from autotl.engine.source_weights import train_source_weights
 from autotl.events import Listener, Note, Stage
 from autotl.frozen import FeatureCache
 from autotl.models import Device
@@ -49,22 +51,18 @@ from autotl.search.leaderboard import Leaderboard
 from autotl.search.resume import Study
 from autotl.search.trials import WAIT_SECONDS, TrialLoop, quiet_optuna
 from autotl.selection.finish import Finish
-from autotl.space import registry
 from autotl.space.registry import Registry
 from autotl.space.space import Space
-from autotl.space.task import AUTO
 from autotl.store import (
     FINISH,
     RunFacts,
     Store,
     StudyFacts,
     Worker,
-    existing_url,
     join,
     without_passwords,
 )
 from autotl.study import DEFAULT_BUDGET, StudyConfig, check_places
-from autotl.tasks import find_task
 
 
 @dataclass(frozen=True)
@@ -140,6 +138,7 @@ def run(
         device = models.select_device(settings.device, settings.precision)
         with join(store, settings.name, str(device), settings.folder) as worker:
             require_first(settings, store, worker)
+            settings = train_source_weights(settings, plugins, budget, listener, earlier)
             settings, fitting, dataset, metric, search_space, plan = prepare(
                 settings, plugins, store, earlier, device, budget, listener
             )
@@ -220,24 +219,6 @@ def start_budget(settings: StudyConfig, began: float | None) -> Budget:
     """Begin the budget: ``DEFAULT_BUDGET`` if the user set neither a budget nor a trial limit."""
     limited = settings.budget is not None or settings.trials is not None
     return Budget(settings.budget if limited else DEFAULT_BUDGET, began=began)
-
-
-def load_plugins(settings: StudyConfig, plugins: Registry | None) -> Registry:
-    """Load the plugins, and check names before anything is written.
-
-    Raises:
-        AutoTLError: A plugin file, a task, a data source, one of its options, a device or a
-            database does not exist.
-    """
-    models.select_device(settings.device, settings.precision)
-    plugins = plugins or registry.load(settings.plugin)
-    if settings.task != AUTO:
-        find_task(settings.task, plugins)
-    options, source = settings.data_options, data.fetch(settings.data)
-    data.parse_options(plugins.dataset(source, options), options)
-    if settings.learn_from:
-        existing_url(settings.learn_from, "--learn-from")
-    return plugins
 
 
 def training_context(

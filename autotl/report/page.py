@@ -67,6 +67,7 @@ DETAILS = {
 """What a table of labels or numbers shows besides the score: key in ``per_class``, and title."""
 
 STAGES = {
+    "source": "source training",
     "check": "data check",
     "time": "backbone timing",
     "pack": "packing",

@@ -121,9 +121,9 @@ def describe_result(summary: Mapping[str, Any]) -> list[str]:
     Returns:
         Sentences: those of ``describe_winner``; then others about what was not done, ties, the
         smallest difference that could be seen, an ensemble that is better than the winner, the
-        baselines, the classes if they are unequal, or the labels or numbers, and repeated use of
-        the test split. Where a
-        single configuration was trained, nothing was selected, and none is about a selection.
+        baselines, what weights gain over others, the classes if they are unequal, or the labels or
+        numbers, and repeated use of the test split. Where a single configuration was trained,
+        nothing was selected, and none is about a selection.
     """
     sentences = describe_winner(summary)
     if summary["best"] is None:
@@ -136,6 +136,7 @@ def describe_result(summary: Mapping[str, Any]) -> list[str]:
             *_detectable(summary),
             *_better_ensemble(summary),
             *_baselines(summary),
+            *_gains(summary),
         ]
     sentences += [*_constant(summary), *_recalls(summary), *_outputs(summary)]
     if (openings := summary["test_openings"]) > 1:
@@ -214,11 +215,10 @@ def _useless(summary: Mapping[str, Any]) -> list[str]:
         baseline = result["majority_class"]
         if constant and baseline and not baseline["is_beaten"]:
             gap = baseline["difference"]
-            mean, low, high = (_score(summary, gap[k], "+") for k in ("mean", "low", "high"))
             return [
                 f"Warning: {split} the winner may be no better than always predicting "
                 f"{constant}: the difference in {summary['metric']} is "
-                f"{mean} (95 % interval {low} to {high})."
+                f"{_difference(summary, gap)}."
             ]
     return []
 
@@ -395,6 +395,39 @@ def _baselines(summary: Mapping[str, Any]) -> list[str]:
     if scores:
         sentences.append(f"Baselines {where}: {', '.join(scores)}.")
     return sentences
+
+
+def _gains(summary: Mapping[str, Any]) -> list[str]:
+    """Say what the weights of a backbone gain over random or public ones."""
+    sentences = []
+    for entry in summary.get("gains") or []:
+        name, over = entry["backbone"], f"{entry['weights']} weights ({entry['over']})"
+        same, best = entry["same_recipe"], entry["best"]
+        if best is None:
+            sentences.append(
+                f"What {name} gains over {over} is unknown: one has no complete trial."
+            )
+            continue
+        parts = []
+        if same:
+            count = same["epochs"][0]
+            epochs = f"{count} epoch{'s' * (count > 1)} each"
+            parts.append(f"{_difference(summary, same)} with the same recipe and {epochs}")
+        if not same or same["trials"] != best["trials"]:
+            parts.append(
+                f"{_difference(summary, best)} between the best trials with either, trials "
+                f"{best['trials'][0]} and {best['trials'][1]}"
+            )
+        sentences.append(
+            f"Over {over}, {name} gains in {summary['metric']} {_where_searched(summary)}: "
+            f"{'; '.join(parts)}."
+        )
+    return sentences
+
+
+def _difference(summary: Mapping[str, Any], gap: Mapping[str, float]) -> str:
+    mean, low, high = (_score(summary, gap[key], "+") for key in ("mean", "low", "high"))
+    return f"{mean} (95 % interval {low} to {high})"
 
 
 def _constant(summary: Mapping[str, Any]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from autotl.report.costs import prediction_ms
@@ -16,6 +16,7 @@ from autotl.search.leaderboard import (
     contender,
     is_fine_tuned,
     is_ranked,
+    measure_gain,
     rank,
     search_winner,
     validation_interval,
@@ -93,7 +94,8 @@ def summarise(store: Store, study: str) -> dict[str, Any]:
     there if the budget was too short for fine-tuning.
     ``best`` is the contender whose model is in the run folder, or without one the winner of the
     search. ``test`` is its test result; those of earlier winners are only on the page.
-    ``test_openings`` counts every use of the test split.
+    ``test_openings`` counts every use of the test split. ``gains`` compares backbones that differ
+    in their weights alone, see ``_gains``.
 
     Args:
         store: The database.
@@ -131,6 +133,7 @@ def summarise(store: Store, study: str) -> dict[str, Any]:
         "best": _best(winner, selection, facts, rows) if winner else None,
         "contenders": [_entry(c, winner, selection, rows) for c in contenders],
         "baselines": _baselines(selection, ranked, facts),
+        "gains": _gains(ranked, facts),
         "selection": _selection_entry(selection),
         "prefer": facts.prefer,
         "mirroring": facts.mirroring.model_dump(mode="json") if facts.mirroring else None,
@@ -265,6 +268,56 @@ def _entry(
         "tied_with_best": standing.tied,
         "is_winner": winner is not None and contender.id == winner.id,
         "is_cheapest": selection is not None and contender.id == selection.cheapest.id,
+    }
+
+
+def _gains(ranked: Sequence[TrialRow], facts: StudyFacts) -> list[dict[str, Any]]:
+    """What the weights of a backbone gain over random or public ones, on the validation split.
+
+    ``same_recipe`` compares two trials that differ in the weights alone, ``best`` the best trials
+    with either weights, which are best partly by chance; each is None without two such trials.
+    """
+    return [
+        {
+            "backbone": compared.backbone,
+            "over": over,
+            "weights": weights,
+            "same_recipe": _gain(*_same_recipe(ranked, compared.backbone, over), facts),
+            "best": _gain(
+                *(next(_with_backbone(ranked, name), None) for name in (compared.backbone, over)),
+                facts,
+            ),
+        }
+        for compared in facts.compared_weights
+        for over, weights in compared.over.items()
+    ]
+
+
+def _with_backbone(ranked: Sequence[TrialRow], name: str) -> Iterator[TrialRow]:
+    return (row for row in ranked if name in row.config.get("backbone", {}))
+
+
+def _same_recipe(
+    ranked: Sequence[TrialRow], backbone: str, over: str
+) -> tuple[TrialRow | None, TrialRow | None]:
+    """The best trials that differ in the backbone alone, and had the same number of epochs."""
+    for row in _with_backbone(ranked, backbone):
+        for other in _with_backbone(ranked, over):
+            configs = ({**each.config, "backbone": None} for each in (row, other))
+            if next(configs) == next(configs) and row.epochs == other.epochs:
+                return row, other
+    return None, None
+
+
+def _gain(row: TrialRow | None, over: TrialRow | None, facts: StudyFacts) -> dict[str, Any] | None:
+    if row is None or over is None:
+        return None
+    rows = (row, over)
+    return {
+        "trials": [each.number for each in rows],
+        "scores": [each.score for each in rows],
+        "epochs": [each.epochs for each in rows],
+        **measure_gain(row, over, facts).model_dump(),
     }
 
 

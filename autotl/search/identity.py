@@ -9,6 +9,7 @@ depends on its settings, so that it may begin again with others.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autotl.errors import StudyError
@@ -31,7 +32,7 @@ ADDED = {"in_chans": RGB, "task": DEFAULT_TASK}
 
 SPACE_SETTINGS = (
     *SEARCHED_KINDS,
-    *("space", "plugin", "weights", "licence", "max_parameters", "max_latency"),
+    *("space", "plugin", "weights", "source", "licence", "max_parameters", "max_latency"),
 )
 """The settings of the search space, which the next run may change, so that a study can grow."""
 
@@ -65,6 +66,8 @@ def of_space(settings: StudyConfig) -> dict[str, Any]:
         values["plugin"] = [str(file.expanduser().absolute()) for file in settings.plugin]
     if settings.weights:
         values["weights"] = str(settings.weights.expanduser().absolute())
+    if settings.source and Path(settings.source).exists():
+        values["source"] = str(Path(settings.source).absolute())
     return values
 
 

@@ -174,10 +174,37 @@ def compare_on_validation(
     ]
 
 
+def measure_gain(row: TrialRow, over: TrialRow, facts: StudyFacts) -> Interval:
+    """Return by how much one complete trial is better than another one on the validation split.
+
+    The trials are compared example by example, by their stored predictions.
+
+    Args:
+        row: The trial.
+        over: The other trial.
+        facts: The facts of the study.
+
+    Returns:
+        The gain with its 95 % interval; it is positive if ``row`` is the better one.
+    """
+    rows = [over, row]
+    scores = [validation_interval(each, facts) for each in rows]
+    gap = _gaps(rows, scores, facts, reference=0)[1][0]
+    if facts.direction == "maximize":
+        return gap
+    return Interval(mean=-gap.mean, low=-gap.high, high=-gap.low)
+
+
 def _gaps(
-    rows: Sequence[TrialRow], scores: Sequence[Interval], facts: StudyFacts
+    rows: Sequence[TrialRow],
+    scores: Sequence[Interval],
+    facts: StudyFacts,
+    reference: int | None = None,
 ) -> list[tuple[Interval, bool]]:
-    """The difference of each trial to the first, the best, and whether the two are tied."""
+    """The difference of each trial to the first, and whether the two are tied.
+
+    The first trial is the best one, unless it is a ``reference`` whatever its score.
+    """
     values = [row.contribution_of_units for row in rows]
     if len(rows) > 1 and values[0].size and len({each.size for each in values}) == 1:
         contributions = np.array(values)
@@ -188,7 +215,7 @@ def _gaps(
             by_run = _scores_by_run(by_run, contributions, runs)
         results = comparison.Results(by_run, contributions, runs, np.arange(count), _unit(facts))
         higher = facts.direction == "maximize"
-        compared = comparison.compare(results, higher_is_better=higher)
+        compared = comparison.compare(results, higher_is_better=higher, reference=reference)
         return [(Interval(**vars(s.difference)), s.tied) for s in compared.standings]
     gaps = []
     for s in scores:

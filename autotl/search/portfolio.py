@@ -4,6 +4,8 @@ Plugins declare an order, and a recipe consists of the defaults of its plugins. 
 tried in this order:
 
 1. the first freeze strategy (the linear probe, if it is in the space) on the first backbone;
+   with backbones with random weights, then a strategy that trains all layers on each of them, and
+   on the pretrained backbones of their architectures, with the same number of epochs;
 2. the default recipe: the second strategy on the first backbone;
 3. the plugins that the user added with ``--plugin``, in the place of those of the default recipe;
 4. the default recipe with the second plugin for unlabelled examples, if there are many of those;
@@ -14,15 +16,20 @@ tried in this order:
 8. the second strategy on the most promising backbones;
 9. the other strategies on the most promising backbone;
 10. the first strategy on backbones for which there was no time before, for a better ensemble.
+
+All but the second part of the first step is for pretrained backbones: a head on random features
+tells nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from autotl.search.leaderboard import PASSING, standard_error
+from autotl.space.kinds import FREEZE_FROM_SCRATCH
 from autotl.space.registry import FILE
 from autotl.space.space import Space
 from autotl.store import TrialRow
@@ -91,6 +98,24 @@ class Portfolio:
         defaults = self.space.defaults(**names).items()
         return {n: v for n, v in defaults if n == "freeze" or n.split(".")[0] in kinds}
 
+    @cached_property
+    def comparison(self) -> tuple[Names, ...]:
+        """The names of the recipes that compare pretrained with random weights; none without both.
+
+        They have the same strategy and the same number of epochs.
+        """
+        if not self.space.untrained:
+            return ()
+        plugins = {plugin.name: plugin for plugin in self.space.plugins["backbone"]}
+        order = [plugins[name] for name in self.space.default_order("backbone")]
+        compared = {p.weights.architecture for p in order if p.weights and p.weights.is_random}
+        names = [p.name for p in order if p.weights and p.weights.architecture in compared]
+        return tuple((name, self._from_scratch, self._heads[0]) for name in names)
+
+    def comparison_is_left(self, tried: Tried) -> bool:
+        """Whether one of the recipes of the comparison has not been tried."""
+        return not all(n in tried and self._was_tried(tried[n]) for n in self.comparison)
+
     def is_probe(self, recipe: Sequence[str]) -> bool:
         """Whether a recipe is the first strategy with the first head, on any backbone."""
         return tuple(recipe[1:]) == self._first
@@ -103,8 +128,13 @@ class Portfolio:
         return tuple(recipe[1:]) in {(self._strategies[0], head) for head in self._other_heads[:1]}
 
     def is_default(self, recipe: Sequence[str]) -> bool:
-        """Whether a recipe is the default recipe, on any backbone."""
-        return tuple(recipe[1:]) == (self._default_strategy, self._heads[0])
+        """Whether a recipe is the default recipe, on any backbone.
+
+        That of backbones with random weights trains all layers.
+        """
+        untrained = bool(recipe) and recipe[0] in self.space.untrained
+        strategy = self._from_scratch if untrained else self._default_strategy
+        return tuple(recipe[1:]) == (strategy, self._heads[0])
 
     def is_cheap(self, config: Mapping[str, Any]) -> bool:
         """Whether a configuration has the first of several strategies, which is the cheapest."""
@@ -123,6 +153,11 @@ class Portfolio:
     def _default_strategy(self) -> str:
         """The strategy of the default recipe: the second one, if there are two."""
         return self._strategies[:2][-1]
+
+    @property
+    def _from_scratch(self) -> str:
+        """The strategy of backbones with random weights."""
+        return self.space.from_scratch[0].name
 
     @property
     def _heads(self) -> list[str]:
@@ -145,8 +180,14 @@ class Portfolio:
     ) -> Iterator[Recipe | None]:
         """Yield all recipes in their order; None before those that depend on the probes."""
         first, head = self._first
-        smallest, *others = self.space.default_order("backbone")
-        yield self._default(smallest, first, head)
+        order = self.space.default_order("backbone")
+        pretrained = [name for name in order if name not in self.space.untrained]
+        if pretrained:
+            yield self._default(pretrained[0], first, head)
+        yield from (self._default(*names) for names in self.comparison)
+        if not pretrained:
+            return
+        smallest, *others = pretrained
         if self._default_strategy != first:
             yield self._default(smallest, self._default_strategy, head)
         yield from self._user_plugins(smallest)
@@ -213,7 +254,8 @@ class Portfolio:
 
         If it consists of defaults, it has the name of that recipe, so that it is not tried twice.
         """
-        names = [params[kind] for kind in ("backbone", "freeze", "head") if kind in params]
+        kinds = ("backbone", "freeze", FREEZE_FROM_SCRATCH, "head")
+        names = [params[kind] for kind in kinds if kind in params]
         if len(names) == 3 and (default := self._default(*names))[1] == params:
             return default
         return (WARM_START, study), dict(params)

@@ -39,11 +39,39 @@ def check(settings: StudyConfig, *, may_run: bool = False) -> None:
         AutoTLError: A path or a name does not exist, another process runs the study, or the study
             was begun with other settings.
     """
+    check_names(settings)
+    _check_source(settings)
+    _check_study(settings, may_run)
+
+
+def check_names(settings: StudyConfig) -> None:
+    """Check paths and names, without the study.
+
+    Raises:
+        AutoTLError: A path or a name does not exist.
+    """
     require_source(settings.data)
     _check_paths(settings)
     _check_task(settings)
     _check_plugin_names(settings)
-    _check_study(settings, may_run)
+
+
+def _check_source(settings: StudyConfig) -> None:
+    """Check the data of a source training, and that one backbone is trained on them.
+
+    Raises:
+        StudyError: Settings contradict each other.
+        DataError: There are no such data.
+    """
+    if settings.source is None:
+        return
+    require_source(settings.source)
+    if settings.weights is not None:
+        raise StudyError("--source makes the weights of the backbone; leave out --weights")
+    if len(settings.backbone) != 1 or set(settings.backbone[0]) & (WILDCARDS | {":"}):
+        raise StudyError(
+            "--source trains the weights of one backbone; give one --backbone, such as resnet18"
+        )
 
 
 def _check_paths(settings: StudyConfig) -> None:

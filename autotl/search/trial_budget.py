@@ -13,7 +13,7 @@ from typing import Any
 from autotl import training
 from autotl.errors import OutOfTime
 from autotl.models import Model
-from autotl.search.budget import Budget
+from autotl.search.budget import SELECTION_FRACTION, Budget
 from autotl.search.context import TrainingContext
 from autotl.search.leaderboard import is_fine_tuned
 from autotl.space import space
@@ -41,6 +41,19 @@ SENSIBLE_EPOCHS = 3
 
 VIEWS_FRACTION = 0.04
 """The fraction of the budget in which a trial may compute views with its frozen prefix."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The trials that a trial will be compared with, which get the same number of epochs.
+
+    Attributes:
+        epochs: The number of epochs that the first of them had; None if none was trained.
+        pending: The number of those that are still to be trained, with this one.
+    """
+
+    epochs: int | None
+    pending: int
 
 
 @dataclass(frozen=True)
@@ -92,6 +105,7 @@ def plan_trial(
     *,
     complete: Sequence[TrialRow],
     several_heads: bool = False,
+    compared: Compared | None = None,
 ) -> TrialPlan:
     """Plan the training of a model on the training split, or of several on its folds.
 
@@ -103,6 +117,7 @@ def plan_trial(
         complete: The complete trials. The first trial, and the first that trains the backbone, may
             take longer than others.
         several_heads: Whether other heads are trained in the same pass if the backbone is frozen.
+        compared: The trials that it will be compared with; None for none.
 
     Raises:
         OutOfTime: There is not enough time for the minimum number of epochs.
@@ -119,13 +134,15 @@ def plan_trial(
     if job.checkpoint and (saved := job.checkpoint.facts):  # it continues as it was planned
         epochs, views = saved["planned"], saved["views"]
     else:
-        fewest = 1 if first else fewest_epochs(job.epochs, complete)
+        wanted = compared.epochs if compared and compared.epochs else job.epochs
+        fewest = 1 if first or compared else fewest_epochs(job.epochs, complete)
         epochs = affordable_epochs(
-            cost, job.epochs, fewest, views, budget, test,
+            cost, wanted, fewest, views, budget, test,
             first=first, frozen=plan.backbone_frozen, folds=folds,
+            pending=compared.pending if compared else 0,
         )  # fmt: skip
     repeat = cost.repeat_seconds(epochs, views)  # on one fold, if there are several
-    longest = budget.usable(test) if first else budget.available(repeat, test)
+    longest = budget.usable(test) if first or compared else budget.available(repeat, test)
     free = longest - cost.training_seconds(epochs, views, folds)
     if job.checkpoint and (saved := job.checkpoint.facts):
         free = math.inf if saved.get("compile") else 0.0
@@ -209,6 +226,7 @@ def affordable_epochs(
     first: bool,
     frozen: bool = False,
     folds: int = 1,
+    pending: int = 0,
 ) -> int:
     """Return the number of epochs for which there is time.
 
@@ -225,6 +243,8 @@ def affordable_epochs(
         first: Whether no trial of its kind is complete yet.
         frozen: Whether the backbone is frozen.
         folds: The number of folds, with a training for each.
+        pending: The number of trials of a comparison that are still to be trained, with this one,
+            each of which gets the same time; 0 for a trial of no comparison.
 
     Raises:
         OutOfTime: There is not enough time for the minimum number of epochs.
@@ -232,6 +252,10 @@ def affordable_epochs(
 
     def limit(epochs: int) -> float:
         repeat = cost.repeat_seconds(epochs, views)
+        if pending and budget.seconds is not None:
+            usable = budget.usable(test) - budget.refit_seconds(repeat)
+            many = epochs > FEWEST_FIRST_EPOCHS
+            return (usable - SELECTION_FRACTION * budget.seconds * many) / pending
         if not first:
             return budget.fair_share(repeat, test)
         usable = budget.usable(test)

@@ -73,10 +73,15 @@ class TrialQueue:
         """
         with self.worker.lease(QUEUE):
             self._take_over()
-            if self.has_all_trials() or self.selection.is_over():
+            if self.has_all_trials() or (self.selection.is_over() and not self._compares()):
                 return None
             self._enqueue_next(after)
             return self._begin()
+
+    def _compares(self) -> bool:
+        """Whether a recipe of the comparison has not been tried, for which time is reserved."""
+        is_left = self.portfolio.comparison_is_left(self.leaderboard.recipes)
+        return is_left and self.budget.usable() > 0
 
     def others_run(self) -> bool:
         """Whether trials of other workers are running, whose result may change what is next."""

@@ -39,6 +39,7 @@ from autotl.search.portfolio import Portfolio
 from autotl.search.predictions import store_predictions
 from autotl.search.resume import RECIPE, RETRIED
 from autotl.search.trial_budget import (
+    Compared,
     TrialPlan,
     effective_config,
     plan_trial,
@@ -267,7 +268,9 @@ class TrialLoop:
         """Build the model of a trial and plan its training within the limits and the budget."""
         trial, config = running.trial, running.config
         plain, rows = space.to_json(config), self.leaderboard.representatives
-        if any(map(is_fine_tuned, rows)) and not self.portfolio.is_cheap(plain):
+        compared = self._compared(tuple(trial.user_attrs.get(RECIPE, ())))
+        is_cheap = self.portfolio.is_cheap(plain)
+        if any(map(is_fine_tuned, rows)) and not (is_cheap or compared):
             refuse_too_slow(plain, rows, self.context, self.budget)
         model = self.context.build(config, self.context.first_fold)
         count, most = models.count_parameters(model), self.settings.max_parameters
@@ -282,11 +285,22 @@ class TrialLoop:
             self.budget,
             complete=rows,
             several_heads=self.queue.leads_heads(trial),
+            compared=compared,
         )
         self._refuse_duplicate(plan)
         self._write_plan(trial, plan)
         self._notify_started(running, plan.job.epochs)
         return plan
+
+    def _compared(self, recipe: tuple[str, ...]) -> Compared | None:
+        """The trials that one of a comparison is compared with; None for other recipes."""
+        names, recipes = self.portfolio.comparison, self.leaderboard.recipes
+        if recipe not in names or len(names) < 2:
+            return None
+        done = [recipes[n] for n in names if n in recipes and recipes[n].status == "complete"]
+        epochs = min((row.epochs for row in done), default=None)
+        others = [name for name in names if name != recipe and name not in recipes]
+        return Compared(epochs, 1 + len(others))
 
     def _refuse_duplicate(self, plan: TrialPlan) -> None:
         """Raise Duplicate if a complete trial had the same effective configuration."""

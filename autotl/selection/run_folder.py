@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from autotl import study, training
+from autotl import files, study, training
 from autotl.artifact import model_card, model_folder
 from autotl.data import scale
 from autotl.errors import StoreError
@@ -250,7 +250,8 @@ class RunFolder:
         try:
             for name, trial, config, recipe in members:
                 plain, effective = space.to_json(config), self.rows[trial].effective_config
-                settings = {k: v for k, v in {**sources, **recipe}.items() if k not in plain}
+                own = {**sources, **self._weights_folder(config), **recipe}
+                settings = {k: v for k, v in own.items() if k not in plain}
                 file = self.folder / name
                 study.write_recipe(file, plain, settings, of=len(recipes), effective=effective)
             for old in self.folder.glob("recipe-[2-9].toml"):
@@ -263,7 +264,7 @@ class RunFolder:
             ) from error
 
     def _sources(self) -> dict[str, Any]:
-        """Return the data, the plugin files and the folder of weights, relative to the recipe."""
+        """Return the data and the plugin files, relative to the recipe."""
         source: str = self.dataset.source
         if Path(source).exists():
             source = self._relative(Path(source))
@@ -272,9 +273,15 @@ class RunFolder:
             sources["data_options"] = self.settings.data_options
         if self.settings.plugin:
             sources["plugin"] = [self._relative(file) for file in self.settings.plugin]
-        if self.settings.weights:
-            sources["weights"] = self._relative(self.settings.weights)
         return sources
+
+    def _weights_folder(self, config: Config) -> dict[str, str]:
+        """Return the folder of weights, relative to the recipe, if its backbone has them."""
+        folder, weights = self.settings.weights, config["backbone"].plugin.weights
+        if folder is None or weights is None or weights.file is None:
+            return {}
+        is_own = files.is_within(weights.file, folder)
+        return {"weights": self._relative(folder)} if is_own else {}
 
     def _data_source(self) -> dict[str, str]:
         """Return what the data are called, and their path relative to the model folder if any."""

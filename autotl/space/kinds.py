@@ -23,6 +23,9 @@ GIVEN_ARGUMENTS: Mapping[str, tuple[str, ...]] = {
 SEARCHED_KINDS = tuple(k for k in GIVEN_ARGUMENTS if k not in ("dataset", "task", "metric"))
 """The kinds of plugin that the search chooses, in the order in which they are sampled."""
 
+FREEZE_FROM_SCRATCH = "freeze_from_scratch"
+"""The parameter of a trial that chooses the freeze strategy of a backbone with random weights."""
+
 OPTIONAL_KINDS = ("balance", "unlabelled", "loss")
 """The searched kinds that a configuration may lack: only some data sets need the first two, and
 every task has a loss of its own."""

@@ -109,12 +109,20 @@ class Weights:
         licence: The licence of the weights.
         file: A local file; None if the backbone has to download the weights.
         parameters: Number of parameters of the backbone without its classifier; None if unknown.
+        size: Size of the inputs on which they were trained, e.g. the side of images in pixels; None
+            for that of the backbone.
+        architecture: What backbones have in common that differ in nothing but their weights; empty
+            if unknown.
+        is_random: Whether they are drawn at random, as a baseline that is trained from scratch.
     """
 
     origin: str
     licence: str = "unknown"
     file: Path | None = None
     parameters: int | None = None
+    size: int | None = None
+    architecture: str = ""
+    is_random: bool = False
 
 
 @dataclass(frozen=True)
@@ -196,6 +204,9 @@ class Plugin(Generic[P, R]):
     members: Members | None = None
     locate: Locate | None = None
     refuse: Refuse | None = None
+    variant_of: str = ""
+    owns_folder: bool = False
+    from_scratch: bool = False
     takes: HeadInput = "features"
     mixes: bool = False
     tasks: tuple[str, ...] = ()
@@ -219,6 +230,17 @@ class Plugin(Generic[P, R]):
     def suits(self, task: str) -> bool:
         """Whether the plugin suits the task of that name."""
         return not self.tasks or task in self.tasks
+
+    @property
+    def weights(self) -> Weights | None:
+        """The weights of a member of a family; None if it is no member, or for a saved model."""
+        weights: Weights | None = self.given.get("weights")
+        return weights
+
+    @property
+    def has_random_weights(self) -> bool:
+        """Whether it is a backbone that is trained from scratch."""
+        return self.weights is not None and self.weights.is_random
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -280,6 +302,12 @@ class Kind:
             leaving out examples, which takes longer.
         has_unit: For a metric: its values are in the unit of the targets.
         members, locate, refuse: For a family of backbones, see ``Plugin``.
+        variant_of: For a family of backbones: the family whose members it has with other weights,
+            as ``FAMILY:NAME``.
+        owns_folder: For a family of backbones: its weights are those in the folder of weights
+            alone. In a search with such a backbone, other families do not look there.
+        from_scratch: For a freeze strategy: it suits a backbone with random weights, because it
+            trains all layers.
     """
 
     def __init__(self, kind: str) -> None:
@@ -302,6 +330,9 @@ class Kind:
         members: Members | None = None,
         locate: Locate | None = None,
         refuse: Refuse | None = None,
+        variant_of: str = "",
+        owns_folder: bool = False,
+        from_scratch: bool = False,
         takes: HeadInput = "features",
         mixes: bool = False,
         tasks: Iterable[str] = (),

@@ -27,7 +27,7 @@ from autotl.errors import (
 )
 from autotl.space.input_kind import ANY_INPUT, IMAGE, InputKind
 from autotl.space.kinds import GIVEN_ARGUMENTS, IN_CHANS, RGB
-from autotl.space.plugin import NO_PACKAGE, Plugin, Weights
+from autotl.space.plugin import NO_PACKAGE, Locate, Plugin, Weights
 
 GROUP = "autotl"
 """The entry point group in which a package registers its plugin modules."""
@@ -77,7 +77,7 @@ class BackboneCriteria:
 
     def rejection_reason(self, weights: Weights) -> str:
         """Why a backbone with these weights is rejected; empty if it is accepted."""
-        allowed = [licence.lower() for licence in self.licences]
+        allowed = [] if weights.is_random else [licence.lower() for licence in self.licences]
         if allowed and weights.licence.lower() not in allowed:
             return f"its weights have the licence {weights.licence}, not {' or '.join(allowed)}"
         count, limit = weights.parameters, self.max_parameters
@@ -188,6 +188,47 @@ class Registry:
         registry.unfit = (*self.unfit, *(Unfit(p, reason) for p in self if not fits(p)))
         return registry
 
+    def for_backbones(self, patterns: Sequence[str]) -> Registry:
+        """The plugins for a search of some backbones.
+
+        If one of them is to have the weights of the folder alone (``owns_folder``), other families
+        do not look for weights there, so that both can be compared.
+
+        Args:
+            patterns: The names and patterns of the backbones.
+        """
+        families = [p for p in self._plugins["backbone"].values() if p.members]
+        owners = [p for p in families if p.owns_folder]
+        if not any(_matches(owner, pattern) for owner in owners for pattern in patterns):
+            return self
+        others = {p.name for p in families} - {p.name for p in owners}
+        plugins = (
+            replace(p, locate=_without_folder(p.locate)) if p.name in others and p.locate else p
+            for of_kind in self._plugins.values()
+            for p in of_kind.values()
+        )
+        registry = Registry(plugins, self.broken, self.input_kinds.values())
+        registry.unfit = self.unfit
+        return registry
+
+    def variants(self, name: str) -> dict[str, AnyPlugin]:
+        """The families that have a backbone with other weights, by the name that it has there.
+
+        Args:
+            name: The name of the backbone in a family, or in a variant of that.
+        """
+        families = [p for p in self._plugins["backbone"].values() if p.variant_of]
+        plain = self.plain_name(name)
+        family = self._find_family("backbone", plain)
+        own = [p for p in families if family and p.variant_of == family.name]
+        return {f"{variant.name}:{plain}": variant for variant in own}
+
+    def plain_name(self, name: str) -> str:
+        """The name of a backbone without that of the variant of its family."""
+        families = (p.name for p in self._plugins["backbone"].values() if p.variant_of)
+        prefix = next((f"{f}:" for f in families if name.startswith(f"{f}:")), "")
+        return name.removeprefix(prefix)
+
     def __iter__(self) -> Iterator[AnyPlugin]:
         """Every plugin, by kind, then by name."""
         return (p for kind in GIVEN_ARGUMENTS for _, p in sorted(self._plugins[kind].items()))
@@ -252,8 +293,7 @@ class Registry:
             except WeightsError as error:
                 excluded.append(Excluded(kind, name, str(error)))
                 continue
-            weights = plugin.given.get("weights")
-            if weights and (reason := criteria.rejection_reason(weights)):
+            if plugin.weights and (reason := criteria.rejection_reason(plugin.weights)):
                 excluded.append(Excluded(kind, name, reason))
             elif missing := missing_requirements(plugin):
                 reason = f"needs {', '.join(missing)}: pip install {' '.join(map(repr, missing))}"
@@ -404,6 +444,19 @@ def _is_member(family: AnyPlugin, name: str) -> bool:
         return _list_members(family, [name], NO_CRITERIA) == [name]
     except PluginError:
         return False
+
+
+def _matches(family: AnyPlugin, pattern: str) -> bool:
+    """Whether a pattern matches a member of a family."""
+    try:
+        return bool(_list_members(family, [pattern], NO_CRITERIA))
+    except PluginError:
+        return False
+
+
+def _without_folder(locate: Locate) -> Locate:
+    """Find the weights of a member as ``locate`` does, but not in the folder of weights."""
+    return lambda name, folder: locate(name, None)
 
 
 def _list_members(

@@ -16,7 +16,13 @@ from typing import Any, Protocol
 
 from autotl.errors import PluginError, StudyError
 from autotl.space.hyperparameter import Hyperparameter
-from autotl.space.kinds import IMAGE_SIZE, OPTIONAL_KINDS, REQUESTED_KINDS, SEARCHED_KINDS
+from autotl.space.kinds import (
+    FREEZE_FROM_SCRATCH,
+    IMAGE_SIZE,
+    OPTIONAL_KINDS,
+    REQUESTED_KINDS,
+    SEARCHED_KINDS,
+)
 from autotl.space.narrowing import (
     check_keywords,
     mirrors_by_choice,
@@ -109,6 +115,9 @@ DEFAULT = "@default"
 class Space:
     """The plugins that the search chooses from, by kind.
 
+    A backbone with random weights is only combined with freeze strategies that suit it, which a
+    parameter of their own chooses.
+
     Args:
         plugins: By kind, sorted by name, so that the same plugins always make the same space.
         excluded: Plugins that are not used, with the reason.
@@ -166,23 +175,48 @@ class Space:
     def suggest(self, trial: Trial) -> Config:
         """Sample one plugin of each kind, and the hyperparameters of these plugins only."""
         config: dict[str, Choice] = {}
-        for kind, plugins in self.plugins.items():
+        for kind in self.plugins:
+            backbone = config["backbone"].name if "backbone" in config else ""
+            parameter, plugins = self._options(kind, backbone)
             by_name = {p.name: p for p in plugins}
-            plugin = by_name[trial.suggest_categorical(kind, list(by_name))]
+            plugin = by_name[trial.suggest_categorical(parameter, list(by_name))]
             config[kind] = Choice(plugin, _suggest_params(trial, plugin))
         return config
+
+    @cached_property
+    def untrained(self) -> frozenset[str]:
+        """The names of the backbones with random weights."""
+        return frozenset(p.name for p in self.plugins.get("backbone", ()) if p.has_random_weights)
+
+    @property
+    def from_scratch(self) -> tuple[AnyPlugin, ...]:
+        """The freeze strategies of backbones with random weights."""
+        return tuple(p for p in self.plugins.get("freeze", ()) if p.from_scratch)
+
+    def _options(self, kind: str, backbone: str) -> tuple[str, tuple[AnyPlugin, ...]]:
+        """The parameter that chooses the plugin of a kind, and the plugins it chooses from.
+
+        Args:
+            kind: The kind.
+            backbone: The name of the backbone of the configuration.
+        """
+        if kind == "freeze" and backbone in self.untrained:
+            return FREEZE_FROM_SCRATCH, self.from_scratch
+        return kind, self.plugins[kind]
 
     def defaults(self, **names: str) -> dict[str, Any]:
         """The parameters of the trial that takes every default, named as in ``describe``.
 
         Args:
-            names: The plugin to take of a kind; of other kinds, the first in order is taken.
+            names: The plugin to take of a kind; of other kinds, the first in order is taken. A
+                freeze strategy that does not suit the backbone is replaced by one that does.
         """
         params: dict[str, Any] = {}
         for kind in self.plugins:
             name = names.get(kind, self.default_order(kind)[0])
-            plugin = self.find(kind, name)
-            params[kind] = name
+            parameter, plugins = self._options(kind, params.get("backbone", ""))
+            plugin = next((p for p in plugins if p.name == name), plugins[0])
+            params[parameter] = plugin.name
             for h in plugin.hyperparameters:
                 if h.when is None or h.when.applies(plugin.defaults):
                     params[_parameter_name(plugin, h)] = h.default
@@ -196,12 +230,13 @@ class Space:
             A kind that ``config`` lacks is left out.
         """
         params: dict[str, Any] = {}
-        for kind, plugins in self.plugins.items():
+        for kind in self.plugins:
+            parameter, plugins = self._options(kind, params.get("backbone", ""))
             for name, values in config.get(kind, {}).items():
                 plugin = next((p for p in plugins if p.name == name), None)
                 if plugin is None:
                     return {}
-                params[kind] = name
+                params[parameter] = name
                 for h in plugin.hyperparameters:
                     if h.when is None or h.when.applies(values):
                         value = values.get(h.name, h.default)
@@ -223,8 +258,12 @@ class Space:
         """All parameters of a trial by name: the plugin of each kind, and their keywords."""
         parameters: dict[str, Hyperparameter] = {}
         for kind, plugins in self.plugins.items():
-            names = tuple(p.name for p in plugins)
-            parameters[kind] = Hyperparameter(kind, str, names[0], names)
+            own = [(kind, plugins)]
+            if kind == "freeze" and self.untrained:
+                own.append((FREEZE_FROM_SCRATCH, self.from_scratch))
+            for parameter, choices in own:
+                names = tuple(p.name for p in choices)
+                parameters[parameter] = Hyperparameter(parameter, str, names[0], names)
             for p in plugins:
                 parameters |= {_parameter_name(p, h): h for h in p.hyperparameters}
         return parameters
@@ -239,7 +278,9 @@ class Space:
     def describe(self) -> dict[str, Any]:
         """The domain of every parameter by its name: JSON, the same for equal spaces."""
         return {
-            name: list(h.choices or ()) if name in self.plugins else h.domain
+            name: list(h.choices or ())
+            if name in (*self.plugins, FREEZE_FROM_SCRATCH)
+            else h.domain
             for name, h in self.hyperparameters.items()
         }
 
@@ -284,7 +325,7 @@ def build_space(
         if kind in REQUESTED_KINDS and not (requested.get(kind) or tables):
             continue
         if tuple(requested.get(kind, ())) == (DEFAULT,):
-            plugins[kind] = (_default_plugin(registry, kind),)
+            plugins[kind] = (default_plugin(registry, kind),)
             continue
         selected, rejected = registry.select(kind, requested.get(kind, ()), criteria)
         excluded += rejected
@@ -298,11 +339,20 @@ def build_space(
         final = (_apply_tables(plugin, tables, sizes) for plugin in selected)
         plugins[kind] = tuple(sorted(final, key=lambda p: p.name))
     ordered = {kind: plugins[kind] for kind in SEARCHED_KINDS if kind in plugins}
-    return Space(ordered, tuple(excluded), backbone_order)
+    space = Space(ordered, tuple(excluded), backbone_order)
+    if space.untrained and not space.from_scratch:
+        names = " and ".join(p.name for p in ordered["freeze"])
+        reason = f"its weights are random, and no layer may stay so, as with {names}"
+        return space.exclude("backbone", dict.fromkeys(sorted(space.untrained), reason))
+    return space
 
 
-def _default_plugin(registry: Registry, kind: str) -> AnyPlugin:
-    """The plugin of a kind that is tried first, with its default values alone."""
+def default_plugin(registry: Registry, kind: str) -> AnyPlugin:
+    """The plugin of a kind that is tried first, with its default values alone.
+
+    Raises:
+        PluginError: There is none.
+    """
     selected, _ = registry.select(kind)
     if not selected:
         raise _explain_none_left(kind, (), NO_CRITERIA)

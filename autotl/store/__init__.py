@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from autotl.store.facts import (
         Baseline,
         Calibration,
+        ComparedWeights,
         DataFacts,
         ExcludedPlugin,
         MajorityClass,
@@ -80,6 +81,7 @@ __all__ = [
     "STATUSES",
     "Baseline",
     "Calibration",
+    "ComparedWeights",
     "Contender",
     "DataFacts",
     "DataIssueRow",

@@ -122,6 +122,16 @@ class OutOfSampleScores(Facts):
     majority: Baseline | None = None
 
 
+class ComparedWeights(Facts):
+    """A backbone that is compared with others that differ from it in their weights alone.
+
+    ``over`` has the names of the others, with what their weights are: ``random`` or ``public``.
+    """
+
+    backbone: str
+    over: dict[str, Literal["random", "public"]] = {}
+
+
 class PretrainedWeights(Facts):
     """The backbones that were fine-tuned, with the origin and the licence of their weights."""
 
@@ -232,6 +242,7 @@ class StudyFacts(Facts):
     space: dict[str, Any] = {}
     space_settings: dict[str, Any] = {}
     excluded: list[ExcludedPlugin] = []
+    compared_weights: list[ComparedWeights] = []
     sampler: str = ""
     pruner: str = ""
     device: str = ""

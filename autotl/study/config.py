@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -81,6 +81,7 @@ class StudyConfig(BaseModel):
     space: dict[str, dict[str, dict[str, Any]]] = {}
     plugin: Annotated[tuple[Path, ...], BeforeValidator(to_tuple)] = ()
     weights: Path | None = None
+    source: str | None = None  # data on which the weights of the backbone are trained first
     prefer: Literal["accuracy", "cheap"] = "accuracy"  # cheap: the cheapest of tied contenders
     retest: bool = False  # test a new winner, although the test split was used for another one
     history: bool = True  # start with the best configurations of studies on similar data
@@ -105,22 +106,15 @@ class StudyConfig(BaseModel):
             raise ValueError(f"is not a valid name of a study: {problem}")
         return name
 
-    @field_validator("data")
+    @field_validator("data", "source")
     @classmethod
-    def _expand_home(cls, data: str) -> str:
-        if not data.strip():
-            raise ValueError("it is empty; is a variable of the shell not set?")
-        if fault := "" if ":" in data else find_path_fault(data):
-            raise ValueError(f"is not a valid path: {fault}")
-        return str(Path(data).expanduser()) if data.startswith("~") else data
+    def _expand_home(cls, data: str | None) -> str | None:
+        return None if data is None else check_source(data)
 
     @field_validator("plugin", "weights", "out")
     @classmethod
     def _check_paths(cls, value: Any) -> Any:
-        for path in value if isinstance(value, tuple) else (value,):
-            if fault := "" if path is None else find_path_fault(path):
-                raise ValueError(f"is not a valid path: {fault}")
-        return value
+        return check_paths(value)
 
     @field_validator("folds")
     @classmethod
@@ -159,6 +153,31 @@ class StudyConfig(BaseModel):
         return self.out / self.name
 
 
+def check_source(data: str) -> str:
+    """Return a data source with the folder of a user in the place of ``~``.
+
+    Raises:
+        ValueError: It is empty, or a path that no file can have.
+    """
+    if not data.strip():
+        raise ValueError("it is empty; is a variable of the shell not set?")
+    if fault := "" if ":" in data else find_path_fault(data):
+        raise ValueError(f"is not a valid path: {fault}")
+    return str(Path(data).expanduser()) if data.startswith("~") else data
+
+
+def check_paths(value: Any) -> Any:
+    """Return a path, several paths or None.
+
+    Raises:
+        ValueError: No file can have such a path.
+    """
+    for path in value if isinstance(value, tuple) else (value,):
+        if fault := "" if path is None else find_path_fault(path):
+            raise ValueError(f"is not a valid path: {fault}")
+    return value
+
+
 OPTIONS = "options"
 """The source of settings that are not in a file, for messages."""
 
@@ -191,7 +210,7 @@ def configure(source: str, options: Mapping[str, Any]) -> StudyConfig:
 
 def resolve_paths(values: dict[str, Any], folder: Path) -> None:
     """Resolve the paths of a study file or a recipe, which are relative to its ``folder``."""
-    for key in {"data", "weights", "plugin", "learn_from"} & set(values):
+    for key in {"data", "source", "weights", "plugin", "learn_from"} & set(values):
         values[key] = _resolve_path(values[key], folder)
 
 
@@ -234,15 +253,13 @@ def validate(values: dict[str, Any], options: Mapping[str, Any], where: str) -> 
         options: Settings that override them.
         where: The source of ``values``, for the message of a StudyError.
     """
-    values, options = _rename_size(values), _rename_size(options)
+    values, options = rename_size(values), rename_size(options)
     try:
         settings = StudyConfig.model_validate({**values, **options})
     except ValidationError as errors:
         error = errors.errors()[0]
         given = error["loc"][0] in options
-        raise StudyError(
-            f"{OPTIONS if given else where}: {_explain(error, where, given)}"
-        ) from None
+        raise StudyError(f"{OPTIONS if given else where}: {explain(error, where, given)}") from None
     if problem := name_problem(settings.name):
         raise StudyError(
             f"{shorten(settings.name)}, the name of the data, is not a valid name of a study: "
@@ -252,20 +269,30 @@ def validate(values: dict[str, Any], options: Mapping[str, Any], where: str) -> 
     return settings
 
 
-def _rename_size(values: Mapping[str, Any]) -> dict[str, Any]:
+def rename_size(values: Mapping[str, Any]) -> dict[str, Any]:
     """Let ``size`` stand for ``image_size``, as it is called where inputs are no images."""
     renamed = {"size": "image_size"}
     return {renamed.get(key, key): value for key, value in values.items()}
 
 
-def _explain(error: Mapping[str, Any], where: str, is_option: bool) -> str:
-    """Return the message for an error of pydantic."""
+def explain(
+    error: Mapping[str, Any], where: str, is_option: bool, fields: Iterable[str] = ()
+) -> str:
+    """Return the message for an error of pydantic.
+
+    Args:
+        error: The error.
+        where: The source of the settings.
+        is_option: Whether the setting was given as an option.
+        fields: The names of all settings; those of a search if there are none.
+    """
     # Indices of lists are left out.
     name = ".".join(str(part) for part in error["loc"] if not isinstance(part, int))
     if name in SEARCHED_KINDS and isinstance(error["input"], dict):
         return f"this is a recipe; use: autotl train {shlex.quote(where)}"
     if error["type"] == "extra_forbidden":
-        return f"{shorten(name)} is not an option; {did_you_mean(name, StudyConfig.model_fields)}"
+        near = did_you_mean(name, fields or StudyConfig.model_fields)
+        return f"{shorten(name)} is not an option; {near}"
     if error["type"] == "missing":
         return f"{name!r} is missing; add it"
     reason = error["msg"].removeprefix("Value error, ").removeprefix("Input ")

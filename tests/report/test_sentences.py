@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from example_study import add_test, add_trial, config
 from report_examples import (
@@ -379,3 +381,33 @@ def test_a_calibration_is_described(store: Store) -> None:
     store.update_study("birds", calibration=Calibration(temperature=1.5, thresholds=[0.5], n=9))
     text = "The probabilities are calibrated with a temperature of 1.5, fitted on 9 images."
     assert describe_calibration(report.summarise(store, "birds")) == text
+
+
+def gain(trials: list[int], mean: float, epochs: int = 6) -> dict[str, Any]:
+    gap = {"mean": mean, "low": mean - 0.02, "high": mean + 0.03}
+    return {"trials": trials, "scores": [0.9, 0.8], "epochs": [epochs, epochs], **gap}
+
+
+def test_what_weights_gain_is_said_with_its_interval(store: Store) -> None:
+    add_study(store, 0.9, 0.8)
+    entry = {"backbone": "own", "over": "raw", "weights": "random"}
+    summary = report.summarise(store, "birds")
+
+    def last(**gains: Any) -> str:
+        sentences = report.describe_result({**summary, "gains": [{**entry, **gains}]})
+        [sentence] = [s for s in sentences if "gains" in s]
+        return sentence
+
+    same = gain([0, 1], 0.1)
+    assert last(same_recipe=same, best=same) == (
+        "Over random weights (raw), own gains in accuracy on the validation split: +0.1000 (95 % "
+        "interval +0.0800 to +0.1300) with the same recipe and 6 epochs each."
+    )
+    assert last(same_recipe=gain([0, 1], -0.01, 1), best=gain([2, 1], 0.05)) == (
+        "Over random weights (raw), own gains in accuracy on the validation split: -0.0100 (95 % "
+        "interval -0.0300 to +0.0200) with the same recipe and 1 epoch each; +0.0500 (95 % "
+        "interval +0.0300 to +0.0800) between the best trials with either, trials 2 and 1."
+    )
+    assert last(same_recipe=None, best=None) == (
+        "What own gains over random weights (raw) is unknown: one has no complete trial."
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 from example_study import add_test, add_trial, begin, config, facts, latency, result
 from report_examples import (
@@ -18,7 +19,7 @@ from report_examples import (
 from autotl import report
 from autotl.scoring import intervals
 from autotl.search.leaderboard import rank
-from autotl.store import SavedModel, Store, single
+from autotl.store import ComparedWeights, SavedModel, Store, single
 
 BY_CLASS: dict[str, Any] = {
     key: {} for key in ("balanced_accuracy", "per_class", "at_thresholds", "majority_class")
@@ -80,6 +81,7 @@ SHAPE = {
     },
     "contenders": {},
     "baselines": {"linear_probe": {}, "default_recipe": {}, "majority_class": {}},
+    "gains": {},
     "selection": {},
     "prefer": {},
     "mirroring": {"n": {}, "accuracy": {}, "mirrored": {}, "error": {}, "survives": {}},
@@ -294,3 +296,40 @@ def test_winner_and_baselines_are_those_of_the_final_selection(store: Store) -> 
     assert summary["baselines"]["default_recipe"]["mean"] == 0.88
     assert summary["baselines"]["linear_probe"]["trial"] == 2
     assert summary["selection"]["optimism"] == 0.0123
+
+
+COMPARED = [ComparedWeights(backbone="own", over={"raw": "random", "net": "public"})]
+
+
+def add_compared(store: Store, number: int, backbone: str, score: float, **changes: Any) -> None:
+    """Write a trial that classified the first of 100 images correctly, as many as it scored."""
+    add_trial(store, number, score, chosen=config(backbone=backbone), **changes)
+    contributions = (np.arange(100) < round(100 * score)).astype(np.float64)
+    store.add_predictions("birds", number, np.zeros((100, 6), np.float32), contributions)
+
+
+@pytest.mark.parametrize("direction", ["maximize", "minimize"])
+def test_weights_are_compared_image_by_image(store: Store, direction: str) -> None:
+    begin(store, compared_weights=COMPARED, direction=direction)
+    add_compared(store, 0, "own", 0.9)
+    add_compared(store, 1, "raw", 0.8)
+    sign = 1 if direction == "maximize" else -1
+    random, public = report.summarise(store, "birds")["gains"]
+    assert (random["backbone"], random["over"], random["weights"]) == ("own", "raw", "random")
+    gain = random["best"]
+    assert gain == random["same_recipe"]
+    assert (gain["trials"], gain["scores"], gain["epochs"]) == ([0, 1], [0.9, 0.8], [6, 6])
+    assert gain["mean"] == pytest.approx(0.1 * sign)
+    # The two differ on ten images, which tells more than two scores of 100 images.
+    assert gain["low"] < gain["mean"] < gain["high"]
+    assert gain["high"] - gain["low"] == pytest.approx(0.14, abs=0.02)
+    assert public["best"] is public["same_recipe"] is None
+
+
+def test_a_recipe_with_other_epochs_is_another_one(store: Store) -> None:
+    begin(store, compared_weights=COMPARED[:1])
+    add_compared(store, 0, "own", 0.9, epochs=6)
+    add_compared(store, 1, "raw", 0.8, epochs=4)
+    add_compared(store, 2, "raw", 0.7, epochs=6)
+    random, _ = report.summarise(store, "birds")["gains"]
+    assert (random["best"]["trials"], random["same_recipe"]["trials"]) == ([0, 1], [0, 2])

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import numpy as np
 import pytest
 
-from autotl import Range, augment, backbone, freeze, head, unlabelled
+from autotl import Range, Weights, augment, backbone, freeze, head, unlabelled
 from autotl.search.leaderboard import rank
 from autotl.search.portfolio import WARM_START, Names, Portfolio
 from autotl.space.registry import FILE, AnyPlugin
@@ -428,3 +428,50 @@ def test_with_many_unlabelled_examples_a_method_for_them_is_tried_early() -> Non
     assert not search.portfolio.is_default(names[2])
     search = Search(space=Space(plugins))
     search.begin()  # few unlabelled examples are left to the sampler
+
+
+def with_weights(plugin: AnyPlugin, name: str, architecture: str, **weights: Any) -> AnyPlugin:
+    """A member of a family of backbones."""
+    return replace(plugin, family="zoo").member(
+        name, Weights(name, architecture=architecture, **weights)
+    )
+
+
+OWN, OTHER = with_weights(small, "own", "net"), with_weights(large, "other", "big")
+RAW, PUBLIC = with_weights(small, "raw", "net", is_random=True), with_weights(small, "net", "net")
+WHOLE = replace(full, from_scratch=True)
+COMPARED = replace(
+    SPACE,
+    plugins={**SPACE.plugins, "backbone": (PUBLIC, OTHER, OWN, RAW), "freeze": (WHOLE, probe)},
+    backbone_order=("own", "raw", "other", "net"),
+)
+
+
+def test_weights_of_one_architecture_are_compared_with_one_recipe() -> None:
+    search = Search(space=COMPARED)
+    expected = [("own", "full", "linear"), ("raw", "full", "linear"), ("net", "full", "linear")]
+    assert search.portfolio.comparison == tuple(expected)
+    assert search.portfolio.comparison_is_left(search.tried)
+    assert search.next() == ("own", "probe", "linear")
+    assert [search.next() for _ in expected] == expected
+    assert not search.portfolio.comparison_is_left(search.tried)
+    others = [names for names in iter(search.next, ())]
+    assert others[:2] == [("other", "probe", "linear"), ("net", "probe", "linear")]
+    assert not any("raw" in names for names in others)  # a head on random features tells nothing
+    assert search.portfolio.is_default(("raw", "full", "linear"))
+    assert "freeze" not in search.params[2]
+    assert search.params[2]["freeze_from_scratch"] == "full"
+
+
+def test_random_weights_alone_are_trained_in_all_layers() -> None:
+    plugins = {**COMPARED.plugins, "backbone": (RAW,)}
+    search = Search(space=replace(COMPARED, plugins=plugins, backbone_order=("raw",)))
+    assert search.next() == ("raw", "full", "linear")
+    assert search.next() == ()
+    assert search.portfolio.cheapest_parameters([]) == {}
+
+
+def test_without_random_weights_nothing_is_compared() -> None:
+    portfolio = Search().portfolio
+    assert portfolio.comparison == ()
+    assert not portfolio.comparison_is_left({})

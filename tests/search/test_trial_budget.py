@@ -18,7 +18,7 @@ from toy import CPU, batches, config, squares
 from autotl import training
 from autotl.errors import OutOfTime
 from autotl.models import Device
-from autotl.search.budget import LONGEST_TRIAL, SLACK, Budget
+from autotl.search.budget import LONGEST_TRIAL, SELECTION_FRACTION, SLACK, Budget
 from autotl.search.trial_budget import (
     FEWEST_EPOCHS,
     FEWEST_FIRST_EPOCHS,
@@ -134,6 +134,25 @@ def test_the_first_trial_that_trains_the_backbone_ignores_what_is_reserved_for_o
     assert epochs(20.0, budget, first=True) == before
     with pytest.raises(OutOfTime):
         epochs(35.0, budget)
+
+
+def test_trials_that_are_compared_get_the_same_time() -> None:
+    budget, usable = Budget(605), 600.0
+
+    def compared(seconds: float, pending: int, wanted: int = WANTED, first: bool = False) -> int:
+        return affordable_epochs(
+            cost(seconds), wanted, 1, 2, budget, 0.0, first=first, pending=pending
+        )
+
+    refit = SLACK * budget.refit
+    # A third of what is left without the final selection and the refit of one of them.
+    left = usable - SELECTION_FRACTION * 605
+    assert compared(20.0, 3, first=True) == left // (20.0 * (3 + refit)) == 4
+    assert compared(10.0, 3) == left // (10.0 * (3 + refit)) == 9
+    budget.reserved_repeats, budget.reserved_refit = 180.0, 200.0  # for a final selection
+    assert compared(10.0, 1, wanted=9) == 9  # those after the first get as many epochs
+    with pytest.raises(OutOfTime):
+        compared(usable, 3, first=True)
 
 
 @pytest.mark.parametrize("first", [False, True])

@@ -537,3 +537,49 @@ def test_flatten_gives_the_parameters_that_a_trial_draws() -> None:
     assert space.flatten({"augment": {"stepped": {"fraction": 0.62}}}) == {}
     assert space.flatten({"augment": {"unknown": {}}}) == {}
     assert space.flatten({}) == {}
+
+
+@freeze(order=3, from_scratch=True)
+def whole(model: Any, *, rate: Annotated[float, Range(0.1, 0.9)] = 0.2) -> None: ...
+
+
+def random_weights(name: str) -> Any:
+    """A backbone of a family with random weights."""
+    weights = Weights("random weights", architecture="net", is_random=True)
+    return replace(net, family="scratch").member(name, weights)
+
+
+def with_random_weights(*strategies: Any) -> Space:
+    plugins = Registry([net, random_weights("raw"), *strategies, mlp, linear, none, sgd])
+    return build_space(plugins, {}, {})
+
+
+def test_a_backbone_with_random_weights_gets_strategies_that_suit_it() -> None:
+    space = with_random_weights(probe, early, whole)
+    trial = Recorder(backbone="raw", head="linear")
+    assert space.suggest(trial)["freeze"].name == "whole"
+    assert trial.suggested["freeze_from_scratch"] == ["whole"]
+    assert "freeze" not in trial.suggested
+    trial = Recorder(backbone="net", freeze="early", head="linear")
+    assert space.suggest(trial)["freeze"].name == "early"
+    assert "freeze_from_scratch" not in trial.suggested
+    chosen = space.defaults(backbone="raw", freeze="probe")
+    assert (chosen["freeze_from_scratch"], chosen["freeze.whole.rate"]) == ("whole", 0.2)
+    assert "freeze" not in chosen
+    assert space.defaults(backbone="net", freeze="probe")["freeze"] == "probe"
+    assert space.describe()["freeze_from_scratch"] == ["whole"]
+    config = to_json(space.suggest(Recorder(**chosen)))
+    assert space.flatten(config)["freeze_from_scratch"] == "whole"
+    assert space.flatten({**config, "freeze": {"probe": {}}}) == {}  # it cannot be drawn
+    assert "freeze_from_scratch" not in SPACE.describe()
+
+
+def test_random_weights_without_a_strategy_for_them_are_excluded() -> None:
+    space = with_random_weights(probe, early)
+    assert [p.name for p in space.plugins["backbone"]] == ["net"]
+    [excluded] = space.excluded
+    assert excluded.name == "raw"
+    assert (
+        excluded.reason
+        == "its weights are random, and no layer may stay so, as with early and probe"
+    )

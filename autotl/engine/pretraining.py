@@ -1,0 +1,374 @@
+"""Source training: the weights of a backbone for later searches, trained on other data.
+
+What is trained is what a search trains: the data are checked, split and packed, and a linear head
+and all layers of the backbone are fine-tuned. The backbone's tensors are saved, the head is not.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+from autotl import data, files, models, report, training
+from autotl.artifact import weights_folder
+from autotl.data import Dataset, Source
+from autotl.data.image_kind import STEP, UPSCALING
+from autotl.engine.beginning import versions
+from autotl.engine.ending import name_device_faults
+from autotl.engine.inputs import check_metric, choose_target, read_examples
+from autotl.engine.search_space import load_plugins, plugins_for
+from autotl.errors import Incompatible, OutOfTime, PluginError, StoreError, StudyError, TrialStopped
+from autotl.events import Listener, Note, Stage, ignore
+from autotl.frozen import FeatureCache
+from autotl.models import Device
+from autotl.scoring import intervals
+from autotl.scoring.metrics import Metric
+from autotl.search.budget import Budget
+from autotl.search.context import TrainingContext
+from autotl.search.mirroring import measure_mirroring
+from autotl.space.registry import AnyPlugin, Registry
+from autotl.space.space import Choice, Config, Space, default_plugin, to_json
+from autotl.study import SourceTrainingConfig, StudyConfig
+from autotl.training import Epoch, Job
+
+SAVE_SECONDS = 2.0
+"""The time that is reserved in a budget to write the weights."""
+
+OUT_OF_TIME = "the budget limited them"
+"""Why a training that the budget limited has fewer epochs than planned."""
+
+INTERRUPTED = "interrupted"
+"""Why a training that Ctrl-C ended has fewer epochs than planned."""
+
+
+@dataclass(frozen=True)
+class SourceTraining:
+    """The result of a source training.
+
+    Attributes:
+        facts: What is in the header of the file: ``backbone``, ``source``, ``fingerprint``,
+            ``task``, ``classes`` (their number), ``train`` and ``held_out`` (numbers of examples),
+            ``method``, ``started_from``, ``epochs``, ``planned_epochs``, ``stopped`` (why there are
+            fewer), ``image_size``, ``channels``, ``metric``, ``score``, ``low`` and ``high`` on the
+            held-out examples, ``seed``, ``batch_size``, ``recipe``, ``device``, ``seconds``,
+            ``versions``, ``licence`` and ``budget_seconds``. Empty if no epoch was complete.
+        file: The weights; None if no epoch was complete.
+        interrupted: Whether the user interrupted it.
+    """
+
+    facts: Mapping[str, Any]
+    file: Path | None
+    interrupted: bool = False
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """The backbone after the last complete epoch, which is None if there is none.
+
+    ``size`` is that of its inputs.
+    """
+
+    tensors: Mapping[str, Any]
+    epoch: Epoch | None
+    size: int
+    interrupted: bool
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The data of a source training, and the plugins that suit them."""
+
+    config: SourceTrainingConfig
+    settings: StudyConfig
+    dataset: Dataset
+    metric: Metric
+    plugins: Registry
+    device: Device
+
+
+def pretrain(
+    config: SourceTrainingConfig,
+    listener: Listener = ignore,
+    plugins: Registry | None = None,
+    began: float | None = None,
+) -> SourceTraining:
+    """Train a backbone on source data, and write its weights and their model card.
+
+    Args:
+        config: The settings.
+        listener: Called with the events of the progress.
+        plugins: The plugins; None for the installed ones and those of ``config.plugin``.
+        began: The begin of the budget as a value of ``time.monotonic``; None for now.
+
+    Returns:
+        The result; after Ctrl-C that of the last complete epoch, if there is one.
+
+    Raises:
+        AutoTLError: An error that the user can resolve; the message says how.
+    """
+    budget = Budget(config.budget, fixed=SAVE_SECONDS, began=began)
+    weights_folder.check_replaceable(config.out, config.backbone)
+    with name_device_faults():
+        prepared = prepare(config, listener, plugins)
+        return train(prepared, budget, listener, config.out)
+
+
+def prepare(
+    config: SourceTrainingConfig, listener: Listener, plugins: Registry | None = None
+) -> Prepared:
+    """Read, check and split the source data.
+
+    Raises:
+        AutoTLError: They cannot be used, or a name does not exist.
+    """
+    settings = config.as_search()
+    plugins = load_plugins(settings, plugins)
+    device = models.select_device(settings.device, settings.precision)
+    source = read_examples(settings, plugins)
+    settings, source, metric = choose_target(settings, source, plugins, listener)
+    fitting = plugins_for(settings, plugins, source)
+    find_backbone(config, fitting)
+    if config.image_size is None:
+        size = _choose_size(config, source, fitting)
+        settings = settings.model_copy(update={"image_size": (size,)})
+    dataset = _check(config, source, listener)
+    check_metric(metric, dataset)
+    return Prepared(config, settings, dataset, metric, fitting, device)
+
+
+def _choose_size(config: SourceTrainingConfig, source: Source, plugins: Registry) -> int:
+    """Choose the size of the inputs: that of the backbone, or a smaller one for small images.
+
+    What is trained from scratch gains nothing from images that are enlarged.
+    """
+    plugin = plugins.get_untrained("backbone", config.backbone)
+    choice = Choice(plugin, plugin.defaults)
+    expects = models.build_backbone(choice, None)[1]
+    useful = source.kind.useful_size(data.draw_items(source.examples), expects)
+    if useful is not None and config.start == "scratch":
+        useful = STEP * math.ceil(useful / UPSCALING / STEP)
+    if useful is None or useful >= expects.size:
+        return expects.size
+    try:
+        return models.build_backbone(choice, useful)[1].size
+    except Incompatible:
+        return expects.size
+
+
+def _check(config: SourceTrainingConfig, source: Source, listener: Listener) -> Dataset:
+    """Check and split the examples; there is no test split unless the source gives one."""
+    dataset = data.check(
+        source.examples,
+        config.data,
+        issues=source.issues,
+        seed=config.seed,
+        validation=config.validation,
+        test=0.0,
+        progress=lambda what, done, total: listener(Stage(what, done, total)),
+        kind=source.kind,
+        task=source.task,
+        channels=config.in_chans,
+    )
+    if dataset.issues:
+        first, count = dataset.issues[0], len(dataset.issues)
+        text = f"the data have {count} problem{'s' * (count > 1)}, such as {first.name}: "
+        listener(Note(f"{text}{first.problem}; autotl data check lists them", warning=True))
+    return dataset
+
+
+def find_backbone(config: SourceTrainingConfig, plugins: Registry) -> AnyPlugin:
+    """Find the plugin of the backbone with the weights from which the training starts.
+
+    Raises:
+        PluginError: There is none, or a search would not look for its weights in a folder.
+        WeightsError: Its pretrained weights cannot be found.
+    """
+    name = config.backbone
+    if config.start == "pretrained":
+        plugin = plugins.get("backbone", name, config.weights)
+    else:
+        plugin = plugins.get_untrained("backbone", name)
+    if not plugin.family:
+        raise PluginError(
+            f"the backbone {name!r} comes from {plugin.origin} and has its own weights; name a "
+            "model of timm, whose weights a search finds in a folder"
+        )
+    return plugin
+
+
+def train(prepared: Prepared, budget: Budget, listener: Listener, out: Path) -> SourceTraining:
+    """Train the backbone and save its weights.
+
+    Args:
+        prepared: The data.
+        budget: The wall-clock budget.
+        listener: Called with the events of the progress.
+        out: The folder of weights.
+
+    Raises:
+        AutoTLError: An error that the user can resolve; the message says how.
+    """
+    config, began = prepared.config, time.monotonic()
+    with _temporary_folder(out) as folder:
+        context = _make_context(prepared, folder, budget, listener)
+        recipe = _choose_recipe(prepared, context, listener)
+        try:
+            trained = _fine_tune(context, recipe, budget, listener)
+        except TrialStopped as stop:
+            raise StudyError(f"the source training stopped: {stop}; {_advise(stop)}") from None
+    if trained.epoch is None:
+        return SourceTraining({}, None, interrupted=True)
+    facts = {
+        **_describe_data(prepared),
+        **_describe_training(prepared, recipe, trained),
+        "seconds": round(time.monotonic() - began, 1),
+    }
+    file = weights_folder.save(out, config.backbone, trained.tensors, facts)
+    return SourceTraining(facts, file, trained.interrupted)
+
+
+@contextmanager
+def _temporary_folder(out: Path) -> Iterator[Path]:
+    """Yield a folder for temporary files in the folder of weights.
+
+    Raises:
+        StoreError: It cannot be created.
+    """
+    with ExitStack() as stack:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            files.remove_leftovers(out)
+            folder = stack.enter_context(files.folder_beside(out / "training"))
+        except OSError as error:
+            text = f"{out} cannot be written ({error.strerror or error}); choose another --out"
+            raise StoreError(text) from None
+        yield folder
+
+
+def _make_context(
+    prepared: Prepared, folder: Path, budget: Budget, listener: Listener
+) -> TrainingContext:
+    return TrainingContext(
+        prepared.settings.model_copy(update={"out": folder}),
+        prepared.dataset,
+        prepared.metric,
+        prepared.device,
+        budget,
+        listener,
+        prepared.plugins,
+        FeatureCache(0, folder),  # without room for files, images are packed in memory if they fit
+        {},
+        {},
+    )
+
+
+def _choose_recipe(prepared: Prepared, context: TrainingContext, listener: Listener) -> Config:
+    """Choose the plugins, and measure whether images may be mirrored."""
+    config, plugins = prepared.config, prepared.plugins
+    [freeze, *_] = [p for p in plugins if p.kind == "freeze" and p.from_scratch]
+    names = {kind: default_plugin(plugins, kind).name for kind in ("head", "augment", "optimizer")}
+    names |= {"augment": config.augment} if config.augment else {}
+    others = {kind: plugins.get(kind, name) for kind, name in names.items()}
+    chosen = {"backbone": find_backbone(config, plugins), "freeze": freeze, **others}
+    space = Space({kind: (plugin,) for kind, plugin in chosen.items()})
+    if space.may_mirror and (measured := measure_mirroring(space, context)):
+        listener(Note(report.describe_mirroring({**vars(measured), "survives": measured.survives})))
+        space = space if measured.survives else space.without_mirroring()
+    recipe = {kind: Choice(p, p.defaults) for kind, (p,) in space.plugins.items()}
+    if config.lr is not None:
+        recipe["freeze"] = Choice(freeze, {**freeze.defaults, "lr": config.lr})
+    return recipe
+
+
+def _fine_tune(
+    context: TrainingContext, recipe: Config, budget: Budget, listener: Listener
+) -> _Trained:
+    """Train; return the backbone after the last complete epoch."""
+    model = context.build(recipe)
+    job = context.job(model, "train", epochs=context.settings.epochs, views=1)
+    job = _plan(job, training.measure_cost(model, recipe, job), budget) if budget.seconds else job
+    tensors: dict[str, Any] = {}
+    last, interrupted, metric = None, False, context.metric.name
+    listener(Stage("training", 0, job.epochs))
+    try:
+        for epoch in training.fine_tune(model, recipe, job):
+            tensors, last = weights_folder.copy_backbone(model), epoch
+            text = f"epoch {epoch.number} of {job.epochs}: loss {epoch.loss:.4f}"
+            score = report.format_score(epoch.score)
+            listener(Note(f"{text}, {metric} {score}, {epoch.seconds:.1f} s"))
+            listener(Stage("training", epoch.number, job.epochs))
+    except KeyboardInterrupt:
+        interrupted = True
+    return _Trained(tensors, last, model.expects.size, interrupted)
+
+
+def _plan(job: Job, cost: training.Cost, budget: Budget) -> Job:
+    """Plan as many epochs as there is time for, at least one."""
+    usable = budget.usable()
+    in_time = takewhile(
+        lambda count: cost.training_seconds(count, job.views) <= usable, range(1, job.epochs + 1)
+    )
+    job = replace(job, epochs=max(in_time, default=1), compute=cost.compute)
+    job.deadline = time.monotonic() + max(0.0, usable)
+    job.keep_completed_epochs = True
+    return job
+
+
+def _advise(stop: TrialStopped) -> str:
+    if isinstance(stop, OutOfTime):
+        return "give a larger --budget, or a smaller --image-size"
+    return "try another --lr, --batch-size or --image-size"
+
+
+def _describe_data(prepared: Prepared) -> dict[str, Any]:
+    dataset, config = prepared.dataset, prepared.config
+    return {
+        "backbone": config.backbone,
+        "source": dataset.source,
+        "fingerprint": dataset.fingerprint,
+        "task": dataset.task.name,
+        "classes": len(dataset.outputs),
+        "train": len(dataset.indices("train")),
+        "held_out": len(dataset.indices("validation")),
+        "channels": config.in_chans,
+        "licence": config.licence,
+        "budget_seconds": config.budget,
+    }
+
+
+def _describe_training(prepared: Prepared, recipe: Config, trained: _Trained) -> dict[str, Any]:
+    config, dataset, epoch = prepared.config, prepared.dataset, trained.epoch
+    assert epoch is not None
+    assert epoch.predictions is not None
+    weights = recipe["backbone"].plugin.weights
+    indices = dataset.indices("validation")
+    low, high = intervals.score_interval(
+        prepared.metric, dataset.targets[indices], epoch.predictions, dataset.units[indices]
+    )
+    low, high = (limit if math.isfinite(limit) else epoch.score for limit in (low, high))
+    stopped = INTERRUPTED if trained.interrupted else ""
+    if not stopped and epoch.number < config.epochs:
+        stopped = OUT_OF_TIME
+    return {
+        "method": config.method,
+        "started_from": weights.origin if weights else "random weights",
+        "epochs": epoch.number,
+        "planned_epochs": config.epochs,
+        "stopped": stopped,
+        "image_size": trained.size,
+        "metric": prepared.metric.name,
+        "score": epoch.score,
+        "low": low,
+        "high": high,
+        "seed": config.seed,
+        "batch_size": config.batch_size,
+        "recipe": report.describe_config(to_json(recipe)),
+        "device": str(prepared.device),
+        "versions": versions(),
+    }

@@ -1,0 +1,127 @@
+"""The settings of a source training, which makes the weights of a backbone for later searches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+
+from autotl import files
+from autotl.errors import StudyError
+from autotl.space.kinds import MAX_CHANNELS, RGB
+from autotl.study.config import (
+    OPTIONS,
+    StudyConfig,
+    check_paths,
+    check_source,
+    explain,
+    rename_size,
+)
+from autotl.study.values import DEVICES, Duration, Fraction, Text, has_null, to_tuple
+
+
+class SourceTrainingConfig(BaseModel):
+    """The settings of ``autotl pretrain``, whose options have the same names.
+
+    ``start`` is the option ``--from``: what the training starts from.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    data: str
+    backbone: str
+    data_options: dict[str, Text] = {}
+    out: Path = Path("weights")
+    method: Literal["supervised"] = "supervised"
+    start: Literal["scratch", "pretrained"] = "scratch"
+    epochs: Annotated[int, Field(ge=1, le=100_000)] = 20
+    budget: Duration | None = None
+    image_size: Annotated[int, Field(ge=16, le=2048)] | None = None
+    in_chans: Annotated[int, Field(ge=1, le=MAX_CHANNELS)] = RGB
+    validation: Fraction = 0.1  # of the examples, held out
+    task: str = "auto"
+    metric: str = ""
+    lr: Annotated[float, Field(gt=0, le=1)] | None = None  # None: that of the freeze strategy
+    batch_size: Annotated[int, Field(ge=2, le=65_536)] = 64
+    augment: str = ""  # the default augmentation
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    licence: str = "unknown"
+    weights: Path | None = None
+    plugin: Annotated[tuple[Path, ...], BeforeValidator(to_tuple)] = ()
+    device: Annotated[str, Field(pattern=DEVICES)] = "auto"
+    precision: Literal["auto", "float32", "tf32", "bfloat16", "float16"] = "auto"
+
+    @field_validator("*")
+    @classmethod
+    def _refuse_null(cls, value: Any) -> Any:
+        if has_null(value):
+            raise ValueError("has a null character")
+        return value
+
+    @field_validator("data")
+    @classmethod
+    def _check_source(cls, data: str) -> str:
+        return check_source(data)
+
+    @field_validator("out", "weights", "plugin")
+    @classmethod
+    def _check_paths(cls, value: Any) -> Any:
+        return check_paths(value)
+
+    @field_validator("backbone")
+    @classmethod
+    def _check_backbone(cls, name: str) -> str:
+        if not name.strip() or set(name) & set("*?[]@"):
+            raise ValueError("expected the name of one backbone, such as resnet18")
+        if set(name) & set(":/\\"):
+            raise ValueError("expected a model of timm, whose weights a search finds by its name")
+        return name
+
+    def as_search(self, out: Path | None = None) -> StudyConfig:
+        """Return the settings of a search that reads the same data and trains in the same way.
+
+        Args:
+            out: The folder for temporary files; None for that of the weights.
+        """
+        same = ("data", "data_options", "task", "metric", "seed", "epochs", "batch_size")
+        same += ("in_chans", "validation", "weights", "plugin", "device", "precision")
+        return StudyConfig(
+            **{key: getattr(self, key) for key in same},
+            study="source-training",
+            out=out or self.out,
+            image_size=() if self.image_size is None else (self.image_size,),
+            backbone=(self.backbone,),
+            augment=(self.augment,) if self.augment else (),
+            # Weights that were trained on smoothed labels transfer worse (Kornblith et al. 2021,
+            # arXiv:2010.16402).
+            label_smoothing=0.0,
+            history=False,
+        )
+
+
+def configure_source_training(source: str, options: Mapping[str, Any]) -> SourceTrainingConfig:
+    """Configure a source training.
+
+    Args:
+        source: The data source.
+        options: The settings by name.
+
+    Raises:
+        StudyError: A setting is missing or not valid.
+    """
+    values = {"data": source, **rename_size(options)}
+    try:
+        config = SourceTrainingConfig.model_validate(values)
+    except ValidationError as errors:
+        error = errors.errors()[0]
+        fields = SourceTrainingConfig.model_fields
+        raise StudyError(f"{OPTIONS}: {explain(error, OPTIONS, True, fields)}") from None
+    folder = Path(config.data)
+    if folder.is_dir() and files.is_within(config.out, folder):
+        raise StudyError(
+            f"the weights in {config.out} would be inside the data {folder}; give another folder "
+            "with --out"
+        )
+    return config

@@ -1,0 +1,305 @@
+"""Source training: the weights that it writes, interruptions, and searches with such weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from autotl_plugins import backbones
+from command_line import run
+from images import FAST, write_images, write_plugin
+from safetensors.torch import load_file
+
+import autotl
+from autotl import engine, study, training
+from autotl.artifact import model_folder, weights_folder
+from autotl.engine import source_weights
+from autotl.errors import AutoTLError, StoreError, StudyError
+from autotl.events import Event, Note
+from autotl.store import Store, StudyFacts, default_url
+
+NAME = "test_resnet"
+QUICK = {"image_size": 32, "epochs": 2, "batch_size": 16, "device": "cpu", "precision": "float32"}
+
+Pretrain = Callable[..., engine.SourceTraining]
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backbones, "is_reachable", lambda where: False)
+    monkeypatch.setattr(backbones, "_find_in_cache", lambda cfg: None)
+
+
+@pytest.fixture(scope="module")
+def birds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_images(tmp_path_factory.mktemp("source") / "birds", count=20)
+
+
+@pytest.fixture
+def pretrain(birds: Path, tmp_path: Path) -> Pretrain:
+    def make(listener: Any = None, **options: Any) -> engine.SourceTraining:
+        given = {"out": tmp_path / "weights", **QUICK, **options}
+        return autotl.pretrain(birds, given.pop("backbone", NAME), listener, **given)
+
+    return make
+
+
+def test_the_weights_are_those_of_a_trained_backbone(pretrain: Pretrain, tmp_path: Path) -> None:
+    notes: list[str] = []
+
+    def listen(event: Event) -> None:
+        notes.extend([event.text] if isinstance(event, Note) else [])
+
+    result = pretrain(listen, licence="cc0-1.0")
+    assert result.file == tmp_path / "weights" / f"{NAME}.safetensors"
+    assert not result.interrupted
+    facts = weights_folder.read_facts(result.file)
+    assert facts == result.facts
+    expected = {
+        "backbone": NAME,
+        "train": 54,
+        "held_out": 6,
+        "classes": 3,
+        "method": "supervised",
+        "started_from": "random weights",
+        "epochs": 2,
+        "planned_epochs": 2,
+        "stopped": "",
+        "image_size": 32,
+        "channels": 3,
+        "metric": "accuracy",
+        "seed": 0,
+        "licence": "cc0-1.0",
+    }
+    assert {key: facts[key] for key in expected} == expected
+    assert 0 <= facts["low"] < facts["high"] <= 1
+    assert facts["versions"]["torch"] == torch.__version__.partition("+")[0]
+    assert [text[:15] for text in notes if text.startswith("epoch")] == [
+        "epoch 1 of 2: l",
+        "epoch 2 of 2: l",
+    ]
+    tensors = load_file(result.file)
+    assert "classifier" not in " ".join(tensors)
+    same, other = (pretrain(seed=seed, out=tmp_path / str(seed)).file for seed in (0, 1))
+    assert same is not None
+    assert other is not None
+    again = load_file(same)
+    assert all(torch.equal(tensor, again[key]) for key, tensor in tensors.items())
+    assert not torch.equal(load_file(other)["conv1.0.weight"], tensors["conv1.0.weight"])
+    # It goes on from the weights: the statistics of the normalisation are not those of the start.
+    further = pretrain(start="pretrained", weights=tmp_path / "0", out=tmp_path / "more", epochs=1)
+    assert further.facts["started_from"].startswith(f"file {same}")
+    assert sorted(p.name for p in (tmp_path / "weights").iterdir()) == [
+        f"{NAME}.md",
+        f"{NAME}.safetensors",
+    ]
+
+
+@pytest.mark.parametrize("completed", [0, 1])
+def test_ctrl_c_keeps_the_last_complete_epoch(
+    pretrain: Pretrain, tmp_path: Path, completed: int
+) -> None:
+    epochs = 0
+
+    def interrupt(event: Event) -> None:
+        nonlocal epochs
+        epochs += isinstance(event, Note) and event.text.startswith("epoch")
+        is_training = type(event).__name__ == "StepCompleted"
+        if is_training and epochs == completed and not (tmp_path / "measured").exists():
+            raise KeyboardInterrupt
+
+    if completed:
+        whole = pretrain(out=tmp_path / "whole", epochs=2, augment="none")
+    result = pretrain(interrupt, augment="none")
+    assert result.interrupted
+    if not completed:
+        assert result.file is None
+        assert list((tmp_path / "weights").iterdir()) == []
+        return
+    assert result.file is not None
+    assert (result.facts["epochs"], result.facts["stopped"]) == (1, "interrupted")
+    assert whole.file is not None
+    unfinished, complete = load_file(result.file), load_file(whole.file)
+    assert not torch.equal(unfinished["conv1.0.weight"], complete["conv1.0.weight"])
+    assert "1 of 2 (interrupted)" in (tmp_path / "weights" / f"{NAME}.md").read_text()
+
+
+def test_a_budget_limits_the_epochs(pretrain: Pretrain, monkeypatch: pytest.MonkeyPatch) -> None:
+    cost = SimpleNamespace(
+        training_seconds=lambda epochs, views: 30.0 * epochs, compute=training.ComputeSettings()
+    )
+    monkeypatch.setattr(training, "measure_cost", lambda *arguments: cost)
+    result = pretrain(budget="100s", epochs=9)
+    assert (result.facts["epochs"], result.facts["planned_epochs"]) == (3, 9)
+    assert result.facts["stopped"] == "the budget limited them"
+
+
+def test_small_images_are_not_enlarged_from_scratch(pretrain: Pretrain, birds: Path) -> None:
+    assert pretrain(image_size=None, epochs=1).facts["image_size"] == 64  # they have 40 x 48 px
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"backbone": "test_resnt"}, "did you mean 'test_resnet'"),
+        ({"backbone": "test_*"}, "expected the name of one backbone"),
+        ({"backbone": "torchvision:resnet18"}, "expected a model of timm"),
+        ({"epochs": 0}, "--epochs = 0"),
+        ({"epoch": 1}, "'epoch' is not an option; did you mean 'epochs'"),
+        ({"augment": "flip"}, "no augment plugin is called 'flip'"),
+        ({"metric": "acuracy"}, "did you mean 'accuracy'"),
+        ({"start": "pretrained"}, "the hub cannot be reached"),
+    ],
+)
+def test_wrong_settings_are_explained(pretrain: Pretrain, options: Any, says: str) -> None:
+    with pytest.raises(AutoTLError, match=says):
+        pretrain(**options)
+
+
+def test_a_backbone_with_weights_of_its_own_is_refused(pretrain: Pretrain, tmp_path: Path) -> None:
+    with pytest.raises(AutoTLError, match="has its own weights; name a model of timm"):
+        pretrain(backbone="tiny", plugin=write_plugin(tmp_path))
+
+
+def test_what_diverges_is_explained(pretrain: Pretrain) -> None:
+    with pytest.raises(StudyError, match=r"the source training stopped: .*; try another --lr"):
+        pretrain(lr=1.0, epochs=30)
+
+
+# ---------------------------------------------------------------- the command line
+
+
+def test_the_command_says_what_was_trained_and_how_to_use_it(
+    birds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "birds").symlink_to(birds)
+    (tmp_path / "weights").mkdir()
+    broken = tmp_path / "weights" / f"{NAME}.md"
+    broken.write_text("my notes")
+    words = ["pretrain", "birds", "--backbone", NAME, "--device", "cpu", "--size", "32"]
+    foreign = run(*words, "--epochs", "1")
+    assert (foreign.exit_code, broken.read_text()) == (1, "my notes")
+    assert "autotl pretrain did not write it, so it is not replaced" in foreign.stderr
+    broken.unlink()
+    done = run(*words, "--epochs", "1", "--from", "scratch")
+    assert done.exit_code == 0, done.stderr
+    assert "was trained for 1 epoch on 54 examples at 32 px, from random weights" in done.stdout
+    assert f"--weights weights --backbone source:{NAME}" in done.stdout
+    assert run(*words, "--epochs", "1", "--quiet").stdout == ""
+    typo = run("pretrain", "bird", "--backbone", NAME)
+    assert (typo.exit_code, "did you mean 'birds'?" in typo.stderr) == (1, True)
+    inside = run("pretrain", "birds", "--backbone", NAME, "--out", "birds/weights")
+    assert "would be inside the data" in inside.stderr
+
+
+def test_the_command_says_that_nothing_was_complete(
+    birds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*arguments: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(engine.pretraining, "train", interrupt)
+    result = run("pretrain", birds, "--backbone", NAME, "--out", tmp_path, "--device", "cpu")
+    assert result.exit_code == 130
+    assert "no epoch was complete, so no weights were written" in result.stderr
+
+
+# ---------------------------------------------------------------- searches
+
+
+def search(tmp_path: Path, birds: Path, listener: Any = None, **options: Any) -> engine.Result:
+    if not (tmp_path / "photos").exists():
+        write_images(tmp_path / "photos", count=16, seed=1)
+    given = {"out": tmp_path / "runs", "source": str(birds), "backbone": NAME, **FAST}
+    given |= {"epochs": 2, "image_size": 32, "trials": 4, "head": ["linear"], **options}
+    return autotl.search(tmp_path / "photos", listener, **given)
+
+
+def test_a_search_with_source_data_reports_what_its_weights_gain(
+    tmp_path: Path, birds: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = {"epochs": 1}
+    original = source_weights.SourceTrainingConfig
+    monkeypatch.setattr(
+        source_weights, "SourceTrainingConfig", lambda **values: original(**values, **config)
+    )
+    notes: list[str] = []
+
+    def listen(event: Event) -> None:
+        notes.extend([event.text] if isinstance(event, Note) else [])
+
+    result = search(tmp_path, birds, listen, trials=3)
+    assert any(text.startswith(f"training {NAME} on") for text in notes)
+    assert any("(no package, not in the Hugging Face cache" in text for text in notes)
+    with closing(Store(default_url(tmp_path / "runs"))) as store:
+        facts, rows = store.study("photos"), store.trials("photos")
+    assert [next(iter(row.config["backbone"])) for row in rows] == [
+        f"source:{NAME}",
+        f"source:{NAME}",
+        f"scratch:{NAME}",
+    ]
+    assert [next(iter(row.config["freeze"])) for row in rows] == ["linear_probe", "full", "full"]
+    assert rows[1].epochs == rows[2].epochs
+    [compared] = facts.compared_weights
+    assert (compared.backbone, compared.over) == (f"source:{NAME}", {f"scratch:{NAME}": "random"})
+    [gain] = result.summary["gains"]
+    assert gain["same_recipe"]["trials"] == [1, 2]
+    assert gain["same_recipe"]["low"] <= gain["same_recipe"]["mean"] <= gain["same_recipe"]["high"]
+    assert f"Over random weights (scratch:{NAME})" in (result.folder / "report.html").read_text()
+    # The model is loaded without the folder of weights.
+    config_file = json.loads((result.folder / "model" / "config.json").read_text())
+    assert next(iter(config_file["backbone"])).endswith(NAME)
+    assert "reason" not in config_file["standalone_code"]
+    [folder] = (tmp_path / "runs" / "cache" / "sources").iterdir()
+    for file in folder.iterdir():
+        file.rename(tmp_path / file.name)
+    model_folder.load(result.folder / "model").predict(str(birds / "red" / "0.png"))
+    for file in (f"{NAME}.md", f"{NAME}.safetensors"):
+        (tmp_path / file).rename(folder / file)
+    # Another study uses the same weights.
+    notes.clear()
+    search(tmp_path, birds, listen, trials=1, study="again")
+    assert any("are cached" in text for text in notes)
+
+
+def test_weights_with_fewer_epochs_are_cached_as_long_as_there_is_no_more_time() -> None:
+    usable = source_weights._is_usable
+    whole = {"stopped": "", "budget_seconds": 10.0}
+    part = {"stopped": "the budget limited them", "budget_seconds": 10.0}
+    assert not usable({}, 10.0, None)
+    assert not usable({}, 10.0, StudyFacts())
+    assert usable(whole, 100.0, None)
+    assert usable(part, 10.0, None)
+    assert not usable(part, 100.0, None)
+    assert not usable(part, None, None)
+    assert usable(part, None, StudyFacts())  # the trials so far have them
+    assert not usable({**part, "stopped": "interrupted"}, 10.0, None)
+
+
+def test_source_data_train_one_backbone(tmp_path: Path, birds: Path) -> None:
+    for backbone, says in (
+        (("resnet18", NAME), "train the weights of one backbone"),
+        (("torchvision:resnet18",), "cannot train torchvision:resnet18"),
+    ):
+        with pytest.raises(StudyError, match=says):
+            search(tmp_path, birds, backbone=backbone)
+
+
+def test_a_study_file_may_name_source_data(tmp_path: Path, birds: Path) -> None:
+    file = tmp_path / "own.toml"
+    file.write_text(f'data = "photos"\nsource = "birds"\nbackbone = "{NAME}"\n')
+    (tmp_path / "birds").mkdir()
+    assert study.configure(str(file), {}).source == str(tmp_path / "birds")
+
+
+def test_a_folder_that_cannot_be_written_is_named(pretrain: Pretrain, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match="choose another one with --out"):
+        pretrain(out=tmp_path / "file")
