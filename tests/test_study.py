@@ -337,7 +337,8 @@ def recipe(tmp_path: Path) -> Path:
 
 def test_a_recipe_is_retrained_with_its_own_settings(recipe: Path) -> None:
     settings = configure_recipe(recipe, None, {})
-    single = space.build_space(PLUGINS, settings.requested, settings.space).without_kind("balance")
+    single = space.build_space(PLUGINS, settings.requested, settings.space)
+    single = single.without_kind("balance").without_kind("unlabelled")
     assert single.defaults() == PARAMS
     assert all(len(plugins) == 1 for plugins in single.plugins.values())
     assert settings.trials == 1
@@ -541,7 +542,8 @@ def test_what_a_recipe_leaves_out_has_its_default_values_alone(tmp_path: Path) -
     config = {"backbone": {"tiny": {}}, "freeze": {"linear_probe": {}}, "head": {"lda": {}}}
     study.write_recipe(tmp_path / "a.toml", config, {"epochs": 1})
     settings = configure_recipe(tmp_path / "a.toml", "photos", {})
-    single = space.build_space(PLUGINS, settings.requested, settings.space).without_kind("balance")
+    single = space.build_space(PLUGINS, settings.requested, settings.space)
+    single = single.without_kind("balance").without_kind("unlabelled")
     assert [p.name for p in single.plugins["optimizer"]] == ["adamw"]
     assert [p.name for p in single.plugins["augment"]] == ["flip_crop"]
     optimizer = single.plugins["optimizer"][0]

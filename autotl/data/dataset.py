@@ -192,27 +192,23 @@ def check(
     Raises:
         DataError: No examples, fewer than two classes, or too few usable ones of one.
     """
-    _check_fractions(validation, test)
     offered, unparsed, names = _sort_and_parse(examples, source, kind, task, unlabelled)
     usable, opened, excluded, copies = _select_usable(offered, unparsed, progress, kind, channels)
     outputs = _find_outputs(source, offered, usable, excluded, kind, task)
     with _named(source):
-        strata, task = _stratify(task, usable, outputs)
-        groups, near = find_near_groups(usable, opened, _number_alike(task, strata))
-        units = join_units(usable, copies.keys_without(excluded), groups)
+        task, strata, units, near = _stratify(task, usable, opened, outputs, copies, excluded)
         splits = split(usable, units, strata, seed, validation, test, folds)
         fold_of = _assign_folds(outputs, strata, splits, units, folds, seed, kind)
         task = task.fit([usable[i].label for i in np.flatnonzero(splits != "test")], outputs)
     scales = _measure(usable, opened, kind)
-    own = _find_issues(usable, opened, outputs, strata, splits, kind)
-    dataset = Dataset(
+    labelled = Dataset(
         source=source,
         fingerprint=_fingerprint(usable, opened, scales, task),
         task=task,
         examples=tuple(usable),
         targets=task.encode([e.label for e in usable]),
         splits=tuple(map(sys.intern, splits.tolist())),
-        issues=(*names, *excluded.values(), *copies.notes, *near, *own, *issues),
+        issues=(*names, *excluded.values(), *copies.notes, *near),
         skipped=len(excluded),
         duplicates_across_splits=copies.across_splits,
         units=np.array(units, dtype=np.int64),
@@ -221,25 +217,31 @@ def check(
         folds=fold_of,
         kind=kind,
     )
-    return _add_unlabelled(dataset, opened, unlabelled, progress, channels)
+    return _complete(labelled, opened, unlabelled, issues, progress, channels)
 
 
-def _add_unlabelled(
+def _complete(
     dataset: Dataset,
     opened: Sequence[Inspection],
     unlabelled: Sequence[Example],
+    reported: Sequence[Issue],
     progress: Progress | None,
     channels: int,
 ) -> Dataset:
-    """Check the examples without a label, and add the usable ones and the problems of others.
+    """Add the problems of the labelled examples, and the examples without a label.
 
     Args:
         dataset: The labelled examples.
         opened: Their inspections.
         unlabelled: The examples without a label.
+        reported: The problems that the source reported.
         progress: Called after every example.
         channels: The number of channels of images.
     """
+    strata = dataset.task.strata(dataset.targets)
+    splits = np.array(dataset.splits)
+    own = _find_issues(dataset.examples, opened, dataset.outputs, strata, splits, dataset.kind)
+    dataset = replace(dataset, issues=(*dataset.issues, *own, *reported))
     if not unlabelled:
         return dataset
     offered = sort_unlabelled(unlabelled)
@@ -257,12 +259,32 @@ def _check_names(examples: Sequence[Example], task: Task) -> list[Issue]:
 
 
 def _stratify(
-    task: Task, examples: Sequence[Example], outputs: Sequence[str]
-) -> tuple[Strata, Task]:
-    """Fit the task to the labels of examples; return by what they are stratified, and the task."""
+    task: Task,
+    examples: Sequence[Example],
+    inspections: Sequence[Inspection],
+    outputs: Sequence[str],
+    copies: Duplicates,
+    excluded: Mapping[int, Issue],
+) -> tuple[Task, Strata, list[int], list[Issue]]:
+    """Fit the task to the labels of examples, and find out by what these are divided.
+
+    Args:
+        task: The task.
+        examples: The examples.
+        inspections: Their inspections.
+        outputs: The classes that labels name.
+        copies: The copies among all examples.
+        excluded: The issues of those that are not among ``examples``, by index.
+
+    Returns:
+        The task, the strata and the sampling units of the examples, and issues about near-copies.
+    """
     labels = [example.label for example in examples]
     fitted = task.fit(labels, outputs)
-    return fitted.strata(fitted.encode(labels)), fitted
+    strata = fitted.strata(fitted.encode(labels))
+    groups, issues = find_near_groups(examples, inspections, _number_alike(fitted, strata))
+    units = join_units(examples, copies.keys_without(excluded), groups)
+    return fitted, strata, units, issues
 
 
 @contextmanager
@@ -357,15 +379,6 @@ def write_csv(path: Path, header: Iterable[str], rows: Iterable[Iterable[object]
             f"{path} cannot be written ({error.strerror or error}); free some space there, or "
             "choose another folder with --out"
         ) from error
-
-
-def _check_fractions(validation: float | None, test: float) -> None:
-    """Raise DataError for fractions that are none."""
-    if not (0 <= (validation or 0) < 1 and 0 <= test < 1):
-        raise DataError(
-            f"validation={validation} and test={test} are not valid fractions: expected values "
-            "from 0 to below 1"
-        )
 
 
 def _sort_and_parse(

@@ -60,9 +60,10 @@ def split(
         The split of each example, ``[N]``.
 
     Raises:
-        DataError: No training examples are left, or there are too few to draw a split from, or
-            there are folds and the source gives a validation split.
+        DataError: A fraction is none, no training examples are left, there are too few to draw a
+            split from, or there are folds and the source gives a validation split.
     """
+    _check_fractions(validation, test)
     splits = _given_splits(examples, units)
     rng = np.random.default_rng(seed)
     draw_test = bool(test) and "test" not in splits
@@ -88,6 +89,15 @@ def split(
             validation = validation_fraction(images, len(remaining))
         draw_split("validation", validation * remaining, splits, strata, units, rng)
     return splits
+
+
+def _check_fractions(validation: float | None, test: float) -> None:
+    """Raise DataError for numbers that are no fractions."""
+    if not (0 <= (validation or 0) < 1 and 0 <= test < 1):
+        raise DataError(
+            f"validation={validation} and test={test} are not valid fractions: expected values "
+            "from 0 to below 1"
+        )
 
 
 def count_strata(strata: Strata, minimum: int = 0) -> NDArray[np.int64]:
