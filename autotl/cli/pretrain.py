@@ -20,6 +20,7 @@ from autotl.cli.common import (
     interruptible,
 )
 from autotl.events import Stage
+from autotl.space.kinds import MAX_CHANNELS
 
 if TYPE_CHECKING:
     from autotl.engine import SourceTraining
@@ -45,7 +46,12 @@ if TYPE_CHECKING:
     type=click.Choice(["scratch", "pretrained"]),
     help="Weights to start from: random or pretrained ones (default: scratch).",
 )
-@click.option("--epochs", type=int, metavar="N", help="Number of epochs (default: 20).")
+@click.option(
+    "--epochs",
+    type=click.IntRange(1, 100_000),
+    metavar="N",
+    help="Number of epochs (default: 20).",
+)
 @click.option(
     "--budget",
     type=Duration(),
@@ -56,16 +62,19 @@ if TYPE_CHECKING:
     "--size",
     "--image-size",
     "image_size",
-    type=int,
+    type=click.IntRange(16, 2048),
     metavar="N",
     help="Side of the input images in pixels (default: the backbone's, less for small images).",
 )
 @click.option(
-    "--in-chans", type=int, metavar="N", help="Number of channels of images (default: 3)."
+    "--in-chans",
+    type=click.IntRange(1, MAX_CHANNELS),
+    metavar="N",
+    help="Number of channels of images (default: 3).",
 )
 @click.option(
     "--validation",
-    type=float,
+    type=click.FloatRange(0, 0.9, min_open=True, max_open=True),
     metavar="FRACTION",
     help="Fraction of the images that is held out to score the model (default: 0.1).",
 )
@@ -80,12 +89,15 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--lr",
-    type=float,
+    type=click.FloatRange(0, 1, min_open=True),
     metavar="RATE",
     help="Learning rate of an Adam-like optimizer (default: 0.001).",
 )
 @click.option(
-    "--batch-size", type=int, metavar="N", help="Number of images in a training step (default: 64)."
+    "--batch-size",
+    type=click.IntRange(2, 65_536),
+    metavar="N",
+    help="Number of images in a training step (default: 64).",
 )
 @click.option("--augment", metavar="NAME", help="Augmentation (default: flip_crop).")
 @click.option(
@@ -101,7 +113,10 @@ if TYPE_CHECKING:
     "(default: installed packages, then the Hugging Face cache and hub).",
 )
 @click.option(
-    "--seed", type=int, metavar="N", help="Seed of the random number generators (default: 0)."
+    "--seed",
+    type=click.IntRange(0, 2**31 - 1),
+    metavar="N",
+    help="Seed of the random number generators (default: 0).",
 )
 @DATA_OPTION
 @PLUGIN

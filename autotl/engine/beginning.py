@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -223,9 +223,11 @@ def _compared_weights(search_space: Space) -> list[ComparedWeights]:
     compared = []
     for plugins in by_architecture.values():
         lead, *others = sorted(plugins, key=lambda p: (p.has_random_weights, not p.owns_folder))
-        kinds = {p.name: "random" if p.has_random_weights else "public" for p in others}
-        if others:
-            compared.append(ComparedWeights(backbone=lead.name, over=kinds))
+        over: dict[str, Literal["random", "public"]] = {
+            p.name: "random" if p.has_random_weights else "public" for p in others
+        }
+        if over:
+            compared.append(ComparedWeights(backbone=lead.name, over=over))
     return compared
 
 

@@ -12,10 +12,9 @@ from typing import Any
 from autotl import models, report
 from autotl.engine.beginning import identity_of
 from autotl.engine.ending import conclude, hand_over, name_device_faults
-from autotl.engine.search_space import fit_augmentations
+from autotl.engine.search_space import fit_augmentations, load_plugins
 from autotl.engine.steps import (
     Result,
-    load_plugins,
     prepare,
     run,
     search_and_finish,

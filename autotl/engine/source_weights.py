@@ -72,7 +72,8 @@ def train_source_weights(
         own = Budget(limit, fixed=SAVE_SECONDS)
         prepared = prepare(config, listener, plugins)
         folder = settings.out / "cache" / FOLDER / _digest(prepared)
-        facts = weights_folder.read_facts(weights_folder.weights_file(folder, name))
+        file = weights_folder.weights_file(folder, name)
+        facts: Mapping[str, Any] = weights_folder.read_facts(file)
         if _is_usable(facts, limit, earlier):
             text = f"the weights of {name} that were trained on {settings.source} are cached"
             listener(Note(text))

@@ -91,11 +91,10 @@ def summarise(store: Store, study: str) -> dict[str, Any]:
     the winner precedes them.
 
     ``cut_trial`` ended early with a better score than every complete trial. ``not_fine_tuned`` is
-    there if the budget was too short for fine-tuning.
-    ``best`` is the contender whose model is in the run folder, or without one the winner of the
-    search. ``test`` is its test result; those of earlier winners are only on the page.
-    ``test_openings`` counts every use of the test split. ``gains`` compares backbones that differ
-    in their weights alone, see ``_gains``.
+    there if the budget was too short for that. ``best`` is the contender whose model is in the run
+    folder, or without one the winner of the search. ``test`` is its test result; those of earlier
+    winners are only on the page.
+    ``test_openings`` counts every use of the test split; for ``gains`` see ``_gains``.
 
     Args:
         store: The database.
@@ -282,15 +281,16 @@ def _gains(ranked: Sequence[TrialRow], facts: StudyFacts) -> list[dict[str, Any]
             "backbone": compared.backbone,
             "over": over,
             "weights": weights,
-            "same_recipe": _gain(*_same_recipe(ranked, compared.backbone, over), facts),
-            "best": _gain(
-                *(next(_with_backbone(ranked, name), None) for name in (compared.backbone, over)),
-                facts,
-            ),
+            "same_recipe": _gain(_same_recipe(ranked, compared.backbone, over), facts),
+            "best": _gain((_best_with(ranked, compared.backbone), _best_with(ranked, over)), facts),
         }
         for compared in facts.compared_weights
         for over, weights in compared.over.items()
     ]
+
+
+def _best_with(ranked: Sequence[TrialRow], backbone: str) -> TrialRow | None:
+    return next(_with_backbone(ranked, backbone), None)
 
 
 def _with_backbone(ranked: Sequence[TrialRow], name: str) -> Iterator[TrialRow]:
@@ -309,14 +309,17 @@ def _same_recipe(
     return None, None
 
 
-def _gain(row: TrialRow | None, over: TrialRow | None, facts: StudyFacts) -> dict[str, Any] | None:
+def _gain(
+    rows: tuple[TrialRow | None, TrialRow | None], facts: StudyFacts
+) -> dict[str, Any] | None:
+    """By how much the first trial is better than the second one; None without both."""
+    row, over = rows
     if row is None or over is None:
         return None
-    rows = (row, over)
     return {
-        "trials": [each.number for each in rows],
-        "scores": [each.score for each in rows],
-        "epochs": [each.epochs for each in rows],
+        "trials": [each.number for each in (row, over)],
+        "scores": [each.score for each in (row, over)],
+        "epochs": [each.epochs for each in (row, over)],
         **measure_gain(row, over, facts).model_dump(),
     }
 

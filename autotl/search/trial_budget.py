@@ -114,8 +114,8 @@ def plan_trial(
         config: The configuration.
         context: The context of all trainings of the study.
         budget: The wall-clock budget.
-        complete: The complete trials. The first trial, and the first that trains the backbone, may
-            take longer than others.
+        complete: The complete trials. The first of all, and the first that trains the backbone, may
+            take longer.
         several_heads: Whether other heads are trained in the same pass if the backbone is frozen.
         compared: The trials that it will be compared with; None for none.
 
@@ -134,12 +134,11 @@ def plan_trial(
     if job.checkpoint and (saved := job.checkpoint.facts):  # it continues as it was planned
         epochs, views = saved["planned"], saved["views"]
     else:
-        wanted = compared.epochs if compared and compared.epochs else job.epochs
+        same, pending = (compared.epochs, compared.pending) if compared else (None, 0)
         fewest = 1 if first or compared else fewest_epochs(job.epochs, complete)
         epochs = affordable_epochs(
-            cost, wanted, fewest, views, budget, test,
-            first=first, frozen=plan.backbone_frozen, folds=folds,
-            pending=compared.pending if compared else 0,
+            cost, same or job.epochs, fewest, views, budget, test,
+            first=first, frozen=plan.backbone_frozen, folds=folds, pending=pending,
         )  # fmt: skip
     repeat = cost.repeat_seconds(epochs, views)  # on one fold, if there are several
     longest = budget.usable(test) if first or compared else budget.available(repeat, test)
@@ -148,8 +147,17 @@ def plan_trial(
         free = math.inf if saved.get("compile") else 0.0
     cost = cost.compiled(job, epochs, free / folds)
     repeat = cost.repeat_seconds(epochs, views)
-    facts = {
-        **plan.facts,
+    facts = {**plan.facts, **_cost_facts(cost, epochs, views, folds, predicted, repeat)}
+    job = replace(job, compute=cost.compute, views=views, epochs=epochs)
+    job.deadline, job.keep_completed_epochs = time.monotonic() + longest, True
+    return replace(plan, job=job, facts=facts, cost=cost)
+
+
+def _cost_facts(
+    cost: Cost, epochs: int, views: int, folds: int, predicted: float, repeat: float
+) -> dict[str, Any]:
+    """The measured and predicted costs of a trial, by field of ``store.TrialFacts``."""
+    return {
         "views": views,
         "costs": cost.facts(),
         "ms_per_item": 1000 * cost.prediction_seconds,
@@ -158,9 +166,6 @@ def plan_trial(
         "seconds_needed": cost.training_seconds(epochs, views, folds),
         "seconds_repeat": repeat,
     }
-    job = replace(job, compute=cost.compute, views=views, epochs=epochs)
-    job.deadline, job.keep_completed_epochs = time.monotonic() + longest, True
-    return replace(plan, job=job, facts=facts, cost=cost)
 
 
 def _plan_without_budget(

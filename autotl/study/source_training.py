@@ -21,6 +21,12 @@ from autotl.study.config import (
 )
 from autotl.study.values import DEVICES, Duration, Fraction, Text, has_null, to_tuple
 
+SHARED = (
+    *("data", "data_options", "task", "metric", "seed", "epochs", "batch_size"),
+    *("in_chans", "validation", "weights", "plugin", "device", "precision"),
+)
+"""The settings that mean the same in a search."""
+
 
 class SourceTrainingConfig(BaseModel):
     """The settings of ``autotl pretrain``, whose options have the same names.
@@ -85,10 +91,8 @@ class SourceTrainingConfig(BaseModel):
         Args:
             out: The folder for temporary files; None for that of the weights.
         """
-        same = ("data", "data_options", "task", "metric", "seed", "epochs", "batch_size")
-        same += ("in_chans", "validation", "weights", "plugin", "device", "precision")
         return StudyConfig(
-            **{key: getattr(self, key) for key in same},
+            **{key: getattr(self, key) for key in SHARED},
             study="source-training",
             out=out or self.out,
             image_size=() if self.image_size is None else (self.image_size,),

@@ -43,10 +43,10 @@ def main() -> None:
     """Train what is missing, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/source_training"))
-    parser.add_argument("--backbone", default="resnet10t")
+    parser.add_argument("--backbone", default="test_resnet")
     parser.add_argument("--size", type=int, default=32, help="side of the images in pixels")
-    parser.add_argument("--examples", type=int, default=20_000, help="images of clothes")
-    parser.add_argument("--budget", default="5m", help="time for the source training")
+    parser.add_argument("--examples", type=int, default=60_000, help="images of clothes")
+    parser.add_argument("--epochs", type=int, default=5, help="of the source training")
     parser.add_argument("--labels", default=",".join(map(str, EPOCHS)))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--clothes", type=Path, default=FOLDER)
@@ -78,7 +78,7 @@ def pretrain(options: argparse.Namespace) -> Path:
         began = time.monotonic()
         result = autotl.pretrain(
             file, options.backbone, print_note, out=folder, image_size=options.size,
-            epochs=10, budget=options.budget, device="cpu", licence="mit",
+            epochs=options.epochs, device="cpu", licence="mit",
         )  # fmt: skip
         took = time.monotonic() - began
         print(f"source training: {took:.0f} s, accuracy {result.facts['score']:.4f}")

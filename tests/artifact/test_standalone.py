@@ -198,6 +198,13 @@ def test_every_head_of_autotl_has_standalone_code(
     assert "sklearn" not in code
 
 
+@pytest.mark.parametrize("backbone", ["scratch:test_resnet", "source:test_vit.r160_in1k"])
+def test_timms_models_with_other_weights_have_standalone_code(save: Save, backbone: str) -> None:
+    architecture = backbone.partition(":")[2].partition(".")[0]
+    parts = save(backbone, "linear")["standalone_code"]
+    assert parts["backbone"].startswith(f'timm.create_model("{architecture}", num_classes=0')
+
+
 def test_a_head_that_differs_from_its_repr_is_written_as_the_source_of_its_plugin(
     save: Save,
 ) -> None:

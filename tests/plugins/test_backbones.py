@@ -163,7 +163,10 @@ def test_sources_of_weights_are_tried_in_order(
     monkeypatch.setattr(backbones, "is_reachable", lambda where: True)
     size = 4652008 - 1281000  # EfficientNet-Lite0's, without its classifier of 1280 x 1000 + 1000
 
-    assert locate(name, folder) == Weights(f"file {file}", "apache-2.0", file, size)
+    def weights(origin: str, file: Path | None) -> Weights:
+        return Weights(origin, "apache-2.0", file, size, architecture=name)
+
+    assert locate(name, folder) == weights(f"file {file}", file)
 
     file.unlink()
     packaged = locate(name, folder)
@@ -173,10 +176,10 @@ def test_sources_of_weights_are_tried_in_order(
 
     monkeypatch.setattr(backbones, "_find_in_package", lambda package: None)
     hub = "timm/tf_efficientnet_lite0.in1k"
-    assert locate(name, folder) == Weights(f"cache {hub}", "apache-2.0", cached, size)
+    assert locate(name, folder) == weights(f"cache {hub}", cached)
 
     monkeypatch.setattr(backbones, "_find_in_cache", lambda cfg: None)
-    assert locate(name, folder) == Weights(f"hub {hub}", "apache-2.0", None, size)
+    assert locate(name, folder) == weights(f"hub {hub}", None)
 
     monkeypatch.setattr(backbones, "is_reachable", lambda where: False)
     with pytest.raises(WeightsError) as e:

@@ -42,7 +42,7 @@ def write_weights(folder: Path, name: str = NAME) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def write_model_folder(folder: Path, backbone: str = NAME, **content: object) -> None:
+def write_model_folder(folder: Path, own: str = NAME, **content: object) -> None:
     """Write what a model folder has of a backbone and a head."""
     folder.mkdir()
     state = timm.create_model(NAME, num_classes=0).state_dict()
@@ -50,7 +50,7 @@ def write_model_folder(folder: Path, backbone: str = NAME, **content: object) ->
     save_file({**tensors, "head.weight": torch.zeros(3, 2)}, folder / "model.safetensors")
     config = {
         "schema": 1,
-        "backbone": {backbone: {}},
+        "backbone": {own: {}},
         "head": {"linear": {}},
         "classes": ["a", "b"],
         "input": {"size": 40},

@@ -107,7 +107,7 @@ class Search:
             return ()
         names, params = recipe
         config = {kind: {params.get(kind, "?"): {}} for kind in self.portfolio.space.plugins}
-        parameters = PARAMETERS[params.get("backbone", "large")]
+        parameters = PARAMETERS.get(params.get("backbone", "large"), 10)
         row = TrialRow(
             len(self.rows),
             status,
