@@ -107,11 +107,7 @@ def summarise(store: Store, study: str) -> dict[str, Any]:
     ranked = rank(rows, facts.direction)
     winner = find_winner(facts, rows)
     selection = facts.selection if winner and _selected(facts, winner) else None
-    lead = winner.lead if winner and winner.kind == "trial" else None
-    contenders = selection.contenders if selection else []
-    contenders = contenders or compare_on_validation(ranked, facts, including=lead)
-    if winner and winner.kind != "trial" and not selection and winner.standing:
-        contenders = [winner, *contenders]
+    contenders = _contenders(winner, selection, ranked, facts)
     test = test_of(winner, tests)
     return {
         "schema": 2,
@@ -143,6 +139,22 @@ def summarise(store: Store, study: str) -> dict[str, Any]:
         "artifact": "model",
         "versions": facts.versions,
     }
+
+
+def _contenders(
+    winner: Contender | None,
+    selection: Selection | None,
+    ranked: Sequence[TrialRow],
+    facts: StudyFacts,
+) -> Sequence[Contender]:
+    """The contenders of the final selection, or without one those of the search."""
+    if selection and selection.contenders:
+        return selection.contenders
+    lead = winner.lead if winner and winner.kind == "trial" else None
+    contenders = compare_on_validation(ranked, facts, including=lead)
+    if winner and winner.kind != "trial" and not selection and winner.standing:
+        return [winner, *contenders]
+    return contenders
 
 
 def _selection_entry(selection: Selection | None) -> dict[str, Any] | None:

@@ -204,8 +204,8 @@ def effective_config(config: Config, *, closed_form: bool) -> str:
     plain = space.to_json(config)
     if closed_form:
         freeze: dict[str, Any] = {name: {} for name in plain["freeze"]}
-        kept = ("backbone", "head", "unlabelled")
-        plain = {**{k: v for k, v in plain.items() if k in kept}, "freeze": freeze}
+        decisive = ("backbone", "head", "unlabelled")
+        plain = {**{k: v for k, v in plain.items() if k in decisive}, "freeze": freeze}
     return json.dumps(plain, sort_keys=True)
 
 

@@ -51,6 +51,7 @@ SHAPE = {
         "train": {},
         "validation": {},
         "test": {},
+        "unlabelled": {},
         "skipped": {},
         "duplicates_across_splits": {},
         "folds": {},
