@@ -29,8 +29,9 @@ from autotl import head
 
 class Slow(nn.Linear):
     def forward(self, x):
-        if self.training and Path(__file__).with_suffix(".slow").exists():
-            time.sleep(0.1)
+        file = Path(__file__).with_suffix(".slow")
+        if self.training:
+            time.sleep(float(file.read_text()) if file.exists() else 0.0)
         return super().forward(x)
 
 
@@ -55,7 +56,7 @@ class Study:
         write_images(folder / "photos", 12)
         (folder / "slow_plugin.py").write_text(SLOW)
         self.slow = folder / "slow_plugin.slow"
-        self.slow.touch()
+        self.slow.write_text("0.1")  # seconds for each step
         self.plugins = [f"--plugin={write_plugin(folder)}", f"--plugin={folder}/slow_plugin.py"]
         self.processes: list[subprocess.Popen[str]] = []
         self.out.mkdir()
@@ -183,7 +184,9 @@ def completed_by(worker: int) -> Callable[[list[TrialRow]], bool]:
 def test_two_workers_share_a_search(photos: Study) -> None:
     search = photos.search(trials=8)
     worker = photos.work()
-    output, _ = search.communicate(timeout=PATIENCE)  # all trainings are slow, for both of them
+    photos.wait_until(completed_by(2))
+    photos.slow.write_text("0.02")  # there is time to share the repeats
+    output, _ = search.communicate(timeout=PATIENCE)
     other = photos.end(worker)
     assert search.returncode == 0, output
     photos.check(8)
