@@ -13,6 +13,7 @@ import pytest
 from autotl_text.datasets import hub_texts, text_folder, text_table
 
 from autotl import Example, Issue
+from autotl.data import read_source
 from autotl.errors import DataError
 from autotl.space import registry
 
@@ -269,6 +270,7 @@ def test_a_data_set_of_the_hub(datasets: Any) -> None:
             "validation": FakeSplit({**texts, "label": [1, -1]}, ["neg", "pos"]),
             "test": FakeSplit({**texts, "label": [-1, -1]}, ["neg", "pos"]),
             "unsupervised": FakeSplit({**texts, "label": [-1, -1]}, ["neg", "pos"]),
+            "extra": FakeSplit({**texts, "label": [0, 1]}, ["neg", "pos"]),
         }
 
     datasets.load_dataset = load_dataset
@@ -278,7 +280,8 @@ def test_a_data_set_of_the_hub(datasets: Any) -> None:
         Example("train/1", "b", "neg", "train"),
     ]
     assert items[3] == Example("validation/1", "b", "", "validation")
-    assert [i.name for i in items if isinstance(i, Issue)] == ["test", "unsupervised"]
+    assert [i.name for i in items if isinstance(i, Issue)] == ["test", "extra"]
+    assert Example("unsupervised/0", "a", "", "unlabelled") in items
 
 
 def test_several_labels_of_a_data_set_of_the_hub(datasets: Any) -> None:
@@ -298,3 +301,17 @@ def test_errors_of_the_hub_say_what_to_do(datasets: Any, monkeypatch: pytest.Mon
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(DataError, match="pip install datasets"):
         hub_texts("hf:glue")
+
+
+def test_texts_without_a_label_are_unlabelled(tmp_path: Path) -> None:
+    for name in ("good/a.txt", "bad/b.txt", "unlabelled/deep/c.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    source = read_source(str(tmp_path), registry.load())
+    assert sorted(e.label for e in source.examples) == ["bad", "good"]
+    assert [e.name for e in source.unlabelled] == ["unlabelled/deep/c.txt"]
+    table = tmp_path / "t.csv"
+    table.write_text("text,label,split\na,good,\nb,bad,\nc,,\nd,bad,unlabelled\ne,,test\n")
+    source = read_source(str(table), registry.load())
+    assert [e.item for e in source.examples] == ["a", "b", "e"]
+    assert [e.item for e in source.unlabelled] == ["c", "d"]
