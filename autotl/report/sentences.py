@@ -410,8 +410,9 @@ def _gains(summary: Mapping[str, Any]) -> list[str]:
             continue
         parts = []
         if same:
-            count = same["epochs"][0]
-            epochs = f"{count} epoch{'s' * (count > 1)} each"
+            own, others = same["epochs"]
+            each = f"{own} epoch{'s' * (own > 1)} each"
+            epochs = each if own == others else f"{own} and {others} epochs"
             parts.append(f"{_difference(summary, same)} with the same recipe and {epochs}")
         if not same or same["trials"] != best["trials"]:
             parts.append(

@@ -93,8 +93,7 @@ def summarise(store: Store, study: str) -> dict[str, Any]:
     ``cut_trial`` ended early with a better score than every complete trial. ``not_fine_tuned`` is
     there if the budget was too short for that. ``best`` is the contender whose model is in the run
     folder, or without one the winner of the search. ``test`` is its test result; those of earlier
-    winners are only on the page.
-    ``test_openings`` counts every use of the test split; for ``gains`` see ``_gains``.
+    winners are only on the page. ``test_openings`` counts every use of the test split.
 
     Args:
         store: The database.
@@ -285,8 +284,9 @@ def _entry(
 def _gains(ranked: Sequence[TrialRow], facts: StudyFacts) -> list[dict[str, Any]]:
     """What the weights of a backbone gain over random or public ones, on the validation split.
 
-    ``same_recipe`` compares two trials that differ in the weights alone, ``best`` the best trials
-    with either weights, which are best partly by chance; each is None without two such trials.
+    ``same_recipe`` compares two trials that differ in the weights alone, or in the number of epochs
+    too if there was no time; ``best`` compares the best trials with either weights, which are best
+    partly by chance. Each is None without two such trials.
     """
     return [
         {
@@ -312,13 +312,15 @@ def _with_backbone(ranked: Sequence[TrialRow], name: str) -> Iterator[TrialRow]:
 def _same_recipe(
     ranked: Sequence[TrialRow], backbone: str, over: str
 ) -> tuple[TrialRow | None, TrialRow | None]:
-    """The best trials that differ in the backbone alone, and had the same number of epochs."""
-    for row in _with_backbone(ranked, backbone):
-        for other in _with_backbone(ranked, over):
-            configs = ({**each.config, "backbone": None} for each in (row, other))
-            if next(configs) == next(configs) and row.epochs == other.epochs:
-                return row, other
-    return None, None
+    """The best trials that differ in the backbone alone, if possible with as many epochs."""
+    pairs = [
+        (row, other)
+        for row in _with_backbone(ranked, backbone)
+        for other in _with_backbone(ranked, over)
+        if {**row.config, "backbone": None} == {**other.config, "backbone": None}
+    ]
+    equal = (pair for pair in pairs if pair[0].epochs == pair[1].epochs)
+    return next(equal, pairs[0] if pairs else (None, None))
 
 
 def _gain(

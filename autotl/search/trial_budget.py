@@ -134,11 +134,11 @@ def plan_trial(
     if job.checkpoint and (saved := job.checkpoint.facts):  # it continues as it was planned
         epochs, views = saved["planned"], saved["views"]
     else:
-        same, pending = (compared.epochs, compared.pending) if compared else (None, 0)
+        wanted = compared.epochs if compared and compared.epochs else job.epochs
         fewest = 1 if first or compared else fewest_epochs(job.epochs, complete)
         epochs = affordable_epochs(
-            cost, same or job.epochs, fewest, views, budget, test,
-            first=first, frozen=plan.backbone_frozen, folds=folds, pending=pending,
+            cost, wanted, fewest, views, budget, test,
+            first=first, frozen=plan.backbone_frozen, folds=folds, compared=compared,
         )  # fmt: skip
     repeat = cost.repeat_seconds(epochs, views)  # on one fold, if there are several
     longest = budget.usable(test) if first or compared else budget.available(repeat, test)
@@ -231,7 +231,7 @@ def affordable_epochs(
     first: bool,
     frozen: bool = False,
     folds: int = 1,
-    pending: int = 0,
+    compared: Compared | None = None,
 ) -> int:
     """Return the number of epochs for which there is time.
 
@@ -248,8 +248,8 @@ def affordable_epochs(
         first: Whether no trial of its kind is complete yet.
         frozen: Whether the backbone is frozen.
         folds: The number of folds, with a training for each.
-        pending: The number of trials of a comparison that are still to be trained, with this one,
-            each of which gets the same time; 0 for a trial of no comparison.
+        compared: The trials that it will be compared with, each of which gets the same time. Of the
+            first one, time is left for a final selection; the others need as many epochs.
 
     Raises:
         OutOfTime: There is not enough time for the minimum number of epochs.
@@ -257,10 +257,11 @@ def affordable_epochs(
 
     def limit(epochs: int) -> float:
         repeat = cost.repeat_seconds(epochs, views)
-        if pending and budget.seconds is not None:
+        if compared:
             usable = budget.usable(test) - budget.refit_seconds(repeat)
-            many = epochs > FEWEST_FIRST_EPOCHS
-            return (usable - SELECTION_FRACTION * budget.seconds * many) / pending
+            if compared.epochs is None and epochs > FEWEST_FIRST_EPOCHS:
+                usable -= SELECTION_FRACTION * (budget.seconds or 0.0)
+            return usable / compared.pending
         if not first:
             return budget.fair_share(repeat, test)
         usable = budget.usable(test)

@@ -408,6 +408,8 @@ def test_what_weights_gain_is_said_with_its_interval(store: Store) -> None:
         "interval -0.0300 to +0.0200) with the same recipe and 1 epoch each; +0.0500 (95 % "
         "interval +0.0300 to +0.0800) between the best trials with either, trials 2 and 1."
     )
+    same["epochs"] = [7, 4]
+    assert last(same_recipe=same, best=same).endswith("with the same recipe and 7 and 4 epochs.")
     assert last(same_recipe=None, best=None) == (
         "What own gains over random weights (raw) is unknown: one has no complete trial."
     )

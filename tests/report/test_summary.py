@@ -304,7 +304,7 @@ COMPARED = [ComparedWeights(backbone="own", over={"raw": "random", "net": "publi
 
 def add_compared(store: Store, number: int, backbone: str, score: float, **changes: Any) -> None:
     """Write a trial that classified the first of 100 images correctly, as many as it scored."""
-    add_trial(store, number, score, chosen=config(backbone=backbone), **changes)
+    add_trial(store, number, score, **{"chosen": config(backbone=backbone), **changes})
     contributions = (np.arange(100) < round(100 * score)).astype(np.float64)
     store.add_predictions("birds", number, np.zeros((100, 6), np.float32), contributions)
 
@@ -334,3 +334,6 @@ def test_a_recipe_with_other_epochs_is_another_one(store: Store) -> None:
     add_compared(store, 2, "raw", 0.7, epochs=6)
     random, _ = report.summarise(store, "birds")["gains"]
     assert (random["best"]["trials"], random["same_recipe"]["trials"]) == ([0, 1], [0, 2])
+    add_compared(store, 3, "own", 0.95, chosen=config("gradual", backbone="own"))
+    random, _ = report.summarise(store, "birds")["gains"]
+    assert (random["best"]["trials"], random["same_recipe"]["trials"]) == ([3, 1], [0, 2])

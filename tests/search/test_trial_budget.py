@@ -24,6 +24,7 @@ from autotl.search.trial_budget import (
     FEWEST_FIRST_EPOCHS,
     FIRST_FRACTION,
     IMPRECISION,
+    Compared,
     TrialPlan,
     affordable_epochs,
     fewest_epochs,
@@ -139,10 +140,11 @@ def test_the_first_trial_that_trains_the_backbone_ignores_what_is_reserved_for_o
 def test_trials_that_are_compared_get_the_same_time() -> None:
     budget, usable = Budget(605), 600.0
 
-    def compared(seconds: float, pending: int, wanted: int = WANTED, first: bool = False) -> int:
+    def compared(seconds: float, pending: int, same: int | None = None, first: bool = False) -> int:
         return affordable_epochs(
-            cost(seconds), wanted, 1, 2, budget, 0.0, first=first, pending=pending
-        )
+            cost(seconds), same or WANTED, 1, 2, budget, 0.0, first=first,
+            compared=Compared(same, pending),
+        )  # fmt: skip
 
     refit = SLACK * budget.refit
     # A third of what is left without the final selection and the refit of one of them.
@@ -150,7 +152,8 @@ def test_trials_that_are_compared_get_the_same_time() -> None:
     assert compared(20.0, 3, first=True) == left // (20.0 * (3 + refit)) == 4
     assert compared(10.0, 3) == left // (10.0 * (3 + refit)) == 9
     budget.reserved_repeats, budget.reserved_refit = 180.0, 200.0  # for a final selection
-    assert compared(10.0, 1, wanted=9) == 9  # those after the first get as many epochs
+    # Those after the first get as many epochs, of which nothing is kept for a final selection.
+    assert compared(20.0, 1, same=9) == 9 > left // (20.0 * (1 + refit)) == 8
     with pytest.raises(OutOfTime):
         compared(usable, 3, first=True)
 
