@@ -88,14 +88,26 @@ class TrainingContext:
         """The first fold of the data; None if trials are scored on a validation split."""
         return None if self.dataset.folds is None else data.fold(self.dataset, 0)
 
-    def build(self, config: Config, resample: Resample | None = None) -> Model:
+    def build(
+        self, config: Config, resample: Resample | None = None, size: int | None = None
+    ) -> Model:
         """Build the model of a configuration, with random weights that depend on ``seed``.
 
+        Args:
+            config: The configuration.
+            resample: The examples to train it on; None for splits of the data.
+            size: The size of its input; None for that of the study.
+
         Raises:
+            Incompatible: Two plugins, or the backbone and the size, do not go together.
             OutOfMemory: It does not fit on the device.
         """
         return training.build_model(
-            config, self.dataset.task, self.settings.size, self.device, self.seed(resample)
+            config,
+            self.dataset.task,
+            size or self.settings.size,
+            self.device,
+            self.seed(resample),
         )
 
     def seed(self, resample: Resample | None = None) -> int:

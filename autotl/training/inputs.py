@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from autotl.data import Batches
-from autotl.errors import OutOfMemory
+from autotl.data import Batches, send_positions
+from autotl.errors import Incompatible, OutOfMemory
 from autotl.frozen import CachedRows
 from autotl.frozen.activations import Activations, divide
 from autotl.frozen.split_point import SplitPoint, find_split_point
@@ -62,6 +62,8 @@ class Inputs:
         self.device = job.compute.apply_to(job.device)
         device = job.device.torch_device
         self.augmentation = Augmentation(config["augment"], model.expects, model.task, device)
+        if job.teacher and self.augmentation.mixes:
+            raise Incompatible("the predictions of a teacher are not those of mixed examples")
         self.trainable = True
         self._max_batch_size = math.ceil(job.train.num_examples / len(job.train))
         self.micro_batches = MicroBatches()
@@ -96,7 +98,9 @@ class Inputs:
     @property
     def views(self) -> int:
         """Number of views of an image whose activations are cached."""
-        return 1 if self.augmentation.is_identity else min(self.job.views, self.job.epochs)
+        teacher = self.job.teacher
+        views = teacher.views if teacher else self.job.views
+        return 1 if self.augmentation.is_identity else min(views, self.job.epochs)
 
     def find_split_point(self, trained: set[int]) -> None:
         """Find the split point before the parameters that are trainable now, and cache there.
@@ -139,24 +143,43 @@ class Inputs:
 
         With a split point, the first of every ``views`` epochs has images without augmentation: all
         trials share the activations of that view, and validation uses it. Where nothing is trained,
-        images are never augmented.
+        images are never augmented. With a teacher, images have the views that it predicted.
 
         Args:
             epoch: Number of the epoch, from 1.
 
         Yields:
-            Inputs of the model or activations ``[B, ...]``, and targets ``[B, C]``.
+            Inputs of the model or activations ``[B, ...]``, and targets ``[B, C]``, to which a
+            teacher appends its own.
         """
-        batches = self.job.train
+        batches, teacher = self.job.train, self.job.teacher
         positions = batches.epoch_indices(epoch, self.sampling)
         view = (epoch - 1) % self.views if self.trainable else 0
+        loaded = self._load_training_batches(positions, view)
+        if teacher is None:
+            yield from loaded
+            return
+        for own, (batch, targets) in zip(
+            send_positions(positions, batches.device), loaded, strict=True
+        ):
+            yield batch, teacher.join(targets, view, own)
+
+    def _load_training_batches(
+        self, positions: Sequence[NDArray[np.int64]], view: int
+    ) -> Iterator[tuple[Activations, Tensor]]:
+        """Yield inputs or activations ``[B, ...]`` and targets ``[B, C]`` of training batches."""
+        batches = self.job.train
         rows = self._get_rows(batches, view or None)
         if self.frozen is None or rows is None:
-            for images, labels in batches.load(positions):
-                if self.trainable:
-                    yield self.augmentation(images, labels)
-                else:
+            for own, (images, labels) in zip(positions, batches.load(positions), strict=True):
+                if not self.trainable or (self.job.teacher and not view):
                     yield images, self.model.task.expand(labels)
+                elif self.job.teacher:
+                    indices = batches.indices[own]
+                    images = self.augmentation.make_view(images, indices, view)
+                    yield images, self.model.task.expand(labels)
+                else:
+                    yield self.augmentation(images, labels)
             return
         loaded = zip(batches.load_targets(positions), rows.batches(positions), strict=True)
         for labels, (activations, targets) in loaded:
@@ -296,7 +319,7 @@ class Inputs:
 
         Args:
             batch: Inputs of the model or activations ``[B, ...]``.
-            targets: ``[B, L]``.
+            targets: ``[B, L]``, or with a teacher ``[B, 2 L]``.
 
         Returns:
             A scalar; of a classification in nats.
@@ -308,10 +331,12 @@ class Inputs:
             else:
                 features = (self._compiled or self.model.features)(activations)
             logits = self.model.head(features)
-        logits = logits.float()
-        if self._logit_offsets is not None:
-            logits = logits + self._logit_offsets
-        loss: Tensor = self._loss(logits, targets)
+        logits, teacher = logits.float(), self.job.teacher
+        targets, *predicted = targets.chunk(2, 1) if teacher else (targets,)
+        offset = logits if self._logit_offsets is None else logits + self._logit_offsets
+        loss: Tensor = self._loss(offset, targets)
+        if teacher:  # whose predictions are balanced as they should be
+            loss = teacher.add_to(loss, logits, predicted[0], self.model.task)
         for penalty in self.model.penalties:
             loss = loss + penalty(features.float())
         return loss
