@@ -390,10 +390,10 @@ def test_a_student_is_compared_with_its_teacher_and_with_itself_alone(store: Sto
     text = " ".join(describe(store))
     assert "Trial 1 taught a student, tf_efficientnet_lite0 with inputs of size 96." in text
     assert (
-        "On 150 images that neither was trained on, the accuracy of the student is 0.8800 (95 % "
-        "interval 0.8300 to 0.9300), that of its teacher 0.9000, and that of the same model trained "
-        "on the labels alone 0.8500: the difference to the latter is +0.0300 (95 % interval -0.0200 "
-        "to +0.0800), 60 % of the gap to the teacher."
+        "On 150 images that neither was trained on, the accuracy of the student is 0.8800 "
+        "(95 % interval 0.8300 to 0.9300), that of its teacher 0.9000, and that of the same model "
+        "trained on the labels alone 0.8500: the difference to the latter is +0.0300 (95 % "
+        "interval -0.0200 to +0.0800), 60 % of the gap to the teacher."
     ) in text
     assert "has 3.4 million parameters, its teacher 4.9 million; a prediction takes 4 ms" in text
     assert "its accuracy on the test split is 0.8654 (95 % interval 0.8100 to 0.9100)." in text

@@ -93,5 +93,5 @@ def test_an_unknown_backbone_is_refused_with_near_names(plugins: Registry) -> No
 
 def test_a_task_that_cannot_be_taught_is_refused() -> None:
     require_teachable(numbered_classes(2))
-    with pytest.raises(StudyError, match="task ordinal cannot learn .* leave out --student"):
+    with pytest.raises(StudyError, match="the task ordinal cannot learn"):
         require_teachable(Ordinal.function(["1", "2", "3"]))
