@@ -16,9 +16,10 @@ from selection_helpers import (
     Make,
     Spy,
     configure,
+    copy,
     favour,
-    forget_predictions,
     hash_model,
+    make_quick,
     read_facts,
     read_tests,
     texts,
@@ -29,18 +30,43 @@ from autotl import engine
 from autotl.errors import Diverged, OutOfTime, StudyError
 from autotl.events import Event
 from autotl.search.budget import STUDENT_FRACTION, Budget
+from autotl.search.selection_budget import Field, SelectionBudget
 from autotl.selection import distillation
 from autotl.store import StudentFacts
 
 STUDENT = {"student": "tiny", "student_size": 16}
 
 
-@pytest.fixture
-def taught(finished: Finished) -> Finished:
+def skip_repeats(patch: pytest.MonkeyPatch) -> None:
+    """Leave no time for a final selection, so that the winner of the earlier one remains."""
+    patch.setattr(SelectionBudget, "choose_field", lambda *_: Field())
+
+
+@pytest.fixture(scope="module")
+def taught_once(
+    images: Path, finished_probe: Finished, tmp_path_factory: pytest.TempPathFactory
+) -> Finished:
     """A finished study whose winner has taught a student in a later run."""
-    notes: list[Event] = []
-    result = engine.run(finished.settings(**STUDENT), notes.append)
-    return Finished(finished.settings, dict(result.summary), notes)
+    out = tmp_path_factory.mktemp("taught") / "runs"
+    make = copy(images, finished_probe.settings().out, out, **SMALL)
+    with pytest.MonkeyPatch.context() as patch:
+        make_quick(patch)
+        skip_repeats(patch)
+        result = engine.run(make(**STUDENT))
+    return Finished(make, dict(result.summary))
+
+
+@pytest.fixture
+def taught(images: Path, taught_once: Finished, tmp_path: Path) -> Finished:
+    """A copy of ``taught_once``."""
+    make = copy(images, taught_once.settings().out, tmp_path / "taught", **SMALL)
+    return Finished(make, taught_once.summary)
+
+
+@pytest.fixture
+def no_repeats(monkeypatch: pytest.MonkeyPatch) -> None:
+    """See ``skip_repeats``."""
+    skip_repeats(monkeypatch)
 
 
 def student_facts(study: Finished) -> StudentFacts:
@@ -50,7 +76,9 @@ def student_facts(study: Finished) -> StudentFacts:
     return student
 
 
-def test_a_student_is_saved_beside_the_winner(finished: Finished, spy: Spy) -> None:
+def test_a_student_is_saved_beside_the_winner(
+    finished: Finished, spy: Spy, no_repeats: None
+) -> None:
     before = hash_model(finished.folder)
     result = engine.run(finished.settings(**STUDENT))
     assert hash_model(finished.folder) == before
@@ -64,10 +92,10 @@ def test_a_student_is_saved_beside_the_winner(finished: Finished, spy: Spy) -> N
     assert "The model is a student" in card
     assert "trained on the labels alone" in card
     assert "test split, not used by the search" in card
-    # The repeats' model was not of this run: its teacher, alone, taught, and on train + validation.
-    teachers = [job.teacher is not None for job in spy.jobs[-3:]]
-    assert teachers == [False, True, True]
-    alone, own, final = spy.jobs[-3:]
+    # No model of a part of the images is there in a later run: a teacher is trained first.
+    assert [job.teacher is not None for job in spy.jobs] == [False, False, True, True]
+    part, alone, own, final = spy.jobs
+    assert np.array_equal(part.train.indices, own.train.indices)
     assert np.array_equal(alone.train.indices, own.train.indices)
     assert alone.seed == own.seed
     assert alone.validation
@@ -77,8 +105,10 @@ def test_a_student_is_saved_beside_the_winner(finished: Finished, spy: Spy) -> N
     assert set(final.train.indices) == {*own.train.indices, *own.validation.indices}
 
 
-def test_what_it_is_worth_is_measured_on_examples_outside_its_training(taught: Finished) -> None:
-    scores = student_facts(taught).scores
+def test_what_it_is_worth_is_measured_on_examples_outside_its_training(
+    taught_once: Finished,
+) -> None:
+    taught, scores = taught_once, student_facts(taught_once).scores
     assert scores.n == taught.summary["data"]["validation"]
     gap = scores.teacher.mean - scores.alone.mean
     if gap > 0:
@@ -92,7 +122,8 @@ def test_what_it_is_worth_is_measured_on_examples_outside_its_training(taught: F
     assert scores.to_alone.low <= scores.to_alone.mean <= scores.to_alone.high
 
 
-def test_winner_and_student_are_each_tested_once(taught: Finished) -> None:
+def test_winner_and_student_are_each_tested_once(taught_once: Finished) -> None:
+    taught = taught_once
     tests = read_tests(taught.settings())
     assert [test.contender.kind for test in tests] == ["trial", "student"]
     student = taught.summary["student"]
@@ -104,7 +135,9 @@ def test_winner_and_student_are_each_tested_once(taught: Finished) -> None:
     assert "Uses of the test split" not in report
 
 
-def test_the_same_student_is_not_taught_in_a_later_run(taught: Finished, spy: Spy) -> None:
+def test_the_same_student_is_not_taught_in_a_later_run(
+    taught: Finished, spy: Spy, no_repeats: None
+) -> None:
     notes: list[Event] = []
     result = engine.run(taught.settings(**STUDENT), notes.append)
     assert not spy.jobs
@@ -113,7 +146,7 @@ def test_the_same_student_is_not_taught_in_a_later_run(taught: Finished, spy: Sp
     assert len(read_tests(taught.settings())) == 2
 
 
-def test_another_student_is_not_tested_but_with_retest(taught: Finished) -> None:
+def test_another_student_is_not_tested_but_with_retest(taught: Finished, no_repeats: None) -> None:
     notes: list[Event] = []
     other = {**STUDENT, "student_size": 24}
     result = engine.run(taught.settings(**other), notes.append)
@@ -128,7 +161,7 @@ def test_another_student_is_not_tested_but_with_retest(taught: Finished) -> None
 
 @pytest.mark.parametrize("trained", [1, 2])
 def test_ctrl_c_while_a_student_is_taught_leaves_the_winner(
-    trained: int, finished: Finished, spy: Spy
+    trained: int, finished: Finished, spy: Spy, no_repeats: None
 ) -> None:
     before = hash_model(finished.folder)
     spy.fails = lambda job: KeyboardInterrupt() if len(spy.jobs) > trained else None
@@ -143,7 +176,7 @@ def test_ctrl_c_while_a_student_is_taught_leaves_the_winner(
 
 @pytest.mark.parametrize("reason", [Diverged("the loss is nan"), OutOfTime("the time ended")])
 def test_a_training_that_stops_early_is_a_note(
-    reason: Exception, finished: Finished, spy: Spy
+    reason: Exception, finished: Finished, spy: Spy, no_repeats: None
 ) -> None:
     spy.fails = lambda job: reason if job.teacher else None
     notes: list[Event] = []
@@ -155,7 +188,7 @@ def test_a_training_that_stops_early_is_a_note(
 
 
 def test_a_combination_teaches_as_one_model(
-    combination: Finished, copy_of: Callable[..., Make], spy: Spy
+    combination: Finished, copy_of: Callable[..., Make], no_repeats: None
 ) -> None:
     make = copy_of(combination, **ALIKE)
     result = engine.run(make(**STUDENT))
@@ -164,11 +197,24 @@ def test_a_combination_teaches_as_one_model(
     assert student["teacher_parameters"] == result.summary["best"]["parameters"]
 
 
-def test_a_new_winner_forgets_the_student_of_the_old_one(
-    taught: Finished, monkeypatch: pytest.MonkeyPatch
+def test_models_of_the_final_selection_are_teachers_of_their_repeat(
+    small: Make, spy: Spy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    forget_predictions(taught.settings())
-    favour(monkeypatch, "last_blocks")
+    """A new winner, of which a model of the last repeat is there."""
+    favour(monkeypatch, "linear_probe")
+    settings = small(**STUDENT)
+    result = engine.run(settings)
+    alone, own, final = spy.jobs[-3:]
+    assert [job.teacher is not None for job in spy.jobs[-4:]] == [False, False, True, True]
+    last = spy.repeats[-3]  # the seed of a repeat; the two students have it too
+    assert alone.seed == own.seed == last.seed
+    assert final.seed == settings.seed
+    assert np.array_equal(own.train.indices, last.train.indices)
+    assert result.summary["student"]["teacher"] == result.summary["best"]["name"]
+
+
+def test_a_new_winner_forgets_the_student_of_the_old_one(taught: Finished) -> None:
+    """The stored repeats have other scores than those by which the old one won."""
     result = engine.run(taught.settings())
     assert result.summary["best"]["name"] != taught.summary["best"]["name"]
     assert result.summary["student"] is None
@@ -185,14 +231,14 @@ def test_a_student_is_refused_before_anything_is_trained(
 
 
 def test_with_folds_the_teacher_is_that_of_the_last_fold(images: Path, tmp_path: Path) -> None:
-    options: dict[str, Any] = {**SMALL, **STUDENT, "folds": 2, "trials": 1, "freeze": ["full"]}
+    options: dict[str, Any] = {**SMALL, **STUDENT, "folds": 2, "trials": 1, "epochs": 1}
     settings = configure(images, tmp_path, **options)
     result = engine.run(settings)
     student = result.summary["student"]
     assert student["scores"]["n"] == pytest.approx(result.summary["data"]["train"] / 2, abs=1)
 
 
-def test_time_is_reserved_until_the_student_is_taught(images: Path, tmp_path: Path) -> None:
+def test_time_is_reserved_until_the_student_is_taught() -> None:
     budget = Budget(100.0)
     budget.reserve_student()
     assert budget.left == pytest.approx(100 * (1 - STUDENT_FRACTION), abs=1)
@@ -207,13 +253,12 @@ def test_time_is_reserved_until_the_student_is_taught(images: Path, tmp_path: Pa
 
 
 def test_a_student_has_as_many_epochs_as_there_is_time_for(
-    finished: Finished, monkeypatch: pytest.MonkeyPatch
+    finished: Finished, monkeypatch: pytest.MonkeyPatch, no_repeats: None
 ) -> None:
     notes: list[Event] = []
     monkeypatch.setattr(distillation, "SLACK", 1e9)
     result = engine.run(finished.settings(**STUDENT, budget="60s"), notes.append)
-    [text] = [text for text in texts(notes, warnings=True) if "no student" in text]
-    assert "1 epochs would take" in text or "its teacher would take" in text
+    assert any("no student was taught: its teacher would take" in text for text in texts(notes))
     assert result.summary["student"] is None
     monkeypatch.setattr(distillation, "SLACK", 1.1)
     result = engine.run(finished.settings(**STUDENT, budget="60s"))

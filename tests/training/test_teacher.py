@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from autotl_plugins.multilabel import MultiLabel
+from autotl_plugins.multilabel import Multilabel
 from autotl_plugins.regression import Regression
 from autotl_plugins.tasks import Ordinal
 from toy import CPU, batches, config, job, model, squares
@@ -143,7 +143,7 @@ def test_what_a_training_costs_does_not_depend_on_its_teacher() -> None:
 
 def test_tasks_say_whether_models_can_be_taught() -> None:
     assert numbered_classes(3).can_be_taught
-    for plugin, taught in ((Regression, True), (MultiLabel, True), (Ordinal, False)):
+    for plugin, taught in ((Regression, True), (Multilabel, True), (Ordinal, False)):
         assert plugin.function().can_be_taught == taught
     assert Ordinal.function(["1", "2"]).soften(torch.ones(1, 2) / 2, 1.0) is None
 
