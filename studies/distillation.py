@@ -4,8 +4,8 @@
 
 For each seed, a large backbone is fine-tuned by the default recipe on the training split. A smaller
 one with smaller inputs is trained on the same images, once by the labels alone and once taught by
-the first, as ``autotl search --student`` trains it. All three are scored on the validation and the
-test split. The tables are Markdown.
+the first at each temperature, as ``autotl search --student`` trains it. All are scored on the
+validation and the test split. The tables are Markdown.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from autotl.space import registry
 from autotl.space.registry import Registry
 from autotl.space.space import Choice, Config
 from autotl.training import Job, Teacher
+from autotl.training.teacher import TEMPERATURE
 
-NAMES = ("teacher", "student", "alone")
 DRAWS = 2000
 """Number of bootstrap samples of the images, for the interval of a ratio."""
 
@@ -72,16 +72,18 @@ class Experiment:
         """Train a model of a configuration on the training split."""
         task = self.dataset.task
         model = models.build_model(config, task, size, self.device, self.seed)
+        is_teacher = size == self.options.teacher_size
+        epochs = self.options.epochs if is_teacher else self.options.student_epochs
         job = Job(
             self.batches(model, self.train),
             None,
-            self.options.epochs,
+            epochs,
             lambda _: 0.0,
             self.device,
             seed=self.seed,
             cache=self.cache,
             data_id=self.dataset.fingerprint,
-            views=self.options.views,
+            views=4 if is_teacher else self.options.views,
             label_smoothing=0.1,
         )
         compute = training.measure_cost(model, config, job).compute
@@ -90,26 +92,32 @@ class Experiment:
         return model
 
     def run(self) -> tuple[Correct, list[Model], list[float]]:
-        """Return whether each model is right about each scored image, ``[3, N]``, and its costs."""
+        """Train the teacher, the student alone, and the student at each temperature.
+
+        Returns:
+            Whether each model is right about each scored image, ``[k, N]``, the models, and the CPU
+            seconds of each.
+        """
         options, began = self.options, [time.process_time()]
         teacher = self.fit(self.config(options.teacher, is_teacher=True), options.teacher_size)
         began.append(time.process_time())
         config = self.config(options.student, is_teacher=False)
-        alone = self.fit(config, options.student_size)
+        trained = [teacher, self.fit(config, options.student_size)]
         began.append(time.process_time())
-        batches = self.batches(teacher, self.train)
-        lesson = training.teach(teacher, config["augment"], batches, self.device, options.views)
-        student = self.fit(config, options.student_size, lesson)
-        began.append(time.process_time())
+        batches, views = self.batches(teacher, self.train), options.views
+        for temperature in options.temperatures:
+            lesson = training.teach(
+                teacher, config["augment"], batches, self.device, views, temperature=temperature
+            )
+            trained.append(self.fit(config, options.student_size, lesson))
+            began.append(time.process_time())
         targets = self.dataset.targets[self.scored]
-        trained = [teacher, student, alone]
         predictions = [
             training.predict(model, self.batches(model, self.scored), self.device)
             for model in trained
         ]
         correct = np.array([p.argmax(1) == targets for p in predictions], np.float64)
-        seconds = np.diff(began)
-        return correct, trained, [seconds[0], seconds[2], seconds[1]]
+        return correct, trained, np.diff(began).tolist()
 
 
 def main() -> None:
@@ -117,15 +125,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data")
     parser.add_argument("--teacher", default="tf_efficientnet_lite2")
-    parser.add_argument("--teacher-size", type=int, default=260)
+    parser.add_argument("--teacher-size", type=int, default=224)
     parser.add_argument("--teacher-freeze", default="last_blocks")
     parser.add_argument("--student", default="tf_efficientnet_lite0")
-    parser.add_argument("--student-size", type=int, default=128)
+    parser.add_argument("--student-size", type=int, default=96)
     parser.add_argument("--epochs", type=int, default=12)
-    parser.add_argument("--views", type=int, default=4)
+    parser.add_argument("--student-epochs", type=int, default=12)
+    parser.add_argument("--views", type=int, default=12)
+    parser.add_argument("--temperatures", type=float, nargs="+", default=[TEMPERATURE])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--cache", type=Path, default=Path("runs/distillation"))
     options = parser.parse_args()
+    names = ["teacher", "alone", *(f"student, T = {t:g}" for t in options.temperatures)]
     plugins = registry.load()
     examples = data.read_source(options.data, plugins).examples
     rows: list[Correct] = []
@@ -136,66 +147,70 @@ def main() -> None:
         correct, trained, seconds = experiment.run()
         if not number:
             _print_costs(trained)
-            print(
-                f"\n| seed | train | scored | {' | '.join(NAMES)} | CPU s |"
-                + "\n"
-                + "|---" * 7
-                + "|"
-            )
-        scores = " | ".join(f"{score:.4f}" for score in correct.mean(1))
+            _print_heading("seed", "train", "scored", *names, "CPU s")
+        scores = [f"{score:.4f}" for score in correct.mean(1)]
         took = ", ".join(f"{each:.0f}" for each in seconds)
-        sizes = f"{len(experiment.train)} | {len(experiment.scored)}"
-        print(f"| {seed} | {sizes} | {scores} | {took} |", flush=True)
+        _print_row(seed, len(experiment.train), len(experiment.scored), *scores, took)
         rows.append(correct)
         units.append(np.array(dataset.units)[experiment.scored])
-    _print_comparison(rows, units)
+    np.savez(options.cache / f"{options.seeds}.npz", *rows, *units)
+    _print_comparison(names, rows, units)
+
+
+def _print_heading(*cells: str) -> None:
+    print(f"\n| {' | '.join(cells)} |")
+    print("|---" * len(cells) + "|", flush=True)
+
+
+def _print_row(*cells: object) -> None:
+    print(f"| {' | '.join(map(str, cells))} |", flush=True)
 
 
 def _print_costs(trained: list[Model]) -> None:
     """Print parameters, floating-point operations and latency of the teacher and the student."""
     device = models.select_device("cpu", "auto")
     latencies = training.measure_latencies(trained[:2], device, 10.0)
-    print("| model | input | parameters | GFLOPs | ms for one image |\n" + "|---" * 5 + "|")
-    for name, model, latency in zip(NAMES, trained, latencies, strict=False):
+    _print_heading("model", "input", "parameters", "GFLOPs", "ms for one image")
+    for name, model, latency in zip(("teacher", "student"), trained, latencies, strict=False):
         with FlopCounterMode(display=False) as counter, torch.inference_mode():
             model.eval()(models.blank_batch(model.expects, 1, device.torch_device))
-        count = models.count_parameters(model)
         flops = counter.get_total_flops() / 1e9
-        size = model.expects.size
-        print(f"| {name} | {size} px | {count:,} | {flops:.3f} | {latency.single.median:.1f} |")
+        size, count = f"{model.expects.size} px", f"{models.count_parameters(model):,}"
+        _print_row(name, size, count, f"{flops:.3f}", f"{latency.single.median:.1f}")
 
 
-def _print_comparison(rows: list[Correct], units: list[NDArray[np.int64]]) -> None:
+def _print_comparison(
+    names: list[str], rows: list[Correct], units: list[NDArray[np.int64]]
+) -> None:
     """Print paired differences over all seeds, and the fraction of the gap that is closed."""
     correct, unit = np.concatenate(rows, 1), np.concatenate(units)
-    sizes = [each.shape[1] for each in rows]
     results = comparison.Results(
         np.array([each.mean(1) for each in rows]).T,
         correct,
-        np.repeat(np.arange(len(rows)), sizes),
+        np.repeat(np.arange(len(rows)), [each.shape[1] for each in rows]),
         unit,
     )
-    print(
-        "\n| accuracy | mean | minus alone (95 % interval) | minus teacher |\n" + "|---" * 4 + "|"
-    )
-    to_alone = comparison.compare(results, reference=2).standings
-    to_teacher = comparison.compare(results, reference=0).standings
-    for name, one, other in zip(NAMES, to_alone, to_teacher, strict=True):
-        gaps = [
-            f"{gap.mean:+.4f} ({gap.low:+.4f} to {gap.high:+.4f})"
-            for gap in (one.difference, other.difference)
-        ]
-        print(f"| {name} | {one.mean:.4f} | {' | '.join(gaps)} |")
+    _print_heading("model", "accuracy", "minus alone", "minus teacher", "fraction of the gap")
+    to_teacher, to_alone = (comparison.compare(results, reference=i).standings for i in (0, 1))
     _, own = np.unique(unit, return_inverse=True)
     sums = np.array([np.bincount(own, each) for each in correct])
-    random = np.random.default_rng(0)
-    drawn = random.multinomial(len(sums[0]), np.full(len(sums[0]), 1 / len(sums[0])), DRAWS)
-    teacher, student, alone = (drawn @ sums.T).T
-    fractions = (student - alone) / np.where(teacher > alone, teacher - alone, np.nan)
-    low, high = np.nanquantile(fractions, [0.025, 0.975])
-    gap = sums[0].sum() - sums[2].sum()
-    closed = (sums[1].sum() - sums[2].sum()) / gap if gap > 0 else float("nan")
-    print(f"\nFraction of the gap that is closed: {closed:.2f} ({low:.2f} to {high:.2f})")
+    count = len(sums[0])
+    drawn = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), DRAWS)
+    for i, name in enumerate(names):
+        gaps = [
+            f"{gap.mean:+.4f} ({gap.low:+.4f} to {gap.high:+.4f})"
+            for gap in (to_alone[i].difference, to_teacher[i].difference)
+        ]
+        closed = _fraction(sums.sum(1), i)
+        low, high = np.nanquantile([_fraction(each, i) for each in drawn @ sums.T], [0.025, 0.975])
+        fraction = f"{closed:.2f} ({low:.2f} to {high:.2f})" if i > 1 else ""
+        _print_row(name, f"{to_alone[i].mean:.4f}", *gaps, fraction)
+
+
+def _fraction(sums: Correct, index: int) -> float:
+    """The fraction of the gap between the student alone and the teacher that a model closes."""
+    gap = sums[0] - sums[1]
+    return float((sums[index] - sums[1]) / gap) if gap > 0 else float("nan")
 
 
 if __name__ == "__main__":

@@ -89,7 +89,7 @@ def render(config: Mapping[str, Any], title: str, results: Mapping[str, Any] | N
             selection;
             ``optimism``: by how much the validation score exceeds that of the final selection;
             ``calibration``: what ``Task.calibrate`` returned;
-            ``student``: of a student the fields of ``store.StudentScores``;
+            ``student``: the fields of ``store.StudentScores``;
             ``test``: ``{"score", "low", "high", "n"}`` and ``per_class``, a list of ``{"class",
             "n", "score"}``, and maybe more, see ``Task.details``;
             ``refitted``: whether the model was trained on the validation split too;
@@ -109,9 +109,9 @@ def render(config: Mapping[str, Any], title: str, results: Mapping[str, Any] | N
     )
     results = {"task": {}, "decimals": 4, "max_rows": MAX_ROWS, **(results or {})}
     task = CLASS_WORDS | results["task"]
-    environment.filters.update(code=code_span, code_block=code_block)
-    environment.filters["score_cells"] = partial(_score_cells, decimals=results["decimals"])
-    environment.filters["mean_cells"] = partial(_mean_cells, decimals=results["decimals"])
+    cells = {"score_cells": _score_cells, "mean_cells": _mean_cells}
+    filters = {name: partial(f, decimals=results["decimals"]) for name, f in cells.items()}
+    environment.filters.update(code=code_span, code_block=code_block, **filters)
     parts = config.get("standalone_code", {"reason": SAVED_BEFORE})
     files, is_image = _plugin_files(config), config.get("kind", IMAGE) == IMAGE
     return environment.get_template("model_card.md.j2").render(

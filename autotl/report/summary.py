@@ -107,11 +107,7 @@ def summarise(store: Store, study: str) -> dict[str, Any]:
     ranked = rank(rows, facts.direction)
     winner = find_winner(facts, rows)
     selection = facts.selection if winner and _selected(facts, winner) else None
-    lead = winner.lead if winner and winner.kind == "trial" else None
-    contenders = selection.contenders if selection else []
-    contenders = contenders or compare_on_validation(ranked, facts, including=lead)
-    if winner and winner.kind != "trial" and not selection and winner.standing:
-        contenders = [winner, *contenders]
+    contenders = _contenders(winner, selection, ranked, facts)
     test = test_of(winner, tests)
     openings = Counter(row.contender.kind == "student" for row in tests)
     return {
@@ -144,6 +140,21 @@ def summarise(store: Store, study: str) -> dict[str, Any]:
         "artifact": "model",
         "versions": facts.versions,
     }
+
+
+def _contenders(
+    winner: Contender | None,
+    selection: Selection | None,
+    ranked: Sequence[TrialRow],
+    facts: StudyFacts,
+) -> list[Contender]:
+    """The contenders of the final selection, or without one the best trials, see ``summarise``."""
+    lead = winner.lead if winner and winner.kind == "trial" else None
+    contenders = selection.contenders if selection else []
+    contenders = contenders or compare_on_validation(ranked, facts, including=lead)
+    if winner and winner.kind != "trial" and not selection and winner.standing:
+        contenders = [winner, *contenders]
+    return contenders
 
 
 def _student(facts: StudyFacts, openings: int) -> dict[str, Any] | None:

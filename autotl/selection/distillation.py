@@ -46,8 +46,12 @@ FOLDER = "student"
 FEWEST_EPOCHS = 1 / 4
 """The minimum fraction of the epochs with which a student is trained: with fewer it is poor."""
 
+MOST_VIEWS, MOST_BYTES = 32, 2**30
+"""The maximum number of views that a teacher predicts, and the maximum size of its predictions. Up
+to that each epoch has a view of its own: with four views, a student was no better than alone."""
+
 VIEWS_FRACTION = 0.4
-"""The fraction of the time in which the teachers may predict augmented views."""
+"""The fraction of the time in which the teachers may predict views."""
 
 SPLITS = -1
 """The number of the resample that consists of the splits of the search, whose seed is its own."""
@@ -149,7 +153,7 @@ class Distillation:
         values = [
             winner.reference(),
             space.to_json(config),
-            [settings.student_size, settings.size, settings.epochs, settings.views],
+            [settings.student_size, settings.size, settings.epochs],
             [TEMPERATURE, WEIGHT],
             self.context.decisive_settings(),
             self.dataset.fingerprint,
@@ -307,7 +311,9 @@ class Distillation:
         Raises:
             OutOfTime: There is not enough time.
         """
-        wanted, views = self.settings.epochs, self.settings.views
+        wanted, every = self.settings.epochs, self.dataset.indices("train", "validation")
+        bytes_of_view = 2 * len(every) * self.dataset.task.num_logits  # in float16
+        views = max(1, min(wanted, MOST_VIEWS, MOST_BYTES // bytes_of_view))
         if self.budget.seconds is None:
             return _Plan(wanted, views, ComputeSettings())
         model = self.context.build(config, resample, self.settings.student_size)
@@ -315,8 +321,7 @@ class Distillation:
         cost = training.measure_cost(model, config, job)
         rows = (self.leaderboard.rows[trial] for trial in winner.trials)
         milliseconds = sum(row.facts.ms_per_item or 0.0 for row in rows)
-        examples = len(resample.train) + len(self.dataset.indices("train", "validation"))
-        view = examples * milliseconds / 1000
+        view = (len(resample.train) + len(every)) * milliseconds / 1000
         test = cost.prediction_seconds * len(self.dataset.indices("test"))
         left = self.budget.usable(test)
         views = max(1, min(views, int(VIEWS_FRACTION * left / max(view, 1e-9))))

@@ -87,6 +87,7 @@ def teach(
     device: Device,
     views: int,
     check_time: Callable[[], None] = lambda: None,
+    temperature: float = TEMPERATURE,
 ) -> Teacher:
     """Compute the predictions of a teacher for the views that a student will be trained on.
 
@@ -97,6 +98,7 @@ def teach(
         device: The device and the type to compute in.
         views: The number of views; an augmentation that changes nothing has one.
         check_time: Called before every batch; may raise ``OutOfTime``.
+        temperature: The divisor of the logits of both models.
 
     Raises:
         OutOfMemory: A single example does not fit on the device.
@@ -119,5 +121,5 @@ def teach(
                     forward = compile_if_it_pays(model, inputs, device, count)
                 logits = compute_logits(forward, inputs, device, sizes)
                 predictions = model.task.activate(logits)
-                parts[view].append(model.task.soften(predictions, TEMPERATURE).half())
-    return Teacher(torch.stack([torch.cat(part) for part in parts]))
+                parts[view].append(model.task.soften(predictions, temperature).half())
+    return Teacher(torch.stack([torch.cat(part) for part in parts]), temperature)
