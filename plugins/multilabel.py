@@ -160,6 +160,10 @@ class Multilabel(Task):
             smallest = max(smallest, torch.finfo(torch.float32).eps / 2)
         return predictions.clamp(smallest, 1 - smallest).logit()
 
+    def soften(self, predictions: Tensor, temperature: float) -> Tensor:
+        """Return the probabilities of the labels at a temperature."""
+        return (self.invert(predictions) / temperature).sigmoid()
+
     def constant(self, targets: Array) -> Array:
         """Return the frequency of each label, with one more example of each kind."""
         frequencies: Array = ((targets.sum(0) + 1) / (len(targets) + 2)).astype(np.float32)

@@ -186,6 +186,10 @@ class Regression(Task):
         mean, std = self._scale(predictions)
         return (predictions - mean) / std
 
+    def soften(self, predictions: Tensor, temperature: float) -> Tensor:
+        """Return standardised numbers, divided by the temperature as logits are."""
+        return self.invert(predictions) / temperature
+
     def constant(self, targets: Array) -> Array:
         """Return the means ``[T]``."""
         means: Array = targets.mean(0, dtype=np.float64).astype(np.float32)

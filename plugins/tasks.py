@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from autotl import Finding, task
+from autotl import Finding, Task, task
 from autotl.scoring import calibration as scaling
 from autotl.tasks import Classification
 
@@ -80,6 +80,8 @@ class Ordinal(Classification):
         p = predictions.clamp(min=scaling.SMALLEST_PROBABILITY)
         beyond = p.flip(1).cumsum(1).flip(1)
         return beyond[:, 1:].log() - p[:, :-1].log()
+
+    soften = Task.soften  # the loss takes classes alone
 
     def find_mistakes(
         self,

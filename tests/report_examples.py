@@ -22,6 +22,8 @@ from autotl.store import (
     Selection,
     Standing,
     Store,
+    StudentFacts,
+    StudentScores,
 )
 
 
@@ -120,3 +122,37 @@ def add_selection(
         calibration=Calibration(temperature=1.0, ece_before=0.1, ece_after=0.1, n=9),
     )
     return report.summarise(store, "birds")
+
+
+def student_facts(fraction: float | None = 0.6, **changes: Any) -> StudentFacts:
+    """A student of trial 1 that is better than the same model without a teacher by 0.03."""
+
+    def interval(mean: float) -> Interval:
+        return Interval(mean=mean, low=mean - 0.05, high=mean + 0.05)
+
+    scores = StudentScores(
+        n=150,
+        teacher=interval(0.9),
+        student=interval(0.88),
+        alone=interval(0.85),
+        to_alone=interval(0.03),
+        to_teacher=interval(-0.02),
+        fraction_kept=fraction,
+    )
+    standard: dict[str, Any] = {
+        "teacher": Contender(members=(Member(trial=1),)),
+        "signature": "0",
+        "backbone": "tf_efficientnet_lite0",
+        "config": config(),
+        "size": 96,
+        "epochs": 12,
+        "views": 4,
+        "temperature": 2.0,
+        "weight": 0.9,
+        "scores": scores,
+        "parameters": 3_400_000,
+        "teacher_parameters": 4_900_000,
+        "latency": example_study.latency(2.0),
+        "teacher_latency": example_study.latency(9.0),
+    }
+    return StudentFacts(**{**standard, **changes})

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ from images import FAST
 from autotl import data, study, training
 from autotl.data import Resample
 from autotl.events import Event, Note
+from autotl.search import selection_budget
+from autotl.search.leaderboard import Leaderboard
 from autotl.selection.final_selection import FinalSelection
 from autotl.selection.repeats import Repeats
 from autotl.store import (
@@ -155,6 +159,18 @@ def configure(folder: Path, out: Path, **options: Any) -> study.StudyConfig:
     """Settings of a quick search on ``folder/photos`` with ``folder/tiny_plugin.py``."""
     values = {"backbone": ["tiny"], "plugin": [folder / "tiny_plugin.py"], "out": out, **FAST}
     return study.configure(str(folder / "photos"), {**values, **options})
+
+
+def copy(images: Path, runs: Path, out: Path, **options: Any) -> Make:
+    """Copy a study; the settings that are returned continue it."""
+    shutil.copytree(runs, out)
+    return partial(configure, images, out, **options)
+
+
+def make_quick(patch: pytest.MonkeyPatch) -> None:
+    """Three repeats instead of five, of all trials, as if any might be the best."""
+    patch.setattr(selection_budget, "PREFERRED_REPEATS", (3,))
+    patch.setattr(Leaderboard, "tied", lambda self: set(self.rows))
 
 
 _train = Repeats._train

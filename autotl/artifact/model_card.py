@@ -89,6 +89,7 @@ def render(config: Mapping[str, Any], title: str, results: Mapping[str, Any] | N
             selection;
             ``optimism``: by how much the validation score exceeds that of the final selection;
             ``calibration``: what ``Task.calibrate`` returned;
+            ``student``: the fields of ``store.StudentScores``;
             ``test``: ``{"score", "low", "high", "n"}`` and ``per_class``, a list of ``{"class",
             "n", "score"}``, and maybe more, see ``Task.details``;
             ``refitted``: whether the model was trained on the validation split too;
@@ -108,8 +109,9 @@ def render(config: Mapping[str, Any], title: str, results: Mapping[str, Any] | N
     )
     results = {"task": {}, "decimals": 4, "max_rows": MAX_ROWS, **(results or {})}
     task = CLASS_WORDS | results["task"]
-    environment.filters.update(code=code_span, code_block=code_block)
-    environment.filters["score_cells"] = partial(_score_cells, decimals=results["decimals"])
+    cells = {"score_cells": _score_cells, "mean_cells": _mean_cells}
+    filters = {name: partial(f, decimals=results["decimals"]) for name, f in cells.items()}
+    environment.filters.update(code=code_span, code_block=code_block, **filters)
     parts = config.get("standalone_code", {"reason": SAVED_BEFORE})
     files, is_image = _plugin_files(config), config.get("kind", IMAGE) == IMAGE
     return environment.get_template("model_card.md.j2").render(
@@ -223,6 +225,11 @@ def _score_cells(result: Mapping[str, Any], decimals: int) -> str:
     unknown = low is None or high is None
     interval = "" if unknown else f"{low:.{decimals}f} to {high:.{decimals}f}"
     return f"{score:.{decimals}f} | {interval}"
+
+
+def _mean_cells(interval: Mapping[str, Any], decimals: int) -> str:
+    """Format a mean and its interval as two cells of a table."""
+    return _score_cells({**interval, "score": interval["mean"]}, decimals)
 
 
 def _format(value: Any) -> str:

@@ -70,9 +70,13 @@ def show_summary(
     for sentence in describe_result(summary):
         console.print(on_one_line(sentence), soft_wrap=not console.is_terminal)
     console.print()
-    names: Sequence[str] = ("model", "report.html", "summary.json", "recipe.toml")
+    student = ["student"] if summary["student"] else []
+    names = ["model", *student, "report.html", "summary.json", "recipe.toml"]
     if not summary["best"]:
-        names = names[1:3]  # a model or recipe in the folder is of an earlier study
+        names = [
+            "report.html",
+            "summary.json",
+        ]  # a model or recipe in the folder is of an earlier study
     existing = [path for name in names if (path := Path(folder, name)).exists()]
     for path in existing:
         console.print(f"  {on_one_line(str(path))}", soft_wrap=True)

@@ -190,6 +190,18 @@ FOLDS = click.option(
     "lowest cost of prediction (default: accuracy).",
 )
 @click.option(
+    "--student",
+    metavar="NAME",
+    help="Backbone of a small model that the winner teaches at the end, which is saved beside it "
+    "(default: none).",
+)
+@click.option(
+    "--student-size",
+    type=int,
+    metavar="N",
+    help="Size of the inputs of the student (default: that of the search, or the backbone's).",
+)
+@click.option(
     "--retest",
     is_flag=True,
     default=None,

@@ -28,6 +28,7 @@ from autotl.search import folds, identity, pruner, sampler
 from autotl.search.budget import Budget
 from autotl.search.input_plan import InputPlan
 from autotl.search.leaderboard import UNFINISHED, rank
+from autotl.selection.distillation import FOLDER
 from autotl.space.registry import AnyPlugin
 from autotl.space.space import Space
 from autotl.store import (
@@ -107,6 +108,7 @@ def finish_interrupted_writes(settings: StudyConfig) -> None:
         files.remove_leftovers(folder)
     with suppress(OSError):  # it is reported when the folder is written to
         replacement.restore(settings.folder / "model")
+        replacement.restore(settings.folder / FOLDER)
 
 
 def continue_settings(
@@ -147,7 +149,7 @@ def announce(
             direction=metric.direction,
             device=str(device),
             budget=budget.seconds,
-            deadline=budget.deadline,
+            deadline=budget.end,
             max_trials=settings.trials,
             earlier_trials=len(done),
             best=best[0] if best else None,

@@ -130,8 +130,10 @@ def run_or_join(
 
 
 def _is_done(settings: StudyConfig, facts: StudyFacts) -> bool:
-    """Whether a search with this budget and this number of trials has completed."""
-    limits = {"budget": settings.budget, "trials": settings.trials}
+    """Whether a search with this budget, number of trials and student has completed."""
+    limits: dict[str, Any] = {"budget": settings.budget, "trials": settings.trials}
+    if settings.student:
+        limits |= {"student": settings.student, "student_size": settings.student_size}
     last = facts.run.settings if facts.run else {}
     return facts.state == "done" and limits.items() <= last.items()
 

@@ -16,6 +16,7 @@ from autotl.scoring import majority
 from autotl.search.budget import Budget
 from autotl.search.context import TrainingContext
 from autotl.search.mirroring import measure_mirroring
+from autotl.search.student import choose_student, require_teachable
 from autotl.space import registry, space
 from autotl.space.input_kind import IMAGE
 from autotl.space.kinds import RGB
@@ -93,6 +94,24 @@ def choose_space(
         criteria,
         sizes=settings.image_size,
     )
+
+
+def check_student(settings: StudyConfig, plugins: Registry, source: Source) -> None:
+    """Check that the student of the settings, if there is one, can be taught.
+
+    Raises:
+        PluginError: There is no such backbone, or its weights are not available.
+        StudyError: It is not one backbone, does not take inputs of its size, or the task or the
+            augmentations do not suit.
+    """
+    if not settings.student:
+        return
+    require_teachable(source.task)
+    choice = choose_student(settings, plugins)["backbone"]
+    try:
+        models.build_backbone(choice, settings.student_size or settings.size)
+    except Incompatible as reason:
+        raise StudyError(f"--student {settings.student}: {reason}; give --student-size") from None
 
 
 def fit_space(

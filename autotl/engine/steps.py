@@ -31,6 +31,7 @@ from autotl.engine.inputs import (
     write_data,
 )
 from autotl.engine.search_space import (
+    check_student,
     choose_space,
     fit_augmentations,
     fit_space,
@@ -50,6 +51,7 @@ from autotl.search.input_plan import InputPlan
 from autotl.search.leaderboard import Leaderboard
 from autotl.search.resume import Study
 from autotl.search.trials import WAIT_SECONDS, TrialLoop, quiet_optuna
+from autotl.selection.distillation import FOLDER
 from autotl.selection.finish import Finish
 from autotl.space.registry import Registry
 from autotl.space.space import Space
@@ -176,6 +178,8 @@ def check_folders(settings: StudyConfig) -> None:
     """
     check_places(settings.folder, settings.data)
     replacement.check_replaceable(settings.folder / "model")
+    if settings.student:
+        replacement.check_replaceable(settings.folder / FOLDER)
 
 
 def prepare(
@@ -197,10 +201,13 @@ def prepare(
         and the task; the data; the metric; the search space; and how many examples of which size
         are used.
     """
+    if settings.student:
+        budget.reserve_student()
     with budget.stage("check"):  # names are checked before any image is opened
         source = read_examples(settings, plugins)
         settings, source, metric = choose_target(settings, source, plugins, listener)
         fitting = plugins_for(settings, plugins, source)
+        check_student(settings, fitting, source)
         announce(settings, metric, store, budget, device, listener)
         search_space = choose_space(
             settings, fitting, earlier, device_type or device.torch_device.type, budget

@@ -34,7 +34,7 @@ from autotl.scoring import intervals
 from autotl.search.leaderboard import model_cost
 
 if TYPE_CHECKING:
-    from autotl.store import ImageRow, Store, StudyFacts, TrialRow
+    from autotl.store import ImageRow, Store, StudyFacts, TestRow, TrialRow
 
 _WEIGHTED_TEXT = TypeAdapter(list[tuple[str, float]])
 """The parts of a text, with the weight of each."""
@@ -75,6 +75,7 @@ STAGES = {
     "selection": "final selection",
     "refit": "refit",
     "test": "test",
+    "student": "student",
 }
 """The stages of a search, in their order, with the names that readers see."""
 
@@ -167,7 +168,7 @@ def _page(store: Store, study: str, summary: Mapping[str, Any], folder: Path) ->
         "describe_mirroring": describe_mirroring,
         "with_article": with_article,
         "format_members": format_members,
-        "openings": tests,
+        "openings": tests if _repeatedly_used(tests) else [],
         "test": test,
         "per_class": per_class[:MAX_CLASSES],
         "more_classes": max(0, len(per_class) - MAX_CLASSES),
@@ -200,6 +201,12 @@ def _page(store: Store, study: str, summary: Mapping[str, Any], folder: Path) ->
         "weights": facts.weights,
         "commands": _commands(study, facts.command, winner, folder, store.options(folder.parent)),
     }
+
+
+def _repeatedly_used(tests: Sequence[TestRow]) -> bool:
+    """Whether the test split was used for several winners or for several students."""
+    students = sum(test.contender.kind == "student" for test in tests)
+    return max(students, len(tests) - students) > 1
 
 
 def _test(

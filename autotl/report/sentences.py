@@ -122,8 +122,8 @@ def describe_result(summary: Mapping[str, Any]) -> list[str]:
         Sentences: those of ``describe_winner``; then others about what was not done, ties, the
         smallest difference that could be seen, an ensemble that is better than the winner, the
         baselines, what weights gain over others, the classes if they are unequal, or the labels or
-        numbers, and repeated use of the test split. Where a single configuration was trained,
-        nothing was selected, and none is about a selection.
+        numbers, the student, and repeated use of the test split. Where a single configuration was
+        trained, nothing was selected, and none is about a selection.
     """
     sentences = describe_winner(summary)
     if summary["best"] is None:
@@ -139,12 +139,69 @@ def describe_result(summary: Mapping[str, Any]) -> list[str]:
             *_gains(summary),
         ]
     sentences += [*_constant(summary), *_recalls(summary), *_outputs(summary)]
-    if (openings := summary["test_openings"]) > 1:
+    sentences += describe_student(summary)
+    student = summary["student"] or {"test_openings": 0}
+    for one, openings in (
+        ("winner", summary["test_openings"]),
+        ("student", student["test_openings"]),
+    ):
+        if openings > 1:
+            whose = "" if one == "winner" else " for students"
+            sentences.append(
+                f"The test split was used {openings} times{whose}. Only the first score is known "
+                f"to be unbiased: a later {one} may have been selected with knowledge of an "
+                "earlier score."
+            )
+    return sentences
+
+
+def describe_student(summary: Mapping[str, Any]) -> list[str]:
+    """Say how good the student is, next to its teacher and without it; nothing without one.
+
+    Args:
+        summary: As ``summarise`` returns it.
+    """
+    if not (student := summary["student"]):
+        return []
+    scores, metric, nouns = student["scores"], summary["metric"], summary["data"]["nouns"]
+    gap = scores["to_alone"]
+    mean, low, high = (_score(summary, gap[key], "+") for key in ("mean", "low", "high"))
+    fraction = scores["fraction_kept"]
+    closed = "" if fraction is None else f", {100 * fraction:.0f} % of the gap to the teacher"
+    sentences = [
+        f"{with_article(student['teacher']).capitalize()} taught a student, {student['backbone']} "
+        f"with inputs of size {student['size']}. On {scores['n']} {nouns} that neither was trained "
+        f"on, the {metric} of the student is "
+        f"{_interval(summary, scores['student']['mean'], scores['student'])}, that of its teacher "
+        f"{_score(summary, scores['teacher']['mean'])}, and that of the same model trained on the "
+        f"labels alone {_score(summary, scores['alone']['mean'])}: the difference to the latter is "
+        f"{mean} (95 % interval {low} to {high}){closed}.",
+        f"The student has {format_count(student['parameters'])} parameters, its teacher "
+        f"{format_count(student['teacher_parameters'])}{_student_latency(student)}.",
+    ]
+    if test := student["test"]:
         sentences.append(
-            f"The test split was used {openings} times. Only the first score is known to be "
-            "unbiased: a later winner may have been selected with knowledge of an earlier score."
+            f"Taught by the refitted winner on train + validation, its {metric} on the test split "
+            f"is {_interval(summary, test['score'], test)}."
         )
     return sentences
+
+
+def format_count(count: int) -> str:
+    """Format a number of parameters.
+
+    >>> format_count(4_652_008), format_count(1491)
+    ('4.7 million', '1,491')
+    """
+    return f"{count / 1e6:.1f} million" if count >= 1e6 else f"{count:,}"
+
+
+def _student_latency(student: Mapping[str, Any]) -> str:
+    own, teacher = student["latency"], student["teacher_latency"]
+    if not own or not teacher:
+        return ""
+    times = [f"{each['single']['median']:.3g} ms" for each in (own, teacher)]
+    return f"; a prediction takes {times[0]} instead of {times[1]}"
 
 
 def describe_winner(summary: Mapping[str, Any]) -> list[str]:

@@ -93,7 +93,8 @@ def summarise(store: Store, study: str) -> dict[str, Any]:
     ``cut_trial`` ended early with a better score than every complete trial. ``not_fine_tuned`` is
     there if the budget was too short for that. ``best`` is the contender whose model is in the run
     folder, or without one the winner of the search. ``test`` is its test result; those of earlier
-    winners are only on the page. ``test_openings`` counts every use of the test split.
+    winners are only on the page. ``test_openings`` counts every use of the test split for a winner;
+    for ``student`` and ``gains`` see ``_student`` and ``_gains``.
 
     Args:
         store: The database.
@@ -108,6 +109,7 @@ def summarise(store: Store, study: str) -> dict[str, Any]:
     selection = facts.selection if winner and _selected(facts, winner) else None
     contenders = _contenders(winner, selection, ranked, facts)
     test = test_of(winner, tests)
+    openings = Counter(row.contender.kind == "student" for row in tests)
     return {
         "schema": 2,
         "study": study,
@@ -134,7 +136,8 @@ def summarise(store: Store, study: str) -> dict[str, Any]:
         "calibration": facts.calibration.model_dump() if facts.calibration else None,
         "pareto": pareto(rows, facts.direction, prediction_ms(rows, measured(facts))),
         "test": _test_entry(test, facts) if test else None,
-        "test_openings": len(tests),
+        "test_openings": openings[False],
+        "student": _student(facts, openings[True]),
         "artifact": "model",
         "versions": facts.versions,
     }
@@ -154,6 +157,24 @@ def _contenders(
     if winner and winner.kind != "trial" and not selection and winner.standing:
         return [winner, *contenders]
     return contenders
+
+
+def _student(facts: StudyFacts, openings: int) -> dict[str, Any] | None:
+    """The model that the winner taught, and what that is worth."""
+    if (student := facts.student) is None:
+        return None
+    keys = {
+        *("backbone", "config", "size", "epochs", "views", "temperature", "weight", "parameters"),
+        *("teacher_parameters", "latency", "teacher_latency"),
+    }
+    return {
+        "teacher": student.teacher.name,
+        **student.model_dump(mode="json", include=keys),
+        "scores": student.scores.model_dump(mode="json"),
+        "test": _test_entry(student.test, facts) if student.test else None,
+        "test_openings": openings,
+        "artifact": "student",
+    }
 
 
 def _selection_entry(selection: Selection | None) -> dict[str, Any] | None:

@@ -22,6 +22,9 @@ TEST_FRACTION = 0.2
 """The fraction of the budget that is reserved for the test at most; where it takes longer, a sample
 of the test images is scored."""
 
+STUDENT_FRACTION = 0.25
+"""The fraction of the budget that is reserved for a student, if there is to be one."""
+
 SLACK = 1.1
 """The factor by which predicted times of repeats and of the refit are increased."""
 
@@ -42,6 +45,8 @@ class Budget:
         began: The begin of the budget as a value of ``time.monotonic``; None for now.
 
     Attributes:
+        reserved_student: Seconds at the end that are reserved for a student, see ``study.student``.
+            They are not a part of what is left, before ``release_student``.
         reserved_repeats: Seconds reserved for the repeats of the final selection.
         reserved_refit: Seconds reserved for the refit and the test of the best trial so far.
         stages: Seconds spent in each stage so far.
@@ -56,14 +61,27 @@ class Budget:
     ) -> None:
         self.seconds, self.refit, self.fixed = seconds, refit, fixed
         self.began = time.monotonic() if began is None else began
-        self.reserved_repeats = self.reserved_refit = 0.0
+        self.reserved_repeats = self.reserved_refit = self.reserved_student = 0.0
         self.stages: dict[str, float] = {}
         self._nested = [0.0]
 
+    def reserve_student(self) -> None:
+        """Reserve time at the end to teach a student."""
+        self.reserved_student = STUDENT_FRACTION * (self.seconds or 0.0)
+
+    def release_student(self) -> None:
+        """Let what is reserved for a student be used."""
+        self.reserved_student = 0.0
+
     @property
-    def deadline(self) -> float | None:
+    def end(self) -> float | None:
         """The end of the budget as a value of ``time.monotonic``; None without a limit."""
         return None if self.seconds is None else self.began + self.seconds
+
+    @property
+    def deadline(self) -> float | None:
+        """The end, or before ``release_student`` the end of what is not reserved for a student."""
+        return None if self.end is None else self.end - self.reserved_student
 
     @property
     def spent(self) -> float:
@@ -73,7 +91,9 @@ class Budget:
     @property
     def left(self) -> float:
         """Seconds until the deadline; infinite without a limit."""
-        return float("inf") if self.seconds is None else self.seconds - self.spent
+        if self.seconds is None:
+            return float("inf")
+        return self.seconds - self.reserved_student - self.spent
 
     def test_seconds(self, predicted: float) -> float:
         """Return the seconds to reserve for a test that would take ``predicted`` seconds."""

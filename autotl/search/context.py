@@ -100,14 +100,26 @@ class TrainingContext:
         labelled = len(self.dataset.indices("train"))
         return len(self.dataset.unlabelled) >= MANY_UNLABELLED * labelled
 
-    def build(self, config: Config, resample: Resample | None = None) -> Model:
+    def build(
+        self, config: Config, resample: Resample | None = None, size: int | None = None
+    ) -> Model:
         """Build the model of a configuration, with random weights that depend on ``seed``.
 
+        Args:
+            config: The configuration.
+            resample: The examples to train it on; None for splits of the data.
+            size: The size of its input; None for that of the study.
+
         Raises:
+            Incompatible: Two plugins, or the backbone and the size, do not go together.
             OutOfMemory: It does not fit on the device.
         """
         return training.build_model(
-            config, self.dataset.task, self.settings.size, self.device, self.seed(resample)
+            config,
+            self.dataset.task,
+            size or self.settings.size,
+            self.device,
+            self.seed(resample),
         )
 
     def seed(self, resample: Resample | None = None) -> int:

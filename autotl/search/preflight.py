@@ -121,12 +121,14 @@ def _check_metric(metric: str, task: str, declared: Declarations) -> None:
 
 def _check_plugin_names(settings: StudyConfig) -> None:
     require_kinds(settings.space)
-    if not any(settings.requested.values()) and not settings.space:
+    if not any(settings.requested.values()) and not settings.space and not settings.student:
         return
     declared = read_declarations(settings.plugin)
     for kind, own in declared.names.items():
         families = {name for name in own if declared.is_family(kind, name)}
         requested = settings.requested.get(kind, ())
+        if kind == "backbone" and settings.student:
+            requested = (*requested, settings.student)
         unknown = [name for name in requested if not fnmatch.filter(own - families, name)]
         if families:
             _check_members(kind, unknown, declared, settings)

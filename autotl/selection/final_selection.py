@@ -133,16 +133,16 @@ class FinalSelection:
         It is the model of the last repeat, or, for a contender without repeats, that of its trial.
         """
         if not contender.predictions:
-            return self._model_of_best(contender)
+            return self.model_of_best(contender)
         if contender.kind == "soup" and not self.repeats.trained_in_same_repeat(contender.trials):
             return None  # heads of different repeats began with different weights
         models = [self.repeats.models.get(trial) for trial in contender.trials]
         available = [model for model in models if model is not None]
         if len(available) == len(models):
             return combine(contender, available)
-        return self._model_of_best(contender)
+        return self.model_of_best(contender)
 
-    def _model_of_best(self, contender: Contender) -> Model | None:
+    def model_of_best(self, contender: Contender) -> Model | None:
         """Return the model of the best trial of this run if it is the contender, else None."""
         if self.best and contender.id == ("trial", ((self.best.number, 1.0),)):
             return self.best.model

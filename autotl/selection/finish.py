@@ -1,4 +1,4 @@
-"""The end of a search: choose the winner, refit it, save its model, test it once."""
+"""The end of a search: choose the winner, refit it, save its model, test it once, distil it."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from autotl.search.context import TrainingContext
 from autotl.search.leaderboard import Leaderboard, contender
 from autotl.search.outcome import TrialModel
 from autotl.search.selection_budget import SelectionBudget
+from autotl.selection.distillation import Distillation
 from autotl.selection.final_selection import FinalSelection
 from autotl.selection.prediction_costs import add_latencies
 from autotl.selection.refit import refit
@@ -61,9 +62,20 @@ class Finish:
         self.selection = FinalSelection(self.repeats, context, self.plan, budget, listener, best)
         self.folder = RunFolder(store, context, leaderboard.rows, versions)
         self.test = SealedTest(store, context, budget, listener)
+        self.distillation = Distillation(
+            store,
+            context,
+            leaderboard,
+            self.selection,
+            self.folder,
+            self.test,
+            budget,
+            listener,
+            self._require_lease,
+        )
 
     def run(self) -> None:
-        """Run the final selection, refit the winner, save its model, and test it once.
+        """Run the final selection, refit the winner, save its model, test it once, and distil it.
 
         If the winner was refitted and tested in an earlier run, its model stays.
 
@@ -71,33 +83,36 @@ class Finish:
             StudyError: The refit failed, and there is no other model of the winner.
         """
         try:
-            with self.budget.stage("selection"):
-                self.selection.run()
-            if self.selection.result is None and self._earlier_result_is_valid():
-                text = (
-                    "there was no time for a final selection; the result of the earlier one remains"
-                )
-                self.listener(events.Note(text, warning=True))
-                return
-            winner = self._winner()
-            saved = self.folder.saved()
-            if saved and self._earlier_ensemble_is_better(saved.contender, winner):
-                self.listener(events.Note("the ensemble of an earlier run is still the best"))
-                return
-            tested = self.test.result(winner, refitted=True) is not None
-            if saved and saved.contender.id == winner.id and tested:
-                self._update_evidence(winner)
-                self.listener(events.Note(f"{winner.name} is still the best; its model remains"))
-                return
-            try:
-                self._conclude(winner)
-            except OutOfTime as error:  # an ensemble has no model before its refit
-                text = f"the {winner.name} was not refitted ({error}); the best trial is the winner"
-                self.listener(events.Note(text, warning=True))
-                self._conclude(self._best_trial())
+            self._choose()
+            self.distillation.run()
         except (KeyboardInterrupt, Exception):
             self.try_to_save_best()
             raise
+
+    def _choose(self) -> None:
+        """Run the final selection; refit, save and test the winner, unless an earlier run did."""
+        with self.budget.stage("selection"):
+            self.selection.run()
+        if self.selection.result is None and self._earlier_result_is_valid():
+            text = "there was no time for a final selection; the result of the earlier one remains"
+            self.listener(events.Note(text, warning=True))
+            return
+        winner = self._winner()
+        saved = self.folder.saved()
+        if saved and self._earlier_ensemble_is_better(saved.contender, winner):
+            self.listener(events.Note("the ensemble of an earlier run is still the best"))
+            return
+        tested = self.test.result(winner, refitted=True) is not None
+        if saved and saved.contender.id == winner.id and tested:
+            self._update_evidence(winner)
+            self.listener(events.Note(f"{winner.name} is still the best; its model remains"))
+            return
+        try:
+            self._conclude(winner)
+        except OutOfTime as error:  # an ensemble has no model before its refit
+            text = f"the {winner.name} was not refitted ({error}); the best trial is the winner"
+            self.listener(events.Note(text, warning=True))
+            self._conclude(self._best_trial())
 
     def help(self) -> bool:
         """Train a repeat for the worker that finishes the study; return whether there was one."""
@@ -236,7 +251,7 @@ class Finish:
             with self.budget.stage("test"):
                 result = self.test.run(
                     winner,
-                    row,
+                    row.config,
                     refit_seconds=seconds,
                     refitted=refitted,
                     predicted=self.plan.whole_test_seconds(winner),

@@ -134,6 +134,12 @@ class Repeats:
         """Whether the last models of these trials are of the same repeat."""
         return len({max(self._results[trial]) for trial in trials}) == 1
 
+    def last_repeat(self, trials: Sequence[int]) -> int | None:
+        """Return the repeat whose models of all these trials are in ``models``; None without."""
+        if not set(trials) <= self.models.keys() or not self.trained_in_same_repeat(trials):
+            return None
+        return max(self._results[trials[0]])
+
     def _with_results(
         self, contender: Contender, results: Mapping[int, Result], count: int
     ) -> Contender:

@@ -33,6 +33,7 @@ from autotl.store import (
     SavedModel,
     Selection,
     Store,
+    StudentFacts,
     StudyFacts,
     TestResult,
     TrialRow,
@@ -103,17 +104,15 @@ class RunFolder:
                 the older one and the facts about it are unchanged.
         """
         configs = [self.context.config(self.rows[trial]) for trial in winner.trials]
-        weights = _pretrained_weights(configs)
+        weights = pretrained_weights(configs)
         epochs = refit_epochs or [self.rows[trial].epochs for trial in winner.trials]
         recipes = self._recipes(winner, epochs, model)
         facts = {
-            **self._origin(winner, weights, recipes),
+            **self.origin(weights, recipes[0]),
+            **_describe_combination(winner, recipes),
+            **_describe_calibration(evidence.calibration),
             "refitted": bool(refit_epochs),
-            "calibrated": evidence.calibration is not None,
         }
-        if evidence.calibration:
-            facts["calibration"] = evidence.calibration.values
-            facts["temperature"] = evidence.calibration.temperature or 1.0
         earlier = model_folder.save(
             self.folder / "model",
             model,
@@ -148,14 +147,17 @@ class RunFolder:
     def _forget_model(self, weights: PretrainedWeights) -> None:
         """Remove the facts about the model in the folder, which is about to be replaced."""
         self.store.set_images(self.name, [])
-        old = dict.fromkeys(("model", "selection", "calibration", "out_of_sample"))
+        old = dict.fromkeys(("model", "selection", "calibration", "out_of_sample", "student"))
         self.store.update_study(self.name, weights=weights, **old)
 
-    def _origin(
-        self, winner: Contender, weights: PretrainedWeights, recipes: Sequence[dict[str, Any]]
-    ) -> dict[str, Any]:
-        """Return the entries of ``config.json`` about where the model comes from."""
-        origin: dict[str, Any] = {
+    def origin(self, weights: PretrainedWeights, recipe: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the entries of ``config.json`` about where a model in the run folder comes from.
+
+        Args:
+            weights: Those that it was fine-tuned from.
+            recipe: Its configuration and settings; of a combination those of the first member.
+        """
+        return {
             "data": {
                 **self._data_source(),
                 "options": self.settings.data_options,
@@ -165,12 +167,9 @@ class RunFolder:
             "kind": self.dataset.kind.name,
             "scales": scale.to_json(self.dataset.scales),
             "weights": weights.model_dump(),
-            "training": recipes[0],
+            "training": recipe,
             "versions": dict(self.versions),
         }
-        if len(recipes) > 1:
-            origin["combination"] = _describe_combination(winner, recipes)
-        return origin
 
     def store_evidence(
         self, winner: Contender, evidence: Evidence, *, refitted: bool, reason: str = ""
@@ -199,12 +198,8 @@ class RunFolder:
             StoreError: The model card cannot be written.
         """
         facts = self.store.study(self.name)
-        splits = ("train", "validation", "test")
         results = {
-            "metric": self.settings.metric,
-            "decimals": facts.score_decimals,
-            "task": {key: getattr(self.dataset.task, key) for key in model_card.CLASS_WORDS},
-            "images": {split: len(self.dataset.indices(split)) for split in splits},
+            **self._about_scores(facts),
             "validation": self._validation_result(winner, facts),
             "selection": _selection_result(winner, facts.selection),
             "optimism": self._optimism(winner, facts.selection),
@@ -215,6 +210,67 @@ class RunFolder:
         if test:
             results["test"] = test.model_dump()
         model_card.write(self.folder / "model", self.name, results)
+
+    def _about_scores(self, facts: StudyFacts) -> dict[str, Any]:
+        """Return what the model cards of the winner and of its student say about their scores."""
+        splits = ("train", "validation", "test")
+        return {
+            "metric": self.settings.metric,
+            "decimals": facts.score_decimals,
+            "task": {key: getattr(self.dataset.task, key) for key in model_card.CLASS_WORDS},
+            "images": {split: len(self.dataset.indices(split)) for split in splits},
+        }
+
+    def save_student(self, path: Path, model: Model, config: Config, student: StudentFacts) -> None:
+        """Write the model folder of a student that was trained on train + validation.
+
+        Args:
+            path: The model folder.
+            model: The trained student.
+            config: Its configuration.
+            student: The facts about it.
+
+        Raises:
+            StoreError: The folder cannot be written.
+        """
+        recipe = {
+            **student.config,
+            **self.context.decisive_settings(),
+            "epochs": student.epochs,
+            "views": student.views,
+            "image_size": student.size,
+        }
+        facts = {
+            **self.origin(pretrained_weights([config]), recipe),
+            **_describe_calibration(student.calibration),
+            "refitted": True,
+            "teacher": {
+                "name": student.teacher.name,
+                "parameters": student.teacher_parameters,
+                "temperature": student.temperature,
+                "weight": student.weight,
+            },
+        }
+        digests = self.dataset.digests[self.dataset.indices("train", "validation")]
+        model_folder.save(path, model, config, self.dataset.task, facts, training_images=digests)
+        self.write_student_card(path, student)
+
+    def write_student_card(self, path: Path, student: StudentFacts) -> None:
+        """Write the model card of a student, with its test result if there is one.
+
+        Raises:
+            StoreError: The model card cannot be written.
+        """
+        calibration = student.calibration
+        results = {
+            **self._about_scores(self.store.study(self.name)),
+            "calibration": calibration.model_dump() if calibration else None,
+            "refitted": True,
+            "student": student.scores.model_dump(),
+        }
+        if student.test:
+            results["test"] = student.test.model_dump()
+        model_card.write(path, f"{self.name}, student", results)
 
     def _recipes(
         self, winner: Contender, epochs: Sequence[int], model: Model
@@ -327,6 +383,14 @@ class RunFolder:
         return self.context.metric.gain(score, repeated.standing.score.mean)
 
 
+def _describe_calibration(calibration: Calibration | None) -> dict[str, Any]:
+    """Return the entries of ``config.json`` about a calibration."""
+    if calibration is None:
+        return {"calibrated": False}
+    temperature = calibration.temperature or 1.0
+    return {"calibrated": True, "calibration": calibration.values, "temperature": temperature}
+
+
 def _selection_result(winner: Contender, selection: Selection | None) -> dict[str, Any] | None:
     contenders = selection.contenders if selection else []
     standing = next((c.standing for c in contenders if c.id == winner.id), None)
@@ -338,15 +402,17 @@ def _selection_result(winner: Contender, selection: Selection | None) -> dict[st
 def _describe_combination(
     winner: Contender, recipes: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """Describe the members of a combination for ``config.json``."""
+    """Return the entry of ``config.json`` about the members of a combination, if there are any."""
+    if len(recipes) < 2:
+        return {}
     members = [
         {"name": f"trial {member.trial}", "weight": member.weight, "training": recipe}
         for member, recipe in zip(winner.members, recipes, strict=True)
     ]
-    return {"kind": winner.kind, "members": members}
+    return {"combination": {"kind": winner.kind, "members": members}}
 
 
-def _pretrained_weights(configs: Sequence[Config]) -> PretrainedWeights:
+def pretrained_weights(configs: Sequence[Config]) -> PretrainedWeights:
     """Return the names of the backbones, and the origins and licences of their weights."""
     backbones = [config["backbone"] for config in configs]
     pairs = [(b, b.plugin.given.get("weights")) for b in backbones]

@@ -18,7 +18,7 @@ from autotl.scoring import intervals, majority
 from autotl.scoring.metrics import Predictions, Targets
 from autotl.search.budget import Budget
 from autotl.search.context import TrainingContext
-from autotl.store import Contender, ImageRow, Store, TestResult, TrialRow
+from autotl.store import Contender, ImageRow, Store, TestResult, TestRow
 from autotl.tasks import rescale
 
 FEWEST_TESTED = 100
@@ -51,17 +51,20 @@ class SealedTest:
         """Whether there is a test split."""
         return len(self.dataset.indices("test")) > 0
 
-    def result(self, contender: Contender, *, refitted: bool) -> TestResult | None:
+    def result(
+        self, contender: Contender, *, refitted: bool, config: Mapping[str, Any] | None = None
+    ) -> TestResult | None:
         """Return the last test result of a contender, or None.
 
         Args:
             contender: The contender.
             refitted: Whether the model that was tested must be refitted, or must not be.
+            config: The configuration of a student, which belongs to its identity.
         """
         results = [
             row.result
             for row in self.store.tests(self.name)
-            if row.done and row.contender.id == contender.id and row.result.refitted == refitted
+            if row.done and _is_of(row, contender, config) and row.result.refitted == refitted
         ]
         return results[-1] if results else None
 
@@ -70,14 +73,23 @@ class SealedTest:
         tests = self.store.tests(self.name)
         return any(row.done and row.contender.id == contender.id for row in tests)
 
-    def may_open(self, winner: Contender) -> bool:
-        """Whether the test split may be used for this winner.
+    def may_open(self, winner: Contender, config: Mapping[str, Any] | None = None) -> bool:
+        """Whether the test split may be used for this winner, or for this student.
 
-        It may not if it was used for another contender and ``retest`` is off: a model that is
-        chosen among several test results has a biased test score.
+        It may not if it was used for another one and ``retest`` is off: a model that is chosen
+        among several test results has a biased test score. Winners and students are not chosen
+        among each other.
+
+        Args:
+            winner: The winner, or the student.
+            config: The configuration of a student, which belongs to its identity.
         """
-        tests = self.store.tests(self.name)
-        others = [row.contender for row in tests if row.contender.id != winner.id]
+        others = [
+            row.contender
+            for row in self.store.tests(self.name)
+            if (row.contender.kind == "student") == (winner.kind == "student")
+            and not _is_of(row, winner, config)
+        ]
         if not others or self.settings.retest:
             return self.exists
         names = sorted({c.name for c in others} - {winner.name}) or [f"another {winner.name}"]
@@ -89,27 +101,34 @@ class SealedTest:
         return False
 
     def run(
-        self, winner: Contender, row: TrialRow, *, refit_seconds: float, refitted: bool,
+        self,
+        winner: Contender,
+        config: Mapping[str, Any],
+        *,
+        refit_seconds: float,
+        refitted: bool,
         predicted: float = 0.0,
-    ) -> TestResult:  # fmt: skip
-        """Score the model in the run folder, with the same calibration as ``autotl predict``.
+        folder: str = "model",
+    ) -> TestResult:
+        """Score a model in the run folder, with the same calibration as ``autotl predict``.
 
         Args:
-            winner: The contender that the model belongs to.
-            row: Its trial with the largest weight.
+            winner: The contender that the model belongs to; the student that it taught.
+            config: The configuration of its trial with the largest weight, or of the student.
             refit_seconds: Duration of the refit.
             refitted: Whether the model was refitted.
             predicted: The predicted seconds of scoring all test images. If there is no time for
                 that, a random sample of them is scored.
+            folder: The name of the model folder.
 
         Raises:
             ArtifactError: The model cannot be loaded.
         """
         indices = self._affordable_indices(predicted)
         self.listener(events.Stage("opening the test split"))
-        opening = self.store.open_test(self.name, winner, row.config)
-        folder = self.settings.folder / "model"
-        predictor = model_folder.load(folder, self.context.registry, self.context.device)
+        opening = self.store.open_test(self.name, winner, config)
+        path = self.settings.folder / folder
+        predictor = model_folder.load(path, self.context.registry, self.context.device)
         batches = self.context.batches_of(predictor.network, indices)
         raw = training.predict(predictor.network, batches, predictor.device)
         predictions = rescale(self.dataset.task, raw, predictor.temperature)
@@ -121,12 +140,13 @@ class SealedTest:
             refit_seconds=refit_seconds,
             refitted=refitted,
         )
-        mistakes = error_analysis.find_mistakes(
-            self.dataset, indices, predictions, predictor.calibration
-        )
-        seconds = min(MAX_SALIENCY_SECONDS, self.budget.left - self.budget.fixed / 2)
-        mistakes = error_analysis.add_saliency(mistakes, self.dataset, predictor, seconds)
-        self.store.set_images(self.name, [ImageRow(**m) for m in mistakes], opening)
+        if winner.kind != "student":  # the report shows the mistakes of the winner
+            mistakes = error_analysis.find_mistakes(
+                self.dataset, indices, predictions, predictor.calibration
+            )
+            seconds = min(MAX_SALIENCY_SECONDS, self.budget.left - self.budget.fixed / 2)
+            mistakes = error_analysis.add_saliency(mistakes, self.dataset, predictor, seconds)
+            self.store.set_images(self.name, [ImageRow(**m) for m in mistakes], opening)
         self.store.close_test(opening, result)
         return result
 
@@ -165,3 +185,8 @@ class SealedTest:
             **task.details(targets, predictions, calibration),
             "majority": asdict(baseline) if baseline else None,
         }
+
+
+def _is_of(row: TestRow, contender: Contender, config: Mapping[str, Any] | None) -> bool:
+    """Whether a test was of a contender, and of this configuration unless that is None."""
+    return row.contender.id == contender.id and config in (None, row.config)

@@ -196,6 +196,24 @@ class Task(ABC):
     def invert(self, predictions: Any) -> Any:
         """Return logits ``[B, L]`` whose activation is ``predictions [B, K]`` (tensors)."""
 
+    def soften(self, predictions: Any, temperature: float) -> Any:
+        """Return predictions of another model as targets to learn from; None if that has no sense.
+
+        Args:
+            predictions: ``float32 [B, K]`` (tensors).
+            temperature: By which both this model's logits and those of the other are divided.
+
+        Returns:
+            ``float32 [B, L]``: the ``loss`` of logits with these targets is the smallest for the
+            other model's logits divided by the temperature.
+        """
+        return None
+
+    @property
+    def can_be_taught(self) -> bool:
+        """Whether a model can learn from the predictions of another one, see ``soften``."""
+        return type(self).soften is not Task.soften
+
     # ---------------------------------------------------------------- scores and calibration
 
     @abstractmethod

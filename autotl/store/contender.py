@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-Kind = Literal["trial", "ensemble", "soup"]
+Kind = Literal["trial", "ensemble", "soup", "student"]
 Role = Literal["finalist", "default_recipe", "linear_probe", "ensemble", "soup"]
 
 
@@ -75,8 +75,9 @@ class Contender(Facts):
 
     Attributes:
         kind: ``trial`` for a single configuration, ``ensemble`` for the weighted mean of the
-            members' probabilities, ``soup`` for the mean of their weights.
-        members: Its trials, the largest weight first.
+            members' probabilities, ``soup`` for the mean of their weights; ``student`` for the
+            model that the winner taught, which is only tested.
+        members: Its trials, the largest weight first; of a student those of its teacher.
         role: The reason why it is compared.
         config: The configuration of a single trial, as ``config_to_json`` writes it.
         parameters: Number of parameters of all members; None if unknown.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from typing import Any, Literal
 
-from autotl.store.contender import Contender, Facts, Interval, Number
+from autotl.store.contender import Contender, Facts, Interval, Latency, Number
 
 State = Literal["", "running", "done", "interrupted", "failed"]
 
@@ -173,6 +173,78 @@ class SavedModel(Facts):
     reason: str = ""
 
 
+class TestResult(Facts):
+    """The result on the test split; ``score`` is None if the test was interrupted.
+
+    ``ece``, ``per_class``, ``at_thresholds``, ``confusion_matrix``, or of many classes
+    ``confused_pairs`` (the indices of the true and of the predicted class, and a number), and
+    ``scatter``, the true and the predicted numbers of some examples, ``[N, T, 2]``, are those of
+    ``Task.details``.
+    """
+
+    __test__ = False  # pytest would collect the class because of its name
+
+    score: float | None = None
+    low: float | None = None
+    high: float | None = None
+    n: int = 0
+    ece: float | None = None
+    refit_seconds: float | None = None
+    refitted: bool = False
+    per_class: list[dict[str, Any]] = []
+    at_thresholds: dict[str, float | None] = {}
+    confusion_matrix: list[list[int]] = []
+    confused_pairs: list[tuple[int, int, int]] = []
+    scatter: list[list[tuple[float, float]]] = []
+    majority: Baseline | None = None
+
+
+class StudentScores(Facts):
+    """What distillation is worth, on ``n`` examples that none of three models was trained on.
+
+    The models are a teacher that was trained as the winner was, its ``student``, and the same model
+    trained on the labels ``alone``, all on the same training examples. Differences have 95 %
+    intervals that hold simultaneously. ``fraction_kept`` is the fraction of the gap between
+    ``alone`` and ``teacher`` that the student closes; None where there is no such gap.
+    """
+
+    n: int
+    teacher: Interval
+    student: Interval
+    alone: Interval
+    to_alone: Interval
+    to_teacher: Interval
+    fraction_kept: float | None = None
+
+
+class StudentFacts(Facts):
+    """The student in the run folder, and the winner that taught it.
+
+    ``signature`` is a digest of everything that it depends on but the budget. ``size`` is that of
+    its input; ``views`` counts the views of each example that the teacher predicted, at a
+    ``temperature``; ``weight`` is that of these predictions. ``test_seconds`` were predicted for
+    the test; ``test`` is None without one.
+    """
+
+    teacher: Contender
+    signature: str
+    backbone: str
+    config: dict[str, Any]
+    size: int
+    epochs: int
+    views: int
+    temperature: float
+    weight: float
+    scores: StudentScores
+    calibration: Calibration | None = None
+    parameters: int
+    teacher_parameters: int
+    latency: Latency | None = None
+    teacher_latency: Latency | None = None
+    test_seconds: float = 0.0
+    test: TestResult | None = None
+
+
 class MirroringFacts(Facts):
     """Accuracies of a head on ``n`` validation images and on the same images mirrored.
 
@@ -227,7 +299,7 @@ class StudyFacts(Facts):
     join. ``unit_folds`` has the fold of each sampling unit of the training split, if it is divided
     into folds. ``seconds`` are those of all runs; ``run_seconds``, those of the last run, which
     ``budget_seconds`` limits. ``stages`` has the seconds spent in each stage. ``selection``,
-    ``calibration`` and ``out_of_sample`` belong to ``model``.
+    ``calibration``, ``out_of_sample`` and ``student`` belong to ``model``.
     """
 
     # settings
@@ -272,6 +344,7 @@ class StudyFacts(Facts):
     selection: Selection | None = None
     calibration: Calibration | None = None
     out_of_sample: OutOfSampleScores | None = None
+    student: StudentFacts | None = None
     weights: PretrainedWeights = PretrainedWeights()
 
     @property
@@ -340,29 +413,3 @@ class RepeatFacts(Facts):
 
     confusion_matrix: list[list[int]] | None = None
     members: list[int] = []
-
-
-class TestResult(Facts):
-    """The result on the test split; ``score`` is None if the test was interrupted.
-
-    ``ece``, ``per_class``, ``at_thresholds``, ``confusion_matrix``, or of many classes
-    ``confused_pairs`` (the indices of the true and of the predicted class, and a number), and
-    ``scatter``, the true and the predicted numbers of some examples, ``[N, T, 2]``, are those of
-    ``Task.details``.
-    """
-
-    __test__ = False  # pytest would collect the class because of its name
-
-    score: float | None = None
-    low: float | None = None
-    high: float | None = None
-    n: int = 0
-    ece: float | None = None
-    refit_seconds: float | None = None
-    refitted: bool = False
-    per_class: list[dict[str, Any]] = []
-    at_thresholds: dict[str, float | None] = {}
-    confusion_matrix: list[list[int]] = []
-    confused_pairs: list[tuple[int, int, int]] = []
-    scatter: list[list[tuple[float, float]]] = []
-    majority: Baseline | None = None

@@ -33,6 +33,7 @@ from autotl.study.values import (
     Milliseconds,
     Names,
     ParameterCount,
+    Size,
     Text,
     has_null,
     to_tuple,
@@ -83,6 +84,8 @@ class StudyConfig(BaseModel):
     weights: Path | None = None
     source: str | None = None  # data on which the weights of the backbone are trained first
     prefer: Literal["accuracy", "cheap"] = "accuracy"  # cheap: the cheapest of tied contenders
+    student: str = ""  # backbone of a small model that the winner teaches
+    student_size: Size | None = None  # of its input; None: as in the search
     retest: bool = False  # test a new winner, although the test split was used for another one
     history: bool = True  # start with the best configurations of studies on similar data
     learn_from: str | None = None  # database with those studies; None: the study's own
@@ -122,6 +125,13 @@ class StudyConfig(BaseModel):
         if folds is not None and info.data.get("validation") is not None:
             raise ValueError("folds take the place of a validation split; give no validation")
         return folds
+
+    @field_validator("student_size")
+    @classmethod
+    def _require_student(cls, size: int | None, info: ValidationInfo) -> int | None:
+        if size is not None and not info.data.get("student"):
+            raise ValueError("is the size of a student; name its backbone with --student")
+        return size
 
     @field_validator("storage")
     @classmethod

@@ -123,8 +123,11 @@ Text = Annotated[str, BeforeValidator(_to_text)]
 
 Names = Annotated[tuple[str, ...], BeforeValidator(to_tuple)]
 
+Size = Annotated[int, Field(ge=16, le=2048)]
+"""The side of an image in pixels, or the size of another input."""
+
 ImageSizes = Annotated[
-    tuple[Annotated[int, Field(ge=16, le=2048)], ...],
+    tuple[Size, ...],
     BeforeValidator(to_tuple),
     Field(max_length=100),
 ]

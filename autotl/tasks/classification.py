@@ -87,6 +87,10 @@ class Classification(Task):
         """Return the logarithms of probabilities ``[B, C]``."""
         return predictions.clamp(min=SMALLEST_PROBABILITY).log()
 
+    def soften(self, predictions: Tensor, temperature: float) -> Tensor:
+        """Return the probabilities ``[B, C]`` at a temperature."""
+        return (self.invert(predictions) / temperature).softmax(1)
+
     def constant(self, targets: Labels) -> Probabilities:
         """Return the frequencies ``[C]`` of the classes, with one more example of each."""
         return majority.constant_probabilities(targets, len(self.outputs))

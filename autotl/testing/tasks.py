@@ -227,6 +227,28 @@ def _check_loss(toy: ToyTask) -> Iterator[str]:
         yield f"has the loss {equal:.4g} with equal weights of 1, but {expected:.4g} without"
 
 
+def _check_soft_targets(toy: ToyTask) -> Iterator[str]:
+    """A model that learns from predictions comes to predict the same."""
+    task, shape = toy.task, (len(toy.labels), toy.task.num_logits)
+    if not task.can_be_taught:
+        return
+    logits = toy.random_logits()
+    for temperature in (1.0, 2.0):
+        targets = task.soften(task.activate(logits), temperature)
+        if problem := _find_shape_problem(targets, shape):
+            yield f"softens predictions to {problem}"
+            return
+        own = (logits / temperature).requires_grad_()
+        task.loss(own, targets).backward()
+        if own.grad is None or float(own.grad.abs().max()) * len(toy.labels) > TOLERANCE:
+            yield (
+                f"softens predictions at the temperature {temperature:g} to targets for which the "
+                "loss of the logits themselves is not the smallest; write soften = Task.soften if "
+                "a model cannot learn from the predictions of another one"
+            )
+            return
+
+
 def _check_reports(toy: ToyTask) -> Iterator[str]:
     """What is reported has values of JSON."""
     task, targets = toy.task, toy.targets
@@ -272,6 +294,7 @@ CHECKS: Sequence[Check] = (
     _check_network,
     _check_constant,
     _check_loss,
+    _check_soft_targets,
     _check_reports,
     _check_restoring,
 )

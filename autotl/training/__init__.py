@@ -3,6 +3,7 @@
 ``job`` defines what a model is fine-tuned on; ``loop`` trains it; ``inputs`` feeds it images or
 the activations of its frozen layers, which ``frozen_inputs`` gets from the cache; ``augmentation``
 changes images, at random or to a certain view; ``predict`` computes predictions.
+``teacher`` computes what a student learns from besides the labels.
 ``weight_average`` averages the weights over the steps. ``probes`` trains many heads on one frozen
 backbone at once. ``cost`` measures what all that takes, and ``compute`` holds the settings that
 follow. ``unlabelled`` is what a training does with unlabelled examples.
@@ -32,6 +33,7 @@ from autotl.training.probes import (
     keeps_backbone_frozen,
     train_probes,
 )
+from autotl.training.teacher import Teacher, teach
 from autotl.training.unlabelled import require_suitable, uses_unlabelled
 
 __all__ = [
@@ -41,6 +43,7 @@ __all__ = [
     "Epoch",
     "Job",
     "ProbeEpoch",
+    "Teacher",
     "build_model",
     "cuda_kernels",
     "extract_backbone_features",
@@ -55,6 +58,7 @@ __all__ = [
     "predict",
     "require_suitable",
     "set_trainable",
+    "teach",
     "train_probes",
     "uses_unlabelled",
 ]

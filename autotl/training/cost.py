@@ -6,7 +6,6 @@ kind of trial once, and a search that is resumed computes as it did before.
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -319,8 +318,7 @@ def _time_in_fastest_type(trial: Model, config: Config, job: Job, key: str) -> _
 
 def _time_steps(trial: Model, config: Config, job: Job, autocast: bool) -> _Timing:
     device = job.device.torch_device
-    job = copy.copy(job)
-    job.compute = ComputeSettings(autocast=autocast)
+    job = replace(job, compute=ComputeSettings(autocast=autocast), teacher=None)
     inputs = Inputs(trial, config, job)
     inputs.find_split_point(set())
     trial.train()

@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from autotl.data import Batches
-from autotl.errors import OutOfMemory
+from autotl.data import Batches, send_positions
+from autotl.errors import Incompatible, OutOfMemory
 from autotl.frozen import CachedRows
 from autotl.frozen.activations import Activations, concatenate, divide
 from autotl.frozen.split_point import SplitPoint, find_split_point
@@ -68,6 +68,8 @@ class Inputs:
         self.device = job.compute.apply_to(job.device)
         device = job.device.torch_device
         self.augmentation = Augmentation(config["augment"], model.expects, model.task, device)
+        if job.teacher and self.augmentation.mixes:
+            raise Incompatible("the predictions of a teacher are not those of mixed examples")
         self.trainable = True
         self._max_batch_size = math.ceil(job.train.num_examples / len(job.train))
         self.micro_batches = MicroBatches()
@@ -126,7 +128,9 @@ class Inputs:
     @property
     def views(self) -> int:
         """Number of views of an image whose activations are cached."""
-        return 1 if self.augmentation.is_identity else min(self.job.views, self.job.epochs)
+        teacher = self.job.teacher
+        views = teacher.views if teacher else self.job.views
+        return 1 if self.augmentation.is_identity else min(views, self.job.epochs)
 
     def find_split_point(self, trained: set[int]) -> None:
         """Find the split point before the parameters that are trainable now, and cache there.
@@ -169,29 +173,44 @@ class Inputs:
 
         With a split point, the first of every ``views`` epochs has images without augmentation: all
         trials share the activations of that view, and validation uses it. Where nothing is trained,
-        images are never augmented.
+        images are never augmented. With a teacher, images have the views that it predicted.
 
         Args:
             epoch: Number of the epoch, from 1.
 
         Yields:
-            Inputs of the model or activations ``[B, ...]``, and targets ``[B, C]``. With unlabelled
-            examples the inputs are more than the targets: ``copies`` groups of these follow.
+            Inputs of the model or activations ``[B, ...]``, and targets ``[B, C]``, to which a
+            teacher appends its own. With unlabelled examples the inputs are more than the targets:
+            ``copies`` groups of these follow.
         """
         for number in range((epoch - 1) * self.passes + 1, epoch * self.passes + 1):
             yield from self._pass(number)
 
     def _pass(self, number: int) -> Iterator[tuple[Activations, Tensor]]:
         """Yield the training batches of one pass over the training images, see above."""
-        batches = self.job.train
+        batches, teacher = self.job.train, self.job.teacher
         positions = batches.epoch_indices(number, self.sampling)
         view = (number - 1) % self.views if self.trainable else 0
+        loaded = self._load_training_batches(number, positions, view)
+        if teacher is None:
+            yield from loaded
+            return
+        for own, (batch, targets) in zip(
+            send_positions(positions, batches.device), loaded, strict=True
+        ):
+            yield batch, teacher.join(targets, view, own)
+
+    def _load_training_batches(
+        self, number: int, positions: Sequence[NDArray[np.int64]], view: int
+    ) -> Iterator[tuple[Activations, Tensor]]:
+        """Yield inputs or activations and the targets ``[B, C]`` of one pass without a teacher."""
+        batches = self.job.train
         drawn, views = self._draw_unlabelled(number, [len(own) for own in positions])
         # All rows first: without space for any of them, the model is fed images.
         rows = self._get_rows(batches, view or None)
         others = [self._get_rows(self.unlabelled.batches, v) for v in views if self.unlabelled]
         if self.frozen is None or rows is None:
-            yield from self._load_images(positions, drawn)
+            yield from self._load_images(positions, drawn, view)
             return
         loaded = zip(batches.load_targets(positions), rows.batches(positions), strict=True)
         groups = [other.batches(drawn) for other in others if other is not None]
@@ -220,20 +239,34 @@ class Inputs:
         return self.unlabelled.draw(number, sizes), [None, strong][: self.copies]
 
     def _load_images(
-        self, positions: Sequence[NDArray[np.int64]], drawn: Sequence[NDArray[np.int64]]
+        self,
+        positions: Sequence[NDArray[np.int64]],
+        drawn: Sequence[NDArray[np.int64]],
+        view: int,
     ) -> Iterator[tuple[Activations, Tensor]]:
         """Yield the batches of a pass as inputs of the model, with the unlabelled ones drawn."""
         others = self.unlabelled.batches.load(drawn) if self.unlabelled and drawn else None
-        for images, labels in self.job.train.load(positions):
-            if not self.trainable:
-                yield images, self.model.task.expand(labels)
-                continue
-            batch, targets = self.augmentation(images, labels)
+        for own, (images, labels) in zip(positions, self.job.train.load(positions), strict=True):
+            batch, targets = self._augment(images, labels, own, view)
             if others is not None:
                 weak, _ = next(others)
                 copies = [weak] if self.copies == 1 else [weak, self.augmentation.transform(weak)]
                 batch = torch.cat([batch, *copies])
             yield batch, targets
+
+    def _augment(
+        self, images: Tensor, labels: Tensor, positions: NDArray[np.int64], view: int
+    ) -> tuple[Tensor, Tensor]:
+        """Return the inputs and the targets ``[B, C]`` of a batch of training images.
+
+        Those of a student are the views that its teacher predicted.
+        """
+        if not self.trainable or (self.job.teacher and not view):
+            return images, self.model.task.expand(labels)
+        if self.job.teacher:
+            images = self.augmentation.make_view(images, self.job.train.indices[positions], view)
+            return images, self.model.task.expand(labels)
+        return self.augmentation(images, labels)
 
     def fit_head(self) -> None:
         """Fit a head that has a ``fit`` to the training images without augmentation."""
@@ -392,7 +425,7 @@ class Inputs:
 
         Args:
             batch: Inputs of the model or activations ``[B, ...]``; the unlabelled ones follow.
-            targets: ``[B, L]``.
+            targets: ``[B, L]``, or with a teacher ``[B, 2 L]``.
 
         Returns:
             A scalar; of a classification in nats.
@@ -406,14 +439,16 @@ class Inputs:
             taught = self._teach(batch[count : count + size])
             batch = concatenate([batch[:count], batch[len(batch) - size :]])
         features, logits = self._compute_outputs(batch, self._compiled)
-        own = logits[:count]
-        if self._logit_offsets is not None:
-            own = own + self._logit_offsets
-        loss: Tensor = self._loss(own, targets)
+        own, teacher = logits[:count], self.job.teacher
+        targets, *predicted = targets.chunk(2, 1) if teacher else (targets,)
+        offset = own if self._logit_offsets is None else own + self._logit_offsets
+        loss: Tensor = self._loss(offset, targets)
+        if teacher:  # whose predictions are balanced as they should be
+            loss = teacher.add_to(loss, own, predicted[0], self.model.task)
         for penalty in self.model.penalties:
             loss = loss + penalty(features[:count])
         if copies and self.unlabelled:
-            labelled = Outputs(logits[:count], features[:count], targets)
+            labelled = Outputs(own, features[:count], targets)
             weak, strong = self._divide_unlabelled(logits[count:], features[count:], taught)
             loss = loss + self.unlabelled.compute_loss(labelled, weak, strong, self.progress)
         return loss

@@ -16,6 +16,7 @@ from autotl.frozen import FeatureCache
 from autotl.models import Device
 from autotl.training.checkpoint import Checkpoint
 from autotl.training.compute import ComputeSettings
+from autotl.training.teacher import Teacher
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ class Job:
         ema: Decay of an exponential moving average of the weights over the steps. The average
             replaces the weights for validation and after the training (Polyak & Juditsky 1992,
             SIAM J. Control Optim. 30). 0 for no average.
+        teacher: What the model learns from besides the labels; None for the labels alone.
         compute: How to compute, from ``Cost.compute``.
         micro_batch_sizes: Largest batch that fitted in memory where a larger one did not, by
             ``cost_key``. A training begins with twice that. A caller that stores these with its
@@ -95,6 +97,7 @@ class Job:
     views: int = 4
     label_smoothing: float = 0.0
     ema: float = 0.0
+    teacher: Teacher | None = None
     compute: ComputeSettings = field(default_factory=ComputeSettings)
     micro_batch_sizes: MutableMapping[str, int] = field(default_factory=dict)
     measured_costs: MutableMapping[str, Any] = field(default_factory=dict)

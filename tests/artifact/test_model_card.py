@@ -246,3 +246,13 @@ def test_numbers_have_their_interval_and_errors() -> None:
         assert word not in text.split("## Evaluation")[1]
     results["calibration"] = None  # type: ignore[assignment]
     assert "Predictions have no intervals." in model_card.render(config, "pets", results)
+
+
+def test_a_student_is_shown_with_its_teacher_and_without() -> None:
+    teacher = {"name": "ensemble", "parameters": 4_900_000, "temperature": 2.0, "weight": 0.9}
+    interval = {"mean": 0.9, "low": 0.85, "high": 0.94}
+    scores = {"n": 120, "teacher": interval, "student": interval, "alone": interval}
+    text = model_card.render({**CONFIG, "teacher": teacher}, "x", {"student": scores})
+    assert "of ensemble, a larger model with 4,900,000 parameters, at a temperature of 2." in text
+    assert "| the same model, trained on the labels alone | 0.9000 | 0.8500 to 0.9400 |" in text
+    assert "student" not in model_card.render(CONFIG, "x", RESULTS)

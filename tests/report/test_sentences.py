@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from example_study import add_test, add_trial, config
+from example_study import add_test, add_trial, config, result
 from report_examples import (
     add_selection,
     add_study,
@@ -13,6 +13,7 @@ from report_examples import (
     ensemble_contender,
     label_facts,
     number_facts,
+    student_facts,
     trial_contender,
 )
 
@@ -21,10 +22,12 @@ from autotl.report.sentences import describe_calibration
 from autotl.store import (
     Baseline,
     Calibration,
+    Contender,
     DataFacts,
     EpochRow,
     Interval,
     MajorityClass,
+    Member,
     OutOfSampleScores,
     SavedModel,
     Store,
@@ -413,3 +416,38 @@ def test_what_weights_gain_is_said_with_its_interval(store: Store) -> None:
     assert last(same_recipe=None, best=None) == (
         "What own gains over random weights (raw) is unknown: one has no complete trial."
     )
+
+
+def test_a_student_is_compared_with_its_teacher_and_with_itself_alone(store: Store) -> None:
+    add_study(store, 0.8, 0.9)
+    store.update_study("birds", student=student_facts(test=result(0.8654, low=0.81, high=0.91)))
+    text = " ".join(describe(store))
+    assert "Trial 1 taught a student, tf_efficientnet_lite0 with inputs of size 96." in text
+    assert (
+        "On 150 images that neither was trained on, the accuracy of the student is 0.8800 "
+        "(95 % interval 0.8300 to 0.9300), that of its teacher 0.9000, and that of the same model "
+        "trained on the labels alone 0.8500: the difference to the latter is +0.0300 (95 % "
+        "interval -0.0200 to +0.0800), 60 % of the gap to the teacher."
+    ) in text
+    assert "has 3.4 million parameters, its teacher 4.9 million; a prediction takes 4 ms" in text
+    assert "its accuracy on the test split is 0.8654 (95 % interval 0.8100 to 0.9100)." in text
+
+
+def test_a_student_without_a_gap_or_a_test_is_described_without_them(store: Store) -> None:
+    add_study(store, 0.8, 0.9)
+    assert "student" not in " ".join(describe(store))
+    store.update_study("birds", student=student_facts(None, latency=None))
+    text = " ".join(describe(store))
+    assert "to +0.0800). The student has 3.4 million parameters, its teacher 4.9 million." in text
+    assert "Taught by the refitted winner" not in text
+
+
+def test_tests_of_students_are_counted_by_themselves(store: Store) -> None:
+    add_study(store, 0.8, 0.9)
+    store.update_study("birds", student=student_facts())
+    student = Contender(kind="student", members=(Member(trial=1),))
+    add_test(store, 1)
+    add_test(store, student)
+    assert "The test split was used" not in " ".join(describe(store))
+    add_test(store, student)
+    assert "The test split was used 2 times for students." in " ".join(describe(store))

@@ -90,6 +90,7 @@ SHAPE = {
     "pareto": {},
     "test": {"score": {}, "low": {}, "high": {}, "n": {}, **BY_CLASS},
     "test_openings": {},
+    "student": {},
     "artifact": {},
     "versions": {},
 }

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,23 +17,17 @@ from selection_helpers import (
     Search,
     Spy,
     configure,
+    copy,
     favour,
+    make_quick,
     read_facts,
     score_combination,
 )
 
 from autotl import data, engine
 from autotl.events import Event
-from autotl.search import selection_budget
-from autotl.search.leaderboard import Leaderboard
 from autotl.selection.finish import Finish
 from autotl.space import registry
-
-
-def make_quick(patch: pytest.MonkeyPatch) -> None:
-    """Three repeats instead of five, of all trials, as if any might be the best."""
-    patch.setattr(selection_budget, "PREFERRED_REPEATS", (3,))
-    patch.setattr(Leaderboard, "tied", lambda self: set(self.rows))
 
 
 @pytest.fixture(autouse=True)
@@ -75,12 +67,6 @@ def small_trials(run_trials: Callable[..., Path]) -> Path:
 def alike_trials(run_trials: Callable[..., Path]) -> Path:
     """The trials of ``ALIKE``."""
     return run_trials(ALIKE)
-
-
-def copy(images: Path, runs: Path, out: Path, **options: Any) -> Make:
-    """Copy a study; the settings that are returned continue it."""
-    shutil.copytree(runs, out)
-    return partial(configure, images, out, **options)
 
 
 @pytest.fixture

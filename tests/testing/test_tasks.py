@@ -101,6 +101,14 @@ BROKEN = [
         broken(invert=lambda self, p: p.log()[:, 1:]),
         "inverts predictions float32 [24, 3] to float32",
     ),
+    (
+        broken(soften=lambda self, p, temperature: p),
+        "at the temperature 2 to targets for which the loss of the logits themselves is not",
+    ),
+    (
+        broken(soften=lambda self, p, temperature: p[:, 1:]),
+        "softens predictions to float32 [24, 2]",
+    ),
     (broken(loss=lambda self, x, t, **options: (x - t).square()), "return the mean loss"),
     (
         broken(
