@@ -52,7 +52,7 @@ def pseudo_labels(*, weight: Weight = 1.0, mu: Mu = 2) -> UnlabelledMethod:
     return UnlabelledMethod(loss, mu, select=_select_most_confident)
 
 
-@unlabelled(order=2, tasks=["classification"])
+@unlabelled(tasks=["classification"])
 def fixmatch(*, threshold: Threshold = 0.9, weight: Weight = 1.0, mu: Mu = 2) -> UnlabelledMethod:
     """Predict augmented examples as the model predicts them unaugmented, where it is sure.
 
@@ -76,7 +76,8 @@ def flexmatch(
     """FixMatch with a lower threshold for classes that are learned slowly.
 
     FlexMatch (Zhang et al. 2021, arXiv:2110.08263). How well a class is learned is a moving average
-    over batches here, instead of a count over the last prediction of each example.
+    over batches here, instead of a count over the last prediction of each example, and the weight
+    grows over the first third of the training, because the head begins with random predictions.
     """
     return UnlabelledMethod(
         _FlexMatch(classes, threshold, weight), mu, select=_select_most_confident
@@ -94,14 +95,15 @@ class _FlexMatch(nn.Module):
 
     def forward(self, labelled: Outputs, weak: Outputs, strong: Outputs, progress: float) -> Tensor:
         confidence, guesses = weak.logits.detach().softmax(1).max(1)
-        learned = self.learned
+        learned, ramp = self.learned, min(1.0, progress / 0.3)
         sure = functional.one_hot(guesses, len(learned)) * (confidence >= self.threshold)[:, None]
         learned.lerp_(sure.float().mean(0), 1 - self.decay)
         unsure = 1 - learned.sum()  # until most examples are, all thresholds are low
         status = learned / torch.maximum(learned.max(), unsure).clamp(min=1e-6)
         thresholds = self.threshold * status / (2 - status)
         losses = functional.cross_entropy(strong.logits, guesses, reduction="none")
-        result: Tensor = self.weight * (losses * (confidence >= thresholds[guesses])).mean()
+        chosen = confidence >= thresholds[guesses]
+        result: Tensor = self.weight * ramp * (losses * chosen).mean()
         return result
 
 
@@ -109,7 +111,7 @@ class _FlexMatch(nn.Module):
 def mean_teacher(
     *,
     decay: Annotated[float, Range(0.9, 0.999)] = 0.99,
-    weight: Annotated[float, Range(0.5, 50.0, log=True)] = 5.0,
+    weight: Annotated[float, Range(0.1, 10.0, log=True)] = 1.0,
     mu: Mu = 2,
 ) -> UnlabelledMethod:
     """Predict augmented examples as the averaged weights do (Tarvainen & Valpola 2017).
@@ -127,13 +129,15 @@ def mean_teacher(
     return UnlabelledMethod(loss, mu, teacher_decay=decay)
 
 
-@unlabelled(tasks=["classification"])
-def information(*, weight: Weight = 0.3, mu: Mu = 2) -> UnlabelledMethod:
+@unlabelled(order=2, tasks=["classification"])
+def information(
+    *, weight: Annotated[float, Range(0.03, 1.0, log=True)] = 0.1, mu: Mu = 2
+) -> UnlabelledMethod:
     """Be sure of each unlabelled example, and predict all classes (Liang et al. 2020).
 
     The information maximisation of SHOT, arXiv:2002.08546: the entropy of the predictions minus the
-    entropy of their mean. For unlabelled examples of another domain, whose classes are about
-    equally frequent.
+    entropy of their mean, also for unlabelled examples of another domain. It suits classes that are
+    about equally frequent (for few labels: Boudiaf et al. 2020, arXiv:2008.11297).
     """
 
     def loss(labelled: Outputs, weak: Outputs, strong: Outputs, progress: float) -> Tensor:

@@ -32,19 +32,17 @@ from autotl.training import Job, fine_tune
 
 BACKBONE = {"backbone": {"tf_efficientnet_lite0": {}}}
 PLAIN = {"augment": {"flip_crop": {"flip": False}}, "optimizer": {"adamw": {}}}
-STRONG = {"augment": {"rand_augment": {"flip": False}}, "optimizer": {"adamw": {}}}
-PROBE = {"freeze": {"linear_probe": {}}, "head": {"linear": {}}}
-BLOCKS = {"freeze": {"last_blocks": {}}, "head": {"linear": {}}}
+FROZEN = ("linear", "cosine", "stages", "stages_logistic", "lda", "nearest_mean")
+"""Heads on frozen layers."""
+
+LONG = 60
+"""Epochs of recipes whose names say "long": with few labels an epoch has few steps."""
 
 SUPERVISED: dict[str, dict[str, Any]] = {
-    "linear probe": {**PLAIN, **PROBE},
-    "last blocks": {**PLAIN, **BLOCKS},
-    "last blocks, RandAugment": {**STRONG, **BLOCKS},
-    **{
-        name: {**PLAIN, "freeze": {"linear_probe": {}}, "head": {name: {}}}
-        for name in ("stages_logistic", "lda", "nearest_mean")
-    },
+    **{name: {**PLAIN, "freeze": {"linear_probe": {}}, "head": {name: {}}} for name in FROZEN},
+    "last blocks": {**PLAIN, "freeze": {"last_blocks": {"fraction": 0.1}}, "head": {"linear": {}}},
 }
+SUPERVISED |= {f"{n}, long": SUPERVISED[n] for n in ("linear", "cosine", "stages", "last blocks")}
 
 
 def with_method(recipe: str, method: str, **values: Any) -> dict[str, Any]:
@@ -55,12 +53,11 @@ def with_method(recipe: str, method: str, **values: Any) -> dict[str, Any]:
 UNLABELLED = {
     f"{recipe} + {method}": with_method(recipe, method)
     for recipe, methods in (
+        ("linear", ("pseudo_labels", "fixmatch", "flexmatch", "mean_teacher", "information")),
+        ("stages", ("pseudo_labels", "fixmatch", "mean_teacher", "information")),
         ("stages_logistic", ("pseudo_labels", "fixmatch")),
         ("lda", ("pseudo_labels", "fixmatch")),
-        ("nearest_mean", ("pseudo_labels",)),
-        ("linear probe", ("fixmatch",)),
-        ("last blocks", ("pseudo_labels", "fixmatch", "mean_teacher")),
-        ("last blocks, RandAugment", ("fixmatch", "flexmatch")),
+        ("last blocks", ("information",)),
     )
     for method in methods
 }
@@ -138,18 +135,19 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--size", type=int, default=96)
     parser.add_argument("--epochs", type=int, default=12)
-    parser.add_argument("--only", nargs="*", default=[], help="Parts of the names of recipes.")
+    parser.add_argument("--without", nargs="*", default=[], help="Parts of the names of recipes.")
     parser.add_argument("--cache", type=Path, default=Path("runs/few_labels"))
     options = parser.parse_args()
     study = Study(options.data, options.size, options.cache)
     results: dict[tuple[str, int], NDArray[np.float64]] = {}
     for name, recipe in {**SUPERVISED, **UNLABELLED}.items():
-        if options.only and not any(part in name for part in options.only):
+        if any(part in name for part in options.without):
             continue
         config = space.from_json({**BACKBONE, **recipe}, study.plugins)
         for labels in options.labels:
             began = time.monotonic()
-            right = [study.run(config, labels, s, options.epochs) for s in range(options.seeds)]
+            epochs = LONG if "long" in name else options.epochs
+            right = [study.run(config, labels, seed, epochs) for seed in range(options.seeds)]
             results[name, labels] = np.array(right, dtype=np.float64)
             seconds = (time.monotonic() - began) / options.seeds
             accuracy = results[name, labels].mean()

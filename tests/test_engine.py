@@ -377,14 +377,14 @@ def test_unlabelled_images_are_searched_and_train_the_refitted_model(
         return make(self, number, sizes)
 
     monkeypatch.setattr(UnlabelledInputs, "draw", draw)
-    chosen = settings(data=str(photos), study="few", trials=3, unlabelled=["none", "fixmatch"])
+    chosen = settings(data=str(photos), study="few", trials=4, unlabelled=["none", "information"])
     summary = engine.run(chosen).summary
     assert summary["data"]["unlabelled"] == 90
     methods = [list(row.config["unlabelled"]) for row in read_trials(chosen)]
-    assert methods == [["none"], ["none"], ["fixmatch"]]
+    assert methods == [["none"], ["none"], ["information"], ["information"]]
     page = (chosen.folder / "report.html").read_text()
     assert "90 unlabelled ones" in page
-    assert "fixmatch" in page
+    assert "information" in page
 
     only = settings(data=str(photos), study="only", trials=1, unlabelled=["fixmatch"])
     jobs.clear()

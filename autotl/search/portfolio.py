@@ -8,7 +8,7 @@ tried in this order:
    on the pretrained backbones of their architectures, with the same number of epochs;
 2. the default recipe: the second strategy on the first backbone;
 3. the plugins that the user added with ``--plugin``, in the place of those of the default recipe;
-4. the default recipe with the second plugin for unlabelled examples, if there are many of those;
+4. recipes 1 and 2 with the second plugin for unlabelled examples, if there are many of those;
 5. the first strategy on the other backbones, while there is time for probing;
 6. the best configurations of earlier studies on similar data;
 7. the first strategy with the other heads on the most promising backbone; from the third head on,
@@ -218,12 +218,14 @@ class Portfolio:
                     yield tuple(names.values()), self.space.defaults(**names)
 
     def _semi_supervised(self, backbone: str) -> Iterator[Recipe]:
-        """Yield the default recipe with the second plugin for unlabelled examples."""
-        if self.semi_supervised and "unlabelled" in self.space.plugins:
-            names = {"backbone": backbone, "freeze": self._default_strategy, "head": self._heads[0]}
-            for method in self.space.default_order("unlabelled")[1:2]:
-                own = {**names, "unlabelled": method}
-                yield tuple(own.values()), self.space.defaults(**own)
+        """Yield the first two recipes with the second plugin for unlabelled examples."""
+        if not self.semi_supervised or "unlabelled" not in self.space.plugins:
+            return
+        for method in self.space.default_order("unlabelled")[1:2]:
+            for freeze in self._strategies[:2]:
+                names = {"backbone": backbone, "freeze": freeze, "head": self._heads[0]}
+                names["unlabelled"] = method
+                yield tuple(names.values()), self.space.defaults(**names)
 
     def _with_strategy(
         self,
@@ -273,6 +275,9 @@ class Portfolio:
         """
         freeze, head = self._first
         probes = [r for r in ranked if freeze in r.config["freeze"] and head in r.config["head"]]
+        if "unlabelled" in self.space.plugins:
+            none = self.space.default_order("unlabelled")[0]
+            probes = [r for r in probes if none in r.config.get("unlabelled", {none: {}})]
         if not probes or (best := probes[0].score) is None:
             return []
         error = standard_error(probes[0])

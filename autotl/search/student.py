@@ -34,6 +34,7 @@ def choose_student(settings: StudyConfig, registry: Registry, *, may_mirror: boo
         {kind: tables for kind, tables in settings.space.items() if kind != "backbone"},
         BackboneCriteria(weights=settings.weights, licences=settings.licence),
     )
+    own = own.without_kind("unlabelled")
     if not settings.balance:
         own = own.without_kind("balance")
     if not may_mirror:

@@ -421,11 +421,19 @@ def test_with_many_unlabelled_examples_a_method_for_them_is_tried_early() -> Non
     plugins = {**SPACE.plugins, "unlabelled": (consistent, nothing, other)}
     search = Search(space=Space(plugins))
     search.portfolio = replace(search.portfolio, semi_supervised=True)
-    names = [search.next(0.9) for _ in range(4)]
-    assert names[1:3] == [("large", "full", "linear"), ("large", "full", "linear", "consistent")]
+    names = [search.next(score) for score in (0.7, 0.7, 0.9, 0.9, 0.8)]
+    assert names == [
+        ("large", "probe", "linear"),
+        ("large", "full", "linear"),
+        ("large", "probe", "linear", "consistent"),
+        ("large", "full", "linear", "consistent"),
+        ("small", "probe", "linear"),
+    ]
     methods = [params["unlabelled"] for params in search.params]
-    assert methods == ["nothing", "nothing", "consistent", "nothing"]
-    assert not search.portfolio.is_default(names[2])
+    assert methods == ["nothing", "nothing", "consistent", "consistent", "nothing"]
+    assert not search.portfolio.is_default(names[3])
+    assert not search.portfolio.is_probe(names[2])
+    assert search.next() == ("small", "probe", "solved")  # by the probes alone
     search = Search(space=Space(plugins))
     search.begin()  # few unlabelled examples are left to the sampler
 
