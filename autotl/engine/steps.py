@@ -138,13 +138,11 @@ def run(
         device = models.select_device(settings.device, settings.precision)
         with join(store, settings.name, str(device), settings.folder) as worker:
             require_first(settings, store, worker)
-            settings, trained_on = train_source_weights(
-                settings, plugins, budget, listener, earlier
-            )
+            settings, source = train_source_weights(settings, plugins, budget, listener, earlier)
             settings, fitting, dataset, metric, search_space, plan = prepare(
                 settings, plugins, store, earlier, device, budget, listener
             )
-            warn_of_shared(trained_on, dataset, listener)
+            warn_of_shared(source, dataset, listener)
             begin_study(
                 settings, store, dataset, metric, search_space, device, budget, plan, earlier
             )
