@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -17,12 +18,14 @@ from images import FAST, write_images, write_plugin
 from safetensors.torch import load_file
 
 import autotl
-from autotl import engine, study, training
+from autotl import data, engine, study, training
 from autotl.artifact import model_folder, weights_folder
+from autotl.data import Dataset, read_source
 from autotl.engine import source_weights
 from autotl.errors import AutoTLError, Diverged, OutOfTime, StoreError, StudyError
 from autotl.events import Event, Note
 from autotl.search.selection_budget import Field, SelectionBudget
+from autotl.space import registry
 from autotl.store import Store, StudyFacts, default_url
 
 NAME = "test_resnet"
@@ -289,6 +292,29 @@ def test_weights_with_fewer_epochs_are_cached_as_long_as_there_is_no_more_time()
     assert not usable(part, None, None)
     assert usable(part, None, StudyFacts())  # the trials so far have them
     assert not usable({**part, "stopped": "interrupted"}, 10.0, None)
+
+
+def test_images_that_are_in_both_data_sets_are_reported(tmp_path: Path, birds: Path) -> None:
+    plugins = registry.load()
+
+    def check(folder: Path) -> Dataset:
+        read = read_source(str(folder), plugins)
+        return data.check(read.examples, str(folder))
+
+    for colour in ("red", "green", "blue"):
+        (tmp_path / "photos" / colour).mkdir(parents=True)
+        for i in range(4):
+            shutil.copy(birds / colour / f"{i}.png", tmp_path / "photos" / colour)
+    write_images(tmp_path / "others", count=4, seed=7)
+    source, notes = check(birds), list[Event]()
+    source_weights.warn_of_shared(source, check(tmp_path / "others"), notes.append)
+    source_weights.warn_of_shared(None, source, notes.append)
+    assert notes == []
+    source_weights.warn_of_shared(source, check(tmp_path / "photos"), notes.append)
+    [note] = notes
+    assert isinstance(note, Note)
+    assert note.warning
+    assert note.text.startswith("12 of the 12 images are in the source data too, 3 of them in the")
 
 
 def test_source_data_train_one_backbone(tmp_path: Path, birds: Path) -> None:

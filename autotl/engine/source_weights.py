@@ -12,7 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from autotl.artifact import weights_folder
+from autotl.data import Dataset
 from autotl.engine.pretraining import OUT_OF_TIME, SAVE_SECONDS, Prepared, prepare, train
 from autotl.errors import StudyError
 from autotl.events import Listener, Note
@@ -34,7 +37,7 @@ def train_source_weights(
     budget: Budget,
     listener: Listener,
     earlier: StudyFacts | None,
-) -> StudyConfig:
+) -> tuple[StudyConfig, Dataset | None]:
     """Train the weights of the backbone on the source data, unless they are cached.
 
     Args:
@@ -47,14 +50,14 @@ def train_source_weights(
     Returns:
         The settings, with the backbone with these weights, with random and with public weights, the
         folder of the weights, and the size of the images that they were trained on, unless another
-        one is given. Without source data, they are unchanged.
+        one is given; and the source data. Without source data, the settings are unchanged.
 
     Raises:
         AutoTLError: The user can resolve it; the message says how.
         KeyboardInterrupt: The user interrupted the training.
     """
     if settings.source is None:
-        return settings
+        return settings, None
     name = _find_name(settings, plugins)
     limit = None if budget.seconds is None else SOURCE_FRACTION * budget.seconds
     config = SourceTrainingConfig(
@@ -80,13 +83,27 @@ def train_source_weights(
         else:
             facts = _train(prepared, own, listener, folder)
     others = sorted(plugins.variants(name).items(), key=lambda item: not item[1].owns_folder)
-    return settings.model_copy(
-        update={
-            "backbone": (*(variant for variant, _ in others), name),
-            "weights": folder,
-            "image_size": settings.image_size or (facts["image_size"],),
-        }
-    )
+    changed = {
+        "backbone": (*(variant for variant, _ in others), name),
+        "weights": folder,
+        "image_size": settings.image_size or (facts["image_size"],),
+    }
+    return settings.model_copy(update=changed), prepared.dataset
+
+
+def warn_of_shared(source: Dataset | None, dataset: Dataset, listener: Listener) -> None:
+    """Warn of examples that are in the source data and in those of the search, by their content."""
+    if source is None:
+        return
+    shared = np.isin(dataset.digests, source.digests)
+    if shared.any():
+        tested = int(shared[dataset.indices("test")].sum())
+        text = (
+            f"{shared.sum()} of the {len(shared)} {dataset.kind.nouns} are in the source data too, "
+            f"{tested} of them in the test split: scores may be too good; remove them from one of "
+            "the two"
+        )
+        listener(Note(text, warning=True))
 
 
 def _find_name(settings: StudyConfig, plugins: Registry) -> str:

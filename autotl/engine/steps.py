@@ -38,7 +38,7 @@ from autotl.engine.search_space import (
     load_plugins,
     plugins_for,
 )
-from autotl.engine.source_weights import train_source_weights
+from autotl.engine.source_weights import train_source_weights, warn_of_shared
 from autotl.events import Listener, Note, Stage
 from autotl.frozen import FeatureCache
 from autotl.models import Device
@@ -140,10 +140,11 @@ def run(
         device = models.select_device(settings.device, settings.precision)
         with join(store, settings.name, str(device), settings.folder) as worker:
             require_first(settings, store, worker)
-            settings = train_source_weights(settings, plugins, budget, listener, earlier)
+            settings, source = train_source_weights(settings, plugins, budget, listener, earlier)
             settings, fitting, dataset, metric, search_space, plan = prepare(
                 settings, plugins, store, earlier, device, budget, listener
             )
+            warn_of_shared(source, dataset, listener)
             begin_study(
                 settings, store, dataset, metric, search_space, device, budget, plan, earlier
             )

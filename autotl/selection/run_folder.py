@@ -332,12 +332,13 @@ class RunFolder:
         return sources
 
     def _weights_folder(self, config: Config) -> dict[str, str]:
-        """Return the folder of weights, relative to the recipe, if its backbone has them."""
+        """Return the folder of weights, relative to the recipe, unless its backbone has others."""
         folder, weights = self.settings.weights, config["backbone"].plugin.weights
-        if folder is None or weights is None or weights.file is None:
+        if folder is None:
             return {}
-        is_own = files.is_within(weights.file, folder)
-        return {"weights": self._relative(folder)} if is_own else {}
+        if weights and not (weights.file and files.is_within(weights.file, folder)):
+            return {}
+        return {"weights": self._relative(folder)}
 
     def _data_source(self) -> dict[str, str]:
         """Return what the data are called, and their path relative to the model folder if any."""
