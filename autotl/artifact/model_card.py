@@ -8,12 +8,15 @@ import shlex
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from autotl import files
 from autotl.artifact import standalone
 from autotl.errors import StoreError
 from autotl.space.input_kind import IMAGE
+
+if TYPE_CHECKING:
+    import jinja2
 
 MAX_ROWS = 200
 """The maximum number of classes or other outputs in a table of the model card."""
@@ -98,20 +101,8 @@ def render(config: Mapping[str, Any], title: str, results: Mapping[str, Any] | N
     Returns:
         Markdown text.
     """
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.ChainableUndefined,  # entries are missing if a model was saved by hand
-        autoescape=False,  # the output is Markdown: all text from users goes through `code`
-    )
     results = {"task": {}, "decimals": 4, "max_rows": MAX_ROWS, **(results or {})}
-    task = CLASS_WORDS | results["task"]
-    cells = {"score_cells": _score_cells, "mean_cells": _mean_cells}
-    filters = {name: partial(f, decimals=results["decimals"]) for name, f in cells.items()}
-    environment.filters.update(code=code_span, code_block=code_block, **filters)
+    task, environment = CLASS_WORDS | results["task"], _make_environment(results["decimals"])
     parts = config.get("standalone_code", {"reason": SAVED_BEFORE})
     files, is_image = _plugin_files(config), config.get("kind", IMAGE) == IMAGE
     return environment.get_template("model_card.md.j2").render(
@@ -134,6 +125,23 @@ def render(config: Mapping[str, Any], title: str, results: Mapping[str, Any] | N
         combination=config.get("combination", {}),
         recipes=_recipes(config),
     )
+
+
+def _make_environment(decimals: int) -> jinja2.Environment:
+    """Make the environment of the template, in which scores have so many decimals."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.ChainableUndefined,  # entries are missing if a model was saved by hand
+        autoescape=False,  # the output is Markdown: all text from users goes through `code`
+    )
+    cells = {"score_cells": _score_cells, "mean_cells": _mean_cells}
+    filters = {name: partial(f, decimals=decimals) for name, f in cells.items()}
+    environment.filters.update(code=code_span, code_block=code_block, **filters)
+    return environment
 
 
 def _outputs(
