@@ -16,7 +16,7 @@ from autotl.errors import (
     describe_device_fault,
     find_device_fault,
 )
-from autotl.events import Listener, Note
+from autotl.events import Listener, Note, ignore
 from autotl.report import dashboard
 from autotl.search.budget import Budget
 from autotl.store import (
@@ -120,24 +120,25 @@ def _describe(error: Exception) -> str:
 
 
 def conclude(
-    store: Store, settings: StudyConfig, budget: Budget, interrupted: bool, command: str
+    store: Store,
+    settings: StudyConfig,
+    budget: Budget,
+    interrupted: bool,
+    command: str,
+    listener: Listener = ignore,
 ) -> dict[str, Any]:
-    """Store the final state of the study, write the report, and return the summary."""
+    """Store the final state of the study, write the report, and return the summary.
+
+    The listener is told of the unused part of the budget, if it is more than ``UNUSED_FRACTION``.
+    """
     _store_state(store, settings, budget, "interrupted" if interrupted else "done", command)
     summary = report.write(store, settings.name, settings.folder)
     dashboard.annotate(store, settings.name, settings.folder, within=DASHBOARD_SECONDS)
+    unused = budget.left
+    if not interrupted and budget.seconds and unused > UNUSED_FRACTION * budget.seconds:
+        advice = "to go on, repeat the command with a larger --budget or more --trials"
+        listener(Note(f"{unused:.0f} s of the budget are unused; {advice}"))
     return summary
-
-
-def notify_unused(budget: Budget, listener: Listener) -> None:
-    """Report the unused part of the budget, if it is more than ``UNUSED_FRACTION``."""
-    if budget.seconds is not None and budget.left > UNUSED_FRACTION * budget.seconds:
-        listener(
-            Note(
-                f"{budget.left:.0f} s of the budget are unused; to go on, repeat the command with "
-                "a larger --budget or more --trials"
-            )
-        )
 
 
 def _store_state(

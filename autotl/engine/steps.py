@@ -20,7 +20,7 @@ from autotl.engine.beginning import (
     shared_settings,
     versions,
 )
-from autotl.engine.ending import conclude, hand_over, name_device_faults, notify_unused
+from autotl.engine.ending import conclude, hand_over, name_device_faults
 from autotl.engine.inputs import (
     apply_inputs,
     check_metric,
@@ -164,9 +164,7 @@ def run(
                 if interrupted and joinable and worker.others():
                     summary = report.summarise(store, settings.name)
                 else:
-                    summary = conclude(store, settings, budget, interrupted, command)
-        if not interrupted:
-            notify_unused(budget, listener)
+                    summary = conclude(store, settings, budget, interrupted, command, listener)
     return Result(summary, settings.folder, plugins, interrupted)
 
 
