@@ -182,8 +182,8 @@ def effective_config(config: Config, *, closed_form: bool) -> str:
     plain = space.to_json(config)
     if closed_form:
         freeze: dict[str, Any] = {name: {} for name in plain["freeze"]}
-        kept = ("backbone", "head", "unlabelled")
-        plain = {**{k: v for k, v in plain.items() if k in kept}, "freeze": freeze}
+        effective = ("backbone", "head", "unlabelled")
+        plain = {**{k: v for k, v in plain.items() if k in effective}, "freeze": freeze}
     return json.dumps(plain, sort_keys=True)
 
 

@@ -306,12 +306,13 @@ def test_errors_of_the_hub_say_what_to_do(datasets: Any, monkeypatch: pytest.Mon
 def test_texts_without_a_label_are_unlabelled(tmp_path: Path) -> None:
     for name in ("good/a.txt", "bad/b.txt", "unlabelled/deep/c.txt"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(name)
+        (tmp_path / name).write_text(name, encoding="utf-8")
     source = read_source(str(tmp_path), registry.load())
     assert sorted(e.label for e in source.examples) == ["bad", "good"]
     assert [e.name for e in source.unlabelled] == ["unlabelled/deep/c.txt"]
     table = tmp_path / "t.csv"
-    table.write_text("text,label,split\na,good,\nb,bad,\nc,,\nd,bad,unlabelled\ne,,test\n")
+    rows = "text,label,split\na,good,\nb,bad,\nc,,\nd,bad,unlabelled\ne,,test\n"
+    table.write_text(rows, encoding="utf-8")
     source = read_source(str(table), registry.load())
     assert [e.item for e in source.examples] == ["a", "b", "e"]
     assert [e.item for e in source.unlabelled] == ["c", "d"]
