@@ -5,6 +5,8 @@ It gets the outputs of the labelled batch, and those of unlabelled examples as t
 augmented (strong). Methods with a confidence threshold also select examples to which a head in
 closed form is fitted, too.
 
+``mu`` is the number of unlabelled examples for each labelled one; a study file can set it.
+
 Shapes: B labelled and U unlabelled examples, L logits, F features.
 """
 
@@ -12,7 +14,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +22,6 @@ from torch.nn import functional
 
 from autotl import Outputs, Range, UnlabelledMethod, unlabelled
 
-Mu = Literal[1, 2, 4, 7]
 Weight = Annotated[float, Range(0.1, 3.0, log=True)]
 Threshold = Annotated[float, Range(0.7, 0.98)]
 
@@ -35,7 +36,7 @@ def none() -> UnlabelledMethod:
 
 
 @unlabelled(tasks=["classification"])
-def pseudo_labels(*, weight: Weight = 1.0, mu: Mu = 2) -> UnlabelledMethod:
+def pseudo_labels(*, weight: Weight = 1.0, mu: int = 2) -> UnlabelledMethod:
     """Train on the model's own predictions (Lee 2013, ICML workshop WREPL).
 
     They count for more the longer the training lasts. A head in closed form is fitted again to the
@@ -53,7 +54,7 @@ def pseudo_labels(*, weight: Weight = 1.0, mu: Mu = 2) -> UnlabelledMethod:
 
 
 @unlabelled(tasks=["classification"])
-def fixmatch(*, threshold: Threshold = 0.9, weight: Weight = 1.0, mu: Mu = 2) -> UnlabelledMethod:
+def fixmatch(*, threshold: Threshold = 0.9, weight: Weight = 1.0, mu: int = 2) -> UnlabelledMethod:
     """Predict augmented examples as the model predicts them unaugmented, where it is sure.
 
     FixMatch (Sohn et al. 2020, arXiv:2001.07685). A head in closed form is fitted again to the
@@ -71,7 +72,7 @@ def fixmatch(*, threshold: Threshold = 0.9, weight: Weight = 1.0, mu: Mu = 2) ->
 
 @unlabelled(tasks=["classification"])
 def flexmatch(
-    classes: int, *, threshold: float = 0.9, weight: Weight = 1.0, mu: Mu = 2
+    classes: int, *, threshold: float = 0.9, weight: Weight = 1.0, mu: int = 2
 ) -> UnlabelledMethod:
     """FixMatch with a lower threshold for classes that are learned slowly.
 
@@ -112,7 +113,7 @@ def mean_teacher(
     *,
     decay: Annotated[float, Range(0.9, 0.999)] = 0.99,
     weight: Annotated[float, Range(0.1, 10.0, log=True)] = 1.0,
-    mu: Mu = 2,
+    mu: int = 2,
 ) -> UnlabelledMethod:
     """Predict augmented examples as the averaged weights do (Tarvainen & Valpola 2017).
 
@@ -131,7 +132,7 @@ def mean_teacher(
 
 @unlabelled(order=2, tasks=["classification"])
 def information(
-    *, weight: Annotated[float, Range(0.03, 1.0, log=True)] = 0.1, mu: Mu = 2
+    *, weight: Annotated[float, Range(0.03, 1.0, log=True)] = 0.1, mu: int = 2
 ) -> UnlabelledMethod:
     """Be sure of each unlabelled example, and predict all classes (Liang et al. 2020).
 
@@ -152,7 +153,7 @@ def information(
 
 
 @unlabelled(tasks=["classification"])
-def coral(*, weight: Weight = 1.0, mu: Mu = 1) -> UnlabelledMethod:
+def coral(*, weight: Weight = 1.0, mu: int = 1) -> UnlabelledMethod:
     """Align the covariances of the logits (Deep CORAL: Sun & Saenko 2016, arXiv:1607.01719).
 
     For unlabelled examples of another domain than that of the labelled ones.

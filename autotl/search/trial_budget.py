@@ -204,8 +204,8 @@ def effective_config(config: Config, *, closed_form: bool) -> str:
     plain = space.to_json(config)
     if closed_form:
         freeze: dict[str, Any] = {name: {} for name in plain["freeze"]}
-        decisive = ("backbone", "head", "unlabelled")
-        plain = {**{k: v for k, v in plain.items() if k in decisive}, "freeze": freeze}
+        effective = ("backbone", "head", "unlabelled")
+        plain = {**{k: v for k, v in plain.items() if k in effective}, "freeze": freeze}
     return json.dumps(plain, sort_keys=True)
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 import pytest
 import torch
 from broken_plugins import assert_reported
 from torch import Tensor, nn
 
-from autotl import Outputs, Range, UnlabelledMethod, unlabelled
+from autotl import Outputs, UnlabelledMethod, unlabelled
 from autotl.space.registry import AnyPlugin
 from autotl.testing import check, examine
 
@@ -68,12 +68,6 @@ class Hidden(nn.Module):
         return self.count * entropy(*arguments)
 
 
-@unlabelled
-def unused(*, weight: Annotated[float, Range(0.1, 1.0)] = 0.5) -> UnlabelledMethod:
-    """Has a keyword that it does not use."""
-    return UnlabelledMethod(entropy)
-
-
 def indices(predictions: Tensor, number: int) -> Tensor:
     return predictions.amax(1).argsort()
 
@@ -98,7 +92,6 @@ BROKEN = [
     (with_loss(Counting()), "the second time; keep what it remembers in buffers"),
     (with_loss(Growing()), "cannot be saved and loaded again"),
     (with_loss(Hidden()), "has another loss after it is saved and loaded again"),
-    (unused, "keyword 'weight' without effect"),
     (returning(UnlabelledMethod(select=indices)), "selects int64 [30] of 30 examples; return bool"),
 ]
 

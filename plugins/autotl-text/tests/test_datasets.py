@@ -311,9 +311,8 @@ def test_texts_without_a_label_are_unlabelled(tmp_path: Path) -> None:
     assert sorted(e.label for e in source.examples) == ["bad", "good"]
     assert [e.name for e in source.unlabelled] == ["unlabelled/deep/c.txt"]
     table = tmp_path / "t.csv"
-    table.write_text(
-        "text,label,split\na,good,\nb,bad,\nc,,\nd,bad,unlabelled\ne,,test\n", encoding="utf-8"
-    )
+    rows = "text,label,split\na,good,\nb,bad,\nc,,\nd,bad,unlabelled\ne,,test\n"
+    table.write_text(rows, encoding="utf-8")
     source = read_source(str(table), registry.load())
     assert [e.item for e in source.examples] == ["a", "b", "e"]
     assert [e.item for e in source.unlabelled] == ["c", "d"]
