@@ -145,9 +145,8 @@ def run(
                 settings, plugins, store, earlier, device, budget, listener
             )
             warn_of_shared(source, dataset, listener)
-            begin_study(
-                settings, store, dataset, metric, search_space, device, budget, plan, earlier
-            )
+            described = dataset, metric, search_space, device, budget, plan, earlier
+            begin_study(settings, store, *described)
             with (
                 store.expect_study(settings.name),
                 hand_over(store, settings, budget, listener, command, worker),
@@ -157,8 +156,8 @@ def run(
                     context = training_context(
                         settings, store, dataset, metric, device, budget, fitting, listener
                     )
-                    begun = store, search_space, context, worker, command
-                    interrupted = begin_trials(*begun, joinable)
+                    begun = store, search_space, context
+                    interrupted = begin_trials(*begun, worker, command, joinable)
                 except KeyboardInterrupt:
                     interrupted = True
                 if interrupted and joinable and worker.others():
