@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from autotl.scoring import majority
-from autotl.space.kinds import SEARCHED_KINDS
+from autotl.space.kinds import OPTIONAL_KINDS, SEARCHED_KINDS
 
 BASELINES = {"default_recipe": "default recipe", "linear_probe": "linear probe"}
 """The baselines of a study: the key in the summary, and the name in a sentence."""
@@ -36,7 +36,7 @@ def plugin_choices(config: Mapping[str, Any]) -> dict[str, tuple[str, dict[str, 
 
 
 def describe_config(config: Mapping[str, Any], values: bool = True) -> str:
-    """Describe a configuration in one line.
+    """Describe a configuration in one line, without what it does without.
 
     Args:
         config: A configuration as ``space.to_json`` writes it.
@@ -44,9 +44,13 @@ def describe_config(config: Mapping[str, Any], values: bool = True) -> str:
 
     >>> describe_config({"freeze": {"full": {"lr": 1e-3}}, "head": {"linear": {}}})
     'full(lr=0.001) · linear'
+    >>> describe_config({"augment": {"none": {}}, "balance": {"none": {}}})
+    'none'
     """
     parts = []
-    for name, params in plugin_choices(config).values():
+    for kind, (name, params) in plugin_choices(config).items():
+        if kind in OPTIONAL_KINDS and name == "none":
+            continue
         arguments = ", ".join(f"{key}={value}" for key, value in params.items())
         parts.append(f"{name}({arguments})" if arguments and values else name)
     return " · ".join(parts)
