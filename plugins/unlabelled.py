@@ -127,7 +127,7 @@ def mean_teacher(
     return UnlabelledMethod(loss, mu, teacher_decay=decay)
 
 
-@unlabelled(tasks=["classification"])
+@unlabelled(tasks=["classification"], across_domains=True)
 def information(*, weight: Weight = 0.3, mu: Mu = 2) -> UnlabelledMethod:
     """Be sure of each unlabelled example, and predict all classes (Liang et al. 2020).
 
@@ -147,7 +147,7 @@ def information(*, weight: Weight = 0.3, mu: Mu = 2) -> UnlabelledMethod:
     return UnlabelledMethod(loss, mu)
 
 
-@unlabelled(tasks=["classification"])
+@unlabelled(tasks=["classification"], across_domains=True)
 def coral(*, weight: Weight = 1.0, mu: Mu = 1) -> UnlabelledMethod:
     """Align the covariances of the logits (Deep CORAL: Sun & Saenko 2016, arXiv:1607.01719).
 
@@ -161,7 +161,7 @@ def coral(*, weight: Weight = 1.0, mu: Mu = 1) -> UnlabelledMethod:
     return UnlabelledMethod(loss, mu)
 
 
-@unlabelled(tasks=["classification"])
+@unlabelled(tasks=["classification"], across_domains=True)
 def dann(
     features: int,
     *,

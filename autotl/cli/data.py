@@ -34,6 +34,12 @@ def data() -> None:
 @data.command("check")
 @click.argument("source", metavar="DATA", type=SOURCE)
 @click.option(
+    "--target",
+    type=SOURCE,
+    metavar="DATA",
+    help="Examples of another domain, as for search (default: none).",
+)
+@click.option(
     "--task",
     default=AUTO,
     metavar="NAME",
@@ -57,6 +63,7 @@ def data() -> None:
 @PLUGIN
 def check_data(
     source: str,
+    target: str | None,
     task: str,
     data_options: Mapping[str, str] | None,
     in_chans: int,
@@ -65,13 +72,19 @@ def check_data(
 ) -> None:
     """Open every example of DATA once, and report the problems found and what is predicted."""
     require_source(source)
-    from autotl.data import check, describe_scales, read_source
+    from autotl.data import HELD_OUT, check, describe_scales, hold_out, join_domains, read_source
     from autotl.space import registry
     from autotl.tasks import choose_task
 
     plugins = registry.load(plugin)
     read = read_source(source, plugins, data_options)
     chosen, reason = choose_task(task, [example.label for example in read.examples], plugins)
+    read = read._replace(task=chosen)
+    splits: dict[str, float] = {}
+    if target is not None:
+        require_source(target)
+        both = read, read_source(target, plugins, data_options)
+        read, splits = join_domains(*both, (source, target), 0), {"validation": 0, "test": 0}
     dataset = check(
         read.examples,
         source,
@@ -80,7 +93,11 @@ def check_data(
         task=chosen,
         channels=in_chans,
         unlabelled=read.unlabelled,
+        target=read.target,
+        **splits,
     )
+    if not read.validation_has_labels:
+        dataset = hold_out(dataset, HELD_OUT, 0)
     for line in _describe_issues(dataset.issues, len(dataset.issues) if all_issues else SHOWN):
         click.echo(printable(line))
     sizes = {split: len(dataset.indices(split)) for split in ("train", "validation", "test")}
@@ -91,6 +108,9 @@ def check_data(
     )
     if count := len(dataset.unlabelled):
         click.echo(f"{count} unlabelled {dataset.kind.nouns if count > 1 else dataset.kind.noun}")
+    if read.target:
+        scored = "validation and test are" if sizes["test"] else "validation, without labels, is"
+        click.echo(printable(f"{scored} of the target {target}; its labels train nothing"))
     because = reason or "no other task recognises the labels"
     why = f"because {because}" if task == AUTO else "as --task says"
     click.echo(printable(f"the task is {dataset.task.name}, {why}"))
@@ -118,7 +138,7 @@ def _describe_issues(issues: Sequence[Issue], limit: int) -> Iterator[str]:
 def _describe_labels(dataset: Dataset) -> Iterator[str]:
     """Yield how often each class or label occurs, or the range of each number."""
     task = dataset.task
-    names = [task.names(example.label) for example in dataset.examples]
+    names = [task.names(example.label) for example in dataset.examples if example.label]
     counts = Counter(name for several in names for name in several)
     for i, output in enumerate(dataset.outputs):
         if counts:

@@ -23,7 +23,8 @@ class Source(NamedTuple):
     """What a dataset plugin returned: the examples, the problems it reported, and their kind.
 
     ``task`` is what is predicted of the examples, which is chosen later. Examples without a label
-    are ``unlabelled``, and not among the ``examples``.
+    are ``unlabelled``, and not among the ``examples``. With a second domain, ``target`` is what the
+    user called it, see ``domains``.
     """
 
     examples: list[Example]
@@ -31,6 +32,8 @@ class Source(NamedTuple):
     kind: InputKind
     task: Task = CLASSIFICATION
     unlabelled: tuple[Example, ...] = ()
+    target: str = ""
+    validation_has_labels: bool = True
 
 
 def read_source(source: str, plugins: Registry, options: Mapping[str, str] | None = None) -> Source:

@@ -420,7 +420,7 @@ def other() -> Any: ...
 def test_with_many_unlabelled_examples_a_method_for_them_is_tried_early() -> None:
     plugins = {**SPACE.plugins, "unlabelled": (consistent, nothing, other)}
     search = Search(space=Space(plugins))
-    search.portfolio = replace(search.portfolio, semi_supervised=True)
+    search.portfolio = replace(search.portfolio, unlabelled="own domain")
     names = [search.next(0.9) for _ in range(4)]
     assert names[1:3] == [("large", "full", "linear"), ("large", "full", "linear", "consistent")]
     methods = [params["unlabelled"] for params in search.params]
