@@ -6,7 +6,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,6 +18,7 @@ from autotl.space.task import AUTO
 if TYPE_CHECKING:
     from autotl.data import Dataset
     from autotl.space.plugin import Issue
+    from autotl.space.registry import Registry
 
 SHOWN = 5
 """Number of problems of one kind that are listed."""
@@ -72,32 +73,13 @@ def check_data(
 ) -> None:
     """Open every example of DATA once, and report the problems found and what is predicted."""
     require_source(source)
-    from autotl.data import HELD_OUT, check, describe_scales, hold_out, join_domains, read_source
-    from autotl.space import registry
-    from autotl.tasks import choose_task
-
-    plugins = registry.load(plugin)
-    read = read_source(source, plugins, data_options)
-    chosen, reason = choose_task(task, [example.label for example in read.examples], plugins)
-    read = read._replace(task=chosen)
-    splits: dict[str, float] = {}
     if target is not None:
         require_source(target)
-        both = read, read_source(target, plugins, data_options)
-        read, splits = join_domains(*both, (source, target), 0), {"validation": 0, "test": 0}
-    dataset = check(
-        read.examples,
-        source,
-        issues=read.issues,
-        kind=read.kind,
-        task=chosen,
-        channels=in_chans,
-        unlabelled=read.unlabelled,
-        target=read.target,
-        **splits,
-    )
-    if not read.validation_has_labels:
-        dataset = hold_out(dataset, HELD_OUT, 0)
+    from autotl.data import describe_scales
+    from autotl.space import registry
+
+    plugins = registry.load(plugin)
+    dataset, reason = _load(source, target, task, data_options, in_chans, plugins)
     for line in _describe_issues(dataset.issues, len(dataset.issues) if all_issues else SHOWN):
         click.echo(printable(line))
     sizes = {split: len(dataset.indices(split)) for split in ("train", "validation", "test")}
@@ -108,7 +90,7 @@ def check_data(
     )
     if count := len(dataset.unlabelled):
         click.echo(f"{count} unlabelled {dataset.kind.nouns if count > 1 else dataset.kind.noun}")
-    if read.target:
+    if target is not None:
         scored = "validation and test are" if sizes["test"] else "validation, without labels, is"
         click.echo(printable(f"{scored} of the target {target}; its labels train nothing"))
     because = reason or "no other task recognises the labels"
@@ -118,6 +100,41 @@ def check_data(
         click.echo(line)
     for line in _describe_labels(dataset):
         click.echo(f"  {printable(line)}")
+
+
+def _load(
+    source: str,
+    target: str | None,
+    task: str,
+    options: Mapping[str, str] | None,
+    channels: int,
+    plugins: Registry,
+) -> tuple[Dataset, str]:
+    """Read and check the data, with those of the target; also return why the task was chosen."""
+    from autotl.data import HELD_OUT, check, hold_out, join_domains, read_source, read_target
+    from autotl.tasks import choose_task
+
+    read = read_source(source, plugins, options)
+    chosen, reason = choose_task(task, [example.label for example in read.examples], plugins)
+    splits: dict[str, Any] = {}
+    read = read._replace(task=chosen)
+    if target is not None:
+        other = read_target(target, read, plugins, options)
+        read, splits = join_domains(read, other, (source, target), 0), {"validation": 0, "test": 0}
+    dataset = check(
+        read.examples,
+        source,
+        issues=read.issues,
+        kind=read.kind,
+        task=chosen,
+        channels=channels,
+        unlabelled=read.unlabelled,
+        target=read.target,
+        **splits,
+    )
+    if not read.validation_has_labels:
+        dataset = hold_out(dataset, HELD_OUT, 0)
+    return dataset, reason
 
 
 def _describe_issues(issues: Sequence[Issue], limit: int) -> Iterator[str]:

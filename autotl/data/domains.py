@@ -50,8 +50,8 @@ def join_domains(
         target: The examples of the other domain.
         names: What the user called the source and the target.
         seed: Seed of the splits of the target.
-        validation: The fraction of the target that validates; None for ``VALIDATION``. Of a target with
-            many examples without a label, it is at most half of those that have one.
+        validation: The fraction of the target that validates; None for ``VALIDATION``. Of a target
+            with many examples without a label, it is at most half of those that have one.
         test: The same of the test.
 
     Returns:

@@ -51,11 +51,7 @@ def read_examples(settings: StudyConfig, plugins: Registry) -> Source:
         DataError: The data cannot be read.
         StudyError: A file is in the run folder or in the cache.
     """
-    return _read(settings, settings.data, plugins)
-
-
-def _read(settings: StudyConfig, name: str, plugins: Registry) -> Source:
-    source = data.read_source(name, plugins, settings.data_options)
+    source = data.read_source(settings.data, plugins, settings.data_options)
     _check_places_of_files(settings, source)
     return source
 
@@ -69,7 +65,8 @@ def _add_target(settings: StudyConfig, source: Source, plugins: Registry) -> Sou
     """
     if settings.target is None:
         return source
-    target = _read(settings, settings.target, plugins)
+    target = data.read_target(settings.target, source, plugins, settings.data_options)
+    _check_places_of_files(settings, target)
     names = settings.data, settings.target
     return data.join_domains(
         source, target, names, settings.seed, settings.validation, settings.test

@@ -320,9 +320,7 @@ def _unlabelled_gain(ranked: Sequence[TrialRow], facts: StudyFacts) -> dict[str,
     return _compare(used, others, "unlabelled", facts)
 
 
-def _with_one_of(
-    ranked: Sequence[TrialRow], kind: str, names: Sequence[str]
-) -> Sequence[TrialRow]:
+def _with_one_of(ranked: Sequence[TrialRow], kind: str, names: Sequence[str]) -> Sequence[TrialRow]:
     """The trials that have one of these plugins."""
     return [row for row in ranked if not set(names).isdisjoint(row.config.get(kind, {}))]
 

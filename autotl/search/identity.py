@@ -123,7 +123,8 @@ def adopt(
     if identity and identity.get("precision") in PRECISIONS:
         stored["precision"] = PRECISIONS[identity["precision"]]
     given = settings.model_dump(include=settings.model_fields_set)
-    for one, other in (("folds", "validation"), ("validation", "folds"), ("target", "folds"), ("folds", "target")):
+    exclusive = {"folds": ("validation", "target"), "validation": ("folds",), "target": ("folds",)}
+    for one, other in ((one, other) for one, others in exclusive.items() for other in others):
         if given.get(one) is not None:  # only one of them can be set; the difference is reported
             stored.pop(other, None)
     return StudyConfig.model_validate({**stored, **given}) if stored else settings
