@@ -122,8 +122,8 @@ def describe_result(summary: Mapping[str, Any]) -> list[str]:
         Sentences: those of ``describe_winner``; then others about what was not done, ties, the
         smallest difference that could be seen, an ensemble that is better than the winner, the
         baselines, what weights gain over others, what unlabelled examples gain, the classes if they
-        are unequal, or the labels or numbers, and repeated use of the test split. Where a single configuration was trained,
-        nothing was selected, and none is about a selection.
+        are unequal, or the labels or numbers, and repeated use of the test split. Where a single
+        configuration was trained, nothing was selected, and none is about a selection.
     """
     sentences = describe_winner(summary)
     if summary["best"] is None:
