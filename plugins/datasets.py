@@ -70,7 +70,7 @@ def folder(source: str, *, classes: Literal["top", "deepest"] = "top") -> list[E
     depth = 1 if any(top.lower() in SPLIT_WORDS for top in nested) else 0
     is_deepest = classes == "deepest"
     by_class = _group_by_class(listing.images, depth, is_deepest)
-    if not by_class:
+    if not by_class and not (unlabelled and not listing.images):
         raise DataError(
             f"{source}: no images in class folders; put them in class/image.jpg or "
             f"train/class/image.jpg (images end in {', '.join(image_files.SUFFIXES)})"

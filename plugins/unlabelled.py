@@ -130,7 +130,7 @@ def mean_teacher(
     return UnlabelledMethod(loss, mu, teacher_decay=decay)
 
 
-@unlabelled(order=2, tasks=["classification"])
+@unlabelled(order=2, tasks=["classification"], across_domains=True)
 def information(
     *, weight: Annotated[float, Range(0.03, 1.0, log=True)] = 0.1, mu: int = 2
 ) -> UnlabelledMethod:
@@ -152,7 +152,7 @@ def information(
     return UnlabelledMethod(loss, mu)
 
 
-@unlabelled(tasks=["classification"])
+@unlabelled(tasks=["classification"], across_domains=True)
 def coral(*, weight: Weight = 1.0, mu: int = 1) -> UnlabelledMethod:
     """Align the covariances of the logits (Deep CORAL: Sun & Saenko 2016, arXiv:1607.01719).
 
@@ -166,7 +166,7 @@ def coral(*, weight: Weight = 1.0, mu: int = 1) -> UnlabelledMethod:
     return UnlabelledMethod(loss, mu)
 
 
-@unlabelled(tasks=["classification"])
+@unlabelled(tasks=["classification"], across_domains=True)
 def dann(
     features: int,
     *,

@@ -6,7 +6,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,6 +18,7 @@ from autotl.space.task import AUTO
 if TYPE_CHECKING:
     from autotl.data import Dataset
     from autotl.space.plugin import Issue
+    from autotl.space.registry import Registry
 
 SHOWN = 5
 """Number of problems of one kind that are listed."""
@@ -33,6 +34,12 @@ def data() -> None:
 
 @data.command("check")
 @click.argument("source", metavar="DATA", type=SOURCE)
+@click.option(
+    "--target",
+    type=SOURCE,
+    metavar="DATA",
+    help="Examples of another domain, as for search (default: none).",
+)
 @click.option(
     "--task",
     default=AUTO,
@@ -57,6 +64,7 @@ def data() -> None:
 @PLUGIN
 def check_data(
     source: str,
+    target: str | None,
     task: str,
     data_options: Mapping[str, str] | None,
     in_chans: int,
@@ -65,22 +73,13 @@ def check_data(
 ) -> None:
     """Open every example of DATA once, and report the problems found and what is predicted."""
     require_source(source)
-    from autotl.data import check, describe_scales, read_source
+    if target is not None:
+        require_source(target)
+    from autotl.data import describe_scales
     from autotl.space import registry
-    from autotl.tasks import choose_task
 
     plugins = registry.load(plugin)
-    read = read_source(source, plugins, data_options)
-    chosen, reason = choose_task(task, [example.label for example in read.examples], plugins)
-    dataset = check(
-        read.examples,
-        source,
-        issues=read.issues,
-        kind=read.kind,
-        task=chosen,
-        channels=in_chans,
-        unlabelled=read.unlabelled,
-    )
+    dataset, reason = _load(source, target, task, data_options, in_chans, plugins)
     for line in _describe_issues(dataset.issues, len(dataset.issues) if all_issues else SHOWN):
         click.echo(printable(line))
     sizes = {split: len(dataset.indices(split)) for split in ("train", "validation", "test")}
@@ -91,6 +90,9 @@ def check_data(
     )
     if count := len(dataset.unlabelled):
         click.echo(f"{count} unlabelled {dataset.kind.nouns if count > 1 else dataset.kind.noun}")
+    if target is not None:
+        scored = "validation and test are" if sizes["test"] else "validation, without labels, is"
+        click.echo(printable(f"{scored} of the target {target}; its labels train nothing"))
     because = reason or "no other task recognises the labels"
     why = f"because {because}" if task == AUTO else "as --task says"
     click.echo(printable(f"the task is {dataset.task.name}, {why}"))
@@ -98,6 +100,41 @@ def check_data(
         click.echo(line)
     for line in _describe_labels(dataset):
         click.echo(f"  {printable(line)}")
+
+
+def _load(
+    source: str,
+    target: str | None,
+    task: str,
+    options: Mapping[str, str] | None,
+    channels: int,
+    plugins: Registry,
+) -> tuple[Dataset, str]:
+    """Read and check the data, with those of the target; also return why the task was chosen."""
+    from autotl.data import HELD_OUT, check, hold_out, join_domains, read_source, read_target
+    from autotl.tasks import choose_task
+
+    read = read_source(source, plugins, options)
+    chosen, reason = choose_task(task, [example.label for example in read.examples], plugins)
+    splits: dict[str, Any] = {}
+    read = read._replace(task=chosen)
+    if target is not None:
+        other = read_target(target, read, plugins, options)
+        read, splits = join_domains(read, other, (source, target), 0), {"validation": 0, "test": 0}
+    dataset = check(
+        read.examples,
+        source,
+        issues=read.issues,
+        kind=read.kind,
+        task=chosen,
+        channels=channels,
+        unlabelled=read.unlabelled,
+        target=read.target,
+        **splits,
+    )
+    if not read.validation_has_labels:
+        dataset = hold_out(dataset, HELD_OUT, 0)
+    return dataset, reason
 
 
 def _describe_issues(issues: Sequence[Issue], limit: int) -> Iterator[str]:
@@ -118,7 +155,7 @@ def _describe_issues(issues: Sequence[Issue], limit: int) -> Iterator[str]:
 def _describe_labels(dataset: Dataset) -> Iterator[str]:
     """Yield how often each class or label occurs, or the range of each number."""
     task = dataset.task
-    names = [task.names(example.label) for example in dataset.examples]
+    names = [task.names(example.label) for example in dataset.examples if example.label]
     counts = Counter(name for several in names for name in several)
     for i, output in enumerate(dataset.outputs):
         if counts:

@@ -236,6 +236,13 @@ FOLDS = click.option(
     "with random and public ones (default: none).",
 )
 @click.option(
+    "--target",
+    type=SOURCE,
+    metavar="DATA",
+    help="Examples of another domain with the same classes, which are those that count: they are "
+    "trained on without labels, and score (default: none).",
+)
+@click.option(
     "--out", type=PATH, metavar="DIR", help="Parent folder of the run folders (default: runs)."
 )
 @device_option()

@@ -3,7 +3,8 @@
 ``source`` reads the examples of a dataset plugin. ``dataset`` checks them: ``inspection`` opens
 each example once, ``labels`` compares the names of classes, ``copies`` and ``duplicates`` find
 copies and near-copies, and ``split`` assigns the examples to train, validation and test;
-``unlabelled`` has those without a label. ``resample`` returns the folds of cross-validations.
+``unlabelled`` has those without a label, and ``domains`` joins a source and a target.
+``resample`` returns the folds of cross-validations.
 ``image_kind`` is the kind of input that images are, ``image`` decodes one, with the ``scale`` of
 those with more than 8 bits, and ``toy_images`` makes easy ones. ``encoding`` encodes an example of
 any kind, ``packing`` all of them into one memory-mapped array, and ``batches`` reads that array.
@@ -28,6 +29,7 @@ from autotl.data.dataset import (
     write_issues,
     write_splits,
 )
+from autotl.data.domains import HELD_OUT, hold_out, join_domains
 from autotl.data.encoding import encode
 from autotl.data.image import Progress, decode
 from autotl.data.image_kind import IMAGES, ImageInput, find_kind, match_channels
@@ -51,11 +53,12 @@ from autotl.data.sample import (
     sample_examples,
 )
 from autotl.data.scale import Scale, Scales
-from autotl.data.source import Source, parse_options, read_source
+from autotl.data.source import Source, parse_options, read_source, read_target
 from autotl.data.unlabelled import Unlabelled
 
 __all__ = [
     "FEWEST_PER_CLASS",
+    "HELD_OUT",
     "IMAGES",
     "PACKED_SUFFIX",
     "PARTIAL_SUFFIX",
@@ -83,6 +86,8 @@ __all__ = [
     "find_kind",
     "find_same",
     "fold",
+    "hold_out",
+    "join_domains",
     "match_channels",
     "measure_opening",
     "pack",
@@ -93,6 +98,7 @@ __all__ = [
     "rarest_labels",
     "read_packed_row_bytes",
     "read_source",
+    "read_target",
     "resample",
     "resident",
     "sample_examples",

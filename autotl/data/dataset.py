@@ -85,6 +85,9 @@ class Dataset:
             the test split, ``[N]``; None if there is a validation split instead.
         kind: What the examples are.
         unlabelled: Examples without a label, apart from all of the above.
+        target: What the user called the other domain, of which all examples are but those that
+            train; empty without one.
+        validation_has_labels: Whether the targets of the validation split mean anything.
     """
 
     source: str
@@ -102,6 +105,8 @@ class Dataset:
     folds: NDArray[np.int64] | None = None
     kind: InputKind = IMAGES
     unlabelled: Unlabelled = field(default_factory=Unlabelled)
+    target: str = ""
+    validation_has_labels: bool = True
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -121,6 +126,11 @@ class Dataset:
     def scored_split(self) -> str:
         """The split whose examples score the trials: all of 'train' if it is divided into folds."""
         return "validation" if self.folds is None else "train"
+
+    @property
+    def refit_splits(self) -> tuple[str, ...]:
+        """The splits on which the winner is retrained: labels of a target only score."""
+        return ("train",) if self.target else ("train", "validation")
 
     def indices(self, *splits: str) -> NDArray[np.int64]:
         """Indices of the examples in any of ``splits``, ascending, ``[n]``."""
@@ -172,6 +182,7 @@ def check(
     task: Task = CLASSIFICATION,
     channels: int = RGB,
     unlabelled: Sequence[Example] = (),
+    target: str = "",
 ) -> Dataset:
     """Open every example once, leave out unusable ones, and split the others.
 
@@ -188,6 +199,7 @@ def check(
         task: What is predicted of them.
         channels: Number of channels that images must have, or be converted to; see ``decode``.
         unlabelled: The examples without a label, in any order.
+        target: What the user called the domain of all examples but those that train.
 
     Raises:
         DataError: No examples, fewer than two classes, or too few usable ones of one.
@@ -199,7 +211,8 @@ def check(
         task, strata, units, near = _stratify(task, usable, opened, outputs, copies, excluded)
         splits = split(usable, units, strata, seed, validation, test, folds)
         fold_of = _assign_folds(outputs, strata, splits, units, folds, seed, kind)
-        task = task.fit([usable[i].label for i in np.flatnonzero(splits != "test")], outputs)
+        fitting = splits == "train" if target else splits != "test"
+        task = task.fit([usable[i].label for i in np.flatnonzero(fitting)], outputs)
     scales = _measure(usable, opened, kind)
     labelled = Dataset(
         source=source,
@@ -216,6 +229,7 @@ def check(
         digests=digest_contents(opened, kind),
         folds=fold_of,
         kind=kind,
+        target=target,
     )
     return _complete(labelled, opened, unlabelled, issues, progress, channels)
 

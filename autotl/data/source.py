@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from autotl.data.image_kind import find_kind
+from autotl import image_files
+from autotl.data.image_kind import IMAGES, find_kind
 from autotl.data.remote import fetch
 from autotl.data.unlabelled import divide
 from autotl.errors import AutoTLError, DataError, StudyError, is_machine_fault
 from autotl.space.input_kind import InputKind
 from autotl.space.narrowing import check_keywords, check_values
-from autotl.space.plugin import Example, Issue
+from autotl.space.plugin import UNLABELLED, Example, Issue
 from autotl.space.registry import AnyPlugin, Registry, error_line
 from autotl.space.task import Task
 from autotl.tasks import CLASSIFICATION
@@ -23,7 +24,8 @@ class Source(NamedTuple):
     """What a dataset plugin returned: the examples, the problems it reported, and their kind.
 
     ``task`` is what is predicted of the examples, which is chosen later. Examples without a label
-    are ``unlabelled``, and not among the ``examples``.
+    are ``unlabelled``, and not among the ``examples``. With a second domain, ``target`` is what the
+    user called it, see ``domains``.
     """
 
     examples: list[Example]
@@ -31,6 +33,8 @@ class Source(NamedTuple):
     kind: InputKind
     task: Task = CLASSIFICATION
     unlabelled: tuple[Example, ...] = ()
+    target: str = ""
+    validation_has_labels: bool = True
 
 
 def read_source(source: str, plugins: Registry, options: Mapping[str, str] | None = None) -> Source:
@@ -67,6 +71,40 @@ def read_source(source: str, plugins: Registry, options: Mapping[str, str] | Non
     issues = [item for item in items if isinstance(item, Issue)]
     labelled, unlabelled = divide([item for item in items if not isinstance(item, Issue)])
     return Source(labelled, issues, kind, unlabelled=tuple(unlabelled))
+
+
+def read_target(
+    target: str, source: Source, plugins: Registry, options: Mapping[str, str] | None = None
+) -> Source:
+    """Read the examples of another domain, as those of a source; in a plain folder they are files.
+
+    Args:
+        target: The data source of the other domain. The files of a folder without subfolders have
+            no label.
+        source: The examples of the first domain.
+        plugins: The plugins.
+        options: The values of keywords of the dataset plugin, as text.
+
+    Raises:
+        DataError: The target cannot be read, or no dataset plugin reads it.
+        StudyError: The dataset plugin does not have these options.
+    """
+    folder, kind = Path(target).expanduser(), source.kind
+    is_plain = folder.is_dir() and not any(
+        path.is_dir() and not image_files.is_hidden(path.name) for path in folder.iterdir()
+    )
+    if not is_plain:
+        return read_source(target, plugins, options)
+    if kind is IMAGES:
+        items = [
+            (path.as_posix(), folder / path) for path in image_files.list_images(folder).images
+        ]
+    else:
+        items = list(kind.read(str(folder)))
+    if not items:
+        return read_source(target, plugins, options)  # which explains it
+    examples = tuple(Example(name, item, "", UNLABELLED) for name, item in items)
+    return Source([], [], kind, unlabelled=examples)
 
 
 def parse_options(plugin: AnyPlugin, options: Mapping[str, str]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from autotl import events, files
+from autotl import events, files, training
 from autotl.artifact import replacement
 from autotl.data import Dataset
 from autotl.engine.inputs import imbalance
@@ -193,6 +193,7 @@ def begin_study(
         space_settings=identity.of_space(settings),
         excluded=[ExcludedPlugin(**vars(plugin)) for plugin in search_space.excluded],
         compared_weights=_compared_weights(search_space),
+        unlabelled_methods=_unlabelled_methods(search_space),
         sampler=sampler.DESCRIPTION,
         pruner=pruner.DESCRIPTION,
         device=str(device),
@@ -233,11 +234,18 @@ def _compared_weights(search_space: Space) -> list[ComparedWeights]:
     return compared
 
 
+def _unlabelled_methods(search_space: Space) -> list[str]:
+    """The plugins that train with unlabelled examples, beside one that does not."""
+    plugins = search_space.plugins.get("unlabelled", ())
+    used = [plugin.name for plugin in plugins if training.uses_unlabelled(plugin)]
+    return used if len(used) < len(plugins) else []
+
+
 def shared_settings(settings: StudyConfig) -> dict[str, Any]:
     """Return the settings of a search that its workers share, with absolute paths."""
     own = {"storage", "out", "device", "cache_size"}
     values = settings.model_dump(mode="json", exclude=own)
-    for key in ("data", "source", "weights", "learn_from"):
+    for key in ("data", "source", "target", "weights", "learn_from"):
         if values[key] and Path(values[key]).exists():
             values[key] = str(Path(values[key]).absolute())
     values["plugin"] = [str(file.expanduser().absolute()) for file in settings.plugin]
@@ -282,12 +290,20 @@ def _data_facts(settings: StudyConfig, dataset: Dataset, metric: Metric) -> Data
         test=test,
         unlabelled=len(dataset.unlabelled),
         folds=None if dataset.folds is None else int(dataset.folds.max()) + 1,
+        target=_describe_target(dataset),
+        validation_has_labels=dataset.validation_has_labels,
         skipped=dataset.skipped,
         duplicates_across_splits=dataset.duplicates_across_splits,
         independent_validation=dataset.count_units(dataset.scored_split),
         imbalance=imbalance(dataset),
-        majority=_score_constant(dataset, metric),
+        majority=_score_constant(dataset, metric) if dataset.validation_has_labels else None,
     )
+
+
+def _describe_target(dataset: Dataset) -> str:
+    """What the target is called in sentences: the name of its file or folder."""
+    path = Path(dataset.target)
+    return path.name if dataset.target and path.exists() else dataset.target
 
 
 def _score_constant(dataset: Dataset, metric: Metric) -> MajorityClass:

@@ -19,7 +19,7 @@ from autotl.store import (
     StudyFacts,
 )
 from autotl.study import ERROR_FILE, StudyConfig
-from autotl.tasks import choose_task, find_metric
+from autotl.tasks import choose_task, find_metric, find_metric_without_labels
 
 
 def choose_inputs(
@@ -54,6 +54,23 @@ def read_examples(settings: StudyConfig, plugins: Registry) -> Source:
     source = data.read_source(settings.data, plugins, settings.data_options)
     _check_places_of_files(settings, source)
     return source
+
+
+def _add_target(settings: StudyConfig, source: Source, plugins: Registry) -> Source:
+    """Join the examples of the target to those of the source, if the settings have a target.
+
+    Raises:
+        DataError: The target cannot be read, or does not fit the source.
+        StudyError: A file is in the run folder or in the cache.
+    """
+    if settings.target is None:
+        return source
+    target = data.read_target(settings.target, source, plugins, settings.data_options)
+    _check_places_of_files(settings, target)
+    names = settings.data, settings.target
+    return data.join_domains(
+        source, target, names, settings.seed, settings.validation, settings.test
+    )
 
 
 def _check_places_of_files(settings: StudyConfig, source: Source) -> None:
@@ -92,13 +109,14 @@ def apply_inputs(
     return settings, source
 
 
-def choose_target(
+def choose_task_and_metric(
     settings: StudyConfig, source: Source, plugins: Registry, listener: Listener
 ) -> tuple[StudyConfig, Source, Metric]:
-    """Choose the task and the metric.
+    """Choose the task and the metric, and read the target in between.
 
     Returns:
-        The settings with their names, the source with the task, and the metric.
+        The settings with their names, the source with the task and the examples of the target,
+        and the metric.
 
     Raises:
         PluginError: There is no such task.
@@ -109,9 +127,14 @@ def choose_target(
     if reason:
         text = f"the task is {task.name}, because {reason}; --task classification overrides that"
         listener(Note(text))
-    metric = find_metric(settings.metric or task.default_metric, task, plugins)
+    source = _add_target(settings, source._replace(task=task), plugins)
+    if source.validation_has_labels:
+        metric = find_metric(settings.metric or task.default_metric, task, plugins)
+    else:
+        metric = find_metric_without_labels(settings.metric, task)
+        listener(Note(f"{source.target} has no labels, so {metric.name} scores", warning=True))
     names = {"task": task.name, "metric": metric.name}
-    return settings.model_copy(update=names), source._replace(task=task), metric
+    return settings.model_copy(update=names), source, metric
 
 
 def load_dataset(
@@ -129,16 +152,19 @@ def load_dataset(
         settings.data,
         issues=source.issues,
         seed=settings.seed,
-        validation=settings.validation,
-        test=settings.test,
+        validation=0 if source.target else settings.validation,
+        test=0 if source.target else settings.test,
         folds=settings.folds,
         progress=lambda what, done, total: listener(Stage(what, done, total)),
         kind=source.kind,
         task=source.task,
         channels=settings.in_chans,
         unlabelled=source.unlabelled,
+        target=source.target,
     )
-    return dataset
+    if source.validation_has_labels:
+        return dataset
+    return data.hold_out(dataset, settings.validation or data.HELD_OUT, settings.seed)
 
 
 def check_metric(metric: Metric, dataset: Dataset) -> None:

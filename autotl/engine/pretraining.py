@@ -21,7 +21,7 @@ from autotl.data import Dataset, Source
 from autotl.data.image_kind import STEP, UPSCALING
 from autotl.engine.beginning import versions
 from autotl.engine.ending import name_device_faults
-from autotl.engine.inputs import check_metric, choose_target, read_examples
+from autotl.engine.inputs import check_metric, choose_task_and_metric, read_examples
 from autotl.engine.search_space import load_plugins, plugins_for
 from autotl.errors import Incompatible, OutOfTime, PluginError, StoreError, StudyError, TrialStopped
 from autotl.events import Listener, Note, Stage, ignore
@@ -131,7 +131,7 @@ def prepare(
     plugins = load_plugins(settings, plugins)
     device = models.select_device(settings.device, settings.precision)
     source = read_examples(settings, plugins)
-    settings, source, metric = choose_target(settings, source, plugins, listener)
+    settings, source, metric = choose_task_and_metric(settings, source, plugins, listener)
     fitting = plugins_for(settings, plugins, source)
     find_backbone(config, fitting)
     if config.image_size is None:

@@ -25,7 +25,7 @@ from autotl.engine.inputs import (
     apply_inputs,
     check_metric,
     choose_inputs,
-    choose_target,
+    choose_task_and_metric,
     load_dataset,
     read_examples,
     write_data,
@@ -174,7 +174,9 @@ def check_folders(settings: StudyConfig) -> None:
         StudyError: It contains the data, or is of something else.
         StoreError: Its model folder is of something else.
     """
-    check_places(settings.folder, settings.data)
+    for place in (settings.data, settings.target):
+        if place:
+            check_places(settings.folder, place)
     replacement.check_replaceable(settings.folder / "model")
     if settings.student:
         replacement.check_replaceable(settings.folder / FOLDER)
@@ -203,7 +205,7 @@ def prepare(
         budget.reserve_student()
     with budget.stage("check"):  # names are checked before any image is opened
         source = read_examples(settings, plugins)
-        settings, source, metric = choose_target(settings, source, plugins, listener)
+        settings, source, metric = choose_task_and_metric(settings, source, plugins, listener)
         fitting = plugins_for(settings, plugins, source)
         check_student(settings, fitting, source)
         announce(settings, metric, store, budget, device, listener)
@@ -239,8 +241,7 @@ def training_context(
     """Make the context of all trainings of the study, with the measurements of earlier runs."""
     facts = store.study(settings.name)
     listener(events.ScoreDecimals(facts.score_decimals))
-    train, validation = (len(dataset.indices(split)) for split in ("train", "validation"))
-    budget.refit = (train + validation) / train
+    budget.refit = len(dataset.indices(*dataset.refit_splits)) / len(dataset.indices("train"))
     if settings.folds is not None:
         budget.refit = settings.folds / (settings.folds - 1)
     cache = FeatureCache(

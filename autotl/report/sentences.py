@@ -125,9 +125,10 @@ def describe_result(summary: Mapping[str, Any]) -> list[str]:
     Returns:
         Sentences: those of ``describe_winner``; then others about what was not done, ties, the
         smallest difference that could be seen, an ensemble that is better than the winner, the
-        baselines, what weights gain over others, the classes if they are unequal, or the labels or
-        numbers, the student, and repeated use of the test split. Where a single configuration was
-        trained, nothing was selected, and none is about a selection.
+        baselines, what weights gain over others, what unlabelled examples gain, the classes if they
+        are unequal, or the labels or numbers, the student, and repeated use of the test split.
+        Where a single configuration was trained, nothing was selected, and none is about a
+        selection.
     """
     sentences = describe_winner(summary)
     if summary["best"] is None:
@@ -141,6 +142,7 @@ def describe_result(summary: Mapping[str, Any]) -> list[str]:
             *_better_ensemble(summary),
             *_baselines(summary),
             *_gains(summary),
+            *_unlabelled_gain(summary),
         ]
     sentences += [*_constant(summary), *_recalls(summary), *_outputs(summary)]
     sentences += describe_student(summary)
@@ -216,8 +218,8 @@ def describe_winner(summary: Mapping[str, Any]) -> list[str]:
 
     Returns:
         Sentences: that there was no time for fine-tuning, if so; the winner with its score, or that
-        there is none; its score on the test split, or why there is none; and a warning if it is not
-        better than a constant prediction.
+        there is none; its score on the test split, or why there is none; and a warning if it was
+        scored without labels, or is not better than a constant prediction.
     """
     if summary["best"] is None:
         return [*_not_fine_tuned(summary), "No trial completed, so there is no winner."]
@@ -226,7 +228,22 @@ def describe_winner(summary: Mapping[str, Any]) -> list[str]:
         *_not_fine_tuned(summary),
         _only_model(summary) if is_only else _winner(summary, winner_name(summary)),
         _test_score(summary),
+        *_without_labels(summary),
         *_useless(summary),
+    ]
+
+
+def _without_labels(summary: Mapping[str, Any]) -> list[str]:
+    """Warn of scores that no label has a part in."""
+    data = summary["data"]
+    if data.get("validation_has_labels", True):
+        return []
+    metric = summary["metric"].replace("_", " ")
+    return [
+        f"Warning: scored without labels, by the {metric} of the predictions for "
+        f"{data['validation']} {data['nouns']} of the target {data['target']}. A model that is "
+        "confidently wrong about evenly distributed classes scores high as well: label some "
+        f"{data['nouns']} of the target to know."
     ]
 
 
@@ -248,6 +265,8 @@ def describe_ranking(summary: Mapping[str, Any]) -> list[str]:
 
 def _where_searched(summary: Mapping[str, Any]) -> str:
     """Say by which images trials are scored."""
+    if target := summary["data"].get("target"):
+        return f"on the validation split of the target {target}"
     return "in the cross-validation" if summary["data"].get("folds") else "on the validation split"
 
 
@@ -316,7 +335,8 @@ def _undone(summary: Mapping[str, Any]) -> list[str]:
     if not undone:
         return []
     reason = f" ({best['not_refitted_because']})" if best["not_refitted_because"] else ""
-    refitted = f"refitted on train + validation{reason}: it was trained on a part of these {nouns}"
+    splits = "train" if summary["data"].get("target") else "train + validation"
+    refitted = f"refitted on {splits}{reason}: it was trained on a part of these {nouns}"
     calibrated = "calibrated: its probabilities are as the network computes them"
     if not summary["data"]["has_probabilities"]:
         calibrated = "calibrated: its predictions have no intervals"
@@ -344,10 +364,11 @@ def _winner(summary: Mapping[str, Any], name: str) -> str:
     else:
         details = describe_config(best["effective_config"], values=False)
     score = best["validation"]
-    measured = "on the validation split, by which it was selected"
+    measured = f"{_where_searched(summary)}, by which it was selected"
     if score["repeats"] > 1:
         measured = (
             f"the mean of {score['repeats']} repeats, each with its own seed and validation split"
+            f"{_of_target(summary)}"
         )
     elif folds := summary["data"].get("folds"):
         measured = f"in a cross-validation with {folds} folds, by which it was selected"
@@ -379,7 +400,7 @@ def _test_score(summary: Mapping[str, Any]) -> str:
         if test["n"] < total:
             sample = f", a random sample of {total}, because there was no time for all"
         return (
-            f"Its {summary['metric']} on the test split is "
+            f"Its {summary['metric']} on the test split{_of_target(summary)} is "
             f"{_interval(summary, test['score'], test)}, measured on {test['n']} {nouns} that the "
             f"search did not use{sample}."
         )
@@ -388,9 +409,17 @@ def _test_score(summary: Mapping[str, Any]) -> str:
             "This winner was not scored on the test split: the split was used before, for an "
             "earlier winner or in a test that was interrupted."
         )
+    if not summary["data"].get("validation_has_labels", True):
+        return f"There is no test score: the {nouns} of the target have no labels."
     if not summary["data"]["test"]:
         return f"There is no test score: no {nouns} were set aside for a test split."
     return "There is no test score: the search ended before the test."
+
+
+def _of_target(summary: Mapping[str, Any]) -> str:
+    """Say of which target a split is; '' without one."""
+    target = summary["data"].get("target")
+    return f" of the target {target}" if target else ""
 
 
 def _ties(summary: Mapping[str, Any]) -> list[str]:
@@ -460,31 +489,51 @@ def _baselines(summary: Mapping[str, Any]) -> list[str]:
 
 def _gains(summary: Mapping[str, Any]) -> list[str]:
     """Say what the weights of a backbone gain over random or public ones."""
-    sentences = []
-    for entry in summary.get("gains") or []:
-        name, over = entry["backbone"], f"{entry['weights']} weights ({entry['over']})"
-        same, best = entry["same_recipe"], entry["best"]
-        if best is None:
-            sentences.append(
-                f"What {name} gains over {over} is unknown: one has no complete trial."
-            )
-            continue
-        parts = []
-        if same:
-            own, others = same["epochs"]
-            each = f"{own} epoch{'s' * (own > 1)} each"
-            epochs = each if own == others else f"{own} and {others} epochs"
-            parts.append(f"{_difference(summary, same)} with the same recipe and {epochs}")
-        if not same or same["trials"] != best["trials"]:
-            parts.append(
-                f"{_difference(summary, best)} between the best trials with either, trials "
-                f"{best['trials'][0]} and {best['trials'][1]}"
-            )
-        sentences.append(
-            f"Over {over}, {name} gains in {summary['metric']} {_where_searched(summary)}: "
-            f"{'; '.join(parts)}."
+    return [
+        _gain(
+            summary,
+            entry,
+            entry["backbone"],
+            f"{entry['weights']} weights ({entry['over']})",
+            "one has no complete trial",
         )
-    return sentences
+        for entry in summary.get("gains") or []
+    ]
+
+
+def _unlabelled_gain(summary: Mapping[str, Any]) -> list[str]:
+    """Say what training with unlabelled examples gains over labelled ones alone."""
+    if not (entry := summary.get("unlabelled_gain")):
+        return []
+    data = summary["data"]
+    nouns, target = data["nouns"], data.get("target")
+    name = f"training with unlabelled {nouns}{' of the target' if target else ''}"
+    over = f"the labelled {nouns}{' of the source' if target else ''} alone"
+    return [_gain(summary, entry, name, over, "no trial is complete with one of them")]
+
+
+def _gain(
+    summary: Mapping[str, Any], entry: Mapping[str, Any], name: str, over: str, missing: str
+) -> str:
+    """Say what something gains over something else; ``missing`` is why that may be unknown."""
+    same, best = entry["same_recipe"], entry["best"]
+    if best is None:
+        return f"What {name} gains over {over} is unknown: {missing}."
+    parts = []
+    if same:
+        own, others = same["epochs"]
+        each = f"{own} epoch{'s' * (own > 1)} each"
+        epochs = each if own == others else f"{own} and {others} epochs"
+        parts.append(f"{_difference(summary, same)} with the same recipe and {epochs}")
+    if not same or same["trials"] != best["trials"]:
+        parts.append(
+            f"{_difference(summary, best)} between the best trials with either, trials "
+            f"{best['trials'][0]} and {best['trials'][1]}"
+        )
+    return (
+        f"Over {over}, {name} gains in {summary['metric']} {_where_searched(summary)}: "
+        f"{'; '.join(parts)}."
+    )
 
 
 def _difference(summary: Mapping[str, Any], gap: Mapping[str, float]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from autotl.report.costs import prediction_ms
@@ -94,7 +94,8 @@ def summarise(store: Store, study: str) -> dict[str, Any]:
     there if the budget was too short for that. ``best`` is the contender whose model is in the run
     folder, or without one the winner of the search. ``test`` is its test result; those of earlier
     winners are only on the page. ``test_openings`` counts every use of the test split for a winner;
-    for ``student`` and ``gains`` see ``_student`` and ``_gains``.
+    for ``student``, ``gains`` and ``unlabelled_gain`` see ``_student``, ``_gains`` and
+    ``_unlabelled_gain``.
 
     Args:
         store: The database.
@@ -130,6 +131,7 @@ def summarise(store: Store, study: str) -> dict[str, Any]:
         "contenders": [_entry(c, winner, selection, rows) for c in contenders],
         "baselines": _baselines(selection, ranked, facts),
         "gains": _gains(ranked, facts),
+        "unlabelled_gain": _unlabelled_gain(ranked, facts),
         "selection": _selection_entry(selection),
         "prefer": facts.prefer,
         "mirroring": facts.mirroring.model_dump(mode="json") if facts.mirroring else None,
@@ -314,31 +316,63 @@ def _gains(ranked: Sequence[TrialRow], facts: StudyFacts) -> list[dict[str, Any]
             "backbone": compared.backbone,
             "over": over,
             "weights": weights,
-            "same_recipe": _gain(_same_recipe(ranked, compared.backbone, over), facts),
-            "best": _gain((_best_with(ranked, compared.backbone), _best_with(ranked, over)), facts),
+            **_compare(
+                _with_one_of(ranked, "backbone", [compared.backbone]),
+                _with_one_of(ranked, "backbone", [over]),
+                "backbone",
+                facts,
+            ),
         }
         for compared in facts.compared_weights
         for over, weights in compared.over.items()
     ]
 
 
-def _best_with(ranked: Sequence[TrialRow], backbone: str) -> TrialRow | None:
-    return next(_with_backbone(ranked, backbone), None)
+def _unlabelled_gain(ranked: Sequence[TrialRow], facts: StudyFacts) -> dict[str, Any] | None:
+    """What training with unlabelled examples gains over labelled ones alone, as ``_gains``.
+
+    It is None where nothing is trained with unlabelled examples.
+    """
+    if not facts.unlabelled_methods:
+        return None
+    used = _with_one_of(ranked, "unlabelled", facts.unlabelled_methods)
+    numbers = {row.number for row in used}
+    others = [row for row in ranked if row.number not in numbers]
+    return _compare(used, others, "unlabelled", facts)
 
 
-def _with_backbone(ranked: Sequence[TrialRow], name: str) -> Iterator[TrialRow]:
-    return (row for row in ranked if name in row.config.get("backbone", {}))
+def _with_one_of(ranked: Sequence[TrialRow], kind: str, names: Sequence[str]) -> Sequence[TrialRow]:
+    """The trials that have one of these plugins."""
+    return [row for row in ranked if not set(names).isdisjoint(row.config.get(kind, {}))]
+
+
+def _compare(
+    rows: Sequence[TrialRow], others: Sequence[TrialRow], kind: str, facts: StudyFacts
+) -> dict[str, Any]:
+    """By how much trials are better than others: with the same recipe, and the best of both.
+
+    Args:
+        rows: The trials, best first.
+        others: The other trials, best first.
+        kind: The kind of plugin in which they differ.
+        facts: The facts of the study.
+    """
+    best = (next(iter(rows), None), next(iter(others), None))
+    return {
+        "same_recipe": _gain(_same_recipe(rows, others, kind), facts),
+        "best": _gain(best, facts),
+    }
 
 
 def _same_recipe(
-    ranked: Sequence[TrialRow], backbone: str, over: str
+    rows: Sequence[TrialRow], others: Sequence[TrialRow], kind: str
 ) -> tuple[TrialRow | None, TrialRow | None]:
-    """The best trials that differ in the backbone alone, if possible with as many epochs."""
+    """The best trials that differ in one kind alone, if possible with as many epochs."""
     pairs = [
         (row, other)
-        for row in _with_backbone(ranked, backbone)
-        for other in _with_backbone(ranked, over)
-        if {**row.config, "backbone": None} == {**other.config, "backbone": None}
+        for row in rows
+        for other in others
+        if {**row.config, kind: None} == {**other.config, kind: None}
     ]
     equal = (pair for pair in pairs if pair[0].epochs == pair[1].epochs)
     return next(equal, pairs[0] if pairs else (None, None))

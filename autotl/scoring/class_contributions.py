@@ -98,6 +98,23 @@ def _rank(
     return scores, (placements - scores) * (n / sizes)
 
 
+def mutual_information(labels: Labels, probabilities: Probabilities) -> Contributions:
+    """The divergence of each prediction from their mean, over the logarithm of the classes.
+
+    Its mean is the mutual information of example and class, from 0 where all predictions are equal
+    to 1 where each is certain and all classes are equally frequent (Bridle et al. 1991, NIPS; as a
+    score for another domain Musgrave et al. 2022, arXiv:2208.07360). Labels are not used.
+    """
+    mean = np.maximum(probabilities.mean(0, dtype=np.float64), np.finfo(np.float64).tiny)
+    values, scale = np.zeros(len(probabilities)), max(np.log(probabilities.shape[1]), 1e-12)
+    for part in chunks(probabilities.shape[1], len(probabilities)):
+        own = probabilities[:, part].astype(np.float64)
+        safe = np.maximum(own, np.finfo(np.float64).tiny)
+        values += (own * (np.log(safe) - np.log(mean[part]))).sum(1)
+    scaled: Contributions = values / scale
+    return scaled
+
+
 def log_loss(labels: Labels, probabilities: Probabilities) -> Contributions:
     """The cross-entropy of each example in nats."""
     of_label = probabilities[np.arange(len(labels)), labels].astype(np.float64)

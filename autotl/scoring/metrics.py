@@ -145,6 +145,19 @@ METRICS = {
 }
 
 
+def _mutual_information(labels: Labels, probabilities: Probabilities) -> float:
+    return float(each.mutual_information(labels, probabilities).mean())
+
+
+WITHOUT_LABELS = {
+    m.name: m
+    for m in (
+        Metric("mutual_information", "maximize", _mutual_information, each.mutual_information),
+    )
+}
+"""Metrics of classes that do not look at labels, for examples that have none."""
+
+
 def get(name: str) -> Metric:
     """Get the metric called ``name``.
 

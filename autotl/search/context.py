@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -95,10 +95,17 @@ class TrainingContext:
         return None if self.dataset.folds is None else data.fold(self.dataset, 0)
 
     @property
-    def has_many_unlabelled(self) -> bool:
-        """Whether there are clearly more unlabelled than labelled training examples."""
+    def tries_unlabelled(self) -> Literal["", "own domain", "other domain"]:
+        """Whether methods for unlabelled examples are tried early, and which.
+
+        They are if there are clearly more unlabelled than labelled training examples, or if these
+        are of another domain.
+        """
+        if self.dataset.target:
+            return "other domain"
         labelled = len(self.dataset.indices("train"))
-        return len(self.dataset.unlabelled) >= MANY_UNLABELLED * labelled
+        many = len(self.dataset.unlabelled) >= MANY_UNLABELLED * labelled
+        return "own domain" if many else ""
 
     def build(
         self, config: Config, resample: Resample | None = None, size: int | None = None

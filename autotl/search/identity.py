@@ -32,6 +32,7 @@ ADDED = {"in_chans": RGB, "task": DEFAULT_TASK}
 
 SPACE_SETTINGS = (
     *SEARCHED_KINDS,
+    "target",  # the identity has the fingerprint of its examples
     *("space", "plugin", "weights", "source", "licence", "max_parameters", "max_latency"),
 )
 """The settings of the search space, which the next run may change, so that a study can grow."""
@@ -66,8 +67,9 @@ def of_space(settings: StudyConfig) -> dict[str, Any]:
         values["plugin"] = [str(file.expanduser().absolute()) for file in settings.plugin]
     if settings.weights:
         values["weights"] = str(settings.weights.expanduser().absolute())
-    if settings.source and Path(settings.source).exists():
-        values["source"] = str(Path(settings.source).absolute())
+    for key in ("source", "target"):
+        if key in values and Path(values[key]).exists():
+            values[key] = str(Path(values[key]).absolute())
     return values
 
 
@@ -121,7 +123,8 @@ def adopt(
     if identity and identity.get("precision") in PRECISIONS:
         stored["precision"] = PRECISIONS[identity["precision"]]
     given = settings.model_dump(include=settings.model_fields_set)
-    for one, other in (("folds", "validation"), ("validation", "folds")):
+    exclusive = {"folds": ("validation", "target"), "validation": ("folds",), "target": ("folds",)}
+    for one, other in ((one, other) for one, others in exclusive.items() for other in others):
         if given.get(one) is not None:  # only one of them can be set; the difference is reported
             stored.pop(other, None)
     return StudyConfig.model_validate({**stored, **given}) if stored else settings

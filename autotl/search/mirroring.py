@@ -68,6 +68,11 @@ def _compute_features(
     if dataset.folds is not None:  # the first fold is held out
         fold = dataset.folds[fitted]
         fitted, validation = fitted[fold > 0], fitted[fold == 0]
+    if not dataset.validation_has_labels:  # a part of the source is held out
+        units = np.unique(dataset.units[fitted])
+        apart = np.random.default_rng(context.settings.seed).permutation(units)[: len(units) // 3]
+        is_apart = np.isin(dataset.units[fitted], apart)
+        fitted, validation = fitted[~is_apart], fitted[is_apart]
     train = _draw(fitted, MOST_TRAINING, context.settings.seed)
     scored = _draw(validation, MOST_SCORED, context.settings.seed)
     if len(scored) < FEWEST_SCORED:

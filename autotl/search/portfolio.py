@@ -8,7 +8,8 @@ tried in this order:
    on the pretrained backbones of their architectures, with the same number of epochs;
 2. the default recipe: the second strategy on the first backbone;
 3. the plugins that the user added with ``--plugin``, in the place of those of the default recipe;
-4. recipes 1 and 2 with the second plugin for unlabelled examples, if there are many of those;
+4. recipes 1 and 2 with the second plugin for unlabelled examples, if there are many of those; if
+   they are of another domain, the default recipe first with each plugin that is made for that;
 5. the first strategy on the other backbones, while there is time for probing;
 6. the best configurations of earlier studies on similar data;
 7. the first strategy with the other heads on the most promising backbone; from the third head on,
@@ -26,7 +27,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 from autotl.search.leaderboard import PASSING, standard_error
 from autotl.space.kinds import FREEZE_FROM_SCRATCH
@@ -59,13 +60,13 @@ class Portfolio:
             called after the other backbones have been probed.
         first_trial: Number of the first trial of this run. Recipes that failed or were out of time
             in earlier runs are tried a second time.
-        semi_supervised: Whether there are clearly more unlabelled than labelled examples.
+        unlabelled: Whether methods for unlabelled examples are tried early, and for which.
     """
 
     space: Space
     warm_start: Callable[[], Mapping[str, Mapping[str, Any]]]
     first_trial: int = 0
-    semi_supervised: bool = False
+    unlabelled: Literal["", "own domain", "other domain"] = ""
 
     def next_recipe(
         self, ranked: Sequence[TrialRow], tried: Tried, *, probing: bool = True
@@ -191,7 +192,7 @@ class Portfolio:
         if self._default_strategy != first:
             yield self._default(smallest, self._default_strategy, head)
         yield from self._user_plugins(smallest)
-        yield from self._semi_supervised(smallest)
+        yield from self._with_unlabelled(smallest)
         if probing:
             yield from (self._default(backbone, first, head) for backbone in others)
         yield None
@@ -217,15 +218,24 @@ class Portfolio:
                     names = {**recipe, kind: plugin.name}
                     yield tuple(names.values()), self.space.defaults(**names)
 
-    def _semi_supervised(self, backbone: str) -> Iterator[Recipe]:
-        """Yield the first two recipes with the second plugin for unlabelled examples."""
-        if not self.semi_supervised or "unlabelled" not in self.space.plugins:
+    def _with_unlabelled(self, backbone: str) -> Iterator[Recipe]:
+        """Yield recipes with plugins for unlabelled examples, one at a time.
+
+        They are the first two with the second of the plugins that declare an order; for another
+        domain, before that the default recipe with each plugin that is made for that.
+        """
+        if not self.unlabelled or "unlabelled" not in self.space.plugins:
             return
+        pairs = []
+        if self.unlabelled == "other domain":
+            made = [p.name for p in self.space.plugins["unlabelled"] if p.across_domains]
+            pairs = [(method, self._default_strategy) for method in made]
         for method in self.space.default_order("unlabelled")[1:2]:
-            for freeze in self._strategies[:2]:
-                names = {"backbone": backbone, "freeze": freeze, "head": self._heads[0]}
-                names["unlabelled"] = method
-                yield tuple(names.values()), self.space.defaults(**names)
+            pairs += [(method, freeze) for freeze in self._strategies[:2]]
+        for method, freeze in dict.fromkeys(pairs):
+            names = {"backbone": backbone, "freeze": freeze, "head": self._heads[0]}
+            names["unlabelled"] = method
+            yield tuple(names.values()), self.space.defaults(**names)
 
     def _with_strategy(
         self,

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from autotl.errors import PluginError, StoreError, StudyError, did_you_mean
-from autotl.scoring.metrics import METRICS
+from autotl.scoring.metrics import METRICS, WITHOUT_LABELS
 from autotl.search import identity
 from autotl.space.declared import Declarations, read_declarations
 from autotl.space.narrowing import narrow_plugin, require_kinds, require_names
@@ -51,6 +51,8 @@ def check_names(settings: StudyConfig) -> None:
         AutoTLError: A path or a name does not exist.
     """
     require_source(settings.data)
+    if settings.target is not None:
+        require_source(settings.target)
     _check_paths(settings)
     _check_task(settings)
     _check_plugin_names(settings)
@@ -95,7 +97,7 @@ def _check_task(settings: StudyConfig) -> None:
     Whether they suit the data is not known yet.
     """
     names = {"task": settings.task, "metric": settings.metric}
-    core = {"task": {AUTO, DEFAULT_TASK}, "metric": {"", *METRICS}}
+    core = {"task": {AUTO, DEFAULT_TASK}, "metric": {"", *METRICS, *WITHOUT_LABELS}}
     if all(name in core[kind] for kind, name in names.items()):
         return
     declared = read_declarations(settings.plugin)
@@ -113,7 +115,7 @@ def _check_metric(metric: str, task: str, declared: Declarations) -> None:
     names = declared.names.get("metric", {metric})
     suited = {name for name in names if declared.suits("metric", name, task)}
     if not declared.has_own_targets(task):
-        suited |= set(METRICS)
+        suited |= {*METRICS, *WITHOUT_LABELS}
     if metric not in suited:
         near = did_you_mean(metric, suited)
         raise StudyError(f"the metric {metric!r} does not suit {task}; {near}")

@@ -124,7 +124,7 @@ class TrialLoop:
             space,
             cache(lambda: warm_start.recall(store, self.settings, space)),
             leaderboard.first_trial,
-            semi_supervised=context.has_many_unlabelled,
+            unlabelled=context.tries_unlabelled,
         )
         self.queue = TrialQueue(
             store, study, space, self.settings, leaderboard, self.portfolio, budget, worker

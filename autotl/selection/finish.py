@@ -212,10 +212,12 @@ class Finish:
 
     def _evidence(self, winner: Contender) -> Evidence:
         """Return the comparison, the calibration and possible label issues of a new winner."""
-        predictions = self.selection.out_of_sample(winner)
+        dataset = self.context.dataset
+        predictions = None
+        if dataset.validation_has_labels:
+            predictions = self.selection.out_of_sample(winner)
         if predictions is None:
             return Evidence(self.selection.result)
-        dataset = self.context.dataset
         issues = error_analysis.find_label_issues(
             dataset, predictions.indices, predictions.predictions
         )

@@ -1,4 +1,4 @@
-"""Refit the winner on train + validation."""
+"""Refit the winner on train + validation, or on train alone if all others are of a target."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def refit(
     *,
     has_fallback: bool,
 ) -> Refitted:
-    """Retrain the members of the winner on train + validation.
+    """Retrain the members of the winner on ``Dataset.refit_splits``.
 
     If there is a fallback model, the refit must fit into the budget. Without one it may exceed the
     budget, so that the search always results in a model. A trial that got fewer epochs than
@@ -67,7 +67,8 @@ def refit(
     needed = budget.refit * selection.seconds(winner) + test
     if has_fallback and needed > budget.left:
         raise OutOfTime(f"it would take {needed:.0f} s, and {budget.left:.0f} s are left")
-    name, done = "refitting the winner on train + validation", 0
+    splits = context.dataset.refit_splits
+    name, done = f"refitting the winner on {' + '.join(splits)}", 0
     # The member that takes longest is the last one, with as many epochs as there is time for then.
     order = sorted(winner.trials, key=lambda trial: repeat_seconds(rows[trial]))
     epochs = {trial: rows[trial].epochs for trial in order}
@@ -79,7 +80,8 @@ def refit(
         listener(events.Stage(name, done, total))
         config = context.config(rows[trial])
         model = context.build(config)
-        job = context.retraining(rows[trial], model, "train", "validation")
+        job = context.retraining(rows[trial], model, *splits)
+        job.validation = None  # which the splits may not contain
         job.epochs = epochs[trial]
         if has_fallback:
             job.deadline = budget.refit_deadline(test)

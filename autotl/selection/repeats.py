@@ -393,9 +393,11 @@ class Repeats:
         self.models[contender.lead] = model.cpu()
         result = Result(last.score, time.monotonic() - began, last.predictions)
         self._results[contender.lead][number] = result
-        targets = self.dataset.targets[resample.validation]
-        details = self.dataset.task.details(targets, last.predictions)
-        facts = RepeatFacts(confusion_matrix=details.get("confusion_matrix"))
+        facts = RepeatFacts()
+        if self.dataset.validation_has_labels:
+            targets = self.dataset.targets[resample.validation]
+            details = self.dataset.task.details(targets, last.predictions)
+            facts = RepeatFacts(confusion_matrix=details.get("confusion_matrix"))
         self._write("trial", contender.lead, number, result, facts)
 
     def _load(self, contender: Contender, row: RepeatRow, resample: Resample) -> bool:

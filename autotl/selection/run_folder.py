@@ -137,7 +137,7 @@ class RunFolder:
     def _training_digests(self, configs: Sequence[Config], refitted: bool) -> NDArray[np.uint64]:
         """The digests of all examples that the model was trained on, ``uint64 [n]``."""
         dataset = self.dataset
-        splits = ("train", "validation") if refitted else ("train",)
+        splits = dataset.refit_splits if refitted else ("train",)
         digests = dataset.digests[dataset.indices(*splits)]
         chosen = (config.get("unlabelled") for config in configs)
         if any(choice and training.uses_unlabelled(choice.plugin) for choice in chosen):
@@ -219,6 +219,8 @@ class RunFolder:
             "decimals": facts.score_decimals,
             "task": {key: getattr(self.dataset.task, key) for key in model_card.CLASS_WORDS},
             "images": {split: len(self.dataset.indices(split)) for split in splits},
+            "target": facts.data.target,
+            "validation_has_labels": facts.data.validation_has_labels,
         }
 
     def save_student(self, path: Path, model: Model, config: Config, student: StudentFacts) -> None:
@@ -325,6 +327,8 @@ class RunFolder:
         if Path(source).exists():
             source = self._relative(Path(source))
         sources: dict[str, Any] = {"data": source}
+        if target := self.settings.target:
+            sources["target"] = self._relative(Path(target)) if Path(target).exists() else target
         if self.settings.data_options:
             sources["data_options"] = self.settings.data_options
         if self.settings.plugin:

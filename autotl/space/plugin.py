@@ -214,6 +214,7 @@ class Plugin(Generic[P, R]):
     bounds: tuple[float, float] = (0.0, 1.0)
     per_example: bool = False
     has_unit: bool = False
+    across_domains: bool = False
     origin: str = NO_PACKAGE
     family: str = ""
     given: Mapping[str, Any] = field(default_factory=dict)
@@ -301,6 +302,8 @@ class Kind:
             is the mean of that. Without it, it returns a number, and its variance is estimated by
             leaving out examples, which takes longer.
         has_unit: For a metric: its values are in the unit of the targets.
+        across_domains: For an unlabelled method: it is made for unlabelled examples of another
+            domain than that of the labelled ones, and tried early where they are.
         members, locate, refuse: For a family of backbones, see ``Plugin``.
         variant_of: For a family of backbones: the family whose members it has with other weights,
             as ``FAMILY:NAME``.
@@ -340,6 +343,7 @@ class Kind:
         bounds: tuple[float, float] = (0.0, 1.0),
         per_example: bool = False,
         has_unit: bool = False,
+        across_domains: bool = False,
     ) -> Callable[[Callable[P, R]], Plugin[P, R]]: ...
     def __call__(
         self,

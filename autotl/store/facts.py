@@ -40,7 +40,9 @@ class DataFacts(Facts):
     keywords of the dataset plugin. ``task`` is the name of the task, and ``classes`` are its
     outputs: classes, labels or quantities. ``output_noun``, ``output_nouns``, ``constant_noun``,
     ``score_noun``, ``has_classes`` and ``has_probabilities`` are attributes of the task, see
-    ``space.task.Task``.
+    ``space.task.Task``. With a ``target``, the name of another domain, its examples are those of
+    validation, test and ``unlabelled``, and the training split has all of the source;
+    ``validation_has_labels`` says whether the metric saw labels.
     """
 
     source: str = ""
@@ -64,6 +66,8 @@ class DataFacts(Facts):
     skipped: int = 0
     duplicates_across_splits: int = 0
     folds: int | None = None
+    target: str = ""
+    validation_has_labels: bool = True
     independent_validation: int = 0
     imbalance: Number = 1.0
     majority: MajorityClass | None = None
@@ -315,6 +319,7 @@ class StudyFacts(Facts):
     space_settings: dict[str, Any] = {}
     excluded: list[ExcludedPlugin] = []
     compared_weights: list[ComparedWeights] = []
+    unlabelled_methods: list[str] = []
     sampler: str = ""
     pruner: str = ""
     device: str = ""

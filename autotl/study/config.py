@@ -82,6 +82,7 @@ class StudyConfig(BaseModel):
     space: dict[str, dict[str, dict[str, Any]]] = {}
     plugin: Annotated[tuple[Path, ...], BeforeValidator(to_tuple)] = ()
     weights: Path | None = None
+    target: str | None = None  # examples of another domain, which are the ones that count
     source: str | None = None  # data on which the weights of the backbone are trained first
     prefer: Literal["accuracy", "cheap"] = "accuracy"  # cheap: the cheapest of tied contenders
     student: str = ""  # backbone of a small model that the winner teaches
@@ -109,7 +110,7 @@ class StudyConfig(BaseModel):
             raise ValueError(f"is not a valid name of a study: {problem}")
         return name
 
-    @field_validator("data", "source")
+    @field_validator("data", "source", "target")
     @classmethod
     def _expand_home(cls, data: str | None) -> str | None:
         return None if data is None else check_source(data)
@@ -133,6 +134,16 @@ class StudyConfig(BaseModel):
             raise ValueError("is the size of a student; name its backbone with --student")
         return size
 
+    @field_validator("target")
+    @classmethod
+    def _refuse_folds(cls, target: str | None, info: ValidationInfo) -> str | None:
+        if target is not None and info.data.get("folds") is not None:
+            raise ValueError(
+                "folds are of labelled examples, all of which train if there is a target, and only "
+                "those of the target score; leave out folds"
+            )
+        return target
+
     @field_validator("storage")
     @classmethod
     def _refuse_memory(cls, storage: str | None) -> str | None:
@@ -143,9 +154,9 @@ class StudyConfig(BaseModel):
 
     @property
     def name(self) -> str:
-        """The study's name; by default that of the data."""
-        path = Path(self.data.split(":")[-1]).resolve()
-        return self.study or (path.name if path.is_dir() else path.stem) or "study"
+        """The study's name; by default that of the data, with a target ``DATA-to-TARGET``."""
+        names = [_name_of(data) for data in (self.data, self.target) if data]
+        return self.study or "-to-".join(filter(None, names)) or "study"
 
     @property
     def size(self) -> int | None:
@@ -161,6 +172,12 @@ class StudyConfig(BaseModel):
     def folder(self) -> Path:
         """The run folder."""
         return self.out / self.name
+
+
+def _name_of(source: str) -> str:
+    """The name of a data source: that of a folder, or of a file without its ending."""
+    path = Path(source.split(":")[-1]).resolve()
+    return path.name if path.is_dir() else path.stem
 
 
 def check_source(data: str) -> str:
@@ -220,7 +237,7 @@ def configure(source: str, options: Mapping[str, Any]) -> StudyConfig:
 
 def resolve_paths(values: dict[str, Any], folder: Path) -> None:
     """Resolve the paths of a study file or a recipe, which are relative to its ``folder``."""
-    for key in {"data", "source", "weights", "plugin", "learn_from"} & set(values):
+    for key in {"data", "source", "target", "weights", "plugin", "learn_from"} & set(values):
         values[key] = _resolve_path(values[key], folder)
 
 
@@ -275,7 +292,9 @@ def validate(values: dict[str, Any], options: Mapping[str, Any], where: str) -> 
             f"{shorten(settings.name)}, the name of the data, is not a valid name of a study: "
             f"{problem}; give another one with --study"
         )
-    check_places(settings.folder, settings.data)
+    for place in (settings.data, settings.target):
+        if place:
+            check_places(settings.folder, place)
     return settings
 
 

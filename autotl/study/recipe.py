@@ -76,6 +76,8 @@ def configure_recipe(path: Path, source: str | None, options: Mapping[str, Any])
             raise StudyError(f"{path} is not a valid recipe: expected one table [{kind}.NAME]")
         values[kind] = list(chosen)
     values.pop("versions", None)
+    if source is not None:
+        values.pop("target", None)  # it belongs to the data of the recipe
     resolve_paths(values, path.parent)
     own = re.fullmatch(r"recipe(-\d+)?", path.stem)  # recipe-2.toml is a member of an ensemble
     name = f"{path.resolve().parent.name}-retrained{own[1] or ''}" if own else path.stem

@@ -7,7 +7,7 @@ from autotl.tasks.classification import (
     numbered_classes,
     rank_positive,
 )
-from autotl.tasks.metric_choice import find_metric, metrics_for
+from autotl.tasks.metric_choice import find_metric, find_metric_without_labels, metrics_for
 from autotl.tasks.rescaling import measure_difference, rescale
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Classification",
     "choose_task",
     "find_metric",
+    "find_metric_without_labels",
     "find_task",
     "measure_difference",
     "metrics_for",

@@ -15,7 +15,7 @@ from autotl.errors import (
     did_you_mean,
     is_machine_fault,
 )
-from autotl.scoring.metrics import METRICS, Metric
+from autotl.scoring.metrics import METRICS, WITHOUT_LABELS, Metric
 from autotl.space.registry import AnyPlugin, Registry, error_line
 from autotl.space.task import Task
 from autotl.tasks.classification import Classification
@@ -35,11 +35,33 @@ def find_metric(name: str, task: Task, plugins: Registry) -> Metric:
     suited = metrics_for(task, plugins)
     if name in suited:
         return suited[name]
-    if name in METRICS or name in plugins.names("metric"):
+    if name in WITHOUT_LABELS:
+        problem = f"the metric {name!r} is for examples without labels, and these have labels"
+    elif name in METRICS or name in plugins.names("metric"):
         problem = f"the metric {name!r} does not suit {task.name}"
     else:
         problem = f"no metric is called {name!r}"
     raise StudyError(f"{problem}; {did_you_mean(name, suited)}")
+
+
+def find_metric_without_labels(name: str, task: Task) -> Metric:
+    """Return the metric of predictions for examples without labels; '' for the default.
+
+    Raises:
+        StudyError: It needs labels, or the task has no such metric.
+    """
+    if not isinstance(task, Classification):
+        raise StudyError(
+            f"the target has no labels, and predictions of {task.name} cannot be scored without "
+            "any; give some examples of the target a label"
+        )
+    chosen = name or next(iter(WITHOUT_LABELS))
+    if chosen not in WITHOUT_LABELS:
+        raise StudyError(
+            f"the metric {name!r} needs labels, and the target has none; leave out --metric for "
+            f"{' or '.join(WITHOUT_LABELS)}, or give some examples of the target a label"
+        )
+    return WITHOUT_LABELS[chosen]
 
 
 def metrics_for(task: Task, plugins: Registry) -> dict[str, Metric]:

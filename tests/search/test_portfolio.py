@@ -420,7 +420,7 @@ def other() -> Any: ...
 def test_with_many_unlabelled_examples_a_method_for_them_is_tried_early() -> None:
     plugins = {**SPACE.plugins, "unlabelled": (consistent, nothing, other)}
     search = Search(space=Space(plugins))
-    search.portfolio = replace(search.portfolio, semi_supervised=True)
+    search.portfolio = replace(search.portfolio, unlabelled="own domain")
     names = [search.next(score) for score in (0.7, 0.7, 0.9, 0.9, 0.8)]
     assert names == [
         ("large", "probe", "linear"),
