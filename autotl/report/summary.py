@@ -93,9 +93,8 @@ def summarise(store: Store, study: str) -> dict[str, Any]:
     ``cut_trial`` ended early with a better score than every complete trial. ``not_fine_tuned`` is
     there if the budget was too short for that. ``best`` is the contender whose model is in the run
     folder, or without one the winner of the search. ``test`` is its test result; those of earlier
-    winners are only on the page. ``test_openings`` counts every use of the test split for a winner;
-    for ``student``, ``gains`` and ``unlabelled_gain`` see ``_student``, ``_gains`` and
-    ``_unlabelled_gain``.
+    winners are only on the page. ``test_openings`` counts every use of the test split for a winner.
+    ``student``, ``gains`` and ``unlabelled_gain`` are described where they are made.
 
     Args:
         store: The database.
