@@ -83,6 +83,7 @@ SHAPE = {
     "contenders": {},
     "baselines": {"linear_probe": {}, "default_recipe": {}, "majority_class": {}},
     "gains": {},
+    "unlabelled_gain": {},
     "selection": {},
     "prefer": {},
     "mirroring": {"n": {}, "accuracy": {}, "mirrored": {}, "error": {}, "survives": {}},

@@ -438,6 +438,20 @@ def test_with_many_unlabelled_examples_a_method_for_them_is_tried_early() -> Non
     search.begin()  # few unlabelled examples are left to the sampler
 
 
+@unlabelled(across_domains=True)
+def aligned() -> Any: ...
+
+
+def test_for_another_domain_methods_that_are_made_for_it_come_first() -> None:
+    plugins = {**SPACE.plugins, "unlabelled": (consistent, nothing, other, aligned)}
+    search = Search(space=Space(plugins))
+    search.portfolio = replace(search.portfolio, unlabelled="other domain")
+    for _ in range(5):
+        search.next(0.9)
+    methods = [params["unlabelled"] for params in search.params]
+    assert methods[:4] == ["nothing", "nothing", "aligned", "consistent"]
+
+
 def with_weights(plugin: AnyPlugin, name: str, architecture: str, **weights: Any) -> AnyPlugin:
     """A member of a family of backbones."""
     return replace(plugin, family="zoo").member(
