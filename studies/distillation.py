@@ -153,7 +153,6 @@ def main() -> None:
         _print_row(seed, len(experiment.train), len(experiment.scored), *scores, took)
         rows.append(correct)
         units.append(np.array(dataset.units)[experiment.scored])
-    np.savez(options.cache / f"{options.seeds}.npz", *rows, *units)
     _print_comparison(names, rows, units)
 
 
