@@ -55,6 +55,8 @@ SHAPE = {
         "skipped": {},
         "duplicates_across_splits": {},
         "folds": {},
+        "target": {},
+        "validation_has_labels": {},
         "imbalance": {},
     },
     "budget_seconds": {},

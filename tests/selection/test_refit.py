@@ -75,6 +75,7 @@ class FakeTrainings:
         """Refit a winner of these trials in so many seconds; return the numbers of epochs."""
         context: Any = SimpleNamespace(
             settings=SimpleNamespace(epochs=WANTED, patience=None),
+            dataset=SimpleNamespace(refit_splits=("train", "validation")),
             config=lambda row: {},
             build=lambda config: model(0),
             retraining=lambda row, *_: SimpleNamespace(epochs=row.epochs, deadline=None),
