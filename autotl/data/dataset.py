@@ -14,7 +14,7 @@ from dataclasses import astuple, dataclass, field, replace
 from functools import cached_property, partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -204,34 +204,73 @@ def check(
     Raises:
         DataError: No examples, fewer than two classes, or too few usable ones of one.
     """
-    offered, unparsed, names = _sort_and_parse(examples, source, kind, task, unlabelled)
-    usable, opened, excluded, copies = _select_usable(offered, unparsed, progress, kind, channels)
-    outputs = _find_outputs(source, offered, usable, excluded, kind, task)
+    usable = _choose(examples, source, kind, task, unlabelled, progress, channels)
     with _named(source):
-        task, strata, units, near = _stratify(task, usable, opened, outputs, copies, excluded)
-        splits = split(usable, units, strata, seed, validation, test, folds)
-        fold_of = _assign_folds(outputs, strata, splits, units, folds, seed, kind)
-        fitting = splits == "train" if target else splits != "test"
-        task = task.fit([usable[i].label for i in np.flatnonzero(fitting)], outputs)
-    scales = _measure(usable, opened, kind)
+        task, strata, units, near = _stratify(task, usable)
+        splits = split(usable.examples, units, strata, seed, validation, test, folds)
+        fold_of = _assign_folds(usable.outputs, strata, splits, units, folds, seed, kind)
+        task = usable.fit(task, splits == "train" if target else splits != "test")
     labelled = Dataset(
         source=source,
-        fingerprint=_fingerprint(usable, opened, scales, task),
+        fingerprint=_fingerprint(usable.examples, usable.inspections, usable.scales, task),
         task=task,
-        examples=tuple(usable),
-        targets=task.encode([e.label for e in usable]),
+        examples=tuple(usable.examples),
+        targets=task.encode([e.label for e in usable.examples]),
         splits=tuple(map(sys.intern, splits.tolist())),
-        issues=(*names, *excluded.values(), *copies.notes, *near),
-        skipped=len(excluded),
-        duplicates_across_splits=copies.across_splits,
+        issues=(*usable.names, *usable.excluded.values(), *usable.copies.notes, *near),
+        skipped=len(usable.excluded),
+        duplicates_across_splits=usable.copies.across_splits,
         units=np.array(units, dtype=np.int64),
-        scales=scales,
-        digests=digest_contents(opened, kind),
+        scales=usable.scales,
+        digests=digest_contents(usable.inspections, kind),
         folds=fold_of,
         kind=kind,
         target=target,
     )
-    return _complete(labelled, opened, unlabelled, issues, progress, channels)
+    return _complete(labelled, usable.inspections, unlabelled, issues, progress, channels)
+
+
+class _Usable(NamedTuple):
+    """The usable ones of the examples that a source offers, and what was found out about all.
+
+    Attributes:
+        examples: The usable examples.
+        inspections: Their inspections.
+        outputs: The classes that their labels name.
+        scales: What was measured on them.
+        excluded: The issues of the others, by index among all.
+        copies: The copies among all.
+        names: The issues about names of classes.
+    """
+
+    examples: list[Example]
+    inspections: list[Inspection]
+    outputs: Sequence[str]
+    scales: Mapping[str, Scale]
+    excluded: dict[int, Issue]
+    copies: Duplicates
+    names: list[Issue]
+
+    def fit(self, task: Task, chosen: NDArray[np.bool_]) -> Task:
+        """Fit the task to the labels of the chosen examples, ``chosen [N]``."""
+        return task.fit([self.examples[i].label for i in np.flatnonzero(chosen)], self.outputs)
+
+
+def _choose(
+    examples: Iterable[Example],
+    source: str,
+    kind: InputKind,
+    task: Task,
+    unlabelled: Sequence[Example],
+    progress: Progress | None,
+    channels: int,
+) -> _Usable:
+    """Open every example, and choose the usable ones; see ``check``."""
+    offered, unparsed, names = _sort_and_parse(examples, source, kind, task, unlabelled)
+    usable, opened, excluded, copies = _select_usable(offered, unparsed, progress, kind, channels)
+    outputs = _find_outputs(source, offered, usable, excluded, kind, task)
+    scales = _measure(usable, opened, kind)
+    return _Usable(usable, opened, outputs, scales, excluded, copies, names)
 
 
 def _complete(
@@ -272,32 +311,17 @@ def _check_names(examples: Sequence[Example], task: Task) -> list[Issue]:
     return check_labels([e.label for e in examples]) if isinstance(task, Classification) else []
 
 
-def _stratify(
-    task: Task,
-    examples: Sequence[Example],
-    inspections: Sequence[Inspection],
-    outputs: Sequence[str],
-    copies: Duplicates,
-    excluded: Mapping[int, Issue],
-) -> tuple[Task, Strata, list[int], list[Issue]]:
+def _stratify(task: Task, usable: _Usable) -> tuple[Task, Strata, list[int], list[Issue]]:
     """Fit the task to the labels of examples, and find out by what these are divided.
-
-    Args:
-        task: The task.
-        examples: The examples.
-        inspections: Their inspections.
-        outputs: The classes that labels name.
-        copies: The copies among all examples.
-        excluded: The issues of those that are not among ``examples``, by index.
 
     Returns:
         The task, the strata and the sampling units of the examples, and issues about near-copies.
     """
-    labels = [example.label for example in examples]
-    fitted = task.fit(labels, outputs)
-    strata = fitted.strata(fitted.encode(labels))
-    groups, issues = find_near_groups(examples, inspections, _number_alike(fitted, strata))
-    units = join_units(examples, copies.keys_without(excluded), groups)
+    examples, every = usable.examples, np.ones(len(usable.examples), bool)
+    fitted = usable.fit(task, every)
+    strata = fitted.strata(fitted.encode([example.label for example in examples]))
+    groups, issues = find_near_groups(examples, usable.inspections, _number_alike(fitted, strata))
+    units = join_units(examples, usable.copies.keys_without(usable.excluded), groups)
     return fitted, strata, units, issues
 
 
