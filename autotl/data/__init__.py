@@ -1,11 +1,11 @@
 """From a data source to batches on a device.
 
 ``source`` reads the examples of a dataset plugin. ``dataset`` checks them: ``inspection`` opens
-each example once, ``labels`` compares the names of classes, ``copies`` and ``duplicates`` find
-copies and near-copies, and ``split`` assigns the examples to train, validation and test;
-``unlabelled`` has those without a label, and ``domains`` joins a source and a target.
-``resample`` returns the folds of cross-validations.
-``image_kind`` is the kind of input that images are, ``image`` decodes one, with the ``scale`` of
+each example once, ``offered`` parses the labels and ``labels`` compares the names of classes,
+``copies`` and ``duplicates`` find copies and near-copies, and ``split`` assigns the examples to
+train, validation and test; ``problems`` are those that leave nothing out, and ``tables`` say what
+became of each example. ``unlabelled`` has those without a label, and ``domains`` joins a source and
+a target. ``resample`` returns the folds of cross-validations. ``image_kind`` is the kind of input that images are, ``image`` decodes one, with the ``scale`` of
 those with more than 8 bits, and ``toy_images`` makes easy ones. ``encoding`` encodes an example of
 any kind, ``packing`` all of them into one memory-mapped array, and ``batches`` reads that array.
 ``resident`` owns the memory of a GPU that examples and features stay in, and ``device_memory`` asks
@@ -21,14 +21,7 @@ from autotl.data.batches import (
     to_channels_first,
 )
 from autotl.data.copies import digest_examples
-from autotl.data.dataset import (
-    Dataset,
-    check,
-    describe_scales,
-    write_csv,
-    write_issues,
-    write_splits,
-)
+from autotl.data.dataset import Dataset, check, describe_scales
 from autotl.data.domains import HELD_OUT, hold_out, join_domains
 from autotl.data.encoding import encode
 from autotl.data.image import Progress, decode
@@ -54,6 +47,7 @@ from autotl.data.sample import (
 )
 from autotl.data.scale import Scale, Scales
 from autotl.data.source import Source, parse_options, read_source, read_target
+from autotl.data.tables import write_csv, write_issues, write_splits
 from autotl.data.unlabelled import Unlabelled
 
 __all__ = [

@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
-import re
 import sys
-from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from itertools import chain
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from autotl import files
 from autotl.data import scale
 from autotl.data.duplicates import LEFT_OUT, Duplicates, find_duplicates, find_near_groups
 from autotl.data.encoding import encode
 from autotl.data.image import Progress, map_in_threads
 from autotl.data.image_kind import IMAGES
 from autotl.data.inspection import Inspection, digest_contents, inspect
-from autotl.data.labels import check_labels, find_same, join_names, natural_key, parse_label
+from autotl.data.labels import join_names
+from autotl.data.offered import find_outputs, require_training_examples, sort_and_parse
+from autotl.data.problems import find_issues
 from autotl.data.scale import Scale
 from autotl.data.split import (
-    GIVEN_SPLITS,
     SPLITS,
     Strata,
     draw_folds,
@@ -37,19 +32,18 @@ from autotl.data.split import (
     present_strata,
     split,
 )
-from autotl.data.spreadsheet import escape_formula
 from autotl.data.unlabelled import (
     Unlabelled,
     describe_missing,
     select_unlabelled,
     sort_unlabelled,
 )
-from autotl.errors import DataError, PluginError, StoreError
+from autotl.errors import DataError, PluginError
 from autotl.space.input_kind import InputKind, ModelInput
 from autotl.space.kinds import RGB
 from autotl.space.plugin import Example, Issue
 from autotl.space.task import Task
-from autotl.tasks import CLASSIFICATION, Classification
+from autotl.tasks import CLASSIFICATION
 
 FINGERPRINT_VERSION = 3
 """Changes when equal files are decoded to other pixels than before."""
@@ -266,9 +260,9 @@ def _choose(
     channels: int,
 ) -> _Usable:
     """Open every example, and choose the usable ones; see ``check``."""
-    offered, unparsed, names = _sort_and_parse(examples, source, kind, task, unlabelled)
+    offered, unparsed, names = sort_and_parse(examples, source, kind, task, unlabelled)
     usable, opened, excluded, copies = _select_usable(offered, unparsed, progress, kind, channels)
-    outputs = _find_outputs(source, offered, usable, excluded, kind, task)
+    outputs = find_outputs(source, offered, usable, excluded, kind, task)
     scales = _measure(usable, opened, kind)
     return _Usable(usable, opened, outputs, scales, excluded, copies, names)
 
@@ -293,7 +287,7 @@ def _complete(
     """
     strata = dataset.task.strata(dataset.targets)
     splits = np.array(dataset.splits)
-    own = _find_issues(dataset.examples, opened, dataset.outputs, strata, splits, dataset.kind)
+    own = find_issues(dataset.examples, opened, dataset.outputs, strata, splits, dataset.kind)
     dataset = replace(dataset, issues=(*dataset.issues, *own, *reported))
     if not unlabelled:
         return dataset
@@ -304,11 +298,6 @@ def _complete(
     )
     issues = (*dataset.issues, *describe_missing(unlabelled, dataset.kind), *problems)
     return replace(dataset, unlabelled=usable, issues=issues)
-
-
-def _check_names(examples: Sequence[Example], task: Task) -> list[Issue]:
-    """Issues about names of classes; none where a label is not the name of one class."""
-    return check_labels([e.label for e in examples]) if isinstance(task, Classification) else []
 
 
 def _stratify(task: Task, usable: _Usable) -> tuple[Task, Strata, list[int], list[Issue]]:
@@ -376,165 +365,6 @@ def _inspect_all(
     }
 
 
-def write_splits(dataset: Dataset, path: Path) -> None:
-    """Write ``name,label,split,group`` of every usable example as CSV.
-
-    Raises:
-        StoreError: The file cannot be written.
-    """
-    pairs = zip(dataset.examples, dataset.splits, strict=True)
-    rows = ((e.name, e.label, split_name, e.group) for e, split_name in pairs)
-    write_csv(path, ("name", "label", "split", "group"), rows)
-
-
-def write_issues(dataset: Dataset, path: Path) -> None:
-    """Write ``name,problem,action`` of every issue as CSV.
-
-    Raises:
-        StoreError: The file cannot be written.
-    """
-    write_csv(path, ("name", "problem", "action"), map(astuple, dataset.issues))
-
-
-def write_csv(path: Path, header: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
-    """Write a CSV file; its folder is created.
-
-    Raises:
-        StoreError: The file cannot be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # File names need not be UTF-8; surrogateescape writes their bytes back unchanged.
-        with (
-            files.write_beside(path) as temporary,
-            temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
-        ):
-            csv.writer(file).writerows(
-                [escape_formula(str(cell)) for cell in row] for row in chain((header,), rows)
-            )
-    except OSError as error:
-        raise StoreError(
-            f"{path} cannot be written ({error.strerror or error}); free some space there, or "
-            "choose another folder with --out"
-        ) from error
-
-
-def _sort_and_parse(
-    examples: Iterable[Example],
-    source: str,
-    kind: InputKind,
-    task: Task,
-    unlabelled: Sequence[Example],
-) -> tuple[list[Example], dict[int, Issue], list[Issue]]:
-    """Sort the examples by name in natural order, parse their labels, and check their splits.
-
-    Returns:
-        The examples with the text of their labels; issues about labels that the task does not
-        have, by index; and issues about names of classes.
-    """
-    offered = sorted(examples, key=lambda e: natural_key(e.name))
-    unparsed: dict[int, Issue] = {}
-    for i, example in enumerate(offered):
-        label, problem = parse_label(example.label, task)
-        if label is not example.label:
-            offered[i] = replace(example, label=label)
-        if problem:
-            unparsed[i] = Issue(example.name, problem, LEFT_OUT)
-    if not offered and unlabelled:
-        raise DataError(
-            f"{source}: none of the {len(unlabelled)} {kind.nouns} has a label; at least two "
-            f"{task.nouns} are needed, one folder or label for each"
-        )
-    if not offered:
-        raise DataError(f"{source}: no {kind.nouns} found; check the path and the folder structure")
-    if invalid := next((e for e in offered if e.split not in GIVEN_SPLITS), None):
-        raise DataError(
-            f"{source}: {invalid.name} has split {invalid.split!r}; the dataset plugin must give "
-            f"one of {', '.join(SPLITS)}, or none"
-        )
-    return offered, unparsed, _check_names(offered, task)
-
-
-def _find_animated(
-    examples: Sequence[Example], inspections: Sequence[Inspection]
-) -> Iterator[Issue]:
-    """One issue about all images with several frames or pages."""
-    names = [e.name for e, i in zip(examples, inspections, strict=True) if i.animated]
-    if names:
-        yield Issue(
-            names[0],
-            f"{len(names)} images have several frames or pages: {join_names(names)}",
-            "only the first of each is used",
-        )
-
-
-def _require_training_split(
-    source: str,
-    offered: Sequence[Example],
-    usable: Sequence[Example],
-    excluded: Mapping[int, Issue],
-    kind: InputKind,
-) -> None:
-    """Raise DataError if all training examples are copies of validation or test examples."""
-    train = [i for i, e in enumerate(offered) if e.split in ("", "train")]
-    if not train or any(e.split in ("", "train") for e in usable):
-        return
-    copies = [excluded[i] for i in train if excluded[i].problem.startswith(f"same {kind.noun} as")]
-    if copies:
-        raise DataError(
-            f"{source}: {len(copies)} of the {len(train)} training {kind.nouns} are also in "
-            f"validation or test, and none is left: {copies[0].name} is the {copies[0].problem}; "
-            "remove them from one of the splits"
-        )
-
-
-def _find_outputs(
-    source: str,
-    offered: Sequence[Example],
-    usable: Sequence[Example],
-    excluded: Mapping[int, Issue],
-    kind: InputKind,
-    task: Task,
-) -> tuple[str, ...]:
-    """The classes that labels name, in natural order; none if labels are numbers.
-
-    Raises:
-        DataError: There are fewer than two classes, or fewer than two usable examples of one.
-    """
-    _require_training_split(source, offered, usable, excluded, kind)
-    hint = _describe_first(excluded.values())
-    total = Counter(name for e in offered if e.label for name in task.names(e.label))
-    if usable and not total:
-        return ()
-    classes = tuple(sorted(total, key=natural_key))
-    if not classes and not task.has_classes:
-        nouns = f"the {len(offered)} {kind.nouns}"
-        raise DataError(f"{source}: none of {nouns} has a label for {task.name}{hint}")
-    if len(classes) < 2:
-        present = f"only the {task.noun} {classes[0]!r}" if classes else f"no {task.noun}"
-        raise DataError(
-            f"{source}: {len(offered)} {kind.nouns} but {present}; at least two {task.nouns} are "
-            f"needed, one folder or label for each{hint}"
-        )
-    count = Counter(name for e in usable for name in task.names(e.label))
-    if few := [c for c in classes if count[c] < 2]:
-        small = [f"{c} ({count[c]} of {total[c]})" for c in few]
-        hint = _describe_first(
-            issue for i, issue in excluded.items() if set(few) & set(_names_of(task, offered[i]))
-        )
-        raise DataError(
-            f"{source}: fewer than two usable {kind.nouns} of {join_names(small)}; add "
-            f"{kind.nouns} or remove the {task.noun}{_hint_same(few, classes)}{hint}"
-            f"{_hint_numbers(classes)}"
-        )
-    return classes
-
-
-def _names_of(task: Task, example: Example) -> Sequence[str]:
-    """The outputs that the label of an example names; none without a label."""
-    return task.names(example.label) if example.label else ()
-
-
 def _number_alike(task: Task, strata: NDArray[Any]) -> NDArray[np.int64]:
     """A number for each example, equal for those that may be near-copies, ``[N]``.
 
@@ -544,36 +374,6 @@ def _number_alike(task: Task, strata: NDArray[Any]) -> NDArray[np.int64]:
         return strata if task.names(task.outputs[0]) else np.zeros_like(strata)
     codes: NDArray[np.int64] = np.unique(strata, axis=0, return_inverse=True)[1].reshape(-1)
     return codes
-
-
-def _describe_first(issues: Iterable[Issue]) -> str:
-    """The end of a message: the first of some problems."""
-    first = next(iter(issues), None)
-    return f" (first problem: {first.name}: {first.problem})" if first else ""
-
-
-def _hint_numbers(classes: Sequence[str]) -> str:
-    """The end of a message: another task, if the names of all classes are numbers."""
-    numbers = all(re.fullmatch(r"[+-]?\d+(\.\d*)?", name) for name in classes)
-    return "; if the labels are numbers to predict, give --task regression" if numbers else ""
-
-
-def _hint_same(names: Sequence[str], classes: Sequence[str]) -> str:
-    """The end of a message: another class whose name is probably meant."""
-    pairs = ((name, find_same(name, classes)) for name in names)
-    return next((f"; {n!r} is probably {same!r}: rename it" for n, same in pairs if same), "")
-
-
-def _require_training_examples(
-    classes: Sequence[str], strata: Strata, splits: NDArray[np.str_], kind: InputKind
-) -> None:
-    """Raise DataError if a class has no example in the training split."""
-    trained = present_strata(strata[splits == "train"])
-    if untrained := [name for c, name in enumerate(classes) if c not in trained]:
-        raise DataError(
-            f"no training {kind.noun} of {join_names(untrained)}; move some of its {kind.nouns} to "
-            f"the training split, or remove the class{_hint_same(untrained, classes)}"
-        )
 
 
 def _assign_folds(
@@ -590,7 +390,7 @@ def _assign_folds(
     Raises:
         DataError: A class has no training example, or there are too few examples or groups.
     """
-    _require_training_examples(classes, strata, splits, kind)
+    require_training_examples(classes, strata, splits, kind)
     if folds is None:
         return None
     train = np.flatnonzero(splits == "train")
@@ -657,54 +457,3 @@ def _fingerprint(
     other = "" if task.name == CLASSIFICATION.name else f", {json.dumps(task.name)}"
     digest.update(f"]{other}]".encode())
     return digest.hexdigest()
-
-
-def _find_issues(
-    examples: Sequence[Example],
-    inspections: Sequence[Inspection],
-    classes: Sequence[str],
-    strata: Strata,
-    splits: NDArray[np.str_],
-    kind: InputKind,
-) -> Iterator[Issue]:
-    """The issues of the usable examples and of their splits."""
-    yield from _find_uncovered_classes(classes, strata, splits, kind)
-    yield from _find_divided_groups(examples, splits)
-    yield from _find_animated(examples, inspections)
-
-
-def _find_uncovered_classes(
-    classes: Sequence[str], strata: Strata, splits: NDArray[np.str_], kind: InputKind
-) -> list[Issue]:
-    """Classes without an example in a validation or test split that is not empty."""
-    issues = []
-    for name in SPLITS[1:]:
-        covered = present_strata(strata[splits == name])
-        if covered:
-            issues += [
-                Issue(
-                    label,
-                    f"the class has no {kind.noun} in {name}",
-                    "scores there do not cover it",
-                )
-                for c, label in enumerate(classes)
-                if c not in covered
-            ]
-    return issues
-
-
-def _find_divided_groups(examples: Sequence[Example], splits: NDArray[np.str_]) -> list[Issue]:
-    """Groups that the given splits divide."""
-    splits_of: defaultdict[str, set[str]] = defaultdict(set)
-    for example, name in zip(examples, splits.tolist(), strict=True):
-        if example.group:
-            splits_of[example.group].add(name)
-    return [
-        Issue(
-            group,
-            f"the group is in {' and '.join(sorted(names, key=GIVEN_SPLITS.index))}",
-            "kept as given; scores there may be too high",
-        )
-        for group, names in splits_of.items()
-        if len(names) > 1
-    ]

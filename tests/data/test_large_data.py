@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from autotl.data import check, copies, dataset
+from autotl.data import check, copies, dataset, tables
 from autotl.data.duplicates import find_duplicates
 from autotl.data.inspection import Inspection
 from autotl.space.plugin import Example
@@ -93,7 +93,7 @@ def test_the_fingerprint_is_the_digest_of_one_json_document(name: str) -> None:
 def test_the_rows_of_a_table_are_written_one_by_one(tmp_path: Path) -> None:
     rows = ((f"{i}.png", "a", "train", "") for i in range(COUNT))
     header = ("name", "label", "split", "group")
-    assert measure_peak(lambda: dataset.write_csv(tmp_path / "a.csv", header, rows)) < 1e6
+    assert measure_peak(lambda: tables.write_csv(tmp_path / "a.csv", header, rows)) < 1e6
     lines = (tmp_path / "a.csv").read_bytes().split(b"\r\n")
     assert lines[:2] == [b"name,label,split,group", b"0.png,a,train,"]
     assert len(lines) == COUNT + 2
