@@ -5,11 +5,12 @@ each example once, ``offered`` parses the labels and ``labels`` compares the nam
 ``copies`` and ``duplicates`` find copies and near-copies, and ``split`` assigns the examples to
 train, validation and test; ``problems`` are those that leave nothing out, and ``tables`` say what
 became of each example. ``unlabelled`` has those without a label, and ``domains`` joins a source and
-a target. ``resample`` returns the folds of cross-validations. ``image_kind`` is the kind of input that images are, ``image`` decodes one, with the ``scale`` of
-those with more than 8 bits, and ``toy_images`` makes easy ones. ``encoding`` encodes an example of
-any kind, ``packing`` all of them into one memory-mapped array, and ``batches`` reads that array.
-``resident`` owns the memory of a GPU that examples and features stay in, and ``device_memory`` asks
-the GPU. ``sample`` draws a part of the examples where there is no time for all.
+a target. ``resample`` returns the folds of cross-validations. ``image_kind`` is the kind of input
+that images are, ``image`` decodes one, with the ``scale`` of those with more than 8 bits, and
+``toy_images`` makes easy ones. ``encoding`` encodes an example of any kind, ``packing`` all of them
+into one memory-mapped array, and ``batches`` reads that array. ``resident`` owns the memory of a
+GPU that examples and features stay in, and ``device_memory`` asks the GPU. ``sample`` draws a part
+of the examples where there is no time for all.
 """
 
 from autotl.data import device_memory, resident, scale
