@@ -211,8 +211,7 @@ def check(
         task, strata, units, near = _stratify(task, usable, opened, outputs, copies, excluded)
         splits = split(usable, units, strata, seed, validation, test, folds)
         fold_of = _assign_folds(outputs, strata, splits, units, folds, seed, kind)
-        fitting = splits == "train" if target else splits != "test"
-        task = task.fit([usable[i].label for i in np.flatnonzero(fitting)], outputs)
+        task = task.fit(_labels_to_fit(usable, splits, target), outputs)
     scales = _measure(usable, opened, kind)
     labelled = Dataset(
         source=source,
@@ -232,6 +231,12 @@ def check(
         target=target,
     )
     return _complete(labelled, opened, unlabelled, issues, progress, channels)
+
+
+def _labels_to_fit(examples: Sequence[Example], splits: NDArray[np.str_], target: str) -> list[str]:
+    """The labels to which the task is fitted: outside the test split, and none of a target."""
+    chosen = splits == "train" if target else splits != "test"
+    return [examples[i].label for i in np.flatnonzero(chosen)]
 
 
 def _complete(
