@@ -21,7 +21,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {  # room: (rooms it may import,
     "scoring": ({"errors"}, {"numpy", "scipy", "sklearn"}),
     "tasks": ({"errors", "scoring", "space"}, {"numpy", "torch"}),
     "data": (
-        {"errors", "files", "space", "tasks"},
+        {"errors", "files", "image_files", "space", "tasks"},
         {"PIL", "filelock", "fsspec", "numpy", "pillow_heif", "torch"},
     ),
     "models": (

@@ -187,19 +187,16 @@ def check(
     """Open every example once, leave out unusable ones, and split the others.
 
     Args:
-        examples: What a dataset plugin returned, in any order.
+        examples, issues: What a dataset plugin returned, in any order; its issues are the last.
         source: What the user called the data, for messages.
-        issues: The problems that the source reported; the last ones of the labelled examples.
         seed: Seed of the splits that are drawn.
         validation: Like ``test``, of the other examples; None for ``split.validation_fraction``.
         test: Fraction of all examples, if the source gives no test split; 0 for none.
         folds: The number of folds that replace a validation split.
         progress: Called after every example.
-        kind: What the examples are.
-        task: What is predicted of them.
+        kind, task: What the examples are, and what is predicted of them.
         channels: Number of channels that images must have, or be converted to; see ``decode``.
-        unlabelled: The examples without a label, in any order.
-        target: What the user called the domain of all examples but those that train.
+        unlabelled, target: The examples without a label, and what the user called another domain.
 
     Raises:
         DataError: No examples, fewer than two classes, or too few usable ones of one.
@@ -236,7 +233,7 @@ def check(
 def _labels_to_fit(examples: Sequence[Example], splits: NDArray[np.str_], target: str) -> list[str]:
     """The labels to which the task is fitted: outside the test split, and none of a target."""
     chosen = splits == "train" if target else splits != "test"
-    return [examples[i].label for i in np.flatnonzero(chosen)]
+    return [example.label for example, own in zip(examples, chosen, strict=True) if own]
 
 
 def _complete(
