@@ -86,7 +86,7 @@ class Dataset:
         kind: What the examples are.
         unlabelled: Examples without a label, apart from all of the above.
         target: What the user called the other domain, of which all examples are but those that
-            train; empty without one.
+            train; empty without one, see ``domains``.
         validation_has_labels: Whether the targets of the validation split mean anything.
     """
 
@@ -182,21 +182,22 @@ def check(
     task: Task = CLASSIFICATION,
     channels: int = RGB,
     unlabelled: Sequence[Example] = (),
-    target: str = "",
 ) -> Dataset:
     """Open every example once, leave out unusable ones, and split the others.
 
     Args:
-        examples, issues: What a dataset plugin returned, in any order; its issues are the last.
+        examples: What a dataset plugin returned, in any order.
         source: What the user called the data, for messages.
+        issues: The problems that the source reported; the last ones of the labelled examples.
         seed: Seed of the splits that are drawn.
         validation: Like ``test``, of the other examples; None for ``split.validation_fraction``.
         test: Fraction of all examples, if the source gives no test split; 0 for none.
         folds: The number of folds that replace a validation split.
         progress: Called after every example.
-        kind, task: What the examples are, and what is predicted of them.
+        kind: What the examples are.
+        task: What is predicted of them.
         channels: Number of channels that images must have, or be converted to; see ``decode``.
-        unlabelled, target: The examples without a label, and what the user called another domain.
+        unlabelled: The examples without a label, in any order.
 
     Raises:
         DataError: No examples, fewer than two classes, or too few usable ones of one.
@@ -208,7 +209,7 @@ def check(
         task, strata, units, near = _stratify(task, usable, opened, outputs, copies, excluded)
         splits = split(usable, units, strata, seed, validation, test, folds)
         fold_of = _assign_folds(outputs, strata, splits, units, folds, seed, kind)
-        task = task.fit(_labels_to_fit(usable, splits, target), outputs)
+        task = task.fit([usable[i].label for i in np.flatnonzero(splits != "test")], outputs)
     scales = _measure(usable, opened, kind)
     labelled = Dataset(
         source=source,
@@ -225,15 +226,8 @@ def check(
         digests=digest_contents(opened, kind),
         folds=fold_of,
         kind=kind,
-        target=target,
     )
     return _complete(labelled, opened, unlabelled, issues, progress, channels)
-
-
-def _labels_to_fit(examples: Sequence[Example], splits: NDArray[np.str_], target: str) -> list[str]:
-    """The labels to which the task is fitted: outside the test split, and none of a target."""
-    chosen = splits == "train" if target else splits != "test"
-    return [example.label for example, own in zip(examples, chosen, strict=True) if own]
 
 
 def _complete(
