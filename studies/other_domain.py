@@ -161,7 +161,7 @@ class Study:
         joined = data.join_domains(read, other, (source, target), 0, 0.02, 0.4)
         self.dataset: Dataset = data.check(
             joined.examples, source, validation=0, test=0,
-            unlabelled=joined.unlabelled, target=target,
+            unlabelled=joined.unlabelled,
         )  # fmt: skip
         self.folder = folder
         self.device = select_device("cpu", "float32")

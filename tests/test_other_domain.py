@@ -132,9 +132,8 @@ def hold_out(domains: Path, seed: int = 0) -> data.Dataset:
         validation=0,
         test=0,
         unlabelled=joined.unlabelled,
-        target=joined.target,
     )
-    return data.hold_out(checked, 1 / 3, seed)
+    return data.separate_domains(checked, joined, seed=seed)
 
 
 # ---------------------------------------------------------------- the metric

@@ -111,7 +111,7 @@ def _load(
     plugins: Registry,
 ) -> tuple[Dataset, str]:
     """Read and check the data, with those of the target; also return why the task was chosen."""
-    from autotl.data import HELD_OUT, check, hold_out, join_domains, read_source, read_target
+    from autotl.data import check, join_domains, read_source, read_target, separate_domains
     from autotl.tasks import choose_task
 
     read = read_source(source, plugins, options)
@@ -129,12 +129,9 @@ def _load(
         task=chosen,
         channels=channels,
         unlabelled=read.unlabelled,
-        target=read.target,
         **splits,
     )
-    if not read.validation_has_labels:
-        dataset = hold_out(dataset, HELD_OUT, 0)
-    return dataset, reason
+    return separate_domains(dataset, read), reason
 
 
 def _describe_issues(issues: Sequence[Issue], limit: int) -> Iterator[str]:

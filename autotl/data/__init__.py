@@ -23,7 +23,7 @@ from autotl.data.batches import (
 )
 from autotl.data.copies import digest_examples
 from autotl.data.dataset import Dataset, check, describe_scales
-from autotl.data.domains import HELD_OUT, hold_out, join_domains
+from autotl.data.domains import join_domains, separate_domains
 from autotl.data.encoding import encode
 from autotl.data.image import Progress, decode
 from autotl.data.image_kind import IMAGES, ImageInput, find_kind, match_channels
@@ -53,7 +53,6 @@ from autotl.data.unlabelled import Unlabelled
 
 __all__ = [
     "FEWEST_PER_CLASS",
-    "HELD_OUT",
     "IMAGES",
     "PACKED_SUFFIX",
     "PARTIAL_SUFFIX",
@@ -81,7 +80,6 @@ __all__ = [
     "find_kind",
     "find_same",
     "fold",
-    "hold_out",
     "join_domains",
     "match_channels",
     "measure_opening",
@@ -99,6 +97,7 @@ __all__ = [
     "sample_examples",
     "scale",
     "send_positions",
+    "separate_domains",
     "to_channels_first",
     "write_csv",
     "write_issues",

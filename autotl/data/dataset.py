@@ -80,7 +80,7 @@ class Dataset:
         kind: What the examples are.
         unlabelled: Examples without a label, apart from all of the above.
         target: What the user called the other domain, of which all examples are but those that
-            train; empty without one.
+            train; empty without one, see ``domains``.
         validation_has_labels: Whether the targets of the validation split mean anything.
     """
 
@@ -176,7 +176,6 @@ def check(
     task: Task = CLASSIFICATION,
     channels: int = RGB,
     unlabelled: Sequence[Example] = (),
-    target: str = "",
 ) -> Dataset:
     """Open every example once, leave out unusable ones, and split the others.
 
@@ -193,7 +192,6 @@ def check(
         task: What is predicted of them.
         channels: Number of channels that images must have, or be converted to; see ``decode``.
         unlabelled: The examples without a label, in any order.
-        target: What the user called the domain of all examples but those that train.
 
     Raises:
         DataError: No examples, fewer than two classes, or too few usable ones of one.
@@ -203,7 +201,7 @@ def check(
         task, strata, units, near = _stratify(task, usable)
         splits = split(usable.examples, units, strata, seed, validation, test, folds)
         fold_of = _assign_folds(usable.outputs, strata, splits, units, folds, seed, kind)
-        task = usable.fit(task, splits == "train" if target else splits != "test")
+        task = usable.fit(task, splits != "test")
     labelled = Dataset(
         source=source,
         fingerprint=_fingerprint(usable.examples, usable.inspections, usable.scales, task),
@@ -219,7 +217,6 @@ def check(
         digests=digest_contents(usable.inspections, kind),
         folds=fold_of,
         kind=kind,
-        target=target,
     )
     return _complete(labelled, usable.inspections, unlabelled, issues, progress, channels)
 

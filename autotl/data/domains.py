@@ -157,7 +157,34 @@ def _split(
     ]
 
 
-def hold_out(dataset: Dataset, fraction: float, seed: int) -> Dataset:
+def separate_domains(
+    dataset: Dataset, source: Source, validation: float | None = None, seed: int = 0
+) -> Dataset:
+    """Say which examples of checked data are of the target, so that its labels train nothing.
+
+    The task is fitted to the training split alone. Of a target without labels a part is held out.
+
+    Args:
+        dataset: The checked examples that ``join_domains`` returned.
+        source: These examples.
+        validation: The fraction of a target without labels to hold out; None for ``HELD_OUT``.
+        seed: Seed of the draw.
+
+    Raises:
+        DataError: There are too few examples to hold out.
+    """
+    if not source.target:
+        return dataset
+    labels = [example.label for example in dataset.examples]
+    fitted = dataset.task.fit([labels[i] for i in dataset.indices("train")], dataset.outputs)
+    targets = fitted.encode(labels)
+    dataset = replace(dataset, task=fitted, targets=targets, target=source.target)
+    if source.validation_has_labels:
+        return dataset
+    return _hold_out(dataset, validation or HELD_OUT, seed)
+
+
+def _hold_out(dataset: Dataset, fraction: float, seed: int) -> Dataset:
     """Let a part of the examples without a label validate, for a metric that needs no labels.
 
     Their targets are 0, and mean nothing; examples of one group stay together.

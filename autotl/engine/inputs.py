@@ -160,11 +160,8 @@ def load_dataset(
         task=source.task,
         channels=settings.in_chans,
         unlabelled=source.unlabelled,
-        target=source.target,
     )
-    if source.validation_has_labels:
-        return dataset
-    return data.hold_out(dataset, settings.validation or data.HELD_OUT, settings.seed)
+    return data.separate_domains(dataset, source, settings.validation, settings.seed)
 
 
 def check_metric(metric: Metric, dataset: Dataset) -> None:
