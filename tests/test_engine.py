@@ -656,6 +656,7 @@ def test_a_cache_may_be_missing(
 
         monkeypatch.setattr(files, "temporary_path", find_no_room)
         monkeypatch.setattr(Path, "write_bytes", write_nothing)
+        monkeypatch.setattr(packing, "_flush", lambda file: refuse(Path(file.name)))
     else:
         cache.parent.mkdir()
         cache.write_text("not a folder")

@@ -61,7 +61,8 @@ def grid_space(backbones: Iterable[str] = BACKBONES) -> Space:
         for plugin in (plugins.get(kind, name) for name in names):
             values = {name: v for name, v in plugin.defaults.items() if name != "lr"}
             fixed.setdefault(kind, {})[plugin.name] = values
-    return space.build_space(plugins, names_by_kind, fixed).without_kind("balance")
+    grid = space.build_space(plugins, names_by_kind, fixed)
+    return grid.without_kind("balance").without_kind("unlabelled")
 
 
 def learning_rates(grid: Space, freeze: str) -> NDArray[np.float64]:

@@ -159,7 +159,7 @@ def make_space() -> tuple[registry.Registry, Space]:
     backbones = [installed.get_untrained("backbone", name) for name in SCRATCH]
     others = [plugin for plugin in installed if plugin.kind != "backbone"]
     plugins = registry.Registry([*others, *backbones])
-    return plugins, space.build_space(plugins, {}, {})
+    return plugins, space.build_space(plugins, {}, {}).without_kind("unlabelled")
 
 
 def targets() -> NDArray[np.int64]:
@@ -326,6 +326,7 @@ def make_context(settings: StudyConfig) -> Any:
         metric=metrics.get("accuracy"),
         dataset=dataset,
         first_fold=None,
+        tries_unlabelled="",
         build=lambda *_: nn.Linear(2, 2),
         checkpoint=lambda *_: SimpleNamespace(delete=lambda: None),
         micro_batch_sizes={},

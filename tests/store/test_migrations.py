@@ -38,7 +38,8 @@ OLD = Path(__file__).with_name("schema_0002.sql")
 
 TASK_WORDS = {"output_noun", "output_nouns", "constant_noun", "score_noun"}
 TASK_WORDS |= {"has_classes", "has_probabilities"}
-"""Facts that older versions did not store; they are those of a classification."""
+TASK_WORDS |= {"target", "unlabelled", "validation_has_labels"}
+"""Facts that older versions did not store; they are those of a classification of one domain."""
 
 THUMBNAIL = "data:image/jpeg;base64,/9j/"
 
