@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy is imported
@@ -19,6 +20,15 @@ from images import FAST, write_images, write_plugin
 from autotl import study
 
 torch.set_num_threads(1)  # the models are tiny: more threads only wait for each other
+
+
+def pytest_collection_finish() -> None:
+    """Leave out of garbage collections what stays anyway: thousands of tests and all modules.
+
+    A collection took a second, and each test of short memory makes several.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
