@@ -40,14 +40,30 @@ from autotl.study.values import (
 )
 
 
-class StudyConfig(BaseModel):
+class Settings(BaseModel):
+    """What the settings of all commands have in common: how their values are checked."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @field_validator("*")
+    @classmethod
+    def _refuse_null(cls, value: Any) -> Any:
+        if has_null(value):
+            raise ValueError("has a null character")
+        return value
+
+    @field_validator("plugin", "weights", "out", check_fields=False)
+    @classmethod
+    def _check_paths(cls, value: Any) -> Any:
+        return check_paths(value)
+
+
+class StudyConfig(Settings):
     """The settings of a search. The options of the command line have the same names.
 
     ``space`` pins and narrows keywords: ``space.freeze.last_blocks.lr = [1e-4, 1e-3]``.
     ``data_options`` sets keywords of the dataset plugin that reads the data.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     data: str
     data_options: dict[str, Text] = {}
@@ -96,13 +112,6 @@ class StudyConfig(BaseModel):
     device: Annotated[str, Field(pattern=DEVICES)] = "auto"
     precision: Literal["auto", "float32", "tf32", "bfloat16", "float16"] = "auto"
 
-    @field_validator("*")
-    @classmethod
-    def _refuse_null(cls, value: Any) -> Any:
-        if has_null(value):
-            raise ValueError("has a null character")
-        return value
-
     @field_validator("study")
     @classmethod
     def _check_name(cls, name: str) -> str:
@@ -114,11 +123,6 @@ class StudyConfig(BaseModel):
     @classmethod
     def _expand_home(cls, data: str | None) -> str | None:
         return None if data is None else check_source(data)
-
-    @field_validator("plugin", "weights", "out")
-    @classmethod
-    def _check_paths(cls, value: Any) -> Any:
-        return check_paths(value)
 
     @field_validator("folds")
     @classmethod

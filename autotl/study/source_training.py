@@ -6,20 +6,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BeforeValidator, Field, ValidationError, field_validator
 
 from autotl import files
 from autotl.errors import StudyError
 from autotl.space.kinds import MAX_CHANNELS, RGB
 from autotl.study.config import (
     OPTIONS,
+    Settings,
     StudyConfig,
-    check_paths,
     check_source,
     explain,
     rename_size,
 )
-from autotl.study.values import DEVICES, Duration, Fraction, Text, has_null, to_tuple
+from autotl.study.values import DEVICES, Duration, Fraction, Text, to_tuple
 
 SHARED = (
     *("data", "data_options", "task", "metric", "seed", "epochs", "batch_size"),
@@ -28,17 +28,15 @@ SHARED = (
 """The settings that mean the same in a search."""
 
 
-class SourceTrainingConfig(BaseModel):
+class SourceTrainingConfig(Settings):
     """The settings of ``autotl pretrain``, whose options have the same names.
 
     ``start`` is the option ``--from``: what the training starts from.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     data: str
     backbone: str
-    data_options: dict[str, Text] = {}
+    data_options: dict[str, Text] = Field(default_factory=dict)
     out: Path = Path("weights")
     method: Literal["supervised"] = "supervised"
     start: Literal["scratch", "pretrained"] = "scratch"
@@ -59,22 +57,10 @@ class SourceTrainingConfig(BaseModel):
     device: Annotated[str, Field(pattern=DEVICES)] = "auto"
     precision: Literal["auto", "float32", "tf32", "bfloat16", "float16"] = "auto"
 
-    @field_validator("*")
-    @classmethod
-    def _refuse_null(cls, value: Any) -> Any:
-        if has_null(value):
-            raise ValueError("has a null character")
-        return value
-
     @field_validator("data")
     @classmethod
     def _check_source(cls, data: str) -> str:
         return check_source(data)
-
-    @field_validator("out", "weights", "plugin")
-    @classmethod
-    def _check_paths(cls, value: Any) -> Any:
-        return check_paths(value)
 
     @field_validator("backbone")
     @classmethod
