@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from scipy import stats
 from autotl import data, training
 from autotl.data import Batches, Dataset
 from autotl.frozen import FeatureCache
-from autotl.models import select_device
+from autotl.models import Model, select_device
 from autotl.space import registry, space
 from autotl.space.space import Config
 from autotl.training import Job, fine_tune
@@ -63,7 +64,59 @@ UNLABELLED = {
 }
 
 
-class Study:
+class Trainings:
+    """Trainings on a data set, scored on its test split.
+
+    Args:
+        dataset: The data set.
+        size: Side of the images in pixels.
+        folder: Folder for packed images and cached features.
+    """
+
+    def __init__(self, dataset: Dataset, size: int, folder: Path) -> None:
+        self.dataset, self.size, self.folder = dataset, size, folder
+        self.device = select_device("cpu", "float32")
+        self.cache = FeatureCache(None, folder)
+
+    def batches(
+        self, model: Model, indices: NDArray[np.int64], shuffle_seed: int | None = None
+    ) -> Batches:
+        """Return batches of the examples at ``indices [n]``, in the size of a model's input."""
+        packed, device = data.pack(self.dataset, model.expects, self.folder), self.device
+        targets = self.dataset.targets
+        return Batches(packed, targets, indices, 32, device.torch_device, shuffle_seed=shuffle_seed)
+
+    def train(
+        self,
+        config: Config,
+        indices: NDArray[np.int64],
+        unlabelled: Callable[[Model], Batches],
+        seed: int,
+        epochs: int,
+    ) -> NDArray[np.bool_]:
+        """Train on the examples at ``indices``; return which test images are right, ``[n]``."""
+        dataset, test = self.dataset, self.dataset.indices("test")
+        model = training.build_model(config, dataset.task, self.size, self.device, seed)
+        truth = dataset.targets[test]
+        job = Job(
+            train=self.batches(model, indices, seed),
+            validation=self.batches(model, test),
+            epochs=epochs,
+            score=lambda predictions: float((predictions.argmax(1) == truth).mean()),
+            device=self.device,
+            seed=seed,
+            cache=self.cache,
+            data_id=dataset.fingerprint,
+            label_smoothing=0.1,
+            unlabelled=cache(lambda: unlabelled(model)),
+        )
+        *_, last = fine_tune(model, config, job)
+        assert last.predictions is not None
+        right: NDArray[np.bool_] = last.predictions.argmax(1) == truth
+        return right
+
+
+class Study(Trainings):
     """The images, and the trainings on some of their labels.
 
     Args:
@@ -75,45 +128,18 @@ class Study:
     def __init__(self, source: str, size: int, folder: Path) -> None:
         self.plugins = registry.load()
         read = data.read_source(source, self.plugins)
-        self.dataset: Dataset = data.check(read.examples, source, seed=0)
-        self.size, self.folder = size, folder
-        self.device = select_device("cpu", "float32")
-        self.cache = FeatureCache(None, folder)
+        super().__init__(data.check(read.examples, source, seed=0), size, folder)
 
     def run(self, config: Config, labels: int, seed: int, epochs: int) -> NDArray[np.bool_]:
         """Train on ``labels`` images of each class; return which test images are right, ``[n]``."""
         dataset = self.dataset
-        model = training.build_model(config, dataset.task, self.size, self.device, seed)
-        packed = data.pack(dataset, model.expects, self.folder)
-        train, test = dataset.indices("train", "validation"), dataset.indices("test")
+        train = dataset.indices("train", "validation")
         order = np.random.default_rng(seed).permutation(train)
         classes = range(len(dataset.outputs))
         few = [order[dataset.targets[order] == c][:labels] for c in classes]
         labelled = np.sort(np.concatenate(few))
-
-        def batches(indices: NDArray[np.int64], shuffle_seed: int | None) -> Batches:
-            return Batches(
-                packed, dataset.targets, indices, 32, self.device.torch_device,
-                shuffle_seed=shuffle_seed,
-            )  # fmt: skip
-
-        truth = dataset.targets[test]
-        job = Job(
-            train=batches(labelled, seed),
-            validation=batches(test, None),
-            epochs=epochs,
-            score=lambda predictions: float((predictions.argmax(1) == truth).mean()),
-            device=self.device,
-            seed=seed,
-            cache=self.cache,
-            data_id=dataset.fingerprint,
-            label_smoothing=0.1,
-            unlabelled=cache(lambda: batches(np.setdiff1d(train, labelled), None)),
-        )
-        *_, last = fine_tune(model, config, job)
-        assert last.predictions is not None
-        right: NDArray[np.bool_] = last.predictions.argmax(1) == truth
-        return right
+        others = np.setdiff1d(train, labelled)
+        return self.train(config, labelled, lambda model: self.batches(model, others), seed, epochs)
 
 
 def interval(one: NDArray[np.float64], other: NDArray[np.float64]) -> tuple[float, float]:

@@ -18,25 +18,22 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
-from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from few_labels import interval
+from few_labels import Trainings, interval
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 
-from autotl import backbone, data, training
-from autotl.data import Batches, Dataset
-from autotl.frozen import FeatureCache
-from autotl.models import select_device
+from autotl import backbone, data
+from autotl.data import Batches
+from autotl.models import Model
 from autotl.space import registry, space
 from autotl.space.kinds import SEARCHED_KINDS
 from autotl.space.space import Choice, Config
-from autotl.training import Job, fine_tune
 
 FONTS = Path("/usr/share/fonts")
 SIDE = 32
@@ -136,7 +133,7 @@ def draw_colour(random: np.random.Generator, low: int, high: int) -> tuple[int, 
     return red, green, blue
 
 
-class Study:
+class Study(Trainings):
     """A source and a target, and the trainings on them.
 
     Args:
@@ -159,53 +156,25 @@ class Study:
             for each in both
         )
         joined = data.join_domains(read, other, (source, target), 0, 0.02, 0.4)
-        self.dataset: Dataset = data.check(
+        dataset = data.check(
             joined.examples, source, validation=0, test=0,
             unlabelled=joined.unlabelled,
         )  # fmt: skip
-        self.folder = folder
-        self.device = select_device("cpu", "float32")
-        self.cache = FeatureCache(None, folder)
+        super().__init__(dataset, SIDE, folder)
 
     def run(self, config: Config, seed: int, epochs: int) -> NDArray[np.bool_]:
         """Train on the source; return which test images of the target are right, ``[n]``."""
-        dataset = self.dataset
-        model = training.build_model(config, dataset.task, SIDE, self.device, seed)
-        packed = data.pack(dataset, model.expects, self.folder)
-        test = dataset.indices("test")
-        truth = dataset.targets[test]
+        own, test = self.dataset.unlabelled, self.dataset.indices("test")
 
-        def batches(indices: NDArray[np.int64], shuffle_seed: int | None) -> Batches:
-            return Batches(
-                packed, dataset.targets, indices, 32, self.device.torch_device,
-                shuffle_seed=shuffle_seed,
-            )  # fmt: skip
-
-        @cache
-        def unlabelled() -> Batches:
-            own = dataset.unlabelled
+        def unlabelled(model: Model) -> Batches:
             return Batches(
                 data.pack(own, model.expects, self.folder), np.zeros(len(own), np.int64),
-                dataset.unlabelled_beside(test), 32, self.device.torch_device,
+                self.dataset.unlabelled_beside(test), 32, self.device.torch_device,
                 shuffle_seed=seed, data_id=own.fingerprint,
             )  # fmt: skip
 
-        job = Job(
-            train=batches(dataset.indices("train"), seed),
-            validation=batches(test, None),
-            epochs=epochs,
-            score=lambda predictions: float((predictions.argmax(1) == truth).mean()),
-            device=self.device,
-            seed=seed,
-            cache=self.cache,
-            data_id=dataset.fingerprint,
-            label_smoothing=0.1,
-            unlabelled=unlabelled,
-        )
-        *_, last = fine_tune(model, config, job)
-        assert last.predictions is not None
-        right: NDArray[np.bool_] = last.predictions.argmax(1) == truth
-        return right
+        train = self.dataset.indices("train")
+        return self.train(config, train, unlabelled, seed, epochs)
 
 
 def main() -> None:
