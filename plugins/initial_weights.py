@@ -51,7 +51,7 @@ def _refuse(prefix: str, pattern: str) -> None:
     own = pattern.removeprefix(prefix)
     if ":" in own:
         raise PluginError(
-            f"{pattern!r} is no valid backbone: expected {prefix}NAME, with timm's NAME"
+            f"{pattern!r} is not a valid backbone: expected {prefix}NAME, with timm's NAME"
         )
     backbones.refuse(own)
 
