@@ -352,7 +352,8 @@ class Leaderboard:
     """The trials of one study, which ``refresh`` updates from the database.
 
     ``refresh`` reads only trials that are new or were unfinished at the last call, because a
-    finished trial does not change while the study runs.
+    finished trial does not change while the study runs. A trial may begin after one with a larger
+    number, if it has waited to be retried.
 
     Attributes:
         rows: All trials by number.
@@ -380,8 +381,9 @@ class Leaderboard:
         self.running: dict[int, TrialRow] = {}
         self._news: list[TrialRow] = []
         earlier = store.trials(study)
-        self._last = max((row.number for row in earlier), default=-1)
-        self.first_trial = self._last + 1
+        self._last = -1
+        self._gaps: set[int] = set()  # smaller numbers without a trial
+        self.first_trial = max((row.number for row in earlier), default=-1) + 1
         if first_trial is not None:  # a worker that joins a run: another one began it
             self.first_trial = first_trial
         for row in earlier:
@@ -390,7 +392,7 @@ class Leaderboard:
 
     def refresh(self) -> None:
         """Read new and changed trials from the database."""
-        for row in self.store.trials(self.study, self._last, self.running):
+        for row in self.store.trials(self.study, self._last, {*self.running, *self._gaps}):
             self._add(row)
 
     def take_news(self) -> list[TrialRow]:
@@ -400,6 +402,8 @@ class Leaderboard:
 
     def _add(self, row: TrialRow) -> None:
         self.rows[row.number] = row
+        self._gaps.discard(row.number)
+        self._gaps.update(range(self._last + 1, row.number))
         self._last = max(self._last, row.number)
         if row.facts.recipe:
             recipe = tuple(row.facts.recipe)

@@ -86,19 +86,25 @@ def _mark_excluded(store: Store, settings: StudyConfig, space: Space, plugins: R
             store.update_trial(settings.name, row.number, excluded=reason)
 
 
-def requeue(study: optuna.Study, params: Mapping[str, Any], attributes: Mapping[str, Any]) -> None:
+def requeue(
+    study: optuna.Study, number: int, params: Mapping[str, Any], attributes: Mapping[str, Any]
+) -> None:
     """Enqueue an interrupted trial to be retried, as the same recipe if it was one.
+
+    While workers run, the caller must hold the lease of the queue.
 
     Args:
         study: Optuna's study.
-        params: The parameters of the trial.
+        number: The number of the trial.
+        params: Its parameters.
         attributes: Its user attributes.
     """
     if PROBED_WITH in attributes:
         return  # when its probe is retried, that draws new trials to be trained with it
-    waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-    if any(trial.system_attrs.get(rebuild.FIXED_PARAMS) == params for trial in waiting):
-        return  # a run that was killed has enqueued it
+    later = (t for t in study.get_trials(deepcopy=False) if t.number > number)
+    alone = (t for t in later if PROBED_WITH not in t.user_attrs)
+    if any(t.system_attrs.get(rebuild.FIXED_PARAMS) == params for t in alone):
+        return  # its own worker has enqueued it, and was killed then
     recipe = {key: attributes[key] for key in (RECIPE, RETRIED) if key in attributes}
     study.enqueue_trial(dict(params), user_attrs=recipe)
 
@@ -157,7 +163,7 @@ def end_trial(study: optuna.Study, store: Store, trial: FrozenTrial, row: TrialR
     if status == "interrupted":
         # If the trial was killed before it had drawn all parameters, add the enqueued ones.
         params = {**trial.system_attrs.get(rebuild.FIXED_PARAMS, {}), **trial.params}
-        requeue(study, params, trial.user_attrs)
+        requeue(study, trial.number, params, trial.user_attrs)
     state = optuna_state(status, trial.constraints or {})
     value = row.score if row and state == TrialState.COMPLETE else None
     study.tell(trial.number, value, state=state, skip_if_finished=True)

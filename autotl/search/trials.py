@@ -9,7 +9,7 @@ import math
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
@@ -48,7 +48,7 @@ from autotl.search.trial_budget import (
 from autotl.search.trial_queue import Begun, TrialQueue
 from autotl.space import space
 from autotl.space.space import Config, Space
-from autotl.store import EpochRow, Store, Worker
+from autotl.store import QUEUE, EpochRow, Store, Worker
 from autotl.training import Epoch
 
 GIVE_UP = 8
@@ -415,18 +415,24 @@ class TrialLoop:
             count = outcome.cross_validated.folds if outcome.cross_validated else None
             store_predictions(self.store, self.context, trial.number, predicted, count)
         trained = outcome.epochs[-1].trained_parameters if outcome.epochs else None
-        is_stored = self.store.finish_trial(
-            self.name,
-            trial.number,
-            status,
-            reason=reason,
-            score=score,
-            seconds=seconds,
-            trained_parameters=trained,
-            epochs=[EpochRow(e.number, e.loss, e.score, e.seconds) for e in outcome.epochs],
-            worker=self.worker.number,
-            **facts,
-        )
+        # No other worker may choose the recipe of an interrupted trial before it is enqueued.
+        with self.worker.lease(QUEUE) if status == "interrupted" else nullcontext():
+            is_stored = self.store.finish_trial(
+                self.name,
+                trial.number,
+                status,
+                reason=reason,
+                score=score,
+                seconds=seconds,
+                trained_parameters=trained,
+                epochs=[EpochRow(e.number, e.loss, e.score, e.seconds) for e in outcome.epochs],
+                worker=self.worker.number,
+                **facts,
+            )
+            if is_stored and status == "interrupted":
+                retried = {RETRIED: True} if find_device_fault(error) else {}
+                attributes = {**trial.user_attrs, **retried}
+                resume.requeue(self.study, trial.number, trial.params, attributes)
         if not is_stored:
             text = (
                 f"the result of trial {trial.number} is not stored: this worker did not respond "
@@ -434,9 +440,6 @@ class TrialLoop:
             )
             self.listener(events.Note(text, warning=True))
             return "interrupted", text
-        if status == "interrupted":
-            retried = {RETRIED: True} if find_device_fault(error) else {}
-            resume.requeue(self.study, trial.params, {**trial.user_attrs, **retried})
         finished = optuna.exceptions.UpdateFinishedTrialError  # another worker has told Optuna
         with suppress(finished), self.store.storage.together():
             trial.set_user_attr("status", status)  # long values make Optuna Dashboard's page wide

@@ -348,6 +348,22 @@ def test_trials_of_several_workers(store: Store) -> None:
     assert joined.finished == 2, "a trial of this run that failed is not tried again"
 
 
+def test_a_trial_that_waited_to_be_retried_begins_after_one_with_a_larger_number(
+    store: Store,
+) -> None:
+    board = Leaderboard(store, "s", METRICS["accuracy"])
+    for number in (0, 3, 1):
+        store.begin_trial("s", number, {}, 3)
+        finish(store, number, "complete", number / 10)
+        board.refresh()
+        assert number in board.rows
+    later = Leaderboard(store, "s", METRICS["accuracy"])
+    assert later.first_trial == 4
+    store.begin_trial("s", 2, {}, 3)
+    later.refresh()
+    assert (list(later.running), numbers(later.ranked)) == ([2], [3, 1, 0])
+
+
 def test_an_empty_leaderboard(store: Store) -> None:
     board = Leaderboard(store, "s", METRICS["accuracy"])
     assert state(board) == ({}, [], None, {}, (0, 0))

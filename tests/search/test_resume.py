@@ -197,6 +197,20 @@ def test_a_start_that_is_killed_too_enqueues_a_trial_once(
     assert [row.status for row in store.trials("s")] == ["interrupted"]
 
 
+def test_a_trial_is_enqueued_once_though_its_worker_is_killed_before_it_tells_optuna(
+    store: Store, settings: Settings
+) -> None:
+    study = open_study(store, settings())
+    trial = run_trial(store, study, LARGE, "running")
+    store.finish_trial("s", trial.number, "interrupted", reason="Ctrl-C")
+    resume.requeue(study, trial.number, trial.params, {})
+    retried = study.ask()  # another worker begins it
+    store.begin_trial("s", retried.number, to_json(SPACE.suggest(retried)), 3)
+    killed = study.get_trials()[trial.number]
+    resume.end_trial(study, store, killed, store.trials("s")[trial.number])
+    assert [trial.state.name for trial in study.trials] == ["FAIL", "RUNNING"]
+
+
 def test_a_rebuild_that_was_killed_is_finished(
     store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

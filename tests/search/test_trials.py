@@ -10,9 +10,11 @@ from typing import Any
 
 import optuna
 import pytest
+import sqlalchemy as sa
 from filelock import FileLock
 from images import FAST, read_trials
 from optuna.exceptions import StorageInternalError
+from optuna.trial import TrialState
 
 from autotl import engine, report, study, training
 from autotl.errors import OutOfTime, StoreError, StudyError
@@ -23,7 +25,8 @@ from autotl.search.leaderboard import rank
 from autotl.search.resume import PROBED_WITH, RECIPE, optuna_state
 from autotl.search.trial_budget import TrialPlan, plan_trial
 from autotl.search.trials import GIVE_UP, quiet_optuna
-from autotl.store import EpochRow, Store, TrialRow
+from autotl.store import QUEUE, EpochRow, Store, TrialRow, Worker
+from autotl.store.migrations.tables import LEASE
 from autotl.store.optuna_storage import TrialStorage
 
 Make = Callable[..., study.StudyConfig]
@@ -142,6 +145,33 @@ def test_an_interrupted_trial_is_run_again_and_the_search_continues_as_planned(
     done = [row for row in rows if row.status not in ("interrupted", "running")]
     assert len(done) == 7
     assert results(done) == results(plain_trials)
+
+
+def test_an_interrupted_trial_is_stored_and_enqueued_while_no_other_worker_may_choose(
+    settings: Make, run_trials: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another worker that chooses in between would enqueue the same recipe once more."""
+    statuses: list[str] = []
+    leases = sa.select(LEASE.c.name)
+
+    def interrupt(event: Event) -> None:
+        if isinstance(event, EpochCompleted) and event.number == 1:
+            raise KeyboardInterrupt
+
+    def see_release(self: Worker, name: str) -> None:
+        with self.store.read() as connection:
+            assert name in connection.scalars(leases).all()
+        if name == QUEUE:
+            rows = self.store.trials(self.study)
+            statuses.append(rows[-1].status if rows else "")
+            waiting = optuna_study(settings()).get_trials(states=(TrialState.WAITING,))
+            assert ("interrupted" in statuses) == bool(waiting)
+        release(self, name)
+
+    release = Worker.release
+    monkeypatch.setattr(Worker, "release", see_release)
+    assert run_trials(settings(), interrupt).interrupted
+    assert statuses == ["running", "running", "interrupted"]
 
 
 def test_an_interrupted_search_keeps_its_best_model(settings: Make) -> None:
