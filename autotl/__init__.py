@@ -33,7 +33,7 @@ from autotl.space.unlabelled import Outputs, UnlabelledMethod
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from autotl.artifact.model_folder import Predictor
+    from autotl.artifact.predictor import Predictor
     from autotl.engine import Result, SourceTraining
     from autotl.events import Listener
 

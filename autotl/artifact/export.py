@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from autotl import files
-from autotl.artifact.model_folder import BATCH_SIZE, Predictor
+from autotl.artifact.predictor import BATCH_SIZE, Predictor
 from autotl.artifact.standalone import output_name
 from autotl.data import ImageInput, parse_label, scale, to_channels_first
 from autotl.errors import ArtifactError, DataError

@@ -16,7 +16,7 @@ from autotl.errors import ArtifactError, AutoTLError, DataError
 
 if TYPE_CHECKING:
     from autotl.artifact.export import ExportResult
-    from autotl.artifact.model_folder import Predictor
+    from autotl.artifact.predictor import Predictor
     from autotl.space.plugin import Example
     from autotl.space.registry import Registry
 

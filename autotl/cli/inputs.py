@@ -14,7 +14,7 @@ from autotl.cli.common import printable
 from autotl.errors import DataError
 
 if TYPE_CHECKING:
-    from autotl.artifact.model_folder import Predictor
+    from autotl.artifact.predictor import Predictor
     from autotl.space.input_kind import InputKind
     from autotl.space.plugin import Example
     from autotl.space.registry import Registry

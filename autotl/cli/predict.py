@@ -19,7 +19,7 @@ from autotl.errors import DataError
 from autotl.space.input_kind import IMAGE
 
 if TYPE_CHECKING:
-    from autotl.artifact.model_folder import Predictor
+    from autotl.artifact.predictor import Predictor
     from autotl.space.task import Task
 
 Predictions = Iterator[tuple[str, dict[str, Any]]]

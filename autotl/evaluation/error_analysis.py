@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from autotl.artifact.model_folder import Predictor
+from autotl.artifact.predictor import Predictor
 from autotl.data import Dataset, ImageInput, Indices
 from autotl.errors import DataError
 from autotl.evaluation import saliency

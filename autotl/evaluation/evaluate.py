@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from autotl.artifact.model_folder import Predictor
+from autotl.artifact.predictor import Predictor
 from autotl.data import digest_examples, find_same, parse_label
 from autotl.errors import DataError, did_you_mean
 from autotl.scoring import intervals, majority, metrics

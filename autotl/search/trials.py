@@ -56,8 +56,9 @@ GIVE_UP = 8
 
 Cheap trials between those that are out of time do not reset the count, unless they are the best."""
 
-OTHERS_SECONDS = 5.0
-"""The time between two reports of the trials of other workers during a trial."""
+OTHERS_SECONDS, OTHERS = 5.0, 8
+"""The time between two reports of the trials of other workers during a trial. With more than this
+number of running trials it grows in proportion, so that it takes the same part of the time."""
 
 WAIT_SECONDS = 1.0
 """The pause before a worker looks again whether the trials of others have ended."""
@@ -467,8 +468,9 @@ class TrialLoop:
     # ---------------------------------------------------------------- progress
 
     def _refresh_others(self) -> None:
-        """Read and report the trials of other workers, at most every ``OTHERS_SECONDS``."""
-        if time.monotonic() - self._read_others > OTHERS_SECONDS:
+        """Read and report the trials of other workers, every ``OTHERS_SECONDS`` if they are few."""
+        pause = OTHERS_SECONDS * max(1.0, len(self.leaderboard.running) / OTHERS)
+        if time.monotonic() - self._read_others > pause:
             self.leaderboard.refresh()
             self._notify_others()
 

@@ -110,7 +110,7 @@ def make_images(folder: Path, classes: int = 4, count: int = 60) -> None:
     generator = np.random.default_rng(0)
     for label in range(classes):
         (folder / f"class{label}").mkdir(parents=True)
-        colour = 110 + 12 * np.eye(4)[label][:3]
+        colour = 110 + 4 * np.eye(4)[label][:3]  # a pixel has a standard deviation of 60
         for i in range(count):
             pixels = generator.normal(colour, 60, (32, 32, 3)).clip(0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(folder / f"class{label}" / f"{i}.png")

@@ -19,7 +19,7 @@ from toy import CPU, config, model, squares
 from autotl import Example, head
 from autotl.artifact import export
 from autotl.artifact.export import ExportResult
-from autotl.artifact.model_folder import Predictor
+from autotl.artifact.predictor import Predictor
 from autotl.errors import ArtifactError
 from autotl.models import Model, build_model
 from autotl.models.ensemble import Ensemble

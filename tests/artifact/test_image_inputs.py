@@ -12,7 +12,7 @@ from PIL import Image
 from toy import CPU, model
 
 from autotl.artifact.image_inputs import list_images
-from autotl.artifact.model_folder import Predictor
+from autotl.artifact.predictor import Predictor
 from autotl.errors import DataError
 from autotl.tasks import Classification
 

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 from autotl import data, files, models
 from autotl.artifact import model_folder
-from autotl.artifact.model_folder import Predictor
+from autotl.artifact.predictor import Predictor
 from autotl.errors import ArtifactError, DataError, StoreError
 from autotl.models import Device, Model, fast_inference
 from autotl.space import registry, space

@@ -14,7 +14,7 @@ from PIL import Image
 from toy import COLOURS, CPU, model, squares
 
 from autotl import Example, data
-from autotl.artifact.model_folder import Predictor
+from autotl.artifact.predictor import Predictor
 from autotl.data import Dataset
 from autotl.data.image_kind import PREVIEW_SIDE
 from autotl.evaluation import error_analysis

@@ -15,7 +15,7 @@ from PIL import Image
 from toy import CPU, model, squares
 
 from autotl import Example
-from autotl.artifact.model_folder import Predictor
+from autotl.artifact.predictor import Predictor
 from autotl.data import digest_examples
 from autotl.errors import DataError
 from autotl.evaluation.evaluate import compute_scores, evaluate
