@@ -404,7 +404,7 @@ def test_a_search_with_source_data_reports_what_its_weights_gain(
 
 
 def test_weights_with_fewer_epochs_are_cached_as_long_as_there_is_no_more_time() -> None:
-    usable = source_weights._is_usable
+    usable = source_weights.is_usable
     whole = {"stopped": "", "budget_seconds": 10.0}
     part = {"stopped": "the budget limited them", "budget_seconds": 10.0}
     assert not usable({}, 10.0, None)
