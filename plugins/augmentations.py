@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from autotl import ANY_INPUT, Mirrors, Range, Uniform, augment
 
+from .colour_jitter import draw_colour_changes, recolour
 from .image_operations import (
     apply_operations,
     compute_in_parts,
@@ -175,6 +176,30 @@ def _compute_means(images: Tensor, uniform: Uniform) -> Tensor:
     """The mean colour of each image, ``uint8 [B, C, 1, 1]``."""
     totals = images.sum((2, 3), keepdim=True)  # of integers, exact in every order
     return (totals / (images.shape[2] * images.shape[3])).round_().to(torch.uint8)
+
+
+@augment(contrastive=True)
+def simclr(
+    size: int,
+    uniform: Uniform,
+    *,
+    min_scale: Annotated[float, Range(0.05, 0.9)] = 0.2,
+    strength: Annotated[float, Range(0.1, 1.0)] = 0.5,
+    flip: Flip = True,
+) -> Transform:
+    """Small crops, flip, colour jitter and grey (SimCLR: Chen et al. 2020, arXiv:2002.05709).
+
+    ``strength`` is that of the colour jitter. Crops are those of ``flip_crop``. The paper's blur is
+    left out, as it is there for small images.
+    """
+
+    def transform(images: Tensor) -> Tensor:
+        images = _flip_crop(images, uniform, min_scale, flip)
+        numbers = uniform(images, 6, device="cpu").double()
+        changes = to_device(draw_colour_changes(numbers, strength), images)
+        return compute_in_parts(recolour, images, changes)
+
+    return transform
 
 
 @augment(mixes=True)

@@ -149,11 +149,11 @@ def _change_brightness(images: Tensor, parameters: Tensor) -> Tensor:
 def _change_saturation(images: Tensor, parameters: Tensor) -> Tensor:
     if images.shape[1] == 1:
         return images
-    return _blend(images, _convert_to_grey(images), parameters)
+    return _blend(images, convert_to_grey(images), parameters)
 
 
 def _change_contrast(images: Tensor, parameters: Tensor) -> Tensor:
-    totals = _convert_to_grey(images).sum((1, 2, 3), dtype=torch.int64)
+    totals = convert_to_grey(images).sum((1, 2, 3), dtype=torch.int64)
     means = totals / (images.shape[2] * images.shape[3])
     return _blend(images, means[:, None, None, None], parameters)
 
@@ -202,7 +202,7 @@ def _expand(parameters: Tensor) -> Tensor:
     return parameters[:, :1, None, None]
 
 
-def _convert_to_grey(images: Tensor) -> Tensor:
+def convert_to_grey(images: Tensor) -> Tensor:
     """The luma of ITU-R BT.601 in whole grey levels, ``float32 [n, 1, S, S]``.
 
     Other images than those in RGB have no luma; it is the mean of their channels.

@@ -63,7 +63,9 @@ def _describe(file: Path, licence: str) -> Weights:
     if not facts:
         return Weights(f"file {file}", licence, file)
     size = facts.get("image_size")
-    origin = f"file {file}, trained on {facts.get('source', 'unknown data')}"
+    method = facts.get("method", "supervised")
+    how = "" if method == "supervised" else f" by {method} without labels"
+    origin = f"file {file}, trained{how} on {facts.get('source', 'unknown data')}"
     return Weights(
         origin,
         str(facts.get("licence", "unknown")),

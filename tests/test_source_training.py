@@ -22,7 +22,14 @@ from autotl import data, engine, study, training
 from autotl.artifact import model_folder, weights_folder
 from autotl.data import Dataset, read_source
 from autotl.engine import source_weights
-from autotl.errors import AutoTLError, Diverged, OutOfTime, StoreError, StudyError
+from autotl.errors import (
+    AutoTLError,
+    DataError,
+    Diverged,
+    OutOfTime,
+    StoreError,
+    StudyError,
+)
 from autotl.events import Event, Note
 from autotl.search.selection_budget import Field, SelectionBudget
 from autotl.space import registry
@@ -222,6 +229,122 @@ def test_the_command_says_that_nothing_was_complete(
     assert "no epoch was complete, so no weights were written" in result.stderr
 
 
+# ---------------------------------------------------------------- without labels
+
+
+def write_flat(folder: Path, count: int, seed: int = 0) -> Path:
+    """Write images of three colours into one folder."""
+    folder.mkdir(parents=True)
+    for i, file in enumerate(sorted(write_images(folder / "all", 9, seed=seed).rglob("*.png"))):
+        if i < count:
+            file.rename(folder / f"{i}.png")
+    shutil.rmtree(folder / "all")
+    return folder
+
+
+def load_weights(result: engine.SourceTraining) -> dict[str, torch.Tensor]:
+    assert result.file is not None
+    return load_file(result.file)
+
+
+def test_labels_have_no_effect_on_a_training_without_labels(tmp_path: Path, birds: Path) -> None:
+    shutil.copytree(birds, tmp_path / "a")
+    shutil.copytree(birds, tmp_path / "b")
+    table = "path,label\n"
+    labels = ["red", "green", "blue"]
+    files = sorted((tmp_path / "a").rglob("*.png"))
+    for name, shift in (("a", 0), ("b", 1)):
+        rows = (
+            f"{file.relative_to(tmp_path / 'a')},{labels[(i + shift * (i % 3)) % 3]}\n"
+            for i, file in enumerate(files)
+        )
+        (tmp_path / name / "labels.csv").write_text(table + "".join(rows))
+    notes: list[str] = []
+    weights = []
+    for name in ("a", "b"):
+        result = autotl.pretrain(
+            tmp_path / name / "labels.csv",
+            NAME,
+            lambda event: notes.append(getattr(event, "text", "")),
+            method="simclr",
+            out=tmp_path / "weights" / name,
+            **QUICK,
+        )
+        weights.append(load_weights(result))
+        facts = result.facts
+        assert facts["labels"] == "not used for training, only for the held-out score"
+        assert facts["metric"].startswith("kNN accuracy (k=20)")
+        assert (facts["method"], facts["classes"], facts["task"]) == ("simclr", 3, "")
+        assert (facts["train"], facts["held_out"], facts["scored"]) == (54, 6, 6)
+        assert 0 <= facts["low"] < facts["high"] <= 1
+    assert "simclr uses no labels; 3 classes only score the features" in notes
+    assert [text for text in notes if text.startswith("epoch 1 of 2: loss")]
+    first, second = weights
+    assert all(torch.equal(tensor, second[key]) for key, tensor in first.items())
+
+
+def test_a_plain_folder_is_trained_on_from_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_flat(tmp_path / "photos", 20)
+    words = ("pretrain", "photos", "--backbone", NAME, "--size", "32", "--epochs", "1")
+    words = (*words, "--device", "cpu", "--method", "simclr")
+    done = run(*words)
+    assert done.exit_code == 0, done.stderr
+    assert "was trained by simclr without labels for 1 epoch on 18 examples at 32" in done.stdout
+    assert "Its contrastive accuracy (among 2) on 2 held-out examples is" in done.stdout
+    card = (tmp_path / "weights" / f"{NAME}.md").read_text()
+    assert "| labels | `not used for training` |" in card
+    assert "| method | `simclr` |" in card
+    further = run(*words, "--from", "pretrained", "--weights", "weights", "--out", "more")
+    assert further.exit_code == 0, further.stderr
+    assert f"from file weights/{NAME}.safetensors, trained by simclr without" in further.stdout
+
+
+def test_a_training_without_labels_needs_images_to_compare(tmp_path: Path) -> None:
+    def train(name: str, count: int, damaged: int = 0, **options: Any) -> dict[str, Any]:
+        folder = write_flat(tmp_path / name, count, seed=1)
+        for i in range(damaged):
+            (folder / f"{i}.png").write_bytes(b"no image")
+        given = {"method": "simclr", "out": tmp_path / "weights", **QUICK, **options}
+        return dict(autotl.pretrain(folder, NAME, **given).facts)
+
+    with pytest.raises(DataError, match=r"too few images: 2; .* at least 2 to train on"):
+        train("two", 2)
+    with pytest.raises(DataError, match=r"too few images: 1; .* at least 2 to train on"):
+        train("damaged", 3, 1)
+    facts = train("three", 3)
+    assert (facts["train"], facts["held_out"]) == (2, 1)
+    assert facts["score"] is None
+    assert "simclr" in (tmp_path / "weights" / f"{NAME}.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"method": "simcrl"}, "--method = 'simcrl': .*'supervised' or 'simclr'"),
+        ({"task": "regression"}, "--task = 'regression': is for labels, .* simclr does not use"),
+        ({"metric": "accuracy"}, "--metric = 'accuracy': is for labels"),
+        ({"augment": "mixup"}, "'mixup' mixes images, and views of one image are compared"),
+        ({"augment": "none"}, "all views of an image are the same; try another --augment"),
+    ],
+)
+def test_wrong_settings_without_labels_are_explained(
+    pretrain: Pretrain, options: dict[str, str], says: str
+) -> None:
+    with pytest.raises(AutoTLError, match=says):
+        pretrain(**{"method": "simclr", **options})
+
+
+def test_a_training_without_labels_has_more_epochs() -> None:
+    def count(**options: Any) -> int:
+        given = {"backbone": NAME, **options}
+        return study.configure_source_training("birds", given).epochs
+
+    assert [count(), count(method="simclr"), count(method="simclr", epochs=7)] == [20, 100, 7]
+
+
 # ---------------------------------------------------------------- searches
 
 
@@ -281,7 +404,7 @@ def test_a_search_with_source_data_reports_what_its_weights_gain(
 
 
 def test_weights_with_fewer_epochs_are_cached_as_long_as_there_is_no_more_time() -> None:
-    usable = source_weights._is_usable
+    usable = source_weights.is_usable
     whole = {"stopped": "", "budget_seconds": 10.0}
     part = {"stopped": "the budget limited them", "budget_seconds": 10.0}
     assert not usable({}, 10.0, None)

@@ -156,6 +156,9 @@ def _describe(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     if facts.get("score") is not None:
         numbers = (f"{facts[key]:.4f}" for key in ("score", "low", "high") if key in facts)
         score = "{} {} (95 % interval {} to {})".format(facts["metric"], *numbers)
+    scored = facts.get("scored")
+    if scored == facts.get("held_out"):
+        scored = None
     epochs = f"{facts.get('epochs')} of {facts.get('planned_epochs')}"
     if facts.get("stopped"):
         epochs += f" ({facts['stopped']})"
@@ -170,11 +173,13 @@ def _describe(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
             ("task", facts.get("task")),
             ("classes", facts.get("classes")),
             ("method", facts.get("method")),
+            ("labels", facts.get("labels")),
             ("started from", facts.get("started_from")),
             ("epochs", epochs),
             ("image size", facts.get("image_size")),
             ("channels", facts.get("channels")),
             ("held-out score", score),
+            ("scored held-out examples", scored),
             ("seed", facts.get("seed")),
             ("batch size", facts.get("batch_size")),
             ("recipe", facts.get("recipe")),

@@ -37,8 +37,9 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--method",
-    type=click.Choice(["supervised"]),
-    help="Training method: by the labels of DATA (default: supervised).",
+    type=click.Choice(["supervised", "simclr"]),
+    help="Training method: by the labels of DATA, or by views of images, without labels, which "
+    "DATA need not have (default: supervised).",
 )
 @click.option(
     "--from",
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
     "--epochs",
     type=click.IntRange(1, 100_000),
     metavar="N",
-    help="Number of epochs (default: 20).",
+    help="Number of epochs (default: 20, for simclr 100).",
 )
 @click.option(
     "--budget",
@@ -99,7 +100,11 @@ if TYPE_CHECKING:
     metavar="N",
     help="Number of images in a training step (default: 64).",
 )
-@click.option("--augment", metavar="NAME", help="Augmentation (default: flip_crop).")
+@click.option(
+    "--augment",
+    metavar="NAME",
+    help="Augmentation (default: flip_crop, for simclr that of the same name).",
+)
 @click.option(
     "--licence",
     metavar="NAME",
@@ -165,13 +170,16 @@ def _show(result: SourceTraining) -> None:
 
     facts, file = result.facts, result.file
     assert file is not None
-    score = format_interval(facts["score"], facts)
     epochs = f"{facts['epochs']} epoch{'s' * (facts['epochs'] > 1)}"
-    click.echo(
-        f"{facts['backbone']} was trained for {epochs} on {facts['train']} examples at "
-        f"{facts['image_size']} px, from {facts['started_from']}. Its {facts['metric']} on "
-        f"{facts['held_out']} held-out examples is {score}."
+    method = "" if facts["method"] == "supervised" else f" by {facts['method']} without labels"
+    text = (
+        f"{facts['backbone']} was trained{method} for {epochs} on {facts['train']} examples at "
+        f"{facts['image_size']} px, from {facts['started_from']}."
     )
+    if facts["score"] is not None:
+        score = format_interval(facts["score"], facts)
+        text += f" Its {facts['metric']} on {facts['scored']} held-out examples is {score}."
+    click.echo(text)
     click.echo(f"\n  {file}\n  {file.with_suffix('.md')}\n")
     click.echo(
         f"Use them:  autotl search DATA --weights {file.parent} --backbone "

@@ -236,6 +236,12 @@ FOLDS = click.option(
     "with random and public ones (default: none).",
 )
 @click.option(
+    "--continue-pretraining",
+    type=click.Choice(["simclr"]),
+    help="Method by which the first pretrained backbone is trained on first, on the training and "
+    "unlabelled images without labels, to be compared with its own weights (default: none).",
+)
+@click.option(
     "--target",
     type=SOURCE,
     metavar="DATA",

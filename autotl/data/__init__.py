@@ -47,7 +47,13 @@ from autotl.data.sample import (
     sample_examples,
 )
 from autotl.data.scale import Scale, Scales
-from autotl.data.source import Source, parse_options, read_source, read_target
+from autotl.data.source import (
+    Source,
+    parse_options,
+    read_source,
+    read_target,
+    read_without_labels,
+)
 from autotl.data.tables import write_csv, write_issues, write_splits
 from autotl.data.unlabelled import Unlabelled
 
@@ -92,6 +98,7 @@ __all__ = [
     "read_packed_row_bytes",
     "read_source",
     "read_target",
+    "read_without_labels",
     "resample",
     "resident",
     "sample_examples",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ from autotl.data.unlabelled import divide
 from autotl.errors import AutoTLError, DataError, StudyError, is_machine_fault
 from autotl.space.input_kind import InputKind
 from autotl.space.narrowing import check_keywords, check_values
-from autotl.space.plugin import UNLABELLED, Example, Issue
+from autotl.space.plugin import SPLIT_WORDS, UNLABELLED, Example, Issue
 from autotl.space.registry import AnyPlugin, Registry, error_line
 from autotl.space.task import Task
 from autotl.tasks import CLASSIFICATION
@@ -105,6 +106,54 @@ def read_target(
         return read_source(target, plugins, options)  # which explains it
     examples = tuple(Example(name, item, "", UNLABELLED) for name, item in items)
     return Source([], [], kind, unlabelled=examples)
+
+
+def read_without_labels(
+    source: str, plugins: Registry, options: Mapping[str, str] | None = None
+) -> Source:
+    """Read the examples of a data source that need no labels; labels that there are come with them.
+
+    A folder of images without classes has all images below it, in whatever folders; folders at the
+    top that are called like splits are these splits.
+
+    Args:
+        source: As in ``read_source``.
+        plugins: The plugins.
+        options: The values of keywords of the dataset plugin, as text.
+
+    Raises:
+        DataError: The source cannot be read, or no dataset plugin reads it.
+        StudyError: The dataset plugin does not have these options.
+    """
+    root, listing = Path(source).expanduser(), None
+    with suppress(OSError):  # the dataset plugin explains it
+        listing = image_files.list_images(root) if root.is_dir() else None
+    if listing is None or options or not listing.images or _has_classes(listing.images):
+        return read_source(source, plugins, options)
+    tops = {path.parts[0] if len(path.parts) > 1 else "" for path in listing.images}
+    are_splits = all(top.lower() in SPLIT_WORDS for top in tops)
+    examples = [
+        Example(
+            path.as_posix(),
+            root / path,
+            "",
+            SPLIT_WORDS[path.parts[0].lower()] if are_splits else "",
+        )
+        for path in listing.images
+    ]
+    issues = [Issue(*problem) for problem in image_files.describe_unread(listing)]
+    return Source(examples, issues, IMAGES)
+
+
+def _has_classes(images: Sequence[Path]) -> bool:
+    """Whether the folders of images are classes, or splits with classes; paths are relative.
+
+    One folder is none, and neither are those that are called like splits without folders in them.
+    """
+    tops = {path.parts[0] for path in images if len(path.parts) > 1}
+    splits = {top for top in tops if top.lower() in SPLIT_WORDS}
+    is_nested = any(len(path.parts) > 2 and path.parts[0] in splits for path in images)
+    return is_nested or len(tops) > max(1, len(splits))
 
 
 def parse_options(plugin: AnyPlugin, options: Mapping[str, str]) -> dict[str, Any]:

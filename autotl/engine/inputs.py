@@ -44,14 +44,20 @@ def choose_inputs(
     return plan_inputs(settings, search_space, source, device, budget)
 
 
-def read_examples(settings: StudyConfig, plugins: Registry) -> Source:
+def read_examples(settings: StudyConfig, plugins: Registry, needs_labels: bool = True) -> Source:
     """Read the examples of the data, without opening them.
+
+    Args:
+        settings: Name the data.
+        plugins: The plugins.
+        needs_labels: Whether a folder must have classes.
 
     Raises:
         DataError: The data cannot be read.
         StudyError: A file is in the run folder or in the cache.
     """
-    source = data.read_source(settings.data, plugins, settings.data_options)
+    read = data.read_source if needs_labels else data.read_without_labels
+    source = read(settings.data, plugins, settings.data_options)
     _check_places_of_files(settings, source)
     return source
 

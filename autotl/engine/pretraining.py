@@ -1,7 +1,8 @@
 """Source training: the weights of a backbone for later searches, trained on other data.
 
 What is trained is what a search trains: the data are checked, split and packed, and a linear head
-and all layers of the backbone are fine-tuned. The backbone's tensors are saved, the head is not.
+and all layers of the backbone are fine-tuned. Without labels the head is a projection, and views of
+images are compared (``self_supervised``). The backbone's tensors are saved, the head is not.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,19 @@ from autotl.engine.beginning import versions
 from autotl.engine.ending import name_device_faults
 from autotl.engine.inputs import check_metric, choose_task_and_metric, read_examples
 from autotl.engine.search_space import load_plugins, plugins_for
+from autotl.engine.self_supervised import (
+    Labels,
+    choose_augmentation,
+    count_scored,
+    read_without_labels,
+    require_enough,
+    score_features,
+)
 from autotl.errors import Incompatible, OutOfTime, PluginError, StoreError, StudyError, TrialStopped
 from autotl.events import Listener, Note, Stage, ignore
 from autotl.frozen import FeatureCache
-from autotl.models import Device
-from autotl.scoring import intervals
+from autotl.models import Device, Model
+from autotl.scoring import intervals, metrics
 from autotl.scoring.metrics import Metric
 from autotl.search.budget import Budget
 from autotl.search.context import TrainingContext
@@ -35,7 +44,7 @@ from autotl.search.mirroring import measure_mirroring
 from autotl.space.registry import AnyPlugin, Registry
 from autotl.space.space import Choice, Config, Space, default_plugin, to_json
 from autotl.study import SourceTrainingConfig, StudyConfig
-from autotl.training import Epoch, Job
+from autotl.training import Contrast, Epoch, Job
 
 SAVE_SECONDS = 2.0
 """The time that is reserved in a budget to write the weights."""
@@ -54,10 +63,12 @@ class SourceTraining:
     Attributes:
         facts: What is in the header of the file: ``backbone``, ``source``, ``fingerprint``,
             ``task``, ``classes`` (their number), ``train`` and ``held_out`` (numbers of examples),
-            ``method``, ``started_from``, ``epochs``, ``planned_epochs``, ``stopped`` (why there are
-            fewer), ``image_size``, ``channels``, ``metric``, ``score``, ``low`` and ``high`` on the
-            held-out examples, ``seed``, ``batch_size``, ``recipe``, ``device``, ``seconds``,
-            ``versions``, ``licence`` and ``budget_seconds``. Empty if no epoch was complete.
+            ``method``, ``labels`` (whether they were used), ``started_from``, ``epochs``,
+            ``planned_epochs``, ``stopped`` (why there are fewer), ``image_size``, ``channels``,
+            ``metric``, ``score``, ``low`` and ``high`` on ``scored`` held-out examples (without
+            labels the score may be None), ``seed``, ``batch_size``, ``recipe``, ``device``,
+            ``seconds``, ``versions``, ``licence`` and ``budget_seconds``. Empty if no epoch was
+            complete.
         file: The weights; None if no epoch was complete.
         interrupted: Whether the user interrupted it.
     """
@@ -71,18 +82,21 @@ class SourceTraining:
 class _Trained:
     """The backbone after the last complete epoch, which is None if there is none.
 
-    ``size`` is that of its inputs.
+    ``model`` may have been trained further than its ``tensors``.
     """
 
+    model: Model
     tensors: Mapping[str, Any]
     epoch: Epoch | None
-    size: int
     interrupted: bool
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """The data of a source training, and the plugins that suit them."""
+    """The data of a source training, and the plugins that suit them.
+
+    ``labels`` only score; those that train are in the data set.
+    """
 
     config: SourceTrainingConfig
     settings: StudyConfig
@@ -90,6 +104,7 @@ class Prepared:
     metric: Metric
     plugins: Registry
     device: Device
+    labels: Labels = field(default_factory=Labels)
 
 
 def pretrain(
@@ -130,16 +145,35 @@ def prepare(
     settings = config.as_search()
     plugins = load_plugins(settings, plugins)
     device = models.select_device(settings.device, settings.precision)
-    source = read_examples(settings, plugins)
-    settings, source, metric = choose_task_and_metric(settings, source, plugins, listener)
+    settings, source, metric, labels = _read(config, settings, plugins, listener)
     fitting = plugins_for(settings, plugins, source)
     find_backbone(config, fitting)
     if config.image_size is None:
         size = _choose_size(config, source, fitting)
         settings = settings.model_copy(update={"image_size": (size,)})
     dataset = _check(config, source, listener)
-    check_metric(metric, dataset)
-    return Prepared(config, settings, dataset, metric, fitting, device)
+    if config.uses_labels:
+        check_metric(metric, dataset)
+    else:
+        require_enough(dataset)
+    return Prepared(config, settings, dataset, metric, fitting, device, labels)
+
+
+def _read(
+    config: SourceTrainingConfig, settings: StudyConfig, plugins: Registry, listener: Listener
+) -> tuple[StudyConfig, Source, Metric, Labels]:
+    """Read the source data, with their labels apart if the method does not use them.
+
+    Returns:
+        The settings, the examples, the metric and the labels.
+    """
+    if config.uses_labels:
+        source = read_examples(settings, plugins)
+        return *choose_task_and_metric(settings, source, plugins, listener), Labels()
+    source, labels = read_without_labels(settings, plugins)
+    what = f"{len(labels.classes)} classes only score the features" if labels.classes else ""
+    listener(Note(f"{config.method} uses no labels{what and f'; {what}'}"))
+    return settings, source, metrics.get("accuracy"), labels
 
 
 def _choose_size(config: SourceTrainingConfig, source: Source, plugins: Registry) -> int:
@@ -219,14 +253,16 @@ def train(prepared: Prepared, budget: Budget, listener: Listener, out: Path) -> 
         context = _make_context(prepared, folder, budget, listener)
         recipe = _choose_recipe(prepared, context, listener)
         try:
-            trained = _fine_tune(context, recipe, budget, listener)
+            trained = _fine_tune(context, prepared, recipe, budget, listener)
+            if trained.epoch is None:
+                return SourceTraining({}, None, interrupted=True)
+            scored = _describe_score(context, prepared, recipe, trained)
         except TrialStopped as stop:
             raise StudyError(f"the source training stopped: {stop}; {_advise(stop)}") from None
-    if trained.epoch is None:
-        return SourceTraining({}, None, interrupted=True)
     facts = {
         **_describe_data(prepared),
         **_describe_training(prepared, recipe, trained),
+        **scored,
         "seconds": round(time.monotonic() - began, 1),
     }
     file = weights_folder.save(out, config.backbone, trained.tensors, facts)
@@ -269,15 +305,21 @@ def _make_context(
 
 
 def _choose_recipe(prepared: Prepared, context: TrainingContext, listener: Listener) -> Config:
-    """Choose the plugins, and measure whether images may be mirrored."""
+    """Choose the plugins, and measure with labels whether images may be mirrored."""
     config, plugins = prepared.config, prepared.plugins
     [freeze, *_] = [p for p in plugins if p.kind == "freeze" and p.from_scratch]
-    names = {kind: default_plugin(plugins, kind).name for kind in ("head", "augment", "optimizer")}
-    names |= {"augment": config.augment} if config.augment else {}
-    others = {kind: plugins.get(kind, name) for kind, name in names.items()}
-    chosen = {"backbone": find_backbone(config, plugins), "freeze": freeze, **others}
+    chosen = {"backbone": find_backbone(config, plugins), "freeze": freeze}
+    if config.uses_labels:
+        augment = default_plugin(plugins, "augment")
+        chosen["head"] = default_plugin(plugins, "head")
+        chosen["augment"] = plugins.get("augment", config.augment) if config.augment else augment
+    else:
+        chosen["head"] = training.projection
+        chosen["augment"] = choose_augmentation(plugins, config.augment)
+    chosen["optimizer"] = default_plugin(plugins, "optimizer")
     space = Space({kind: (plugin,) for kind, plugin in chosen.items()})
-    if space.may_mirror and (measured := measure_mirroring(space, context)):
+    may_measure = config.uses_labels and space.may_mirror
+    if may_measure and (measured := measure_mirroring(space, context)):
         listener(Note(report.describe_mirroring({**vars(measured), "survives": measured.survives})))
         space = space if measured.survives else space.without_mirroring()
     recipe = {kind: Choice(p, p.defaults) for kind, (p,) in space.plugins.items()}
@@ -287,12 +329,21 @@ def _choose_recipe(prepared: Prepared, context: TrainingContext, listener: Liste
 
 
 def _fine_tune(
-    context: TrainingContext, recipe: Config, budget: Budget, listener: Listener
+    context: TrainingContext,
+    prepared: Prepared,
+    recipe: Config,
+    budget: Budget,
+    listener: Listener,
 ) -> _Trained:
     """Train; return the backbone after the last complete epoch."""
     model = context.build(recipe)
     job = context.job(model, "train", epochs=context.settings.epochs, views=1)
-    job = _plan(job, training.measure_cost(model, recipe, job), budget) if budget.seconds else job
+    scored = 0
+    if not prepared.config.uses_labels:
+        job = replace(job, validation=None, contrast=Contrast())
+        scored = count_scored(prepared.dataset, prepared.labels)
+    if budget.seconds:
+        job = _plan(job, training.measure_cost(model, recipe, job), budget, scored)
     tensors: dict[str, Any] = {}
     last, interrupted, metric = None, False, context.metric.name
     listener(Stage("training", 0, job.epochs))
@@ -300,17 +351,20 @@ def _fine_tune(
         for epoch in training.fine_tune(model, recipe, job):
             tensors, last = weights_folder.copy_backbone(model), epoch
             text = f"epoch {epoch.number} of {job.epochs}: loss {epoch.loss:.4f}"
-            score = report.format_score(epoch.score)
-            listener(Note(f"{text}, {metric} {score}, {epoch.seconds:.1f} s"))
+            score = f", {metric} {report.format_score(epoch.score)}" if job.validation else ""
+            listener(Note(f"{text}{score}, {epoch.seconds:.1f} s"))
             listener(Stage("training", epoch.number, job.epochs))
     except KeyboardInterrupt:
         interrupted = True
-    return _Trained(tensors, last, model.expects.size, interrupted)
+    return _Trained(model, tensors, last, interrupted)
 
 
-def _plan(job: Job, cost: training.Cost, budget: Budget) -> Job:
-    """Plan as many epochs as there is time for, at least one."""
-    usable = budget.usable()
+def _plan(job: Job, cost: training.Cost, budget: Budget, scored: int) -> Job:
+    """Plan as many epochs as there is time for, at least one.
+
+    The features of ``scored`` images are computed after the last one.
+    """
+    usable = budget.usable() - scored * cost.prediction_seconds
     in_time = takewhile(
         lambda count: cost.training_seconds(count, job.views) <= usable, range(1, job.epochs + 1)
     )
@@ -323,6 +377,8 @@ def _plan(job: Job, cost: training.Cost, budget: Budget) -> Job:
 def _advise(stop: TrialStopped) -> str:
     if isinstance(stop, OutOfTime):
         return "give a larger --budget, or a smaller --image-size"
+    if isinstance(stop, Incompatible):
+        return "try another --augment or --image-size"
     return "try another --lr, --batch-size or --image-size"
 
 
@@ -332,8 +388,7 @@ def _describe_data(prepared: Prepared) -> dict[str, Any]:
         "backbone": config.backbone,
         "source": dataset.source,
         "fingerprint": dataset.fingerprint,
-        "task": dataset.task.name,
-        "classes": len(dataset.outputs),
+        **_describe_labels(prepared),
         "train": len(dataset.indices("train")),
         "held_out": len(dataset.indices("validation")),
         "channels": config.in_chans,
@@ -342,16 +397,57 @@ def _describe_data(prepared: Prepared) -> dict[str, Any]:
     }
 
 
-def _describe_training(prepared: Prepared, recipe: Config, trained: _Trained) -> dict[str, Any]:
-    config, dataset, epoch = prepared.config, prepared.dataset, trained.epoch
+def _describe_labels(prepared: Prepared) -> dict[str, Any]:
+    if prepared.config.uses_labels:
+        dataset = prepared.dataset
+        return {
+            "task": dataset.task.name,
+            "classes": len(dataset.outputs),
+            "labels": "used for training",
+        }
+    classes = len(prepared.labels.classes)
+    return {
+        "task": "",
+        "classes": classes or None,
+        "labels": f"not used for training{', only for the held-out score' if classes else ''}",
+    }
+
+
+def _describe_score(
+    context: TrainingContext, prepared: Prepared, recipe: Config, trained: _Trained
+) -> dict[str, Any]:
+    """The score on the held-out examples: of the predictions, or of the features without labels."""
+    dataset, epoch = prepared.dataset, trained.epoch
     assert epoch is not None
+    if not prepared.config.uses_labels:
+        trained.model.backbone.load_state_dict(dict(trained.tensors))
+        score = score_features(context, trained.model, recipe["augment"], prepared.labels)
+        return {
+            "metric": score.metric,
+            "score": score.value,
+            "low": score.low,
+            "high": score.high,
+            "scored": score.images,
+        }
     assert epoch.predictions is not None
-    weights = recipe["backbone"].plugin.weights
     indices = dataset.indices("validation")
     low, high = intervals.score_interval(
         prepared.metric, dataset.targets[indices], epoch.predictions, dataset.units[indices]
     )
     low, high = (limit if math.isfinite(limit) else epoch.score for limit in (low, high))
+    return {
+        "metric": prepared.metric.name,
+        "score": epoch.score,
+        "low": low,
+        "high": high,
+        "scored": len(indices),
+    }
+
+
+def _describe_training(prepared: Prepared, recipe: Config, trained: _Trained) -> dict[str, Any]:
+    config, epoch = prepared.config, trained.epoch
+    assert epoch is not None
+    weights = recipe["backbone"].plugin.weights
     stopped = INTERRUPTED if trained.interrupted else ""
     if not stopped and epoch.number < config.epochs:
         stopped = OUT_OF_TIME
@@ -361,11 +457,7 @@ def _describe_training(prepared: Prepared, recipe: Config, trained: _Trained) ->
         "epochs": epoch.number,
         "planned_epochs": config.epochs,
         "stopped": stopped,
-        "image_size": trained.size,
-        "metric": prepared.metric.name,
-        "score": epoch.score,
-        "low": low,
-        "high": high,
+        "image_size": trained.model.expects.size,
         "seed": config.seed,
         "batch_size": config.batch_size,
         "recipe": report.describe_config(to_json(recipe)),

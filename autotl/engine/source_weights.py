@@ -77,7 +77,7 @@ def train_source_weights(
         folder = settings.out / "cache" / FOLDER / _digest(prepared)
         file = weights_folder.weights_file(folder, name)
         facts: Mapping[str, Any] = weights_folder.read_facts(file)
-        if _is_usable(facts, limit, earlier):
+        if is_usable(facts, limit, earlier):
             text = f"the weights of {name} that were trained on {settings.source} are cached"
             listener(Note(text))
         else:
@@ -132,7 +132,7 @@ def _digest(prepared: Prepared) -> str:
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _is_usable(facts: Mapping[str, Any], limit: float | None, earlier: StudyFacts | None) -> bool:
+def is_usable(facts: Mapping[str, Any], limit: float | None, earlier: StudyFacts | None) -> bool:
     """Whether cached weights have all epochs, or as many as there is time for.
 
     The trials of a study that is continued have these weights, whatever the time was.

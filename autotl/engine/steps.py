@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from autotl.engine.beginning import (
     shared_settings,
     versions,
 )
+from autotl.engine.continued_pretraining import continue_pretraining
 from autotl.engine.ending import conclude, hand_over, name_device_faults
 from autotl.engine.inputs import (
     apply_inputs,
@@ -43,7 +45,7 @@ from autotl.events import Listener, Note, Stage
 from autotl.frozen import FeatureCache
 from autotl.models import Device
 from autotl.scoring.metrics import Metric
-from autotl.search import resume
+from autotl.search import preflight, resume
 from autotl.search.best_model import clear_models
 from autotl.search.budget import Budget
 from autotl.search.context import TrainingContext
@@ -136,13 +138,14 @@ def run(
     given, loaded = settings.plugin, load_plugins(settings, plugins)
     with open_store(settings) as store, quiet_optuna(), name_device_faults():
         settings, earlier = continue_settings(settings, store, listener)
+        preflight.check_continued(settings)
         plugins = loaded if settings.plugin == given else load_plugins(settings, plugins)
         device = models.select_device(settings.device, settings.precision)
         with join(store, settings.name, str(device), settings.folder) as worker:
             require_first(settings, store, worker)
             settings, source = train_source_weights(settings, plugins, budget, listener, earlier)
             settings, fitting, dataset, metric, search_space, plan = prepare(
-                settings, plugins, store, earlier, device, budget, listener
+                settings, plugins, store, earlier, device, budget, listener, begins=True
             )
             warn_of_shared(source, dataset, listener)
             described = dataset, metric, search_space, device, budget, plan, earlier
@@ -191,10 +194,13 @@ def prepare(
     budget: Budget,
     listener: Listener,
     device_type: str | None = None,
+    begins: bool = False,
 ) -> tuple[StudyConfig, Registry, Dataset, Metric, Space, InputPlan]:
     """Read and check the data, and choose what follows from them.
 
     ``device_type`` is that of the device for which the search space is made; None for ``device``.
+    The process that ``begins`` a search continues the pretraining, if the settings say so; those of
+    a worker that joins name the result.
 
     Returns:
         The settings with the task, the metric and the input size; the plugins that suit the data
@@ -209,13 +215,20 @@ def prepare(
         fitting = plugins_for(settings, plugins, source)
         check_student(settings, fitting, source)
         announce(settings, metric, store, budget, device, listener)
-        search_space = choose_space(
-            settings, fitting, earlier, device_type or device.torch_device.type, budget
-        )
-        plan = choose_inputs(settings, search_space, source, earlier, device, budget)
+        device_type = device_type or device.torch_device.type
+        search_space = choose_space(settings, fitting, earlier, device_type, budget)
+        continues = begins and bool(settings.continue_pretraining)
+        with budget.reserving_pretraining() if continues else nullcontext():
+            plan = choose_inputs(settings, search_space, source, earlier, device, budget)
         settings, source = apply_inputs(plan, settings, source, listener)
         dataset = load_dataset(settings, source, listener)
         check_metric(metric, dataset)
+    if continues:
+        settings = continue_pretraining(
+            settings, fitting, search_space, dataset, device, budget, listener, earlier
+        )
+        fitting = fitting.for_backbones(settings.backbone)
+        search_space = choose_space(settings, fitting, earlier, device_type, budget)
     with budget.stage("time"):
         latencies = store.latencies(settings.name) if earlier else {}
         search_space = fit_space(search_space, settings, dataset, latencies, device, listener)

@@ -69,6 +69,7 @@ DETAILS = {
 STAGES = {
     "source": "source training",
     "check": "data check",
+    "pretraining": "continued pretraining",
     "time": "backbone timing",
     "pack": "packing",
     "search": "search",

@@ -22,6 +22,9 @@ TEST_FRACTION = 0.2
 """The fraction of the budget that is reserved for the test at most; where it takes longer, a sample
 of the test images is scored."""
 
+PRETRAINING_FRACTION = 0.25
+"""The fraction of the budget in which the training of a pretrained backbone may be continued."""
+
 STUDENT_FRACTION = 0.25
 """The fraction of the budget that is reserved for a student, if there is to be one."""
 
@@ -47,6 +50,7 @@ class Budget:
     Attributes:
         reserved_student: Seconds at the end that are reserved for a student, see ``study.student``.
             They are not a part of what is left, before ``release_student``.
+        reserved_pretraining: Seconds that are not left, because they are for continued pretraining.
         reserved_repeats: Seconds reserved for the repeats of the final selection.
         reserved_refit: Seconds reserved for the refit and the test of the best trial so far.
         stages: Seconds spent in each stage so far.
@@ -62,12 +66,22 @@ class Budget:
         self.seconds, self.refit, self.fixed = seconds, refit, fixed
         self.began = time.monotonic() if began is None else began
         self.reserved_repeats = self.reserved_refit = self.reserved_student = 0.0
+        self.reserved_pretraining = 0.0
         self.stages: dict[str, float] = {}
         self._nested = [0.0]
 
     def reserve_student(self) -> None:
         """Reserve time at the end to teach a student."""
         self.reserved_student = STUDENT_FRACTION * (self.seconds or 0.0)
+
+    @contextmanager
+    def reserving_pretraining(self) -> Iterator[None]:
+        """Reserve time for continued pretraining while the inputs are planned for what is left."""
+        self.reserved_pretraining = PRETRAINING_FRACTION * (self.seconds or 0.0)
+        try:
+            yield
+        finally:
+            self.reserved_pretraining = 0.0
 
     def release_student(self) -> None:
         """Let what is reserved for a student be used."""
@@ -93,7 +107,7 @@ class Budget:
         """Seconds until the deadline; infinite without a limit."""
         if self.seconds is None:
             return float("inf")
-        return self.seconds - self.reserved_student - self.spent
+        return self.seconds - self.reserved_student - self.reserved_pretraining - self.spent
 
     def test_seconds(self, predicted: float) -> float:
         """Return the seconds to reserve for a test that would take ``predicted`` seconds."""

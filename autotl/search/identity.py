@@ -33,7 +33,16 @@ ADDED = {"in_chans": RGB, "task": DEFAULT_TASK}
 SPACE_SETTINGS = (
     *SEARCHED_KINDS,
     "target",  # the identity has the fingerprint of its examples
-    *("space", "plugin", "weights", "source", "licence", "max_parameters", "max_latency"),
+    *(
+        "space",
+        "plugin",
+        "weights",
+        "source",
+        "continue_pretraining",
+        "licence",
+        "max_parameters",
+        "max_latency",
+    ),
 )
 """The settings of the search space, which the next run may change, so that a study can grow."""
 
@@ -65,7 +74,9 @@ def of_space(settings: StudyConfig) -> dict[str, Any]:
     values = settings.model_dump(mode="json", include=set(SPACE_SETTINGS), exclude_defaults=True)
     if settings.plugin:
         values["plugin"] = [str(file.expanduser().absolute()) for file in settings.plugin]
-    if settings.weights:
+    if settings.continue_pretraining:
+        values.pop("weights", None)  # those that it made, and makes again
+    elif settings.weights:
         values["weights"] = str(settings.weights.expanduser().absolute())
     for key in ("source", "target"):
         if key in values and Path(values[key]).exists():

@@ -5,7 +5,8 @@ tried in this order:
 
 1. the first freeze strategy (the linear probe, if it is in the space) on the first backbone;
    with backbones with random weights, then a strategy that trains all layers on each of them, and
-   on the pretrained backbones of their architectures, with the same number of epochs;
+   on the pretrained backbones of their architectures, with the same number of epochs; with weights
+   of the user beside public ones of the same backbone, the default recipe on both;
 2. the default recipe: the second strategy on the first backbone;
 3. the plugins that the user added with ``--plugin``, in the place of those of the default recipe;
 4. recipes 1 and 2 with the second plugin for unlabelled examples, if there are many of those; if
@@ -24,6 +25,7 @@ tells nothing.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,7 +33,7 @@ from typing import Any, Literal
 
 from autotl.search.leaderboard import PASSING, standard_error
 from autotl.space.kinds import FREEZE_FROM_SCRATCH
-from autotl.space.registry import FILE
+from autotl.space.registry import FILE, AnyPlugin
 from autotl.space.space import Space
 from autotl.store import TrialRow
 
@@ -101,17 +103,22 @@ class Portfolio:
 
     @cached_property
     def comparison(self) -> tuple[Names, ...]:
-        """The names of the recipes that compare pretrained with random weights; none without both.
+        """The names of the recipes that compare weights of one backbone; none without several.
 
-        They have the same strategy and the same number of epochs.
+        They have the same strategy, which is that of random weights if there are any, and the same
+        number of epochs.
         """
-        if not self.space.untrained:
-            return ()
-        plugins = {plugin.name: plugin for plugin in self.space.plugins["backbone"]}
-        order = [plugins[name] for name in self.space.default_order("backbone")]
-        compared = {p.weights.architecture for p in order if p.weights and p.weights.is_random}
-        names = [p.name for p in order if p.weights and p.weights.architecture in compared]
-        return tuple((name, self._from_scratch, self._heads[0]) for name in names)
+        order = [self.space.find("backbone", n) for n in self.space.default_order("backbone")]
+        if self.space.untrained:
+            strategy = self._from_scratch
+            compared = {_architecture(p) for p in order if p.has_random_weights}
+        else:
+            strategy = self._default_strategy
+            counts = Counter(map(_architecture, order))
+            own = (_architecture(p) for p in order if p.owns_folder)
+            compared = {architecture for architecture in own if counts[architecture] > 1}
+        names = [p.name for p in order if _architecture(p) in compared - {""}]
+        return tuple((name, strategy, self._heads[0]) for name in names)
 
     def comparison_is_left(self, tried: Tried) -> bool:
         """Whether one of the recipes of the comparison has not been tried."""
@@ -297,6 +304,11 @@ class Portfolio:
         here = {plugin.name for plugin in self.space.plugins["backbone"]}
         names = dict.fromkeys(name for r in ordered for name in r.config["backbone"])
         return [name for name in names if name in here]  # this run may exclude some
+
+
+def _architecture(backbone: AnyPlugin) -> str:
+    """What a backbone has in common with those that differ in their weights; '' if unknown."""
+    return backbone.weights.architecture if backbone.weights else ""
 
 
 def _latencies(ranked: Sequence[TrialRow]) -> dict[str, float]:

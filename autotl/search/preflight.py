@@ -41,6 +41,7 @@ def check(settings: StudyConfig, *, may_run: bool = False) -> None:
     """
     check_names(settings)
     _check_source(settings)
+    check_continued(settings)
     _check_study(settings, may_run)
 
 
@@ -74,6 +75,24 @@ def _check_source(settings: StudyConfig) -> None:
         raise StudyError(
             "--source trains the weights of one backbone; give one --backbone, such as resnet18"
         )
+
+
+def check_continued(settings: StudyConfig) -> None:
+    """Check that other settings, also of a study that is continued, suit continued pretraining.
+
+    Raises:
+        StudyError: One of them does not.
+    """
+    if not settings.continue_pretraining:
+        return
+    reasons = {
+        "source": "both make the weights of a backbone",
+        "weights": "it makes a folder of weights itself; train others on with autotl pretrain",
+        "folds": "there would be no validation split on whose images the backbone is not trained",
+    }
+    for key, reason in reasons.items():
+        if getattr(settings, key) is not None:
+            raise StudyError(f"--continue-pretraining does not go with --{key}: {reason}")
 
 
 def _check_paths(settings: StudyConfig) -> None:

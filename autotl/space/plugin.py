@@ -209,6 +209,7 @@ class Plugin(Generic[P, R]):
     from_scratch: bool = False
     takes: HeadInput = "features"
     mixes: bool = False
+    contrastive: bool = False
     tasks: tuple[str, ...] = ()
     direction: Direction = "maximize"
     bounds: tuple[float, float] = (0.0, 1.0)
@@ -294,6 +295,8 @@ class Kind:
             of any architecture; or ``stages [B, F]``, the concatenated means of the last stages'
             maps and the pooled features.
         mixes: For an augmentation: it takes and returns images and targets ``[B, C]``.
+        contrastive: For an augmentation: it makes views of an image for a training without labels,
+            and is too strong for others, which use it only if it is named.
         tasks: For a head, a balance, an unlabelled method, a loss or a metric: the names of the
             tasks that it suits; every task by default.
         direction: For a metric: which values are better.
@@ -338,6 +341,7 @@ class Kind:
         from_scratch: bool = False,
         takes: HeadInput = "features",
         mixes: bool = False,
+        contrastive: bool = False,
         tasks: Iterable[str] = (),
         direction: Direction = "maximize",
         bounds: tuple[float, float] = (0.0, 1.0),

@@ -275,7 +275,8 @@ class Registry:
         Args:
             kind: A kind of plugin.
             patterns: Names, glob patterns (``*``, ``?``, ``[``) or a family's sets (``@small``);
-                without any, all plugins and the default members of families.
+                without any, all plugins but ``contrastive`` ones, and the default members of
+                families.
             criteria: Which backbones may be used.
 
         Returns:
@@ -373,7 +374,8 @@ class Registry:
         if patterns:
             names = (name for p in patterns for name in self._match(kind, p, criteria))
             return list(dict.fromkeys(names))
-        plain = sorted(p.name for p in self._plugins[kind].values() if not p.members)
+        usual = (p for p in self._plugins[kind].values() if not (p.members or p.contrastive))
+        plain = sorted(p.name for p in usual)
         families = self._plugins[kind].values()
         return [*plain, *(m for family in families for m in _list_members(family, (), criteria))]
 

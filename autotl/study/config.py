@@ -100,6 +100,7 @@ class StudyConfig(Settings):
     weights: Path | None = None
     target: str | None = None  # examples of another domain, which are the ones that count
     source: str | None = None  # data on which the weights of the backbone are trained first
+    continue_pretraining: Literal["", "simclr"] = ""  # of the first backbone, on these images
     prefer: Literal["accuracy", "cheap"] = "accuracy"  # cheap: the cheapest of tied contenders
     student: str = ""  # backbone of a small model that the winner teaches
     student_size: Size | None = None  # of its input; None: as in the search

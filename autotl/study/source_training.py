@@ -6,11 +6,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError, field_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from autotl import files
 from autotl.errors import StudyError
 from autotl.space.kinds import MAX_CHANNELS, RGB
+from autotl.space.task import AUTO
 from autotl.study.config import (
     OPTIONS,
     Settings,
@@ -28,6 +36,13 @@ SHARED = (
 """The settings that mean the same in a search."""
 
 
+WITHOUT_LABELS = ("simclr",)
+"""The methods that neither need nor use labels."""
+
+EPOCHS_WITHOUT_LABELS = 100
+"""The default number of epochs of these, which learn less from each."""
+
+
 class SourceTrainingConfig(Settings):
     """The settings of ``autotl pretrain``, whose options have the same names.
 
@@ -38,9 +53,9 @@ class SourceTrainingConfig(Settings):
     backbone: str
     data_options: dict[str, Text] = Field(default_factory=dict)
     out: Path = Path("weights")
-    method: Literal["supervised"] = "supervised"
+    method: Literal["supervised", "simclr"] = "supervised"
     start: Literal["scratch", "pretrained"] = "scratch"
-    epochs: Annotated[int, Field(ge=1, le=100_000)] = 20
+    epochs: Annotated[int, Field(ge=1, le=100_000)] = 20  # 100 without labels
     budget: Duration | None = None
     image_size: Annotated[int, Field(ge=16, le=2048)] | None = None
     in_chans: Annotated[int, Field(ge=1, le=MAX_CHANNELS)] = RGB
@@ -49,7 +64,7 @@ class SourceTrainingConfig(Settings):
     metric: str = ""
     lr: Annotated[float, Field(gt=0, le=1)] | None = None  # None: that of the freeze strategy
     batch_size: Annotated[int, Field(ge=2, le=65_536)] = 64
-    augment: str = ""  # the default augmentation
+    augment: str = ""  # the default augmentation, or that for training without labels
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     licence: str = "unknown"
     weights: Path | None = None
@@ -57,10 +72,30 @@ class SourceTrainingConfig(Settings):
     device: Annotated[str, Field(pattern=DEVICES)] = "auto"
     precision: Literal["auto", "float32", "tf32", "bfloat16", "float16"] = "auto"
 
+    @model_validator(mode="before")
+    @classmethod
+    def _choose_epochs(cls, values: dict[str, Any]) -> dict[str, Any]:
+        if values.get("method") not in WITHOUT_LABELS:
+            return values
+        return {"epochs": EPOCHS_WITHOUT_LABELS, **values}
+
+    @field_validator("task", "metric")
+    @classmethod
+    def _refuse_labels(cls, value: str, info: ValidationInfo) -> str:
+        method = info.data.get("method")
+        if method in WITHOUT_LABELS and value not in ("", AUTO):
+            raise ValueError(f"is for labels, which the method {method} does not use; leave it out")
+        return value
+
     @field_validator("data")
     @classmethod
     def _check_source(cls, data: str) -> str:
         return check_source(data)
+
+    @property
+    def uses_labels(self) -> bool:
+        """Whether the method trains with labels."""
+        return self.method not in WITHOUT_LABELS
 
     @field_validator("backbone")
     @classmethod

@@ -9,10 +9,13 @@ from autotl.tasks.classification import (
 )
 from autotl.tasks.metric_choice import find_metric, find_metric_without_labels, metrics_for
 from autotl.tasks.rescaling import measure_difference, rescale
+from autotl.tasks.without_labels import ANY, WithoutLabels
 
 __all__ = [
+    "ANY",
     "CLASSIFICATION",
     "Classification",
+    "WithoutLabels",
     "choose_task",
     "find_metric",
     "find_metric_without_labels",

@@ -6,7 +6,8 @@ changes images, at random or to a certain view; ``predict`` computes predictions
 ``teacher`` computes what a student learns from besides the labels.
 ``weight_average`` averages the weights over the steps. ``probes`` trains many heads on one frozen
 backbone at once. ``cost`` measures what all that takes, and ``compute`` holds the settings that
-follow. ``unlabelled`` is what a training does with unlabelled examples.
+follow. ``unlabelled`` is what a training does with unlabelled examples, and ``contrastive`` what
+one without labels does.
 ``checkpoint`` saves the state after an epoch. ``random_state`` and ``kernels`` keep it all
 apart from the host process, and ``memory`` goes on when that of the device runs out.
 
@@ -15,6 +16,7 @@ Shapes: N images in a split, B in a batch, S their side in pixels, F features, C
 
 from autotl.training.checkpoint import Checkpoint
 from autotl.training.compute import ComputeSettings
+from autotl.training.contrastive import Contrast, nt_xent, projection
 from autotl.training.cost import (
     Cost,
     measure_cost,
@@ -29,6 +31,7 @@ from autotl.training.predict import logits_to_predictions, predict
 from autotl.training.probes import (
     ProbeEpoch,
     extract_backbone_features,
+    extract_features,
     extract_mirrored_features,
     keeps_backbone_frozen,
     train_probes,
@@ -39,6 +42,7 @@ from autotl.training.unlabelled import require_suitable, uses_unlabelled
 __all__ = [
     "Checkpoint",
     "ComputeSettings",
+    "Contrast",
     "Cost",
     "Epoch",
     "Job",
@@ -47,6 +51,7 @@ __all__ = [
     "build_model",
     "cuda_kernels",
     "extract_backbone_features",
+    "extract_features",
     "extract_mirrored_features",
     "fine_tune",
     "keeps_backbone_frozen",
@@ -55,7 +60,9 @@ __all__ = [
     "measure_forward",
     "measure_latencies",
     "measure_latency",
+    "nt_xent",
     "predict",
+    "projection",
     "require_suitable",
     "set_trainable",
     "teach",

@@ -24,6 +24,7 @@ from autotl.space.space import Config
 from autotl.space.unlabelled import Outputs
 from autotl.training.augmentation import Augmentation
 from autotl.training.compute import CompiledFunction, cost_key
+from autotl.training.contrastive import Contrast
 from autotl.training.frozen_inputs import FrozenInputs, eval_mode
 from autotl.training.head_fit import fit_head
 from autotl.training.job import Job
@@ -70,6 +71,10 @@ class Inputs:
         self.augmentation = Augmentation(config["augment"], model.expects, model.task, device)
         if job.teacher and self.augmentation.mixes:
             raise Incompatible("the predictions of a teacher are not those of mixed examples")
+        if job.contrast and self.augmentation.mixes:
+            raise Incompatible(
+                "views of one image are compared, and this augmentation mixes images"
+            )
         self.trainable = True
         self._max_batch_size = math.ceil(job.train.num_examples / len(job.train))
         self.micro_batches = MicroBatches()
@@ -112,7 +117,9 @@ class Inputs:
 
     @property
     def extra_rows(self) -> Rows:
-        """How much the unlabelled examples add to what is computed."""
+        """How much unlabelled examples, or second views, add to what is computed."""
+        if self.job.contrast:
+            return Rows(relative=2)
         if self.unlabelled is None:
             return Rows()
         relative = 1 + self.copies * self.unlabelled.method.mu if self.trainable else 1
@@ -120,7 +127,12 @@ class Inputs:
 
     @property
     def copies(self) -> int:
-        """How often a step has each of its unlabelled examples: as it is, and augmented."""
+        """How many groups of rows follow those of the targets in a batch.
+
+        They are the unlabelled examples as they are, and augmented; or the second views of images.
+        """
+        if self.job.contrast:
+            return 1
         if self.unlabelled is None or self.unlabelled.method.loss is None:
             return 0
         return 1 if self.augmentation.is_identity or self.augmentation.mixes else 2
@@ -142,7 +154,9 @@ class Inputs:
         self._update_trainable()
         images, labels = next(iter(self.job.train))
         self.augmentation.detect_identity(images, labels)
-        if not self.job.compute.cache_activations:
+        if self.job.contrast and self.augmentation.is_identity:
+            raise Incompatible("without an augmentation, all views of an image are the same")
+        if self.job.contrast or not self.job.compute.cache_activations:
             return
         for count in (4, 2):  # fewer if memory does not suffice; without either nothing is cached
             make = partial(self._make_frozen_inputs, images[:count], trained)
@@ -181,7 +195,7 @@ class Inputs:
         Yields:
             Inputs of the model or activations ``[B, ...]``, and targets ``[B, C]``, to which a
             teacher appends its own. With unlabelled examples the inputs are more than the targets:
-            ``copies`` groups of these follow.
+            ``copies`` groups of these follow; with ``job.contrast`` the second views of the images.
         """
         for number in range((epoch - 1) * self.passes + 1, epoch * self.passes + 1):
             yield from self._pass(number)
@@ -248,6 +262,8 @@ class Inputs:
         others = self.unlabelled.batches.load(drawn) if self.unlabelled and drawn else None
         for own, (images, labels) in zip(positions, self.job.train.load(positions), strict=True):
             batch, targets = self._augment(images, labels, own, view)
+            if self.job.contrast:
+                batch = torch.cat([batch, self._augment(images, labels, own, view)[0]])
             if others is not None:
                 weak, _ = next(others)
                 copies = [weak] if self.copies == 1 else [weak, self.augmentation.transform(weak)]
@@ -424,12 +440,15 @@ class Inputs:
         """Compute the mean loss of a batch: the balanced loss and the strategy's penalties.
 
         Args:
-            batch: Inputs of the model or activations ``[B, ...]``; the unlabelled ones follow.
+            batch: Inputs of the model or activations ``[B, ...]``; unlabelled ones, or second
+                views, follow.
             targets: ``[B, L]``, or with a teacher ``[B, 2 L]``.
 
         Returns:
             A scalar; of a classification in nats.
         """
+        if self.job.contrast:
+            return self._compare_views(batch, len(targets), self.job.contrast)
         count, copies = len(targets), self._count_copies(batch, targets)
         if not self.trainable:  # others that are trained in the same pass have unlabelled examples
             batch, copies = batch[:count], 0
@@ -451,6 +470,20 @@ class Inputs:
             labelled = Outputs(own, features[:count], targets)
             weak, strong = self._divide_unlabelled(logits[count:], features[count:], taught)
             loss = loss + self.unlabelled.compute_loss(labelled, weak, strong, self.progress)
+        return loss
+
+    def _compare_views(self, batch: Activations, count: int, contrast: Contrast) -> Tensor:
+        """Compute the loss of two views of each of ``count`` images, and the penalties.
+
+        Raises:
+            OutOfMemory: So little memory is left that there is one image, and nothing to compare.
+        """
+        if count < 2:
+            raise OutOfMemory("two images, which are compared, do not fit in the device's memory")
+        features, projections = self._compute_outputs(batch, self._compiled)
+        loss = contrast.loss(projections)
+        for penalty in self.model.penalties:
+            loss = loss + penalty(features)
         return loss
 
     def _divide_unlabelled(

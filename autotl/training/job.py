@@ -16,6 +16,7 @@ from autotl.frozen import FeatureCache
 from autotl.models import Device
 from autotl.training.checkpoint import Checkpoint
 from autotl.training.compute import ComputeSettings
+from autotl.training.contrastive import Contrast
 from autotl.training.teacher import Teacher
 
 
@@ -71,6 +72,8 @@ class Job:
             replaces the weights for validation and after the training (Polyak & Juditsky 1992,
             SIAM J. Control Optim. 30). 0 for no average.
         teacher: What the model learns from besides the labels; None for the labels alone.
+        contrast: What the model learns from two views of each image, instead of the labels; None
+            for the labels.
         compute: How to compute, from ``Cost.compute``.
         micro_batch_sizes: Largest batch that fitted in memory where a larger one did not, by
             ``cost_key``. A training begins with twice that. A caller that stores these with its
@@ -98,6 +101,7 @@ class Job:
     label_smoothing: float = 0.0
     ema: float = 0.0
     teacher: Teacher | None = None
+    contrast: Contrast | None = None
     compute: ComputeSettings = field(default_factory=ComputeSettings)
     micro_batch_sizes: MutableMapping[str, int] = field(default_factory=dict)
     measured_costs: MutableMapping[str, Any] = field(default_factory=dict)

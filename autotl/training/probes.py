@@ -18,9 +18,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from autotl.data import Batches
 from autotl.errors import OutOfTime, find_device_fault
 from autotl.models import Device, Model, replace_head
-from autotl.space.space import Config
+from autotl.space.space import Choice, Config
+from autotl.training.augmentation import Augmentation
 from autotl.training.frozen_inputs import eval_mode
 from autotl.training.inputs import Inputs
 from autotl.training.job import Epoch, Job
@@ -158,6 +160,37 @@ def extract_mirrored_features(
             break
     done = np.concatenate([np.empty(0, np.int64), *positions[: len(rows)]])
     return torch.cat(rows).cpu().numpy() if rows else np.empty((0, 0), np.float32), done
+
+
+def extract_features(
+    model: Model,
+    batches: Batches,
+    device: Device,
+    augment: Choice | None = None,
+    view: int = 1,
+) -> NDArray[np.float32]:
+    """Compute the features of images, which are not cached.
+
+    Args:
+        model: Its backbone is run.
+        batches: The images.
+        device: The device and the type to compute in.
+        augment: An augmentation that does not mix images; None for the images as they are.
+        view: The number of the view: an image looks the same in it each time.
+
+    Returns:
+        Features ``[N, F]``, in the order of the images.
+    """
+    rows: list[Tensor] = []
+    positions, sizes = batches.sequential_indices(), MicroBatches(usual=batches.batch_size)
+    augmentation = augment and Augmentation(augment, model.expects, model.task, device.torch_device)
+    with cuda_kernels(device), eval_mode(model), torch.inference_mode(), autocast(device):
+        for own, (images, _) in zip(positions, batches.load(positions), strict=True):
+            if augmentation:
+                images = augmentation.make_view(images, batches.indices[own], view)
+            rows.append(sizes.map(model.features, images).float())
+    features: NDArray[np.float32] = torch.cat(rows).cpu().numpy()
+    return features
 
 
 class _Run:

@@ -10,7 +10,7 @@ import pytest
 from images import write_images
 
 from autotl import Example, Issue, Range, dataset
-from autotl.data import IMAGES, read_source
+from autotl.data import IMAGES, read_source, read_without_labels
 from autotl.errors import DataError, StudyError
 from autotl.space import registry
 from autotl.space.registry import Registry
@@ -96,3 +96,39 @@ def test_an_error_of_a_dataset_plugin_names_it_and_its_line() -> None:
     message = r"broken:1 cannot be read: the dataset plugin 'broken', line \d+ raises ValueError"
     with pytest.raises(DataError, match=message):
         read_source("broken:1", Registry([broken]))
+
+
+PLAIN = {
+    "flat": {"a.png": "", "b.png": ""},
+    "one folder": {"2021/jan/a.png": "", "2021/feb/b.png": ""},
+    "beside a folder": {"a.png": "", "test/b.png": ""},
+    "splits without classes": {"Train/a.png": "train", "test/b.png": "test"},
+    "unlabelled beside train": {"train/a.png": "train", "unlabelled/b.png": "unlabelled"},
+}
+LABELLED = {
+    "classes": {"cat/a.png": "", "dog/b.png": ""},
+    "splits with classes": {"train/cat/a.png": "train", "test/dog/b.png": "test"},
+    "a class called like a split": {"train/a.png": "", "bus/b.png": ""},
+    "unlabelled beside classes": {"cat/a.png": "", "dog/b.png": "", "unlabelled/c.png": ""},
+}
+
+
+@pytest.mark.parametrize("files", [*PLAIN.values(), *LABELLED.values()], ids=[*PLAIN, *LABELLED])
+def test_without_labels_a_folder_need_not_have_classes(
+    files: dict[str, str], tmp_path: Path
+) -> None:
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    source = read_without_labels(str(tmp_path), registry.load())
+    offered = (*source.examples, *source.unlabelled)
+    assert {example.item for example in offered} == {tmp_path / name for name in files}
+    assert {e.name: e.split for e in source.examples if e.split} == {
+        name: split for name, split in files.items() if split
+    }
+    assert any(example.label for example in offered) == (files in LABELLED.values())
+
+
+def test_a_source_that_cannot_be_read_is_explained_without_labels_too(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no images in class folders"):
+        read_without_labels(str(tmp_path), registry.load())

@@ -485,6 +485,20 @@ def test_weights_of_one_architecture_are_compared_with_one_recipe() -> None:
     assert search.params[2]["freeze_from_scratch"] == "full"
 
 
+def test_own_weights_are_compared_with_public_ones_by_the_default_recipe() -> None:
+    own = replace(OWN, owns_folder=True)
+    plugins = {**COMPARED.plugins, "backbone": (PUBLIC, OTHER, own), "freeze": (full, probe)}
+    order = ("net", "own", "other")
+    search = Search(space=replace(COMPARED, plugins=plugins, backbone_order=order))
+    expected = [("net", "full", "linear"), ("own", "full", "linear")]
+    assert search.portfolio.comparison == tuple(expected)
+    assert search.next() == ("net", "probe", "linear")
+    assert [search.next() for _ in expected] == expected
+    alone = {**plugins, "backbone": (OTHER, own)}
+    few = Search(space=replace(COMPARED, plugins=alone, backbone_order=("own", "other")))
+    assert few.portfolio.comparison == ()
+
+
 def test_random_weights_alone_are_trained_in_all_layers() -> None:
     plugins = {**COMPARED.plugins, "backbone": (RAW,)}
     search = Search(space=replace(COMPARED, plugins=plugins, backbone_order=("raw",)))

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from autotl import Example, Weights, backbone, dataset, freeze, head
+from autotl import Example, Weights, augment, backbone, dataset, freeze, head
 from autotl.errors import DataError, PluginError, WeightsError
 from autotl.space import registry, space
 from autotl.space.kinds import GIVEN_ARGUMENTS
@@ -268,6 +268,18 @@ def test_a_plugin_without_its_requirements_is_excluded(patterns: list[str]) -> N
 def test_naming_a_plugin_without_its_requirements_is_an_error() -> None:
     with pytest.raises(PluginError, match=r"'lacking' needs not-on.*pip install 'not-on"):
         EVERY.select("head", ["mlp", "lacking"])
+
+
+def test_an_augmentation_for_training_without_labels_is_selected_by_name_alone() -> None:
+    @augment
+    def plain(size: int) -> None: ...
+
+    @augment(contrastive=True)
+    def views(size: int) -> None: ...
+
+    registry = Registry([plain, views])
+    assert names(registry.select("augment")[0]) == ["plain"]
+    assert names(registry.select("augment", ["v*"])[0]) == ["views"]
 
 
 def test_the_default_members_of_a_family_are_selected() -> None:
