@@ -38,6 +38,7 @@ from .file_tables import (
     require_file,
 )
 from .label_columns import (
+    NO_LABELS,
     LabelOptions,
     describe_binary_columns,
     name_classes,
@@ -192,12 +193,19 @@ def _read_example(root: Path, path: Path, depth: int, is_deepest: bool) -> Examp
 
 @dataset(matches=["*.csv", "*.tsv"])
 def csv(
-    source: str, *, separator: str = "", labels: str = "", target: str = "", targets: str = ""
+    source: str,
+    needs_labels: bool = True,
+    *,
+    separator: str = "",
+    labels: str = "",
+    target: str = "",
+    targets: str = "",
 ) -> list[Example | Issue]:
     """A table with the columns path, label and optionally split and group; paths relative to it.
 
     Args:
         source: The table.
+        needs_labels: Whether a table without labels is an error.
         separator: What stands between several labels in one cell, such as ``|``.
         labels: The columns of 0 and 1 that say which labels an example has, e.g. ``cat,dog``. With
             ``separator``, the one column with labels.
@@ -210,6 +218,7 @@ def csv(
     others = [name for name in header if named is None or name not in named.names]
     columns = map_columns(source, others, has_labels=named is not None)
     searched = named or find_labels(others, rows, columns, separator)
+    searched = searched or (None if needs_labels else NO_LABELS)
     label_columns = require_columns(source, others, columns, searched)
     examples = [read_row(Path(source), *row, columns, label_columns) for row in rows]
     notes: list[Issue] = []

@@ -64,6 +64,8 @@ class LabelColumns:
         Raises:
             DataError: A cell has something else.
         """
+        if not self.names:
+            return ""
         if self.form in ("one", "several"):
             return read_cell(cells.get(self.names[0]), self.separator)
         texts = {name: to_text(cells.get(name)).strip() for name in self.names}
@@ -72,6 +74,10 @@ class LabelColumns:
         if any(text.lower() in MISSING for text in texts.values()):
             return ""
         return {name.strip(): _to_number(text, name, where) for name, text in texts.items()}
+
+
+NO_LABELS = LabelColumns((), "one")
+"""Those of a table without labels."""
 
 
 def name_columns(source: str, header: Sequence[str], options: LabelOptions) -> LabelColumns | None:

@@ -141,7 +141,9 @@ def test_ctrl_c_keeps_the_last_complete_epoch(
 
 def test_a_budget_limits_the_epochs(pretrain: Pretrain, monkeypatch: pytest.MonkeyPatch) -> None:
     cost = SimpleNamespace(
-        training_seconds=lambda epochs, views: 30.0 * epochs, compute=training.ComputeSettings()
+        training_seconds=lambda epochs, views: 30.0 * epochs,
+        prediction_seconds=0.0,
+        compute=training.ComputeSettings(),
     )
     monkeypatch.setattr(training, "measure_cost", lambda *arguments: cost)
     result = pretrain(budget="100s", epochs=9)
@@ -323,7 +325,7 @@ def test_a_training_without_labels_needs_images_to_compare(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"method": "simcrl"}, "--method = 'simcrl': .*'supervised' or 'simclr'"),
+        ({"method": "simcrl"}, "no method for .* is called 'simcrl'; did you mean 'simclr'"),
         ({"task": "regression"}, "--task = 'regression': is for labels, .* simclr does not use"),
         ({"metric": "accuracy"}, "--metric = 'accuracy': is for labels"),
         ({"augment": "mixup"}, "'mixup' mixes images, and views of one image are compared"),

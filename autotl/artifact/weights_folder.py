@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 FACTS = "autotl"
 """The key of the facts in the header of the file."""
 
+FOLDER_CARD = "README.md"
+"""The model card of weights that are a folder, which a family of backbones writes."""
+
 MARK = "<!-- autotl pretrain wrote this file and replaces it. -->"
 """The first line of the model card."""
 
@@ -129,24 +132,76 @@ def save(folder: Path, name: str, tensors: Mapping[str, Tensor], facts: Mapping[
     return file
 
 
+def check_folder_replaceable(folder: Path) -> None:
+    """Check that weights of a family can be written: the folder is missing, or was written here.
+
+    Raises:
+        StoreError: It is somebody else's, or a file.
+    """
+    if (folder.exists() or folder.is_symlink()) and not _is_own_card(folder / FOLDER_CARD):
+        raise StoreError(
+            f"{folder} exists, and autotl pretrain did not write it, so it is not replaced; move "
+            "it, or choose another folder with --out"
+        )
+
+
+def replace_folder(new: Path, folder: Path) -> None:
+    """Move a complete new folder with weights of a family to its place.
+
+    Args:
+        new: The new folder, on the same file system.
+        folder: Its place, where there may be an older one.
+
+    Raises:
+        OSError: A folder cannot be moved; the older one is at its place.
+    """
+    with files.folder_beside(folder) as aside:
+        older = aside / folder.name
+        if folder.exists():
+            folder.rename(older)
+        try:
+            new.rename(folder)
+        except BaseException:
+            if older.exists():
+                older.rename(folder)
+            raise
+
+
 def render_card(name: str, facts: Mapping[str, Any]) -> str:
     """Render the model card of the weights of a backbone, in Markdown."""
+    file, noun = code_span(f"{name}.safetensors"), "images"
+    what = f"The tensors in {file} are those of the backbone in timm, without a\nclassifier."
+    return _render(name, what, f"--weights FOLDER --backbone source:{name}", noun, facts)
+
+
+def render_folder_card(nouns: str, facts: Mapping[str, Any]) -> str:
+    """Render the model card of a folder with weights of a family, in Markdown.
+
+    Args:
+        nouns: What they were trained on.
+        facts: How, with the ``backbone``.
+    """
+    what = "The files in this folder are as the library of the backbone writes and reads them."
+    return _render(facts["name"], what, f"--backbone {facts['backbone']}", nouns, facts)
+
+
+def _render(name: str, what: str, use: str, nouns: str, facts: Mapping[str, Any]) -> str:
+    """Render a model card; ``use`` are the options of a search with the weights."""
     rows = "\n".join(f"| {key} | {code_span(value)} |" for key, value in _describe(facts))
     return f"""{MARK}
 # Weights of {code_span(name)}
 
-The tensors in {code_span(f"{name}.safetensors")} are those of the backbone in timm, without a
-classifier. Use them for a search:
+{what} Use them for a search:
 
 ```bash
-autotl search DATA --weights FOLDER --backbone source:{name}
+autotl search DATA {use}
 ```
 
 | | |
 |---|---|
 {rows}
 
-The licence of the images that they were trained on may apply to the weights too.
+The licence of the {nouns} that they were trained on may apply to the weights too.
 """
 
 
@@ -177,8 +232,10 @@ def _describe(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
             ("started from", facts.get("started_from")),
             ("epochs", epochs),
             ("image size", facts.get("image_size")),
+            ("input size", facts.get("size")),
             ("channels", facts.get("channels")),
             ("held-out score", score),
+            ("held-out score before", facts.get("before")),
             ("scored held-out examples", scored),
             ("seed", facts.get("seed")),
             ("batch size", facts.get("batch_size")),

@@ -37,9 +37,9 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--method",
-    type=click.Choice(["supervised", "simclr"]),
-    help="Training method: by the labels of DATA, or by views of images, without labels, which "
-    "DATA need not have (default: supervised).",
+    metavar="NAME",
+    help="Training method: supervised by the labels of DATA, or simclr, by views of images, or of "
+    "a backbone of a plugin, such as mlm; the others need no labels (default: supervised).",
 )
 @click.option(
     "--from",
@@ -172,14 +172,22 @@ def _show(result: SourceTraining) -> None:
     assert file is not None
     epochs = f"{facts['epochs']} epoch{'s' * (facts['epochs'] > 1)}"
     method = "" if facts["method"] == "supervised" else f" by {facts['method']} without labels"
+    size = f" at {facts['image_size']} px" if "image_size" in facts else ""
     text = (
-        f"{facts['backbone']} was trained{method} for {epochs} on {facts['train']} examples at "
-        f"{facts['image_size']} px, from {facts['started_from']}."
+        f"{facts.get('name', facts['backbone'])} was trained{method} for {epochs} on "
+        f"{facts['train']} examples{size}, from {facts['started_from']}."
     )
     if facts["score"] is not None:
         score = format_interval(facts["score"], facts)
-        text += f" Its {facts['metric']} on {facts['scored']} held-out examples is {score}."
+        before = facts.get("before")
+        earlier = "" if before is None else f"; it was {before:.4f} before"
+        text += (
+            f" Its {facts['metric']} on {facts['scored']} held-out examples is {score}{earlier}."
+        )
     click.echo(text)
+    if file.is_dir():  # a family's own format
+        click.echo(f"\n  {file}\n\nUse them:  autotl search DATA --backbone {facts['backbone']}")
+        return
     click.echo(f"\n  {file}\n  {file.with_suffix('.md')}\n")
     click.echo(
         f"Use them:  autotl search DATA --weights {file.parent} --backbone "

@@ -38,7 +38,12 @@ class Source(NamedTuple):
     validation_has_labels: bool = True
 
 
-def read_source(source: str, plugins: Registry, options: Mapping[str, str] | None = None) -> Source:
+def read_source(
+    source: str,
+    plugins: Registry,
+    options: Mapping[str, str] | None = None,
+    needs_labels: bool = True,
+) -> Source:
     """Read the examples of a data source; no example is opened.
 
     Args:
@@ -46,6 +51,7 @@ def read_source(source: str, plugins: Registry, options: Mapping[str, str] | Non
             reads.
         plugins: The plugins.
         options: The values of keywords of the dataset plugin, as text.
+        needs_labels: Whether a table must have labels; not all dataset plugins can do without.
 
     Raises:
         DataError: The source cannot be read, or no dataset plugin reads it.
@@ -58,7 +64,7 @@ def read_source(source: str, plugins: Registry, options: Mapping[str, str] | Non
     kind = find_kind(plugin.input, plugins)
     keywords = parse_options(plugin, options or {})
     try:
-        items = list(plugin.call({"source": source}, keywords))
+        items = list(plugin.call({"source": source, "needs_labels": needs_labels}, keywords))
     except AutoTLError:
         raise
     except Exception as error:  # a plugin may raise anything
@@ -129,7 +135,7 @@ def read_without_labels(
     with suppress(OSError):  # the dataset plugin explains it
         listing = image_files.list_images(root) if root.is_dir() else None
     if listing is None or options or not listing.images or _has_classes(listing.images):
-        return read_source(source, plugins, options)
+        return read_source(source, plugins, options, needs_labels=False)
     tops = {path.parts[0] if len(path.parts) > 1 else "" for path in listing.images}
     are_splits = all(top.lower() in SPLIT_WORDS for top in tops)
     examples = [

@@ -18,7 +18,7 @@ from autotl.space.space import Space
 from autotl.store import (
     StudyFacts,
 )
-from autotl.study import ERROR_FILE, StudyConfig
+from autotl.study import ERROR_FILE, SourceTrainingConfig, StudyConfig
 from autotl.tasks import choose_task, find_metric, find_metric_without_labels
 
 
@@ -228,3 +228,28 @@ def write_data(settings: StudyConfig, dataset: Dataset, listener: Listener) -> N
         listener(Note(f"{text}; {is_first} {first.name}: {first.problem}", warning=True))
     for line in data.describe_scales(dataset):
         listener(Note(line))
+
+
+def check_source(config: SourceTrainingConfig, source: Source, listener: Listener) -> Dataset:
+    """Check and split source data; there is no test split unless they give one.
+
+    Raises:
+        DataError: They cannot be used.
+    """
+    dataset = data.check(
+        source.examples,
+        config.data,
+        issues=source.issues,
+        seed=config.seed,
+        validation=config.validation,
+        test=0.0,
+        progress=lambda what, done, total: listener(Stage(what, done, total)),
+        kind=source.kind,
+        task=source.task,
+        channels=config.in_chans,
+    )
+    if dataset.issues:
+        first, count = dataset.issues[0], len(dataset.issues)
+        text = f"the data have {count} problem{'s' * (count > 1)}, such as {first.name}: "
+        listener(Note(f"{text}{first.problem}; autotl data check lists them", warning=True))
+    return dataset

@@ -20,9 +20,15 @@ from autotl import data, files, models, report, training
 from autotl.artifact import weights_folder
 from autotl.data import Dataset, Source
 from autotl.data.image_kind import STEP, UPSCALING
+from autotl.engine import plugin_pretraining
 from autotl.engine.beginning import versions
 from autotl.engine.ending import name_device_faults
-from autotl.engine.inputs import check_metric, choose_task_and_metric, read_examples
+from autotl.engine.inputs import (
+    check_metric,
+    check_source,
+    choose_task_and_metric,
+    read_examples,
+)
 from autotl.engine.search_space import load_plugins, plugins_for
 from autotl.engine.self_supervised import (
     Labels,
@@ -43,7 +49,7 @@ from autotl.search.context import TrainingContext
 from autotl.search.mirroring import measure_mirroring
 from autotl.space.registry import AnyPlugin, Registry
 from autotl.space.space import Choice, Config, Space, default_plugin, to_json
-from autotl.study import SourceTrainingConfig, StudyConfig
+from autotl.study import SOURCE_TRAINING_METHODS, SourceTrainingConfig, StudyConfig
 from autotl.training import Contrast, Epoch, Job
 
 SAVE_SECONDS = 2.0
@@ -61,15 +67,16 @@ class SourceTraining:
     """The result of a source training.
 
     Attributes:
-        facts: What is in the header of the file: ``backbone``, ``source``, ``fingerprint``,
-            ``task``, ``classes`` (their number), ``train`` and ``held_out`` (numbers of examples),
+        facts: What is in the header of the file, or in the model card: ``backbone``, ``source``,
+            ``fingerprint``, ``task``, ``classes`` (their number), ``train`` and ``held_out``
+            (numbers of examples),
             ``method``, ``labels`` (whether they were used), ``started_from``, ``epochs``,
             ``planned_epochs``, ``stopped`` (why there are fewer), ``image_size``, ``channels``,
             ``metric``, ``score``, ``low`` and ``high`` on ``scored`` held-out examples (without
             labels the score may be None), ``seed``, ``batch_size``, ``recipe``, ``device``,
             ``seconds``, ``versions``, ``licence`` and ``budget_seconds``. Empty if no epoch was
             complete.
-        file: The weights; None if no epoch was complete.
+        file: The weights, or the folder of a family; None if no epoch was complete.
         interrupted: Whether the user interrupted it.
     """
 
@@ -128,6 +135,9 @@ def pretrain(
         AutoTLError: An error that the user can resolve; the message says how.
     """
     budget = Budget(config.budget, fixed=SAVE_SECONDS, began=began)
+    if config.method not in SOURCE_TRAINING_METHODS:
+        with name_device_faults():
+            return SourceTraining(*plugin_pretraining.pretrain(config, listener, plugins, budget))
     weights_folder.check_replaceable(config.out, config.backbone)
     with name_device_faults():
         prepared = prepare(config, listener, plugins)
@@ -151,7 +161,7 @@ def prepare(
     if config.image_size is None:
         size = _choose_size(config, source, fitting)
         settings = settings.model_copy(update={"image_size": (size,)})
-    dataset = _check(config, source, listener)
+    dataset = check_source(config, source, listener)
     if config.uses_labels:
         check_metric(metric, dataset)
     else:
@@ -193,27 +203,6 @@ def _choose_size(config: SourceTrainingConfig, source: Source, plugins: Registry
         return models.build_backbone(choice, useful)[1].size
     except Incompatible:
         return expects.size
-
-
-def _check(config: SourceTrainingConfig, source: Source, listener: Listener) -> Dataset:
-    """Check and split the examples; there is no test split unless the source gives one."""
-    dataset = data.check(
-        source.examples,
-        config.data,
-        issues=source.issues,
-        seed=config.seed,
-        validation=config.validation,
-        test=0.0,
-        progress=lambda what, done, total: listener(Stage(what, done, total)),
-        kind=source.kind,
-        task=source.task,
-        channels=config.in_chans,
-    )
-    if dataset.issues:
-        first, count = dataset.issues[0], len(dataset.issues)
-        text = f"the data have {count} problem{'s' * (count > 1)}, such as {first.name}: "
-        listener(Note(f"{text}{first.problem}; autotl data check lists them", warning=True))
-    return dataset
 
 
 def find_backbone(config: SourceTrainingConfig, plugins: Registry) -> AnyPlugin:

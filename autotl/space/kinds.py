@@ -14,7 +14,7 @@ GIVEN_ARGUMENTS: Mapping[str, tuple[str, ...]] = {
     "balance": ("counts",),
     "unlabelled": ("classes", "features"),
     "loss": ("output_weights", "label_smoothing"),
-    "dataset": ("source",),
+    "dataset": ("source", "needs_labels"),
     "task": ("outputs", "constants"),
     "metric": ("targets", "predictions"),
 }

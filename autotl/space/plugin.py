@@ -27,6 +27,7 @@ from autotl.errors import PluginError
 from autotl.space.hyperparameter import Hyperparameter
 from autotl.space.input_kind import IMAGE
 from autotl.space.kinds import IMAGE_SIZE, HeadInput
+from autotl.space.pretraining import PretrainingMethods
 from autotl.space.signature import read_signature
 
 NO_PACKAGE = "a notebook or script"
@@ -216,6 +217,7 @@ class Plugin(Generic[P, R]):
     per_example: bool = False
     has_unit: bool = False
     across_domains: bool = False
+    pretraining: PretrainingMethods = field(default_factory=dict)
     origin: str = NO_PACKAGE
     family: str = ""
     given: Mapping[str, Any] = field(default_factory=dict)
@@ -312,6 +314,8 @@ class Kind:
             as ``FAMILY:NAME``.
         owns_folder: For a family of backbones: its weights are those in the folder of weights
             alone. In a search with such a backbone, other families do not look there.
+        pretraining: For a family of backbones: the methods of ``autotl pretrain`` that train its
+            members without labels, see ``autotl.space.pretraining``.
         from_scratch: For a freeze strategy: it suits a backbone with random weights, because it
             trains all layers.
     """
@@ -348,6 +352,7 @@ class Kind:
         per_example: bool = False,
         has_unit: bool = False,
         across_domains: bool = False,
+        pretraining: PretrainingMethods = ...,
     ) -> Callable[[Callable[P, R]], Plugin[P, R]]: ...
     def __call__(
         self,

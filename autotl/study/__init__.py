@@ -8,6 +8,7 @@ training.
 from autotl.study.config import DEFAULT_BUDGET, StudyConfig, configure
 from autotl.study.places import CRASH_FILE, ERROR_FILE, check_places, name_problem
 from autotl.study.recipe import configure_recipe, write_recipe
+from autotl.study.source_training import METHODS as SOURCE_TRAINING_METHODS
 from autotl.study.source_training import SourceTrainingConfig, configure_source_training
 from autotl.study.values import DEVICE_EXPECTED, DEVICES, parse_duration
 
@@ -17,6 +18,7 @@ __all__ = [
     "DEVICES",
     "DEVICE_EXPECTED",
     "ERROR_FILE",
+    "SOURCE_TRAINING_METHODS",
     "SourceTrainingConfig",
     "StudyConfig",
     "check_places",

@@ -36,11 +36,13 @@ SHARED = (
 """The settings that mean the same in a search."""
 
 
-WITHOUT_LABELS = ("simclr",)
-"""The methods that neither need nor use labels."""
+SUPERVISED, SIMCLR = "supervised", "simclr"
+METHODS = (SUPERVISED, SIMCLR)
+"""The methods for every model of timm. Families of backbones may have others of their own. All but
+the first neither need nor use labels."""
 
-EPOCHS_WITHOUT_LABELS = 100
-"""The default number of epochs of these, which learn less from each."""
+SIMCLR_EPOCHS = 100
+"""The default number of epochs of SimCLR, which learns less from each."""
 
 
 class SourceTrainingConfig(Settings):
@@ -50,10 +52,10 @@ class SourceTrainingConfig(Settings):
     """
 
     data: str
+    method: Text = SUPERVISED  # or "simclr", or one of the family of the backbone
     backbone: str
     data_options: dict[str, Text] = Field(default_factory=dict)
     out: Path = Path("weights")
-    method: Literal["supervised", "simclr"] = "supervised"
     start: Literal["scratch", "pretrained"] = "scratch"
     epochs: Annotated[int, Field(ge=1, le=100_000)] = 20  # 100 without labels
     budget: Duration | None = None
@@ -75,15 +77,15 @@ class SourceTrainingConfig(Settings):
     @model_validator(mode="before")
     @classmethod
     def _choose_epochs(cls, values: dict[str, Any]) -> dict[str, Any]:
-        if values.get("method") not in WITHOUT_LABELS:
+        if values.get("method") != SIMCLR:
             return values
-        return {"epochs": EPOCHS_WITHOUT_LABELS, **values}
+        return {"epochs": SIMCLR_EPOCHS, **values}
 
     @field_validator("task", "metric")
     @classmethod
     def _refuse_labels(cls, value: str, info: ValidationInfo) -> str:
         method = info.data.get("method")
-        if method in WITHOUT_LABELS and value not in ("", AUTO):
+        if method != SUPERVISED and value not in ("", AUTO):
             raise ValueError(f"is for labels, which the method {method} does not use; leave it out")
         return value
 
@@ -95,14 +97,14 @@ class SourceTrainingConfig(Settings):
     @property
     def uses_labels(self) -> bool:
         """Whether the method trains with labels."""
-        return self.method not in WITHOUT_LABELS
+        return self.method == SUPERVISED
 
     @field_validator("backbone")
     @classmethod
-    def _check_backbone(cls, name: str) -> str:
+    def _check_backbone(cls, name: str, info: ValidationInfo) -> str:
         if not name.strip() or set(name) & set("*?[]@"):
             raise ValueError("expected the name of one backbone, such as resnet18")
-        if set(name) & set(":/\\"):
+        if info.data.get("method") in METHODS and set(name) & set(":/\\"):
             raise ValueError("expected a model of timm, whose weights a search finds by its name")
         return name
 

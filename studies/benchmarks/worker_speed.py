@@ -13,16 +13,17 @@ table.
 from __future__ import annotations
 
 import argparse
-import os
 import subprocess
 import sys
 import tempfile
+import time
 from contextlib import closing
 from pathlib import Path
 
 import optuna
 from searches import table_head, table_row
 
+from autotl.search.leaderboard import UNFINISHED
 from autotl.store import Store
 
 STUDY = "speed"
@@ -61,9 +62,13 @@ def search(
     counts = (f"--trials={options.trials}", f"--workers={workers}", f"--seed={options.seed}")
     places = (f"--study={STUDY}", f"--storage={url}", f"--out={folder}")
     command = [sys.executable, "-m", "autotl", *words, *counts, *places]
-    subprocess.run(command, check=True, env={**os.environ, "PYTHONWARNINGS": "ignore"})
+    process = subprocess.Popen(command)
+    while process.poll() is None and count_finished(url) < options.trials:
+        time.sleep(1.0)
+    process.terminate()  # without the final selection
+    process.wait()
     with closing(Store(url)) as store:
-        rows = [row for row in store.trials(STUDY) if row.status != "interrupted"]
+        rows = [row for row in store.trials(STUDY) if row.status not in UNFINISHED]
         study = optuna.load_study(study_name=STUDY, storage=store.storage)
         times = [trial for trial in study.trials if trial.datetime_start]
     began = min(trial.datetime_start for trial in times if trial.datetime_start)
@@ -71,6 +76,12 @@ def search(
     complete = [row for row in rows if row.status == "complete"]
     best = max(row.score or 0.0 for row in complete)
     return len(rows), len(complete), (ended - began).total_seconds(), best
+
+
+def count_finished(url: str) -> int:
+    """Count the trials with a result."""
+    with closing(Store(url)) as store:
+        return sum(row.status not in UNFINISHED for row in store.trials(STUDY))
 
 
 if __name__ == "__main__":

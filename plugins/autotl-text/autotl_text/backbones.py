@@ -32,6 +32,9 @@ from .tokens import Tokens, load_tokens
 if TYPE_CHECKING:
     from torch import nn
 
+    from autotl.space.pretraining import Pretrained as Trained
+    from autotl.space.pretraining import Pretraining
+
     from .pretrained import Pretrained
 
 SENTENCES = {
@@ -115,6 +118,13 @@ def _find_weights(name: str, folder: Path | None) -> Weights:
     return weights
 
 
+def train_masked(task: Pretraining) -> Trained:
+    """Train an encoder by hiding tokens, see ``masked_language_model.train``."""
+    from . import masked_language_model
+
+    return masked_language_model.train(task, _find_untrained(task.name))
+
+
 @backbone(
     name="transformers",
     input=text.name,
@@ -122,6 +132,7 @@ def _find_weights(name: str, folder: Path | None) -> Weights:
     locate=locate,
     refuse=refuse,
     requires=["transformers>=5.0"],
+    pretraining={"mlm": train_masked},
 )
 def transformer(
     name: str, weights: Weights | None = None, size: int | None = None, saved: Path | None = None

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from autotl_plugins.label_columns import (
+    NO_LABELS,
     LabelColumns,
     LabelOptions,
     describe_binary_columns,
@@ -36,6 +37,7 @@ SPLIT_WORDS: Mapping[str, GivenSplit] = {
 @dataset(input=text.name, matches=[f"*{s}" for s in SUFFIXES], accepts=has_texts)
 def text_table(
     source: str,
+    needs_labels: bool = True,
     *,
     text_column: str = "",
     label_column: str = "",
@@ -50,6 +52,7 @@ def text_table(
 
     Args:
         source: The table.
+        needs_labels: Whether a table without labels is an error.
         text_column: The column of texts.
         label_column: The column of labels.
         separator: What stands between several labels in one cell, such as ``|``. JSON and Parquet
@@ -66,6 +69,8 @@ def text_table(
     chosen = {"text": text_column, "label": label_column}
     mapped = map_columns(path, others, chosen, skipped=["label"] if named else [])
     label_columns = named or _find_labels(others, rows, mapped, separator)
+    if label_columns is None and not needs_labels:
+        label_columns = NO_LABELS
     if label_columns is None or "text" not in mapped:
         raise report_missing(path, others, mapped, has_labels=label_columns is not None)
     examples = [_read_row(path, row, mapped, label_columns) for row in rows]
@@ -132,7 +137,7 @@ def has_text_files(source: str) -> bool:
 
 
 @dataset(input=text.name, matches=["*/"], accepts=has_text_files)
-def text_folder(source: str) -> list[Example | Issue]:
+def text_folder(source: str, needs_labels: bool = True) -> list[Example | Issue]:
     """A folder with a subfolder of text files for each class, or such a folder for each split.
 
     Texts in a folder ``unlabelled`` beside these have no label.
@@ -140,6 +145,8 @@ def text_folder(source: str) -> list[Example | Issue]:
     root = Path(source)
     everything = find_text_files(root)
     files = [path for path in everything if not is_unlabelled_path(path)]
+    if files and not needs_labels and not any(len(path.parts) > 1 for path in files):
+        return [_read_file(root, path, "", "") for path in files]
     # A folder called 'train' is a split only if it contains class folders; it may be a class.
     has_splits = any(len(p.parts) > 2 and p.parts[0].lower() in SPLIT_WORDS for p in files)
     if not any(len(path.parts) > has_splits + 1 for path in files):
@@ -150,13 +157,16 @@ def text_folder(source: str) -> list[Example | Issue]:
     items: list[Example | Issue] = []
     for path in everything:
         split, label = _read_folders(root, path, has_splits)
-        try:
-            content = read_text_file(root / path)
-        except DataError as error:
-            items.append(Issue(path.as_posix(), str(error), "the text is left out"))
-        else:
-            items.append(Example(path.as_posix(), content, label, split))
+        items.append(_read_file(root, path, label, split))
     return items
+
+
+def _read_file(root: Path, path: Path, label: str, split: GivenSplit) -> Example | Issue:
+    try:
+        content = read_text_file(root / path)
+    except DataError as error:
+        return Issue(path.as_posix(), str(error), "the text is left out")
+    return Example(path.as_posix(), content, label, split)
 
 
 def _read_folders(root: Path, path: Path, has_splits: bool) -> tuple[GivenSplit, str]:

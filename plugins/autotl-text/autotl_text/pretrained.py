@@ -133,7 +133,7 @@ def _wrap(model: Any, pad: int) -> TransformerEncoder:
 
 
 def _load_vocabulary(source: str, model: nn.Module, configuration: Any) -> Vocabulary:
-    tokenizer = _load_tokenizer(source)
+    tokenizer = load_tokenizer(source)
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise WeightsError("its tokenizer cannot be converted to a tokenizer.json")
@@ -141,16 +141,22 @@ def _load_vocabulary(source: str, model: nn.Module, configuration: Any) -> Vocab
     replacement = _first(tokenizer.mask_token_id, tokenizer.unk_token_id, pad)
     added = {i for i, token in backend.get_added_tokens_decoder().items() if token.special}
     reserved = tuple(sorted({pad, replacement, *tokenizer.all_special_ids, *added}))
+    limit = find_limit(tokenizer, model, configuration)
+    return Vocabulary(backend.to_str(), SpecialTokens(pad, replacement, reserved), limit)
+
+
+def find_limit(tokenizer: Any, model: nn.Module, configuration: Any) -> int | None:
+    """The maximum number of tokens of an input; None if there is none."""
     limits = [
         tokenizer.model_max_length,
         getattr(configuration, "max_position_embeddings", None),
         *_count_positions(model),
     ]
-    limit = min((n for n in limits if n and 0 < n < UNLIMITED), default=None)
-    return Vocabulary(backend.to_str(), SpecialTokens(pad, replacement, reserved), limit)
+    return min((n for n in limits if n and 0 < n < UNLIMITED), default=None)
 
 
-def _load_tokenizer(source: str) -> Any:
+def load_tokenizer(source: str) -> Any:
+    """Load the tokenizer of a model from a folder or from the hub, without running code."""
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     if Path(source).is_dir() and not Path(source, TOKENIZER_FILE).is_file():
