@@ -77,7 +77,7 @@ def recolour(images: Tensor, parameters: Tensor) -> Tensor:
         return changed.round_().clamp_(0, 255).to(torch.uint8)
     red, green, blue = images.unbind(1)
     channels = []
-    for row in parameters[:, :9, None, None].unflatten(1, (3, 3)).unbind(1):
+    for row in parameters[:, :9].reshape(-1, 3, 3, 1, 1).unbind(1):
         by_red, by_green, by_blue = row.unbind(1)
         channel = (red * by_red).add_(green * by_green).add_(blue * by_blue).add_(offset)
         channels.append(channel.round_().clamp_(0, 255).to(torch.uint8))
