@@ -142,13 +142,16 @@ def test_ctrl_c_keeps_the_last_complete_epoch(
 def test_a_budget_limits_the_epochs(pretrain: Pretrain, monkeypatch: pytest.MonkeyPatch) -> None:
     cost = SimpleNamespace(
         training_seconds=lambda epochs, views: 30.0 * epochs,
-        prediction_seconds=0.0,
+        prediction_seconds=0.5,
         compute=training.ComputeSettings(),
     )
     monkeypatch.setattr(training, "measure_cost", lambda *arguments: cost)
     result = pretrain(budget="100s", epochs=9)
     assert (result.facts["epochs"], result.facts["planned_epochs"]) == (3, 9)
     assert result.facts["stopped"] == "the budget limited them"
+    # Without labels, there is time left for the features of all 60 images.
+    result = pretrain(budget="100s", epochs=9, method="simclr")
+    assert result.facts["epochs"] == 2
 
 
 def test_small_images_are_not_enlarged_from_scratch(pretrain: Pretrain, birds: Path) -> None:
