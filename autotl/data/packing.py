@@ -82,7 +82,7 @@ class EncodedOnDemand(Packed):
     expects: ModelInput = field(kw_only=True)
 
     @property
-    def key(self) -> str:  # type: ignore[override]
+    def key(self) -> str:
         """The key of the examples once they are packed in their file."""
         return self.path.stem
 

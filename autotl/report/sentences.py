@@ -483,7 +483,7 @@ def _screening(summary: Mapping[str, Any]) -> list[str]:
     left_out = [f"{n} ({failed[n]})" if n in failed else n for n in screening["left_out"]]
     promising = screening["promising"]
     return [
-        f"{len(screening['backbones'])} backbones were compared on a sample of {sizes} "
+        f"{len(screening['scores'])} backbones were compared on a sample of {sizes} "
         f"{summary['data']['nouns']} first: {_enumerate(promising)} "
         f"{'were' if len(promising) > 1 else 'was'} the most promising, and {_enumerate(left_out)} "
         f"{'were' if len(left_out) > 1 else 'was'} left out."

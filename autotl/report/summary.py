@@ -89,7 +89,6 @@ def summarise(store: Store, study: str) -> dict[str, Any]:
     selection they are the best distinct trials, with their scores on one split with one seed; see
     ``leaderboard.compare_on_validation`` for which of them are tied. An ensemble of trials that is
     the winner precedes them.
-
     ``cut_trial`` ended early with a better score than every complete trial. ``not_fine_tuned`` is
     there if the budget was too short for that. ``best`` is the contender whose model is in the run
     folder, or without one the winner of the search. ``test`` is its test result; those of earlier

@@ -40,8 +40,10 @@ def score_linear_head(
         The accuracy; of numbers the coefficient of determination, as the mean over those that vary.
 
     Raises:
-        ValueError: A feature is not finite, or no number varies.
+        ValueError: There are no others, a feature is not finite, or no number varies.
     """
+    if not len(others):
+        raise ValueError("there is no example to score the head")
     mean, std = features.mean(0, dtype=np.float64), features.std(0, dtype=np.float64)
     if not (np.isfinite(std).all() and np.isfinite(others).all()):
         raise ValueError("the features are not finite; give those of a backbone without overflow")

@@ -270,12 +270,13 @@ def compare_by_halving(
             for name in steps(remaining, count):
                 with _failures(name, failed):
                     scores[name].append(score(name, count))
-            remaining = _sort([n for n in remaining if n not in failed], scores)
+            remaining = _sort([name for name in remaining if name not in failed], scores)
             half = max(FINALISTS, math.ceil(len(remaining) / 2))
             remaining, worse = remaining[:half], [*remaining[half:], *worse]
             count = min(2 * count, largest)
+    remaining = [name for name in remaining if name not in failed]
     if len(samples) == 1:  # the time may have elapsed in the first round
-        remaining = _sort([n for n in remaining if n not in failed], scores)
+        remaining = _sort(remaining, scores)
     done = {name: values for name, values in scores.items() if values}
     if not done:  # what is wrong may be the sample
         return ScreeningFacts(backbones=list(names), promising=list(names), failed=failed)
@@ -317,6 +318,6 @@ def _failures(name: str, failed: dict[str, str]) -> Iterator[None]:
 def _describe(facts: ScreeningFacts, nouns: str) -> str:
     failed = "".join(f"; {name} failed: {reason}" for name, reason in facts.failed.items())
     return (
-        f"{len(facts.backbones)} backbones were compared on a sample of {facts.samples[0]:,} "
+        f"{len(facts.scores)} backbones were compared on a sample of {facts.samples[0]:,} "
         f"{nouns} or more; {' and '.join(facts.promising)} will be probed on all{failed}"
     )

@@ -13,26 +13,28 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import subprocess
-import sys
-from contextlib import closing
-from datetime import timedelta
+import time
 from pathlib import Path
+from typing import NamedTuple
 
 import timm
 from large_data import SIDE, Size, draw_images
 from safetensors.torch import save_file
 
-from autotl.store import Store
+from autotl import engine, study
+from autotl.events import Event, TrialFinished
+from autotl.search import screening
+from autotl.study import StudyConfig
 
 MODELS = tuple(f"tf_efficientnet_lite{i}" for i in range(3))
-RUN = """
-import sys
-from autotl.cli import main
-from autotl.search import screening
-screening.FEWEST_EXAMPLES = {fewest}
-sys.exit(main())
-"""
+BACKBONES = [MODELS[0], *(f"source:{name}" for name in MODELS), *MODELS[1:]]
+
+
+class Clock(NamedTuple):
+    """The seconds of the wall clock, and those that this process has computed."""
+
+    wall: float
+    cpu: float
 
 
 def main() -> None:
@@ -45,12 +47,13 @@ def main() -> None:
     images = options.folder / options.size.replace("/", "-")
     draw_images(images, size)
     weights = write_random_weights(options.folder / "random")
-    print("| compared on samples | probes | seconds | best backbone | accuracy of the probes |")
+    print("| compared on samples | probes | seconds | CPU seconds | best backbone |")
     print("|---|---|---|---|---|", flush=True)
-    for name, fewest, probes in (("yes", 0, 3), ("no", 1 << 60, 2 * len(MODELS))):
-        out = options.folder / f"runs-{name}"
-        search(images, weights, out, fewest, probes)
-        print(describe(name, out), flush=True)
+    for name, fewest, probes in (("yes", 0, 3), ("no", 1 << 60, len(BACKBONES))):
+        screening.FEWEST_EXAMPLES = fewest
+        settings = configure(images, weights, options.folder / f"runs-{name}")
+        took, best = search(settings, probes)
+        print(f"| {name} | {probes} | {took.wall:,.0f} | {took.cpu:,.0f} | {best} |", flush=True)
 
 
 def write_random_weights(folder: Path) -> Path:
@@ -61,30 +64,42 @@ def write_random_weights(folder: Path) -> Path:
     return folder
 
 
-def search(images: Path, weights: Path, out: Path, fewest: int, trials: int) -> None:
-    """Run a search anew that compares backbones on samples from ``fewest`` images on."""
+def configure(images: Path, weights: Path, out: Path) -> StudyConfig:
+    """Return the settings of a search that begins anew."""
     shutil.rmtree(out, ignore_errors=True)
-    backbones = [MODELS[0], *(f"source:{name}" for name in MODELS), *MODELS[1:]]
-    words = ["search", images, "--study", "many", "--out", out, "--weights", weights]
-    for name in backbones:
-        words += ["--backbone", name]
-    words += ["--size", SIDE, "--freeze", "linear_probe", "--head", "linear", "--augment", "none"]
-    words += ["--epochs", 2, "--trials", trials, "--no-history"]
-    command = [sys.executable, "-c", RUN.format(fewest=fewest), *map(str, words)]
-    with (out.parent / f"{out.name}.log").open("w") as log:
-        subprocess.run(command, stdout=log, stderr=log, check=True)
+    options = {
+        "backbone": BACKBONES,
+        "weights": weights,
+        "out": out,
+        "image_size": (SIDE,),
+        "freeze": ["linear_probe"],
+        "head": ["linear"],
+        "augment": ["none"],
+        "epochs": 2,
+        "trials": len(BACKBONES),
+        "history": False,
+        "device": "cpu",
+    }
+    return study.configure(str(images), options)
 
 
-def describe(name: str, out: Path) -> str:
-    """Return the row of a search."""
-    with closing(Store(f"sqlite:///{out}/autotl.db")) as store:
-        rows = store.trials("many")
-    ends = [row.started + timedelta(seconds=row.seconds) for row in rows if row.seconds]
-    seconds = (max(ends) - min(ends)).total_seconds()
-    best = max(rows, key=lambda row: row.score or 0.0)
-    scores = ", ".join(f"{next(iter(row.config['backbone']))} {row.score:.3f}" for row in rows)
-    values = name, len(rows), f"{seconds:,.0f}", next(iter(best.config["backbone"])), scores
-    return f"| {' | '.join(map(str, values))} |"
+def search(settings: StudyConfig, probes: int) -> tuple[Clock, str]:
+    """Run a search up to the end of the last probe.
+
+    Returns:
+        The time since the end of the first probe, and the best backbone.
+    """
+    ends: list[Clock] = []
+
+    def listen(event: Event) -> None:
+        if isinstance(event, TrialFinished):
+            ends.append(Clock(time.monotonic(), time.process_time()))
+            if len(ends) == probes:
+                raise KeyboardInterrupt
+
+    summary = engine.run(settings, listen).summary
+    took = Clock(*(end - begin for begin, end in zip(ends[0], ends[-1], strict=True)))
+    return took, next(iter(summary["best"]["config"]["backbone"]))
 
 
 if __name__ == "__main__":

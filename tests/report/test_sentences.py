@@ -208,10 +208,12 @@ def test_backbones_that_were_left_out_are_named(store: Store) -> None:
     screening = ScreeningFacts(backbones=names, promising=names, failed={"four": "boom"})
     store.update_study("birds", screening=screening)  # without time to compare them
     assert report.summarise(store, "birds")["screening"] is None
-    screening = screening.model_copy(update={"samples": [8000, 16000], "promising": names[:2]})
+    scores = {name: [0.5] for name in names[:3]}
+    update = {"samples": [8000, 16000], "promising": names[:2], "scores": scores}
+    screening = screening.model_copy(update=update)
     store.update_study("birds", screening=screening)
     assert (
-        "4 backbones were compared on a sample of 8,000 to 16,000 images first: two and three were "
+        "3 backbones were compared on a sample of 8,000 to 16,000 images first: two and three were "
         "the most promising, and five and four (boom) were left out."
     ) in describe(store)
     assert report.summarise(store, "birds")["screening"]["left_out"] == ["five", "four"]

@@ -64,6 +64,8 @@ def test_features_that_cannot_be_compared_are_an_error() -> None:
     train, targets, others, expected = draw(1.0)
     with pytest.raises(ValueError, match="not finite"):
         score_linear_head(np.where(train > 3, np.nan, train), targets, others, expected)
+    with pytest.raises(ValueError, match="no example"):
+        score_linear_head(train, targets, others[:0], expected[:0])
     same = np.ones((200, 2))
     with pytest.raises(ValueError, match="no number varies"):
         score_linear_head(train, same, others, same)
