@@ -6,7 +6,8 @@ Images of 32 x 32 px are drawn as by ``large_data.py``. Two searches then probe 
 linear head: EfficientNet-Lite0, 1 and 2 with their pretrained weights and with random ones. One
 compares them on samples first, the other one probes all of them on all images. Both check and pack
 the images and probe the first backbone; what counts are the seconds from then to the end of the
-last probe.
+comparison, and to that of the last probe. ``--scale`` divides the sizes of the samples, for fewer
+images in the place of more.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from large_data import SIDE, Size, draw_images
 from safetensors.torch import save_file
 
 from autotl import engine, study
-from autotl.events import Event, TrialFinished
+from autotl.events import Event, Note, TrialFinished
 from autotl.search import screening
 from autotl.study import StudyConfig
 
@@ -42,18 +43,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="where the images and the studies are written")
     parser.add_argument("--size", default="100000/1000")
+    parser.add_argument("--scale", type=int, default=1)
     options = parser.parse_args()
     size = Size(*map(int, options.size.split("/")))
     images = options.folder / options.size.replace("/", "-")
     draw_images(images, size)
     weights = write_random_weights(options.folder / "random")
-    print("| compared on samples | probes | seconds | CPU seconds | best backbone |")
-    print("|---|---|---|---|---|", flush=True)
+    screening.FIRST_SAMPLE //= options.scale
+    screening.LARGEST_SAMPLE //= options.scale
+    print(
+        "| compared on samples | probes | compared, s | CPU s | probed, s | CPU s | best backbone |"
+    )
+    print("|---|---|---|---|---|---|---|", flush=True)
     for name, fewest, probes in (("yes", 0, 3), ("no", 1 << 60, len(BACKBONES))):
         screening.FEWEST_EXAMPLES = fewest
         settings = configure(images, weights, options.folder / f"runs-{name}")
-        took, best = search(settings, probes)
-        print(f"| {name} | {probes} | {took.wall:,.0f} | {took.cpu:,.0f} | {best} |", flush=True)
+        compared, probed, best = search(settings, probes)
+        numbers = [f"{value:,.0f}" for value in (*compared, *probed)]
+        print(f"| {name} | {probes} | {' | '.join(numbers)} | {best} |", flush=True)
 
 
 def write_random_weights(folder: Path) -> Path:
@@ -83,23 +90,31 @@ def configure(images: Path, weights: Path, out: Path) -> StudyConfig:
     return study.configure(str(images), options)
 
 
-def search(settings: StudyConfig, probes: int) -> tuple[Clock, str]:
+def search(settings: StudyConfig, probes: int) -> tuple[Clock, Clock, str]:
     """Run a search up to the end of the last probe.
 
     Returns:
-        The time since the end of the first probe, and the best backbone.
+        The time from the end of the first probe to that of the comparison, that to the last probe,
+        and the best backbone.
     """
     ends: list[Clock] = []
+    compared: list[Clock] = []
 
     def listen(event: Event) -> None:
+        now = Clock(time.monotonic(), time.process_time())
+        if isinstance(event, Note) and "compared on a sample" in event.text:
+            compared.append(now)
         if isinstance(event, TrialFinished):
-            ends.append(Clock(time.monotonic(), time.process_time()))
+            ends.append(now)
             if len(ends) == probes:
                 raise KeyboardInterrupt
 
+    def since_first(end: Clock) -> Clock:
+        return Clock(end.wall - ends[0].wall, end.cpu - ends[0].cpu)
+
     summary = engine.run(settings, listen).summary
-    took = Clock(*(end - begin for begin, end in zip(ends[0], ends[-1], strict=True)))
-    return took, next(iter(summary["best"]["config"]["backbone"]))
+    best = next(iter(summary["best"]["config"]["backbone"]))
+    return since_first([*compared, ends[0]][0]), since_first(ends[-1]), best
 
 
 if __name__ == "__main__":
