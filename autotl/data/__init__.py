@@ -33,16 +33,18 @@ from autotl.data.packing import (
     PACKED_SUFFIX,
     PARTIAL_SUFFIX,
     Packed,
+    open_or_encode,
     pack,
     packed_bytes,
     read_packed_row_bytes,
 )
 from autotl.data.remote import fetch
-from autotl.data.resample import Indices, Resample, fold, resample
+from autotl.data.resample import Indices, Resample, fitted_and_scored, fold, resample
 from autotl.data.sample import (
     FEWEST_PER_CLASS,
     draw_items,
     measure_opening,
+    order_by_stratum,
     rarest_labels,
     sample_examples,
 )
@@ -85,10 +87,13 @@ __all__ = [
     "fetch",
     "find_kind",
     "find_same",
+    "fitted_and_scored",
     "fold",
     "join_domains",
     "match_channels",
     "measure_opening",
+    "open_or_encode",
+    "order_by_stratum",
     "pack",
     "packed_bytes",
     "parse_label",

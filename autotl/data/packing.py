@@ -9,7 +9,7 @@ import os
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -67,6 +67,48 @@ class Packed:
         return take_rows(self.array, indices, out)
 
 
+@dataclass(frozen=True, eq=False)
+class EncodedOnDemand(Packed):
+    """Examples that are encoded each time they are taken, instead of all of them before.
+
+    Attributes:
+        array: Has no examples, but their shape and type.
+        path: The file that would hold all of them.
+        dataset: The examples.
+        expects: The input that they are encoded for.
+    """
+
+    dataset: Dataset = field(kw_only=True)
+    expects: ModelInput = field(kw_only=True)
+
+    @property
+    def key(self) -> str:
+        """The key of the examples once they are packed in their file."""
+        return self.path.stem
+
+    def take(self, indices: NDArray[np.int64], out: NDArray[Any] | None = None) -> NDArray[Any]:
+        """Encode the examples at ``indices [n]``, as ``[n, ...]``, into ``out`` if given."""
+        dataset, expects = self.dataset, self.expects
+        rows = np.empty((len(indices), *expects.shape), self.array.dtype) if out is None else out
+        map_in_threads(
+            lambda index: dataset.encode(index, expects), indices.tolist(), _fill(rows), "", None
+        )
+        return rows
+
+
+def open_or_encode(dataset: Dataset, expects: ModelInput, folder: Path) -> Packed:
+    """Open the array that ``pack`` wrote to ``folder``; without one, encode what is taken.
+
+    The latter suits few examples of many, each of which is taken once.
+    """
+    path = _packed_path(dataset, expects, folder)
+    shape, dtype = (len(dataset.examples), *expects.shape), np.dtype(expects.dtype)
+    if packed := _open_packed(path, shape, dtype):
+        return packed
+    empty = np.empty((0, *expects.shape), dtype)
+    return EncodedOnDemand(empty, path, dataset=dataset, expects=expects)
+
+
 def packed_bytes(dataset: Dataset | Unlabelled, expects: ModelInput) -> int:
     """The bytes of the packed examples of a data set."""
     return len(dataset.examples) * math.prod(expects.shape) * np.dtype(expects.dtype).itemsize
@@ -102,7 +144,7 @@ def pack(
         DataError: An example has become unreadable since ``check``.
         StoreError: The array can neither be written nor does it fit in memory.
     """
-    path = folder / f"{dataset.fingerprint[:16]}-{expects.key}{PACKED_SUFFIX}"
+    path = _packed_path(dataset, expects, folder)
     shape, dtype = (len(dataset.examples), *expects.shape), np.dtype(expects.dtype)
     if packed := _open_packed(path, shape, dtype):
         files.mark_used(path)
@@ -112,6 +154,10 @@ def pack(
         return _open_packed(path, shape, dtype) or _pack(
             dataset, expects, path, progress, make_room, warn, can_continue=is_alone
         )
+
+
+def _packed_path(dataset: Dataset | Unlabelled, expects: ModelInput, folder: Path) -> Path:
+    return folder / f"{dataset.fingerprint[:16]}-{expects.key}{PACKED_SUFFIX}"
 
 
 @contextmanager

@@ -95,3 +95,28 @@ def fold(dataset: Dataset, number: int) -> Resample:
     assert dataset.folds is not None
     train = np.flatnonzero((dataset.folds >= 0) & (dataset.folds != number))
     return Resample(number, train, np.flatnonzero(dataset.folds == number))
+
+
+def fitted_and_scored(dataset: Dataset, seed: int) -> tuple[Indices, Indices]:
+    """Return the examples that a head is fitted to in a quick measurement, and those to score it.
+
+    They are the training and the validation split, the other folds and the first one, or, if the
+    validation split has no labels, two parts of the training split without common sampling units.
+
+    Args:
+        dataset: The checked data set.
+        seed: Determines the latter two.
+
+    Returns:
+        Indices of examples ``[n]`` and ``[m]``, ascending.
+    """
+    fitted, scored = dataset.indices("train"), dataset.indices("validation")
+    if dataset.folds is not None:
+        folds = dataset.folds[fitted]
+        fitted, scored = fitted[folds > 0], fitted[folds == 0]
+    if not dataset.validation_has_labels:
+        units = np.unique(dataset.units[fitted])
+        apart = np.random.default_rng(seed).permutation(units)[: len(units) // 3]
+        is_apart = np.isin(dataset.units[fitted], apart)
+        fitted, scored = fitted[~is_apart], fitted[is_apart]
+    return fitted, scored

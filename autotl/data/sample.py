@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from autotl.data.image import map_in_threads, open_upright
 from autotl.data.image_kind import IMAGES
@@ -54,6 +55,30 @@ def rarest_labels(examples: Sequence[Example], task: Task) -> list[str]:
     names = [task.names(parse_label(example.label, task)[0]) for example in examples]
     counts = Counter(name for own in names for name in own)
     return [min(own, key=counts.__getitem__, default="") for own in names]
+
+
+def order_by_stratum(
+    indices: NDArray[np.int64], strata: NDArray[Any], fewest: int, seed: int
+) -> NDArray[np.int64]:
+    """Order examples at random so that the first n are a stratified sample, whatever n is.
+
+    Args:
+        indices: Indices of the examples, ``[n]``.
+        strata: The stratum of each, ``[n]``; of several strata for each, ``[n, S]``, none counts.
+        fewest: The number of examples of each stratum that come before all others.
+        seed: Seed of the order.
+    """
+    random = np.random.default_rng(seed)
+    shuffled = random.permutation(len(indices))
+    if strata.ndim > 1:
+        return indices[shuffled]
+    own = strata[shuffled]
+    by_stratum = np.argsort(own, kind="stable")
+    own, sizes = own[by_stratum], np.bincount(own)
+    rank = np.arange(len(own)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    quantile = (rank + random.random(len(sizes))[own]) / sizes[own]
+    order = np.argsort(quantile - (rank < fewest), kind="stable")
+    return indices[shuffled[by_stratum][order]]
 
 
 def draw_items(examples: Sequence[Example]) -> list[Any]:

@@ -125,10 +125,10 @@ def describe_result(summary: Mapping[str, Any]) -> list[str]:
     Returns:
         Sentences: those of ``describe_winner``; then others about what was not done, ties, the
         smallest difference that could be seen, an ensemble that is better than the winner, the
-        baselines, what weights gain over others, what unlabelled examples gain, the classes if they
-        are unequal, or the labels or numbers, the student, and repeated use of the test split.
-        Where a single configuration was trained, nothing was selected, and none is about a
-        selection.
+        comparison of backbones on a sample, the baselines, what weights gain over others, what
+        unlabelled examples gain, the classes if they are unequal, or the labels or numbers, the
+        student, and repeated use of the test split. Where a single configuration was trained,
+        nothing was selected, and none is about a selection.
     """
     sentences = describe_winner(summary)
     if summary["best"] is None:
@@ -140,6 +140,7 @@ def describe_result(summary: Mapping[str, Any]) -> list[str]:
             *_ties(summary),
             *_detectable(summary),
             *_better_ensemble(summary),
+            *_screening(summary),
             *_baselines(summary),
             *_gains(summary),
             *_unlabelled_gain(summary),
@@ -469,6 +470,23 @@ def _better_ensemble(summary: Mapping[str, Any]) -> list[str]:
         f"{_interval(summary, c['mean'], c)}, but there was no time to build it."
         for c in summary["contenders"][:1]
         if c["kind"] != "trial" and not c["tied_with_best"] and not c["is_winner"]
+    ]
+
+
+def _screening(summary: Mapping[str, Any]) -> list[str]:
+    """Say that backbones were compared on a sample, and which were left out because of it."""
+    if not (screening := summary.get("screening")):
+        return []
+    few, most = screening["samples"][0], screening["samples"][-1]
+    sizes = f"{few:,}" if few == most else f"{few:,} to {most:,}"
+    failed = screening["failed"]
+    left_out = [f"{n} ({failed[n]})" if n in failed else n for n in screening["left_out"]]
+    promising = screening["promising"]
+    return [
+        f"{len(screening['scores'])} backbones were compared on a sample of {sizes} "
+        f"{summary['data']['nouns']} first: {_enumerate(promising)} "
+        f"{'were' if len(promising) > 1 else 'was'} the most promising, and {_enumerate(left_out)} "
+        f"{'were' if len(left_out) > 1 else 'was'} left out."
     ]
 
 

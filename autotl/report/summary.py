@@ -89,7 +89,6 @@ def summarise(store: Store, study: str) -> dict[str, Any]:
     selection they are the best distinct trials, with their scores on one split with one seed; see
     ``leaderboard.compare_on_validation`` for which of them are tied. An ensemble of trials that is
     the winner precedes them.
-
     ``cut_trial`` ended early with a better score than every complete trial. ``not_fine_tuned`` is
     there if the budget was too short for that. ``best`` is the contender whose model is in the run
     folder, or without one the winner of the search. ``test`` is its test result; those of earlier
@@ -134,6 +133,7 @@ def summarise(store: Store, study: str) -> dict[str, Any]:
         "selection": _selection_entry(selection),
         "prefer": facts.prefer,
         "mirroring": facts.mirroring.model_dump(mode="json") if facts.mirroring else None,
+        "screening": _screening(facts),
         "calibration": facts.calibration.model_dump() if facts.calibration else None,
         "pareto": pareto(rows, facts.direction, prediction_ms(rows, measured(facts))),
         "test": _test_entry(test, facts) if test else None,
@@ -176,6 +176,14 @@ def _student(facts: StudyFacts, openings: int) -> dict[str, Any] | None:
         "test_openings": openings,
         "artifact": "student",
     }
+
+
+def _screening(facts: StudyFacts) -> dict[str, Any] | None:
+    """How backbones were compared on samples of the training split; None if they were not."""
+    screening = facts.screening
+    if screening is None or not screening.samples:
+        return None
+    return {**screening.model_dump(mode="json"), "left_out": screening.left_out}
 
 
 def _selection_entry(selection: Selection | None) -> dict[str, Any] | None:

@@ -182,6 +182,39 @@ class TrainingContext:
         else:
             train = self.batches(model, *splits)
             validation = self.batches(model, "validation") if splits == ("train",) else None
+        return self._make_job(model, train, validation, self.seed(resample), epochs, views, compute)
+
+    def feature_job(
+        self, model: Model, indices: Indices, compute: ComputeSettings | None = None
+    ) -> Job:
+        """Make the job to compute features of some training examples, and nothing else.
+
+        The examples are read from the packed ones, or encoded one by one if all are not packed yet
+        for this input. The features are those that a trial of the same backbone needs.
+
+        Args:
+            model: The model.
+            indices: Indices of the examples, ``[n]``.
+            compute: As in ``job``.
+        """
+        packed = self._packed.get(self._packed_key(model.expects, self.dataset))
+        packed = packed or data.open_or_encode(
+            self.dataset, model.expects, self.settings.out / "cache"
+        )
+        epochs, views = self.settings.epochs, self.settings.views
+        batches = self._make_batches(packed, indices)
+        return self._make_job(model, batches, None, self.seed(), epochs, views, compute)
+
+    def _make_job(
+        self,
+        model: Model,
+        train: Batches,
+        validation: Batches | None,
+        seed: int,
+        epochs: int,
+        views: int,
+        compute: ComputeSettings | None,
+    ) -> Job:
         metric = self.metric
         targets = self.dataset.targets[(validation or train).indices]
         return Job(
@@ -190,7 +223,7 @@ class TrainingContext:
             epochs=epochs,
             score=lambda predictions: metric.score(targets, predictions),
             device=self.device,
-            seed=self.seed(resample),
+            seed=seed,
             higher_is_better=metric.higher_is_better,
             cache=self.cache,
             data_id=self.dataset.fingerprint,
@@ -232,8 +265,11 @@ class TrainingContext:
 
     def batches_of(self, model: Model, indices: Indices) -> Batches:
         """Return batches of the examples at ``indices [n]`` of the data set."""
+        return self._make_batches(self._pack(model.expects), indices)
+
+    def _make_batches(self, packed: Packed, indices: Indices) -> Batches:
         return Batches(
-            self._pack(model.expects),
+            packed,
             self.dataset.targets,
             indices,
             self.settings.batch_size,
@@ -270,7 +306,7 @@ class TrainingContext:
     def _pack(self, expects: ModelInput, unlabelled: Unlabelled | None = None) -> Packed:
         """Return all labelled or all unlabelled examples for one input; they are packed once."""
         examples = self.dataset if unlabelled is None else unlabelled
-        key = f"{expects.key} {examples.fingerprint}"
+        key = self._packed_key(expects, examples)
         if key not in self._packed:
             self.cache.reserve(data.packed_bytes(examples, expects))
             with self.budget.stage("pack"):
@@ -283,3 +319,7 @@ class TrainingContext:
                     warn=lambda text: self.listener(events.Note(text, warning=True)),
                 )
         return self._packed[key]
+
+    @staticmethod
+    def _packed_key(expects: ModelInput, examples: Dataset | Unlabelled) -> str:
+        return f"{expects.key} {examples.fingerprint}"

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from autotl import training
+from autotl import data, training
 from autotl.data import Indices
 from autotl.errors import is_machine_fault
 from autotl.models import Model
@@ -64,15 +64,7 @@ def _compute_features(
     job = context.job(model, "train", epochs=1, views=1)
     if budget.seconds is not None:  # as the first trial will compute them
         job = replace(job, compute=training.measure_cost(model, config, job).compute)
-    fitted, validation = dataset.indices("train"), dataset.indices("validation")
-    if dataset.folds is not None:  # the first fold is held out
-        fold = dataset.folds[fitted]
-        fitted, validation = fitted[fold > 0], fitted[fold == 0]
-    if not dataset.validation_has_labels:  # a part of the source is held out
-        units = np.unique(dataset.units[fitted])
-        apart = np.random.default_rng(context.settings.seed).permutation(units)[: len(units) // 3]
-        is_apart = np.isin(dataset.units[fitted], apart)
-        fitted, validation = fitted[~is_apart], fitted[is_apart]
+    fitted, validation = data.fitted_and_scored(dataset, context.settings.seed)
     train = _draw(fitted, MOST_TRAINING, context.settings.seed)
     scored = _draw(validation, MOST_SCORED, context.settings.seed)
     if len(scored) < FEWEST_SCORED:

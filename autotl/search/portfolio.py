@@ -11,7 +11,8 @@ tried in this order:
 3. the plugins that the user added with ``--plugin``, in the place of those of the default recipe;
 4. recipes 1 and 2 with the second plugin for unlabelled examples, if there are many of those; if
    they are of another domain, the default recipe first with each plugin that is made for that;
-5. the first strategy on the other backbones, while there is time for probing;
+5. the first strategy on the other backbones, while there is time for probing; of very many
+   examples, on those that are the best on a sample (``screening``);
 6. the best configurations of earlier studies on similar data;
 7. the first strategy with the other heads on the most promising backbone; from the third head on,
    also on the next ones while there is time for probing, for ensembles of several backbones;
@@ -35,7 +36,7 @@ from autotl.search.leaderboard import PASSING, standard_error
 from autotl.space.kinds import FREEZE_FROM_SCRATCH
 from autotl.space.registry import FILE, AnyPlugin
 from autotl.space.space import Space
-from autotl.store import TrialRow
+from autotl.store import ScreeningFacts, TrialRow
 
 WARM_START = "learned from"
 """The first part of the name of a recipe from an earlier study; the second is the study."""
@@ -71,7 +72,12 @@ class Portfolio:
     unlabelled: Literal["", "own domain", "other domain"] = ""
 
     def next_recipe(
-        self, ranked: Sequence[TrialRow], tried: Tried, *, probing: bool = True
+        self,
+        ranked: Sequence[TrialRow],
+        tried: Tried,
+        *,
+        probing: bool = True,
+        screening: ScreeningFacts | None = None,
     ) -> Recipe | None:
         """Return the next recipe to try; None if all have been tried, or the next one must wait.
 
@@ -79,10 +85,11 @@ class Portfolio:
             ranked: The complete trials, best first.
             tried: The trials of recipes so far.
             probing: Whether there is time to probe further backbones.
+            screening: The backbones as they were compared on samples; None if they were not.
         """
         done = {names: row for names, row in tried.items() if self._was_tried(row)}
         probes_run = any(self.is_probe(n) and row.status == "running" for n, row in done.items())
-        for recipe in self._recipes(ranked, done, probing):
+        for recipe in self._recipes(ranked, done, probing, screening):
             if recipe is None and probes_run:
                 return None  # another worker runs a probe: which backbones are promising?
             if recipe and recipe[0] not in done:
@@ -150,6 +157,23 @@ class Portfolio:
         return several and self._first[0] in config.get("freeze", {})
 
     @property
+    def first_probe(self) -> Names:
+        """The name of the recipe that is tried first; empty without pretrained backbones."""
+        return (self._pretrained[0], *self._first) if self._pretrained else ()
+
+    def unprobed(self, tried: Tried) -> list[str]:
+        """The pretrained backbones but the first that were not probed, in their order."""
+        first, head = self._first
+        done = {names for names, row in tried.items() if self._was_tried(row)}
+        return [name for name in self._pretrained[1:] if (name, first, head) not in done]
+
+    @property
+    def _pretrained(self) -> list[str]:
+        """The backbones without random weights, in their order."""
+        order = self.space.default_order("backbone")
+        return [name for name in order if name not in self.space.untrained]
+
+    @property
     def _first(self) -> tuple[str, str]:
         return self._strategies[0], self._heads[0]
 
@@ -184,18 +208,24 @@ class Portfolio:
         return not (row.status in PASSING and row.number < self.first_trial)
 
     def _recipes(
-        self, ranked: Sequence[TrialRow], tried: Tried, probing: bool
+        self,
+        ranked: Sequence[TrialRow],
+        tried: Tried,
+        probing: bool,
+        screening: ScreeningFacts | None,
     ) -> Iterator[Recipe | None]:
         """Yield all recipes in their order; None before those that depend on the probes."""
         first, head = self._first
-        order = self.space.default_order("backbone")
-        pretrained = [name for name in order if name not in self.space.untrained]
+        pretrained = self._pretrained
         if pretrained:
             yield self._default(pretrained[0], first, head)
         yield from (self._default(*names) for names in self.comparison)
         if not pretrained:
             return
         smallest, *others = pretrained
+        if screening:
+            unscreened = [name for name in others if name not in screening.backbones]
+            others = [*(n for n in screening.promising if n in others), *unscreened]
         if self._default_strategy != first:
             yield self._default(smallest, self._default_strategy, head)
         yield from self._user_plugins(smallest)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import islice
 from statistics import NormalDist
 from typing import Any
@@ -62,9 +62,14 @@ DESCRIPTION = (
 """The sampler and its settings, as recorded with a study."""
 
 
-def make_sampler(seed: int) -> BaseSampler:
-    """Make the sampler of a search; two with the same seed draw the same after the same trials."""
-    return ParzenSampler(seed)
+def make_sampler(seed: int, without: Mapping[str, Collection[str]] | None = None) -> BaseSampler:
+    """Make the sampler of a search; two with the same seed draw the same after the same trials.
+
+    Args:
+        seed: Seed of the random number generator.
+        without: Choices that are not drawn, by the name of their parameter; others must be left.
+    """
+    return ParzenSampler(seed, without or {})
 
 
 class ParzenSampler(BaseSampler):
@@ -78,10 +83,11 @@ class ParzenSampler(BaseSampler):
 
     Args:
         seed: Seed of the random number generator.
+        without: See ``make_sampler``.
     """
 
-    def __init__(self, seed: int) -> None:
-        self._rng = np.random.default_rng(seed)
+    def __init__(self, seed: int, without: Mapping[str, Collection[str]]) -> None:
+        self._rng, self._without = np.random.default_rng(seed), without
         self._good: Sequence[FrozenTrial] = ()
         self._bad: Sequence[FrozenTrial] = ()
 
@@ -123,7 +129,7 @@ class ParzenSampler(BaseSampler):
         return self._draw({param_name: param_distribution})[param_name]
 
     def _draw(self, space: Mapping[str, BaseDistribution]) -> dict[str, Any]:
-        good, bad = _Mixture(space, self._good), _Mixture(space, self._bad)
+        good, bad = (_Mixture(space, each, self._without) for each in (self._good, self._bad))
         candidates = good.sample(self._rng, CANDIDATES)
         best = int(np.argmax(good.density(candidates) / bad.density(candidates)))
         values = {name: column[best].item() for name, column in candidates.items()}
@@ -173,10 +179,14 @@ class _Mixture:
     Args:
         space: The parameters.
         trials: The observations; those that lack a parameter are left out.
+        without: See ``make_sampler``.
     """
 
     def __init__(
-        self, space: Mapping[str, BaseDistribution], trials: Sequence[FrozenTrial]
+        self,
+        space: Mapping[str, BaseDistribution],
+        trials: Sequence[FrozenTrial],
+        without: Mapping[str, Collection[str]],
     ) -> None:
         params = [trial.params for trial in trials if space.keys() <= trial.params.keys()]
         weights = np.append(np.ones(len(params)), PRIOR_WEIGHT)
@@ -185,7 +195,9 @@ class _Mixture:
         for name, distribution in space.items():
             values = np.array([distribution.to_internal_repr(p[name]) for p in params])
             if isinstance(distribution, CategoricalDistribution):
-                self.kernels[name] = _CategoricalKernels(len(distribution.choices), values)
+                choices, omitted = distribution.choices, without.get(name, ())
+                left_out = [i for i, choice in enumerate(choices) if choice in omitted]
+                self.kernels[name] = _CategoricalKernels(len(choices), values, left_out)
             elif isinstance(distribution, FloatDistribution | IntDistribution):
                 self.kernels[name] = _NumericalKernels(distribution, values)
 
@@ -204,13 +216,15 @@ class _Mixture:
 class _CategoricalKernels:
     """A distribution over choices for each observation, and a uniform one, the prior, as the last.
 
-    Each mixes the observed choice with all choices, by the prior's weight.
+    Each mixes the observed choice with all choices, by the prior's weight. Those that are left out
+    have the probability 0.
     """
 
-    def __init__(self, choices: int, observed: Floats) -> None:
+    def __init__(self, choices: int, observed: Floats, left_out: Sequence[int] = ()) -> None:
         count = len(observed)
         masses = np.full((count + 1, choices), PRIOR_WEIGHT / (count + 1))
         masses[np.arange(count), observed.astype(int)] += 1
+        masses[:, list(left_out)] = 0
         self.probabilities: Floats = masses / masses.sum(axis=1, keepdims=True)
 
     def sample(self, rng: np.random.Generator, drawn: NDArray[np.int64]) -> Floats:

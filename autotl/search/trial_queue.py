@@ -8,6 +8,7 @@ store, which takes some milliseconds. Training happens outside of the lease.
 from __future__ import annotations
 
 import math
+import time
 
 import optuna
 from optuna.trial import TrialState
@@ -18,10 +19,11 @@ from autotl.search.budget import PROBING_FRACTION, Budget
 from autotl.search.leaderboard import Leaderboard
 from autotl.search.portfolio import Portfolio, Recipe
 from autotl.search.resume import PROBED_WITH, RECIPE
+from autotl.search.screening import Screening
 from autotl.search.selection_budget import SelectionBudget
 from autotl.space import space
 from autotl.space.space import Config, Space
-from autotl.store import QUEUE, Store, TrialFacts, Worker
+from autotl.store import QUEUE, SCREENING, Store, TrialFacts, Worker
 from autotl.study import StudyConfig
 
 HEADS = 8
@@ -43,6 +45,7 @@ class TrialQueue:
         portfolio: The recipes.
         budget: The wall-clock budget.
         worker: This process as a worker of the study.
+        screening: Compares backbones on samples.
 
     Attributes:
         probing_seconds: The time that this worker has spent on probing backbones.
@@ -58,12 +61,40 @@ class TrialQueue:
         portfolio: Portfolio,
         budget: Budget,
         worker: Worker,
+        screening: Screening,
     ) -> None:
         self.store, self.study, self.space, self.settings = store, study, space, settings
         self.leaderboard, self.portfolio = leaderboard, portfolio
-        self.budget, self.worker = budget, worker
+        self.budget, self.worker, self.screening = budget, worker, screening
         self.selection = SelectionBudget(leaderboard, budget, len(space.plugins["freeze"]) > 1)
         self.probing_seconds = 0.0
+
+    def compare_backbones(self, after: str) -> None:
+        """Compare the backbones on samples, if that is to precede the next trial.
+
+        While another worker does, ``begin_next`` begins cheap trials of the first backbone.
+
+        Args:
+            after: The status of the last trial of this worker.
+        """
+        if not self._awaits_screening(after) or not self.worker.try_lease(SCREENING):
+            return
+        try:
+            began = time.monotonic()
+            if self.screening.facts is None:
+                self.screening.run()
+                self.probing_seconds += time.monotonic() - began
+        finally:
+            self.worker.release(SCREENING)
+
+    def _awaits_screening(self, after: str) -> bool:
+        if not self.screening.is_possible or self.screening.facts or after == OutOfTime.status:
+            return False
+        with self.worker.lease(QUEUE):
+            self._take_over()
+            if self.has_all_trials() or self.selection.is_over() or self._has_waiting():
+                return False
+            return self.screening.precedes(self._recommend())
 
     def begin_next(self, after: str) -> Begun | None:
         """Begin the next trial; None if none may begin now.
@@ -158,9 +189,20 @@ class TrialQueue:
         self.study.enqueue_trial(params, user_attrs={RECIPE: list(names)} if names else None)
 
     def _next_recipe(self) -> Recipe | None:
+        recipe = self._recommend()
+        if not self.screening.precedes(recipe):
+            return recipe
+        # Another worker compares the backbones. The features of the first one are cached.
+        params = self.portfolio.cheapest_parameters(self.leaderboard.representatives)
+        return (), {"backbone": self.portfolio.first_probe[0], **params}
+
+    def _recommend(self) -> Recipe | None:
+        """Return the next recipe of the portfolio, though backbones may have to be compared."""
         probing = self.probing_seconds < PROBING_FRACTION * (self.budget.seconds or math.inf)
         board = self.leaderboard
-        return self.portfolio.next_recipe(board.representatives, board.recipes, probing=probing)
+        return self.portfolio.next_recipe(
+            board.representatives, board.recipes, probing=probing, screening=self.screening.facts
+        )
 
     def _has_waiting(self) -> bool:
         return bool(self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
@@ -173,7 +215,11 @@ class TrialQueue:
         leaderboard must be up to date.
         """
         number = len(self.leaderboard.rows) - self.leaderboard.interrupted
-        self.study.sampler = sampler.make_sampler((self.settings.seed * 10_007 + number) % 2**32)
+        screened = self.screening.facts
+        self.study.sampler = sampler.make_sampler(
+            (self.settings.seed * 10_007 + number) % 2**32,
+            {"backbone": screened.left_out} if screened else {},
+        )
         trial = self.study.ask()
         with self.store.storage.together():
             config = self.space.suggest(trial)

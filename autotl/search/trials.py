@@ -38,6 +38,7 @@ from autotl.search.outcome import Outcome, classify, search_error
 from autotl.search.portfolio import Portfolio
 from autotl.search.predictions import store_predictions
 from autotl.search.resume import RECIPE, RETRIED
+from autotl.search.screening import Screening
 from autotl.search.trial_budget import (
     Compared,
     TrialPlan,
@@ -127,9 +128,11 @@ class TrialLoop:
             leaderboard.first_trial,
             unlabelled=context.tries_unlabelled,
         )
+        screening = Screening(store, context, self.portfolio, leaderboard)
         self.queue = TrialQueue(
-            store, study, space, self.settings, leaderboard, self.portfolio, budget, worker
-        )
+            store, study, space, self.settings, leaderboard, self.portfolio, budget, worker,
+            screening,
+        )  # fmt: skip
         self.study = study
         self._stored: dict[str, Any] = {}
         self._read_others = time.monotonic()
@@ -146,6 +149,8 @@ class TrialLoop:
         status = reason = ""
         while True:
             gives_up = max(failed, late, duplicates) >= GIVE_UP
+            if not gives_up:
+                self.queue.compare_backbones(status)
             begun = None if gives_up else self.queue.begin_next(status)
             if begun is None:
                 self._notify_others()

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
         RepeatPlan,
         RunFacts,
         SavedModel,
+        ScreeningFacts,
         Selection,
         StudentFacts,
         StudentScores,
@@ -64,7 +65,16 @@ if TYPE_CHECKING:
         TestRow,
         TrialRow,
     )
-    from autotl.store.worker import FINISH, QUEUE, Worker, WorkerRow, join, last_seen, living
+    from autotl.store.worker import (
+        FINISH,
+        QUEUE,
+        SCREENING,
+        Worker,
+        WorkerRow,
+        join,
+        last_seen,
+        living,
+    )
 else:
 
     def __getattr__(name: str) -> Any:
@@ -80,6 +90,7 @@ else:
 __all__ = [
     "FINISH",
     "QUEUE",
+    "SCREENING",
     "STATUSES",
     "Baseline",
     "Calibration",
@@ -104,6 +115,7 @@ __all__ = [
     "Role",
     "RunFacts",
     "SavedModel",
+    "ScreeningFacts",
     "Selection",
     "Spread",
     "Standing",

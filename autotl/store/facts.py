@@ -263,6 +263,27 @@ class MirroringFacts(Facts):
     survives: bool = True
 
 
+class ScreeningFacts(Facts):
+    """How backbones were compared on samples before they are probed on all training examples.
+
+    ``samples`` has the number of examples of each round; it is empty if there was no time for one.
+    ``backbones`` has all backbones, the most promising first; ``promising`` are those that are
+    probed on all examples. ``scores`` has those of each round by the name of the backbone, and
+    ``failed`` the reason where features cannot be computed.
+    """
+
+    samples: list[int] = []
+    backbones: list[str] = []
+    promising: list[str] = []
+    scores: dict[str, list[float]] = {}
+    failed: dict[str, str] = {}
+
+    @property
+    def left_out(self) -> list[str]:
+        """The backbones that are not probed on all examples, the most promising first."""
+        return [name for name in self.backbones if name not in self.promising]
+
+
 class RunFacts(Facts):
     """What a worker needs to join the run of a study.
 
@@ -340,6 +361,7 @@ class StudyFacts(Facts):
     stages: dict[str, Number] = {}
     # measurements
     mirroring: MirroringFacts | None = None
+    screening: ScreeningFacts | None = None
     micro_batch_sizes: dict[str, int] = {}
     measured_costs: dict[str, Any] = {}
     warm_start: dict[str, dict[str, Any]] | None = None

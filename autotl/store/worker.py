@@ -45,6 +45,9 @@ ask rarely."""
 QUEUE = "queue"
 """The lease of the worker that chooses the next trial, which takes some milliseconds."""
 
+SCREENING = "screening"
+"""The lease of the worker that compares backbones on samples, which takes minutes."""
+
 FINISH = "finish"
 """The lease of the worker that chooses the winner, refits it and tests it."""
 

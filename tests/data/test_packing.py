@@ -13,7 +13,7 @@ from images import image_input
 from noise_images import noise, noise_examples, noise_files
 
 from autotl import files
-from autotl.data import Packed, check, decode, image_kind, pack, packing
+from autotl.data import Packed, check, decode, image_kind, open_or_encode, pack, packing
 from autotl.data.image_kind import DECODING
 from autotl.errors import DataError, StoreError
 
@@ -199,6 +199,27 @@ def test_the_key_is_the_file_name_or_a_hash_of_an_array_in_memory(tmp_path: Path
     assert dataset.fingerprint[:16] in keys[0]
     one, same, other = (Packed(noise(seed)[None], Path("nowhere")).key for seed in (1, 1, 2))
     assert one == same != other
+
+
+def test_examples_that_are_not_packed_are_encoded_as_they_are_taken(
+    tmp_path: Path, decoded: list[Any]
+) -> None:
+    dataset, expects = check(noise_examples(5), "here"), image_input(8, "nearest")
+    few = open_or_encode(dataset, expects, tmp_path)
+    chosen = np.array([4, 0, 4])
+    taken = few.take(chosen)
+    assert len(decoded) == 3
+    packed = pack(dataset, expects, tmp_path)
+    assert (packed.key, packed.array.dtype) == (few.key, few.array.dtype)  # the same features
+    assert packed.array.shape[1:] == few.array.shape[1:]
+    assert (packed.take(chosen) == taken).all()
+    out = np.empty_like(taken)
+    assert few.take(chosen, out) is out
+    assert (out == taken).all()
+    decoded.clear()
+    opened = open_or_encode(dataset, expects, tmp_path)
+    assert (opened.take(chosen) == taken).all()
+    assert not decoded
 
 
 @pytest.mark.parametrize("is_written", [True, False])

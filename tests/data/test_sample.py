@@ -9,7 +9,13 @@ import numpy as np
 from images import image_input, write_images
 
 from autotl import Example
-from autotl.data import IMAGES, draw_items, measure_opening, sample_examples
+from autotl.data import (
+    IMAGES,
+    draw_items,
+    measure_opening,
+    order_by_stratum,
+    sample_examples,
+)
 
 
 def examples(counts: dict[str, int], split: str = "") -> list[Example]:
@@ -59,3 +65,24 @@ def test_items_are_drawn_evenly() -> None:
     assert items[0] == 0
     assert items[-1] == 99
     assert len(items) == 32
+
+
+def test_every_beginning_of_an_order_is_stratified() -> None:
+    strata = np.repeat([0, 1, 2], [600, 300, 4])
+    indices = np.random.default_rng(1).permutation(1000)[:904]
+    order = order_by_stratum(indices, strata, 0, seed=0)
+    assert sorted(order) == sorted(indices)
+    stratum_of = dict(zip(indices.tolist(), strata.tolist(), strict=True))
+    for count in (30, 90, 450):
+        drawn = Counter(stratum_of[i] for i in order[:count].tolist())
+        assert abs(drawn[0] - count * 600 / 904) <= 2
+        assert abs(drawn[1] - count * 300 / 904) <= 2
+    few = Counter(stratum_of[i] for i in order_by_stratum(indices, strata, 5, seed=0)[:14].tolist())
+    assert few == {0: 5, 1: 5, 2: 4}
+    assert not np.array_equal(order, order_by_stratum(indices, strata, 0, seed=1))
+
+
+def test_of_several_strata_for_each_example_the_order_is_random() -> None:
+    order = order_by_stratum(np.arange(9), np.ones((9, 2), bool), 1, seed=0)
+    assert sorted(order) == list(range(9))
+    assert order.tolist() != list(range(9))

@@ -30,6 +30,7 @@ from autotl.store import (
     Member,
     OutOfSampleScores,
     SavedModel,
+    ScreeningFacts,
     Store,
     TestResult,
     single,
@@ -198,6 +199,24 @@ def test_an_ensemble_that_could_not_be_built_is_mentioned(store: Store) -> None:
     )
     assert "indistinguishable" not in " ".join(sentences)
     assert "cannot be seen" not in " ".join(sentences)
+
+
+def test_backbones_that_were_left_out_are_named(store: Store) -> None:
+    add_study(store, 0.9, 0.8)
+    assert "left out" not in " ".join(describe(store))
+    names = ["two", "three", "five", "four"]
+    screening = ScreeningFacts(backbones=names, promising=names, failed={"four": "boom"})
+    store.update_study("birds", screening=screening)  # without time to compare them
+    assert report.summarise(store, "birds")["screening"] is None
+    scores = {name: [0.5] for name in names[:3]}
+    update = {"samples": [8000, 16000], "promising": names[:2], "scores": scores}
+    screening = screening.model_copy(update=update)
+    store.update_study("birds", screening=screening)
+    assert (
+        "3 backbones were compared on a sample of 8,000 to 16,000 images first: two and three were "
+        "the most promising, and five and four (boom) were left out."
+    ) in describe(store)
+    assert report.summarise(store, "birds")["screening"]["left_out"] == ["five", "four"]
 
 
 def test_an_ensemble_is_described_by_its_members(store: Store) -> None:

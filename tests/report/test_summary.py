@@ -89,6 +89,7 @@ SHAPE = {
     "selection": {},
     "prefer": {},
     "mirroring": {"n": {}, "accuracy": {}, "mirrored": {}, "error": {}, "survives": {}},
+    "screening": {},
     "calibration": {},
     "pareto": {},
     "test": {"score": {}, "low": {}, "high": {}, "n": {}, **BY_CLASS},

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from images import FAST
 
-from autotl import Example, data, engine, events, models, study
+from autotl import Example, data, engine, events, models, study, training
 from autotl.data import IMAGES, Source
 from autotl.errors import OutOfMemory
 from autotl.events import Event, Stage, StepCompleted
@@ -121,6 +121,23 @@ def test_on_the_training_split_a_task_is_scored_on_the_validation_split(
     refit = context.job(model, "train", "validation", epochs=2, views=3)
     assert refit.validation is None
     assert len(refit.train.indices) == len(job.train.indices) + len(labels)
+
+
+def test_features_of_few_examples_are_those_of_a_trial_though_not_all_are_packed(
+    context: TrainingContext, config: Config, model: Model, tmp_path: Path
+) -> None:
+    cache = FeatureCache(folder=tmp_path / "cache")
+    settings = context.settings.model_copy(update={"out": tmp_path})
+    own = replace(context, settings=settings, cache=cache, _packed={}, _batches={})
+    few = own.dataset.indices("train")[:5]
+    features = training.extract_backbone_features(model, config, own.feature_job(model, few))
+    assert cache.usage().entries == 1
+    job = own.job(model, "train", epochs=1, views=1)
+    every = training.extract_backbone_features(model, config, job)
+    assert (every[:5] == features).all()
+    assert cache.usage().entries == 2  # the packed images, and the same features
+    again = own.feature_job(model, few)
+    assert again.train.packed is job.train.packed
 
 
 def test_on_a_resample_a_task_has_its_two_parts(context: TrainingContext, model: Model) -> None:

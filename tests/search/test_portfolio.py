@@ -15,7 +15,7 @@ from autotl.search.leaderboard import rank
 from autotl.search.portfolio import WARM_START, Names, Portfolio
 from autotl.space.registry import FILE, AnyPlugin
 from autotl.space.space import Space
-from autotl.store import TrialFacts, TrialRow
+from autotl.store import ScreeningFacts, TrialFacts, TrialRow
 from autotl.store.rows import CONTRIBUTION_TYPE
 
 
@@ -85,6 +85,7 @@ class Search:
         self.tried: dict[Names, TrialRow] = {}
         self.params: list[dict[str, Any]] = []
         self.scale = 1.0
+        self.screening: ScreeningFacts | None = None
 
     @property
     def ranked(self) -> list[TrialRow]:
@@ -100,7 +101,10 @@ class Search:
     ) -> Names:
         """Run the next recipe; returns its names, () if the sampler would choose."""
         recipe, repeated = (
-            self.portfolio.next_recipe(self.ranked, self.tried, probing=probing) for _ in range(2)
+            self.portfolio.next_recipe(
+                self.ranked, self.tried, probing=probing, screening=self.screening
+            )
+            for _ in range(2)
         )
         assert recipe == repeated  # asking changes nothing
         if recipe is None:
@@ -511,3 +515,23 @@ def test_without_random_weights_nothing_is_compared() -> None:
     portfolio = Search().portfolio
     assert portfolio.comparison == ()
     assert not portfolio.comparison_is_left({})
+
+
+def test_backbones_that_lost_on_a_sample_are_not_probed() -> None:
+    names = ["first", "one", "two", "three", "new"]
+    plugins = {**SPACE.plugins, "backbone": tuple(replace(small, name=name) for name in names)}
+    search = Search(space=Space(plugins, backbone_order=tuple(names)))
+    assert search.portfolio.first_probe == ("first", "probe", "linear")
+    assert search.portfolio.unprobed({}) == names[1:]
+    search.screening = ScreeningFacts(
+        samples=[8000], backbones=["three", "two", "one"], promising=["three", "two"]
+    )
+    recipes = list(iter(search.next, ()))
+    probed = [names[0] for names in recipes if search.portfolio.is_probe(names)]
+    assert probed == ["first", "three", "two", "new"]
+    assert not any("one" in names for names in recipes)
+    assert search.portfolio.unprobed(search.tried) == ["one"]
+    search = Search(space=search.portfolio.space)
+    search.screening = ScreeningFacts(backbones=["three", "two"], promising=["three", "two"])
+    recipes = list(iter(lambda: search.next(probing=False), ()))
+    assert [n[0] for n in recipes if search.portfolio.is_probe(n)] == ["first", "three", "two"]

@@ -256,6 +256,18 @@ def test_the_densities_of_kernels_integrate_to_one() -> None:
     assert choices.density(np.arange(3.0))[:, -1] == pytest.approx(1 / 3)  # the prior
 
 
+def test_choices_that_are_left_out_are_not_drawn() -> None:
+    study = optuna.create_study()
+    for number in range(30):
+        study.sampler = make_sampler(number, {"backbone": ["a", "c"]} if number >= 12 else {})
+        trial = study.ask()
+        name = trial.suggest_categorical("backbone", ["a", "b", "c", "d"])
+        study.tell(trial, trial.suggest_float("lr", 0, 1) + (name != "a"))
+    drawn = [trial.params["backbone"] for trial in study.trials]
+    assert "a" in drawn[:12]
+    assert set(drawn[12:]) == {"b", "d"}
+
+
 @pytest.mark.parametrize("direction", ["maximize", "minimize"])
 @pytest.mark.parametrize("infeasible", [0.0, 0.3, 0.95])
 def test_good_trials_are_the_first_of_all_sorted_trials(
