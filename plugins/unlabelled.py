@@ -28,6 +28,10 @@ Threshold = Annotated[float, Range(0.7, 0.98)]
 FEWEST_SELECTED = 1 / 3
 """The fraction of the examples of a predicted class that the first round selects."""
 
+BANDWIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
+"""The bandwidths of the Gaussian kernels of MMD, relative to the mean squared distance in a batch.
+"""
+
 
 @unlabelled(order=1, tasks=["classification"])
 def none() -> UnlabelledMethod:
@@ -167,6 +171,33 @@ def coral(*, weight: Weight = 1.0, mu: int = 1) -> UnlabelledMethod:
 
 
 @unlabelled(tasks=["classification"], across_domains=True)
+def mmd(*, weight: Weight = 1.0, mu: int = 1) -> UnlabelledMethod:
+    """Align the distributions of features and logits (DAN: Long et al. 2015, arXiv:1502.02791).
+
+    The sum of the maximum mean discrepancies of the two, with a mean of Gaussian kernels, for
+    unlabelled examples of another domain. Where the backbone is frozen, the logits alone change.
+    """
+
+    def loss(labelled: Outputs, weak: Outputs, strong: Outputs, progress: float) -> Tensor:
+        own, other = ((_pool(outputs.features), outputs.logits) for outputs in (labelled, weak))
+        features, logits = map(_discrepancy, own, other)
+        return weight * (features + logits)
+
+    return UnlabelledMethod(loss, mu)
+
+
+@unlabelled(tasks=["classification"], across_domains=True)
+def adabn() -> UnlabelledMethod:
+    """Normalise unlabelled examples by their own statistics (Li et al. 2016, arXiv:1603.04779).
+
+    Adaptive BatchNorm, for unlabelled examples of another domain: labelled ones are normalised by
+    the statistics of their batches, and those that are predicted by those of unlabelled ones. It
+    adapts the BatchNorm layers that are trained.
+    """
+    return UnlabelledMethod(adapts_batch_norm=True)
+
+
+@unlabelled(tasks=["classification"], across_domains=True)
 def dann(
     features: int,
     *,
@@ -220,6 +251,23 @@ def _covariance(logits: Tensor) -> Tensor:
     """The covariance ``[L, L]`` of logits ``[B, L]``."""
     centred = logits - logits.mean(0)
     return centred.T @ centred / max(1, len(logits) - 1)
+
+
+def _discrepancy(one: Tensor, other: Tensor) -> Tensor:
+    """The squared maximum mean discrepancy of rows ``[B, F]`` and ``[U, F]``, a scalar from 0 to 2.
+
+    It is the biased estimate (Gretton et al. 2012, JMLR 13), which is never negative, and the same
+    if rows are repeated.
+    """
+    rows = torch.cat([one, other])
+    rows = rows - rows.mean(0)  # distances stay the same, and are rounded less
+    squares = rows.square().sum(1)
+    distances = (squares[:, None] + squares - 2 * rows @ rows.T).clamp(min=0)
+    relative = distances / distances.detach().mean().clamp(min=1e-12)
+    kernel = torch.stack([torch.exp(-relative / width) for width in BANDWIDTHS]).mean(0)
+    size = len(one)
+    within = kernel[:size, :size].mean() + kernel[size:, size:].mean()
+    return within - 2 * kernel[:size, size:].mean()
 
 
 def _select_above(threshold: float, predictions: Tensor, number: int) -> Tensor:

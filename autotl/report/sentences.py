@@ -242,9 +242,9 @@ def _without_labels(summary: Mapping[str, Any]) -> list[str]:
     metric = summary["metric"].replace("_", " ")
     return [
         f"Warning: scored without labels, by the {metric} of the predictions for "
-        f"{data['validation']} {data['nouns']} of the target {data['target']}. A model that is "
-        "confidently wrong about evenly distributed classes scores high as well: label some "
-        f"{data['nouns']} of the target to know."
+        f"{data['validation']} {data['nouns']} of the target {data['target']}. A model whose "
+        f"predictions are wrong can score high as well: label some {data['nouns']} of the target "
+        "to know."
     ]
 
 

@@ -15,6 +15,14 @@ Probabilities = NDArray[np.float32]
 Contributions = NDArray[np.float64]
 """What each example contributes to a score, ``[N]``."""
 
+MAX_NEIGHBOURS = 2048
+"""The maximum number of examples whose neighbourhoods are compared, of which each has all others:
+the time and the memory grow with their square, and an ensemble needs hundreds of scores."""
+
+NEIGHBOUR_TEMPERATURE = 0.05
+"""The divisor of the similarities of predictions, as in the paper: only close ones are neighbours.
+"""
+
 
 def accuracy(labels: Labels, probabilities: Probabilities) -> Contributions:
     """Whether each prediction is correct, 1 or 0."""
@@ -113,6 +121,39 @@ def mutual_information(labels: Labels, probabilities: Probabilities) -> Contribu
         values += (own * (np.log(safe) - np.log(mean[part]))).sum(1)
     scaled: Contributions = values / scale
     return scaled
+
+
+def soft_neighbourhood_density(labels: Labels, probabilities: Probabilities) -> Contributions:
+    """How many others predictions are close to, and what each example changes in that.
+
+    Their mean is the mean entropy of the similarities of an example's prediction to all others,
+    minus that of equal similarities (Saito et al. 2021, arXiv:2108.10860, whose score is greater by
+    this constant). So it does not depend on the number of examples: 0 where all predictions are
+    equal, ``-log(C)`` where each is certain and all classes are equally frequent, and less where
+    they are scattered. Of more than ``MAX_NEIGHBOURS`` examples, a systematic sample is compared.
+    Labels are not used.
+    """
+    total = len(probabilities)
+    step = -(-total // MAX_NEIGHBOURS)
+    sample = probabilities[::step]
+    if len(sample) < 2:
+        return np.zeros(total)
+    unit = sample / np.linalg.norm(sample, axis=1, keepdims=True)
+    own, influence = np.zeros((2, count := len(sample)))
+    for part in chunks(count, count):
+        logs = unit[part] @ unit.T / NEIGHBOUR_TEMPERATURE
+        weights = np.exp(logs)
+        weights[np.arange(len(logs)), np.arange(count)[part]] = 0  # none is its own neighbour
+        sums = weights.sum(1, dtype=np.float64)
+        weights /= sums[:, None]
+        means = (weights * logs).sum(1, dtype=np.float64)
+        own[part] = np.log(sums) - means
+        # The derivatives of all entropies by the weight of each neighbour; their mean is 1.
+        influence += (weights * (1 + means[:, None] - logs)).sum(0)
+    score = own.mean() - np.log(count - 1)
+    values: Contributions = np.full(total, score)
+    values[::step] += (own - own.mean() + influence - influence.mean()) * (total / count)
+    return values
 
 
 def log_loss(labels: Labels, probabilities: Probabilities) -> Contributions:

@@ -149,10 +149,21 @@ def _mutual_information(labels: Labels, probabilities: Probabilities) -> float:
     return float(each.mutual_information(labels, probabilities).mean())
 
 
+def _soft_neighbourhood_density(labels: Labels, probabilities: Probabilities) -> float:
+    return float(each.soft_neighbourhood_density(labels, probabilities).mean())
+
+
 WITHOUT_LABELS = {
     m.name: m
     for m in (
         Metric("mutual_information", "maximize", _mutual_information, each.mutual_information),
+        Metric(
+            "soft_neighbourhood_density",
+            "maximize",
+            _soft_neighbourhood_density,
+            each.soft_neighbourhood_density,
+            bounds=(-float("inf"), 0.0),
+        ),
     )
 }
 """Metrics of classes that do not look at labels, for examples that have none."""

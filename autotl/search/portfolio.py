@@ -10,14 +10,15 @@ tried in this order:
 2. the default recipe: the second strategy on the first backbone;
 3. the plugins that the user added with ``--plugin``, in the place of those of the default recipe;
 4. recipes 1 and 2 with the second plugin for unlabelled examples, if there are many of those; if
-   they are of another domain, the default recipe first with each plugin that is made for that;
+   they are of another domain, the default recipe first with the plugins that are made for that;
 5. the first strategy on the other backbones, while there is time for probing; of very many
    examples, on those that are the best on a sample (``screening``);
 6. the best configurations of earlier studies on similar data;
 7. the first strategy with the other heads on the most promising backbone; from the third head on,
    also on the next ones while there is time for probing, for ensembles of several backbones;
 8. the second strategy on the most promising backbones;
-9. the other strategies on the most promising backbone;
+9. the other strategies on the most promising backbone, and for examples of another domain the
+   default recipe with the plugins that step 4 left;
 10. the first strategy on backbones for which there was no time before, for a better ensemble.
 
 All but the second part of the first step is for pretrained backbones: a head on random features
@@ -44,6 +45,10 @@ WARM_START = "learned from"
 BACKBONES = 3
 """The number of most promising backbones that are fine-tuned with the second strategy and that get
 the heads from the third on, and of those that are probed even if there is little time."""
+
+ADAPTATIONS = 3
+"""The number of plugins for another domain that are tried before other backbones, those with the
+lowest order first. Each takes as long as the default recipe, which a short budget has few of."""
 
 Names = tuple[str, ...]
 Recipe = tuple[Names, dict[str, Any]]
@@ -244,6 +249,8 @@ class Portfolio:
         for position, freeze in enumerate(self._strategies[1:]):
             count = 1 if position else BACKBONES
             yield from self._with_strategy(freeze, head, count, promising, latencies, tried)
+        for method in self._adaptations[ADAPTATIONS:]:
+            yield self._adapted(smallest, self._default_strategy, method)
         yield from (self._default(backbone, first, head) for backbone in others[: BACKBONES - 1])
 
     def _user_plugins(self, backbone: str) -> Iterator[Recipe]:
@@ -259,20 +266,29 @@ class Portfolio:
         """Yield recipes with plugins for unlabelled examples, one at a time.
 
         They are the first two with the second of the plugins that declare an order; for another
-        domain, before that the default recipe with each plugin that is made for that.
+        domain, before that the default recipe with the first plugins that are made for that.
         """
         if not self.unlabelled or "unlabelled" not in self.space.plugins:
             return
-        pairs = []
-        if self.unlabelled == "other domain":
-            made = [p.name for p in self.space.plugins["unlabelled"] if p.across_domains]
-            pairs = [(method, self._default_strategy) for method in made]
+        pairs = [(method, self._default_strategy) for method in self._adaptations[:ADAPTATIONS]]
         for method in self.space.default_order("unlabelled")[1:2]:
             pairs += [(method, freeze) for freeze in self._strategies[:2]]
         for method, freeze in dict.fromkeys(pairs):
-            names = {"backbone": backbone, "freeze": freeze, "head": self._heads[0]}
-            names["unlabelled"] = method
-            yield tuple(names.values()), self.space.defaults(**names)
+            yield self._adapted(backbone, freeze, method)
+
+    @property
+    def _adaptations(self) -> list[str]:
+        """The plugins for unlabelled examples of another domain, if these are; the best first."""
+        plugins = self.space.plugins.get("unlabelled", ())
+        made = [p for p in plugins if p.across_domains and self.unlabelled == "other domain"]
+        last = len(made) + max((p.order for p in made if p.order is not None), default=0)
+        return [p.name for p in sorted(made, key=lambda p: last if p.order is None else p.order)]
+
+    def _adapted(self, backbone: str, freeze: str, method: str) -> Recipe:
+        """Return the recipe of defaults with a plugin for unlabelled examples."""
+        names = {"backbone": backbone, "freeze": freeze, "head": self._heads[0]}
+        names["unlabelled"] = method
+        return tuple(names.values()), self.space.defaults(**names)
 
     def _with_strategy(
         self,

@@ -47,6 +47,8 @@ class UnlabelledMethod:
             number of the round from 1, for which unlabelled examples they are trusted: ``bool
             [U]``. The head is then fitted to these as well. None if there is no such selection.
         rounds: How often this is done.
+        adapts_batch_norm: Whether the running statistics of BatchNorm layers that are trained are
+            computed on unlabelled examples after each epoch, instead of those of its batches.
     """
 
     loss: UnlabelledLoss | None = None
@@ -54,3 +56,9 @@ class UnlabelledMethod:
     teacher_decay: float = 0.0
     select: Callable[[Any, int], Any] | None = None
     rounds: int = 3
+    adapts_batch_norm: bool = False
+
+    @property
+    def does_nothing(self) -> bool:
+        """Whether a training is the same without unlabelled examples."""
+        return self.loss is None and self.select is None and not self.adapts_batch_norm

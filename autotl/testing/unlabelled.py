@@ -65,6 +65,8 @@ def _find_method_problems(method: Any) -> Iterator[str]:
         value = getattr(method, name)
         if value is not None and not callable(value):
             yield f"returns {name}={describe(value)}; it is a function or None"
+    if type(method.adapts_batch_norm) is not bool:
+        yield f"returns adapts_batch_norm={method.adapts_batch_norm!r}; it is True or False"
     if method.teacher_decay and method.loss is None:
         yield "returns a teacher_decay without a loss that uses the teacher"
 

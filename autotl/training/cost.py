@@ -250,7 +250,7 @@ def _estimate_cost(
     ``openvino`` has what ``_compare_with_openvino`` measured, if it was called, and ``rows`` how
     many unlabelled examples there are.
     """
-    train, validation = job.train.num_examples, job.num_validation_examples
+    train, validation = job.train.num_examples, job.num_validation_examples + rows.adapted
     cached_rows, passed = train + rows.unlabelled, train * rows.passes
     has_split_point = timing.activation_bytes > 0
     prefix, compiling, openvino_from = timing.prefix, 0.0, 0
@@ -265,7 +265,7 @@ def _estimate_cost(
         count = cached_rows * min(job.views, job.epochs) + validation
         device, row_bytes = job.device.torch_device, timing.activation_bytes
         cached = job.cache.seconds_to_read(row_bytes, count, device) < view
-    # Validation runs forward only.
+    # Validation runs forward only, and so does what adapts BatchNorm, which counts there.
     epoch = OPTIMIZER_FACTOR * passed * timing.step + validation * timing.forward
     if not cached:
         fed = passed * rows.relative

@@ -22,6 +22,7 @@ from autotl.models import Model
 from autotl.space.plugin import Balance
 from autotl.space.space import Config
 from autotl.space.unlabelled import Outputs
+from autotl.training import batch_norm
 from autotl.training.augmentation import Augmentation
 from autotl.training.compute import CompiledFunction, cost_key
 from autotl.training.contrastive import Contrast
@@ -122,8 +123,11 @@ class Inputs:
             return Rows(relative=2)
         if self.unlabelled is None:
             return Rows()
-        relative = 1 + self.copies * self.unlabelled.method.mu if self.trainable else 1
-        return Rows(self.unlabelled.batches.num_examples, self.passes, relative)
+        method, count = self.unlabelled.method, self.unlabelled.batches.num_examples
+        relative = 1 + self.copies * method.mu if self.trainable else 1
+        adapted = self.unlabelled.sample.num_examples if method.adapts_batch_norm else 0
+        is_trained_on = method.loss is not None or method.select is not None
+        return Rows(count if is_trained_on else 0, self.passes, relative, adapted)
 
     @property
     def copies(self) -> int:
@@ -349,6 +353,37 @@ class Inputs:
             self.job.check_time()
             yield self._inference.map(self.model.features, images)
 
+    def adapt_batch_norm(self) -> None:
+        """Compute the running statistics of BatchNorm on unlabelled examples, if the method does.
+
+        The model is in the mode of its last step of training, and is left in that.
+        """
+        if self.unlabelled is None or not self.unlabelled.method.adapts_batch_norm:
+            return
+        layers = batch_norm.find_layers(self.model)
+        if not layers:  # this epoch trains none of them, but another one does
+            return
+
+        def compute(batch: Activations) -> Tensor:
+            return self._compute_outputs(self._copy(batch))[1]
+
+        with eval_mode(self.model):
+            batches = self._load_sequentially(self.unlabelled.sample)
+            batch_norm.adapt(layers, batches, compute, self._inference)
+
+    def _load_sequentially(self, batches: Batches) -> Iterator[Activations]:
+        """Yield the inputs of the model or activations of all examples, in their order."""
+        rows = self._get_rows(batches, None)
+        factor = self.job.compute.inference_factor
+        positions = split_for_inference(np.arange(batches.num_examples), batches, factor)
+        if self.frozen is None or rows is None:
+            for inputs, _ in batches.load(positions):
+                self.job.check_time()
+                yield inputs
+            return
+        for activations, _ in rows.batches(positions):
+            yield self.frozen.restore_dtype(activations)
+
     def predict_validation(self) -> NDArray[np.float32]:
         """Predict the validation split, ``[N, K]``."""
         validation = self.job.validation
@@ -510,9 +545,8 @@ class Inputs:
 
     def count_unlabelled_rows(self) -> int:
         """The number of cached rows of unlabelled examples that the training needs."""
-        if self.unlabelled is None:
-            return 0
-        return self.unlabelled.batches.num_examples * (max(2, self.views) if self.copies > 1 else 1)
+        rows = self.extra_rows
+        return rows.unlabelled * (max(2, self.views) if self.copies > 1 else 1) + rows.adapted
 
     def _compute_outputs(
         self, batch: Activations, compiled: CompiledFunction | None = None

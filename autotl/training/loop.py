@@ -20,6 +20,7 @@ from autotl.errors import Diverged, OutOfTime, PluginError
 from autotl.frozen.activations import Activations
 from autotl.models import Group, Model, merge_parametrizations, plan_groups
 from autotl.space.space import Config
+from autotl.training.batch_norm import require_layers
 from autotl.training.checkpoint import pack_optimizer, select_tensors, unpack_optimizer
 from autotl.training.inputs import Inputs
 from autotl.training.job import Epoch, Job
@@ -120,9 +121,14 @@ class Training:
         self._steps = 0
         self._completed: dict[Tensor, Tensor] = {}  # the weights after the last complete epoch
         self._compile_from = 0
-        if job.compute.compile:
+        unlabelled = self.inputs.unlabelled
+        adapts = unlabelled if unlabelled and unlabelled.method.adapts_batch_norm else None
+        if job.compute.compile or adapts:
             with RandomState(job.device, job.seed).active():
-                self._compile_from = simulate_strategy(model, config, job.epochs).last_phase
+                simulated = simulate_strategy(model, config, job.epochs)
+                if adapts:
+                    require_layers(simulated.model, adapts.name, config["freeze"].name)
+            self._compile_from = simulated.last_phase if job.compute.compile else 0
 
     def run_epoch(self, number: int) -> Epoch | None:
         """Run a whole epoch; None if the deadline passed inside it and earlier ones are kept.
@@ -197,9 +203,11 @@ class Training:
         if self.inputs.scaler.get_scale() < 1:  # it is 65,536 in the beginning
             raise Diverged(f"the gradients overflow in epoch {number}{self._float16_hint}")
         score, probabilities = float("nan"), None
-        if job.validation:
-            with self.inputs.average.applied():
+        with self.inputs.average.applied():
+            self.inputs.adapt_batch_norm()
+            if job.validation:
                 probabilities = self.inputs.predict_validation()
+        if probabilities is not None:
             if not np.isfinite(probabilities).all():
                 text = f"the predictions are not finite after epoch {number}{self._float16_hint}"
                 raise Diverged(text)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cached_property, partial
 from types import FunctionType
 from typing import Any, NamedTuple
 
@@ -24,6 +24,7 @@ from autotl.models import Model, count_features
 from autotl.space.registry import AnyPlugin
 from autotl.space.space import Choice, Config
 from autotl.space.unlabelled import Outputs, UnlabelledMethod
+from autotl.training.batch_norm import MAX_EXAMPLES
 from autotl.training.job import Job
 
 MAX_PASSES = 8
@@ -38,11 +39,13 @@ class Rows(NamedTuple):
         unlabelled: The number of unlabelled examples.
         passes: The number of passes over the labelled examples in an epoch.
         relative: The number of rows of a batch for each labelled example in it.
+        adapted: The number of unlabelled examples that pass the network after each epoch.
     """
 
     unlabelled: int = 0
     passes: int = 1
     relative: int = 1
+    adapted: int = 0
 
 
 class UnlabelledInputs:
@@ -66,6 +69,15 @@ class UnlabelledInputs:
             once = math.ceil(batches.num_examples / (method.mu * job.train.num_examples))
             self.passes = min(once, MAX_PASSES)
         self.module = method.loss if isinstance(method.loss, nn.Module) else None
+
+    @cached_property
+    def sample(self) -> Batches:
+        """Some examples in random order, on which the statistics of BatchNorm are computed."""
+        own = self.batches
+        indices = np.random.default_rng(self._seed).permutation(own.indices)[:MAX_EXAMPLES]
+        targets = np.zeros(len(own.packed.array), np.int64)
+        size, device = own.batch_size, own.device
+        return Batches(own.packed, targets, indices, size, device, data_id=own.data_id)
 
     @property
     def is_stateless(self) -> bool:
@@ -134,7 +146,7 @@ def make_unlabelled_inputs(model: Model, config: Config, job: Job) -> Unlabelled
     if choice.plugin.takes_argument("features"):
         context["features"] = count_features(model)
     method = make_method(choice, context)
-    if method.loss is None and method.select is None:
+    if method.does_nothing:
         return None
     batches = job.unlabelled()
     if not batches.num_examples:
@@ -146,8 +158,7 @@ def make_unlabelled_inputs(model: Model, config: Config, job: Job) -> Unlabelled
 
 def uses_unlabelled(plugin: AnyPlugin) -> bool:
     """Whether a plugin does anything with unlabelled examples."""
-    method = _try_method(Choice(plugin, plugin.defaults))
-    return method.loss is not None or method.select is not None
+    return not _try_method(Choice(plugin, plugin.defaults)).does_nothing
 
 
 def require_suitable(config: Config, has_fit: bool, is_trained: bool) -> None:
@@ -164,7 +175,8 @@ def require_suitable(config: Config, has_fit: bool, is_trained: bool) -> None:
     if (choice := config.get("unlabelled")) is None:
         return
     method = _try_method(choice)
-    if method.loss and not method.select and not is_trained:
+    needs_training = method.loss is not None or method.adapts_batch_norm
+    if needs_training and not method.select and not is_trained:
         raise Incompatible(f"{choice.name} needs a head that is trained by gradients")
     if method.select and not method.loss and not has_fit:
         raise Incompatible(f"{choice.name} needs a head that is fitted in closed form")

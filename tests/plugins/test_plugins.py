@@ -33,7 +33,7 @@ BUILT_IN = {
     "balance": {"none", "class_weights", "balanced_sampling", "logit_adjustment"},
     "unlabelled": {
         *("none", "pseudo_labels", "fixmatch", "flexmatch", "mean_teacher"),
-        *("information", "coral", "dann"),
+        *("information", "coral", "mmd", "adabn", "dann"),
     },
     "loss": {
         *("cross_entropy", "focal", "poly1", "binary_cross_entropy", "asymmetric"),

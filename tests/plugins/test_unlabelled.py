@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -115,6 +116,53 @@ def test_coral_is_the_distance_of_the_covariances_of_the_logits() -> None:
     covariance = torch.cov(torch.eye(CLASSES).T)
     expected = (8 * covariance).square().sum() / (4 * CLASSES**2)
     torch.testing.assert_close(scaled, expected)
+
+
+def naive_discrepancy(one: Tensor, other: Tensor) -> float:
+    """The biased estimate with a mean of five Gaussian kernels, pair by pair."""
+    both = [*one.tolist(), *other.tolist()]
+    bandwidth = np.mean([math.dist(a, b) ** 2 for a in both for b in both])
+
+    def kernel(a: list[float], b: list[float]) -> float:
+        widths = [bandwidth * 2.0**power for power in (-2, -1, 0, 1, 2)]
+        return float(np.mean([math.exp(-(math.dist(a, b) ** 2) / width) for width in widths]))
+
+    def mean(these: Tensor, those: Tensor) -> float:
+        return float(np.mean([kernel(a, b) for a in these.tolist() for b in those.tolist()]))
+
+    return mean(one, one) + mean(other, other) - 2 * mean(one, other)
+
+
+def test_mmd_is_the_discrepancy_of_the_features_and_of_the_logits() -> None:
+    generator = torch.Generator().manual_seed(0)
+    method = make("mmd", weight=2.0)
+    assert method.loss is not None
+    labelled, weak = (
+        outputs(
+            torch.randn(size, CLASSES, generator=generator) + shift,
+            torch.randn(size, 5, FEATURES, generator=generator) * (1 + shift),
+        )
+        for size, shift in ((6, 0.0), (9, 0.7))
+    )
+    features = naive_discrepancy(labelled.features.mean(1), weak.features.mean(1))
+    expected = 2.0 * (features + naive_discrepancy(labelled.logits, weak.logits))
+    loss = float(method.loss(labelled, weak, weak, 0.5).detach())
+    assert loss == pytest.approx(expected, rel=1e-5)
+
+
+def test_mmd_is_0_for_equal_examples_and_grows_with_a_shift() -> None:
+    method = make("mmd")
+    logits = torch.randn(64, CLASSES, generator=torch.Generator().manual_seed(0))
+
+    def discrepancy(shift: float) -> float:
+        assert method.loss is not None
+        own, other = outputs(logits, logits), outputs(logits + shift, logits + shift)
+        return float(method.loss(own, other, other, 0.5).detach())
+
+    values = [discrepancy(shift) for shift in (0.0, 0.1, 0.5, 2.0, 50.0)]
+    assert values[0] == pytest.approx(0.0, abs=1e-6)
+    assert values == sorted(values)
+    assert 0.5 < values[-1] <= 4.0
 
 
 @pytest.mark.parametrize("shape", [(8, FEATURES), (8, 5, FEATURES)])

@@ -11,7 +11,7 @@ from predictions import random_predictions
 
 from autotl.evaluation.error_analysis import _average_repeated
 from autotl.scoring import calibration, chunks, confident_learning, influence, majority, metrics
-from autotl.scoring.metrics import METRICS, Labels, Probabilities
+from autotl.scoring.metrics import METRICS, WITHOUT_LABELS, Labels, Probabilities
 from autotl.tasks import numbered_classes, rescale
 
 EXAMPLES, CLASSES = 8_000, 250
@@ -31,6 +31,7 @@ def constant_baseline(labels: Labels, p: Probabilities, name: str = "accuracy") 
 CALLS: dict[str, Callable[[Labels, Probabilities], object]] = {
     "auroc": METRICS["auroc"].score,
     "auroc of each example": lambda y, p: influence.contributions(METRICS["auroc"], y, p),
+    "neighbourhood density": WITHOUT_LABELS["soft_neighbourhood_density"].score,
     "temperature": calibration.fit_temperature,
     "applied temperature": lambda y, p: calibration.apply_temperature(p, 1.5),
     "rescaled": lambda y, p: rescale(numbered_classes(p.shape[1]), p, 1.5),

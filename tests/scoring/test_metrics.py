@@ -10,7 +10,7 @@ from predictions import random_predictions
 from sklearn import metrics as sklearn_metrics
 
 from autotl.errors import StudyError
-from autotl.scoring import metrics
+from autotl.scoring import class_contributions, metrics
 from autotl.scoring.metrics import Labels, Probabilities
 from autotl.tasks import numbered_classes
 
@@ -50,6 +50,38 @@ def test_log_loss_is_finite_for_a_probability_of_0() -> None:
     labels, p = np.array([0, 1]), np.array([[1.0, 0.0], [1.0, 0.0]], dtype=np.float32)
     expected = sklearn_metrics.log_loss(labels, p)
     assert score("log_loss", labels, p) == pytest.approx(expected, rel=1e-5)
+
+
+def naive_density(p: Probabilities) -> float:
+    """Soft neighbourhood density in the loops of its definition, without the constant."""
+    unit = [row / np.sqrt((row.astype(float) ** 2).sum()) for row in p]
+    entropies = []
+    for i, own in enumerate(unit):
+        similarities = np.array([own @ other for j, other in enumerate(unit) if j != i])
+        weights = np.exp(similarities / 0.05) / np.exp(similarities / 0.05).sum()
+        entropies.append(-(weights * np.log(weights)).sum())
+    return float(np.mean(entropies))
+
+
+def test_the_soft_neighbourhood_density_is_relative_to_equal_predictions() -> None:
+    metric = metrics.WITHOUT_LABELS["soft_neighbourhood_density"]
+    labels, p = random_predictions(60, 4)
+    assert metric.score(labels, p) == pytest.approx(naive_density(p) - np.log(59), abs=1e-4)
+    sure = np.eye(4, dtype=np.float32)[np.arange(400) % 4]
+    assert metric.score(labels, sure) == pytest.approx(-np.log(4), abs=0.02)
+    assert metric.score(labels, sure[:1].repeat(50, 0)) == pytest.approx(0, abs=1e-5)
+    assert metric.score(labels[:1], p[:1]) == 0
+
+
+def test_the_neighbourhoods_of_many_examples_are_those_of_a_sample(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(class_contributions, "MAX_NEIGHBOURS", 100)
+    compute = class_contributions.soft_neighbourhood_density
+    labels, p = random_predictions(300, 4)
+    values, of_sample = compute(labels, p), compute(labels[::3], p[::3])
+    assert values.mean() == pytest.approx(of_sample.mean())
+    assert values.var() / 300 == pytest.approx(of_sample.var() / 100)
 
 
 def test_the_metrics_differ_from_each_other() -> None:

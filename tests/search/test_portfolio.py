@@ -456,6 +456,18 @@ def test_for_another_domain_methods_that_are_made_for_it_come_first() -> None:
     assert methods[:4] == ["nothing", "nothing", "aligned", "consistent"]
 
 
+def test_few_methods_for_another_domain_are_tried_early_in_their_order() -> None:
+    made = [replace(aligned, name=name, order=order) for name, order in
+            (("a", None), ("b", 5), ("c", 4), ("d", None), ("e", 3))]  # fmt: skip
+    search = Search(space=Space({**SPACE.plugins, "unlabelled": (nothing, *made)}))
+    search.portfolio = replace(search.portfolio, unlabelled="other domain")
+    names = [search.next(0.9) for _ in range(14)]
+    methods = [params["unlabelled"] for params in search.params]
+    assert methods[:6] == ["nothing", "nothing", "e", "c", "b", "e"]
+    assert [m for m in methods[6:] if m != "nothing"] == ["a", "d"]
+    assert names[5][1] == "probe"
+
+
 def with_weights(plugin: AnyPlugin, name: str, architecture: str, **weights: Any) -> AnyPlugin:
     """A member of a family of backbones."""
     return replace(plugin, family="zoo").member(
