@@ -1,11 +1,14 @@
 """What a teacher is worth to a small student, on examples that neither was trained on.
 
     OMP_NUM_THREADS=1 python studies/distillation.py photos --seeds 0 1
+    OMP_NUM_THREADS=1 python studies/distillation.py photos --seeds 0 1 --labels 10
 
-For each seed, a large backbone is fine-tuned by the default recipe on the training split. A smaller
-one with smaller inputs is trained on the same images, once by the labels alone and once taught by
-the first at each temperature, as ``autotl search --student`` trains it. All are scored on the
-validation and the test split. The tables are Markdown.
+With ``--labels`` only so many training images of each class have a label; of the others the student
+has the predictions of the teacher alone. For each seed, a large backbone is fine-tuned by the
+default recipe on the training split. A smaller one with smaller inputs is trained on the same
+images, once by the labels alone and once taught by the first at each temperature, as ``autotl
+search --student`` trains it. All are scored on the validation and the test split. The tables are
+Markdown.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from autotl.models import Model
 from autotl.scoring import comparison
 from autotl.search.student import choose_student
 from autotl.space import registry
+from autotl.space.plugin import SPLIT_WORDS, GivenSplit
 from autotl.space.registry import Registry
 from autotl.space.space import Choice, Config
 from autotl.training import Job, Teacher
@@ -52,6 +56,8 @@ class Experiment:
         self.train = self.dataset.indices("train")
         self.scored = self.dataset.indices("validation", "test")
         self.cache = FeatureCache(None, self.options.cache)
+        usable = self.dataset.unlabelled_beside(self.dataset.indices("validation"))
+        self.taught = data.join_unlabelled(self.dataset, usable) if len(usable) else self.dataset
 
     def config(self, backbone: str, *, is_teacher: bool) -> Config:
         """Return the recipe of a student, or for a teacher the default recipe."""
@@ -62,27 +68,29 @@ class Experiment:
             config["freeze"] = Choice(plugin, plugin.defaults)
         return config
 
-    def batches(self, model: Model, indices: data.Indices) -> Batches:
-        """Return batches of some images at the input size of a model."""
-        packed = data.pack(self.dataset, model.expects, self.options.cache)
-        device, targets = self.device.torch_device, self.dataset.targets
+    def batches(self, model: Model, indices: data.Indices, *, taught: bool = False) -> Batches:
+        """Return batches of some images at the input size of a model; unlabelled ones if taught."""
+        dataset = self.taught if taught else self.dataset
+        packed = data.pack(dataset, model.expects, self.options.cache)
+        device, targets = self.device.torch_device, dataset.targets
         return Batches(packed, targets, indices, 32, device, shuffle_seed=self.seed)
 
     def fit(self, config: Config, size: int, teacher: Teacher | None = None) -> Model:
         """Train a model of a configuration on the training split."""
         task = self.dataset.task
         model = models.build_model(config, task, size, self.device, self.seed)
-        is_teacher = size == self.options.teacher_size
+        is_teacher, taught = size == self.options.teacher_size, teacher is not None
+        dataset = self.taught if taught else self.dataset
         epochs = self.options.epochs if is_teacher else self.options.student_epochs
         job = Job(
-            self.batches(model, self.train),
+            self.batches(model, dataset.indices("train"), taught=taught),
             None,
             epochs,
             lambda _: 0.0,
             self.device,
             seed=self.seed,
             cache=self.cache,
-            data_id=self.dataset.fingerprint,
+            data_id=dataset.fingerprint,
             views=4 if is_teacher else self.options.views,
             label_smoothing=0.1,
         )
@@ -104,10 +112,18 @@ class Experiment:
         config = self.config(options.student, is_teacher=False)
         trained = [teacher, self.fit(config, options.student_size)]
         began.append(time.process_time())
-        batches, views = self.batches(teacher, self.train), options.views
+        every, views = self.taught.indices("train"), options.views
+        batches = self.batches(teacher, every, taught=True)
+        unlabelled = every >= len(self.dataset.examples)
         for temperature in options.temperatures:
             lesson = training.teach(
-                teacher, config["augment"], batches, self.device, views, temperature=temperature
+                teacher,
+                config["augment"],
+                batches,
+                self.device,
+                views,
+                temperature=temperature,
+                unlabelled=unlabelled,
             )
             trained.append(self.fit(config, options.student_size, lesson))
             began.append(time.process_time())
@@ -133,6 +149,7 @@ def main() -> None:
     parser.add_argument("--student-epochs", type=int, default=12)
     parser.add_argument("--views", type=int, default=12)
     parser.add_argument("--temperatures", type=float, nargs="+", default=[TEMPERATURE])
+    parser.add_argument("--labels", type=int, help="labelled training images of each class")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--cache", type=Path, default=Path("runs/distillation"))
     options = parser.parse_args()
@@ -143,17 +160,38 @@ def main() -> None:
     units: list[NDArray[np.int64]] = []
     for number, seed in enumerate(options.seeds):
         dataset = data.check(examples, options.data, seed=seed)
+        if options.labels:
+            dataset = hide_labels(dataset, options.labels, seed)
         experiment = Experiment(dataset, plugins, options, seed)
         correct, trained, seconds = experiment.run()
         if not number:
             _print_costs(trained)
-            _print_heading("seed", "train", "scored", *names, "CPU s")
+            _print_heading("seed", "labelled", "unlabelled", "scored", *names, "CPU s")
         scores = [f"{score:.4f}" for score in correct.mean(1)]
         took = ", ".join(f"{each:.0f}" for each in seconds)
-        _print_row(seed, len(experiment.train), len(experiment.scored), *scores, took)
+        unlabelled = len(experiment.taught.examples) - len(dataset.examples)
+        counts = len(experiment.train), unlabelled, len(experiment.scored)
+        _print_row(seed, *counts, *scores, took)
         rows.append(correct)
         units.append(np.array(dataset.units)[experiment.scored])
     _print_comparison(names, rows, units)
+
+
+def hide_labels(dataset: Dataset, labels: int, seed: int) -> Dataset:
+    """Return the data set with so many labelled training images of each class, by chance."""
+    train = np.random.default_rng(seed).permutation(dataset.indices("train"))
+    targets = dataset.targets[train]
+    labelled = np.concatenate(
+        [train[targets == number][:labels] for number in range(len(dataset.outputs))]
+    )
+    hidden = np.setdiff1d(train, labelled)
+    splits: list[GivenSplit] = [SPLIT_WORDS[split] for split in dataset.splits]
+    examples = [replace(e, split=s) for e, s in zip(dataset.examples, splits, strict=True)]
+    unlabelled = [replace(examples[i], label="", split="unlabelled") for i in hidden.tolist()]
+    usable = np.delete(np.arange(len(examples)), hidden).tolist()
+    return data.check(
+        [examples[i] for i in usable], dataset.source, seed=seed, unlabelled=unlabelled
+    )
 
 
 def _print_heading(*cells: str) -> None:

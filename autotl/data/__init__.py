@@ -57,7 +57,7 @@ from autotl.data.source import (
     read_without_labels,
 )
 from autotl.data.tables import write_csv, write_issues, write_splits
-from autotl.data.unlabelled import Unlabelled
+from autotl.data.unlabelled import Unlabelled, join_unlabelled
 
 __all__ = [
     "FEWEST_PER_CLASS",
@@ -90,6 +90,7 @@ __all__ = [
     "fitted_and_scored",
     "fold",
     "join_domains",
+    "join_unlabelled",
     "match_channels",
     "measure_opening",
     "open_or_encode",

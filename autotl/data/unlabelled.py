@@ -13,7 +13,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,9 @@ from autotl.data.labels import join_names, natural_key, normalise_label
 from autotl.data.scale import Scale
 from autotl.space.input_kind import InputKind, ModelInput
 from autotl.space.plugin import UNLABELLED, Example, Issue
+
+if TYPE_CHECKING:
+    from autotl.data.dataset import Dataset
 
 NO_LINKS = np.zeros((0, 2), dtype=np.int64)
 
@@ -71,6 +74,37 @@ class Unlabelled:
         """Indices of the examples that belong to none of these sampling units, ascending."""
         linked = self.links[np.isin(self.links[:, 1], units), 0]
         return np.setdiff1d(np.arange(len(self.examples)), linked)
+
+
+def join_unlabelled(dataset: Dataset, chosen: NDArray[np.int64]) -> Dataset:
+    """Return a data set that trains with unlabelled examples as well, for a teacher to label.
+
+    They follow the other examples. Their targets mean nothing; they repeat those of the training
+    split, so that the frequencies of the classes stay the same.
+
+    Args:
+        dataset: The data set.
+        chosen: Indices of the unlabelled examples, ``[u]``.
+    """
+    more, count = dataset.unlabelled, len(chosen)
+    names = hashlib.sha256(chosen.astype("<i8").tobytes()).hexdigest()
+    targets = dataset.targets[np.resize(dataset.indices("train"), count)]
+    units = dataset.units.max() + 1 + np.arange(count)
+    folds = dataset.folds
+    return replace(
+        dataset,
+        fingerprint=hashlib.sha256(f"{dataset.identity} {names}".encode()).hexdigest(),
+        examples=(
+            *dataset.examples,
+            *(replace(more.examples[i], split="train") for i in chosen.tolist()),
+        ),
+        targets=np.concatenate([dataset.targets, targets]),
+        splits=(*dataset.splits, *["train"] * count),
+        units=np.concatenate([dataset.units, units]),
+        digests=np.concatenate([dataset.digests, more.digests[chosen]]),
+        folds=None if folds is None else np.concatenate([folds, np.full(count, -1)]),
+        unlabelled=Unlabelled(),
+    )
 
 
 def divide(examples: Sequence[Example]) -> tuple[list[Example], list[Example]]:

@@ -173,12 +173,13 @@ def describe_student(summary: Mapping[str, Any]) -> list[str]:
     scores, metric, nouns = student["scores"], summary["metric"], summary["data"]["nouns"]
     gap = scores["to_alone"]
     mean, low, high = (_score(summary, gap[key], "+") for key in ("mean", "low", "high"))
+    more = f", also on {student['unlabelled']} unlabelled {nouns}" if student["unlabelled"] else ""
     fraction = scores["fraction_kept"]
     closed = "" if fraction is None else f", {100 * fraction:.0f} % of the gap to the teacher"
     sentences = [
         f"{with_article(student['teacher']).capitalize()} taught a student, {student['backbone']} "
-        f"with inputs of size {student['size']}. On {scores['n']} {nouns} that neither was trained "
-        f"on, the {metric} of the student is "
+        f"with inputs of size {student['size']}{more}. On {scores['n']} {nouns} that neither was "
+        f"trained on, the {metric} of the student is "
         f"{_interval(summary, scores['student']['mean'], scores['student'])}, that of its teacher "
         f"{_score(summary, scores['teacher']['mean'])}, and that of the same model trained on the "
         f"labels alone {_score(summary, scores['alone']['mean'])}: the difference to the latter is "

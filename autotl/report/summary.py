@@ -165,8 +165,8 @@ def _student(facts: StudyFacts, openings: int) -> dict[str, Any] | None:
     if (student := facts.student) is None:
         return None
     keys = {
-        *("backbone", "config", "size", "epochs", "views", "temperature", "weight", "parameters"),
-        *("teacher_parameters", "latency", "teacher_latency"),
+        *("backbone", "config", "size", "epochs", "views", "unlabelled", "temperature", "weight"),
+        *("parameters", "teacher_parameters", "latency", "teacher_latency"),
     }
     return {
         "teacher": student.teacher.name,

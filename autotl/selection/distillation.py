@@ -4,6 +4,9 @@ What that is worth is measured first: a teacher that was trained as the winner w
 the examples, teaches the student on the same part, and both are scored on the others, next to the
 same model trained on the labels alone. Then the refitted winner teaches the student on train +
 validation, which is saved in a model folder of its own and tested.
+
+Unlabelled examples are labelled by the teacher: with few labels they say much more about what the
+teacher has learned than its predictions for examples that it was trained on.
 """
 
 from __future__ import annotations
@@ -49,6 +52,9 @@ FEWEST_EPOCHS = 1 / 4
 MOST_VIEWS, MOST_BYTES = 32, 2**30
 """The maximum number of views that a teacher predicts, and the maximum size of its predictions. Up
 to that each epoch has a view of its own: with four views, a student was no better than alone."""
+
+MOST_UNLABELLED = 10
+"""The maximum number of unlabelled examples for each labelled one."""
 
 VIEWS_FRACTION = 0.4
 """The fraction of the time in which the teachers may predict views."""
@@ -109,6 +115,7 @@ class Distillation:
         self.budget, self.listener, self.require_lease = budget, listener, require_lease
         self.settings, self.dataset = context.settings, context.dataset
         self.name, self.metric = context.settings.name, context.metric
+        self.unlabelled, self.taught = self._add_unlabelled()
 
     def run(self) -> None:
         """Let the winner in the run folder teach the student of the settings, if there is one.
@@ -140,6 +147,25 @@ class Distillation:
             if student.test is None:
                 self._test(student)
 
+    def _add_unlabelled(self) -> tuple[data.Indices, TrainingContext]:
+        """Choose unlabelled examples; return their indices, and the context of what is taught."""
+        chosen = self.dataset.unlabelled_beside(np.empty(0, np.int64))
+        most = MOST_UNLABELLED * len(self.dataset.indices(*self.dataset.refit_splits))
+        if len(chosen) > most:
+            chosen = np.random.default_rng(self.settings.seed).permutation(chosen)[:most]
+            chosen.sort()
+        if not len(chosen):
+            return chosen, self.context
+        joined = data.join_unlabelled(self.dataset, chosen)
+        return chosen, replace(self.context, dataset=joined, _batches={}, _packed={})
+
+    def _with_unlabelled(self, resample: Resample) -> Resample:
+        """Return a resample that trains with the unlabelled examples that it may use, too."""
+        usable = self.dataset.unlabelled_beside(resample.validation)
+        positions = np.flatnonzero(np.isin(self.unlabelled, usable))
+        own = len(self.dataset.examples) + positions
+        return replace(resample, train=np.concatenate([resample.train, own]))
+
     @property
     def _path(self) -> Path:
         return self.settings.folder / FOLDER
@@ -156,7 +182,7 @@ class Distillation:
             [settings.student_size, settings.size, settings.epochs],
             [TEMPERATURE, WEIGHT],
             self.context.decisive_settings(),
-            self.dataset.fingerprint,
+            self.dataset.identity,
         ]
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
@@ -169,17 +195,18 @@ class Distillation:
             TrialStopped: A training stopped early, or there is no time for it.
         """
         lesson = self._lesson(winner)
-        plan = self._plan(winner, config, lesson.resample)
+        own = self._with_unlabelled(lesson.resample)
+        plan = self._plan(winner, config, own)
         alone = self._train(config, plan, lesson.resample, None)[1]
-        teacher = self._ask(lesson.teacher, config, plan, lesson.resample.train)
-        taught = self._train(config, plan, lesson.resample, teacher)[1]
+        teacher = self._ask(lesson.teacher, config, plan, own.train)
+        taught = self._train(config, plan, own, teacher)[1]
         assert alone is not None
         assert taught is not None  # a resample has validation examples
         scores = self._compare(winner, lesson, taught, alone)
         out_of_sample = OutOfSample(lesson.resample.validation, np.arange(len(taught)) % 2, taught)
         calibration = self.selection.calibrate(out_of_sample)
         refitted = self._load_winner()
-        every = self.dataset.indices("train", "validation")
+        every = self.taught.dataset.indices(*self.dataset.refit_splits)
         teacher = self._ask(refitted, config, plan, every)
         student, _ = self._train(config, plan, None, teacher)
         contender = _as_contender(winner)
@@ -194,6 +221,7 @@ class Distillation:
             size=student.expects.size,
             epochs=plan.epochs,
             views=teacher.views,
+            unlabelled=len(self.unlabelled),
             temperature=teacher.temperature,
             weight=teacher.weight,
             scores=scores,
@@ -220,10 +248,11 @@ class Distillation:
         return training.teach(
             model,
             config["augment"],
-            self.context.batches_of(model, indices),
+            self.taught.batches_of(model, indices),
             self.context.device,
             plan.views,
             self._check_time,
+            unlabelled=indices >= len(self.dataset.examples),
         )
 
     def _check_time(self) -> None:
@@ -247,9 +276,10 @@ class Distillation:
         """
         name = "training the student" + ("" if teacher else " on the labels alone")
         self.listener(events.Stage(name, 0, plan.epochs))
-        model = self.context.build(config, resample, self.settings.student_size)
-        splits = () if resample else ("train", "validation")
-        job = self.context.job(
+        context = self.taught if teacher else self.context
+        model = context.build(config, resample, self.settings.student_size)
+        splits = () if resample else self.dataset.refit_splits
+        job = context.job(
             model,
             *splits,
             epochs=plan.epochs,
@@ -311,13 +341,14 @@ class Distillation:
         Raises:
             OutOfTime: There is not enough time.
         """
-        wanted, every = self.settings.epochs, self.dataset.indices("train", "validation")
+        wanted = self.settings.epochs
+        every = self.taught.dataset.indices(*self.dataset.refit_splits)
         bytes_of_view = 2 * len(every) * self.dataset.task.num_logits  # in float16
         views = max(1, min(wanted, MOST_VIEWS, MOST_BYTES // bytes_of_view))
         if self.budget.seconds is None:
             return _Plan(wanted, views, ComputeSettings())
-        model = self.context.build(config, resample, self.settings.student_size)
-        job = self.context.job(model, epochs=wanted, views=views, resample=resample)
+        model = self.taught.build(config, resample, self.settings.student_size)
+        job = self.taught.job(model, epochs=wanted, views=views, resample=resample)
         cost = training.measure_cost(model, config, job)
         rows = (self.leaderboard.rows[trial] for trial in winner.trials)
         milliseconds = sum(row.facts.ms_per_item or 0.0 for row in rows)

@@ -226,8 +226,8 @@ class StudentFacts(Facts):
 
     ``signature`` is a digest of everything that it depends on but the budget. ``size`` is that of
     its input; ``views`` counts the views of each example that the teacher predicted, at a
-    ``temperature``; ``weight`` is that of these predictions. ``test_seconds`` were predicted for
-    the test; ``test`` is None without one.
+    ``temperature``; ``weight`` is that of these predictions; ``unlabelled`` of the examples had no
+    label. ``test_seconds`` were predicted for the test; ``test`` is None without one.
     """
 
     teacher: Contender
@@ -237,6 +237,7 @@ class StudentFacts(Facts):
     size: int
     epochs: int
     views: int
+    unlabelled: int = 0
     temperature: float
     weight: float
     scores: StudentScores

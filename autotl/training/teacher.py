@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from autotl.data import Batches
@@ -41,11 +42,14 @@ class Teacher:
             is the example without augmentation.
         temperature: The divisor of the logits of both models.
         weight: The weight of these targets, from 0 to 1; the labels have the rest.
+        unlabelled: Which examples have no label, ``bool [N]``: the predictions count alone; None if
+            all have one.
     """
 
     targets: Tensor
     temperature: float = TEMPERATURE
     weight: float = WEIGHT
+    unlabelled: Tensor | None = None
 
     @property
     def views(self) -> int:
@@ -63,7 +67,11 @@ class Teacher:
         Returns:
             ``float32 [B, 2 L]``.
         """
-        return torch.cat([targets, self.targets[view].index_select(0, positions).float()], 1)
+        predicted = self.targets[view].index_select(0, positions).float()
+        if self.unlabelled is not None:
+            has_none = self.unlabelled.index_select(0, positions)[:, None]
+            targets = torch.where(has_none, predicted, targets)
+        return torch.cat([targets, predicted], 1)
 
     def add_to(self, loss: Tensor, logits: Tensor, predicted: Tensor, task: Task) -> Tensor:
         """Return the weighted mean of the loss of the labels and that of the predictions.
@@ -88,6 +96,7 @@ def teach(
     views: int,
     check_time: Callable[[], None] = lambda: None,
     temperature: float = TEMPERATURE,
+    unlabelled: NDArray[np.bool_] | None = None,
 ) -> Teacher:
     """Compute the predictions of a teacher for the views that a student will be trained on.
 
@@ -99,6 +108,7 @@ def teach(
         views: The number of views; an augmentation that changes nothing has one.
         check_time: Called before every batch; may raise ``OutOfTime``.
         temperature: The divisor of the logits of both models.
+        unlabelled: Which examples have no label, ``[N]``; None if all have one.
 
     Raises:
         OutOfMemory: A single example does not fit on the device.
@@ -122,4 +132,8 @@ def teach(
                 logits = compute_logits(forward, inputs, device, sizes)
                 predictions = model.task.activate(logits)
                 parts[view].append(model.task.soften(predictions, temperature).half())
-    return Teacher(torch.stack([torch.cat(part) for part in parts]), temperature)
+    targets = torch.stack([torch.cat(part) for part in parts])
+    has_none = None
+    if unlabelled is not None and unlabelled.any():
+        has_none = torch.from_numpy(unlabelled).to(targets.device)
+    return Teacher(targets, temperature, unlabelled=has_none)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from images import write_images, write_plugin
 from selection_helpers import (
     ALIKE,
     SMALL,
@@ -236,6 +237,35 @@ def test_with_folds_the_teacher_is_that_of_the_last_fold(images: Path, tmp_path:
     result = engine.run(settings)
     student = result.summary["student"]
     assert student["scores"]["n"] == pytest.approx(result.summary["data"]["train"] / 2, abs=1)
+
+
+def test_a_student_is_taught_on_unlabelled_images_too(tmp_path: Path, spy: Spy) -> None:
+    write_images(tmp_path / "photos", count=16)
+    write_plugin(tmp_path)
+    (tmp_path / "photos" / "unlabelled").mkdir()
+    for i, file in enumerate(sorted((tmp_path / "photos").rglob("*.png"))[::3]):
+        file.rename(tmp_path / "photos" / "unlabelled" / f"{i}.png")
+    options = {**SMALL, **STUDENT, "trials": 1, "unlabelled": ["none"]}
+    with pytest.MonkeyPatch.context() as patch:
+        skip_repeats(patch)
+        result = engine.run(configure(tmp_path, tmp_path / "runs", **options))
+    *_, alone, own, final = spy.jobs
+    labelled = result.summary["data"]["train"] + result.summary["data"]["validation"]
+    labelled += result.summary["data"]["test"]
+    count = result.summary["student"]["unlabelled"]
+    assert count > 1
+    for job, base in ((own, alone), (final, None)):
+        added = job.train.indices[job.train.indices >= labelled]
+        assert added.tolist() == list(range(labelled, labelled + count))
+        assert job.teacher
+        assert job.teacher.unlabelled is not None
+        assert np.array_equal(job.train.indices >= labelled, job.teacher.unlabelled.numpy())
+        if base is not None:
+            assert set(job.train.indices) - set(added) == set(base.train.indices)
+    assert own.validation
+    assert own.validation.indices.max() < labelled
+    report = (tmp_path / "runs" / "photos" / "report.html").read_text()
+    assert f"also on {count} unlabelled images" in report
 
 
 def test_time_is_reserved_until_the_student_is_taught() -> None:

@@ -89,6 +89,18 @@ def test_a_batch_has_the_targets_of_its_images_in_its_view(freeze: str) -> None:
             assert torch.equal(predicted, taught.targets[(epoch - 1) % VIEWS, place].float())
 
 
+def test_an_example_without_a_label_has_the_predictions_instead() -> None:
+    taught = lesson()
+    unlabelled = torch.zeros(taught.targets.shape[1], dtype=torch.bool)
+    unlabelled[1] = True
+    positions = torch.tensor([1, 2])
+    labels = torch.eye(taught.targets.shape[2])[:2]
+    own, predicted = replace(taught, unlabelled=unlabelled).join(labels, 1, positions).chunk(2, 1)
+    assert torch.equal(predicted, taught.targets[1, positions].float())
+    assert torch.equal(own[0], predicted[0])
+    assert torch.equal(own[1], labels[1])
+
+
 def test_images_without_cached_activations_have_the_views_of_the_teacher() -> None:
     taught, network = lesson(), model()
     own = job(3, teacher=taught)
