@@ -76,7 +76,10 @@ class Experiment:
         return Batches(packed, targets, indices, 32, device, shuffle_seed=self.seed)
 
     def fit(self, config: Config, size: int, teacher: Teacher | None = None) -> Model:
-        """Train a model of a configuration on the training split."""
+        """Train a model of a configuration on the training split.
+
+        A student without a teacher has as many steps as one that learns from unlabelled images too.
+        """
         task = self.dataset.task
         model = models.build_model(config, task, size, self.device, self.seed)
         is_teacher, taught = size == self.options.teacher_size, teacher is not None
@@ -85,7 +88,7 @@ class Experiment:
         job = Job(
             self.batches(model, dataset.indices("train"), taught=taught),
             None,
-            epochs,
+            epochs if taught or is_teacher else self.count_epochs(epochs),
             lambda _: 0.0,
             self.device,
             seed=self.seed,
@@ -98,6 +101,10 @@ class Experiment:
         for _ in training.fine_tune(model, config, replace(job, compute=compute, teacher=teacher)):
             pass
         return model
+
+    def count_epochs(self, epochs: int) -> int:
+        """How many epochs of the labelled images have as many steps as ``epochs`` of all."""
+        return round(epochs * len(self.taught.indices("train")) / len(self.train))
 
     def run(self) -> tuple[Correct, list[Model], list[float]]:
         """Train the teacher, the student alone, and the student at each temperature.

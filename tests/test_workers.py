@@ -265,9 +265,11 @@ def test_a_worker_without_a_search_says_so(photos: Study) -> None:
 def test_a_worker_with_other_data_is_refused(photos: Study) -> None:
     search = photos.search()
     write_images(photos.folder / "others", 12, seed=1)
-    worker = photos.work(f"--data={photos.folder / 'others'}")
-    output = photos.end_with(1, worker)
-    assert "other images or labels" in output
+    others = str(photos.folder / "others")
+    workers = [photos.work(f"--data={others}"), photos.work(f"--target={others}")]
+    outputs = [photos.end_with(1, worker) for worker in workers]
+    assert "other images or labels" in outputs[0]
+    assert "has no target; leave out --target" in outputs[1]
     photos.end(search)
 
 

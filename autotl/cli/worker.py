@@ -36,6 +36,12 @@ from autotl.events import Stage
     metavar="DATA",
     help="Source of the data on this machine (default: that of the search).",
 )
+@click.option(
+    "--target",
+    type=SOURCE,
+    metavar="DATA",
+    help="Source of the examples of another domain on this machine (default: that of the search).",
+)
 @device_option()
 @click.option(
     "--wait",

@@ -39,7 +39,7 @@ WAIT_SECONDS = 60.0
 STATE_SECONDS = 5.0
 """The time between two checks whether the study has ended."""
 
-OWN = ("data", "storage", "out", "device", "cache_size")
+OWN = ("data", "target", "storage", "out", "device", "cache_size")
 """The settings that may differ between the machines of a study."""
 
 
@@ -49,6 +49,7 @@ def work(
     out: Path = Path("runs"),
     *,
     data: str | None = None,
+    target: str | None = None,
     device: str = "auto",
     wait: float = WAIT_SECONDS,
     listener: Listener = ignore,
@@ -63,6 +64,7 @@ def work(
         storage: The URL of its database; None for ``autotl.db`` in ``out``.
         out: The parent folder of the run folders.
         data: The data source on this machine; None for that of the search.
+        target: The same for the examples of another domain.
         device: The device.
         wait: Seconds to wait until the search begins.
         listener: Called with the events of the progress.
@@ -80,7 +82,10 @@ def work(
         if begun is None:
             raise _no_search(store, study)
         own = {"storage": storage, "out": out, "device": device}
-        return _work({**own, "data": data} if data else own, store, *begun, listener)
+        if target and not begun[1].settings.get("target"):
+            raise StudyError(f"the search of {study!r} has no target; leave out --target")
+        own |= {name: given for name, given in (("data", data), ("target", target)) if given}
+        return _work(own, store, *begun, listener)
 
 
 def run_or_join(

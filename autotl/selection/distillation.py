@@ -197,7 +197,9 @@ class Distillation:
         lesson = self._lesson(winner)
         own = self._with_unlabelled(lesson.resample)
         plan = self._plan(winner, config, own)
-        alone = self._train(config, plan, lesson.resample, None)[1]
+        # Without unlabelled examples an epoch is shorter; the number of steps is to be the same.
+        epochs = round(plan.epochs * len(own.train) / len(lesson.resample.train))
+        alone = self._train(config, replace(plan, epochs=epochs), lesson.resample, None)[1]
         teacher = self._ask(lesson.teacher, config, plan, own.train)
         taught = self._train(config, plan, own, teacher)[1]
         assert alone is not None
