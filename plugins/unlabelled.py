@@ -156,7 +156,7 @@ def information(
     return UnlabelledMethod(loss, mu)
 
 
-@unlabelled(tasks=["classification"], across_domains=True)
+@unlabelled(order=5, tasks=["classification"], across_domains=True)
 def coral(*, weight: Weight = 1.0, mu: int = 1) -> UnlabelledMethod:
     """Align the covariances of the logits (Deep CORAL: Sun & Saenko 2016, arXiv:1607.01719).
 
@@ -170,7 +170,7 @@ def coral(*, weight: Weight = 1.0, mu: int = 1) -> UnlabelledMethod:
     return UnlabelledMethod(loss, mu)
 
 
-@unlabelled(tasks=["classification"], across_domains=True)
+@unlabelled(order=3, tasks=["classification"], across_domains=True)
 def mmd(*, weight: Weight = 1.0, mu: int = 1) -> UnlabelledMethod:
     """Align the distributions of features and logits (DAN: Long et al. 2015, arXiv:1502.02791).
 
@@ -186,7 +186,7 @@ def mmd(*, weight: Weight = 1.0, mu: int = 1) -> UnlabelledMethod:
     return UnlabelledMethod(loss, mu)
 
 
-@unlabelled(tasks=["classification"], across_domains=True)
+@unlabelled(order=4, tasks=["classification"], across_domains=True)
 def adabn() -> UnlabelledMethod:
     """Normalise unlabelled examples by their own statistics (Li et al. 2016, arXiv:1603.04779).
 
@@ -197,7 +197,7 @@ def adabn() -> UnlabelledMethod:
     return UnlabelledMethod(adapts_batch_norm=True)
 
 
-@unlabelled(tasks=["classification"], across_domains=True)
+@unlabelled(order=6, tasks=["classification"], across_domains=True)
 def dann(
     features: int,
     *,

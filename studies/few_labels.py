@@ -93,8 +93,8 @@ class Trainings:
         unlabelled: Callable[[Model], Batches],
         seed: int,
         epochs: int,
-    ) -> NDArray[np.bool_]:
-        """Train on the examples at ``indices``; return which test images are right, ``[n]``."""
+    ) -> NDArray[np.float32]:
+        """Train on the examples at ``indices``; return the predictions for the test, ``[n, C]``."""
         dataset, test = self.dataset, self.dataset.indices("test")
         model = training.build_model(config, dataset.task, self.size, self.device, seed)
         truth = dataset.targets[test]
@@ -112,7 +112,13 @@ class Trainings:
         )
         *_, last = fine_tune(model, config, job)
         assert last.predictions is not None
-        right: NDArray[np.bool_] = last.predictions.argmax(1) == truth
+        return last.predictions
+
+    def find_right(self, predictions: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """Say which predictions ``[n, C]`` for the test images are right, ``[n]``."""
+        right: NDArray[np.bool_] = (
+            predictions.argmax(1) == self.dataset.targets[self.dataset.indices("test")]
+        )
         return right
 
 
@@ -139,7 +145,8 @@ class Study(Trainings):
         few = [order[dataset.targets[order] == c][:labels] for c in classes]
         labelled = np.sort(np.concatenate(few))
         others = np.setdiff1d(train, labelled)
-        return self.train(config, labelled, lambda model: self.batches(model, others), seed, epochs)
+        unlabelled = lambda model: self.batches(model, others)  # noqa: E731
+        return self.find_right(self.train(config, labelled, unlabelled, seed, epochs))
 
 
 def interval(one: NDArray[np.float64], other: NDArray[np.float64]) -> tuple[float, float]:

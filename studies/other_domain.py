@@ -8,8 +8,10 @@ random weights is trained on them, so that what it knows comes from these images
 images of one train, images of the other one are the target: some are unlabelled, others test. The
 table has both directions, and compares each recipe with the best of those that use the source
 alone, by the mean over the seeds. Intervals (95 %) are of the paired differences, whose variance is
-that between seeds plus that between test images. The table is Markdown. On Debian ``apt-get install
-fonts-dejavu fonts-liberation fonts-freefont-ttf`` installs the fonts of the published table.
+that between seeds plus that between test images. A second table has the rank correlation (Spearman)
+of scores without labels with the accuracy over all trainings, and the accuracy of the training
+that such a score chooses. Both are Markdown. On Debian ``apt-get install fonts-dejavu
+fonts-liberation fonts-freefont-ttf`` installs the fonts of the published tables.
 """
 
 from __future__ import annotations
@@ -26,11 +28,13 @@ import numpy as np
 from few_labels import Trainings, interval
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+from scipy import stats
 from torch import Tensor, nn
 
 from autotl import backbone, data
 from autotl.data import Batches
 from autotl.models import Model
+from autotl.scoring.metrics import WITHOUT_LABELS
 from autotl.space import registry, space
 from autotl.space.kinds import SEARCHED_KINDS
 from autotl.space.space import Choice, Config
@@ -82,7 +86,9 @@ SOURCE_ONLY: dict[str, dict[str, Any]] = {
     "source only, RandAugment": STRONG,
 }
 ADAPTED: dict[str, dict[str, Any]] = {
+    "AdaBN": {**PLAIN, "unlabelled": {"adabn": {}}},
     "CORAL": {**PLAIN, "unlabelled": {"coral": {}}},
+    "MMD": {**PLAIN, "unlabelled": {"mmd": {}}},
     "DANN": {**PLAIN, "unlabelled": {"dann": {}}},
     "information maximisation": {**PLAIN, "unlabelled": {"information": {"mu": 1}}},
 }
@@ -162,8 +168,8 @@ class Study(Trainings):
         )  # fmt: skip
         super().__init__(dataset, SIDE, folder)
 
-    def run(self, config: Config, seed: int, epochs: int) -> NDArray[np.bool_]:
-        """Train on the source; return which test images of the target are right, ``[n]``."""
+    def run(self, config: Config, seed: int, epochs: int) -> NDArray[np.float32]:
+        """Train on the source; return the predictions for the target's test, ``[n, C]``."""
         own, test = self.dataset.unlabelled, self.dataset.indices("test")
 
         def unlabelled(model: Model) -> Batches:
@@ -195,6 +201,7 @@ def main() -> None:
         "rendered to handwritten": (rendered, "sklearn:digits"),
     }
     results: dict[tuple[str, str], NDArray[np.float64]] = {}
+    scores: dict[str, list[list[float]]] = {direction: [] for direction in pairs}
     for direction, (source, target) in pairs.items():
         study = Study(source, target, options.images, options.cache)
         for name, recipe in {**SOURCE_ONLY, **ADAPTED}.items():
@@ -204,12 +211,18 @@ def main() -> None:
             config = space.from_json(recipe, study.plugins, kinds=kinds)
             config["backbone"] = Choice(small, {})
             began = time.monotonic()
-            right = [study.run(config, seed, options.epochs) for seed in range(options.seeds)]
-            results[name, direction] = np.array(right, dtype=np.float64)
+            every = [study.run(config, seed, options.epochs) for seed in range(options.seeds)]
+            right = np.array([study.find_right(each) for each in every], dtype=np.float64)
+            results[name, direction] = right
+            scores[direction] += [
+                [accuracy, *(m.score(None, each) for m in WITHOUT_LABELS.values())]
+                for accuracy, each in zip(right.mean(1), every, strict=True)
+            ]
             seconds = (time.monotonic() - began) / options.seeds
             accuracy = results[name, direction].mean()
             print(f"{name}, {direction}: {accuracy:.4f}, {seconds:.1f} s", file=sys.stderr)
     print_table(results, list(pairs))
+    print_agreement(scores)
 
 
 def print_table(results: dict[tuple[str, str], NDArray[np.float64]], pairs: Sequence[str]) -> None:
@@ -227,6 +240,23 @@ def print_table(results: dict[tuple[str, str], NDArray[np.float64]], pairs: Sequ
             text = "best without" if name == best[0] else f"{difference:+.3f} ± {half:.3f}"
             cells += [f"{results[name, pair].mean():.3f}", text]
         print(f"| {name} | {' | '.join(cells)} |")
+
+
+def print_agreement(scores: dict[str, list[list[float]]]) -> None:
+    """Print how well scores without labels order the trainings, as the accuracy does.
+
+    Args:
+        scores: For each direction the accuracy of each training, and its scores without labels.
+    """
+    print(f"\n| score without labels | {' | '.join(scores)} |\n|---{'|---:' * len(scores)}|")
+    for number, name in enumerate(WITHOUT_LABELS, start=1):
+        cells = []
+        for rows in scores.values():
+            accuracies, others = np.array(rows)[:, [0, number]].T
+            chosen = accuracies[others.argmax()]
+            rank = stats.spearmanr(accuracies, others).statistic
+            cells.append(f"{rank:+.2f}, chooses {chosen:.3f} of {accuracies.max():.3f}")
+        print(f"| {name.replace('_', ' ')} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ tried in this order:
 2. the default recipe: the second strategy on the first backbone;
 3. the plugins that the user added with ``--plugin``, in the place of those of the default recipe;
 4. recipes 1 and 2 with the second plugin for unlabelled examples, if there are many of those; if
-   they are of another domain, the default recipe first with the plugins that are made for that;
+   they are of another domain, the default recipe first with other plugins that are made for that;
 5. the first strategy on the other backbones, while there is time for probing; of very many
    examples, on those that are the best on a sample (``screening``);
 6. the best configurations of earlier studies on similar data;
@@ -27,6 +27,7 @@ tells nothing.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -46,9 +47,10 @@ BACKBONES = 3
 """The number of most promising backbones that are fine-tuned with the second strategy and that get
 the heads from the third on, and of those that are probed even if there is little time."""
 
-ADAPTATIONS = 3
-"""The number of plugins for another domain that are tried before other backbones, those with the
-lowest order first. Each takes as long as the default recipe, which a short budget has few of."""
+ADAPTATIONS = 2
+"""The number of plugins for another domain that are tried early, besides the second of all, those
+with the lowest order first. Each takes as long as the default recipe; a short budget has few such.
+"""
 
 Names = tuple[str, ...]
 Recipe = tuple[Names, dict[str, Any]]
@@ -266,23 +268,25 @@ class Portfolio:
         """Yield recipes with plugins for unlabelled examples, one at a time.
 
         They are the first two with the second of the plugins that declare an order; for another
-        domain, before that the default recipe with the first plugins that are made for that.
+        domain, before that the default recipe with other plugins that are made for that.
         """
         if not self.unlabelled or "unlabelled" not in self.space.plugins:
             return
-        pairs = [(method, self._default_strategy) for method in self._adaptations[:ADAPTATIONS]]
+        for method in self._adaptations[:ADAPTATIONS]:
+            yield self._adapted(backbone, self._default_strategy, method)
         for method in self.space.default_order("unlabelled")[1:2]:
-            pairs += [(method, freeze) for freeze in self._strategies[:2]]
-        for method, freeze in dict.fromkeys(pairs):
-            yield self._adapted(backbone, freeze, method)
+            for freeze in self._strategies[:2]:
+                yield self._adapted(backbone, freeze, method)
 
     @property
     def _adaptations(self) -> list[str]:
-        """The plugins for unlabelled examples of another domain, if these are; the best first."""
-        plugins = self.space.plugins.get("unlabelled", ())
-        made = [p for p in plugins if p.across_domains and self.unlabelled == "other domain"]
-        last = len(made) + max((p.order for p in made if p.order is not None), default=0)
-        return [p.name for p in sorted(made, key=lambda p: last if p.order is None else p.order)]
+        """The other plugins for unlabelled examples of another domain; none if these are not."""
+        if self.unlabelled != "other domain" or "unlabelled" not in self.space.plugins:
+            return []
+        made = [p for p in self.space.plugins["unlabelled"] if p.across_domains]
+        made.sort(key=lambda p: math.inf if p.order is None else p.order)
+        second = self.space.default_order("unlabelled")[1:2]
+        return [p.name for p in made if p.name not in second]
 
     def _adapted(self, backbone: str, freeze: str, method: str) -> Recipe:
         """Return the recipe of defaults with a plugin for unlabelled examples."""

@@ -459,13 +459,13 @@ def test_for_another_domain_methods_that_are_made_for_it_come_first() -> None:
 def test_few_methods_for_another_domain_are_tried_early_in_their_order() -> None:
     made = [replace(aligned, name=name, order=order) for name, order in
             (("a", None), ("b", 5), ("c", 4), ("d", None), ("e", 3))]  # fmt: skip
-    search = Search(space=Space({**SPACE.plugins, "unlabelled": (nothing, *made)}))
+    search = Search(space=Space({**SPACE.plugins, "unlabelled": (consistent, nothing, *made)}))
     search.portfolio = replace(search.portfolio, unlabelled="other domain")
     names = [search.next(0.9) for _ in range(14)]
     methods = [params["unlabelled"] for params in search.params]
-    assert methods[:6] == ["nothing", "nothing", "e", "c", "b", "e"]
-    assert [m for m in methods[6:] if m != "nothing"] == ["a", "d"]
-    assert names[5][1] == "probe"
+    assert methods[:6] == ["nothing", "nothing", "e", "c", "consistent", "consistent"]
+    assert [m for m in methods[6:] if m != "nothing"] == ["b", "a", "d"]
+    assert [name[1] for name in names[2:6]] == ["full", "full", "probe", "full"]
 
 
 def with_weights(plugin: AnyPlugin, name: str, architecture: str, **weights: Any) -> AnyPlugin:
