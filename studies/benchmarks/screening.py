@@ -86,6 +86,7 @@ def configure(images: Path, weights: Path, out: Path) -> StudyConfig:
         "trials": len(BACKBONES),
         "history": False,
         "device": "cpu",
+        "precision": "float32",
     }
     return study.configure(str(images), options)
 
