@@ -37,27 +37,23 @@ from autotl.selection.refit import combine
 from autotl.selection.run_folder import RunFolder
 from autotl.selection.sealed_test import SealedTest
 from autotl.selection.standings import Comparer
+from autotl.selection.student_plan import (
+    StudentPlan,
+    Work,
+    plan_in_time,
+    plan_without_limit,
+)
 from autotl.space import space
 from autotl.space.space import Config
 from autotl.store import Contender, Standing, Store, StudentFacts, StudentScores
-from autotl.training import ComputeSettings, Teacher
+from autotl.training import Teacher
 from autotl.training.teacher import TEMPERATURE, WEIGHT
 
 FOLDER = "student"
 """The name of the student's model folder in the run folder."""
 
-FEWEST_EPOCHS = 1 / 4
-"""The minimum fraction of the epochs with which a student is trained: with fewer it is poor."""
-
-MOST_VIEWS, MOST_BYTES = 32, 2**30
-"""The maximum number of views that a teacher predicts, and the maximum size of its predictions. Up
-to that each epoch has a view of its own: with four views, a student was no better than alone."""
-
 MOST_UNLABELLED = 10
 """The maximum number of unlabelled examples for each labelled one."""
-
-VIEWS_FRACTION = 0.4
-"""The fraction of the time in which the teachers may predict views."""
 
 SPLITS = -1
 """The number of the resample that consists of the splits of the search, whose seed is its own."""
@@ -69,16 +65,6 @@ class _Lesson:
 
     teacher: Model
     resample: Resample
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """How a student is trained, each time in the same way."""
-
-    epochs: int
-    views: int
-    compute: ComputeSettings
-    test_seconds: float = 0.0
 
 
 class Distillation:
@@ -115,7 +101,9 @@ class Distillation:
         self.budget, self.listener, self.require_lease = budget, listener, require_lease
         self.settings, self.dataset = context.settings, context.dataset
         self.name, self.metric = context.settings.name, context.metric
-        self.unlabelled, self.taught = self._add_unlabelled()
+        most = MOST_UNLABELLED * len(self.dataset.indices(*self.dataset.refit_splits))
+        self.unlabelled = self._draw_unlabelled(most)
+        self.taught = context  # with the unlabelled examples, once it is planned how many
 
     def run(self) -> None:
         """Let the winner in the run folder teach the student of the settings, if there is one.
@@ -147,17 +135,18 @@ class Distillation:
             if student.test is None:
                 self._test(student)
 
-    def _add_unlabelled(self) -> tuple[data.Indices, TrainingContext]:
-        """Choose unlabelled examples; return their indices, and the context of what is taught."""
+    def _draw_unlabelled(self, most: int) -> data.Indices:
+        """Draw at most so many of the unlabelled examples that may train the last model."""
         chosen = self.dataset.unlabelled_beside(np.empty(0, np.int64))
-        most = MOST_UNLABELLED * len(self.dataset.indices(*self.dataset.refit_splits))
-        if len(chosen) > most:
-            chosen = np.random.default_rng(self.settings.seed).permutation(chosen)[:most]
-            chosen.sort()
-        if not len(chosen):
-            return chosen, self.context
-        joined = data.join_unlabelled(self.dataset, chosen)
-        return chosen, replace(self.context, dataset=joined, _batches={}, _packed={})
+        drawn = np.random.default_rng(self.settings.seed).permutation(chosen)[:most]
+        return np.sort(drawn)
+
+    def _add_unlabelled(self, count: int) -> None:
+        """Train students on so many unlabelled examples."""
+        self.unlabelled = self._draw_unlabelled(count)
+        if count:
+            joined = data.join_unlabelled(self.dataset, self.unlabelled)
+            self.taught = replace(self.context, dataset=joined, _batches={}, _packed={})
 
     def _with_unlabelled(self, resample: Resample) -> Resample:
         """Return a resample that trains with the unlabelled examples that it may use, too."""
@@ -195,8 +184,9 @@ class Distillation:
             TrialStopped: A training stopped early, or there is no time for it.
         """
         lesson = self._lesson(winner)
+        plan = self._plan(winner, config, lesson.resample)
+        self._add_unlabelled(plan.unlabelled)
         own = self._with_unlabelled(lesson.resample)
-        plan = self._plan(winner, config, own)
         # Without unlabelled examples an epoch is shorter; the number of steps is to be the same.
         epochs = round(plan.epochs * len(own.train) / len(lesson.resample.train))
         alone = self._train(config, replace(plan, epochs=epochs), lesson.resample, None)[1]
@@ -244,7 +234,9 @@ class Distillation:
         path = self.settings.folder / "model"
         return model_folder.load(path, self.context.registry, self.context.device).network
 
-    def _ask(self, model: Model, config: Config, plan: _Plan, indices: data.Indices) -> Teacher:
+    def _ask(
+        self, model: Model, config: Config, plan: StudentPlan, indices: data.Indices
+    ) -> Teacher:
         """Compute what a teacher predicts for the views of the examples at ``indices``."""
         self.listener(events.Stage("predicting with the teacher"))
         return training.teach(
@@ -263,7 +255,7 @@ class Distillation:
         self.listener(events.StepCompleted())
 
     def _train(
-        self, config: Config, plan: _Plan, resample: Resample | None, teacher: Teacher | None
+        self, config: Config, plan: StudentPlan, resample: Resample | None, teacher: Teacher | None
     ) -> tuple[Model, Predictions | None]:
         """Train the student on a resample, or on train + validation.
 
@@ -337,34 +329,30 @@ class Distillation:
         train, validation = (self.dataset.indices(split) for split in ("train", "validation"))
         return Resample(SPLITS, train, validation)
 
-    def _plan(self, winner: Contender, config: Config, resample: Resample) -> _Plan:
+    def _plan(self, winner: Contender, config: Config, resample: Resample) -> StudentPlan:
         """Plan the three trainings of the student in the time that is left.
 
         Raises:
             OutOfTime: There is not enough time.
         """
-        wanted = self.settings.epochs
-        every = self.taught.dataset.indices(*self.dataset.refit_splits)
-        bytes_of_view = 2 * len(every) * self.dataset.task.num_logits  # in float16
-        views = max(1, min(wanted, MOST_VIEWS, MOST_BYTES // bytes_of_view))
+        dataset = self.dataset
+        work = Work(
+            epochs=self.settings.epochs,
+            part=len(resample.train),
+            every=len(dataset.indices(*dataset.refit_splits)),
+            unlabelled=len(self.unlabelled),
+            outputs=dataset.task.num_logits,
+            test=len(dataset.indices("test")),
+        )
         if self.budget.seconds is None:
-            return _Plan(wanted, views, ComputeSettings())
-        model = self.taught.build(config, resample, self.settings.student_size)
-        job = self.taught.job(model, epochs=wanted, views=views, resample=resample)
+            return plan_without_limit(work)
+        model = self.context.build(config, resample, self.settings.student_size)
+        views = work.count_views(0)
+        job = self.context.job(model, epochs=work.epochs, views=views, resample=resample)
         cost = training.measure_cost(model, config, job)
         rows = (self.leaderboard.rows[trial] for trial in winner.trials)
-        milliseconds = sum(row.facts.ms_per_item or 0.0 for row in rows)
-        view = (len(resample.train) + len(every)) * milliseconds / 1000
-        test = cost.prediction_seconds * len(self.dataset.indices("test"))
-        left = self.budget.usable(test)
-        views = max(1, min(views, int(VIEWS_FRACTION * left / max(view, 1e-9))))
-        fewest = max(1, round(FEWEST_EPOCHS * wanted))
-        for epochs in range(wanted, fewest - 1, -1):
-            once = cost.training_seconds(epochs, views)
-            needed = SLACK * ((2 + self.budget.refit) * once + view * min(views, epochs))
-            if needed <= left:
-                return _Plan(epochs, views, cost.compute, test)
-        raise OutOfTime(f"{fewest} epochs would take {needed:.0f} s, and {left:.0f} s are left")
+        seconds = sum(row.facts.ms_per_item or 0.0 for row in rows) / 1000
+        return plan_in_time(work, cost, seconds, self.budget.refit, self.budget.usable())
 
     def _compare(
         self, winner: Contender, lesson: _Lesson, taught: Predictions, alone: Predictions
