@@ -22,7 +22,7 @@ import autotl
 from autotl import Example, data, engine
 from autotl.engine import continued_pretraining, pretraining
 from autotl.engine.continued_pretraining import select_training_images
-from autotl.errors import StudyError
+from autotl.errors import OutOfTime, StudyError
 from autotl.events import Note
 from autotl.search.selection_budget import Field, SelectionBudget
 from autotl.store import Store, default_url
@@ -120,6 +120,24 @@ def test_the_backbone_is_trained_on_without_validation_and_test_images(
     assert "weights" not in stored  # NAME would have them too
     with pytest.raises(StudyError, match="does not go with --weights"):
         search(tmp_path, continue_pretraining=None, backbone=None, weights=tmp_path)
+
+
+def test_a_search_goes_on_if_there_is_no_time_for_an_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*arguments: Any) -> None:
+        raise OutOfTime("the time budget ended inside an epoch")
+
+    monkeypatch.setattr(pretraining, "_fine_tune", stop)
+    warnings: list[str] = []
+
+    def listen(event: Any) -> None:
+        warnings.extend([event.text] if isinstance(event, Note) and event.warning else [])
+
+    result = search(tmp_path, listen, trials=1)
+    assert result.best is not None
+    assert result.summary["gains"] == []
+    assert any("ended inside an epoch" in text and "untouched" in text for text in warnings)
 
 
 def test_unlabelled_examples_of_a_validation_group_are_left_out(tmp_path: Path) -> None:

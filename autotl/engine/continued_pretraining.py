@@ -62,7 +62,8 @@ def continue_pretraining(
 
     Returns:
         The settings, with the names of all backbones, among them that with the new weights after
-        the untouched one, and with the folder of the weights.
+        the untouched one, and with the folder of the weights. They are unchanged after a training
+        that stopped before an epoch was complete, of which a warning says why.
 
     Raises:
         AutoTLError: The user can resolve it; the message says how.
@@ -77,7 +78,12 @@ def continue_pretraining(
         if is_usable(facts, limit, earlier):
             listener(Note(f"the weights of {plugin.name} after continued pretraining are cached"))
         else:
-            _train(prepared, Budget(limit, fixed=SAVE_SECONDS), listener, folder)
+            try:
+                _train(prepared, Budget(limit, fixed=SAVE_SECONDS), listener, folder)
+            except StudyError as stopped:  # such as a budget that is too short for an epoch
+                text = f"{stopped}; the search goes on with the untouched weights"
+                listener(Note(text, warning=True))
+                return settings
     names = [name for name in search_space.default_order("backbone") if name != variant]
     names.insert(names.index(plugin.name) + 1, variant)
     return settings.model_copy(update={"backbone": tuple(names), "weights": folder})
