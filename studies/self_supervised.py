@@ -79,8 +79,9 @@ def make_config(
 def run(study: Study, options: argparse.Namespace) -> Results:
     """Train all recipes from all weights."""
     results: Results = {}
-    for weights in (UNTOUCHED, *METHODS):
-        for name, recipe in RECIPES.items():
+    for weights in (UNTOUCHED, *options.methods):
+        for name in options.recipes:
+            recipe = RECIPES[name]
             for labels in options.labels:
                 right = []
                 for seed in range(options.seeds):
@@ -113,6 +114,8 @@ def main() -> None:
     parser.add_argument("data")
     parser.add_argument("--backbone", default="test_resnet")
     parser.add_argument("--start", choices=["scratch", "pretrained"], default="scratch")
+    parser.add_argument("--methods", choices=METHODS, nargs="+", default=METHODS)
+    parser.add_argument("--recipes", choices=RECIPES, nargs="+", default=list(RECIPES))
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--epochs", type=int, default=100, help="Epochs of SimCLR.")
     parser.add_argument("--supervised-epochs", type=int, default=20)

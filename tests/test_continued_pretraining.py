@@ -66,7 +66,7 @@ def test_the_backbone_is_trained_on_without_validation_and_test_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, public: Path
 ) -> None:
     trained: list[pretraining.Prepared] = []
-    original = continued_pretraining.train
+    original = pretraining.train
 
     def record(prepared: pretraining.Prepared, *arguments: Any) -> engine.SourceTraining:
         trained.append(prepared)
