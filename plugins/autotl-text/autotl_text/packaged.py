@@ -8,6 +8,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
+from autotl_plugins.hub import HUB
+
 from autotl import Incompatible
 from autotl.errors import PluginError, did_you_mean
 
@@ -61,10 +63,10 @@ def match(patterns: Sequence[str], names: Iterable[str]) -> list[str]:
     """The names that patterns match, in the order of the patterns and without duplicates.
 
     Raises:
-        PluginError: A pattern matches none, but resembles one.
+        PluginError: A pattern matches none, but resembles one; a name of the hub may.
     """
     matched = {p: [name for name in names if fnmatchcase(name, p)] for p in patterns}
-    for pattern in (p for p in patterns if not matched[p]):
+    for pattern in (p for p in patterns if not matched[p] and not p.startswith(HUB)):
         if (hint := did_you_mean(pattern, names)).startswith("did"):
             raise PluginError(f"no text backbone is called {pattern!r}; {hint}")
     return list(dict.fromkeys(name for p in patterns for name in matched[p]))

@@ -219,6 +219,9 @@ def test_code_that_comes_with_a_model_is_not_run(encoder: Path, tmp_path: Path) 
 
 def test_names(monkeypatch: pytest.MonkeyPatch) -> None:
     assert members(()) == ["all-MiniLM-L6-v2"]
+    near = "hf:./weights/all-MiniLM-L6-v2"
+    assert members([near]) == [near], "a folder may be called like a packaged model"
+    assert static.members([near]) == []
     assert members(["hf:org/name", "all-*", "hf:./x", "resnet18"]) == [
         "all-MiniLM-L6-v2",
         "hf:org/name",
