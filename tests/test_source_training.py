@@ -101,7 +101,8 @@ def test_the_weights_are_those_of_a_trained_backbone(pretrain: Pretrain, tmp_pat
     assert same is not None
     repeated = load_file(same)
     assert all(torch.equal(tensor, repeated[key]) for key, tensor in tensors.items())
-    further = pretrain(start="pretrained", weights=tmp_path / "0", out=tmp_path / "more", epochs=1)
+    options = {"weights": tmp_path / "0", "out": tmp_path / "more", "image_size": None}
+    further = pretrain(start="pretrained", epochs=1, **options)
     assert further.facts["started_from"].startswith(f"file {same}")
     assert further.facts["image_size"] == 32
     assert sorted(p.name for p in (tmp_path / "weights").iterdir()) == [

@@ -189,8 +189,12 @@ def _read(
 def _choose_size(config: SourceTrainingConfig, source: Source, plugins: Registry) -> int:
     """Choose the size of the inputs: that of the backbone, or a smaller one for small images.
 
-    What is trained from scratch gains nothing from images that are enlarged.
+    Weights that were trained at another size go on with that. What is trained from scratch gains
+    nothing from images that are enlarged.
     """
+    start = find_backbone(config, plugins).weights
+    if start and start.size:
+        return start.size
     plugin = plugins.get_untrained("backbone", config.backbone)
     choice = Choice(plugin, plugin.defaults)
     expects = models.build_backbone(choice, None)[1]
