@@ -318,6 +318,7 @@ def make_context(settings: StudyConfig) -> Any:
         units=list(range(VALIDATION)),
         folds=None,
         scored_split="validation",
+        validation_has_labels=True,
         task=SimpleNamespace(has_probabilities=True),
         indices=lambda *_: np.arange(VALIDATION),
     )
