@@ -101,9 +101,8 @@ class Distillation:
         self.budget, self.listener, self.require_lease = budget, listener, require_lease
         self.settings, self.dataset = context.settings, context.dataset
         self.name, self.metric = context.settings.name, context.metric
-        most = MOST_UNLABELLED * len(self.dataset.indices(*self.dataset.refit_splits))
-        self.unlabelled = self._draw_unlabelled(most)
-        self.taught = context  # with the unlabelled examples, once it is planned how many
+        self.unlabelled = np.empty(0, np.int64)  # until it is planned how many
+        self.taught = context  # with the unlabelled examples
 
     def run(self) -> None:
         """Let the winner in the run folder teach the student of the settings, if there is one.
@@ -135,16 +134,15 @@ class Distillation:
             if student.test is None:
                 self._test(student)
 
-    def _draw_unlabelled(self, most: int) -> data.Indices:
-        """Draw at most so many of the unlabelled examples that may train the last model."""
-        chosen = self.dataset.unlabelled_beside(np.empty(0, np.int64))
-        drawn = np.random.default_rng(self.settings.seed).permutation(chosen)[:most]
-        return np.sort(drawn)
+    def _usable_unlabelled(self) -> data.Indices:
+        """Return the unlabelled examples that may train the last model."""
+        return self.dataset.unlabelled_beside(np.empty(0, np.int64))
 
     def _add_unlabelled(self, count: int) -> None:
-        """Train students on so many unlabelled examples."""
-        self.unlabelled = self._draw_unlabelled(count)
+        """Train students on so many unlabelled examples, drawn at random."""
         if count:
+            random = np.random.default_rng(self.settings.seed)
+            self.unlabelled = np.sort(random.permutation(self._usable_unlabelled())[:count])
             joined = data.join_unlabelled(self.dataset, self.unlabelled)
             self.taught = replace(self.context, dataset=joined, _batches={}, _packed={})
 
@@ -336,11 +334,12 @@ class Distillation:
             OutOfTime: There is not enough time.
         """
         dataset = self.dataset
+        every = len(dataset.indices(*dataset.refit_splits))
         work = Work(
             epochs=self.settings.epochs,
             part=len(resample.train),
-            every=len(dataset.indices(*dataset.refit_splits)),
-            unlabelled=len(self.unlabelled),
+            every=every,
+            unlabelled=min(len(self._usable_unlabelled()), MOST_UNLABELLED * every),
             outputs=dataset.task.num_logits,
             test=len(dataset.indices("test")),
         )
