@@ -130,9 +130,16 @@ class TrialLoop:
         )
         screening = Screening(store, context, self.portfolio, leaderboard)
         self.queue = TrialQueue(
-            store, study, space, self.settings, leaderboard, self.portfolio, budget, worker,
+            store,
+            study,
+            space,
+            self.settings,
+            leaderboard,
+            self.portfolio,
+            budget,
+            worker,
             screening,
-        )  # fmt: skip
+        )
         self.study = study
         self._stored: dict[str, Any] = {}
         self._read_others = time.monotonic()
