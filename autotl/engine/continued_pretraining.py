@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from autotl import data
 from autotl.artifact import weights_folder
-from autotl.data import Dataset, Unlabelled
+from autotl.data import Dataset
 from autotl.engine.pretraining import SAVE_SECONDS, Prepared, train
 from autotl.engine.self_supervised import require_enough
 from autotl.engine.source_weights import FOLDER, is_usable
@@ -149,24 +150,21 @@ def select_training_images(dataset: Dataset) -> Dataset:
     """
     train = dataset.indices("train")
     others = dataset.unlabelled_beside(dataset.indices("validation"))
-    unlabelled: Unlabelled = dataset.unlabelled
-    chosen = [
-        *(dataset.examples[i] for i in train.tolist()),
-        *(unlabelled.examples[i] for i in others.tolist()),
-    ]
+    joined = data.join_unlabelled(dataset, others)
+    chosen = joined.indices("train")
     decisive = [dataset.identity, train.tolist(), others.tolist()]
-    first = int(dataset.units.max(initial=-1)) + 1
     return replace(
-        dataset,
+        joined,
         fingerprint=hashlib.sha256(json.dumps(decisive).encode()).hexdigest(),
         task=WithoutLabels((ANY,)),
-        examples=tuple(replace(e, label=ANY, split="train") for e in chosen),
+        examples=tuple(
+            replace(joined.examples[i], label=ANY, split="train") for i in chosen.tolist()
+        ),
         targets=np.zeros(len(chosen), np.int64),
         splits=("train",) * len(chosen),
         issues=(),
-        units=np.concatenate([dataset.units[train], first + np.arange(len(others))]),
-        digests=np.concatenate([dataset.digests[train], unlabelled.digests[others]]),
-        unlabelled=Unlabelled(),
+        units=joined.units[chosen],
+        digests=joined.digests[chosen],
         target="",
     )
 
