@@ -11,7 +11,8 @@ The header of the file has the facts as JSON, so that the file alone says where 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,6 +87,24 @@ def _is_own_card(path: Path) -> bool:
             return file.readline().rstrip() == MARK
     except (OSError, ValueError):
         return False
+
+
+@contextmanager
+def temporary_folder(out: Path) -> Iterator[Path]:
+    """Yield a folder for temporary files in the folder of weights.
+
+    Raises:
+        StoreError: It cannot be created.
+    """
+    with ExitStack() as stack:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            files.remove_leftovers(out)
+            folder = stack.enter_context(files.folder_beside(out / "training"))
+        except OSError as error:
+            text = f"{out} cannot be written ({error.strerror or error}); choose another --out"
+            raise StoreError(text) from None
+        yield folder
 
 
 def copy_backbone(model: Model) -> dict[str, Tensor]:

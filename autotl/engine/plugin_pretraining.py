@@ -15,10 +15,10 @@ from typing import Any
 from autotl import files, models
 from autotl.artifact import weights_folder
 from autotl.data import Dataset
-from autotl.engine.beginning import versions
 from autotl.engine.inputs import check_source
 from autotl.engine.search_space import load_plugins, plugins_for
 from autotl.engine.self_supervised import read_without_labels, require_enough
+from autotl.engine.source_facts import describe_source_training
 from autotl.errors import (
     OutOfMemory,
     OutOfTime,
@@ -68,9 +68,7 @@ def pretrain(
     dataset = check_source(config, source, listener)
     require_enough(dataset)
     try:
-        config.out.mkdir(parents=True, exist_ok=True)
-        files.remove_leftovers(config.out)
-        with files.folder_beside(target) as folder:
+        with weights_folder.temporary_folder(config.out) as folder:
             task = _describe_task(config, plugin, dataset, device, budget, listener, folder, target)
             listener(Stage("training", 0, config.epochs))
             with convert_out_of_memory("a batch", device.torch_device):
@@ -163,27 +161,15 @@ def _describe(
 ) -> dict[str, Any]:
     """Return the facts of a training, as those of the methods that are built in."""
     own = asdict(trained)
-    stopped = "interrupted" if trained.interrupted else ""
-    if not stopped and trained.epochs < config.epochs:
-        stopped = "the budget limited them"
+    interrupted = own.pop("interrupted")
+    common = describe_source_training(
+        config, dataset, device, plugin.weights, trained.epochs, interrupted
+    )
     return {
         "name": config.backbone,
-        "source": dataset.source,
-        "fingerprint": dataset.fingerprint,
+        **common,
         "labels": "not used for training",
-        "train": len(dataset.indices("train")),
-        "held_out": len(dataset.indices("validation")),
-        "scored": len(dataset.indices("validation")) if trained.score is not None else 0,
-        "method": config.method,
-        "started_from": plugin.weights.origin if plugin.weights else "random weights",
-        "planned_epochs": config.epochs,
-        "stopped": stopped,
-        "seed": config.seed,
-        "batch_size": config.batch_size,
-        "device": str(device),
-        "versions": versions(),
-        "licence": config.licence,
-        "budget_seconds": config.budget,
+        "scored": common["held_out"] if trained.score is not None else 0,
         "seconds": round(seconds, 1),
-        **{key: value for key, value in own.items() if key != "interrupted"},
+        **own,
     }

@@ -9,19 +9,17 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from autotl import data, files, models, report, training
+from autotl import data, models, report, training
 from autotl.artifact import weights_folder
 from autotl.data import Dataset, Source
 from autotl.data.image_kind import STEP, UPSCALING
 from autotl.engine import plugin_pretraining
-from autotl.engine.beginning import versions
 from autotl.engine.ending import name_device_faults
 from autotl.engine.inputs import (
     check_metric,
@@ -38,7 +36,8 @@ from autotl.engine.self_supervised import (
     require_enough,
     score_features,
 )
-from autotl.errors import Incompatible, OutOfTime, PluginError, StoreError, StudyError, TrialStopped
+from autotl.engine.source_facts import describe_source_training
+from autotl.errors import Incompatible, OutOfTime, PluginError, StudyError, TrialStopped
 from autotl.events import Listener, Note, Stage, ignore
 from autotl.frozen import FeatureCache
 from autotl.models import Device, Model
@@ -55,12 +54,6 @@ from autotl.training import Contrast, Epoch, Job
 SAVE_SECONDS = 2.0
 """The time that is reserved in a budget to write the weights."""
 
-OUT_OF_TIME = "the budget limited them"
-"""Why a training that the budget limited has fewer epochs than planned."""
-
-INTERRUPTED = "interrupted"
-"""Why a training that Ctrl-C ended has fewer epochs than planned."""
-
 
 @dataclass(frozen=True)
 class SourceTraining:
@@ -69,13 +62,12 @@ class SourceTraining:
     Attributes:
         facts: What is in the header of the file, or in the model card: ``backbone``, ``source``,
             ``fingerprint``, ``task``, ``classes`` (their number), ``train`` and ``held_out``
-            (numbers of examples),
-            ``method``, ``labels`` (whether they were used), ``started_from``, ``epochs``,
-            ``planned_epochs``, ``stopped`` (why there are fewer), ``image_size``, ``channels``,
-            ``metric``, ``score``, ``low`` and ``high`` on ``scored`` held-out examples (without
-            labels the score may be None), ``seed``, ``batch_size``, ``recipe``, ``device``,
-            ``seconds``, ``versions``, ``licence`` and ``budget_seconds``. Empty if no epoch was
-            complete.
+            (numbers of examples), ``method``, ``labels`` (whether they were used),
+            ``started_from``, ``epochs``, ``planned_epochs``, ``stopped`` (why there are fewer),
+            ``image_size``, ``channels``, ``metric``, ``score``, ``low`` and ``high`` on ``scored``
+            held-out examples (without labels the score may be None), ``seed``, ``batch_size``,
+            ``recipe``, ``device``, ``seconds``, ``versions``, ``licence`` and ``budget_seconds``.
+            Empty if no epoch was complete.
         file: The weights, or the folder of a family; None if no epoch was complete.
         interrupted: Whether the user interrupted it.
     """
@@ -157,9 +149,9 @@ def prepare(
     device = models.select_device(settings.device, settings.precision)
     settings, source, metric, labels = _read(config, settings, plugins, listener)
     fitting = plugins_for(settings, plugins, source)
-    find_backbone(config, fitting)
+    start = find_backbone(config, fitting).weights
     if config.image_size is None:
-        size = _choose_size(config, source, fitting)
+        size = start.size if start and start.size else _choose_size(config, source, fitting)
         settings = settings.model_copy(update={"image_size": (size,)})
     dataset = check_source(config, source, listener)
     if config.uses_labels:
@@ -189,12 +181,8 @@ def _read(
 def _choose_size(config: SourceTrainingConfig, source: Source, plugins: Registry) -> int:
     """Choose the size of the inputs: that of the backbone, or a smaller one for small images.
 
-    Weights that were trained at another size go on with that. What is trained from scratch gains
-    nothing from images that are enlarged.
+    What is trained from scratch gains nothing from images that are enlarged.
     """
-    start = find_backbone(config, plugins).weights
-    if start and start.size:
-        return start.size
     plugin = plugins.get_untrained("backbone", config.backbone)
     choice = Choice(plugin, plugin.defaults)
     expects = models.build_backbone(choice, None)[1]
@@ -242,7 +230,7 @@ def train(prepared: Prepared, budget: Budget, listener: Listener, out: Path) -> 
         AutoTLError: An error that the user can resolve; the message says how.
     """
     config, began = prepared.config, time.monotonic()
-    with _temporary_folder(out) as folder:
+    with weights_folder.temporary_folder(out) as folder:
         context = _make_context(prepared, folder, budget, listener)
         recipe = _choose_recipe(prepared, context, listener)
         try:
@@ -253,31 +241,12 @@ def train(prepared: Prepared, budget: Budget, listener: Listener, out: Path) -> 
         except TrialStopped as stop:
             raise StudyError(f"the source training stopped: {stop}; {_advise(stop)}") from None
     facts = {
-        **_describe_data(prepared),
         **_describe_training(prepared, recipe, trained),
         **scored,
         "seconds": round(time.monotonic() - began, 1),
     }
     file = weights_folder.save(out, config.backbone, trained.tensors, facts)
     return SourceTraining(facts, file, trained.interrupted)
-
-
-@contextmanager
-def _temporary_folder(out: Path) -> Iterator[Path]:
-    """Yield a folder for temporary files in the folder of weights.
-
-    Raises:
-        StoreError: It cannot be created.
-    """
-    with ExitStack() as stack:
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-            files.remove_leftovers(out)
-            folder = stack.enter_context(files.folder_beside(out / "training"))
-        except OSError as error:
-            text = f"{out} cannot be written ({error.strerror or error}); choose another --out"
-            raise StoreError(text) from None
-        yield folder
 
 
 def _make_context(
@@ -375,21 +344,6 @@ def _advise(stop: TrialStopped) -> str:
     return "try another --lr, --batch-size or --image-size"
 
 
-def _describe_data(prepared: Prepared) -> dict[str, Any]:
-    dataset, config = prepared.dataset, prepared.config
-    return {
-        "backbone": config.backbone,
-        "source": dataset.source,
-        "fingerprint": dataset.fingerprint,
-        **_describe_labels(prepared),
-        "train": len(dataset.indices("train")),
-        "held_out": len(dataset.indices("validation")),
-        "channels": config.in_chans,
-        "licence": config.licence,
-        "budget_seconds": config.budget,
-    }
-
-
 def _describe_labels(prepared: Prepared) -> dict[str, Any]:
     if prepared.config.uses_labels:
         dataset = prepared.dataset
@@ -440,20 +394,14 @@ def _describe_score(
 def _describe_training(prepared: Prepared, recipe: Config, trained: _Trained) -> dict[str, Any]:
     config, epoch = prepared.config, trained.epoch
     assert epoch is not None
-    weights = recipe["backbone"].plugin.weights
-    stopped = INTERRUPTED if trained.interrupted else ""
-    if not stopped and epoch.number < config.epochs:
-        stopped = OUT_OF_TIME
+    start = recipe["backbone"].plugin.weights
     return {
-        "method": config.method,
-        "started_from": weights.origin if weights else "random weights",
-        "epochs": epoch.number,
-        "planned_epochs": config.epochs,
-        "stopped": stopped,
+        "backbone": config.backbone,
+        **describe_source_training(
+            config, prepared.dataset, prepared.device, start, epoch.number, trained.interrupted
+        ),
+        **_describe_labels(prepared),
+        "channels": config.in_chans,
         "image_size": trained.model.expects.size,
-        "seed": config.seed,
-        "batch_size": config.batch_size,
         "recipe": report.describe_config(to_json(recipe)),
-        "device": str(prepared.device),
-        "versions": versions(),
     }

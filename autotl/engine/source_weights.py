@@ -16,7 +16,8 @@ import numpy as np
 
 from autotl.artifact import weights_folder
 from autotl.data import Dataset
-from autotl.engine.pretraining import OUT_OF_TIME, SAVE_SECONDS, Prepared, prepare, train
+from autotl.engine.pretraining import SAVE_SECONDS, Prepared, prepare, train
+from autotl.engine.source_facts import OUT_OF_TIME
 from autotl.errors import StudyError
 from autotl.events import Listener, Note
 from autotl.search.budget import Budget
