@@ -166,7 +166,7 @@ def pretrain(source: str, quiet: bool, **options: Any) -> None:
 
 def _show(result: SourceTraining) -> None:
     """Print what was trained, the files, and how to use them."""
-    from autotl.report.sentences import format_interval
+    from autotl.report.formatting import format_interval
 
     facts, file = result.facts, result.file
     assert file is not None

@@ -12,7 +12,7 @@ import html
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from autotl.report.sentences import format_score, plugin_choices
+from autotl.report.formatting import format_score, plugin_choices
 from autotl.search.leaderboard import rank
 
 if TYPE_CHECKING:
