@@ -15,8 +15,9 @@ from autotl.data.unlabelled import divide
 from autotl.errors import AutoTLError, DataError, StudyError, is_machine_fault
 from autotl.space.input_kind import InputKind
 from autotl.space.narrowing import check_keywords, check_values
-from autotl.space.plugin import SPLIT_WORDS, UNLABELLED, Example, Issue
-from autotl.space.registry import AnyPlugin, Registry, error_line
+from autotl.space.plugin import SPLIT_WORDS, UNLABELLED, AnyPlugin, Example, Issue
+from autotl.space.plugin_modules import error_line
+from autotl.space.registry import Registry
 from autotl.space.task import Task
 from autotl.tasks import CLASSIFICATION
 

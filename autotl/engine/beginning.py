@@ -29,7 +29,7 @@ from autotl.search.budget import Budget
 from autotl.search.input_plan import InputPlan
 from autotl.search.leaderboard import UNFINISHED, rank
 from autotl.selection.distillation import FOLDER
-from autotl.space.registry import AnyPlugin
+from autotl.space.plugin import AnyPlugin
 from autotl.space.space import Space
 from autotl.store import (
     ComparedWeights,

@@ -31,8 +31,9 @@ from autotl.errors import (
 from autotl.events import Listener, Note, Stage
 from autotl.models import Device
 from autotl.search.budget import Budget
+from autotl.space.plugin import AnyPlugin
 from autotl.space.pretraining import Pretrained, Pretraining, PretrainingMethod
-from autotl.space.registry import AnyPlugin, Registry
+from autotl.space.registry import Registry
 from autotl.study import SOURCE_TRAINING_METHODS, SourceTrainingConfig
 from autotl.training.memory import convert_out_of_memory
 

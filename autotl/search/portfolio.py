@@ -36,7 +36,7 @@ from typing import Any, Literal
 
 from autotl.search.leaderboard import PASSING, standard_error
 from autotl.space.kinds import FREEZE_FROM_SCRATCH
-from autotl.space.registry import FILE, AnyPlugin
+from autotl.space.plugin import FILE, AnyPlugin
 from autotl.space.space import Space
 from autotl.store import ScreeningFacts, TrialRow
 

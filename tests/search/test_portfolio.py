@@ -13,7 +13,7 @@ import pytest
 from autotl import Range, Weights, augment, backbone, freeze, head, unlabelled
 from autotl.search.leaderboard import rank
 from autotl.search.portfolio import WARM_START, Names, Portfolio
-from autotl.space.registry import FILE, AnyPlugin
+from autotl.space.plugin import FILE, AnyPlugin
 from autotl.space.space import Space
 from autotl.store import ScreeningFacts, TrialFacts, TrialRow
 from autotl.store.rows import CONTRIBUTION_TYPE
