@@ -80,6 +80,28 @@ def write_text(path: Path, text: str, errors: str = "strict") -> None:
         temporary.write_bytes(text.encode("utf-8", errors))
 
 
+def replace_folder(new: Path, folder: Path, aside: Path) -> None:
+    """Move a complete new folder to its place, and what is there aside.
+
+    Args:
+        new: The new folder, on the same file system.
+        folder: Its place; where there is nothing, nothing is moved aside.
+        aside: A path that does not exist.
+
+    Raises:
+        OSError: A folder cannot be moved; the older one is at its place.
+    """
+    moved = folder.exists() or folder.is_symlink()
+    if moved:
+        folder.rename(aside)
+    try:
+        new.rename(folder)
+    except BaseException:
+        if moved:
+            aside.rename(folder)
+        raise
+
+
 @contextmanager
 def folder_beside(path: Path) -> Iterator[Path]:
     """Yield a new temporary folder beside ``path``; it is removed at the end if it still exists."""

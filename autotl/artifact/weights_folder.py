@@ -175,15 +175,7 @@ def replace_folder(new: Path, folder: Path) -> None:
         OSError: A folder cannot be moved; the older one is at its place.
     """
     with files.folder_beside(folder) as aside:
-        older = aside / folder.name
-        if folder.exists():
-            folder.rename(older)
-        try:
-            new.rename(folder)
-        except BaseException:
-            if older.exists():
-                older.rename(folder)
-            raise
+        files.replace_folder(new, folder, aside / folder.name)
 
 
 def render_card(name: str, facts: Mapping[str, Any]) -> str:
