@@ -33,7 +33,7 @@ from autotl.report.sentences import (
 )
 from autotl.report.summary import find_winner, measured, summarise
 from autotl.scoring import intervals
-from autotl.search.leaderboard import model_cost
+from autotl.search.ranking import model_cost
 
 if TYPE_CHECKING:
     from autotl.store import ImageRow, Store, StudyFacts, TestRow, TrialRow

@@ -16,9 +16,10 @@ from autotl.scoring.logme import logme
 from autotl.search import folds, pruner, resume
 from autotl.search.budget import Budget
 from autotl.search.context import TrainingContext
-from autotl.search.leaderboard import Leaderboard, is_fine_tuned
+from autotl.search.leaderboard import Leaderboard
 from autotl.search.outcome import Outcome
 from autotl.search.progress import Progress
+from autotl.search.ranking import is_fine_tuned
 from autotl.search.resume import RECIPE
 from autotl.search.trial_budget import (
     Compared,

@@ -21,7 +21,7 @@ from autotl.errors import OutOfTime, StoreError, StudyError
 from autotl.events import EpochCompleted, Event, TrialFinished, TrialStarted
 from autotl.search import pruner, trial_queue, trial_training
 from autotl.search.context import TrainingContext
-from autotl.search.leaderboard import rank
+from autotl.search.ranking import rank
 from autotl.search.resume import PROBED_WITH, RECIPE, optuna_state
 from autotl.search.trial_budget import TrialPlan, plan_trial
 from autotl.search.trials import GIVE_UP, quiet_optuna
