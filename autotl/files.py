@@ -7,6 +7,7 @@ file or folder says which process made it: what a killed process left is removed
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -30,6 +31,11 @@ ABANDONED_AFTER_SECONDS = 86_400.0
 
 MARK = ".autotl"
 """The file that marks a folder as AutoTL's, see ``claim``."""
+
+WRITE_ERRORS = frozenset(
+    getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EROFS", "EFBIG") if hasattr(errno, name)
+)
+"""Numbers of errors that only writing raises, such as that of a full disk."""
 
 _TEMPORARY = re.compile(r"\.autotl-([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.tmp")
 """The name of a temporary file: digest of the machine, process, random digits."""
@@ -78,6 +84,39 @@ def write_text(path: Path, text: str, errors: str = "strict") -> None:
     """
     with write_beside(path) as temporary:
         temporary.write_bytes(text.encode("utf-8", errors))
+
+
+def is_write_error(error: OSError, folder: Path) -> bool:
+    """Whether an error tells that files in a folder cannot be written, and not something else.
+
+    Args:
+        error: The error of something that writes into the folder, and may read other files.
+        folder: The folder.
+    """
+    named = (Path(os.fsdecode(n)) for n in (error.filename, error.filename2) if n is not None)
+    return error.errno in WRITE_ERRORS or any(is_within(path, folder) for path in named)
+
+
+def replace_folder(new: Path, folder: Path, aside: Path) -> None:
+    """Move a complete new folder to its place, and what is there aside.
+
+    Args:
+        new: The new folder, on the same file system.
+        folder: Its place; where there is nothing, nothing is moved aside.
+        aside: A path that does not exist.
+
+    Raises:
+        OSError: A folder cannot be moved; the older one is at its place.
+    """
+    moved = folder.exists() or folder.is_symlink()
+    if moved:
+        folder.rename(aside)
+    try:
+        new.rename(folder)
+    except BaseException:
+        if moved:
+            aside.rename(folder)
+        raise
 
 
 @contextmanager

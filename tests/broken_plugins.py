@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from autotl import freeze, head
 from autotl.errors import PluginError
 from autotl.models import Group, Model
-from autotl.space.registry import AnyPlugin
+from autotl.space.plugin import AnyPlugin
 from autotl.testing import check
 
 

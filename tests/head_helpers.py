@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from toy import REGISTRY
 
-from autotl.space.registry import AnyPlugin
+from autotl.space.plugin import AnyPlugin
 
 FITTED = ["logistic_regression", "stages_logistic", "lda", "nearest_mean", "knn"]
 

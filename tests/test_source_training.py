@@ -464,3 +464,47 @@ def test_a_folder_that_cannot_be_written_is_named(pretrain: Pretrain, tmp_path: 
     (tmp_path / "file").touch()
     with pytest.raises(StoreError, match="choose another one with --out"):
         pretrain(out=tmp_path / "file")
+
+
+# ---------------------------------------------------------------- methods of a family
+
+OWN_METHOD = '''
+from autotl.space.pretraining import Pretrained
+from autotl import backbone
+
+def train(task):
+    (task.folder / "weights").write_bytes(b"new")
+    if task.seed == 1:
+        open("a missing vocabulary")
+    if task.seed == 2:
+        (task.folder / "subfolder" / "weights").write_bytes(b"new")
+    if task.seed == 3:
+        raise OSError(28, "No space left on device")
+    return Pretrained(task.name, task.epochs, False, 16, "none")
+
+@backbone(pretraining={"copy": train})
+def own():
+    """A backbone that is never built."""
+'''
+
+
+def test_only_errors_of_writing_the_weights_are_reported_as_such(
+    pretrain: Pretrain, tmp_path: Path
+) -> None:
+    (tmp_path / "own_plugin.py").write_text(OWN_METHOD)
+
+    def train(seed: int) -> Path:
+        chosen = {"backbone": "own", "method": "copy", "plugin": tmp_path / "own_plugin.py"}
+        return pretrain(**chosen, seed=seed).file
+
+    written = train(0)
+    assert (written / "weights").read_bytes() == b"new"
+    before = {path.name: path.read_bytes() for path in written.iterdir()}
+    with pytest.raises(FileNotFoundError, match="a missing vocabulary"):
+        train(1)
+    with pytest.raises(StoreError, match=r"own cannot be written \(No such file or directory\)"):
+        train(2)
+    with pytest.raises(StoreError, match=r"own cannot be written \(No space left on device\)"):
+        train(3)
+    assert {path.name: path.read_bytes() for path in written.iterdir()} == before
+    assert [path.name for path in written.parent.iterdir()] == ["own"]

@@ -16,6 +16,7 @@ from autotl.errors import StudyError
 from autotl.space import registry, space
 from autotl.space.registry import Registry
 from autotl.study import (
+    SourceTrainingConfig,
     StudyConfig,
     configure,
     configure_recipe,
@@ -488,18 +489,27 @@ def test_the_home_folder_may_be_written_as_a_tilde() -> None:
     assert configure("~/photos", {}).data == str(Path.home() / "photos")
 
 
-def test_every_number_has_a_lower_and_an_upper_limit() -> None:
+def configure_source_training(source: str, options: dict[str, Any]) -> object:
+    return study.configure_source_training(source, {"backbone": "resnet18", **options})
+
+
+@pytest.mark.parametrize(
+    ("settings", "configure"),
+    [(StudyConfig, configure), (SourceTrainingConfig, configure_source_training)],
+)
+def test_every_number_has_a_lower_and_an_upper_limit(settings: Any, configure: Any) -> None:
     """Huge and negative numbers are refused where they enter, not where they overflow."""
     numbers = {
         name
-        for name, field in StudyConfig.model_fields.items()
+        for name, field in settings.model_fields.items()
         if re.search(r"\b(int|float|ByteSize)\b", str(field.annotation))
     }
-    assert {"epochs", "seed", "ema", "max_parameters", "image_size", "cache_size"} <= numbers
+    assert {"epochs", "seed", "image_size", "batch_size", "in_chans", "validation"} <= numbers
     for name in numbers:
+        is_list = "tuple" in str(settings.model_fields[name].annotation)
         for value in (-1, -1e300, 10**30, 1e300, float("inf"), float("nan"), "9" * 5000):
             with pytest.raises(StudyError) as caught:
-                configure("x", {name: [value] if name == "image_size" else value})
+                configure("x", {name: [value] if is_list else value})
             assert name.replace("_", "-") in str(caught.value).replace("_", "-")
             assert len(str(caught.value)) < 300
 

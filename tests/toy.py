@@ -14,7 +14,7 @@ from autotl.frozen import FeatureCache
 from autotl.models import Model, build_model
 from autotl.space import registry
 from autotl.space.kinds import SEARCHED_KINDS
-from autotl.space.registry import AnyPlugin
+from autotl.space.plugin import AnyPlugin
 from autotl.space.space import Choice, Config
 from autotl.tasks import numbered_classes
 from autotl.testing.toy import COLOURS, CPU, SIDE

@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from autotl import files
 from autotl.errors import StoreError
 
 FILES = ("config.json", "model.safetensors", "training_images.npy", "README.md")
@@ -68,15 +69,7 @@ def replace(new: Path, folder: Path) -> Path | None:
     restore(folder)
     check_replaceable(folder)
     aside = _aside(folder)
-    moved = folder.exists() or folder.is_symlink()
-    if moved:
-        folder.rename(aside)
-    try:
-        new.rename(folder)
-    except BaseException:
-        if moved:
-            aside.rename(folder)
-        raise
+    files.replace_folder(new, folder, aside)
     return _retire(aside, folder)
 
 

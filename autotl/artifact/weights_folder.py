@@ -102,9 +102,14 @@ def temporary_folder(out: Path) -> Iterator[Path]:
             files.remove_leftovers(out)
             folder = stack.enter_context(files.folder_beside(out / "training"))
         except OSError as error:
-            text = f"{out} cannot be written ({error.strerror or error}); choose another --out"
-            raise StoreError(text) from None
+            raise write_error(out, error) from None
         yield folder
+
+
+def write_error(path: Path, error: OSError) -> StoreError:
+    """The error that says to the user that a folder cannot be written."""
+    reason = error.strerror or error
+    return StoreError(f"{path} cannot be written ({reason}); choose another --out")
 
 
 def copy_backbone(model: Model) -> dict[str, Tensor]:
@@ -164,26 +169,24 @@ def check_folder_replaceable(folder: Path) -> None:
         )
 
 
-def replace_folder(new: Path, folder: Path) -> None:
-    """Move a complete new folder with weights of a family to its place.
+def save_folder(new: Path, folder: Path, nouns: str, facts: Mapping[str, Any]) -> None:
+    """Write the model card into a new folder with weights of a family, and move it to its place.
 
     Args:
-        new: The new folder, on the same file system.
+        new: The folder with the weights, on the same file system.
         folder: Its place, where there may be an older one.
+        nouns: What they were trained on.
+        facts: How, with the ``backbone``.
 
     Raises:
-        OSError: A folder cannot be moved; the older one is at its place.
+        StoreError: A file or folder cannot be written; the older one is at its place.
     """
-    with files.folder_beside(folder) as aside:
-        older = aside / folder.name
-        if folder.exists():
-            folder.rename(older)
-        try:
-            new.rename(folder)
-        except BaseException:
-            if older.exists():
-                older.rename(folder)
-            raise
+    try:
+        files.write_text(new / FOLDER_CARD, render_folder_card(nouns, facts))
+        with files.folder_beside(folder) as aside:
+            files.replace_folder(new, folder, aside / folder.name)
+    except OSError as error:
+        raise write_error(folder, error) from None
 
 
 def render_card(name: str, facts: Mapping[str, Any]) -> str:

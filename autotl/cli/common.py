@@ -1,4 +1,7 @@
-"""Options, option types and the handling of interrupts that several commands share."""
+"""Options, option types and the handling of interrupts that several commands share.
+
+Numbers that are settings of a study have their limits there, and none here.
+"""
 
 from __future__ import annotations
 
@@ -91,6 +94,21 @@ STORAGE = click.option(
     metavar="URL",
     envvar=STORAGE_VARIABLE,
     help=f"Database URL of the studies (default: ${STORAGE_VARIABLE}, else OUT/autotl.db).",
+)
+TASK = click.option(
+    "--task",
+    metavar="NAME",
+    help="What is predicted: classification, multilabel, regression, ordinal, or the task of a "
+    "plugin (default: what the labels tell).",
+)
+SEED = click.option(
+    "--seed", type=int, metavar="N", help="Seed of the random number generators (default: 0)."
+)
+PRECISION = click.option(
+    "--precision",
+    type=click.Choice(["auto", "float32", "tf32", "bfloat16", "float16"]),
+    help="Floating-point format of the computation (default: auto, bfloat16 if the hardware "
+    "supports it, float16 on older NVIDIA GPUs).",
 )
 WEIGHTS = click.option(
     "--weights",

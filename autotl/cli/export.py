@@ -67,13 +67,13 @@ def export(
     require_folder(model)
     from autotl import models
     from autotl.artifact import export as exporter
-    from autotl.artifact import model_folder, replacement
+    from autotl.artifact import export_formats, model_folder, replacement
     from autotl.space import registry
 
-    exporter.check_requirements(to)
+    export_formats.check_requirements(to)
     plugins = registry.load(plugin)
     predictor = model_folder.load(model, plugins, models.select_device("cpu"), _warn)
-    file = out or replacement.current(model) / f"model{exporter.SUFFIXES[to]}"
+    file = out or replacement.current(model) / f"model{export_formats.SUFFIXES[to]}"
     if not file.parent.is_dir():
         raise ArtifactError(f"there is no folder {file.parent} to export to; create it first")
     exporter.check_file(file, to)
@@ -145,11 +145,8 @@ def _load_with_or_without_labels(
 
 
 def _print_result(result: ExportResult, predictor: Predictor, to: str, origin: str) -> None:
-    from autotl.artifact.export import (
-        TOLERANCE,
-        describe_images,
-        unit_of_difference,
-    )
+    from autotl.artifact.export import TOLERANCE, unit_of_difference
+    from autotl.artifact.export_formats import describe_images
     from autotl.artifact.standalone import output_name
     from autotl.data import ImageInput
 

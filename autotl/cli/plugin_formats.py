@@ -14,7 +14,7 @@ from autotl.errors import PluginError
 from autotl.space.hyperparameter import Hyperparameter
 
 if TYPE_CHECKING:
-    from autotl.space.registry import AnyPlugin
+    from autotl.space.plugin import AnyPlugin
 
 
 def description(plugin: AnyPlugin) -> str:
@@ -115,10 +115,10 @@ def _paper(plugin: AnyPlugin) -> str:
 
 def _missing_requirements(plugin: AnyPlugin) -> list[str]:
     """Return the requirements that are not installed; an invalid one counts as missing."""
-    from autotl.space import registry
+    from autotl.space.requirements import missing_requirements
 
     try:
-        return registry.missing_requirements(plugin)
+        return missing_requirements(plugin)
     except PluginError:
         return list(plugin.requires)
 

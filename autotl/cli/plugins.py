@@ -21,7 +21,8 @@ from autotl.space.kinds import GIVEN_ARGUMENTS
 
 if TYPE_CHECKING:
     from autotl.space.input_kind import InputKind
-    from autotl.space.registry import AnyPlugin, Registry
+    from autotl.space.plugin import AnyPlugin
+    from autotl.space.registry import Registry
     from autotl.testing import Examination
 
 LIST_FORMAT = click.option(
@@ -148,14 +149,14 @@ def check_plugins(target: str, source: str, plugin: Sequence[Path]) -> None:
     range and with every choice. The exit code is 1 if anything is wrong.
     """
     click.echo(f"checking {target}", err=True)  # the libraries take seconds to load
-    from autotl.space import registry
+    from autotl.space import plugin_modules, registry
 
     if target.endswith(".py") or Path(target).is_file():
         file = Path(target)
         available = registry.load(dict.fromkeys([*plugin, file]))
         checked = [p for p in available if p.origin.startswith(f"file {file.name} ")]
         modules = {sys.modules[p.function.__module__] for p in checked}
-        kinds = {kind for module in modules for kind in registry.collect_input_kinds(module)}
+        kinds = {kind for module in modules for kind in plugin_modules.collect_input_kinds(module)}
     else:
         available = registry.load(plugin)
         kinds = {kind for name, kind in available.input_kinds.items() if name == target}

@@ -12,15 +12,17 @@ from autotl.cli.common import (
     DATA_OPTION,
     PATH,
     PLUGIN,
+    PRECISION,
     QUIET,
+    SEED,
     SOURCE,
+    TASK,
     Duration,
     device_option,
     given_options,
     interruptible,
 )
 from autotl.events import Stage
-from autotl.space.kinds import MAX_CHANNELS
 
 if TYPE_CHECKING:
     from autotl.engine import SourceTraining
@@ -49,7 +51,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--epochs",
-    type=click.IntRange(1, 100_000),
+    type=int,
     metavar="N",
     help="Number of epochs (default: 20, for simclr 100).",
 )
@@ -63,40 +65,35 @@ if TYPE_CHECKING:
     "--size",
     "--image-size",
     "image_size",
-    type=click.IntRange(16, 2048),
+    type=int,
     metavar="N",
     help="Side of the input images in pixels (default: the backbone's, less for small images).",
 )
 @click.option(
     "--in-chans",
-    type=click.IntRange(1, MAX_CHANNELS),
+    type=int,
     metavar="N",
     help="Number of channels of images (default: 3).",
 )
 @click.option(
     "--validation",
-    type=click.FloatRange(0, 0.9, min_open=True, max_open=True),
+    type=float,
     metavar="FRACTION",
     help="Fraction of the images that is held out to score the model (default: 0.1).",
 )
-@click.option(
-    "--task",
-    metavar="NAME",
-    help="What is predicted: classification, multilabel, regression, ordinal, or the task of a "
-    "plugin (default: what the labels tell).",
-)
+@TASK
 @click.option(
     "--metric", metavar="NAME", help="Metric of the held-out score (default: that of the task)."
 )
 @click.option(
     "--lr",
-    type=click.FloatRange(0, 1, min_open=True),
+    type=float,
     metavar="RATE",
     help="Learning rate of an Adam-like optimizer (default: 0.001).",
 )
 @click.option(
     "--batch-size",
-    type=click.IntRange(2, 65_536),
+    type=int,
     metavar="N",
     help="Number of images in a training step (default: 64).",
 )
@@ -117,20 +114,11 @@ if TYPE_CHECKING:
     help="Folder in which --from pretrained looks for weights first "
     "(default: installed packages, then the Hugging Face cache and hub).",
 )
-@click.option(
-    "--seed",
-    type=click.IntRange(0, 2**31 - 1),
-    metavar="N",
-    help="Seed of the random number generators (default: 0).",
-)
+@SEED
 @DATA_OPTION
 @PLUGIN
 @device_option()
-@click.option(
-    "--precision",
-    type=click.Choice(["auto", "float32", "tf32", "bfloat16", "float16"]),
-    help="Floating-point format of the computation (default: auto, as for search).",
-)
+@PRECISION
 @QUIET
 def pretrain(source: str, quiet: bool, **options: Any) -> None:
     """Train a backbone on DATA, so that a search on few other images can start from its weights.
@@ -166,7 +154,7 @@ def pretrain(source: str, quiet: bool, **options: Any) -> None:
 
 def _show(result: SourceTraining) -> None:
     """Print what was trained, the files, and how to use them."""
-    from autotl.report.sentences import format_interval
+    from autotl.report.formatting import format_interval
 
     facts, file = result.facts, result.file
     assert file is not None

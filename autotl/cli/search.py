@@ -15,9 +15,12 @@ from autotl.cli.common import (
     DATA_OPTION,
     PATH,
     PLUGIN,
+    PRECISION,
     QUIET,
+    SEED,
     SOURCE,
     STORAGE,
+    TASK,
     WEIGHTS,
     Duration,
     device_option,
@@ -31,6 +34,9 @@ if TYPE_CHECKING:
     from autotl.engine import Result
     from autotl.study import StudyConfig
 
+OUT = click.option(
+    "--out", type=PATH, metavar="DIR", help="Parent folder of the run folders (default: runs)."
+)
 FOLDS = click.option(
     "--folds",
     type=click.IntRange(2, 20),
@@ -102,12 +108,7 @@ FOLDS = click.option(
     metavar="NAME",
     help="Loss to search; repeatable (default: that of the task alone).",
 )
-@click.option(
-    "--task",
-    metavar="NAME",
-    help="What is predicted: classification, multilabel, regression, ordinal, or the task of a "
-    "plugin (default: what the labels tell).",
-)
+@TASK
 @click.option(
     "--metric",
     metavar="NAME",
@@ -248,19 +249,10 @@ FOLDS = click.option(
     help="Examples of another domain with the same classes, which are those that count: they are "
     "trained on without labels, and score (default: none).",
 )
-@click.option(
-    "--out", type=PATH, metavar="DIR", help="Parent folder of the run folders (default: runs)."
-)
+@OUT
 @device_option()
-@click.option(
-    "--precision",
-    type=click.Choice(["auto", "float32", "tf32", "bfloat16", "float16"]),
-    help="Floating-point format of the computation (default: auto, bfloat16 if the hardware "
-    "supports it, float16 on older NVIDIA GPUs).",
-)
-@click.option(
-    "--seed", type=int, metavar="N", help="Seed of the random number generators (default: 0)."
-)
+@PRECISION
+@SEED
 @click.option(
     "--isolate",
     is_flag=True,
@@ -344,13 +336,7 @@ def _isolate(settings: StudyConfig, began: float) -> float:
 @click.command()
 @click.argument("recipe", type=PATH)
 @click.argument("source", metavar="[DATA]", required=False, type=SOURCE)
-@click.option(
-    "--out",
-    type=PATH,
-    default=Path("runs"),
-    metavar="DIR",
-    help="Parent folder of the run folders (default: runs).",
-)
+@OUT
 @click.option(
     "--study",
     metavar="NAME",

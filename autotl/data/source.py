@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,8 +16,9 @@ from autotl.data.unlabelled import divide
 from autotl.errors import AutoTLError, DataError, StudyError, is_machine_fault
 from autotl.space.input_kind import InputKind
 from autotl.space.narrowing import check_keywords, check_values
-from autotl.space.plugin import SPLIT_WORDS, UNLABELLED, Example, Issue
-from autotl.space.registry import AnyPlugin, Registry, error_line
+from autotl.space.plugin import SPLIT_WORDS, UNLABELLED, AnyPlugin, Example, Issue
+from autotl.space.plugin_modules import error_line
+from autotl.space.registry import Registry
 from autotl.space.task import Task
 from autotl.tasks import CLASSIFICATION
 
@@ -100,18 +102,15 @@ def read_target(
     is_plain = folder.is_dir() and not any(
         path.is_dir() and not image_files.is_hidden(path.name) for path in folder.iterdir()
     )
-    if not is_plain:
-        return read_source(target, plugins, options)
-    if kind is IMAGES:
-        items = [
-            (path.as_posix(), folder / path) for path in image_files.list_images(folder).images
-        ]
-    else:
-        items = list(kind.read(str(folder)))
-    if not items:
+    plain: Source | None = None
+    if is_plain and kind is IMAGES:
+        plain = _read_images(folder)
+    elif is_plain:
+        plain = Source([Example(name, item, "") for name, item in kind.read(str(folder))], [], kind)
+    if plain is None or not plain.examples:
         return read_source(target, plugins, options)  # which explains it
-    examples = tuple(Example(name, item, "", UNLABELLED) for name, item in items)
-    return Source([], [], kind, unlabelled=examples)
+    unlabelled = tuple(replace(example, split=UNLABELLED) for example in plain.examples)
+    return plain._replace(examples=[], unlabelled=unlabelled)
 
 
 def read_without_labels(
@@ -131,11 +130,20 @@ def read_without_labels(
         DataError: The source cannot be read, or no dataset plugin reads it.
         StudyError: The dataset plugin does not have these options.
     """
-    root, listing = Path(source).expanduser(), None
+    plain = None if options else _read_images(Path(source).expanduser())
+    return plain or read_source(source, plugins, options, needs_labels=False)
+
+
+def _read_images(root: Path) -> Source | None:
+    """Read all images below a folder, without labels; None if there are none, or classes.
+
+    Folders at the top that are called like splits are these splits.
+    """
+    listing = None
     with suppress(OSError):  # the dataset plugin explains it
         listing = image_files.list_images(root) if root.is_dir() else None
-    if listing is None or options or not listing.images or _has_classes(listing.images):
-        return read_source(source, plugins, options, needs_labels=False)
+    if listing is None or not listing.images or _has_classes(listing.images):
+        return None
     tops = {path.parts[0] if len(path.parts) > 1 else "" for path in listing.images}
     are_splits = all(top.lower() in SPLIT_WORDS for top in tops)
     examples = [

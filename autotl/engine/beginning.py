@@ -27,9 +27,9 @@ from autotl.scoring.metrics import Metric
 from autotl.search import folds, identity, pruner, sampler
 from autotl.search.budget import Budget
 from autotl.search.input_plan import InputPlan
-from autotl.search.leaderboard import UNFINISHED, rank
+from autotl.search.ranking import UNFINISHED, rank
 from autotl.selection.distillation import FOLDER
-from autotl.space.registry import AnyPlugin
+from autotl.space.plugin import AnyPlugin
 from autotl.space.space import Space
 from autotl.store import (
     ComparedWeights,

@@ -26,7 +26,8 @@ from autotl.events import Listener, Note
 from autotl.models import Device
 from autotl.scoring import metrics
 from autotl.search.budget import PRETRAINING_FRACTION, Budget
-from autotl.space.registry import AnyPlugin, Registry
+from autotl.space.plugin import AnyPlugin
+from autotl.space.registry import Registry
 from autotl.space.space import Space
 from autotl.store import StudyFacts
 from autotl.study import SourceTrainingConfig, StudyConfig

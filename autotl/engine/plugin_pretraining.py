@@ -23,7 +23,6 @@ from autotl.errors import (
     OutOfMemory,
     OutOfTime,
     PluginError,
-    StoreError,
     StudyError,
     TrialStopped,
     did_you_mean,
@@ -31,8 +30,9 @@ from autotl.errors import (
 from autotl.events import Listener, Note, Stage
 from autotl.models import Device
 from autotl.search.budget import Budget
+from autotl.space.plugin import AnyPlugin
 from autotl.space.pretraining import Pretrained, Pretraining, PretrainingMethod
-from autotl.space.registry import AnyPlugin, Registry
+from autotl.space.registry import Registry
 from autotl.study import SOURCE_TRAINING_METHODS, SourceTrainingConfig
 from autotl.training.memory import convert_out_of_memory
 
@@ -67,22 +67,32 @@ def pretrain(
     device = models.select_device(settings.device, settings.precision)
     dataset = check_source(config, source, listener)
     require_enough(dataset)
+    with weights_folder.temporary_folder(config.out) as folder:
+        task = _describe_task(config, plugin, dataset, device, budget, listener, folder, target)
+        listener(Stage("training", 0, config.epochs))
+        trained = _train(method, task)
+        facts = _describe(config, plugin, dataset, device, trained, time.monotonic() - began)
+        weights_folder.save_folder(folder, target, source.kind.nouns, facts)
+    return facts, target, trained.interrupted
+
+
+def _train(method: PretrainingMethod, task: Pretraining) -> Pretrained:
+    """Call the method of a family.
+
+    Raises:
+        StudyError: The training stops, because there is no more time, say.
+        StoreError: The weights cannot be written.
+        Exception: Any other error of the method is its own.
+    """
     try:
-        with weights_folder.temporary_folder(config.out) as folder:
-            task = _describe_task(config, plugin, dataset, device, budget, listener, folder, target)
-            listener(Stage("training", 0, config.epochs))
-            with convert_out_of_memory("a batch", device.torch_device):
-                trained = method(task)
-            facts = _describe(config, plugin, dataset, device, trained, time.monotonic() - began)
-            card = weights_folder.render_folder_card(source.kind.nouns, facts)
-            files.write_text(folder / weights_folder.FOLDER_CARD, card)
-            weights_folder.replace_folder(folder, target)
+        with convert_out_of_memory("a batch", task.device):
+            return method(task)
     except TrialStopped as stop:
         raise StudyError(f"the source training stopped: {stop}{_advise(stop)}") from None
     except OSError as error:
-        text = f"{target} cannot be written ({error.strerror or error}); choose another --out"
-        raise StoreError(text) from None
-    return facts, target, trained.interrupted
+        if not files.is_write_error(error, task.folder):
+            raise
+        raise weights_folder.write_error(task.target, error) from None
 
 
 def _advise(stop: TrialStopped) -> str:

@@ -46,7 +46,8 @@ from autotl.scoring.metrics import Metric
 from autotl.search.budget import Budget
 from autotl.search.context import TrainingContext
 from autotl.search.mirroring import measure_mirroring
-from autotl.space.registry import AnyPlugin, Registry
+from autotl.space.plugin import AnyPlugin
+from autotl.space.registry import Registry
 from autotl.space.space import Choice, Config, Space, default_plugin, to_json
 from autotl.study import SOURCE_TRAINING_METHODS, SourceTrainingConfig, StudyConfig
 from autotl.training import Contrast, Epoch, Job

@@ -20,8 +20,8 @@ from autotl.errors import DataError, PluginError
 from autotl.models import Model
 from autotl.scoring import intervals, metrics, neighbours
 from autotl.search.context import TrainingContext
-from autotl.space.plugin import UNLABELLED, Example
-from autotl.space.registry import AnyPlugin, Registry
+from autotl.space.plugin import UNLABELLED, AnyPlugin, Example
+from autotl.space.registry import Registry
 from autotl.space.space import Choice, default_plugin
 from autotl.study import StudyConfig
 from autotl.tasks import ANY, WithoutLabels, choose_task

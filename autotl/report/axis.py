@@ -8,9 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from autotl.report.comparisons import BASELINES
 from autotl.report.figures import score_range
-from autotl.report.sentences import BASELINES, format_score
-from autotl.search.leaderboard import rank
+from autotl.report.formatting import format_score
+from autotl.search.ranking import rank
 from autotl.space.kinds import SEARCHED_KINDS
 
 if TYPE_CHECKING:

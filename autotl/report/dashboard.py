@@ -23,7 +23,7 @@ import optuna
 from autotl.errors import StoreError, StudyError
 from autotl.report.dashboard_notes import Confusion, study_attributes, study_note, trial_note
 from autotl.report.summary import summarise
-from autotl.search.leaderboard import rank
+from autotl.search.ranking import rank
 
 if TYPE_CHECKING:
     from autotl.store import Store

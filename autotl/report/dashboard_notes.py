@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autotl.report.sentences import (
+from autotl.report.formatting import (
     describe_config,
-    describe_result,
     format_interval,
     format_score,
     plugin_choices,
     winner_name,
 )
+from autotl.report.sentences import describe_result
 
 if TYPE_CHECKING:
     from autotl.store import TrialRow

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from autotl.search.leaderboard import rank
+from autotl.search.ranking import rank
 from autotl.space.kinds import SEARCHED_KINDS
 
 if TYPE_CHECKING:

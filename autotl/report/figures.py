@@ -12,8 +12,8 @@ import html
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from autotl.report.sentences import format_score, plugin_choices
-from autotl.search.leaderboard import rank
+from autotl.report.formatting import format_score, plugin_choices
+from autotl.search.ranking import rank
 
 if TYPE_CHECKING:
     from autotl.store import EpochRow, TrialRow

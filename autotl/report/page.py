@@ -18,20 +18,22 @@ from autotl.errors import StoreError
 from autotl.report import axis, figures
 from autotl.report.costs import prediction_costs, prediction_ms
 from autotl.report.effects import hyperparameter_effects, kind_effects
-from autotl.report.sentences import (
-    describe_calibration,
+from autotl.report.formatting import (
     describe_config,
-    describe_mirroring,
-    describe_result,
-    describe_winner,
     format_members,
     plugin_choices,
     winner_name,
     with_article,
 )
+from autotl.report.sentences import (
+    describe_calibration,
+    describe_mirroring,
+    describe_result,
+    describe_winner,
+)
 from autotl.report.summary import find_winner, measured, summarise
 from autotl.scoring import intervals
-from autotl.search.leaderboard import model_cost
+from autotl.search.ranking import model_cost
 
 if TYPE_CHECKING:
     from autotl.store import ImageRow, Store, StudyFacts, TestRow, TrialRow

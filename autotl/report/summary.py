@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from autotl.report.costs import prediction_ms
 from autotl.scoring import majority
-from autotl.search.leaderboard import (
+from autotl.search.ranking import (
     UNFINISHED,
     baselines,
     compare_on_validation,
@@ -87,7 +87,7 @@ def summarise(store: Store, study: str) -> dict[str, Any]:
 
     ``contenders`` are those of the final selection, with means over its repeats. Without a final
     selection they are the best distinct trials, with their scores on one split with one seed; see
-    ``leaderboard.compare_on_validation`` for which of them are tied. An ensemble of trials that is
+    ``ranking.compare_on_validation`` for which of them are tied. An ensemble of trials that is
     the winner precedes them.
     ``cut_trial`` ended early with a better score than every complete trial. ``not_fine_tuned`` is
     there if the budget was too short for that. ``best`` is the contender whose model is in the run

@@ -34,9 +34,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
-from autotl.search.leaderboard import PASSING, standard_error
+from autotl.search.ranking import PASSING, standard_error
 from autotl.space.kinds import FREEZE_FROM_SCRATCH
-from autotl.space.registry import FILE, AnyPlugin
+from autotl.space.plugin import FILE, AnyPlugin
 from autotl.space.space import Space
 from autotl.store import ScreeningFacts, TrialRow
 

@@ -16,12 +16,8 @@ from autotl.scoring.metrics import METRICS, WITHOUT_LABELS
 from autotl.search import identity
 from autotl.space.declared import Declarations, read_declarations
 from autotl.space.narrowing import narrow_plugin, require_kinds, require_names
-from autotl.space.registry import (
-    WILDCARDS,
-    choose_reason,
-    require_plugin_file,
-    require_source,
-)
+from autotl.space.plugin_modules import require_plugin_file
+from autotl.space.registry import WILDCARDS, choose_reason, require_source
 from autotl.space.task import AUTO, DEFAULT_TASK
 from autotl.store import quick
 from autotl.store.lock import lock

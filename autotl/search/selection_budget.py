@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from autotl.search.budget import SELECTION_FRACTION, SLACK, Budget
-from autotl.search.leaderboard import Leaderboard, is_fine_tuned
+from autotl.search.leaderboard import Leaderboard
+from autotl.search.ranking import is_fine_tuned
 from autotl.store import Contender, TrialRow
 
 MOST_CONTENDERS = 4

@@ -15,7 +15,7 @@ from autotl.errors import OutOfTime
 from autotl.models import Model
 from autotl.search.budget import SELECTION_FRACTION, Budget
 from autotl.search.context import TrainingContext
-from autotl.search.leaderboard import is_fine_tuned
+from autotl.search.ranking import is_fine_tuned
 from autotl.space import space
 from autotl.space.space import Config
 from autotl.store import TrialRow

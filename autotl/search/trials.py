@@ -1,82 +1,54 @@
-"""The trial loop: draw a configuration, build the model, fine-tune, report, prune.
+"""The trial loop: begin a trial, train it, store its result, and stop where that is due.
 
 It uses Optuna, but not torch.
 """
 
 from __future__ import annotations
 
-import math
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
 import optuna
 
-from autotl import events, models, training
+from autotl import events
 from autotl.errors import (
     AutoTLError,
     Duplicate,
-    Incompatible,
     OutOfTime,
     StudyError,
     find_device_fault,
     is_machine_fault,
 )
 from autotl.events import Listener
-from autotl.models import Model
-from autotl.scoring.logme import logme
-from autotl.search import folds, pruner, resume, warm_start
+from autotl.search import resume, warm_start
 from autotl.search.best_model import BestModel
 from autotl.search.budget import Budget
 from autotl.search.context import TrainingContext
-from autotl.search.leaderboard import Leaderboard, is_fine_tuned
-from autotl.search.outcome import Outcome, classify, search_error
+from autotl.search.leaderboard import Leaderboard
+from autotl.search.outcome import classify, search_error
 from autotl.search.portfolio import Portfolio
 from autotl.search.predictions import store_predictions
-from autotl.search.resume import RECIPE, RETRIED
+from autotl.search.progress import Progress
+from autotl.search.resume import RETRIED
 from autotl.search.screening import Screening
-from autotl.search.trial_budget import (
-    Compared,
-    TrialPlan,
-    effective_config,
-    plan_trial,
-    refuse_too_slow,
-)
 from autotl.search.trial_queue import Begun, TrialQueue
+from autotl.search.trial_training import RunningTrial, TrialTraining
 from autotl.space import space
-from autotl.space.space import Config, Space
+from autotl.space.space import Space
 from autotl.store import QUEUE, EpochRow, Store, Worker
-from autotl.training import Epoch
 
 GIVE_UP = 8
 """The number of consecutive trials that fail, or that are out of time, after which the search ends.
 
 Cheap trials between those that are out of time do not reset the count, unless they are the best."""
 
-OTHERS_SECONDS, OTHERS = 5.0, 8
-"""The time between two reports of the trials of other workers during a trial. With more than this
-number of running trials it grows in proportion, so that it takes the same part of the time."""
-
 WAIT_SECONDS = 1.0
 """The pause before a worker looks again whether the trials of others have ended."""
-
-
-@dataclass
-class _Running:
-    """A running trial: Optuna's trial, its configuration, and its outcome so far."""
-
-    trial: optuna.Trial
-    config: Config
-    outcome: Outcome = field(default_factory=Outcome)
-    started: bool = False  # whether the listener knows of it
-
-    @property
-    def number(self) -> int:
-        return self.trial.number
 
 
 @contextmanager
@@ -118,8 +90,8 @@ class TrialLoop:
         listener: Listener,
         worker: Worker,
     ) -> None:
-        self.store, self.context, self.worker = store, context, worker
-        self.leaderboard, self.budget, self.listener = leaderboard, budget, listener
+        self.store, self.study, self.context, self.worker = store, study, context, worker
+        self.leaderboard, self.listener = leaderboard, listener
         self.settings, self.name = context.settings, context.settings.name
         self.best = BestModel(context, leaderboard, worker)
         self.portfolio = Portfolio(
@@ -140,9 +112,11 @@ class TrialLoop:
             worker,
             screening,
         )
-        self.study = study
+        self.progress = Progress(listener, leaderboard, worker)
+        self.training = TrialTraining(
+            store, context, leaderboard, budget, self.queue, self.progress
+        )
         self._stored: dict[str, Any] = {}
-        self._read_others = time.monotonic()
 
     def run(self) -> None:
         """Run trials until the maximum number, the end of the budget, or ``GIVE_UP`` failures.
@@ -160,7 +134,7 @@ class TrialLoop:
                 self.queue.compare_backbones(status)
             begun = None if gives_up else self.queue.begin_next(status)
             if begun is None:
-                self._notify_others()
+                self.progress.tell_others()
                 if not self.queue.others_run():
                     break
                 self.listener(events.Stage("waiting for the trials of other workers"))
@@ -208,11 +182,11 @@ class TrialLoop:
         Heads on the same frozen backbone may be trained together; each is a trial.
         """
         began = time.monotonic()
-        running = [_Running(*begun)]
+        running = [RunningTrial(*begun)]
         try:
             with self.store.convert_errors():
-                self._notify_others()  # Ctrl-C may take effect here, too
-                self._train(running)
+                self.progress.tell_others()  # Ctrl-C may take effect here, too
+                self.training.train(running)
         except (Exception, KeyboardInterrupt) as error:
             for each in running:
                 each.outcome = replace(each.outcome, model=None, error=error)
@@ -223,7 +197,8 @@ class TrialLoop:
         self._store_measurements()
         self.leaderboard.refresh()
         self.best.keep((each.number, each.outcome.model) for each in running)
-        self._notify_finished(running, results, seconds)
+        for each, result in zip(running, results, strict=True):
+            self.progress.finish(each.number, each.config, each.outcome, result, seconds)
         first = running[0].outcome.error
         if isinstance(first, KeyboardInterrupt):
             raise first
@@ -231,185 +206,9 @@ class TrialLoop:
             raise search_error(first, running[0].number)
         return results[0]
 
-    def _train(self, running: list[_Running]) -> None:
-        """Train a trial; with the second head, train others and add their trials to ``running``."""
-        first = running[0]
-        plan = self._plan(first)
-        if plan.backbone_frozen and self.queue.leads_heads(first.trial):
-            for begun in self.queue.begin_other_heads((first.trial, first.config)):
-                running.append(_Running(*begun))
-                self._write_plan(begun[0], plan)
-            self._train_heads(running, plan)
-            self._cross_validate(running, plan)
-            return
-        try:
-            first.outcome = self._fine_tune(first, plan)
-            self._cross_validate(running, plan)
-        except Exception as error:
-            if not is_machine_fault(error):  # after that, and Ctrl-C, it continues from there
-                folds.delete_checkpoints(self.context, first.config)
-            raise
-        folds.delete_checkpoints(self.context, first.config)
-        if plan.backbone_frozen and self.portfolio.is_probe(first.trial.user_attrs.get(RECIPE, ())):
-            facts = {"is_probe": True, "logme": self._estimate_transferability(plan, first.config)}
-            first.outcome = replace(first.outcome, facts={**first.outcome.facts, **facts})
-
-    def _cross_validate(self, running: Sequence[_Running], plan: TrialPlan) -> None:
-        """Train the trials that completed the first fold on the others, if there are folds."""
-        complete = [each for each in running if each.outcome.model]
-        first = [(m, each.outcome.epochs[-1]) for each in running if (m := each.outcome.model)]
-        if self.settings.folds is None or not complete:
-            return
-        results = folds.cross_validate(
-            self.context,
-            [each.config for each in complete],
-            plan,
-            first,
-            trials=[each.number for each in complete],
-            partial=not self.leaderboard.ranked,
-        )
-        for each, result in zip(complete, results, strict=True):
-            if isinstance(result, Exception):
-                each.outcome = replace(each.outcome, model=None, error=result)
-                continue
-            facts = {**each.outcome.facts, "folds": result.folds}
-            each.outcome = replace(
-                each.outcome, model=result.model, facts=facts, cross_validated=result
-            )
-
-    def _plan(self, running: _Running) -> TrialPlan:
-        """Build the model of a trial and plan its training within the limits and the budget."""
-        trial, config = running.trial, running.config
-        plain, rows = space.to_json(config), self.leaderboard.representatives
-        compared = self._compared(tuple(trial.user_attrs.get(RECIPE, ())))
-        is_cheap = self.portfolio.is_cheap(plain)
-        if any(map(is_fine_tuned, rows)) and not (is_cheap or compared):
-            refuse_too_slow(plain, rows, self.context, self.budget)
-        model = self.context.build(config, self.context.first_fold)
-        count, most = models.count_parameters(model), self.settings.max_parameters
-        if most is not None:
-            trial.set_constraint("parameters", count - most)
-            if count > most:
-                raise Incompatible(resume.too_many_parameters(count, most))
-        plan = plan_trial(
-            model,
-            config,
-            self.context,
-            self.budget,
-            complete=rows,
-            several_heads=self.queue.leads_heads(trial),
-            compared=compared,
-        )
-        self._refuse_duplicate(plan)
-        self._write_plan(trial, plan)
-        self._notify_started(running, plan.job.epochs)
-        return plan
-
-    def _compared(self, recipe: tuple[str, ...]) -> Compared | None:
-        """The trials that one of a comparison is compared with; None for other recipes."""
-        names, recipes = self.portfolio.comparison, self.leaderboard.recipes
-        if recipe not in names or len(names) < 2:
-            return None
-        done = [recipes[n] for n in names if n in recipes and recipes[n].status == "complete"]
-        epochs = min((row.epochs for row in done), default=None)
-        others = [name for name in names if name != recipe and name not in recipes]
-        return Compared(epochs, 1 + len(others))
-
-    def _refuse_duplicate(self, plan: TrialPlan) -> None:
-        """Raise Duplicate if a complete trial had the same effective configuration."""
-        same = plan.facts["effective_config"]
-        running = self.leaderboard.running.values()
-        others = (row for row in running if row.facts.effective_config == same)
-        for row in (*self.leaderboard.by_effective_config.get(same, ()), *others):
-            if row.epochs >= plan.job.epochs and row.facts.folds == self.settings.folds:
-                raise Duplicate(f"it would be trained as trial {row.number} was")
-
-    def _write_plan(self, trial: optuna.Trial, plan: TrialPlan) -> None:
-        columns = {
-            "epochs": plan.job.epochs,
-            "parameters": models.count_parameters(plan.model),
-        }
-        self._write(trial, columns, **plan.facts)
-
-    def _write(self, trial: optuna.Trial, columns: Mapping[str, int], **facts: Any) -> None:
-        """Store columns and facts of a trial; Optuna Dashboard shows the columns too."""
-        self.store.update_trial(self.name, trial.number, columns, **facts)
-        with self.store.storage.together():
-            for key, value in columns.items():
-                trial.set_user_attr(key, value)
-
-    def _fine_tune(self, running: _Running, plan: TrialPlan) -> Outcome:
-        """Train a model and report every epoch. Recipes are baselines and are not pruned."""
-        trial, done, epochs = running.trial, [], plan.job.epochs
-        # Optuna would read all trials after every epoch, also where it never prunes.
-        first = pruner.warmup_epochs(self.settings.epochs)
-        can_be_pruned = RECIPE not in trial.user_attrs
-        if plan.job.checkpoint and (saved := plan.job.checkpoint.facts.get("epochs")):
-            text = f"trial {trial.number} continues after epoch {len(saved)} of {epochs}"
-            self.listener(events.Note(text))
-        for epoch in training.fine_tune(plan.model, running.config, plan.job):
-            done.append(epoch)
-            running.outcome = Outcome(epochs=tuple(done))
-            _report(trial, epoch)
-            self.listener(_event(trial.number, epoch, epochs))
-            self._refresh_others()
-            if can_be_pruned and first <= epoch.number < epochs and trial.should_prune():
-                raise optuna.TrialPruned(f"pruned after epoch {epoch.number} of {epochs}")
-        if len(done) < epochs:  # the deadline passed, or the score stalled
-            self._write(trial, {"epochs": len(done)})
-        return Outcome(
-            plan.model,
-            epochs=tuple(done),
-            facts={"seconds_repeat": plan.repeat_seconds(done)},
-        )
-
-    # ---------------------------------------------------------------- several heads at once
-
-    def _train_heads(self, running: Sequence[_Running], plan: TrialPlan) -> None:
-        """Train the heads of a group in one pass over the cached features."""
-        first = running[0]
-        configs = [each.config for each in running]
-        for results in training.train_probes(plan.model, configs, plan.job):
-            for each, result in zip(running, results, strict=True):
-                if isinstance(result, Exception):
-                    each.outcome = replace(each.outcome, model=None, error=result)
-                elif result:
-                    self._add_epoch(each, result, plan.job.epochs, notify=each is first)
-        for each in running:
-            if each.outcome.model:
-                self._write_head(each, each.outcome.model)
-
-    def _write_head(self, running: _Running, model: Model) -> None:
-        """Store the facts about a head that was trained together with another one."""
-        closed_form = hasattr(model.head, "fit")
-        facts = {"effective_config": effective_config(running.config, closed_form=closed_form)}
-        epochs = len(running.outcome.epochs)
-        columns = {"epochs": epochs, "parameters": models.count_parameters(model)}
-        self._write(running.trial, columns, **facts)
-
-    def _add_epoch(
-        self, running: _Running, result: training.ProbeEpoch, epochs: int, *, notify: bool
-    ) -> None:
-        trial, epoch = running.trial, result.epoch
-        _report(trial, epoch)
-        running.outcome = Outcome(result.model, epochs=(*running.outcome.epochs, epoch))
-        if notify:
-            self.listener(_event(trial.number, epoch, epochs))
-
-    def _estimate_transferability(self, plan: TrialPlan, config: Config) -> float | None:
-        """Return the LogME of the frozen training features; None if it cannot be computed."""
-        if config["head"].plugin.takes != "features":
-            return None
-        dataset = self.context.dataset
-        try:
-            features = training.extract_backbone_features(plan.model, config, plan.job)
-            return logme(features, dataset.targets[plan.job.train.indices])
-        except (OutOfTime, ValueError):
-            return None
-
     # ---------------------------------------------------------------- results
 
-    def _store_result(self, running: _Running, seconds: float) -> tuple[str, str]:
+    def _store_result(self, running: RunningTrial, seconds: float) -> tuple[str, str]:
         """Write the result of a trial to the store, then to Optuna; return its status and reason.
 
         Optuna is told last: if the process is killed in between, the store has the whole result,
@@ -451,7 +250,7 @@ class TrialLoop:
                 f"the result of trial {trial.number} is not stored: this worker did not respond "
                 "for a minute, and the trial was given to another one"
             )
-            self.listener(events.Note(text, warning=True))
+            self.progress.note(text, warning=True)
             return "interrupted", text
         finished = optuna.exceptions.UpdateFinishedTrialError  # another worker has told Optuna
         with suppress(finished), self.store.storage.together():
@@ -476,56 +275,3 @@ class TrialLoop:
         if changed := {name: values for name, values in new.items() if values}:
             self.store.merge_study(self.name, **changed)
             self._stored = {name: dict(values) for name, values in measured.items()}
-
-    # ---------------------------------------------------------------- progress
-
-    def _refresh_others(self) -> None:
-        """Read and report the trials of other workers, every ``OTHERS_SECONDS`` if they are few."""
-        pause = OTHERS_SECONDS * max(1.0, len(self.leaderboard.running) / OTHERS)
-        if time.monotonic() - self._read_others > pause:
-            self.leaderboard.refresh()
-            self._notify_others()
-
-    def _notify_others(self) -> None:
-        """Report the trials of other workers: those that have finished, and those that run."""
-        self._read_others = time.monotonic()
-        for row in self.leaderboard.take_news():
-            if row.worker not in (None, self.worker.number):
-                began = events.TrialStarted(row.number, row.config, row.epochs, row.worker)
-                self.listener(began)
-                result = row.status, row.reason, row.score, row.seconds
-                self.listener(events.TrialFinished(row.number, *result, row.worker))
-        running = [
-            events.TrialStarted(row.number, row.config, row.epochs, row.worker)
-            for row in self.leaderboard.running.values()
-            if row.worker != self.worker.number
-        ]
-        self.listener(events.OthersRunning(tuple(running)))
-
-    def _notify_started(self, running: _Running, epochs: int) -> None:
-        running.started = True
-        config = space.to_json(running.config)
-        self.listener(events.TrialStarted(running.number, config, epochs))
-
-    def _notify_finished(
-        self, running: Sequence[_Running], results: Sequence[tuple[str, str]], seconds: float
-    ) -> None:
-        for each, (status, reason) in zip(running, results, strict=True):
-            outcome = each.outcome
-            if not each.started:  # trained with the first trial, or not begun
-                self._notify_started(each, len(outcome.epochs))
-                for epoch in outcome.epochs:
-                    self.listener(_event(each.number, epoch, len(outcome.epochs)))
-            self.listener(events.TrialFinished(each.number, status, reason, outcome.score, seconds))
-
-
-def _report(trial: optuna.Trial, epoch: Epoch) -> None:
-    """Report the score of an epoch to Optuna, unless the images of a fold do not define one."""
-    if math.isfinite(epoch.score):
-        trial.report(epoch.score, epoch.number)
-
-
-def _event(number: int, epoch: Epoch, epochs: int) -> events.EpochCompleted:
-    return events.EpochCompleted(
-        number, epoch.number, epochs, epoch.loss, epoch.score, epoch.seconds
-    )

@@ -14,7 +14,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
-from autotl.search.leaderboard import rank
+from autotl.search.ranking import rank
 from autotl.space.input_kind import IMAGE
 from autotl.space.space import Space
 from autotl.space.task import DEFAULT_TASK

@@ -12,8 +12,9 @@ from autotl.events import Listener
 from autotl.models import Model
 from autotl.search.budget import Budget
 from autotl.search.context import TrainingContext
-from autotl.search.leaderboard import Leaderboard, contender
+from autotl.search.leaderboard import Leaderboard
 from autotl.search.outcome import TrialModel
+from autotl.search.ranking import contender
 from autotl.search.selection_budget import SelectionBudget
 from autotl.selection.distillation import Distillation
 from autotl.selection.final_selection import FinalSelection

@@ -11,7 +11,7 @@ from autotl.events import Listener
 from autotl.models import Model, ensemble
 from autotl.search.budget import Budget
 from autotl.search.context import TrainingContext
-from autotl.search.leaderboard import is_fine_tuned
+from autotl.search.ranking import is_fine_tuned
 from autotl.search.selection_budget import SelectionBudget, repeat_seconds
 from autotl.store import Contender, TrialRow
 

@@ -25,7 +25,7 @@ from autotl.models import Model, ensemble
 from autotl.scoring.metrics import Predictions
 from autotl.search.budget import SLACK, Budget
 from autotl.search.context import TrainingContext
-from autotl.search.leaderboard import contender as to_contender
+from autotl.search.ranking import contender as to_contender
 from autotl.search.selection_budget import (
     FEWEST_REPEATS,
     MOST_REPEATS,

@@ -20,7 +20,7 @@ from autotl.models import Model
 from autotl.models.ensemble import Ensemble
 from autotl.search.context import TrainingContext
 from autotl.search.folds import predicted_indices
-from autotl.search.leaderboard import validation_interval
+from autotl.search.ranking import validation_interval
 from autotl.selection.out_of_fold import write_out_of_fold
 from autotl.space import space
 from autotl.space.space import Config

@@ -24,7 +24,8 @@ from autotl.scoring.metrics import Probabilities
 from autotl.search.budget import Budget
 from autotl.search.context import TrainingContext
 from autotl.search.folds import predicted_indices
-from autotl.search.leaderboard import Leaderboard, contender, distinct
+from autotl.search.leaderboard import Leaderboard
+from autotl.search.ranking import contender, distinct
 from autotl.search.selection_budget import MAX_MEMBERS, SelectionBudget
 from autotl.selection.standings import Comparer
 from autotl.store import Contender, Member, Store, TrialRow, with_costs

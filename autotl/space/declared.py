@@ -12,7 +12,6 @@ import typing
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,8 @@ from typing import Any
 from autotl.errors import PluginError
 from autotl.space import hyperparameter
 from autotl.space.kinds import GIVEN_ARGUMENTS
-from autotl.space.plugin import Plugin
-from autotl.space.registry import GROUP, AnyPlugin
+from autotl.space.plugin import AnyPlugin, Plugin
+from autotl.space.plugin_modules import installed_entries
 from autotl.space.signature import read_signature
 
 TYPES: Mapping[str, object] = {kind.__name__: kind for kind in (bool, int, float, str, tuple)}
@@ -133,7 +132,7 @@ def read_declarations(files: Iterable[Path] = ()) -> Declarations:
 
 def _installed_modules() -> Iterator[tuple[str, Path]]:
     """Yield the names and the files of the installed plugin modules, as the registry sorts them."""
-    for entry in sorted(entry_points(group=GROUP), key=lambda e: (e.name, e.value)):
+    for entry in installed_entries():
         try:
             spec = find_spec(entry.module)
         except ImportError:

@@ -10,7 +10,7 @@ from typing import Any
 from autotl.errors import StudyError, did_you_mean
 from autotl.space.hyperparameter import Hyperparameter, Range
 from autotl.space.kinds import SEARCHED_KINDS
-from autotl.space.registry import AnyPlugin
+from autotl.space.plugin import AnyPlugin
 
 
 def narrow_plugin(plugin: AnyPlugin, values: Mapping[str, Any]) -> AnyPlugin:

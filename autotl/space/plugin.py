@@ -33,6 +33,9 @@ from autotl.space.signature import read_signature
 NO_PACKAGE = "a notebook or script"
 """The origin of a plugin that comes neither from a package nor from a plugin file."""
 
+FILE = "file "
+"""The beginning of the origin of a plugin from a single file."""
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -278,6 +281,9 @@ class Plugin(Generic[P, R]):
         """The plugin of one member of this family; without weights it is initialised randomly."""
         given = {**self.given, "name": name, "weights": weights}
         return replace(self, name=name, family=self.name, given=given)
+
+
+AnyPlugin = Plugin[..., Any]
 
 
 class Kind:

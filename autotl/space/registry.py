@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
-import sys
-import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from importlib.metadata import PackageNotFoundError, entry_points, version
 from pathlib import Path
-from types import ModuleType
-from typing import Any, NamedTuple
-
-from packaging.requirements import InvalidRequirement, Requirement
+from typing import NamedTuple
 
 from autotl.errors import (
     DataError,
@@ -27,15 +19,15 @@ from autotl.errors import (
 )
 from autotl.space.input_kind import ANY_INPUT, IMAGE, InputKind
 from autotl.space.kinds import GIVEN_ARGUMENTS, IN_CHANS, RGB
-from autotl.space.plugin import NO_PACKAGE, Locate, Plugin, Weights
-
-GROUP = "autotl"
-"""The entry point group in which a package registers its plugin modules."""
-
-FILE = "file "
-"""The beginning of the origin of a plugin from a single file."""
-
-AnyPlugin = Plugin[..., Any]
+from autotl.space.plugin import FILE, NO_PACKAGE, AnyPlugin, Locate, Weights
+from autotl.space.plugin_modules import (
+    collect,
+    collect_input_kinds,
+    import_file,
+    installed_entries,
+    require_plugin_file,
+)
+from autotl.space.requirements import missing_requirements
 
 WILDCARDS = set("*?[@")
 """Characters that make a name a pattern for several plugins; ``@`` begins the name of a set."""
@@ -133,36 +125,18 @@ class Registry:
         Backbones are those of the kind as which the examples are opened.
         """
         fitting = {"backbone": (kind.backbone_input,), "augment": (kind.name, ANY_INPUT)}
-
-        def fits(plugin: AnyPlugin) -> bool:
-            return plugin.kind not in fitting or plugin.input in fitting[plugin.kind]
-
-        # In the order in which they are registered, which decides what is tried first.
-        plugins = [p for of_kind in self._plugins.values() for p in of_kind.values()]
-        registry = Registry(filter(fits, plugins), self.broken, self.input_kinds.values())
-        reason = "takes {} inputs, and the data are {}"
-        registry.unfit = (
-            *self.unfit,
-            *(Unfit(p, reason.format(p.input, kind.nouns)) for p in self if not fits(p)),
+        return self._narrow(
+            lambda plugin: plugin.kind not in fitting or plugin.input in fitting[plugin.kind],
+            lambda plugin: f"takes {plugin.input} inputs, and the data are {kind.nouns}",
         )
-        return registry
 
     def for_task(self, task: str) -> Registry:
         """The plugins that suit a task."""
-        registry = Registry(
-            (p for of_kind in self._plugins.values() for p in of_kind.values() if p.suits(task)),
-            self.broken,
-            self.input_kinds.values(),
-        )
-        unfit = (Unfit(p, f"does not suit {task}") for p in self if not p.suits(task))
-        registry.unfit = (*self.unfit, *unfit)
-        return registry
+        return self._narrow(lambda plugin: plugin.suits(task), lambda _: f"does not suit {task}")
 
     def of_input(self, name: str) -> Registry:
         """All plugins except backbones of other kinds of input, which may have the same names."""
-        plugins = (p for of_kind in self._plugins.values() for p in of_kind.values())
-        fitting = (p for p in plugins if p.kind != "backbone" or p.input == name)
-        return Registry(fitting, self.broken, self.input_kinds.values())
+        return self._narrow(lambda plugin: plugin.kind != "backbone" or plugin.input == name)
 
     def for_channels(self, channels: int) -> Registry:
         """The plugins with which images of a number of channels can be searched.
@@ -176,17 +150,12 @@ class Registry:
             of_images = plugin.kind == "backbone" and plugin.input == IMAGE
             return not of_images or plugin.takes_argument(IN_CHANS)
 
-        given = {IN_CHANS: channels}
-        plugins = [
-            replace(p, given={**p.given, **given}) if p.takes_argument(IN_CHANS) else p
-            for of_kind in self._plugins.values()
-            for p in of_kind.values()
-            if fits(p)
-        ]
-        registry = Registry(plugins, self.broken, self.input_kinds.values())
+        def give(plugin: AnyPlugin) -> AnyPlugin:
+            given = {**plugin.given, IN_CHANS: channels}
+            return replace(plugin, given=given) if plugin.takes_argument(IN_CHANS) else plugin
+
         reason = f"takes images of {RGB} channels, and not of {channels}"
-        registry.unfit = (*self.unfit, *(Unfit(p, reason) for p in self if not fits(p)))
-        return registry
+        return self._narrow(fits, lambda _: reason)._change(give)
 
     def for_backbones(self, patterns: Sequence[str]) -> Registry:
         """The plugins for a search of some backbones.
@@ -197,19 +166,38 @@ class Registry:
         Args:
             patterns: The names and patterns of the backbones.
         """
-        families = [p for p in self._plugins["backbone"].values() if p.members]
+        families = (p for p in self._plugins["backbone"].values() if p.members)
         owners = [p for p in families if p.owns_folder]
         if not any(_matches(owner, pattern) for owner in owners for pattern in patterns):
             return self
-        others = {p.name for p in families} - {p.name for p in owners}
-        plugins = (
-            replace(p, locate=_without_folder(p.locate)) if p.name in others and p.locate else p
-            for of_kind in self._plugins.values()
-            for p in of_kind.values()
-        )
-        registry = Registry(plugins, self.broken, self.input_kinds.values())
+
+        def change(plugin: AnyPlugin) -> AnyPlugin:
+            if plugin.kind != "backbone" or plugin.owns_folder or not plugin.locate:
+                return plugin
+            return replace(plugin, locate=_without_folder(plugin.locate))
+
+        return self._change(change)
+
+    def _narrow(
+        self,
+        fits: Callable[[AnyPlugin], bool],
+        reason: Callable[[AnyPlugin], str] | None = None,
+    ) -> Registry:
+        """The plugins that fit; the others are ``unfit``, for the reason, if there is one."""
+        registry = Registry(filter(fits, self._in_order()), self.broken, self.input_kinds.values())
+        unfit = (Unfit(p, reason(p)) for p in self if not fits(p)) if reason else ()
+        registry.unfit = (*self.unfit, *unfit)
+        return registry
+
+    def _change(self, change: Callable[[AnyPlugin], AnyPlugin]) -> Registry:
+        """The same plugins, changed."""
+        registry = Registry(map(change, self._in_order()), self.broken, self.input_kinds.values())
         registry.unfit = self.unfit
         return registry
+
+    def _in_order(self) -> Iterator[AnyPlugin]:
+        """Every plugin as it was registered, which decides what is tried first."""
+        return (plugin for of_kind in self._plugins.values() for plugin in of_kind.values())
 
     def variants(self, name: str) -> dict[str, AnyPlugin]:
         """The families that have a backbone with other weights, by the name that it has there.
@@ -360,7 +348,7 @@ class Registry:
             except PluginError as error:
                 reasons.append(error)
         for plugin, unfit in self.unfit:
-            if plugin.kind == kind and (plugin.name == name or _is_member(plugin, name)):
+            if plugin.kind == kind and (plugin.name == name or _matches(plugin, name)):
                 raise PluginError(f"{kind} plugin {name!r} {unfit}; name another {kind}")
         near = did_you_mean(name, (p.name for p in plugins.values() if not p.members))
         if reasons and near.startswith("there"):
@@ -423,29 +411,10 @@ def require_source(source: str) -> None:
         raise DataError(f"there is no file or folder {source!r}; {did_you_mean(path.name, near)}")
 
 
-def require_plugin_file(file: Path) -> None:
-    """Check that a plugin file exists.
-
-    Raises:
-        PluginError: There is no such file.
-    """
-    if not file.exists():
-        near = did_you_mean(file.name, (path.name for path in file.parent.glob("*.py")))
-        raise PluginError(f"plugin file {file} cannot be read: there is no such file; {near}")
-
-
 def _dataset_rank(plugin: AnyPlugin) -> tuple[bool, bool]:
     """What dataset plugins that match one source are sorted by, the one to take first."""
     is_installed = plugin.origin != NO_PACKAGE and not plugin.origin.startswith(FILE)
     return is_installed, plugin.accepts is None
-
-
-def _is_member(family: AnyPlugin, name: str) -> bool:
-    """Whether a family has a member of that name."""
-    try:
-        return _list_members(family, [name], NO_CRITERIA) == [name]
-    except PluginError:
-        return False
 
 
 def _matches(family: AnyPlugin, pattern: str) -> bool:
@@ -468,20 +437,6 @@ def _list_members(
     return plugin.members(patterns, criteria.device, criteria.seconds) if plugin.members else []
 
 
-def collect(module: ModuleType, origin: str) -> list[AnyPlugin]:
-    """Collect the plugins that ``module`` itself defines, not those it imported."""
-    return [
-        replace(value, origin=origin)
-        for value in vars(module).values()
-        if isinstance(value, Plugin) and value.function.__module__ == module.__name__
-    ]
-
-
-def collect_input_kinds(module: ModuleType) -> list[InputKind]:
-    """Collect the input kinds at the top level of ``module``."""
-    return [value for value in vars(module).values() if isinstance(value, InputKind)]
-
-
 def load(files: Iterable[Path] = ()) -> Registry:
     """Load every installed plugin, then those in ``files``.
 
@@ -497,7 +452,7 @@ def load(files: Iterable[Path] = ()) -> Registry:
     plugins: list[AnyPlugin] = []
     kinds: list[InputKind] = []
     broken: list[Excluded] = []
-    for entry in sorted(entry_points(group=GROUP), key=lambda e: (e.name, e.value)):
+    for entry in installed_entries():
         origin = f"{entry.dist.name} {entry.dist.version}" if entry.dist else entry.value
         try:
             module = entry.load()
@@ -507,73 +462,7 @@ def load(files: Iterable[Path] = ()) -> Registry:
             reason = f"{origin} cannot be imported: {type(error).__name__}: {error}"
             broken.append(Excluded("module", entry.value, reason))
     for file in files:
-        own, own_kinds = _import_file(file)
-        plugins += own
-        kinds += own_kinds
+        module, origin = import_file(file)
+        plugins += collect(module, origin)
+        kinds += collect_input_kinds(module)
     return Registry(plugins, broken, dict.fromkeys(kinds))
-
-
-def _import_file(file: Path) -> tuple[list[AnyPlugin], list[InputKind]]:
-    """Import a Python file under a name of its own and collect its plugins."""
-    try:
-        digest = hashlib.sha256(file.read_bytes()).hexdigest()[:12]
-    except OSError as error:
-        raise PluginError(f"plugin file {file} cannot be read: {error.strerror}") from None
-    spec = importlib.util.spec_from_file_location(f"autotl_file_{file.stem}_{digest}", file)
-    if spec is None or spec.loader is None:
-        raise PluginError(f"plugin file {file} is not a Python file (its name must end in .py)")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    try:
-        spec.loader.exec_module(module)
-    except PluginError as error:
-        raise PluginError(f"{file}: {error}") from None
-    except (Exception, SystemExit) as error:
-        line = error_line(error, spec.origin)
-        raise PluginError(
-            f"plugin file {file}{line} raises {type(error).__name__}: {error}"
-        ) from error
-    plugins = collect(module, f"{FILE}{file.name} sha256:{digest}")
-    if not plugins:
-        kinds = ", ".join(f"@{kind}" for kind in GIVEN_ARGUMENTS)
-        raise PluginError(f"{file} defines no plugin; decorate a function with one of {kinds}")
-    return plugins, collect_input_kinds(module)
-
-
-def error_line(error: BaseException, file: str | None) -> str:
-    """The line of ``file`` that raised the error, as ``, line 3``; empty if it was elsewhere."""
-    if isinstance(error, SyntaxError) and error.filename == file:
-        return f", line {error.lineno}"
-    lines = [
-        frame.lineno
-        for frame in traceback.extract_tb(error.__traceback__)
-        if frame.filename == file
-    ]
-    return f", line {lines[-1]}" if lines else ""
-
-
-def missing_requirements(plugin: AnyPlugin) -> list[str]:
-    """List the requirements of ``plugin`` that no installed distribution satisfies.
-
-    Raises:
-        PluginError: A requirement is not a valid requirement specifier.
-    """
-    missing = []
-    for text in plugin.requires:
-        try:
-            requirement = Requirement(text)
-        except InvalidRequirement:
-            raise PluginError(
-                f"{plugin.kind} plugin {plugin.name!r} from {plugin.origin} requires {text!r}, "
-                "which is not a valid requirement; write a list such as ['peft>=0.10']"
-            ) from None
-        if requirement.marker and not requirement.marker.evaluate():
-            continue
-        try:
-            installed = version(requirement.name)
-        except PackageNotFoundError:
-            missing.append(text)
-        else:
-            if not requirement.specifier.contains(installed, prereleases=True):
-                missing.append(text)
-    return missing

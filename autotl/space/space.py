@@ -31,7 +31,8 @@ from autotl.space.narrowing import (
     require_kinds,
     require_names,
 )
-from autotl.space.registry import NO_CRITERIA, AnyPlugin, BackboneCriteria, Excluded, Registry
+from autotl.space.plugin import AnyPlugin
+from autotl.space.registry import NO_CRITERIA, BackboneCriteria, Excluded, Registry
 
 
 class Trial(Protocol):

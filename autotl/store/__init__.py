@@ -10,8 +10,8 @@ diverged, is stored as None. Times are in UTC.
 
 ``connection`` is the open database, ``database`` the store in it, and ``worker`` this process as
 one of those that run a study. ``facts`` and ``contender`` are the records that it stores, ``rows``
-are the values that it returns, and ``opening`` finds and opens a database. ``quick`` reads the
-little that is checked before any library is loaded.
+are the values that it returns, ``mapping`` converts both from and to the tables, and ``opening``
+finds and opens a database. ``quick`` reads the little that is checked before any library is loaded.
 """
 
 from __future__ import annotations

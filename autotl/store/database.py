@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import optuna
@@ -16,8 +16,15 @@ from sqlalchemy import exc
 
 from autotl.errors import StoreError, StudyError, did_you_mean
 from autotl.store.connection import Database
-from autotl.store.contender import Contender, Facts
-from autotl.store.facts import RepeatFacts, StudyFacts, TestResult, TrialFacts
+from autotl.store.contender import Contender
+from autotl.store.facts import StudyFacts, TestResult, TrialFacts
+from autotl.store.mapping import (
+    merge_facts,
+    read_rows,
+    replace_rows,
+    set_fields_to_json,
+    to_json,
+)
 from autotl.store.migrations.tables import (
     DATA_ISSUE,
     EPOCH,
@@ -44,17 +51,8 @@ from autotl.store.rows import (
 )
 from autotl.store.waiting import repeat_lost_calls
 
-_Row = TypeVar("_Row", TrialRow, EpochRow, RepeatRow, TestRow, DataIssueRow, ImageRow)
-
 MAX_PREDICTION_BYTES = 2**20
 """The size of the predictions of a trial up to which they are stored."""
-
-RECORDS: Mapping[type[Any], Mapping[str, type[Facts]]] = {
-    TrialRow: {"facts": TrialFacts},
-    RepeatRow: {"facts": RepeatFacts},
-    TestRow: {"contender": Contender, "result": TestResult},
-}
-"""The columns that contain records, by the type of the row."""
 
 
 @repeat_lost_calls()
@@ -83,7 +81,7 @@ class Store(Database):
             pydantic.ValidationError: A value does not have the type of its field.
             TypeError: There is no such field.
         """
-        values = _to_json(StudyFacts, facts)
+        values = to_json(StudyFacts, facts)
         with self.write() as connection:
             change = STUDY.update().where(STUDY.c.name == study)
             count = connection.execute(change.values(updated=datetime.now(UTC))).rowcount
@@ -103,7 +101,7 @@ class Store(Database):
         Raises:
             StudyError: There is no such study.
         """
-        new = _to_json(StudyFacts, facts)
+        new = to_json(StudyFacts, facts)
         with self.write() as connection:
             # FOR UPDATE, on the study: a fact that is not stored yet has no row to be locked.
             query = sa.select(STUDY.c.name).where(STUDY.c.name == study).with_for_update()
@@ -195,19 +193,23 @@ class Store(Database):
 
     def set_data_issues(self, study: str, issues: Sequence[DataIssueRow]) -> None:
         """Replace the problems of the data."""
-        self._replace(DATA_ISSUE, study, issues)
+        with self.write() as connection:
+            replace_rows(connection, DATA_ISSUE, study, issues)
 
     def data_issues(self, study: str) -> list[DataIssueRow]:
         """Return the problems of the data."""
-        return self._list(DataIssueRow, DATA_ISSUE, study, order="position")
+        with self.read() as connection:
+            return read_rows(connection, DataIssueRow, DATA_ISSUE, study, order="position")
 
     def set_images(self, study: str, images: Sequence[ImageRow], opening: int = 0) -> None:
         """Replace the possible label issues, or the errors of the test ``opening``."""
-        self._replace(IMAGE, study, images, opening=opening)
+        with self.write() as connection:
+            replace_rows(connection, IMAGE, study, images, opening=opening)
 
     def images(self, study: str, opening: int = 0) -> list[ImageRow]:
         """Return the possible label issues, or the errors of a test, the most confident first."""
-        return self._list(ImageRow, IMAGE, study, order="position", opening=opening)
+        with self.read() as connection:
+            return read_rows(connection, ImageRow, IMAGE, study, order="position", opening=opening)
 
     def add_latencies(self, study: str, milliseconds: Mapping[str, float]) -> None:
         """Store the latency of some backbones for one image; older values are replaced."""
@@ -250,7 +252,7 @@ class Store(Database):
             "reason": "",
             "seconds": 0.0,
             "started": datetime.now(UTC),
-            "facts": _set_fields_to_json(facts),
+            "facts": set_fields_to_json(facts),
             "worker": worker,
         }
         with self.write() as connection:
@@ -272,13 +274,10 @@ class Store(Database):
         Raises:
             StudyError: There is no such trial.
         """
-        here, values, new = (
-            _at(TRIAL, study, number),
-            dict(columns or {}),
-            _to_json(TrialFacts, facts),
-        )
+        here, new = _at(TRIAL, study, number), to_json(TrialFacts, facts)
+        values = dict(columns or {})
         with self.write() as connection:
-            values |= _merged_facts(connection, here, new)
+            values |= merge_facts(connection, here, new)
             count = connection.execute(TRIAL.update().where(*here).values(**values)).rowcount
         if not count:
             raise self._no_trial(study, number)
@@ -320,7 +319,7 @@ class Store(Database):
         """
         if status not in STATUSES:
             raise ValueError(f"{status!r} is not a status; {did_you_mean(status, STATUSES)}")
-        here, new = _at(TRIAL, study, number), _to_json(TrialFacts, facts)
+        here, new = _at(TRIAL, study, number), to_json(TrialFacts, facts)
         result: dict[str, Any] = {
             "status": status,
             "reason": reason,
@@ -331,7 +330,7 @@ class Store(Database):
             result["trained_parameters"] = trained_parameters
         own = [] if worker is None else [TRIAL.c.worker == worker, TRIAL.c.status == "running"]
         with self.write() as connection:
-            result |= _merged_facts(connection, here, new)
+            result |= merge_facts(connection, here, new)
             change = TRIAL.update().where(*here, *own).values(**result)
             count = connection.execute(change).rowcount
             if count and epochs:
@@ -354,7 +353,8 @@ class Store(Database):
         wanted = TRIAL.c.number > after
         if numbers:
             wanted |= TRIAL.c.number.in_(numbers)
-        return self._list(TrialRow, TRIAL, study, wanted, order="number")
+        with self.read() as connection:
+            return read_rows(connection, TrialRow, TRIAL, study, wanted, order="number")
 
     def add_predictions(
         self,
@@ -406,7 +406,8 @@ class Store(Database):
 
     def epochs(self, study: str, number: int) -> list[EpochRow]:
         """Return the epochs of a trial, in order."""
-        return self._list(EpochRow, EPOCH, study, order="epoch", number=number)
+        with self.read() as connection:
+            return read_rows(connection, EpochRow, EPOCH, study, order="epoch", number=number)
 
     # the final selection
 
@@ -416,7 +417,7 @@ class Store(Database):
         values = {
             "score": row.score,
             "seconds": row.seconds,
-            "facts": _set_fields_to_json(row.facts),
+            "facts": set_fields_to_json(row.facts),
         }
         with self.write() as connection:
             same = [REPEAT.c[key] == value for key, value in keys.items()]
@@ -425,7 +426,8 @@ class Store(Database):
 
     def repeats(self, study: str) -> list[RepeatRow]:
         """Return all repeats of the final selection of the study."""
-        return self._list(RepeatRow, REPEAT, study, order="repeat")
+        with self.read() as connection:
+            return read_rows(connection, RepeatRow, REPEAT, study, order="repeat")
 
     # the test split
 
@@ -461,7 +463,7 @@ class Store(Database):
         """
         with self.write() as connection:
             change = TEST.update().where(TEST.c.id == opening)
-            count = connection.execute(change.values(result=_set_fields_to_json(result))).rowcount
+            count = connection.execute(change.values(result=set_fields_to_json(result))).rowcount
         if not count:
             raise StudyError(
                 f"there is no test {opening}; if the study was deleted while it ran, start the "
@@ -470,43 +472,8 @@ class Store(Database):
 
     def tests(self, study: str) -> list[TestRow]:
         """Return all uses of the study's test split, oldest first."""
-        return self._list(TestRow, TEST, study, order="id")
-
-    def _list(
-        self,
-        kind: type[_Row],
-        table: sa.Table,
-        study: str,
-        *where: sa.ColumnElement[bool],
-        order: str,
-        **equal: Any,
-    ) -> list[_Row]:
-        """Return the rows of a study as values of type ``kind``; JSON columns become records."""
-        names = [field.name for field in fields(kind)]
-        columns = [table.c[name] for name in names]
-        same = [table.c[name] == value for name, value in equal.items()]
-        keys = [column for column in table.primary_key if column.name != order]
-        query = sa.select(*columns).where(table.c.study == study, *same, *where)
-        records = RECORDS.get(kind, {})
-
-        def value(name: str, stored: Any) -> Any:
-            return records[name].model_validate(stored or {}) if name in records else stored
-
         with self.read() as connection:
-            rows = connection.execute(query.order_by(table.c[order], *keys)).all()
-            return [kind(*map(value, names, row)) for row in rows]
-
-    def _replace(self, table: sa.Table, study: str, rows: Sequence[Any], **equal: Any) -> None:
-        """Replace the rows of a study whose columns have the values ``equal``, in this order."""
-        values = [
-            {"study": study, "position": position, **equal, **asdict(row)}
-            for position, row in enumerate(rows)
-        ]
-        same = [table.c[name] == value for name, value in equal.items()]
-        with self.write() as connection:
-            connection.execute(table.delete().where(table.c.study == study, *same))
-            if values:
-                connection.execute(table.insert(), values)
+            return read_rows(connection, TestRow, TEST, study, order="id")
 
     def _no_study(self, study: str) -> StudyError:
         hint = did_you_mean(study, self.studies())
@@ -518,31 +485,6 @@ class Store(Database):
             f"study {study!r} has no trial {number}; if it was deleted while it ran, start the "
             "search again"
         )
-
-
-def _merged_facts(
-    connection: sa.Connection, here: tuple[sa.ColumnElement[bool], ...], new: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Return the column ``facts`` of a trial, updated with ``new``; empty if ``new`` is empty."""
-    if not new:
-        return {}
-    # FOR UPDATE: no other process may change the facts before they are written.
-    query = sa.select(TRIAL.c.facts).where(*here).with_for_update()
-    return {"facts": {**(connection.scalar(query) or {}), **new}}
-
-
-def _to_json(record: type[Facts], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Convert some fields of a record to JSON, after validation of their types."""
-    if unknown := sorted(set(changes) - set(record.model_fields)):
-        hint = did_you_mean(unknown[0], record.model_fields)
-        raise TypeError(f"{record.__name__} has no field {unknown[0]!r}; {hint}")
-    checked = record.model_validate(dict(changes))
-    return checked.model_dump(mode="json", include=set(changes))
-
-
-def _set_fields_to_json(record: Facts | None) -> dict[str, Any]:
-    """Convert the fields of a record that were set explicitly to JSON."""
-    return {} if record is None else record.model_dump(mode="json", exclude_unset=True)
 
 
 def _at(table: sa.Table, study: str, number: int) -> tuple[sa.ColumnElement[bool], ...]:

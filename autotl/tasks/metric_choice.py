@@ -16,7 +16,9 @@ from autotl.errors import (
     is_machine_fault,
 )
 from autotl.scoring.metrics import METRICS, WITHOUT_LABELS, Metric
-from autotl.space.registry import AnyPlugin, Registry, error_line
+from autotl.space.plugin import AnyPlugin
+from autotl.space.plugin_modules import error_line
+from autotl.space.registry import Registry
 from autotl.space.task import Task
 from autotl.tasks.classification import Classification
 

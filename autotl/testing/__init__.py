@@ -31,7 +31,7 @@ from __future__ import annotations
 
 from autotl.errors import PluginError
 from autotl.space.input_kind import InputKind
-from autotl.space.registry import AnyPlugin
+from autotl.space.plugin import AnyPlugin
 from autotl.testing.configurations import configurations
 from autotl.testing.contract import Examination, examine, examine_input_kind
 

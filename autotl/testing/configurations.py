@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from autotl.space.hyperparameter import Hyperparameter
-from autotl.space.registry import AnyPlugin
+from autotl.space.plugin import AnyPlugin
 
 Params = Mapping[str, Any]
 

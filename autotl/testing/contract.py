@@ -17,10 +17,10 @@ from torch.overrides import TorchFunctionMode
 from autotl.data import IMAGES
 from autotl.errors import Incompatible
 from autotl.models import Model
-from autotl.space import registry
 from autotl.space.hyperparameter import Hyperparameter
 from autotl.space.input_kind import ANY_INPUT, IMAGE, InputKind
-from autotl.space.registry import AnyPlugin
+from autotl.space.plugin import AnyPlugin
+from autotl.space.requirements import missing_requirements
 from autotl.space.space import Choice
 from autotl.testing import kinds, model_inputs, network, toy
 from autotl.testing.configurations import Params, configurations, extreme_values, with_value
@@ -81,7 +81,7 @@ def examine(
         How many configurations were tried, and what is wrong.
     """
     violations = Violations(plugin)
-    if missing := registry.missing_requirements(plugin):
+    if missing := missing_requirements(plugin):
         requirements = " ".join(map(repr, missing))
         violations.add(f"needs packages that are not installed: pip install {requirements}")
         return Examination(0, violations.sentences)

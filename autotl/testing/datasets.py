@@ -11,8 +11,7 @@ import numpy as np
 
 from autotl.data import IMAGES
 from autotl.space.input_kind import InputKind
-from autotl.space.plugin import Example, Issue
-from autotl.space.registry import AnyPlugin
+from autotl.space.plugin import AnyPlugin, Example, Issue
 from autotl.testing.violations import Violations, describe, first_line
 
 SPLITS = ("", "train", "validation", "test", "unlabelled")

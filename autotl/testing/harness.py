@@ -24,8 +24,7 @@ from autotl.data import IMAGES, encode, to_channels_first, toy_images
 from autotl.errors import DataError, Incompatible
 from autotl.models import Model
 from autotl.space.input_kind import InputKind, ModelInput
-from autotl.space.plugin import Example
-from autotl.space.registry import AnyPlugin
+from autotl.space.plugin import AnyPlugin, Example
 from autotl.space.space import Choice, Config
 from autotl.space.task import DEFAULT_TASK, Task
 from autotl.tasks import numbered_classes

@@ -19,8 +19,7 @@ from autotl.space.input_kind import (
     Preview,
     WeightedText,
 )
-from autotl.space.plugin import Example
-from autotl.space.registry import AnyPlugin
+from autotl.space.plugin import AnyPlugin, Example
 from autotl.space.space import Choice
 from autotl.testing.violations import Violations, describe
 

@@ -12,8 +12,7 @@ from typing import Any
 import torch
 
 from autotl.models import plan_groups
-from autotl.space.plugin import Balance
-from autotl.space.registry import AnyPlugin
+from autotl.space.plugin import AnyPlugin, Balance
 from autotl.space.space import Choice
 from autotl.space.task import DEFAULT_TASK
 from autotl.testing import network

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from autotl.space.registry import AnyPlugin
+from autotl.space.plugin import AnyPlugin
 from autotl.testing.configurations import Params
 from autotl.testing.harness import PluginHarness
 from autotl.testing.toy_tasks import ToyTask

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from autotl.space.registry import AnyPlugin
+from autotl.space.plugin import AnyPlugin
 from autotl.testing.toy_tasks import ToyTask, find_toy_tasks
 from autotl.testing.violations import Violations, describe
 

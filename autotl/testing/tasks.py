@@ -15,7 +15,7 @@ from torch import Tensor
 
 from autotl.data.labels import natural_key
 from autotl.errors import did_you_mean
-from autotl.space.registry import AnyPlugin
+from autotl.space.plugin import AnyPlugin
 from autotl.space.task import Task
 from autotl.tasks import metrics_for, rescale
 from autotl.testing.harness import are_close

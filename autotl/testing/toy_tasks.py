@@ -18,8 +18,9 @@ from torch import Tensor
 
 from autotl.data.labels import natural_key
 from autotl.errors import DataError, PluginError, did_you_mean
-from autotl.space import registry
-from autotl.space.registry import AnyPlugin, Registry
+from autotl.space import plugin_modules, registry
+from autotl.space.plugin import AnyPlugin
+from autotl.space.registry import Registry
 from autotl.space.task import Label, Task
 from autotl.tasks import find_task
 
@@ -135,7 +136,7 @@ def available_plugins(plugin: AnyPlugin) -> Registry:
     """Return the installed plugins, and those in the module of ``plugin``."""
     installed = registry.load()
     module = sys.modules.get(plugin.function.__module__)
-    own = registry.collect(module, plugin.origin) if module else []
+    own = plugin_modules.collect(module, plugin.origin) if module else []
     others = [p for p in own if p.name not in installed.names(p.kind)]
     return Registry([*installed, *others], input_kinds=installed.input_kinds.values())
 

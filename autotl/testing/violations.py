@@ -14,7 +14,7 @@ from torch import Tensor
 
 from autotl.errors import Diverged, Incompatible, OutOfMemory, PluginError
 from autotl.space.input_kind import InputKind
-from autotl.space.registry import AnyPlugin
+from autotl.space.plugin import AnyPlugin
 from autotl.testing.configurations import Params
 
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from autotl.data import Batches
 from autotl.errors import Incompatible, PluginError
 from autotl.models import Model, count_features
-from autotl.space.registry import AnyPlugin
+from autotl.space.plugin import AnyPlugin
 from autotl.space.space import Choice, Config
 from autotl.space.unlabelled import Outputs, UnlabelledMethod
 from autotl.training.batch_norm import MAX_EXAMPLES

@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 
 from autotl import models
-from autotl.artifact import export, model_folder
+from autotl.artifact import export, export_formats, model_folder
 from autotl.artifact.export import ExportResult
 from autotl.data import read_source
 from autotl.space import registry
@@ -49,11 +49,11 @@ def main() -> None:
     examples = read_source(source, plugins).examples
     images, labels = export.decode_examples(predictor, examples, 2000, print)
 
-    model = export.ExportableModel(predictor.network, predictor.temperature)
+    model = export_formats.ExportableModel(predictor.network, predictor.temperature)
     weight_bytes = (options.model / "model.safetensors").stat().st_size
     times = measure_times(lambda batch: model(to_tensor(batch)), images, options.repeats)
     rows = [("PyTorch", weight_bytes, times, ["", "", ""])]
-    for to, suffix in export.SUFFIXES.items():
+    for to, suffix in export_formats.SUFFIXES.items():
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / f"model{suffix}"
             result = export.export(predictor, file, to, images, labels)

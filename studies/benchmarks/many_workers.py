@@ -32,7 +32,7 @@ from scaling import targets as true_classes
 
 from autotl import events, training
 from autotl.scoring import metrics
-from autotl.search import resume, trials
+from autotl.search import resume, trial_training, trials
 from autotl.search.budget import Budget
 from autotl.search.leaderboard import Leaderboard
 from autotl.store import DataFacts, Store, Worker, join
@@ -137,7 +137,7 @@ def run(url: str, folder: Path, count: int, seconds: float, rounds: int) -> dict
     with (
         closing(Store(url)) as store,
         trials.quiet_optuna(),
-        patch.object(trials, "plan_trial", fake_plan),
+        patch.object(trial_training, "plan_trial", fake_plan),
         patch.object(training, "fine_tune", epochs),
         patch.object(Worker, "lease", queue.watch(Worker.lease)),
         patch.object(trials, "WAIT_SECONDS", 0.2),

@@ -41,7 +41,7 @@ from torch import nn
 
 from autotl import events, training
 from autotl.scoring import metrics
-from autotl.search import resume, sampler, trial_budget, trials
+from autotl.search import resume, sampler, trial_budget, trial_training, trials
 from autotl.search.best_model import BestModel
 from autotl.search.budget import Budget
 from autotl.search.leaderboard import Leaderboard
@@ -145,7 +145,7 @@ def stubbed(clock: Clock) -> Iterator[None]:
             for owner, name in functions:
                 timed = clock.timed(section, getattr(owner, name))
                 stack.enter_context(patch.object(owner, name, timed))
-        stack.enter_context(patch.object(trials, "plan_trial", fake_plan))
+        stack.enter_context(patch.object(trial_training, "plan_trial", fake_plan))
         stack.enter_context(patch.object(training, "fine_tune", fake_epochs))
         yield
 

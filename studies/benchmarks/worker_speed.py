@@ -23,7 +23,7 @@ from pathlib import Path
 import optuna
 from searches import table_head, table_row
 
-from autotl.search.leaderboard import UNFINISHED
+from autotl.search.ranking import UNFINISHED
 from autotl.store import Store
 
 STUDY = "speed"

@@ -17,7 +17,7 @@ from torch import nn
 from toy import CPU, config, model, squares
 
 from autotl import Example, head
-from autotl.artifact import export
+from autotl.artifact import export, export_formats
 from autotl.artifact.export import ExportResult
 from autotl.artifact.predictor import Predictor
 from autotl.errors import ArtifactError
@@ -234,13 +234,13 @@ def test_the_interval_of_the_accuracy_loss_is_that_of_paired_predictions() -> No
 def test_a_file_with_other_probabilities_is_discarded(
     predictor: Predictor, data: Labelled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    open_session = export._open_session
+    open_session = export_formats._open_session
 
-    def open_wrong_session(file: Path) -> export.PredictFunction:
+    def open_wrong_session(file: Path) -> export_formats.PredictFunction:
         predict = open_session(file)
         return lambda images: predict(images) + np.float32(0.002)
 
-    monkeypatch.setattr(export, "_open_session", open_wrong_session)
+    monkeypatch.setattr(export_formats, "_open_session", open_wrong_session)
     (tmp_path / "model.onnx").write_text("the previous file")
     message = r"discarded.*differ by up to 0\.002.*at most 0\.001 is allowed"
     with pytest.raises(ArtifactError, match=message):
@@ -292,13 +292,13 @@ def test_missing_packages_are_named_with_the_command_that_installs_them(
 ) -> None:
     def version(name: str) -> str:
         if name != "onnx":
-            raise export.PackageNotFoundError
+            raise export_formats.PackageNotFoundError
         return "1"
 
-    monkeypatch.setattr(export, "version", version)
+    monkeypatch.setattr(export_formats, "version", version)
     with pytest.raises(ArtifactError, match=r'needs onnxscript and onnxruntime: pip install "aut'):
-        export.check_requirements("onnx-int8")
-    export.check_requirements("torch-export")
+        export_formats.check_requirements("onnx-int8")
+    export_formats.check_requirements("torch-export")
 
 
 def test_other_failures_leave_no_file(
@@ -308,7 +308,7 @@ def test_other_failures_leave_no_file(
         export.export(predictor, tmp_path / "none" / "x.onnx", "onnx", data.images)
     with pytest.raises(ArtifactError, match="needs at least 2 images"):
         export.export(predictor, tmp_path / "x.onnx", "onnx-int8", data.images[:1])
-    monkeypatch.setattr(export, "MAX_ONNX_BYTES", 10)
+    monkeypatch.setattr(export_formats, "MAX_ONNX_BYTES", 10)
     with pytest.raises(ArtifactError, match="torch-export"):
         export.export(predictor, tmp_path / "x.onnx", "onnx", data.images)
     assert list(tmp_path.iterdir()) == []
@@ -361,14 +361,14 @@ def test_numbers_are_compared_in_standard_deviations(
 ) -> None:
     task = FITTED["numbers"].task  # whose second number has a std of 200
     predictor = Predictor(build_model(config(), task, None, CPU).eval(), task, CPU)
-    open_session, offset = export._open_session, np.float32(0.1)
+    open_session, offset = export_formats._open_session, np.float32(0.1)
     trace_once(monkeypatch)
 
-    def open_wrong_session(file: Path) -> export.PredictFunction:
+    def open_wrong_session(file: Path) -> export_formats.PredictFunction:
         predict = open_session(file)
         return lambda images: predict(images) + np.array([0, offset], np.float32)
 
-    monkeypatch.setattr(export, "_open_session", open_wrong_session)
+    monkeypatch.setattr(export_formats, "_open_session", open_wrong_session)
     result = export.export(predictor, tmp_path / "model.onnx", "onnx", data.images[:5])
     assert result.max_difference == pytest.approx(0.1 / 200, rel=0.01)
     offset = np.float32(1.0)

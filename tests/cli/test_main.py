@@ -132,7 +132,7 @@ def test_mistakes_are_reported_in_one_line_that_says_what_to_do(
 def test_every_number_has_a_range(name: str, option: click.Option) -> None:
     """Either that of the option, or that of the setting of a study, see tests/test_study.py."""
     is_number = isinstance(option.type, click.types.IntParamType | click.types.FloatParamType)
-    if is_number and not name.startswith("search"):
+    if is_number and not name.startswith(("search", "pretrain")):
         assert isinstance(option.type, click.IntRange | click.FloatRange), name
         assert option.type.min is not None
         assert option.type.max is not None

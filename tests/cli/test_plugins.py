@@ -14,7 +14,7 @@ import pytest
 from command_line import FAST_OPTIONS, run
 from images import write_plugin
 
-from autotl.space import registry
+from autotl.space import plugin_modules
 from autotl.space.kinds import GIVEN_ARGUMENTS
 
 BAD_HEADS = '''
@@ -74,9 +74,9 @@ def test_a_package_without_plugins_is_an_error_with_a_suggestion() -> None:
 
 
 def test_a_broken_installed_module_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
-    broken = EntryPoint("bad", "no_such_module_of_plugins", registry.GROUP)
-    installed = [*entry_points(group=registry.GROUP), broken]
-    monkeypatch.setattr(registry, "entry_points", lambda group: installed)
+    broken = EntryPoint("bad", "no_such_module_of_plugins", plugin_modules.GROUP)
+    installed = [*entry_points(group=plugin_modules.GROUP), broken]
+    monkeypatch.setattr(plugin_modules, "entry_points", lambda group: installed)
     for output_format in ("table", "json", "markdown"):
         result = run("plugins", "list", "--format", output_format)
         assert result.exit_code == 0

@@ -10,7 +10,7 @@ import pytest
 from images import write_images
 
 from autotl import Example, Issue, Range, dataset
-from autotl.data import IMAGES, read_source, read_without_labels
+from autotl.data import IMAGES, Source, read_source, read_target, read_without_labels
 from autotl.errors import DataError, StudyError
 from autotl.space import registry
 from autotl.space.registry import Registry
@@ -127,6 +127,18 @@ def test_without_labels_a_folder_need_not_have_classes(
         name: split for name, split in files.items() if split
     }
     assert any(example.label for example in offered) == (files in LABELLED.values())
+
+
+def test_a_plain_target_has_no_labels_and_reports_what_is_not_read(tmp_path: Path) -> None:
+    for name in ("b.png", "a.png", "notes.txt"):
+        (tmp_path / name).touch()
+    target = read_target(str(tmp_path), Source([], [], IMAGES), registry.load())
+    assert [(e.name, e.label, e.split) for e in target.unlabelled] == [
+        ("a.png", "", "unlabelled"),
+        ("b.png", "", "unlabelled"),
+    ]
+    assert target.examples == []
+    assert [issue.name for issue in target.issues] == ["*.txt"]
 
 
 def test_a_source_that_cannot_be_read_is_explained_without_labels_too(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from torch.nn import functional
 from toy import REGISTRY, SIDE, config, job, model
 
 from autotl.space.hyperparameter import Hyperparameter
-from autotl.space.registry import AnyPlugin
+from autotl.space.plugin import AnyPlugin
 from autotl.space.space import Choice
 from autotl.tasks import numbered_classes
 from autotl.training import fine_tune

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from toy import REGISTRY
 
-from autotl.space.registry import AnyPlugin
+from autotl.space.plugin import AnyPlugin
 
 HEADS = [plugin for plugin in REGISTRY if plugin.kind == "head" and plugin.suits("classification")]
 

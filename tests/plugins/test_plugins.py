@@ -12,7 +12,7 @@ import pytest
 
 from autotl.space import registry
 from autotl.space.kinds import SEARCHED_KINDS
-from autotl.space.registry import AnyPlugin
+from autotl.space.plugin import AnyPlugin
 
 PLUGINS = [plugin for plugin in registry.load() if plugin.kind in SEARCHED_KINDS]
 BUILT_IN = {

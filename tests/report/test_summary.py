@@ -18,7 +18,7 @@ from report_examples import (
 
 from autotl import report
 from autotl.scoring import intervals
-from autotl.search.leaderboard import rank
+from autotl.search.ranking import rank
 from autotl.store import ComparedWeights, SavedModel, Store, single
 
 BY_CLASS: dict[str, Any] = {

@@ -20,7 +20,7 @@ from autotl.events import Event, Note, Stage
 from autotl.scoring import metrics
 from autotl.scoring.intervals import score_interval
 from autotl.search.folds import predicted_indices, unit_folds
-from autotl.search.leaderboard import rank
+from autotl.search.ranking import rank
 from autotl.search.resume import PROBED_WITH
 from autotl.search.trials import TrialLoop
 from autotl.store import Store, TrialRow

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from autotl import Range, Weights, augment, backbone, freeze, head, unlabelled
-from autotl.search.leaderboard import rank
 from autotl.search.portfolio import WARM_START, Names, Portfolio
-from autotl.space.registry import FILE, AnyPlugin
+from autotl.search.ranking import rank
+from autotl.space.plugin import FILE, AnyPlugin
 from autotl.space.space import Space
 from autotl.store import ScreeningFacts, TrialFacts, TrialRow
 from autotl.store.rows import CONTRIBUTION_TYPE

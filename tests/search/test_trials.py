@@ -19,9 +19,9 @@ from optuna.trial import TrialState
 from autotl import engine, report, study, training
 from autotl.errors import OutOfTime, StoreError, StudyError
 from autotl.events import EpochCompleted, Event, TrialFinished, TrialStarted
-from autotl.search import pruner, trial_queue, trials
+from autotl.search import pruner, trial_queue, trial_training
 from autotl.search.context import TrainingContext
-from autotl.search.leaderboard import rank
+from autotl.search.ranking import rank
 from autotl.search.resume import PROBED_WITH, RECIPE, optuna_state
 from autotl.search.trial_budget import TrialPlan, plan_trial
 from autotl.search.trials import GIVE_UP, quiet_optuna
@@ -278,7 +278,7 @@ def test_the_last_trial_leaves_none_waiting(
             raise OutOfTime("too slow")
         return plan_trial(model, config, *rest, **options)
 
-    monkeypatch.setattr(trials, "plan_trial", plan)
+    monkeypatch.setattr(trial_training, "plan_trial", plan)
     run_trials(settings(trials=3))
     states = [trial.state.name for trial in optuna_trials(settings())]
     assert "FAIL" in states
@@ -722,7 +722,7 @@ def test_a_trial_that_is_far_too_slow_is_refused_before_its_model_is_built(
             raise OutOfTime("far too slow")
 
     monkeypatch.setattr(TrainingContext, "build", spied)
-    monkeypatch.setattr(trials, "refuse_too_slow", refuse)
+    monkeypatch.setattr(trial_training, "refuse_too_slow", refuse)
     options = {"freeze": ["linear_probe", "last_blocks", "lp_ft"], "head": ["linear"]}
     events: list[Event] = []
     run_trials(settings(budget=300.0, trials=5, **options), events.append)
@@ -758,7 +758,7 @@ def test_a_trial_that_the_deadline_ends_is_complete_with_the_epochs_before(
         if isinstance(event, EpochCompleted) and (event.number, event.epoch) == (1, last):
             plans[1].job.deadline = 0.0
 
-    monkeypatch.setattr(trials, "plan_trial", plan)
+    monkeypatch.setattr(trial_training, "plan_trial", plan)
     options = {"freeze": ["linear_probe", "last_blocks"], "head": ["linear"], "trials": 2}
     run_trials(settings(budget=300.0, **options), pass_deadline)
     row, trial = read_trials(settings())[1], optuna_trials(settings())[1]

@@ -13,10 +13,11 @@ import pytest
 
 from autotl import Example, Weights, augment, backbone, dataset, freeze, head
 from autotl.errors import DataError, PluginError, WeightsError
-from autotl.space import registry, space
+from autotl.space import plugin_modules, space
 from autotl.space.kinds import GIVEN_ARGUMENTS
 from autotl.space.plugin import Plugin
-from autotl.space.registry import BackboneCriteria, Excluded, Registry, load, missing_requirements
+from autotl.space.registry import BackboneCriteria, Excluded, Registry, load
+from autotl.space.requirements import missing_requirements
 
 GOOD = "from autotl import head\n\n@head\ndef mine(features, classes, *, deep: bool = True): ...\n"
 
@@ -180,7 +181,7 @@ def test_importing_a_plugin_file_changes_no_other_registry(tmp_path: Path) -> No
 
 
 def install(monkeypatch: pytest.MonkeyPatch, *entries: EntryPoint) -> None:
-    monkeypatch.setattr(registry, "entry_points", lambda group: entries)
+    monkeypatch.setattr(plugin_modules, "entry_points", lambda group: entries)
 
 
 def test_a_broken_package_is_listed_and_the_others_are_loaded(
@@ -358,34 +359,12 @@ def test_an_existing_path_with_a_colon_is_read_as_a_path(tmp_path: Path) -> None
     assert EVERY.dataset(str(tmp_path / "two:photos")).name == "one"
 
 
-@pytest.mark.parametrize(
-    ("requirement", "is_met"),
-    [
-        ("packaging", True),
-        ("Packaging>=20", True),
-        (f"packaging=={version('packaging')}", True),
-        ("packaging<1", False),
-        ("packaging>=20,!=" + version("packaging"), False),
-        ("not-on-this-planet", False),
-        ("not-on-this-planet; python_version < '3'", True),
-        ("not-on-this-planet; python_version > '3'", False),
-    ],
-)
-def test_missing_requirements_compares_versions(requirement: str, is_met: bool) -> None:
-    plugin = head(requires=["pytest", requirement])(lambda features: 0)
-    assert missing_requirements(plugin) == ([] if is_met else [requirement])
-
-
-def test_an_invalid_requirement_is_reported() -> None:
-    with pytest.raises(PluginError, match=r"head plugin 'odd' .*'\?\? 1'.*peft>=0\.10"):
-        missing_requirements(head(name="odd", requires=["?? 1"])(lambda features: 0))
-
-
 def test_a_registry_with_files_loads_no_model_library(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(GOOD)
     code = (
-        "import sys; from autotl.space import registry as r; from pathlib import Path;"
-        "r.entry_points = lambda group: [];"
+        "import sys; from autotl.space import plugin_modules as m, registry as r;"
+        "from pathlib import Path;"
+        "m.entry_points = lambda group: [];"
         f"print(r.load([Path({str(tmp_path / 'mine.py')!r})]).names('head'));"
         "assert not {'torch', 'optuna', 'numpy'} & set(sys.modules)"
     )

@@ -13,7 +13,7 @@ from broken_plugins import assert_reported
 from torch import Tensor
 
 from autotl import Uniform, augment
-from autotl.space.registry import AnyPlugin
+from autotl.space.plugin import AnyPlugin
 from autotl.testing import check
 
 

@@ -26,7 +26,7 @@ from autotl import (
 from autotl.errors import PluginError
 from autotl.models import Group, Model
 from autotl.space import registry
-from autotl.space.registry import AnyPlugin
+from autotl.space.plugin import AnyPlugin
 from autotl.testing import check, examine, toy
 
 BUILT_IN = [

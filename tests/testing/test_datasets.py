@@ -16,7 +16,7 @@ from autotl import (
 )
 from autotl.errors import PluginError
 from autotl.space import registry
-from autotl.space.registry import AnyPlugin
+from autotl.space.plugin import AnyPlugin
 from autotl.testing import check, examine
 
 PLUGIN = Path(__file__).parents[2] / "plugins" / "examples" / "autotl_series.py"

@@ -18,7 +18,7 @@ from autotl import (
     head,
 )
 from autotl.models import Group, Model
-from autotl.space.registry import AnyPlugin
+from autotl.space.plugin import AnyPlugin
 from autotl.testing import toy
 
 

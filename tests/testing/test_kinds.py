@@ -24,7 +24,7 @@ from autotl import (
     optimizer,
 )
 from autotl.models import Group, Model
-from autotl.space.registry import AnyPlugin
+from autotl.space.plugin import AnyPlugin
 from autotl.testing import toy
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from autotl import Range, loss
-from autotl.space.registry import AnyPlugin
+from autotl.space.plugin import AnyPlugin
 from autotl.testing import check
 
 

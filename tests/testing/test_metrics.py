@@ -10,7 +10,7 @@ import pytest
 from broken_plugins import assert_reported
 
 from autotl import metric
-from autotl.space.registry import AnyPlugin
+from autotl.space.plugin import AnyPlugin
 from autotl.testing import check
 
 

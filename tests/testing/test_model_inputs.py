@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from autotl import ANY_INPUT, ModelInput, Uniform, augment, backbone
 from autotl.space import registry
-from autotl.space.registry import AnyPlugin
+from autotl.space.plugin import AnyPlugin
 from autotl.testing import check, examine
 
 PLUGIN = Path(__file__).parents[2] / "plugins" / "examples" / "autotl_series.py"

@@ -16,7 +16,7 @@ from autotl import (
     backbone,
     head,
 )
-from autotl.space.registry import AnyPlugin
+from autotl.space.plugin import AnyPlugin
 from autotl.testing import toy
 
 

@@ -12,7 +12,7 @@ from broken_plugins import assert_reported
 from torch import Tensor, nn
 
 from autotl import Label, Task, head, task
-from autotl.space.registry import AnyPlugin
+from autotl.space.plugin import AnyPlugin
 from autotl.tasks import Classification
 from autotl.testing import check, toy_tasks
 

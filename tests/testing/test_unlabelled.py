@@ -10,7 +10,7 @@ from broken_plugins import assert_reported
 from torch import Tensor, nn
 
 from autotl import Outputs, UnlabelledMethod, unlabelled
-from autotl.space.registry import AnyPlugin
+from autotl.space.plugin import AnyPlugin
 from autotl.testing import check, examine
 
 

@@ -18,7 +18,7 @@ from autotl import (
     optimizer,
 )
 from autotl.models import Group
-from autotl.space.registry import AnyPlugin
+from autotl.space.plugin import AnyPlugin
 from autotl.testing import examine
 
 

@@ -16,7 +16,7 @@ from toy import REGISTRY
 
 from autotl import Uniform, augment
 from autotl.errors import PluginError
-from autotl.space.registry import AnyPlugin
+from autotl.space.plugin import AnyPlugin
 from autotl.space.space import Choice
 from autotl.tasks import numbered_classes
 from autotl.training.augmentation import Augmentation, UniformNumbers

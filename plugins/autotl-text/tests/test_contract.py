@@ -10,7 +10,7 @@ from autotl_text.backbones import transformer
 from autotl_text.datasets import text_table
 from autotl_text.kind import text
 
-from autotl.space.registry import AnyPlugin
+from autotl.space.plugin import AnyPlugin
 from autotl.testing import check, check_input_kind
 
 
