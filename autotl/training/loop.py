@@ -187,8 +187,7 @@ class Training:
         self._total_loss += self.inputs.backward(batch, targets) * len(targets)
         scaler = self.inputs.scaler
         scaler.unscale_(self._optimizer)  # before a hook of the optimizer clips the gradients
-        # Its first step allocates its state, before it changes any parameter.
-        step = partial(scaler.step, self._optimizer)
+        step = partial(_step, scaler, self._optimizer)
         retry_when_out_of_memory(step, self.job.device.torch_device, "the training")
         scaler.update()
         self.inputs.average.update(self.model)
@@ -426,6 +425,22 @@ def _make_optimizer(
         trainable = {p for g in groups for p in g["params"]}
         optimizer.state.update({p: s for p, s in old.state.items() if p in trainable})
     return optimizer, scheduler
+
+
+def _step(scaler: torch.amp.GradScaler, optimizer: torch.optim.Optimizer) -> None:
+    """Step an optimizer so that it can step again after an error.
+
+    An optimizer allocates the state of a parameter in its first step, and takes one that memory ran
+    out for half-way for complete. So all that it began in the failed step is removed. A group of
+    parameters before the one that failed is stepped twice, at the first learning rate of warm-up.
+    """
+    begun = set(optimizer.state)
+    try:
+        scaler.step(optimizer)
+    except RuntimeError:
+        for parameter in optimizer.state.keys() - begun:
+            del optimizer.state[parameter]
+        raise
 
 
 def _set_step(scheduler: Any, step: int) -> None:
