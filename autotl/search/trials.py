@@ -21,6 +21,7 @@ from autotl.errors import (
     AutoTLError,
     Duplicate,
     Incompatible,
+    OutOfMemory,
     OutOfTime,
     StudyError,
     find_device_fault,
@@ -404,7 +405,7 @@ class TrialLoop:
         try:
             features = training.extract_backbone_features(plan.model, config, plan.job)
             return logme(features, dataset.targets[plan.job.train.indices])
-        except (OutOfTime, ValueError):
+        except (OutOfTime, OutOfMemory, ValueError):
             return None
 
     # ---------------------------------------------------------------- results

@@ -59,10 +59,9 @@ def fine_tune(model: Model, config: Config, job: Job) -> Iterator[Epoch]:
         OutOfTime: The deadline passed inside an epoch.
         Incompatible: A plugin cannot work with the others.
     """
-    random = RandomState(job.device, job.seed, job.compute.cudnn_benchmark)
     device = job.device.torch_device
-    with random.active():
-        training = Training(model, config, job)
+    start = partial(_start, model, config, job)
+    training, random = retry_when_out_of_memory(start, device, "the training")
     try:
         with convert_out_of_memory("the training", device):
             epochs = training.continue_from_checkpoint(random)
@@ -79,6 +78,12 @@ def fine_tune(model: Model, config: Config, job: Job) -> Iterator[Epoch]:
         training.inputs.close()
     with random.active():
         training.finish()
+
+
+def _start(model: Model, config: Config, job: Job) -> tuple[Training, RandomState]:
+    random = RandomState(job.device, job.seed, job.compute.cudnn_benchmark)
+    with random.active():
+        return Training(model, config, job), random
 
 
 def _has_stalled(epochs: Sequence[Epoch], job: Job) -> bool:
