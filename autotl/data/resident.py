@@ -128,8 +128,10 @@ def allocate(
     try:
         with torch.inference_mode(False):  # an inference tensor could not be written to later
             empty = torch.empty(tuple(shape), dtype=dtype, device=device)
-    except torch.OutOfMemoryError:  # what is free is in pieces
-        return None
+    except RuntimeError as error:
+        if not device_memory.is_out_of_memory(error):
+            raise
+        return None  # what is free is in pieces
     return ResidentTensor(empty, save)
 
 

@@ -10,11 +10,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from autotl.data import ImageInput
+from autotl.data import ImageInput, device_memory
 from autotl.errors import is_machine_fault
 from autotl.models import Device, Model
 from autotl.space.space import Config
-from autotl.training.memory import is_out_of_memory
 
 COMPILE_SECONDS = 120.0
 """Maximum seconds that compiling takes for one shape of batches."""
@@ -117,7 +116,11 @@ class CompiledFunction:
 
         The backward pass is compiled when it is first computed, outside of this object.
         """
-        if self._compiled is None or is_out_of_memory(error) or is_machine_fault(error):
+        if (
+            self._compiled is None
+            or device_memory.is_out_of_memory(error)
+            or is_machine_fault(error)
+        ):
             return False
         self._compiled = None
         return True

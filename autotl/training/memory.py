@@ -27,30 +27,7 @@ from autotl.models import Device, Model
 from autotl.space.space import Config
 from autotl.space.task import Task
 
-OUT_OF_MEMORY_MESSAGES = (
-    "out of memory",  # CUDA, "CUDA error: out of memory", HIP, XPU and "MPS backend out of memory"
-    "can't allocate memory",  # the CPU
-    "not enough memory",  # the CPU on Windows
-    "CUBLAS_STATUS_ALLOC_FAILED",
-    "CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate",  # no memory for its handle
-    "CUDNN_STATUS_ALLOC_FAILED",
-    "CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED",
-    "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
-    "CUSOLVER_STATUS_ALLOC_FAILED",
-    "CUSPARSE_STATUS_ALLOC_FAILED",
-    "CUFFT_ALLOC_FAILED",
-)
-"""Parts of the messages of errors that mean that memory ran out."""
-
 Result = TypeVar("Result")
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error means that memory ran out."""
-    if isinstance(error, torch.OutOfMemoryError):
-        return True
-    text = str(error)
-    return isinstance(error, RuntimeError) and any(part in text for part in OUT_OF_MEMORY_MESSAGES)
 
 
 def retry_when_out_of_memory(
@@ -107,7 +84,7 @@ def forget_failed_computation(error: RuntimeError) -> None:
 
     It may be called for any error; one that does not mean that memory ran out is raised again.
     """
-    if not is_out_of_memory(error):
+    if not device_memory.is_out_of_memory(error):
         raise error
     chained: BaseException | None = error
     while chained is not None:

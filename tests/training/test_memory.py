@@ -24,7 +24,6 @@ from autotl.training.memory import (
     MicroBatches,
     build_model,
     convert_out_of_memory,
-    is_out_of_memory,
     retry_when_out_of_memory,
 )
 
@@ -45,43 +44,6 @@ def hold(bytes: int = 10) -> ResidentTensor:
     held = resident.allocate((bytes,), CPU)
     assert held is not None
     return held
-
-
-@pytest.mark.parametrize(
-    ("error", "expected"),
-    [
-        (torch.OutOfMemoryError("anything"), True),
-        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), True),
-        (RuntimeError("CUDA error: out of memory"), True),
-        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"), True),
-        (RuntimeError("CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"), True),
-        (RuntimeError("CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasSgemm(handle)`"), False),
-        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
-        (
-            RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
-            True,
-        ),
-        (RuntimeError("CUDA error: device-side assert triggered"), False),
-        (ValueError("the file is out of memory"), False),
-        (RuntimeError("MPS backend out of memory (MPS allocated: 5.4 GB)"), True),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to"), True),
-        (RuntimeError("DefaultCPUAllocator: not enough memory: you tried to"), True),
-        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
-        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), False),
-        (ValueError("no"), False),
-    ],
-    ids=str,
-)
-def test_errors_that_mean_that_memory_ran_out_are_recognised(
-    error: Exception, expected: bool
-) -> None:
-    assert is_out_of_memory(error) == expected
-
-
-def test_the_errors_of_torch_are_recognised() -> None:
-    with pytest.raises(RuntimeError) as raised:
-        torch.empty(1 << 60, dtype=torch.uint8)
-    assert is_out_of_memory(raised.value)
 
 
 class Refusing:
