@@ -1,8 +1,9 @@
 """Fine-tuning of one model, epoch by epoch. It depends on torch and not on Optuna.
 
 ``job`` defines what a model is fine-tuned on; ``loop`` trains it; ``inputs`` feeds it images or
-the activations of its frozen layers, which ``frozen_inputs`` gets from the cache; ``augmentation``
-changes images, at random or to a certain view; ``predict`` computes predictions.
+the activations of its frozen layers, which ``frozen_inputs`` gets from the cache; ``loss`` is what
+it minimises; ``augmentation`` changes images, at random or to a certain view; ``predict`` computes
+predictions.
 ``teacher`` computes what a student learns from besides the labels.
 ``weight_average`` averages the weights over the steps. ``probes`` trains many heads on one frozen
 backbone at once. ``cost`` measures what all that takes, and ``compute`` holds the settings that

@@ -26,6 +26,7 @@ from autotl.training.inputs import Inputs
 from autotl.training.job import Job
 from autotl.training.kernels import cuda_kernels
 from autotl.training.loop import simulate_strategy
+from autotl.training.loss import TrainingLoss
 from autotl.training.memory import retry_when_out_of_memory
 from autotl.training.predict import autocast, compute_logits
 from autotl.training.random_state import RandomState
@@ -337,7 +338,7 @@ def _time_steps(trial: Model, config: Config, job: Job, autocast: bool) -> _Timi
     targets = inputs.model.task.expand(labels)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    measure = partial(_time_training, inputs, batch, targets)
+    measure = partial(_time_training, TrainingLoss(inputs), batch, targets)
     forward, step = measure()
     peak_bytes, tuning, factor = None, 0.0, None
     if device.type == "cuda":
@@ -386,12 +387,13 @@ def _compare_with_openvino(frozen: FrozenInputs, images: Tensor, seconds: float)
         job.measured_costs[key] = {"speedup": speedup, "seconds": compiling}
 
 
-def _time_training(inputs: Inputs, batch: Activations, targets: Tensor) -> Times:
+def _time_training(loss: TrainingLoss, batch: Activations, targets: Tensor) -> Times:
     """Time the layers after the split point; 0 for the backward pass if nothing is trained."""
-    forward = _time(lambda: _forward(inputs, batch, targets), inputs.device)
-    if not inputs.trainable:
+    device = loss.inputs.device
+    forward = _time(lambda: _forward(loss, batch, targets), device)
+    if not loss.inputs.trainable:
         return forward, 0.0
-    return forward, _time(lambda: inputs.backward(batch, targets), inputs.device)
+    return forward, _time(lambda: loss.backward(batch, targets), device)
 
 
 def _time_inference(trial: Model, images: Tensor, inputs: Inputs, factor: int) -> float:
@@ -406,9 +408,9 @@ def _time_inference(trial: Model, images: Tensor, inputs: Inputs, factor: int) -
     return _time(infer, inputs.device)
 
 
-def _forward(inputs: Inputs, batch: Activations, targets: Tensor) -> None:
+def _forward(loss: TrainingLoss, batch: Activations, targets: Tensor) -> None:
     with torch.inference_mode():
-        inputs.forward_loss(batch, targets)
+        loss.evaluate(batch, targets)
 
 
 def _time_augmentation(inputs: Inputs) -> float:

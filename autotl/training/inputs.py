@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
@@ -21,15 +19,12 @@ from autotl.frozen.split_point import SplitPoint, find_split_point
 from autotl.models import Model
 from autotl.space.plugin import Balance
 from autotl.space.space import Config
-from autotl.space.unlabelled import Outputs
 from autotl.training import batch_norm
 from autotl.training.augmentation import Augmentation
-from autotl.training.compute import CompiledFunction, cost_key
-from autotl.training.contrastive import Contrast
 from autotl.training.frozen_inputs import FrozenInputs, eval_mode
 from autotl.training.head_fit import fit_head
 from autotl.training.job import Job
-from autotl.training.memory import MicroBatches, retry_when_out_of_memory, split
+from autotl.training.memory import MicroBatches, retry_when_out_of_memory
 from autotl.training.predict import (
     autocast,
     collect_predictions,
@@ -37,11 +32,10 @@ from autotl.training.predict import (
     split_for_inference,
 )
 from autotl.training.unlabelled import Rows, make_unlabelled_inputs, self_train
-from autotl.training.weight_average import WeightAverage
 
 
 class Inputs:
-    """The batches of a training and the loss of a batch.
+    """The batches of a training, and what is computed of all examples of a split.
 
     With a split point, batches hold cached activations and only the layers after it run; without
     one, batches hold images and the whole model runs. Everything else is the same.
@@ -52,17 +46,12 @@ class Inputs:
         job: The data and the settings.
 
     Attributes:
+        device: The device and the type to compute in.
         trainable: Whether there is anything to train. A head that was fitted on a frozen backbone
             is not trained.
-        micro_batches: The size of the parts in which a training step computes a batch, if it does
-            not fit into memory.
         frozen: Cached activations of the frozen layers; None feeds images.
-        scaler: Scales the loss of a training in float16.
-        sampling: Relative probability of each class to be drawn, ``[C]``; None draws every image
-            once.
+        balance: How often the classes are drawn, and how the loss weighs them.
         unlabelled: The unlabelled examples and what is done with them; None if nothing is.
-        average: The averaged weights, which may compute the targets of unlabelled examples.
-        progress: The fraction of the training that is done, from 0 to below 1.
     """
 
     def __init__(self, model: Model, config: Config, job: Job) -> None:
@@ -77,34 +66,12 @@ class Inputs:
                 "views of one image are compared, and this augmentation mixes images"
             )
         self.trainable = True
-        self._max_batch_size = math.ceil(job.train.num_examples / len(job.train))
-        self.micro_batches = MicroBatches()
         self._inference = MicroBatches(usual=job.train.batch_size)
         self.frozen: FrozenInputs | None = None
-        self._cost_key = ""
-        self._compiled: CompiledFunction | None = None  # instead of ``model.features``
-        # Gradients would underflow in float16; those in other types are not scaled.
-        in_float16 = self.device.autocast == torch.float16
-        self.scaler = torch.amp.GradScaler(device.type, enabled=in_float16)
-        balance = Balance()
+        self.balance = Balance()
         if choice := config.get("balance"):
-            balance = choice.plugin.call({"counts": job.train.class_counts}, choice.params)
-        self.sampling = balance.sampling
-        self._loss = self._make_loss(_to_tensor(balance.weights, device))
-        self._logit_offsets = _to_tensor(balance.offsets, device)
+            self.balance = choice.plugin.call({"counts": job.train.class_counts}, choice.params)
         self.unlabelled = make_unlabelled_inputs(model, config, job)
-        teacher_decay = self.unlabelled.method.teacher_decay if self.unlabelled else 0.0
-        self.average = WeightAverage(teacher_decay or job.ema)
-        self.progress = 0.0
-
-    def _make_loss(self, weights: Tensor | None) -> Callable[[Tensor, Tensor], Tensor]:
-        """Return the loss of the configuration, or that of the task."""
-        smoothing = self.job.label_smoothing
-        if choice := self.config.get("loss"):
-            given = {"output_weights": weights, "label_smoothing": smoothing}
-            loss: Callable[[Tensor, Tensor], Tensor] = choice.plugin.call(given, choice.params)
-            return loss
-        return partial(self.model.task.loss, weights=weights, label_smoothing=smoothing)
 
     @property
     def split_point(self) -> SplitPoint | None:
@@ -173,13 +140,6 @@ class Inputs:
         self.frozen, self.augmentation = other.frozen, other.augmentation
         self._update_trainable()
 
-    def compile_backbone(self) -> None:
-        """Compile the backbone for batches of images.
-
-        Another call, or other trainable parameters, would compile it again.
-        """
-        self._compiled = CompiledFunction(self.model.features, self.job.deadline)
-
     def close(self) -> None:
         """Remove cached activations that only this training can use."""
         if self.frozen:
@@ -207,7 +167,7 @@ class Inputs:
     def _pass(self, number: int) -> Iterator[tuple[Activations, Tensor]]:
         """Yield the training batches of one pass over the training images, see above."""
         batches, teacher = self.job.train, self.job.teacher
-        positions = batches.epoch_indices(number, self.sampling)
+        positions = batches.epoch_indices(number, self.balance.sampling)
         view = (number - 1) % self.views if self.trainable else 0
         loaded = self._load_training_batches(number, positions, view)
         if teacher is None:
@@ -290,35 +250,23 @@ class Inputs:
 
     def fit_head(self) -> None:
         """Fit a head that has a ``fit`` to the training images without augmentation."""
-        head, name = self.model.head, self.config["head"].name
-        if hasattr(head, "fit"):
-            features, targets = self.extract_head_inputs(), self.job.train.targets
-            if targets.ndim > 1:  # a head in closed form is fitted to labels or to logits
-                targets = self.model.task.expand(targets)
+        head, name, train = self.model.head, self.config["head"].name, self.job.train
+        if not hasattr(head, "fit"):
+            return
+        features, targets = self.extract_head_inputs(train), train.targets
+        if targets.ndim > 1:  # a head in closed form is fitted to labels or to logits
+            targets = self.model.task.expand(targets)
 
-            def fit(features: Tensor, targets: Tensor) -> None:
-                run = partial(fit_head, head, features, targets, name, self.job)
-                retry_when_out_of_memory(run, features.device, "the fit of the head")
+        def fit(features: Tensor, targets: Tensor) -> None:
+            run = partial(fit_head, head, features, targets, name, self.job)
+            retry_when_out_of_memory(run, features.device, "the fit of the head")
 
-            with torch.no_grad():
-                if self.unlabelled is None or self.unlabelled.method.select is None:
-                    fit(features, targets)
-                    return
-                method, more = self.unlabelled.method, self.extract_unlabelled_head_inputs()
-                self_train(fit, self._predict_from_head_inputs, features, targets, more, method)
-
-    def extract_head_inputs(self) -> Tensor:
-        """Compute the input of the head for the training images without augmentation.
-
-        Returns:
-            ``float32 [N, ...]``, in the order of the images.
-        """
-        return self._extract_head_inputs(self.job.train)
-
-    def extract_unlabelled_head_inputs(self) -> Tensor:
-        """Compute the input of the head for the unlabelled examples, ``float32 [U, ...]``."""
-        assert self.unlabelled is not None
-        return self._extract_head_inputs(self.unlabelled.batches)
+        with torch.no_grad():
+            if self.unlabelled is None or self.unlabelled.method.select is None:
+                fit(features, targets)
+                return
+            method, more = self.unlabelled.method, self.extract_head_inputs(self.unlabelled.batches)
+            self_train(fit, self._predict_from_head_inputs, features, targets, more, method)
 
     def _predict_from_head_inputs(self, features: Tensor) -> Tensor:
         """Predict ``float32 [N, K]`` from the input of the head."""
@@ -327,29 +275,34 @@ class Inputs:
         predictions: Tensor = self.model.task.activate(logits.float())
         return predictions
 
-    def _extract_head_inputs(self, train: Batches) -> Tensor:
+    def extract_head_inputs(self, batches: Batches) -> Tensor:
+        """Compute the input of the head for examples without augmentation.
+
+        Returns:
+            ``float32 [N, ...]``, in the order of the examples.
+        """
         whole_backbone = self.split_point is not None and self.split_point.name == "backbone"
-        rows = self._get_rows(train, None) if whole_backbone else None
+        rows = self._get_rows(batches, None) if whole_backbone else None
         features: Tensor | None = None
         done = 0
         with eval_mode(self.model), torch.inference_mode(), autocast(self.device):
-            for part in self._compute_head_inputs(train, rows):
+            for part in self._compute_head_inputs(batches, rows):
                 if features is None:
-                    shape = (train.num_examples, *part.shape[1:])
+                    shape = (batches.num_examples, *part.shape[1:])
                     with torch.inference_mode(False):  # such tensors cannot be trained on
                         features = torch.empty(shape, dtype=torch.float32, device=part.device)
                 features[done : done + len(part)] = part
                 done += len(part)
-        assert features is not None  # there is a training image
+        assert features is not None  # there is an example
         return features
 
-    def _compute_head_inputs(self, train: Batches, rows: CachedRows | None) -> Iterator[Tensor]:
+    def _compute_head_inputs(self, batches: Batches, rows: CachedRows | None) -> Iterator[Tensor]:
         """Yield the input of the head for batches of examples, in their order."""
         if rows:
-            for row, _ in rows.batches(train.sequential_indices()):
+            for row, _ in rows.batches(batches.sequential_indices()):
                 yield divide(row)[0]
             return
-        for images, _ in train:
+        for images, _ in batches:
             self.job.check_time()
             yield self._inference.map(self.model.features, images)
 
@@ -365,15 +318,17 @@ class Inputs:
             return
 
         def compute(batch: Activations) -> Tensor:
-            return self._compute_outputs(self._copy(batch))[1]
+            return self.compute_outputs(self.copy(batch))[1]
 
+        sample = self.unlabelled.sample
         with eval_mode(self.model):
-            batches = self._load_sequentially(self.unlabelled.sample)
+            batches = self._load_sequentially(sample, self._get_rows(sample, None))
             batch_norm.adapt(layers, batches, compute, self._inference)
 
-    def _load_sequentially(self, batches: Batches) -> Iterator[Activations]:
+    def _load_sequentially(
+        self, batches: Batches, rows: CachedRows | None
+    ) -> Iterator[Activations]:
         """Yield the inputs of the model or activations of all examples, in their order."""
-        rows = self._get_rows(batches, None)
         factor = self.job.compute.inference_factor
         positions = split_for_inference(np.arange(batches.num_examples), batches, factor)
         if self.frozen is None or rows is None:
@@ -389,7 +344,7 @@ class Inputs:
         validation = self.job.validation
         assert validation is not None
         rows = self._get_rows(validation, None)
-        if self.frozen is None or rows is None:
+        if rows is None:
             # Another epoch changes the weights, which compiling makes constants.
             check_time = self.job.check_time
             factor = self.job.compute.inference_factor
@@ -397,178 +352,49 @@ class Inputs:
                 self.model, validation, self.device, check_time, False, factor, self._inference
             )
         self.model.eval()
-        frozen = self.frozen
 
         def compute_logits(activations: Activations) -> Tensor:
-            # The backbone of the split point may be another model's; the head is this model's.
-            # Layers may overwrite the activations, which another attempt would need: a copy.
-            features = frozen.split_point.features(*divide(activations.clone()))
-            logits: Tensor = self.model.head(features)
-            return logits
+            return self.compute_outputs(self.copy(activations))[1]
 
-        factor = self.job.compute.inference_factor
-        positions = split_for_inference(np.arange(validation.num_examples), validation, factor)
-        with torch.inference_mode(), autocast(self.device):
-            logits = (
-                self._inference.map(compute_logits, frozen.restore_dtype(activations))
-                for activations, _ in rows.batches(positions)
-            )
+        with torch.inference_mode():
+            batches = self._load_sequentially(validation, rows)
+            logits = (self._inference.map(compute_logits, activations) for activations in batches)
             return collect_predictions(logits, validation.num_examples, self.model.task)
-
-    def backward(self, batch: Activations, targets: Tensor) -> Tensor:
-        """Add the gradients of the mean loss of a batch, scaled, to those of the parameters.
-
-        When memory runs out, what is resident on the device is given up, and then the batch is
-        computed in halves, quarters and so on, which gives the gradients of the whole batch. The
-        next training with the same ``cost_key`` begins with twice the size that fitted: there may
-        be more memory then, and if not, one step is computed again.
-
-        Args:
-            batch: Inputs of the model or activations ``[B, ...]``.
-            targets: ``[B, C]``.
-
-        Returns:
-            The mean loss, a detached scalar.
-
-        Raises:
-            OutOfMemory: A single image does not fit on the device.
-        """
-        attempts = itertools.count()
-
-        def compute(parts: int) -> Tensor:
-            if next(attempts):  # gradients that were added before memory ran out
-                self.model.zero_grad(set_to_none=True)
-                if self.unlabelled and self.unlabelled.module:
-                    self.unlabelled.module.zero_grad(set_to_none=True)
-            return self._backward_in_micro_batches(self._copy(batch), targets, parts)
-
-        run = partial(self.micro_batches.run, compute, len(targets), targets.device)
-        try:
-            loss = run()
-        except Exception as error:
-            if not self._compiled or not self._compiled.give_up(error):
-                raise
-            loss = run()
-        if self.micro_batches.size is not None:
-            self.job.micro_batch_sizes[self._cost_key] = self.micro_batches.size
-        return loss
-
-    def forward_loss(self, batch: Activations, targets: Tensor) -> Tensor:
-        """Compute the mean loss of a batch without gradients, in parts like ``backward``."""
-
-        def compute(parts: int) -> Tensor:
-            if parts == 1:
-                return self.loss(self._copy(batch), targets)
-            copied = self._copy(batch)
-            parted = split(parts, copied, targets, self._count_copies(batch, targets))
-            losses = [len(t) * self.loss(b, t) for b, t in parted]
-            return torch.stack(losses).sum() / len(targets)
-
-        with torch.no_grad():
-            return self.micro_batches.run(compute, len(targets), targets.device)
-
-    def _copy(self, batch: Activations) -> Activations:
-        """Copy activations, which layers may overwrite and another attempt would need."""
-        return batch.clone() if self.frozen else batch
-
-    def loss(self, batch: Activations, targets: Tensor) -> Tensor:
-        """Compute the mean loss of a batch: the balanced loss and the strategy's penalties.
-
-        Args:
-            batch: Inputs of the model or activations ``[B, ...]``; unlabelled ones, or second
-                views, follow.
-            targets: ``[B, L]``, or with a teacher ``[B, 2 L]``.
-
-        Returns:
-            A scalar; of a classification in nats.
-        """
-        if self.job.contrast:
-            return self._compare_views(batch, len(targets), self.job.contrast)
-        count, copies = len(targets), self._count_copies(batch, targets)
-        if not self.trainable:  # others that are trained in the same pass have unlabelled examples
-            batch, copies = batch[:count], 0
-        taught: Outputs | None = None
-        if copies and self.unlabelled and self.unlabelled.method.teacher_decay:
-            size = (len(batch) - count) // copies
-            taught = self._teach(batch[count : count + size])
-            batch = concatenate([batch[:count], batch[len(batch) - size :]])
-        features, logits = self._compute_outputs(batch, self._compiled)
-        own, teacher = logits[:count], self.job.teacher
-        targets, *predicted = targets.chunk(2, 1) if teacher else (targets,)
-        offset = own if self._logit_offsets is None else own + self._logit_offsets
-        loss: Tensor = self._loss(offset, targets)
-        if teacher:  # whose predictions are balanced as they should be
-            loss = teacher.add_to(loss, own, predicted[0], self.model.task)
-        for penalty in self.model.penalties:
-            loss = loss + penalty(features[:count])
-        if copies and self.unlabelled:
-            labelled = Outputs(own, features[:count], targets)
-            weak, strong = self._divide_unlabelled(logits[count:], features[count:], taught)
-            loss = loss + self.unlabelled.compute_loss(labelled, weak, strong, self.progress)
-        return loss
-
-    def _compare_views(self, batch: Activations, count: int, contrast: Contrast) -> Tensor:
-        """Compute the loss of two views of each of ``count`` images, and the penalties.
-
-        Raises:
-            OutOfMemory: So little memory is left that there is one image, and nothing to compare.
-        """
-        if count < 2:
-            raise OutOfMemory("two images, which are compared, do not fit in the device's memory")
-        features, projections = self._compute_outputs(batch, self._compiled)
-        loss = contrast.loss(projections)
-        for penalty in self.model.penalties:
-            loss = loss + penalty(features)
-        return loss
-
-    def _divide_unlabelled(
-        self, logits: Tensor, features: Tensor, taught: Outputs | None
-    ) -> tuple[Outputs, Outputs]:
-        """Return the weak and the strong outputs; with a teacher, all of the model are strong."""
-        if taught is not None:
-            return taught, Outputs(logits, features)
-        halves = [
-            Outputs(*own)
-            for own in zip(*(t.tensor_split(self.copies) for t in (logits, features)), strict=True)
-        ]
-        return halves[0], halves[-1]
-
-    def _teach(self, batch: Activations) -> Outputs:
-        """Compute the outputs of the averaged weights, in eval mode and without gradients."""
-        with torch.no_grad(), self.average.applied(), eval_mode(self.model):
-            features, logits = self._compute_outputs(self._copy(batch))
-        return Outputs(logits, features)
-
-    def _count_copies(self, batch: Activations, targets: Tensor) -> int:
-        """How many groups of unlabelled examples follow the labelled ones of a batch."""
-        return self.copies if len(batch) > len(targets) else 0
 
     def count_unlabelled_rows(self) -> int:
         """The number of cached rows of unlabelled examples that the training needs."""
         rows = self.extra_rows
         return rows.unlabelled * (max(2, self.views) if self.copies > 1 else 1) + rows.adapted
 
-    def _compute_outputs(
-        self, batch: Activations, compiled: CompiledFunction | None = None
+    def copy(self, batch: Activations) -> Activations:
+        """Copy activations, which layers may overwrite and another attempt would need."""
+        return batch.clone() if self.frozen else batch
+
+    def compute_outputs(
+        self, batch: Activations, features_of: Callable[[Tensor], Tensor] | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return the input of the head ``[B, ..., F]`` and the logits ``[B, L]``, in float32."""
+        """Run the model, or its layers after the split point.
+
+        Args:
+            batch: Inputs of the model or activations ``[B, ...]``.
+            features_of: Computes what ``model.features`` does, where the whole model runs; None for
+                that itself.
+
+        Returns:
+            The input of the head ``[B, ..., F]`` and the logits ``[B, L]``, in float32.
+        """
         with autocast(self.device):
             activations, inputs = divide(batch)
-            if split_point := self.split_point:
+            if split_point := self.split_point:  # its backbone may be another model's
                 features = split_point.features(activations, inputs)
             else:
-                features = (compiled or self.model.features)(activations)
+                features = (features_of or self.model.features)(activations)
             logits = self.model.head(features)
         return features.float(), logits.float()
 
     def _update_trainable(self) -> None:
-        """Update what depends on which parameters are trainable."""
         # Nothing is trained after a frozen backbone if the head is fitted.
         self.trainable = self.model.backbone_trainable or not hasattr(self.model.head, "fit")
-        key = cost_key(self.model, self.config, self.device)
-        if key != self._cost_key:
-            self._cost_key, size = key, self.job.micro_batch_sizes.get(key)
-            self.micro_batches.size = None if size is None else min(2 * size, self._max_batch_size)
 
     def _make_frozen_inputs(self, images: Tensor, trained: set[int]) -> FrozenInputs | None:
         """The activations at the split point; None without one, or without space for them."""
@@ -598,19 +424,3 @@ class Inputs:
         if rows is None:
             self.close()
         return rows
-
-    def _backward_in_micro_batches(self, batch: Activations, targets: Tensor, parts: int) -> Tensor:
-        total = torch.zeros((), device=targets.device)
-        # Nearly equal parts: none has a single image, which breaks BatchNorm.
-        copies = self._count_copies(batch, targets)
-        for micro_batch, micro_targets in split(parts, batch, targets, copies):
-            weight = len(micro_targets) / len(targets)
-            loss = self.loss(micro_batch, micro_targets) * weight
-            self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-            total += loss.detach()
-            del loss  # and with it the graph, before that of the next ones is built
-        return total
-
-
-def _to_tensor(values: Sequence[float] | None, device: torch.device) -> Tensor | None:
-    return None if values is None else torch.tensor(values, dtype=torch.float32, device=device)

@@ -24,6 +24,7 @@ from autotl.training.batch_norm import require_layers
 from autotl.training.checkpoint import pack_optimizer, select_tensors, unpack_optimizer
 from autotl.training.inputs import Inputs
 from autotl.training.job import Epoch, Job
+from autotl.training.loss import TrainingLoss
 from autotl.training.memory import convert_out_of_memory, retry_when_out_of_memory
 from autotl.training.random_state import RandomState
 from autotl.training.weight_average import WeightAverage
@@ -118,6 +119,7 @@ class Training:
         if shared_inputs is None:
             resident.relax(job.device.torch_device)  # another process may have needed the memory
         self.inputs = Inputs(model, config, job)
+        self.loss = TrainingLoss(self.inputs)
         self._plan = plan_groups(model, config["freeze"], job.epochs)
         self._optimizer: torch.optim.Optimizer | None = None
         self._scheduler: Any = None
@@ -155,7 +157,7 @@ class Training:
         """Restore the weights after the last complete epoch; return whether they were kept."""
         for tensor, completed in self._completed.items():
             tensor.data.copy_(completed)
-        self.inputs.average = WeightAverage(0.0)  # it is in the weights of the complete epoch
+        self.loss.average = WeightAverage(0.0)  # it is in the weights of the complete epoch
         return bool(self._completed)
 
     def begin_epoch(self, number: int) -> None:
@@ -167,7 +169,7 @@ class Training:
             self._signature = signature
             self._set_groups(groups)
         if number == self._compile_from:
-            self.inputs.compile_backbone()
+            self.loss.compile_backbone()
         self.model.train(self.inputs.trainable)
         self._total_loss = torch.zeros((), device=self.job.device.torch_device)
         self._count = 0
@@ -180,22 +182,22 @@ class Training:
         updated in any case.
         """
         self.job.check_time()
-        self.inputs.progress = self._steps / self._all_steps
+        self.loss.progress = self._steps / self._all_steps
         self._steps += 1
         self._count += len(targets)
         if not self.inputs.trainable:
-            self._total_loss += self.inputs.forward_loss(batch, targets) * len(targets)
+            self._total_loss += self.loss.evaluate(batch, targets) * len(targets)
             return
         assert self._optimizer is not None
         _set_step(self._scheduler, self._steps - 1)
         self._optimizer.zero_grad(set_to_none=True)
-        self._total_loss += self.inputs.backward(batch, targets) * len(targets)
-        scaler = self.inputs.scaler
+        self._total_loss += self.loss.backward(batch, targets) * len(targets)
+        scaler = self.loss.scaler
         scaler.unscale_(self._optimizer)  # before a hook of the optimizer clips the gradients
         step = partial(_step, scaler, self._optimizer)
         retry_when_out_of_memory(step, self.job.device.torch_device, "the training")
         scaler.update()
-        self.inputs.average.update(self.model)
+        self.loss.average.update(self.model)
 
     def end_epoch(self) -> Epoch:
         """Validate the model; return the results of the epoch."""
@@ -204,10 +206,10 @@ class Training:
         loss = float(self._total_loss) / self._count
         if not np.isfinite(loss):
             raise Diverged(f"the training loss is {loss} in epoch {number}{self._float16_hint}")
-        if self.inputs.scaler.get_scale() < 1:  # it is 65,536 in the beginning
+        if self.loss.scaler.get_scale() < 1:  # it is 65,536 in the beginning
             raise Diverged(f"the gradients overflow in epoch {number}{self._float16_hint}")
         score, probabilities = float("nan"), None
-        with self.inputs.average.applied():
+        with self.loss.average.applied():
             self.inputs.adapt_batch_norm()
             if job.validation:
                 probabilities = self.inputs.predict_validation()
@@ -224,12 +226,12 @@ class Training:
 
     @property
     def _float16_hint(self) -> str:
-        narrow = self.inputs.scaler.is_enabled()
+        narrow = self.loss.scaler.is_enabled()
         return "; float16 may be too narrow, try --precision float32" if narrow else ""
 
     def finish(self) -> None:
         """After the last epoch: apply the averaged weights and merge parametrizations."""
-        self.inputs.average.swap()
+        self.loss.average.swap()
         self.model.penalties.clear()
         merge_parametrizations(self.model)
 
@@ -247,7 +249,7 @@ class Training:
         trained = [p for p in self.model.parameters() if id(p) in self._trained]
         own = (*trained, *self.model.buffers(), *self._method_tensors().values())
         tensors = {f"weight:{names[id(t)]}": t for t in own}
-        tensors |= {f"average:{k}": v for k, v in self.inputs.average.state(names).items()}
+        tensors |= {f"average:{k}": v for k, v in self.loss.average.state(names).items()}
         tensors |= {f"random:{i}": state for i, state in enumerate(random.torch_states)}
         if last.predictions is not None:
             tensors["predictions"] = torch.from_numpy(last.predictions)
@@ -259,11 +261,11 @@ class Training:
             "planned": self.job.epochs,
             "views": self.job.views,
             "steps": self._steps,
-            "averaged_steps": self.inputs.average.steps,
+            "averaged_steps": self.loss.average.steps,
             "epochs": [asdict(replace(epoch, predictions=None)) for epoch in epochs],
             "optimizer": optimizer,
             "compile": self.job.compute.compile,
-            "scaler": self.inputs.scaler.state_dict(),
+            "scaler": self.loss.scaler.state_dict(),
         }
         checkpoint.save(tensors, facts)
 
@@ -279,7 +281,7 @@ class Training:
         except ValueError:  # it is damaged
             return []
         scaler = facts.get("scaler", {})  # earlier versions saved none
-        is_scaled = self.inputs.scaler.is_enabled()
+        is_scaled = self.loss.scaler.is_enabled()
         if bool(scaler) != is_scaled or not self._fits(tensors, len(random.torch_states)):
             return []
         with random.active():
@@ -290,10 +292,10 @@ class Training:
             own[name].data.copy_(tensor)
         self._steps = facts["steps"]
         averages = select_tensors(tensors, "average")
-        self.inputs.average.restore(averages, own, facts["averaged_steps"])
+        self.loss.average.restore(averages, own, facts["averaged_steps"])
         if self._optimizer:
             unpack_optimizer(self._optimizer, own, tensors, facts["optimizer"])
-        self.inputs.scaler.load_state_dict(scaler)
+        self.loss.scaler.load_state_dict(scaler)
         random.torch_states = [tensors[f"random:{i}"] for i in range(len(random.torch_states))]
         if self.job.keep_completed_epochs and self.job.deadline is not None:
             self._keep_weights()
@@ -330,7 +332,7 @@ class Training:
 
     def _keep_weights(self) -> None:
         """Copy all weights that were trained, averaged if the training averages them."""
-        with self.inputs.average.applied():
+        with self.loss.average.applied():
             trained = [p for p in self.model.parameters() if id(p) in self._trained]
             self._completed = {t: _copy(t) for t in (*trained, *self.model.buffers())}
 
@@ -341,6 +343,7 @@ class Training:
             self.inputs.share_frozen_inputs(self.shared_inputs)
         else:
             self.inputs.find_split_point(self._trained)
+        self.loss.update_batch_size()
         if self.number == 1:
             self.inputs.fit_head()
         if self.inputs.trainable:

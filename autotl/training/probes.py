@@ -125,7 +125,7 @@ def extract_backbone_features(model: Model, config: Config, job: Job) -> NDArray
             set_trainable(model, [{"params": list(model.head.parameters())}])
             try:
                 inputs.find_split_point(set())
-                features: NDArray[np.float32] = inputs.extract_head_inputs().cpu().numpy()
+                features: NDArray[np.float32] = inputs.extract_head_inputs(job.train).cpu().numpy()
             finally:
                 inputs.close()
         return features

@@ -41,6 +41,7 @@ from autotl.space import registry
 from autotl.space.space import Choice, Config
 from autotl.tasks import numbered_classes
 from autotl.training.inputs import Inputs
+from autotl.training.loss import TrainingLoss
 
 PLUGINS = registry.load()
 STRATEGIES = (
@@ -299,7 +300,11 @@ def compute_fraction(bench: Benchmark, folder: Path) -> float:
         setattr(owner, name, call)
         return lambda: setattr(owner, name, function)
 
-    methods = (Inputs, "backward"), (Inputs, "predict_validation"), (torch.optim.AdamW, "step")
+    methods = (
+        (TrainingLoss, "backward"),
+        (Inputs, "predict_validation"),
+        (torch.optim.AdamW, "step"),
+    )
     undo = [add_timer(*method) for method in methods]
     try:
         [run] = train_with_autotl(bench, [bench.make_config("full", {})], folder)

@@ -16,6 +16,7 @@ from autotl import Balance
 from autotl.training import fine_tune
 from autotl.training.inputs import Inputs
 from autotl.training.job import Job
+from autotl.training.loss import TrainingLoss
 
 COUNTS = [100, 25, 4]
 PLUGINS = [p for p in REGISTRY if p.kind == "balance"]
@@ -141,7 +142,7 @@ def test_the_loss_is_balanced(plugin: Any) -> None:
     weights = frequencies**-0.5 / (frequencies**0.5).sum()
     adjusted = functional.cross_entropy(logits + frequencies.log(), labels)
     expected = {"class_weights": (weights[labels] * plain).mean(), "logit_adjustment": adjusted}
-    loss = inputs.loss(images, inputs.model.task.expand(labels))
+    loss = TrainingLoss(inputs).compute(images, inputs.model.task.expand(labels))
     torch.testing.assert_close(loss, expected.get(plugin.name, plain.mean()))
 
 

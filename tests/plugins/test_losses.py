@@ -12,6 +12,7 @@ from toy import REGISTRY, config, job, model
 from autotl.space import space
 from autotl.tasks import find_task, numbered_classes
 from autotl.training.inputs import Inputs
+from autotl.training.loss import TrainingLoss
 
 torch.manual_seed(0)
 LOGITS = torch.randn(12, 3)
@@ -78,8 +79,9 @@ def test_the_loss_of_a_configuration_is_the_one_that_is_trained() -> None:
     built, chosen = model(), job()
     images, labels = next(iter(chosen.train))
     targets = built.task.expand(labels)
-    plain = Inputs(built, config(), chosen).loss(images, targets)
-    focal = Inputs(built, config(loss=("focal", {"gamma": 3.0})), chosen).loss(images, targets)
+    plain = TrainingLoss(Inputs(built, config(), chosen)).compute(images, targets)
+    chosen_loss = config(loss=("focal", {"gamma": 3.0}))
+    focal = TrainingLoss(Inputs(built, chosen_loss, chosen)).compute(images, targets)
     assert focal.item() < plain.item()
 
 

@@ -133,7 +133,7 @@ def test_the_scale_of_gradients_continues(tmp_path: Path) -> None:
     chosen = config(freeze="full")
     training = Training(model(freeze="full"), chosen, job(EPOCHS, checkpoint=saved, device=FLOAT16))
     assert len(training.continue_from_checkpoint(random)) == 2
-    assert training.inputs.scaler.state_dict() == saved.facts["scaler"]
+    assert training.loss.scaler.state_dict() == saved.facts["scaler"]
 
 
 @pytest.mark.parametrize("was_scaled", [True, False])

@@ -658,7 +658,7 @@ def test_an_optimizer_sees_gradients_that_are_not_scaled(size: int | None) -> No
             training = Training(network, chosen, job(1, device=device))
             training.begin_epoch(1)
             if size:
-                training.inputs.micro_batches.size = size
+                training.loss.micro_batches.size = size
             for batch, targets in training.inputs.training_batches(1):
                 training.step(batch, targets)
     assert norms[False] == pytest.approx(norms[True], rel=0.02)
@@ -680,7 +680,7 @@ def test_a_step_that_overflows_changes_no_weights_and_is_no_divergence(chosen: s
         training.step(batch, targets)
         changed.append(any(not torch.equal(copies[n], p) for n, p in before.items()))
     assert changed == [False, False, True]
-    assert training.inputs.scaler.get_scale() == 65536 / 4
+    assert training.loss.scaler.get_scale() == 65536 / 4
     assert math.isfinite(training.end_epoch().loss)
 
 
@@ -692,9 +692,9 @@ def test_gradients_that_overflow_at_every_scale_end_the_training() -> None:
 def test_only_a_training_in_float16_is_scaled() -> None:
     for device in (CPU, Device(torch.device("cpu"), torch.bfloat16)):
         training = Training(model(), config(), job(1, device=device))
-        assert not training.inputs.scaler.is_enabled()
+        assert not training.loss.scaler.is_enabled()
     measured = job(1, device=FLOAT16, compute=ComputeSettings(autocast=False))
-    assert not Training(model(), config(), measured).inputs.scaler.is_enabled()
+    assert not Training(model(), config(), measured).loss.scaler.is_enabled()
 
 
 def test_scaling_waits_for_the_device_no_more_often() -> None:

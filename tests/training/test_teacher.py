@@ -21,6 +21,7 @@ from autotl.testing.toy import SIDE
 from autotl.training import Teacher, fine_tune, measure_cost, predict, set_trainable, teach
 from autotl.training.augmentation import Augmentation
 from autotl.training.inputs import Inputs
+from autotl.training.loss import TrainingLoss
 
 FLIP = "flip_crop"
 VIEWS = 3
@@ -123,8 +124,8 @@ def test_the_loss_is_a_mean_weighted_by_the_teacher_and_balances_labels_alone() 
     network.eval()
     logits = network(images)
     own = torch.nn.functional.cross_entropy(logits / 4, predicted)
-    expected = 0.25 * plain.loss(images, labels) + 0.75 * 16 * own
-    assert torch.isclose(inputs.loss(images, targets), expected, rtol=1e-4)
+    expected = 0.25 * TrainingLoss(plain).compute(images, labels) + 0.75 * 16 * own
+    assert torch.isclose(TrainingLoss(inputs).compute(images, targets), expected, rtol=1e-4)
 
 
 @pytest.mark.parametrize("freeze", [TOP, "full"])

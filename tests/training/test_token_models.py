@@ -33,6 +33,7 @@ from autotl.frozen.split_point import SplitPoint
 from autotl.models import Group, Model
 from autotl.training import Epoch, cost, fine_tune, set_trainable, train_probes
 from autotl.training.inputs import Inputs
+from autotl.training.loss import TrainingLoss
 from autotl.training.predict import predict
 
 
@@ -218,9 +219,10 @@ def test_micro_batches_have_the_gradients_of_the_batch(size: int) -> None:
     gradients = []
     for micro_batch_size in (None, size):
         inputs = make_inputs()
-        inputs.micro_batches.size = micro_batch_size
+        loss = TrainingLoss(inputs)
+        loss.micro_batches.size = micro_batch_size
         [(batch, targets), *_] = inputs.training_batches(1)
-        inputs.backward(batch, targets)
+        loss.backward(batch, targets)
         named = inputs.model.named_parameters()
         gradients.append({n: p.grad for n, p in named if p.grad is not None})
     torch.testing.assert_close(*gradients)

@@ -22,6 +22,7 @@ from autotl.models import Model
 from autotl.testing.toy import convnet
 from autotl.training import Checkpoint, Job, checkpoint, fine_tune, measure_cost, set_trainable
 from autotl.training.inputs import Inputs
+from autotl.training.loss import TrainingLoss
 from autotl.training.probes import train_probes
 from autotl.training.unlabelled import require_suitable
 
@@ -174,9 +175,10 @@ def test_parts_of_a_batch_have_the_gradients_of_the_whole_batch() -> None:
         inputs = Inputs(network, chosen, make_job())
         set_trainable(network, [{"params": list(network.head.parameters())}])
         inputs.find_split_point(set())
-        inputs.micro_batches.size = size
+        loss = TrainingLoss(inputs)
+        loss.micro_batches.size = size
         batch, targets = next(inputs.training_batches(2))
-        inputs.backward(batch, targets)
+        loss.backward(batch, targets)
         gradients.append(network.head[1].weight.grad)
     torch.testing.assert_close(*gradients)
 
@@ -379,9 +381,9 @@ def test_several_heads_are_trained_in_one_pass_as_alone() -> None:
 
 def test_what_a_step_costs_includes_the_unlabelled_examples(monkeypatch: Any) -> None:
     sizes: list[int] = []
-    original = Inputs.backward
+    original = TrainingLoss.backward
     monkeypatch.setattr(
-        Inputs,
+        TrainingLoss,
         "backward",
         lambda self, b, t: (sizes.append(len(b) // len(t)), original(self, b, t))[1],
     )
