@@ -46,7 +46,7 @@ def retry_when_out_of_memory(
     try:
         return function()
     except RuntimeError as error:  # torch.OutOfMemoryError is one
-        forget_failed_computation(error)
+        forget_failed_computation(error, device)
     free_memory(device)  # nothing refers to the error and its traceback any more
     with convert_out_of_memory(what, device):
         return function()
@@ -62,7 +62,7 @@ def convert_out_of_memory(what: str, device: torch.device) -> Iterator[None]:
         yield
         return
     except RuntimeError as error:
-        forget_failed_computation(error)
+        forget_failed_computation(error, device)
     free_memory(device)
     raise OutOfMemory(f"{what} does not fit in the device's memory")
 
@@ -79,12 +79,14 @@ def build_model(
     return retry_when_out_of_memory(build, device.torch_device, "the model")
 
 
-def forget_failed_computation(error: RuntimeError) -> None:
+def forget_failed_computation(error: RuntimeError, device: torch.device) -> None:
     """Free what the functions that an error ended have in their variables, such as a graph.
 
-    It may be called for any error; one that does not mean that memory ran out is raised again.
+    It may be called for any error. One that does not mean that memory ran out is raised again, or
+    that of the device, if it cannot be used any more.
     """
     if not device_memory.is_out_of_memory(error):
+        device_memory.synchronize(device)  # what cuBLAS and cuDNN say does not tell
         raise error
     chained: BaseException | None = error
     while chained is not None:
@@ -137,7 +139,7 @@ class MicroBatches:
                 left = left[len(part) :]
                 continue
             except RuntimeError as error:
-                forget_failed_computation(error)
+                forget_failed_computation(error, batch.device)
             self.shrink(len(part), batch.device)
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
@@ -157,7 +159,7 @@ class MicroBatches:
             try:
                 return function(math.ceil(count / self.size) if self.size else 1)
             except RuntimeError as error:
-                forget_failed_computation(error)
+                forget_failed_computation(error, device)
             self.shrink(count, device)
 
     def shrink(self, count: int, device: torch.device) -> None:

@@ -135,7 +135,7 @@ def teach(
                 parts[view].append(model.task.soften(predictions, temperature).half())
     join = partial(torch.cat, [batch for part in parts for batch in part])
     joined = retry_when_out_of_memory(join, device.torch_device, "what the teacher predicts")
-    targets = joined.unflatten(0, (views, -1))
+    targets = joined.reshape(views, -1, *joined.shape[1:])
     has_none = None
     if unlabelled is not None and unlabelled.any():
         has_none = torch.from_numpy(unlabelled).to(targets.device)

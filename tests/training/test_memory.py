@@ -15,9 +15,9 @@ from toy import CPU as DEVICE
 from toy import config, job, model
 
 from autotl import models
-from autotl.data import resident
+from autotl.data import device_memory, resident
 from autotl.data.resident import ResidentTensor
-from autotl.errors import OutOfMemory
+from autotl.errors import OutOfMemory, find_device_fault
 from autotl.tasks import numbered_classes
 from autotl.training import ComputeSettings, fine_tune, memory
 from autotl.training.memory import (
@@ -278,3 +278,26 @@ def test_large_batches_of_inference_are_halved_before_anything_resident_is_given
     for _ in fine_tune(network, config(freeze="full"), run):
         assert resident.resident_bytes(CPU) > 0
     assert failures == [36]  # it is known in the next epochs
+
+
+@pytest.mark.parametrize("is_lost", [False, True])
+def test_an_error_of_a_library_tells_no_lost_gpu_until_it_is_asked(
+    monkeypatch: pytest.MonkeyPatch, is_lost: bool
+) -> None:
+    def synchronize(device: torch.device) -> None:
+        assert device == CPU
+        if is_lost:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    def fail(batch: Tensor) -> Tensor:
+        raise RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm`")
+
+    monkeypatch.setattr(device_memory, "synchronize", synchronize)
+    for attempt in (
+        lambda: MicroBatches().map(fail, torch.ones(2)),
+        lambda: MicroBatches().run(lambda parts: fail(torch.ones(2)), 2, CPU),
+        lambda: retry_when_out_of_memory(lambda: fail(torch.ones(2)), CPU, "the model"),
+    ):
+        with pytest.raises(RuntimeError) as raised:
+            attempt()
+        assert bool(find_device_fault(raised.value)) == is_lost
