@@ -82,13 +82,6 @@ def free_bytes(device: torch.device) -> int:
     return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
-def total_bytes(device: torch.device) -> int:
-    """Bytes of the device's memory; 0 where data are not kept on a device, see ``free_bytes``."""
-    if device.type != "cuda":
-        return 0
-    return int(torch.cuda.get_device_properties(device).total_memory)
-
-
 def available_ram() -> int:
     """Bytes of memory that are available on this machine, or in this container if that has less.
 

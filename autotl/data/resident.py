@@ -94,11 +94,6 @@ def budget(device: torch.device) -> int:
     return int(fraction * (device_memory.free_bytes(device) + resident_bytes(device)))
 
 
-def capacity(device: torch.device) -> int:
-    """Bytes that may be resident on the device if nothing else needs its memory; 0 on a CPU."""
-    return int(RESIDENT_FRACTION * device_memory.total_bytes(device))
-
-
 def allocate(
     shape: Sequence[int],
     device: torch.device,
