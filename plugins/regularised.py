@@ -85,4 +85,5 @@ def spectral_penalty(features: Tensor, eta: float, count: int) -> Tensor:
         exact = (pooled.cpu() if on_mps else pooled).double()
         products = exact @ exact.T if len(exact) <= exact.shape[1] else exact.T @ exact
         values = torch.linalg.eigvalsh(products)  # in ascending order
-        return eta * values[:-1][:count].sum().to(pooled)
+        penalty: Tensor = eta * values[:-1][:count].sum().to(pooled)
+        return penalty
