@@ -368,7 +368,7 @@ class Training:
 
 def _copy(tensor: Tensor) -> Tensor:
     """Copy a tensor to the CPU, also one that is there already."""
-    return tensor.detach().cpu().clone()
+    return tensor.detach().to("cpu", copy=True)
 
 
 def set_trainable(model: Model, groups: list[Group]) -> None:
