@@ -302,8 +302,7 @@ class Inputs:
             for row, _ in rows.batches(batches.sequential_indices()):
                 yield divide(row)[0]
             return
-        for images, _ in batches:
-            self.job.check_time()
+        for images in self._load_sequentially(batches, None):
             yield self._inference.map(self.model.features, images)
 
     def adapt_batch_norm(self) -> None:

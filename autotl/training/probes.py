@@ -33,7 +33,7 @@ from autotl.training.memory import (
     convert_out_of_memory,
     retry_when_out_of_memory,
 )
-from autotl.training.predict import autocast
+from autotl.training.predict import autocast, split_for_inference
 from autotl.training.random_state import RandomState
 
 Result = TypeVar("Result")
@@ -149,7 +149,9 @@ def extract_mirrored_features(
         The order is random, so that fewer images are a fair sample.
     """
     rows: list[Tensor] = []
-    positions, micro_batches = job.train.shuffled_indices(job.seed), MicroBatches()
+    order = np.concatenate(job.train.shuffled_indices(job.seed))
+    positions = split_for_inference(order, job.train, job.compute.inference_factor)
+    micro_batches = MicroBatches(usual=job.train.batch_size)
     with (
         cuda_kernels(job.device),
         eval_mode(model),
@@ -188,7 +190,8 @@ def extract_features(
     Raises:
         OutOfMemory: They do not fit on the device.
     """
-    positions, sizes = batches.sequential_indices(), MicroBatches(usual=batches.batch_size)
+    positions = split_for_inference(np.arange(batches.num_examples), batches)
+    sizes = MicroBatches(usual=batches.batch_size)
     augmentation = augment and Augmentation(augment, model.expects, model.task, device.torch_device)
 
     def extract() -> NDArray[np.float32]:

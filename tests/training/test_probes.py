@@ -12,6 +12,7 @@ import torch
 import toy
 from fake_gpu import FakeGpu
 from torch import nn
+from training_helpers import count_images
 
 from autotl import freeze, head
 from autotl.data import resident
@@ -20,6 +21,7 @@ from autotl.frozen import FeatureCache
 from autotl.models import Model
 from autotl.space.space import Config
 from autotl.training import (
+    ComputeSettings,
     ProbeEpoch,
     extract_backbone_features,
     extract_mirrored_features,
@@ -274,6 +276,15 @@ def test_mirrored_features_are_those_of_mirrored_images() -> None:
     with torch.no_grad():
         expected = network.eval().features(images.flip(3))
     assert torch.allclose(torch.from_numpy(features), expected, atol=1e-5)
+
+
+def test_features_are_computed_in_the_batches_of_inference() -> None:
+    compute = ComputeSettings(inference_factor=2, cache_activations=False)
+    network, job = toy.model(), toy.job(1, compute=compute)
+    sizes = count_images(network)
+    extract_mirrored_features(network, job)
+    extract_backbone_features(network, toy.config(), job)
+    assert sizes == [18, 18] * 2
 
 
 def test_mirrored_features_end_at_the_deadline() -> None:
