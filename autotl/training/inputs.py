@@ -280,7 +280,14 @@ class Inputs:
 
         Returns:
             ``float32 [N, ...]``, in the order of the examples.
+
+        Raises:
+            OutOfMemory: They do not fit on the device.
         """
+        extract = partial(self._extract_head_inputs, batches)
+        return retry_when_out_of_memory(extract, self.device.torch_device, "the features")
+
+    def _extract_head_inputs(self, batches: Batches) -> Tensor:
         whole_backbone = self.split_point is not None and self.split_point.name == "backbone"
         rows = self._get_rows(batches, None) if whole_backbone else None
         features: Tensor | None = None
