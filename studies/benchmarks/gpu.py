@@ -62,6 +62,8 @@ from autotl.events import TrialFinished
 
 def listen(event):
     if isinstance(event, TrialFinished):
+        if event.status != "complete":
+            sys.exit(f"the first trial is {event.status}: {event.reason}")
         print(time.monotonic() - began, flush=True)
         os._exit(0)
 
@@ -162,7 +164,7 @@ class Benchmark:
         command = [sys.executable, "-c", FIRST_TRIAL, *map(str, words)]
         output = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
         if not output.stdout:
-            raise RuntimeError(f"the search failed: {output.stderr}")
+            raise RuntimeError(f"the search failed: {output.stderr.strip()[-500:]}")
         self.results["first_trial"] = float(output.stdout.split()[0])
 
     def choose_images(self) -> None:

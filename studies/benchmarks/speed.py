@@ -87,7 +87,7 @@ class Benchmark:
     validation: np.ndarray
     seed: int = 0
     device: models.Device = field(default_factory=lambda: models.select_device("cpu"))
-    workers: int = field(default_factory=lambda: min(32, data.image.count_cores()))
+    workers: int = 0
 
     def make_config(self, freeze: str, values: dict[str, Any]) -> Config:
         """Make a configuration of the list."""
@@ -414,6 +414,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--epochs", type=int, default=5, help="Number of epochs.")
     parser.add_argument("--images", type=int, help="Number of training images; all by default.")
     parser.add_argument("--seeds", type=int, default=2, help="Number of seeds.")
+    parser.add_argument("--workers", type=int, default=torch.get_num_threads(), help="Processes.")
     parser.add_argument(
         "--quick", action="store_true", help="Train 5 instead of 20 configurations."
     )
@@ -428,7 +429,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     common = (dataset, options.backbone, options.size, options.batch, options.epochs)
     runs: dict[str, list[list[Run]]] = {"naive": [], "tuned": [], "autotl": []}
     for seed in range(options.seeds):
-        bench = Benchmark(*common, train, validation, seed)
+        bench = Benchmark(*common, train, validation, seed, workers=options.workers)
         configs = list(make_configs(bench, options.quick))
         with tempfile.TemporaryDirectory() as folder:  # the cache begins empty for every seed
             searcher = Searcher(bench, Path(folder))
