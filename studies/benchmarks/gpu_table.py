@@ -13,7 +13,7 @@ HEADER = (
 )  # fmt: skip
 
 MANY_TRIALS, FROZEN_TRIALS, BARE_SHARE, IN_STEPS, BUSY = 8.0, 50.0, 0.95, 0.95, 90.0
-"""The goals, on one H100-class card."""
+"""The goals, on one GPU like an H100."""
 
 
 def make_document(results: Results) -> str:
@@ -93,9 +93,9 @@ def make_list_rows(results: Results) -> Iterator[Row]:
             f"the {len(trained)} of them that train the backbone, s", parts["plain"],
             parts["autotl"], ratio=parts["plain"] / parts["autotl"],
         )  # fmt: skip
-    if (again := measured["frozen"]) and frozen:
+    if (repeated := measured["frozen"]) and frozen:
         plain = 60 / statistics.mean(seconds["plain"][i] for i in frozen)
-        ours = 60 * again["trials"] / again["seconds"]
+        ours = 60 * repeated["trials"] / repeated["seconds"]
         yield row(
             "frozen trials a minute, after the first", plain, ours,
             goal=judge(ours / plain, FROZEN_TRIALS, "x"),
