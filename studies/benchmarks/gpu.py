@@ -91,7 +91,7 @@ class Settings:
     workers: int = min(32, count_cores())
 
 
-QUICK = Settings(("test_resnet",), 80, (64, 48), 32, 8, 1, 0.01, 0)
+QUICK = Settings(("test_resnet",), 48, (64, 48), 32, 8, 1, 0.01, 0)
 
 
 class Benchmark:
@@ -125,7 +125,7 @@ class Benchmark:
         self.results: dict[str, Any] = {
             "device": str(device), "torch": torch.__version__, "cores": count_cores(),
             "settings": "", "check": check, "first_trial": None, "architectures": {}, "busy": {},
-            "list": {"configurations": []}, "missing": {},
+            "list": {"configurations": []}, "missing": {}, "stages": {},
         }  # fmt: skip
         self.small, self.failed = self.take_images(16 * settings.batch), False
 
@@ -137,6 +137,7 @@ class Benchmark:
     def attempt(self, name: str, measure: Callable[[], None]) -> None:
         """Measure something; a failure is printed and noted, and the rest is measured."""
         print(f"{name}: {self.left:.0f} s left", file=sys.stderr, flush=True)
+        began = time.monotonic()
         try:
             with redirect_stdout(sys.stderr):
                 measure()
@@ -144,6 +145,7 @@ class Benchmark:
             traceback.print_exc()
             self.results["missing"][name] = f"{type(error).__name__}: {error}".splitlines()[0]
             self.failed = True
+        self.results["stages"][name] = time.monotonic() - began
         self.results["seconds"] = time.monotonic() - self.began
 
     def run(self) -> None:
@@ -343,6 +345,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     device = models.select_device(options.device, options.precision)
+    if device.torch_device.type == "cuda":
+        torch.cuda.set_device(device.torch_device)  # also for memory that is pinned
     settings = QUICK if options.quick else Settings()
     with tempfile.TemporaryDirectory() as name:
         benchmark = Benchmark(settings, device, options.minutes, Path(name), options.quick)

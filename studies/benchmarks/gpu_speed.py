@@ -217,9 +217,11 @@ def measure_ours(
     seconds = stamps[-1] - stamps[0]
     inside = sum(end(start) for start, end in spans[counts[0] :])
 
+    device = job.compute.apply_to(bench.device)
+
     def predict() -> float:
         began = time.monotonic()
-        training.predict(network, validation, bench.device, factor=job.compute.inference_factor)
+        training.predict(network, validation, device, factor=job.compute.inference_factor)
         return len(bench.validation) / (time.monotonic() - began)
 
     predictor = Predictor(network, network.task, bench.device)

@@ -6,8 +6,10 @@ import importlib.util
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from subprocess import CompletedProcess
+from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import pytest
@@ -134,6 +136,24 @@ def test_goals_are_compared_with_the_faster_plain_loop() -> None:
     frozen = rows["frozen trials a minute, after the first"]
     assert frozen == ("10", "600", "", "60.0", "", ">= 50 x: met")
     assert ">= 90: met" in rows["GPU busy in fine-tuning resnet50 (nvidia-smi), %"]
+
+
+def test_the_list_has_as_many_images_as_there_is_time_for() -> None:
+    def choose(seconds: float) -> int:
+        benchmark = object.__new__(gpu.Benchmark)
+        benchmark.quick, benchmark.end = False, time.monotonic() + seconds
+        benchmark.bench = SimpleNamespace(epochs=3, batch=64)
+        speeds = {"plain": {"training": 5000.0}, "autotl": {"training": 2500.0}}
+        benchmark.results = {"architectures": {gpu.PACKAGED: speeds}}
+        count: int = benchmark.plan_list()
+        return count
+
+    assert choose(-10.0) == 8 * 64  # at least these, however late it is
+    fixed = gpu.COMPILE_SECONDS + 20 * gpu.TRIAL_SECONDS
+    images = choose(fixed + 105.0)
+    passes = 3 * images
+    trained = 20 * 1.25 * passes / 5000 + gpu.FULL_TRIALS * passes / 2500
+    assert 80 < trained < 100
 
 
 def test_intervals_that_overlap_count_once() -> None:
