@@ -34,6 +34,7 @@ from autotl.search.budget import Budget
 from autotl.space.pretraining import Pretrained, Pretraining, PretrainingMethod
 from autotl.space.registry import AnyPlugin, Registry
 from autotl.study import SOURCE_TRAINING_METHODS, SourceTrainingConfig
+from autotl.training.kernels import cuda_kernels
 from autotl.training.memory import convert_out_of_memory
 
 FAMILY_SEPARATOR = ":"
@@ -71,7 +72,7 @@ def pretrain(
         with weights_folder.temporary_folder(config.out) as folder:
             task = _describe_task(config, plugin, dataset, device, budget, listener, folder, target)
             listener(Stage("training", 0, config.epochs))
-            with convert_out_of_memory("a batch", device.torch_device):
+            with cuda_kernels(device), convert_out_of_memory("a batch", device.torch_device):
                 trained = method(task)
             facts = _describe(config, plugin, dataset, device, trained, time.monotonic() - began)
             card = weights_folder.render_folder_card(source.kind.nouns, facts)
@@ -145,7 +146,7 @@ def _describe_task(
         size=config.image_size,
         lr=config.lr,
         seed=config.seed,
-        device=device.torch_device,
+        device=device,
         seconds_left=lambda: math.inf if budget.seconds is None else budget.usable(),
         report=report,
     )
