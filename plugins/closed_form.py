@@ -429,7 +429,9 @@ class NearestNeighbours(nn.Module):
 
         Of more than fit into ``MAX_STORED``, they are those of a random sample.
         """
-        self.mean, self.std = _standardisation(features, torch.float32)
+        on_mps = features.device.type == "mps"  # which has no float64
+        moments = _standardisation(features.cpu() if on_mps else features, torch.float32)
+        self.mean, self.std = (each.to(self.mean.device) for each in moments)
         count = max(1, MAX_STORED // features.shape[1])
         if len(features) > count:
             chosen = _sample(len(features), count, features.device)

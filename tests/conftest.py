@@ -15,7 +15,7 @@ from typing import Any
 import postgresql
 import pytest
 import torch
-from gpu import MISSING, SIMULATED
+from gpu import SIMULATED
 from images import FAST, write_images, write_plugin
 from simulated_cuda import simulated_cuda
 
@@ -33,14 +33,9 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    if MISSING and item.get_closest_marker("gpu"):
-        pytest.skip("needs a GPU with CUDA")
-
-
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module")
 def gpu() -> Iterator[None]:
-    """The simulated GPU, if the tests are to use it."""
+    """A GPU: that of the machine, or a simulated one."""
     with simulated_cuda() if SIMULATED else nullcontext():
         yield
 

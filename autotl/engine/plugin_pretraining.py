@@ -34,6 +34,7 @@ from autotl.space.plugin import AnyPlugin
 from autotl.space.pretraining import Pretrained, Pretraining, PretrainingMethod
 from autotl.space.registry import Registry
 from autotl.study import SOURCE_TRAINING_METHODS, SourceTrainingConfig
+from autotl.training.kernels import cuda_kernels
 from autotl.training.memory import convert_out_of_memory
 
 FAMILY_SEPARATOR = ":"
@@ -70,13 +71,13 @@ def pretrain(
     with weights_folder.temporary_folder(config.out) as folder:
         task = _describe_task(config, plugin, dataset, device, budget, listener, folder, target)
         listener(Stage("training", 0, config.epochs))
-        trained = _train(method, task)
+        trained = _train(method, task, device)
         facts = _describe(config, plugin, dataset, device, trained, time.monotonic() - began)
         weights_folder.save_folder(folder, target, source.kind.nouns, facts)
     return facts, target, trained.interrupted
 
 
-def _train(method: PretrainingMethod, task: Pretraining) -> Pretrained:
+def _train(method: PretrainingMethod, task: Pretraining, device: Device) -> Pretrained:
     """Call the method of a family.
 
     Raises:
@@ -85,7 +86,7 @@ def _train(method: PretrainingMethod, task: Pretraining) -> Pretrained:
         Exception: Any other error of the method is its own.
     """
     try:
-        with convert_out_of_memory("a batch", task.device):
+        with cuda_kernels(device), convert_out_of_memory("a batch", device.torch_device):
             return method(task)
     except TrialStopped as stop:
         raise StudyError(f"the source training stopped: {stop}{_advise(stop)}") from None
@@ -155,7 +156,7 @@ def _describe_task(
         size=config.image_size,
         lr=config.lr,
         seed=config.seed,
-        device=device.torch_device,
+        device=device,
         seconds_left=lambda: math.inf if budget.seconds is None else budget.usable(),
         report=report,
     )

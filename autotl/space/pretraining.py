@@ -31,7 +31,7 @@ class Pretraining:
         size: The size of the inputs; None for the one that suits.
         lr: The largest learning rate; None for that of the method.
         seed: The seed of the random number generators.
-        device: The ``torch.device``.
+        device: The ``autotl.models.Device``: the device, and the types to compute in.
         seconds_left: Returns how many seconds of the budget are left, infinity without one.
         report: Called after each epoch with its number and a sentence.
     """

@@ -389,3 +389,25 @@ def test_of_very_many_images_a_sample_is_stored(monkeypatch: pytest.MonkeyPatch)
     assert present.max() < 1e-6
     assert len(head.labels) == 100
     assert set(head.labels.tolist()) == {0, 1, 2, 3}
+
+
+class OnMps(torch.Tensor):
+    """A tensor that answers as one on an Apple GPU, which has no float64."""
+
+    device: Any = torch.device("mps")
+
+    def double(self, *_: Any) -> Tensor:  # type: ignore[override]
+        raise TypeError("the MPS framework doesn't support float64")
+
+    def cpu(self, *_: Any) -> Tensor:  # type: ignore[override]
+        return self.as_subclass(torch.Tensor)
+
+
+def test_neighbours_are_found_on_an_apple_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(closed_form, "BLOCK_NUMBERS", 40)  # features are many
+    features, labels = torch.randn(30, 4), torch.arange(30) % 3
+    one, other = (closed_form.NearestNeighbours(4, 3, 5, 0.1) for _ in range(2))
+    one.fit(features.as_subclass(OnMps), labels)
+    other.fit(features, labels)
+    assert torch.equal(one.mean, other.mean)
+    assert torch.equal(one.directions.as_subclass(torch.Tensor), other.directions)

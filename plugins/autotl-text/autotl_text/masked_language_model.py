@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from autotl.models import Device
+    from autotl.training.memory import MicroBatches
+
 HIDDEN = 0.15
 """The fraction of the tokens that are predicted."""
 
@@ -54,12 +57,12 @@ def train(task: Pretraining, untrained: str) -> Pretrained:
         WeightsError: The model cannot be loaded.
         OutOfTime: No epoch was complete at the end of the budget.
     """
-    import torch
     from transformers import DataCollatorForLanguageModeling
 
+    from autotl.training.random_state import torch_seeded
+
     source = find_source(task.name.removeprefix(HUB), task.weights) if task.weights else untrained
-    with quiet(), torch.random.fork_rng(devices=_cuda_devices(task.device)):
-        torch.manual_seed(task.seed)
+    with quiet(), torch_seeded(task.device.torch_device, task.seed):
         tokenizer, model = _load(source, task.name, trained=task.weights is not None)
         size = task.size or DEFAULT_SIZE
         size = min(size, find_limit(tokenizer, model, model.config) or size)
@@ -69,7 +72,7 @@ def train(task: Pretraining, untrained: str) -> Pretrained:
             for items in (task.train, task.held_out[:MOST_HELD_OUT])
         )
         masked = _mask_once(held_out, collate, task)
-        model.to(task.device)
+        model.to(task.device.torch_device)
         before, _ = _score(model, masked, task.device)
         epochs, interrupted = _train(model, texts, collate, task)
         loss, error = _score(model, masked, task.device)
@@ -94,10 +97,6 @@ def train(task: Pretraining, untrained: str) -> Pretrained:
 def _name(folder: Path) -> str:
     """The name of the backbone in a folder: one that is relative begins with a dot."""
     return f"{HUB}{folder if folder.is_absolute() else f'./{folder}'}"
-
-
-def _cuda_devices(device: torch.device) -> list[torch.device]:
-    return [device] if device.type == "cuda" else []
 
 
 def _load(source: str, name: str, *, trained: bool) -> tuple[Any, Any]:
@@ -141,7 +140,13 @@ def _train(
     import torch
     from transformers import get_linear_schedule_with_warmup
 
-    optimizer = torch.optim.AdamW(model.parameters(), task.lr or RATE, weight_decay=DECAY)
+    from autotl.training.memory import MicroBatches
+
+    kind = task.device.torch_device.type
+    rate, fused = task.lr or RATE, kind in ("cpu", "cuda")
+    optimizer = torch.optim.AdamW(model.parameters(), rate, weight_decay=DECAY, fused=fused)
+    scaler = torch.amp.GradScaler(kind, enabled=task.device.autocast == torch.float16)
+    sizes = MicroBatches()
     steps = task.epochs * math.ceil(len(texts) / task.batch_size)
     schedule = get_linear_schedule_with_warmup(optimizer, round(WARMUP * steps), steps)
     order = torch.Generator().manual_seed(task.seed)
@@ -153,13 +158,12 @@ def _train(
             for batch in _batches(texts, collate, task, order):
                 if task.seconds_left() <= 0:
                     raise OutOfTime("the budget ended before an epoch was complete")
-                loss = model(**batch).loss
-                loss.backward()
+                losses.append(_backward(model, batch, task.device, scaler, sizes))
+                scaler.unscale_(optimizer)
                 torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-                optimizer.step()
+                scaler.step(optimizer)
+                scaler.update()
                 schedule.step()
-                optimizer.zero_grad(set_to_none=True)
-                losses.append(loss.detach())
             number, longest = number + 1, max(longest, time.monotonic() - began)
             state = {name: t.detach().cpu().clone() for name, t in model.state_dict().items()}
             mean = float(torch.stack(losses).mean())
@@ -170,6 +174,46 @@ def _train(
         model.load_state_dict(state)
         return int(number), isinstance(stop, KeyboardInterrupt)
     return int(number), False
+
+
+def _backward(model: Any, batch: Batch, device: Device, scaler: Any, sizes: MicroBatches) -> Tensor:
+    """Compute the mean loss of the hidden tokens and its gradients, in parts where memory is short.
+
+    Raises:
+        OutOfMemory: A single text does not fit on the device.
+    """
+    import torch
+
+    from autotl.training.predict import autocast
+
+    def count_hidden(labels: Tensor) -> int:
+        return int((labels != -100).sum())  # on the CPU
+
+    def compute(parts: int) -> Tensor:
+        model.zero_grad(set_to_none=True)
+        total = torch.zeros((), device=device.torch_device)
+        for tensors in zip(*(each.tensor_split(parts) for each in batch.values()), strict=True):
+            part = dict(zip(batch, tensors, strict=True))
+            if not (own := count_hidden(part["labels"])):
+                continue
+            with autocast(device):
+                loss = model(**_send(part, device)).loss * (own / hidden)
+            scaler.scale(loss).backward()
+            total += loss.detach()
+            del loss  # and with it the graph, before that of the next part is built
+        return total
+
+    hidden = count_hidden(batch["labels"])
+    return sizes.run(compute, len(batch["labels"]), device.torch_device)
+
+
+def _send(batch: Batch, device: Device) -> Batch:
+    """Copy a batch to the device, without waiting for a GPU."""
+    target = device.torch_device
+    if target.type != "cuda":
+        return {name: tensor.to(target) for name, tensor in batch.items()}
+    pinned = ((name, tensor.pin_memory()) for name, tensor in batch.items())
+    return {name: tensor.to(target, non_blocking=True) for name, tensor in pinned}
 
 
 def _batches(
@@ -188,7 +232,7 @@ def _batches(
         for i in torch.randperm(len(batches), generator=order).tolist():
             batch = collate([{"input_ids": texts[j]} for j in batches[i]])
             if (batch["labels"] != -100).any():  # the loss of no hidden token is not defined
-                yield {name: tensor.to(task.device) for name, tensor in batch.items()}
+                yield batch
 
 
 def _mask_once(texts: Sequence[Sequence[int]], collate: Any, task: Pretraining) -> list[Batch]:
@@ -199,10 +243,12 @@ def _mask_once(texts: Sequence[Sequence[int]], collate: Any, task: Pretraining) 
     return [batch for batch in batches if (batch["labels"] != -100).any()]
 
 
-def _score(model: Any, batches: Sequence[Batch], device: torch.device) -> tuple[float, float]:
+def _score(model: Any, batches: Sequence[Batch], device: Device) -> tuple[float, float]:
     """The mean loss of hidden tokens in nats and its standard error; 0 without any."""
     import torch
     from torch.nn import functional
+
+    from autotl.training.predict import autocast
 
     if not batches:
         return 0.0, 0.0
@@ -211,9 +257,10 @@ def _score(model: Any, batches: Sequence[Batch], device: torch.device) -> tuple[
     losses = []
     with torch.inference_mode():
         for batch in batches:
-            on_device = {name: tensor.to(device) for name, tensor in batch.items()}
+            on_device = _send(batch, device)
             labels = on_device.pop("labels")
-            logits = model(**on_device).logits.float()
+            with autocast(device):
+                logits = model(**on_device).logits.float()
             loss = functional.cross_entropy(
                 logits.flatten(0, 1), labels.flatten(), reduction="none"
             )

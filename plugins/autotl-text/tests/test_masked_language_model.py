@@ -5,20 +5,26 @@ from __future__ import annotations
 import math
 import random
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from autotl_text import backbones
+from autotl_text import masked_language_model as mlm
 from autotl_text.kind import text
 from click.testing import CliRunner, Result
 from safetensors.torch import load_file
 from tiny_encoder import WORDS, write_encoder
+from torch import Tensor
+from torch.nn import functional
 
 from autotl import engine, events, study
 from autotl.cli import main
 from autotl.errors import PluginError, StoreError, StudyError
+from autotl.models import Device
 from autotl.search.budget import Budget
+from autotl.training.memory import MicroBatches
 
 PAIRS = (("cat", "dog"), ("bread", "rain"), ("piano", "with"))
 
@@ -134,3 +140,31 @@ def test_a_folder_of_texts_is_trained_on_from_the_command_line(
     assert result.exit_code == 0, result.output
     assert f"hf:{encoder} was trained by mlm without labels for 1 epoch on 27" in result.output
     assert "autotl search DATA --backbone hf:./own/tiny" in result.output
+
+
+class Guess(torch.nn.Module):
+    """Predicts each token by itself, and runs out of memory with more than ``most`` texts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.most, self.weight = 99, torch.nn.Parameter(torch.eye(5))
+
+    def forward(self, input_ids: Tensor, labels: Tensor) -> Any:
+        if len(input_ids) > self.most:
+            raise torch.OutOfMemoryError("no memory is left")
+        logits = self.weight[input_ids].flatten(0, 1)
+        return SimpleNamespace(loss=functional.cross_entropy(logits, labels.flatten()))
+
+
+def test_a_batch_that_does_not_fit_is_divided_and_has_the_same_gradients() -> None:
+    ids = torch.arange(28).reshape(7, 4) % 5
+    hidden = torch.tensor([3, 0, 1, 0, 0, 4, 2])  # some parts have no hidden token
+    labels = ids.where(torch.arange(4) < hidden[:, None], -100)
+    batch, device = {"input_ids": ids, "labels": labels}, Device(torch.device("cpu"), None)
+    model, scaler = Guess(), torch.amp.GradScaler("cpu", enabled=False)
+    whole = mlm._backward(model, batch, device, scaler, MicroBatches())
+    expected = model.weight.grad
+    model.most = 1
+    loss = mlm._backward(model, batch, device, scaler, MicroBatches())
+    torch.testing.assert_close(loss, whole)
+    torch.testing.assert_close(model.weight.grad, expected)
