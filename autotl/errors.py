@@ -106,8 +106,6 @@ DEVICE_FAULTS = (
     "CUDA error:",
     "CUDA driver error:",
     "HIP error:",
-    "CUBLAS_STATUS_EXECUTION_FAILED",
-    "CUDNN_STATUS_EXECUTION_FAILED",
     "device lost",
 )
 """Parts of the messages of errors after which no call to the GPU succeeds in this process."""
@@ -123,8 +121,12 @@ PASSING_FAULTS = (
     "_STATUS_INVALID_",
     "_STATUS_ALLOC_FAILED",
     "_STATUS_ARCH_MISMATCH",
+    "_STATUS_EXECUTION_FAILED",
+    "_STATUS_INTERNAL_ERROR",
 )
-"""Parts of the messages of errors of a GPU that end only the call: it can be used further."""
+"""Parts of the messages of errors of a GPU that end only the call: it can be used further.
+
+Where it cannot after one of the last two, the next call raises one of ``DEVICE_FAULTS``."""
 
 
 def find_device_fault(error: BaseException | None) -> BaseException | None:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
@@ -157,7 +158,8 @@ class Regression(Task):
         return quantiles
 
     def _scale(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        mean, std = (like.new_tensor(self.constants[key]) for key in ("mean", "std"))
+        values = torch.tensor([self.constants["mean"], self.constants["std"]], dtype=like.dtype)
+        mean, std = values.to(like.device, non_blocking=like.is_cuda)  # without waiting for a GPU
         return mean, std
 
     def expand(self, targets: Tensor) -> Tensor:

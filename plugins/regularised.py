@@ -68,9 +68,9 @@ def bss(
 def spectral_penalty(features: Tensor, eta: float, count: int) -> Tensor:
     """``eta`` times the sum of the ``count`` smallest squared singular values of the features.
 
-    The largest value is never penalised, so a batch of one image has no penalty. The gradient is
-    also finite for equal singular values, because only the values are computed and not the
-    singular vectors.
+    They are the eigenvalues of the products of the features of any two images, in float64. The
+    largest value is never penalised, so a batch of one image has no penalty. The gradient is also
+    finite for equal singular values, because it needs no differences of them.
 
     Args:
         features: ``[B, F]``, or a map ``[B, positions, F]``, which is averaged over its positions.
@@ -81,6 +81,9 @@ def spectral_penalty(features: Tensor, eta: float, count: int) -> Tensor:
         # Values that are not finite show in the loss, which ends the trial for that reason.
         finite = features.float().nan_to_num(0.0, 0.0, 0.0)
         pooled = finite.reshape(len(finite), -1, finite.shape[-1]).mean(1)
-        values = torch.linalg.svdvals(pooled)  # in descending order
-        smallest: Tensor = values[1:][-count:]
-        return eta * smallest.square().sum()
+        on_mps = pooled.device.type == "mps"  # which has neither float64 nor eigenvalues
+        exact = (pooled.cpu() if on_mps else pooled).double()
+        products = exact @ exact.T if len(exact) <= exact.shape[1] else exact.T @ exact
+        values = torch.linalg.eigvalsh(products)  # in ascending order
+        penalty: Tensor = eta * values[:-1][:count].sum().to(pooled)
+        return penalty

@@ -225,7 +225,7 @@ class _DomainLoss(nn.Module):
         ramp = 2 / (1 + math.exp(-10 * progress)) - 1
         both = [_pool(outputs.features) for outputs in (labelled, weak)]
         logits = self.discriminator(_ReversedGradient.apply(torch.cat(both), self.weight * ramp))
-        domains = torch.cat([torch.ones(len(both[0])), torch.zeros(len(both[1]))]).to(logits)
+        domains = torch.cat([logits.new_ones(len(both[0])), logits.new_zeros(len(both[1]))])
         return functional.binary_cross_entropy_with_logits(logits[:, 0], domains)
 
 

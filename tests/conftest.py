@@ -8,14 +8,16 @@ import os
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy is imported
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import postgresql
 import pytest
 import torch
-from gpu import MISSING
+from gpu import MISSING, SIMULATED
 from images import FAST, write_images, write_plugin
+from simulated_cuda import simulated_cuda
 
 from autotl import study
 
@@ -34,6 +36,13 @@ def pytest_collection_finish() -> None:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if MISSING and item.get_closest_marker("gpu"):
         pytest.skip("needs a GPU with CUDA")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def gpu() -> Iterator[None]:
+    """The simulated GPU, if the tests are to use it."""
+    with simulated_cuda() if SIMULATED else nullcontext():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -26,7 +26,6 @@ class FakeGpu:
         monkeypatch.setattr(resident, "_tensors", weakref.WeakSet())
         monkeypatch.setattr(resident, "_fractions", {})
         monkeypatch.setattr(device_memory, "free_bytes", self.free_bytes)
-        monkeypatch.setattr(device_memory, "total_bytes", lambda device: self.memory)
         monkeypatch.setattr(device_memory, "available_ram", lambda: self.ram)
         monkeypatch.setattr(device_memory, "copies_ahead", lambda device: True)
         monkeypatch.setattr(device_memory, "empty_cache", self.empty_cache)

@@ -6,7 +6,9 @@ import os
 
 import torch
 
-GPU = os.environ.get("AUTOTL_GPU_TESTS", "cuda")
+_CHOICE = os.environ.get("AUTOTL_GPU_TESTS", "cuda")
+SIMULATED = _CHOICE == "simulated"
+GPU = "cuda" if SIMULATED else _CHOICE
 """Type of the device: ``cuda``, or another one to test the tests themselves."""
 
-MISSING = GPU == "cuda" and not torch.cuda.is_available()
+MISSING = GPU == "cuda" and not SIMULATED and not torch.cuda.is_available()

@@ -33,6 +33,33 @@ CONTAINER_FILES = (
 """The files with a container's limit, what is used of it, and what of that is a cache of files, of
 control groups of versions 2 and 1, as Docker, Kubernetes and SLURM set them."""
 
+OUT_OF_MEMORY_MESSAGES = (
+    "out of memory",  # CUDA, "CUDA error: out of memory", HIP, XPU and "MPS backend out of memory"
+    "can't allocate memory",  # the CPU
+    "not enough memory",  # the CPU on Windows
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate",  # no memory for its handle
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED",
+    "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+    "CUSOLVER_STATUS_ALLOC_FAILED",
+    "CUSPARSE_STATUS_ALLOC_FAILED",
+    "CUFFT_ALLOC_FAILED",
+    # What cuDNN says where no algorithm has memory for its workspace.
+    "unable to find an engine to execute this computation",
+    "Unable to find a valid cuDNN algorithm",
+    "NVML_SUCCESS ==",  # an assertion of PyTorch's allocator, as it writes the message
+)
+"""Parts of the messages of errors that mean that memory ran out."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error means that memory ran out."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and any(part in text for part in OUT_OF_MEMORY_MESSAGES)
+
 
 def canonical(device: torch.device) -> torch.device:
     """The device with its number: ``cuda`` is the current GPU."""
@@ -53,13 +80,6 @@ def free_bytes(device: torch.device) -> int:
     free, _ = torch.cuda.mem_get_info(device)
     # What PyTorch has reserved and does not use is free too.
     return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-
-
-def total_bytes(device: torch.device) -> int:
-    """Bytes of the device's memory; 0 where data are not kept on a device, see ``free_bytes``."""
-    if device.type != "cuda":
-        return 0
-    return int(torch.cuda.get_device_properties(device).total_memory)
 
 
 def available_ram() -> int:

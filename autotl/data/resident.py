@@ -94,11 +94,6 @@ def budget(device: torch.device) -> int:
     return int(fraction * (device_memory.free_bytes(device) + resident_bytes(device)))
 
 
-def capacity(device: torch.device) -> int:
-    """Bytes that may be resident on the device if nothing else needs its memory; 0 on a CPU."""
-    return int(RESIDENT_FRACTION * device_memory.total_bytes(device))
-
-
 def allocate(
     shape: Sequence[int],
     device: torch.device,
@@ -128,8 +123,10 @@ def allocate(
     try:
         with torch.inference_mode(False):  # an inference tensor could not be written to later
             empty = torch.empty(tuple(shape), dtype=dtype, device=device)
-    except torch.OutOfMemoryError:  # what is free is in pieces
-        return None
+    except RuntimeError as error:
+        if not device_memory.is_out_of_memory(error):
+            raise
+        return None  # what is free is in pieces
     return ResidentTensor(empty, save)
 
 

@@ -9,7 +9,7 @@ from functools import reduce
 from autotl import data, models, report, training
 from autotl.data import Dataset, Source
 from autotl.engine.inputs import imbalance
-from autotl.errors import Incompatible, StudyError
+from autotl.errors import Incompatible, OutOfMemory, StudyError
 from autotl.events import Listener, Note, Stage
 from autotl.models import Device
 from autotl.scoring import majority
@@ -176,7 +176,7 @@ def exclude_slow_backbones(
             if latency is None:
                 choice = Choice(plugin, plugin.defaults)
                 latency = training.measure_latency(choice, settings.size, device).median
-        except Incompatible as reason:
+        except (Incompatible, OutOfMemory) as reason:
             slow[plugin.name] = str(reason)
             continue
         latencies[plugin.name] = latency

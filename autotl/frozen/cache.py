@@ -145,8 +145,12 @@ class FeatureCache:
         return Usage(len(entries), sum(map(count_bytes, entries)), self.limit)
 
     def has_space(self, bytes: int, device: torch.device) -> bool:
-        """Whether rows of so many bytes can be cached for the device without evicting others."""
-        return bytes <= max(self.limit, self.memory, resident.capacity(device)) // 2
+        """Whether rows of so many bytes can be cached for the device without evicting others.
+
+        What other processes take of the device now counts. If not all views of a training had room
+        there or elsewhere, each would evict the next one that is needed.
+        """
+        return bytes <= max(self.limit, self.memory, resident.budget(device)) // 2
 
     def get_or_compute(
         self,

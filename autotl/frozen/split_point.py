@@ -31,6 +31,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import TreeSpec, tree_unflatten
 
+from autotl.data import device_memory
 from autotl.frozen.tracing import (
     Boundary,
     Call,
@@ -289,7 +290,7 @@ def find_split_point(model: Model, inputs: Tensor) -> SplitPoint | None:
         The split point, or None if there is none.
 
     Raises:
-        torch.OutOfMemoryError: The inputs do not fit on the device.
+        RuntimeError: The inputs do not fit on the device.
     """
     if not model.backbone_trainable:
         return SplitPoint(model)
@@ -392,10 +393,9 @@ def _find_last(candidates: list[_Candidate], inputs: Tensor, expected: Tensor) -
             split = candidate.split()
             if _reproduces(split, inputs, expected):
                 return split
-        except torch.OutOfMemoryError:  # says nothing about this split point
-            raise
-        except _FAILURES:
-            pass
+        except _FAILURES as error:
+            if device_memory.is_out_of_memory(error):  # says nothing about this split point
+                raise
         # The siblings are called by the same code, which would fail there too; a try takes time.
         failed = candidate.name.rpartition(".")[0]
         failed = failed and f"{failed}."

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from autotl.data import ImageInput, match_channels, to_channels_first
+from autotl.data import ImageInput, device_memory, match_channels, to_channels_first
 from autotl.errors import Incompatible, PluginError
 from autotl.models import cpu_kernels
 from autotl.models.device import Device
@@ -123,9 +123,9 @@ def _count_features(backbone: Any, head_input: HeadInput, expects: ModelInput, n
             features = extract_features(
                 backbone.eval(), _prepare_blank(expects, first.device), head_input
             )
-    except torch.OutOfMemoryError:  # a RuntimeError
-        raise
     except (AssertionError, AttributeError, LookupError, RuntimeError, TypeError) as error:
+        if device_memory.is_out_of_memory(error):
+            raise
         raise Incompatible(
             f"{name} gives its head no {head_input} ({error}); choose another head or backbone"
         ) from error

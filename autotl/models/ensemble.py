@@ -109,9 +109,7 @@ class Ensemble(Model):
         super().__init__(nn.ModuleList(members), _MeanPrediction(weights, task), largest, task=task)
         # Each member prepares its own input.
         self.preprocessing = nn.Identity()
-        self._resize = [  # not modules, because they have no weights to save
-            _Resize(largest.size, member.expects) for member in members
-        ]
+        self._resize = nn.ModuleList(_Resize(largest.size, m.expects) for m in members)
 
     @property
     def members(self) -> list[Model]:
@@ -133,7 +131,7 @@ def can_share_input(one: ModelInput, other: ModelInput) -> bool:
     return both_images or one.key == other.key
 
 
-class _Resize:
+class _Resize(nn.Module):
     """Resizes images ``[B, 3, S, S]`` to the input of a member, as a smoothing interpolation.
 
     The interpolation is linear and separable, so it is two products with a matrix, which every
@@ -144,22 +142,24 @@ class _Resize:
         expects: The input of the member, which is not larger.
     """
 
+    matrix: Tensor | None
+
     def __init__(self, size: int, expects: ModelInput) -> None:
-        self.matrix: Tensor | None = None
+        super().__init__()
+        self.register_buffer("matrix", None)
         if not isinstance(expects, ImageInput) or expects.size == size:
             return
         mode = "bilinear" if expects.interpolation == "bilinear" else "bicubic"
         rows = torch.eye(size)[None, None]
         resized = functional.interpolate(rows, (expects.size, size), mode=mode, antialias=True)
-        self.matrix = resized[0, 0]  # [new size, S]
+        self.register_buffer("matrix", resized[0, 0], persistent=False)  # [new size, S]
 
-    def __call__(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         """``[B, 3, S, S]`` to the size of the member; as they are if they have that size."""
         if self.matrix is None:
             return images
         with torch.autocast(images.device.type, enabled=False):
-            matrix = self.matrix.to(images.device)
-            resized: Tensor = matrix @ images.float() @ matrix.T
+            resized: Tensor = self.matrix @ images.float() @ self.matrix.T
             return resized.clamp(0, 255)
 
 

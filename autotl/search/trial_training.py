@@ -10,7 +10,7 @@ from typing import Any
 import optuna
 
 from autotl import models, training
-from autotl.errors import Duplicate, Incompatible, OutOfTime, is_machine_fault
+from autotl.errors import Duplicate, Incompatible, OutOfMemory, OutOfTime, is_machine_fault
 from autotl.models import Model
 from autotl.scoring.logme import logme
 from autotl.search import folds, pruner, resume
@@ -251,7 +251,7 @@ class TrialTraining:
         try:
             features = training.extract_backbone_features(plan.model, config, plan.job)
             return logme(features, dataset.targets[plan.job.train.indices])
-        except (OutOfTime, ValueError):
+        except (OutOfTime, OutOfMemory, ValueError):
             return None
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from autotl import training
-from autotl.errors import find_device_fault
+from autotl.errors import OutOfMemory, find_device_fault
 from autotl.models import Device, Model
 from autotl.search.budget import Budget
 from autotl.store import Contender, Latency
@@ -31,7 +31,7 @@ def add_latencies(
         seconds = min(seconds, MEASURING_FRACTION * budget.seconds)
     try:
         latencies = training.measure_latencies(networks, device, seconds)
-    except RuntimeError as error:  # such as too little memory for all: costs may be missing
+    except (RuntimeError, OutOfMemory) as error:  # costs may be missing
         if find_device_fault(error):
             raise
         return list(contenders)

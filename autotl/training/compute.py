@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from autotl.data import ImageInput
-from autotl.errors import is_machine_fault
+from autotl.data import ImageInput, device_memory
+from autotl.errors import TrialStopped, is_machine_fault
 from autotl.models import Device, Model
 from autotl.space.space import Config
-from autotl.training.memory import is_out_of_memory
 
 COMPILE_SECONDS = 120.0
 """Maximum seconds that compiling takes for one shape of batches."""
@@ -117,9 +117,15 @@ class CompiledFunction:
 
         The backward pass is compiled when it is first computed, outside of this object.
         """
-        if self._compiled is None or is_out_of_memory(error) or is_machine_fault(error):
+        is_compiler_fault = not (
+            isinstance(error, TrialStopped)  # such as an ``OutOfMemory`` of the training
+            or device_memory.is_out_of_memory(error)
+            or is_machine_fault(error)
+        )
+        if self._compiled is None or not is_compiler_fault:
             return False
         self._compiled = None
+        traceback.clear_frames(error.__traceback__)  # the failed graph must not take memory
         return True
 
     def _may_compile(self) -> bool:

@@ -27,7 +27,7 @@ from autotl.training.job import Job
 from autotl.training.kernels import cuda_kernels
 from autotl.training.loop import simulate_strategy
 from autotl.training.loss import TrainingLoss
-from autotl.training.memory import retry_when_out_of_memory
+from autotl.training.memory import MicroBatches, retry_when_out_of_memory
 from autotl.training.predict import autocast, compute_logits
 from autotl.training.random_state import RandomState
 from autotl.training.tuning import Times, find_inference_factor, tune_cudnn
@@ -37,8 +37,14 @@ CPU_IMAGES, CPU_IMAGE_SIDE = 16, 224
 """Number of images that are timed on a CPU, and their side in pixels. Of smaller images more are
 timed: an image takes less time in a larger batch of them."""
 
+GPU_IMAGES = 128
+"""Number of blank images that are timed on CUDA: a few take as long as one."""
+
 FLOAT32_SPEEDUP = 1.1
 """How many times faster float32 must be to replace the 16-bit type that the device prefers."""
+
+TUNED_FROM = 10.0
+"""Seconds of a training from which on cuDNN's algorithms and the batches of inference are timed."""
 
 COMPILE_SPEEDUP = 1.3
 """How many times faster training is at least with ``torch.compile``."""
@@ -308,55 +314,95 @@ def _time_in_fastest_type(trial: Model, config: Config, job: Job, key: str) -> _
     state = "trained" if trial.backbone_trainable else "frozen"
     type_key = f"{key.rpartition(', ')[0]}, {state}"
     default = job.device.autocast is not None
-    timing = _time_steps(trial, config, job, job.measured_costs.get(type_key, default))
+    steps = _Steps(trial, config, job, job.measured_costs.get(type_key, default))
+    timing = steps.time()
     if job.device.autocast and type_key not in job.measured_costs:
-        float32 = _time_steps(trial, config, job, autocast=False)
+        others = _Steps(trial, config, job, autocast=False)
+        float32 = others.time()
         if FLOAT32_SPEEDUP * (float32.prefix + float32.step) < timing.prefix + timing.step:
-            timing = float32
+            steps, timing = others, float32
         job.measured_costs[type_key] = timing.autocast
-    return timing
+    return steps.tune(timing)
 
 
-def _time_steps(trial: Model, config: Config, job: Job, autocast: bool) -> _Timing:
-    device = job.device.torch_device
-    job = replace(job, compute=ComputeSettings(autocast=autocast), teacher=None)
-    inputs = Inputs(trial, config, job)
-    inputs.find_split_point(set())
-    trial.train()
-    images, labels = next(iter(job.train))
-    if device.type == "cpu" and images.ndim == 4:
-        # An image of a few takes as long as one of a whole batch.
-        count = max(CPU_IMAGES, CPU_IMAGES * CPU_IMAGE_SIDE**2 // images.shape[-1] ** 2)
-        images, labels = images[:count], labels[:count]
-    batch: Activations = images
-    prefix, activation_bytes = 0.0, 0
-    if frozen := inputs.frozen:
-        batch, activation_bytes = frozen.compute(images), frozen.row_bytes
-        prefix = _time(lambda: frozen.compute(images), job.device)
-        _compare_with_openvino(frozen, images, prefix)
-    batch = concatenate([batch] * inputs.extra_rows.relative)  # as many as with unlabelled examples
-    targets = inputs.model.task.expand(labels)
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    measure = partial(_time_training, TrainingLoss(inputs), batch, targets)
-    forward, step = measure()
-    peak_bytes, tuning, factor = None, 0.0, None
-    if device.type == "cuda":
-        peak_bytes = torch.cuda.max_memory_allocated(device) - resident.resident_bytes(device)
-        steps = job.epochs * len(job.train)
-        (forward, step), tuning = tune_cudnn(measure, (forward, step), inputs.device, steps)
-        most = job.train.num_examples // len(images)
-        factor = find_inference_factor(partial(_time_inference, trial.eval(), images, inputs), most)
-    trial.zero_grad(set_to_none=True)
-    half, in_float32 = images[: len(images) // 2 or 1], Device(device, None)
-    with cuda_kernels(in_float32):
-        prediction = _time(lambda: compute_logits(trial.eval(), half, in_float32), in_float32)
-    inputs.close()
-    n, rows = len(labels), len(batch)
-    return _Timing(
-        prefix / n, forward / rows, step / n, prediction / len(half), activation_bytes, peak_bytes,
-        autocast, tuning, factor,
-    )  # fmt: skip
+class _Steps:
+    """A few steps of a training, to be timed with autocast or in float32.
+
+    Args:
+        trial: The model.
+        config: Its configuration.
+        job: What it would be trained on.
+        autocast: Whether autocast is on.
+    """
+
+    def __init__(self, trial: Model, config: Config, job: Job, autocast: bool) -> None:
+        self._trial, self._device = trial, job.device.torch_device
+        compute = ComputeSettings(autocast=autocast)
+        self._inputs = Inputs(trial, config, replace(job, compute=compute, teacher=None))
+        self._inputs.find_split_point(set())
+        images, labels = next(iter(job.train))
+        if self._device.type == "cpu" and images.ndim == 4:
+            # An image of a few takes as long as one of a whole batch.
+            count = max(CPU_IMAGES, CPU_IMAGES * CPU_IMAGE_SIDE**2 // images.shape[-1] ** 2)
+            images, labels = images[:count], labels[:count]
+        batch: Activations = self._inputs.frozen.compute(images) if self._inputs.frozen else images
+        # As many as with unlabelled examples.
+        self._batch = concatenate([batch] * self._inputs.extra_rows.relative)
+        self._images, self._targets = images, trial.task.expand(labels)
+        self._loss = TrainingLoss(self._inputs)
+
+    def time(self) -> _Timing:
+        """Time the steps, and the prediction of an image in float32."""
+        trial, inputs, n = self._trial.train(), self._inputs, len(self._targets)
+        prefix, activation_bytes = 0.0, 0
+        if frozen := inputs.frozen:
+            activation_bytes = frozen.row_bytes
+            prefix = _time(lambda: frozen.compute(self._images), inputs.job.device)
+            _compare_with_openvino(frozen, self._images, prefix)
+        peak_bytes = None
+        if self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._device)
+        forward, step = self._measure()
+        if self._device.type == "cuda":
+            peak_bytes = torch.cuda.max_memory_allocated(self._device)
+            peak_bytes -= resident.resident_bytes(self._device)
+        trial.zero_grad(set_to_none=True)
+        half, in_float32 = self._images[: n // 2 or 1], Device(self._device, None)
+        with cuda_kernels(in_float32):
+            prediction = _time(lambda: compute_logits(trial.eval(), half, in_float32), in_float32)
+        autocast = inputs.job.compute.autocast
+        return _Timing(
+            prefix / n, forward / len(self._batch), step / n, prediction / len(half),
+            activation_bytes, peak_bytes, autocast,
+        )  # fmt: skip
+
+    def tune(self, timing: _Timing) -> _Timing:
+        """Find the fastest algorithms of cuDNN and batches of inference, where it may pay."""
+        job, count = self._inputs.job, len(self._targets)
+        views = min(job.views, job.epochs)
+        trained = job.epochs * (timing.step or timing.forward) + views * timing.prefix
+        if self._device.type != "cuda" or job.train.num_examples * trained < TUNED_FROM:
+            return timing
+        usual = timing.forward * len(self._batch), timing.step * count
+        trial, steps = self._trial.train(), job.epochs * len(job.train)
+        (forward, step), seconds = tune_cudnn(self._measure, usual, self._inputs.device, steps)
+        trial.zero_grad(set_to_none=True)
+        infer = partial(_time_inference, trial.eval(), self._images, self._inputs)
+        return replace(
+            timing,
+            forward=forward / len(self._batch),
+            step=step / count,
+            tuning=seconds,
+            inference_factor=find_inference_factor(infer, job.train.num_examples // count),
+        )
+
+    def _measure(self) -> Times:
+        """Time the layers after the split point; 0 for the backward pass if nothing is trained."""
+        loss, device = self._loss, self._inputs.device
+        forward = _time(partial(_forward, loss, self._batch, self._targets), device)
+        if not self._inputs.trainable:
+            return forward, 0.0
+        return forward, _time(lambda: loss.backward(self._batch, self._targets), device)
 
 
 def _compare_with_openvino(frozen: FrozenInputs, images: Tensor, seconds: float) -> None:
@@ -387,18 +433,9 @@ def _compare_with_openvino(frozen: FrozenInputs, images: Tensor, seconds: float)
         job.measured_costs[key] = {"speedup": speedup, "seconds": compiling}
 
 
-def _time_training(loss: TrainingLoss, batch: Activations, targets: Tensor) -> Times:
-    """Time the layers after the split point; 0 for the backward pass if nothing is trained."""
-    device = loss.inputs.device
-    forward = _time(lambda: _forward(loss, batch, targets), device)
-    if not loss.inputs.trainable:
-        return forward, 0.0
-    return forward, _time(lambda: loss.backward(batch, targets), device)
-
-
 def _time_inference(trial: Model, images: Tensor, inputs: Inputs, factor: int) -> float:
     """Time the forward pass of a batch that is ``factor`` times larger than ``images``."""
-    larger = images.repeat(factor, 1, 1, 1)
+    larger = torch.cat([images] * factor)  # in the same memory format
 
     def infer() -> Tensor:
         with torch.inference_mode(), cuda_kernels(inputs.device), autocast(inputs.device):
@@ -416,7 +453,8 @@ def _forward(loss: TrainingLoss, batch: Activations, targets: Tensor) -> None:
 def _time_augmentation(inputs: Inputs) -> float:
     """Measure the seconds that augmenting one image takes."""
     images, labels = next(iter(inputs.job.train))
-    images, labels = images[:CPU_IMAGES], labels[:CPU_IMAGES]
+    if images.device.type != "cuda":  # which takes as long to augment few images
+        images, labels = images[:CPU_IMAGES], labels[:CPU_IMAGES]
     inputs.augmentation.detect_identity(images, labels)
     return _time(lambda: inputs.augmentation(images, labels), inputs.job.device) / len(labels)
 
@@ -452,7 +490,8 @@ def measure_forward(backbone: Choice, size: int | None, device: Device) -> tuple
     model = Model(network, nn.Identity(), expects)
     move = partial(model.to, device.torch_device)
     model = retry_when_out_of_memory(move, device.torch_device, "the model").eval()
-    inputs = blank_batch(expects, CPU_IMAGES, device.torch_device)
+    count = GPU_IMAGES if device.torch_device.type == "cuda" else CPU_IMAGES
+    inputs, sizes = blank_batch(expects, count, device.torch_device), MicroBatches()
     with RandomState(device, 0).active():
-        seconds = _time(lambda: compute_logits(model, inputs, device), device)
-    return seconds / CPU_IMAGES, size
+        seconds = _time(lambda: compute_logits(model, inputs, device, sizes), device)
+    return seconds / count, size

@@ -280,7 +280,14 @@ class Inputs:
 
         Returns:
             ``float32 [N, ...]``, in the order of the examples.
+
+        Raises:
+            OutOfMemory: They do not fit on the device.
         """
+        extract = partial(self._extract_head_inputs, batches)
+        return retry_when_out_of_memory(extract, self.device.torch_device, "the features")
+
+    def _extract_head_inputs(self, batches: Batches) -> Tensor:
         whole_backbone = self.split_point is not None and self.split_point.name == "backbone"
         rows = self._get_rows(batches, None) if whole_backbone else None
         features: Tensor | None = None
@@ -302,8 +309,7 @@ class Inputs:
             for row, _ in rows.batches(batches.sequential_indices()):
                 yield divide(row)[0]
             return
-        for images, _ in batches:
-            self.job.check_time()
+        for images in self._load_sequentially(batches, None):
             yield self._inference.map(self.model.features, images)
 
     def adapt_batch_norm(self) -> None:

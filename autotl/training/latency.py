@@ -10,12 +10,13 @@ import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
 from autotl.models import Device, Model, blank_batch, build_backbone
 from autotl.space.space import Choice
-from autotl.training.predict import compute_logits
+from autotl.training.memory import retry_when_out_of_memory
 from autotl.training.random_state import RandomState
 
 BATCH = 32
@@ -56,24 +57,16 @@ def measure_latencies(networks: Sequence[Model], device: Device, seconds: float)
         networks: The models, on any device, on which they remain.
         device: Where to compute.
         seconds: The time to do it in; single images are timed ``FEWEST_ROUNDS`` times in any case.
+
+    Raises:
+        OutOfMemory: They do not fit on the device.
     """
     device = Device(device.torch_device, None)  # as models are used, see ``artifact``
     unique: dict[str, Model] = {}
     for network in networks:
         unique.setdefault(_architecture(network), network)
-    models = list(unique.values())
-    deadline = time.monotonic() + seconds
-    origins = [next(network.parameters()).device for network in models]
-    with RandomState(device, 0).active():
-        for network in models:
-            network.to(device.torch_device).eval()
-        single = _time_in_turn(models, 1, device, (deadline + time.monotonic()) / 2)
-        needed = (FEWEST_ROUNDS + 1) * BATCH * sum(s.median for s in single) / 1000
-        batch: list[Spread] | list[None] = [None] * len(models)
-        if time.monotonic() + needed <= deadline:
-            batch = _time_in_turn(models, BATCH, device, deadline)
-        for network, origin in zip(models, origins, strict=True):
-            network.to(origin)
+    measure = partial(_measure, list(unique.values()), device, seconds)
+    single, batch = retry_when_out_of_memory(measure, device.torch_device, "the models")
     threads = torch.get_num_threads() if device.torch_device.type == "cpu" else None
     rows = zip(unique, single, batch, strict=True)
     latencies = {key: Latency(one, many, threads) for key, one, many in rows}
@@ -91,6 +84,7 @@ def measure_latency(backbone: Choice, size: int | None, device: Device) -> Sprea
 
     Raises:
         Incompatible: The backbone cannot take images of this size.
+        OutOfMemory: It does not fit on the device.
     """
     with RandomState(device, 0).active():
         network, expects = build_backbone(backbone, size)
@@ -103,6 +97,26 @@ def _architecture(network: Model) -> str:
     layers = [(name, type(module).__name__) for name, module in network.named_modules()]
     tensors = [(name, tuple(t.shape)) for name, t in network.state_dict().items()]
     return repr((network.expects.key, layers, tensors))
+
+
+def _measure(
+    models: Sequence[Model], device: Device, seconds: float
+) -> tuple[list[Spread], list[Spread] | list[None]]:
+    """Measure single images and batches; see ``measure_latencies``."""
+    deadline = time.monotonic() + seconds
+    origins = [next(network.parameters()).device for network in models]
+    with RandomState(device, 0).active():
+        try:
+            for network in models:
+                network.to(device.torch_device).eval()
+            single = _time_in_turn(models, 1, device, (deadline + time.monotonic()) / 2)
+            needed = (FEWEST_ROUNDS + 1) * BATCH * sum(s.median for s in single) / 1000
+            if time.monotonic() + needed > deadline:
+                return single, [None] * len(models)
+            return single, _time_in_turn(models, BATCH, device, deadline)
+        finally:
+            for network, origin in zip(models, origins, strict=True):
+                network.to(origin)
 
 
 def _time_in_turn(
@@ -119,7 +133,8 @@ def _time_in_turn(
             break
         for network, inputs, each in zip(models, batches, taken, strict=True):
             start = time.monotonic()
-            compute_logits(network, inputs, device)
+            with torch.inference_mode():  # a batch in parts would take longer
+                network(inputs)
             if device.torch_device.type == "cuda":
                 torch.cuda.synchronize(device.torch_device)
             each.append(1000 * (time.monotonic() - start) / count)

@@ -60,10 +60,9 @@ def fine_tune(model: Model, config: Config, job: Job) -> Iterator[Epoch]:
         OutOfTime: The deadline passed inside an epoch.
         Incompatible: A plugin cannot work with the others.
     """
-    random = RandomState(job.device, job.seed, job.compute.cudnn_benchmark)
     device = job.device.torch_device
-    with random.active():
-        training = Training(model, config, job)
+    start = partial(_start, model, config, job)
+    training, random = retry_when_out_of_memory(start, device, "the training")
     try:
         with convert_out_of_memory("the training", device):
             epochs = training.continue_from_checkpoint(random)
@@ -80,6 +79,12 @@ def fine_tune(model: Model, config: Config, job: Job) -> Iterator[Epoch]:
         training.inputs.close()
     with random.active():
         training.finish()
+
+
+def _start(model: Model, config: Config, job: Job) -> tuple[Training, RandomState]:
+    random = RandomState(job.device, job.seed, job.compute.cudnn_benchmark)
+    with random.active():
+        return Training(model, config, job), random
 
 
 def _has_stalled(epochs: Sequence[Epoch], job: Job) -> bool:
@@ -189,8 +194,7 @@ class Training:
         self._total_loss += self.loss.backward(batch, targets) * len(targets)
         scaler = self.loss.scaler
         scaler.unscale_(self._optimizer)  # before a hook of the optimizer clips the gradients
-        # Its first step allocates its state, before it changes any parameter.
-        step = partial(scaler.step, self._optimizer)
+        step = partial(_step, scaler, self._optimizer)
         retry_when_out_of_memory(step, self.job.device.torch_device, "the training")
         scaler.update()
         self.loss.average.update(self.model)
@@ -364,7 +368,7 @@ class Training:
 
 def _copy(tensor: Tensor) -> Tensor:
     """Copy a tensor to the CPU, also one that is there already."""
-    return tensor.detach().cpu().clone()
+    return tensor.detach().to("cpu", copy=True)
 
 
 def set_trainable(model: Model, groups: list[Group]) -> None:
@@ -429,6 +433,22 @@ def _make_optimizer(
         trainable = {p for g in groups for p in g["params"]}
         optimizer.state.update({p: s for p, s in old.state.items() if p in trainable})
     return optimizer, scheduler
+
+
+def _step(scaler: torch.amp.GradScaler, optimizer: torch.optim.Optimizer) -> None:
+    """Step an optimizer so that it can step again after an error.
+
+    An optimizer allocates the state of a parameter in its first step, and takes one that memory ran
+    out for half-way for complete. So all that it began in the failed step is removed. A group of
+    parameters before the one that failed is stepped twice, at the first learning rate of warm-up.
+    """
+    begun = set(optimizer.state)
+    try:
+        scaler.step(optimizer)
+    except RuntimeError:
+        for parameter in optimizer.state.keys() - begun:
+            del optimizer.state[parameter]
+        raise
 
 
 def _set_step(scheduler: Any, step: int) -> None:

@@ -27,30 +27,7 @@ from autotl.models import Device, Model
 from autotl.space.space import Config
 from autotl.space.task import Task
 
-OUT_OF_MEMORY_MESSAGES = (
-    "out of memory",  # CUDA, "CUDA error: out of memory", HIP, XPU and "MPS backend out of memory"
-    "can't allocate memory",  # the CPU
-    "not enough memory",  # the CPU on Windows
-    "CUBLAS_STATUS_ALLOC_FAILED",
-    "CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate",  # no memory for its handle
-    "CUDNN_STATUS_ALLOC_FAILED",
-    "CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED",
-    "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
-    "CUSOLVER_STATUS_ALLOC_FAILED",
-    "CUSPARSE_STATUS_ALLOC_FAILED",
-    "CUFFT_ALLOC_FAILED",
-)
-"""Parts of the messages of errors that mean that memory ran out."""
-
 Result = TypeVar("Result")
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error means that memory ran out."""
-    if isinstance(error, torch.OutOfMemoryError):
-        return True
-    text = str(error)
-    return isinstance(error, RuntimeError) and any(part in text for part in OUT_OF_MEMORY_MESSAGES)
 
 
 def retry_when_out_of_memory(
@@ -69,7 +46,7 @@ def retry_when_out_of_memory(
     try:
         return function()
     except RuntimeError as error:  # torch.OutOfMemoryError is one
-        forget_failed_computation(error)
+        forget_failed_computation(error, device)
     free_memory(device)  # nothing refers to the error and its traceback any more
     with convert_out_of_memory(what, device):
         return function()
@@ -85,7 +62,7 @@ def convert_out_of_memory(what: str, device: torch.device) -> Iterator[None]:
         yield
         return
     except RuntimeError as error:
-        forget_failed_computation(error)
+        forget_failed_computation(error, device)
     free_memory(device)
     raise OutOfMemory(f"{what} does not fit in the device's memory")
 
@@ -102,12 +79,14 @@ def build_model(
     return retry_when_out_of_memory(build, device.torch_device, "the model")
 
 
-def forget_failed_computation(error: RuntimeError) -> None:
+def forget_failed_computation(error: RuntimeError, device: torch.device) -> None:
     """Free what the functions that an error ended have in their variables, such as a graph.
 
-    It may be called for any error; one that does not mean that memory ran out is raised again.
+    It may be called for any error. One that does not mean that memory ran out is raised again, or
+    that of the device, if it cannot be used any more.
     """
-    if not is_out_of_memory(error):
+    if not device_memory.is_out_of_memory(error):
+        device_memory.synchronize(device)  # what cuBLAS and cuDNN say does not tell
         raise error
     chained: BaseException | None = error
     while chained is not None:
@@ -160,7 +139,7 @@ class MicroBatches:
                 left = left[len(part) :]
                 continue
             except RuntimeError as error:
-                forget_failed_computation(error)
+                forget_failed_computation(error, batch.device)
             self.shrink(len(part), batch.device)
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
@@ -180,7 +159,7 @@ class MicroBatches:
             try:
                 return function(math.ceil(count / self.size) if self.size else 1)
             except RuntimeError as error:
-                forget_failed_computation(error)
+                forget_failed_computation(error, device)
             self.shrink(count, device)
 
     def shrink(self, count: int, device: torch.device) -> None:

@@ -33,7 +33,7 @@ from autotl.training.memory import (
     convert_out_of_memory,
     retry_when_out_of_memory,
 )
-from autotl.training.predict import autocast
+from autotl.training.predict import autocast, split_for_inference
 from autotl.training.random_state import RandomState
 
 Result = TypeVar("Result")
@@ -57,8 +57,9 @@ class ProbeEpoch:
 
 def keeps_backbone_frozen(model: Model, config: Config, epochs: int) -> bool:
     """Whether a strategy trains only the head in every epoch, as tested on a copy of the model."""
+    simulate = partial(simulate_strategy, model, config, epochs)
     with RandomState(Device(model.device, None), 0).active():
-        simulated = simulate_strategy(model, config, epochs)
+        simulated = retry_when_out_of_memory(simulate, model.device, "a copy of the model")
     return not any(simulated.backbone_trainable)
 
 
@@ -85,16 +86,12 @@ def train_probes(
     Raises:
         Exception: Any error of the first configuration before its first step.
     """
-    # ``host`` holds the states of NumPy and Python, which all runs share; torch's are per run.
-    host, random = (
-        RandomState(job.device, job.seed, job.compute.cudnn_benchmark) for _ in range(2)
-    )
     device = job.device.torch_device
-    with host.active(), random.torch_active():
-        first = _Run(Training(model, configs[0], job), random)
+    start = partial(_start_first, model, configs[0], job)
+    first, host = retry_when_out_of_memory(start, device, "the training")
     try:
         with host.active():
-            with random.torch_active(), convert_out_of_memory("the training", device):
+            with first.random.torch_active(), convert_out_of_memory("the training", device):
                 first.training.begin_epoch(1)
             runs = [first, *(_start_run(first, config) for config in configs[1:])]
         for number in range(1, job.epochs + 1):
@@ -117,16 +114,23 @@ def extract_backbone_features(model: Model, config: Config, job: Job) -> NDArray
 
     Returns:
         Features ``[N, ...]``.
+
+    Raises:
+        OutOfMemory: They do not fit on the device.
     """
-    with RandomState(job.device, job.seed).active():
-        inputs = Inputs(model, config, job)
-        set_trainable(model, [{"params": list(model.head.parameters())}])
-        try:
-            inputs.find_split_point(set())
-            features: NDArray[np.float32] = inputs.extract_head_inputs(job.train).cpu().numpy()
-        finally:
-            inputs.close()
-    return features
+
+    def extract() -> NDArray[np.float32]:
+        with RandomState(job.device, job.seed).active():
+            inputs = Inputs(model, config, job)
+            set_trainable(model, [{"params": list(model.head.parameters())}])
+            try:
+                inputs.find_split_point(set())
+                features: NDArray[np.float32] = inputs.extract_head_inputs(job.train).cpu().numpy()
+            finally:
+                inputs.close()
+        return features
+
+    return retry_when_out_of_memory(extract, job.device.torch_device, "the features")
 
 
 def extract_mirrored_features(
@@ -145,7 +149,9 @@ def extract_mirrored_features(
         The order is random, so that fewer images are a fair sample.
     """
     rows: list[Tensor] = []
-    positions, micro_batches = job.train.shuffled_indices(job.seed), MicroBatches()
+    order = np.concatenate(job.train.shuffled_indices(job.seed))
+    positions = split_for_inference(order, job.train, job.compute.inference_factor)
+    micro_batches = MicroBatches(usual=job.train.batch_size)
     with (
         cuda_kernels(job.device),
         eval_mode(model),
@@ -180,17 +186,25 @@ def extract_features(
 
     Returns:
         Features ``[N, F]``, in the order of the images.
+
+    Raises:
+        OutOfMemory: They do not fit on the device.
     """
-    rows: list[Tensor] = []
-    positions, sizes = batches.sequential_indices(), MicroBatches(usual=batches.batch_size)
+    positions = split_for_inference(np.arange(batches.num_examples), batches)
+    sizes = MicroBatches(usual=batches.batch_size)
     augmentation = augment and Augmentation(augment, model.expects, model.task, device.torch_device)
-    with cuda_kernels(device), eval_mode(model), torch.inference_mode(), autocast(device):
-        for own, (images, _) in zip(positions, batches.load(positions), strict=True):
-            if augmentation:
-                images = augmentation.make_view(images, batches.indices[own], view)
-            rows.append(sizes.map(model.features, images).float())
-    features: NDArray[np.float32] = torch.cat(rows).cpu().numpy()
-    return features
+
+    def extract() -> NDArray[np.float32]:
+        rows: list[Tensor] = []
+        with cuda_kernels(device), eval_mode(model), torch.inference_mode(), autocast(device):
+            for own, (images, _) in zip(positions, batches.load(positions), strict=True):
+                if augmentation:
+                    images = augmentation.make_view(images, batches.indices[own], view)
+                rows.append(sizes.map(model.features, images).float())
+        features: NDArray[np.float32] = torch.cat(rows).cpu().numpy()
+        return features
+
+    return retry_when_out_of_memory(extract, device.torch_device, "the features")
 
 
 class _Run:
@@ -247,22 +261,37 @@ class _Run:
         return ProbeEpoch(self.training.model, replace(epoch, seconds=seconds), self._completed)
 
 
+def _start_first(model: Model, config: Config, job: Job) -> tuple[_Run, RandomState]:
+    """Start the first training; return with it the states of NumPy and Python.
+
+    All runs share these; torch's are per run.
+    """
+    host, random = (
+        RandomState(job.device, job.seed, job.compute.cudnn_benchmark) for _ in range(2)
+    )
+    with host.active(), random.torch_active():
+        return _Run(Training(model, config, job), random), host
+
+
 def _start_run(first: _Run, config: Config) -> _Run:
     """Start the training of another head on the backbone of the first run."""
-    training = first.training
-    job, start = training.job, time.monotonic()
-    random = RandomState(job.device, job.seed)
-    try:
-        make = partial(replace_head, training.model, config["head"], job.seed)
-        model = retry_when_out_of_memory(make, job.device.torch_device, "the head")
+    training, began = first.training, time.monotonic()
+    job = training.job
+
+    def start() -> _Run:
+        model = replace_head(training.model, config["head"], job.seed)
+        random = RandomState(job.device, job.seed)
         with random.torch_active():
-            run = _Run(Training(model, config, job, shared_inputs=training.inputs), random)
+            return _Run(Training(model, config, job, shared_inputs=training.inputs), random)
+
+    try:
+        run = retry_when_out_of_memory(start, job.device.torch_device, "the head")
     except Exception as error:
         if find_device_fault(error):
             raise
-        run = _Run(training, random)
+        run = _Run(training, RandomState(job.device, job.seed))
         run.error = error
-    run.seconds = time.monotonic() - start
+    run.seconds = time.monotonic() - began
     run.call(lambda training: training.job.check_time())
     run.call(Training.begin_epoch, 1)
     return run

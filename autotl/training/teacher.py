@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from autotl.space.space import Choice
 from autotl.space.task import Task
 from autotl.training.augmentation import Augmentation
 from autotl.training.kernels import cuda_kernels
-from autotl.training.memory import MicroBatches
+from autotl.training.memory import MicroBatches, retry_when_out_of_memory
 from autotl.training.predict import compile_if_it_pays, compute_logits, split_for_inference
 
 TEMPERATURE = 2.0
@@ -111,7 +112,7 @@ def teach(
         unlabelled: Which examples have no label, ``[N]``; None if all have one.
 
     Raises:
-        OutOfMemory: A single example does not fit on the device.
+        OutOfMemory: A single example does not fit on the device, or not all predictions do.
     """
     model.eval()
     augmentation = Augmentation(augment, model.expects, model.task, device.torch_device)
@@ -132,7 +133,9 @@ def teach(
                 logits = compute_logits(forward, inputs, device, sizes)
                 predictions = model.task.activate(logits)
                 parts[view].append(model.task.soften(predictions, temperature).half())
-    targets = torch.stack([torch.cat(part) for part in parts])
+    join = partial(torch.cat, [batch for part in parts for batch in part])
+    joined = retry_when_out_of_memory(join, device.torch_device, "what the teacher predicts")
+    targets = joined.reshape(views, -1, *joined.shape[1:])
     has_none = None
     if unlabelled is not None and unlabelled.any():
         has_none = torch.from_numpy(unlabelled).to(targets.device)

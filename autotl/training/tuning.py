@@ -10,9 +10,9 @@ from collections.abc import Callable
 
 import torch
 
+from autotl.data import device_memory
 from autotl.models import Device
 from autotl.training.kernels import cuda_kernels
-from autotl.training.memory import is_out_of_memory
 
 CUDNN_SPEEDUP = 1.05
 """How many times faster a training step must be with the algorithms that cuDNN times."""
@@ -71,7 +71,7 @@ def find_inference_factor(measure: Callable[[int], float], most: int) -> int:
         try:
             larger = next_factor / max(measure(next_factor), 1e-9)
         except RuntimeError as error:
-            if not is_out_of_memory(error):
+            if not device_memory.is_out_of_memory(error):
                 raise
             torch.cuda.empty_cache()
             break

@@ -84,8 +84,6 @@ class WeightAverage:
             self.swap()
 
     def swap(self) -> None:
-        """Swap the weights of the model and their average."""
+        """Swap the weights of the model and their average, without copying them."""
         for tensor, average in self._averages.items():
-            weights = tensor.detach().clone()
-            tensor.data.copy_(average)
-            average.copy_(weights)
+            self._averages[tensor], tensor.data = tensor.data, average

@@ -170,7 +170,8 @@ def record(source: str) -> None:
     torch.set_num_threads(1)
     device = models.select_device("cpu")
     dataset = data.check(load_examples(source), source, validation=0.5, test=0)
-    packed = data.pack(dataset, IMAGE_SIZE, "bicubic", Path(gettempdir()) / "autotl-curves")
+    expects = data.ImageInput(IMAGE_SIZE, (0.5,) * 3, (0.5,) * 3, "bicubic")
+    packed = data.pack(dataset, expects, Path(gettempdir()) / "autotl-curves")
     make_batches = partial(
         Batches, packed, dataset.targets, batch_size=32, device=device.torch_device
     )

@@ -49,7 +49,7 @@ def main() -> None:
     examples = read_source(source, plugins).examples
     images, labels = export.decode_examples(predictor, examples, 2000, print)
 
-    model = export_formats.ExportableModel(predictor.network, predictor.temperature)
+    model = export_formats.ExportableModel(predictor.network, predictor.temperature, predictor.task)
     weight_bytes = (options.model / "model.safetensors").stat().st_size
     times = measure_times(lambda batch: model(to_tensor(batch)), images, options.repeats)
     rows = [("PyTorch", weight_bytes, times, ["", "", ""])]

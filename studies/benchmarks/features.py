@@ -75,7 +75,7 @@ def compute_features(dataset: data.Dataset, plugins: Registry, size: int, cache:
         model = models.build_model(
             config, numbered_classes(len(dataset.outputs)), size, device
         ).eval()
-        packed = data.pack(dataset, size, model.expects.interpolation, cache)
+        packed = data.pack(dataset, model.expects, cache)
         indices = np.arange(len(dataset.examples))
         batches = data.Batches(packed, dataset.targets, indices, 32, device.torch_device)
         short = name.rpartition("_")[2]

@@ -26,7 +26,8 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from autotl.cli import process
-from autotl.models import Device, ImageInput, Model, cpu_kernels, fast_inference
+from autotl.data import ImageInput
+from autotl.models import Device, Model, cpu_kernels, fast_inference
 
 Forward = Callable[[Tensor], Tensor]
 ROUNDS = 5

@@ -74,7 +74,7 @@ def train(
     device = models.select_device("auto", "auto")
     seed, size = int(recipe["seed"]), int(recipe["size"])
     model = models.build_model(config, numbered_classes(len(dataset.outputs)), size, device, seed)
-    packed = data.pack(dataset, size, model.expects.interpolation, cache)
+    packed = data.pack(dataset, model.expects, cache)
     splits = ("train",) if recipe["train"] == "part" else ("train", "validation")
     labels = dataset.targets[dataset.indices("test")]
 

@@ -8,7 +8,8 @@ The same fixed list of 20 configurations, over all freeze strategies, is trained
 
 - *naive*: Optuna, timm and a DataLoader, as in their tutorials. Float32; every image is decoded
   in every epoch, and the whole backbone runs whatever is frozen;
-- *tuned*: the same with decoded images in memory, channels last and bfloat16;
+- *tuned*: the same with decoded images in memory, channels last and the 16-bit type that the
+  device is fastest in, if there is one;
 - *autotl*: ``fine_tune`` as a search uses it, with a cache that begins empty.
 
 The same plugins decide in all three which parameters are trained at which rates. Sizes, batches,
@@ -22,8 +23,9 @@ import math
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,7 @@ from autotl.space.space import Choice, Config
 from autotl.tasks import numbered_classes
 from autotl.training.inputs import Inputs
 from autotl.training.loss import TrainingLoss
+from autotl.training.predict import autocast
 
 PLUGINS = registry.load()
 STRATEGIES = (
@@ -56,7 +59,7 @@ OTHERS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("last_blocks", {"fraction": 0.5, "lr": 1e-3}),
     ("lp_ft", {"probe_fraction": 0.6, "lr": 3e-4}),
 )
-"""Trained after each strategy with its defaults, as a search continues with cheap strategies."""
+"""Trained besides each strategy with its defaults: a search tries cheap strategies more often."""
 
 SMOOTHING, DECAY, WARMUP = 0.1, 0.02, 0.1
 
@@ -71,7 +74,10 @@ class Run:
 
 @dataclass
 class Benchmark:
-    """What all trainings have in common."""
+    """What all trainings have in common.
+
+    ``workers`` is the number of processes that decode images in a user's own loop.
+    """
 
     dataset: data.Dataset
     backbone: str
@@ -82,6 +88,7 @@ class Benchmark:
     validation: np.ndarray
     seed: int = 0
     device: models.Device = field(default_factory=lambda: models.select_device("cpu"))
+    workers: int = 0
 
     def make_config(self, freeze: str, values: dict[str, Any]) -> Config:
         """Make a configuration of the list."""
@@ -145,8 +152,8 @@ def make_loaders(bench: Benchmark, decoded: bool) -> tuple[DataLoader, DataLoade
 
     Args:
         bench: The benchmark.
-        decoded: Decode the images once, and augment them in this process; otherwise as many
-            processes as there are threads decode and augment them in every epoch.
+        decoded: Decode the images once, and augment them in this process; otherwise
+            ``bench.workers`` processes decode and augment them in every epoch.
     """
     end = [] if decoded else [v2.PILToTensor()]
     size = (bench.size, bench.size)
@@ -154,41 +161,39 @@ def make_loaders(bench: Benchmark, decoded: bool) -> tuple[DataLoader, DataLoade
     kind = Decoded if decoded else Photos
     train = kind(bench, bench.train, v2.Compose([*augment, *end]))
     validation = kind(bench, bench.validation, v2.Compose([v2.Resize(size), *end]))
-    workers = 0 if decoded else torch.get_num_threads()
+    workers = 0 if decoded else bench.workers
     options: dict[str, Any] = {"batch_size": bench.batch, "num_workers": workers}
-    if bench.device.torch_device.type == "cuda":
-        options |= {"pin_memory": True, "persistent_workers": workers > 0}
+    options |= {"pin_memory": bench.device.torch_device.type == "cuda"}
+    if workers:
+        options |= {"persistent_workers": True, "prefetch_factor": 4}
     train_loader = DataLoader(train, shuffle=True, drop_last=True, **options)
     return train_loader, DataLoader(validation, **options)
 
 
 def train_with_own_loop(
     bench: Benchmark, configs: list[Config], tuned: bool, decoded: bool | None = None
-) -> list[Run]:
-    """Train all configurations as a user would, in an Optuna study.
+) -> Iterator[Run]:
+    """Train one configuration after the other as a user would, in an Optuna study.
 
     Args:
         bench: The benchmark.
         configs: The configurations.
-        tuned: Train in bfloat16 with channels last.
+        tuned: See ``train_by_hand``.
         decoded: See ``make_loaders``; None for the value of ``tuned``.
     """
     train, validation = make_loaders(bench, tuned if decoded is None else decoded)
-    runs: list[Run] = []
-
-    def objective(trial: optuna.Trial) -> float:
+    study = optuna.create_study(direction="maximize")
+    for number in range(len(configs)):
+        study.enqueue_trial({"config": number})
+    for _ in configs:
+        trial = study.ask()
         config = configs[trial.suggest_int("config", 0, len(configs) - 1)]
         start = time.monotonic()
         accuracy = train_by_hand(bench, config, train, validation, tuned)
-        runs.append(Run(time.monotonic() - start, accuracy))
-        print(f"  {'tuned' if tuned else 'naive'} {describe(config)}: {runs[-1]}", flush=True)
-        return accuracy
-
-    study = optuna.create_study(direction="maximize")
-    for i in range(len(configs)):
-        study.enqueue_trial({"config": i})
-    study.optimize(objective, n_trials=len(configs))
-    return runs
+        run = Run(time.monotonic() - start, accuracy)
+        study.tell(trial, accuracy)
+        print(f"  {'tuned' if tuned else 'naive'} {describe(config)}: {run}", flush=True)
+        yield run
 
 
 def train_by_hand(
@@ -197,89 +202,160 @@ def train_by_hand(
     train: DataLoader,
     validation: Iterable[tuple[Tensor, Tensor]],
     tuned: bool,
+    compiled: bool = False,
+    on_epoch: Callable[[], object] = lambda: None,
 ) -> float:
-    """Train one configuration in a simple loop; return its accuracy, NaN without validation."""
+    """Train one configuration in a simple loop; return its accuracy, NaN without validation.
+
+    Args:
+        bench: The benchmark.
+        config: The configuration.
+        train: Batches of the training images.
+        validation: Batches of the validation images; empty for none.
+        tuned: Train in channels last and in the device's 16-bit type, whose gradients are scaled if
+            it is float16, with one kernel for the optimizer and cuDNN's fastest algorithms.
+        compiled: Compile the backbone for training.
+        on_epoch: Called after each epoch.
+    """
     torch.manual_seed(bench.seed)
-    device = bench.device.torch_device
-    network = bench.build(config, models.Device(device, None))
+    device = bench.device if tuned else replace(bench.device, autocast=None)
+    network = bench.build(config, replace(device, autocast=None))
+    compute = make_forward(network, device, tuned, compiled)
+    scaler = torch.amp.GradScaler(
+        device.torch_device.type, enabled=device.autocast is torch.float16
+    )
+    steps, step, optimizer, before = bench.epochs * len(train), 0, None, None
+    with user_kernels(device, tuned):
+        for groups in models.plan_groups(network, config["freeze"], bench.epochs):
+            trainable = {p for group in groups for p in group["params"]}
+            if before != (before := [(group["lr"], len(group["params"])) for group in groups]):
+                for p in network.parameters():
+                    p.requires_grad = p in trainable
+                copies = [dict(group) for group in groups]
+                optimizer = torch.optim.AdamW(copies, weight_decay=DECAY, fused=tuned or None)
+            network.train()
+            for images, labels in train:
+                rate = (1 + math.cos(math.pi * step / steps)) / 2
+                rate = min(rate, step / max(1.0, WARMUP * steps))
+                for chosen, group in zip(optimizer.param_groups, groups, strict=True):
+                    chosen["lr"] = rate * group["lr"]
+                features, logits = compute(images)
+                labels = labels.to(device.torch_device, non_blocking=True)
+                loss = nn.functional.cross_entropy(logits, labels, label_smoothing=SMOOTHING)
+                for penalty in network.penalties:
+                    loss = loss + penalty(features)
+                optimizer.zero_grad()
+                scaler.scale(loss).backward()
+                scaler.step(optimizer)
+                scaler.update()
+                step += 1
+            network.eval()
+            with torch.no_grad():
+                parts = [compute(images)[1] for images, _ in validation]
+            on_epoch()
+    return bench.accuracy(torch.cat(parts).float().cpu().numpy()) if parts else math.nan
+
+
+def make_forward(
+    network: models.Model, device: models.Device, tuned: bool, compiled: bool = False
+) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """Return what computes features and logits, in float32, of a batch of a loader.
+
+    Args:
+        network: Its weights get the memory format.
+        device: The device and the type to compute in.
+        tuned: Compute in channels last.
+        compiled: Compile the backbone, for training alone: the last batch of the validation split
+            is smaller, and would be compiled once more.
+    """
     memory_format = torch.channels_last if tuned else torch.contiguous_format
     for p in network.parameters():
         if p.ndim == 4:
             p.data = p.data.contiguous(memory_format=memory_format)
-    steps, step, optimizer, before = bench.epochs * len(train), 0, None, None
+    in_training = network.extract_features
+    if compiled:
+        torch._dynamo.reset()
+        in_training = torch.compile(network.extract_features, dynamic=False)
 
-    def compute_logits(images: Tensor) -> tuple[Tensor, Tensor]:
-        images = images.to(device, non_blocking=True)
-        scaled = ((images - network.mean) / network.std).contiguous(memory_format=memory_format)
-        with torch.autocast(device.type, torch.bfloat16, enabled=tuned):
-            features = network.extract_features(scaled)
+    def compute(images: Tensor) -> tuple[Tensor, Tensor]:
+        images = images.to(device.torch_device, non_blocking=True)
+        prepared = network.preprocessing(images).contiguous(memory_format=memory_format)
+        extract = in_training if network.training else network.extract_features
+        with autocast(device):
+            features = extract(prepared)
             return features.float(), network.head(features).float()
 
-    for groups in models.plan_groups(network, config["freeze"], bench.epochs):
-        trainable = {p for group in groups for p in group["params"]}
-        if before != (before := [(group["lr"], len(group["params"])) for group in groups]):
-            for p in network.parameters():
-                p.requires_grad = p in trainable
-            copies = [dict(group) for group in groups]
-            optimizer = torch.optim.AdamW(copies, weight_decay=DECAY, fused=tuned or None)
-        network.train()
-        for images, labels in train:
-            rate = (1 + math.cos(math.pi * step / steps)) / 2
-            rate = min(rate, step / max(1.0, WARMUP * steps))
-            for chosen, group in zip(optimizer.param_groups, groups, strict=True):
-                chosen["lr"] = rate * group["lr"]
-            features, logits = compute_logits(images)
-            labels = labels.to(device, non_blocking=True)
-            loss = nn.functional.cross_entropy(logits, labels, label_smoothing=SMOOTHING)
-            for penalty in network.penalties:
-                loss = loss + penalty(features)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            step += 1
-        network.eval()
-        with torch.no_grad():
-            parts = [compute_logits(images)[1] for images, _ in validation]
-    return bench.accuracy(torch.cat(parts).cpu().numpy()) if parts else math.nan
+    return compute
+
+
+@contextmanager
+def user_kernels(device: models.Device, tuned: bool) -> Iterator[None]:
+    """Let CUDA kernels be chosen as a careful user does, who needs no repeatable results."""
+    if device.torch_device.type != "cuda" or not tuned:
+        yield
+        return
+    with training.cuda_kernels(device, benchmark=True):  # which restores what is changed
+        torch.backends.cudnn.deterministic = False
+        yield
 
 
 # AutoTL.
 
 
-def train_with_autotl(bench: Benchmark, configs: list[Config], folder: Path) -> list[Run]:
-    """Train all configurations as a search with a budget does, with a cache that begins empty."""
-    device = bench.device
-    cache = FeatureCache(folder=folder)
-    micro_batch_sizes, measured_costs = dict[str, int](), dict[str, Any]()
-    runs = []
-    for config in configs:
-        start = time.monotonic()
-        network = bench.build(config, device)
-        packed = data.pack(bench.dataset, bench.size, network.expects.interpolation, folder)
-        labels, torch_device = bench.dataset.targets, device.torch_device
-        train, validation = (
-            data.Batches(packed, labels, indices, bench.batch, torch_device, shuffle_seed=seed)
-            for indices, seed in ((bench.train, bench.seed), (bench.validation, None))
-        )
-        job = training.Job(
-            train,
-            validation,
+class Searcher:
+    """Trains as a search with a budget does, with a cache that begins empty.
+
+    Args:
+        bench: The benchmark.
+        folder: For the packed images and the cached features.
+    """
+
+    def __init__(self, bench: Benchmark, folder: Path) -> None:
+        self.bench, self.folder = bench, folder
+        self.cache = FeatureCache(folder=folder)
+        self._batches: dict[str, tuple[data.Batches, data.Batches]] = {}
+        self._micro_batch_sizes, self._measured_costs = dict[str, int](), dict[str, Any]()
+
+    def batches(self, network: models.Model) -> tuple[data.Batches, data.Batches]:
+        """The training and the validation images for the input of a model."""
+        bench, key = self.bench, network.expects.key
+        if key not in self._batches:
+            packed = data.pack(bench.dataset, network.expects, self.folder)
+            self._batches[key] = tuple(
+                data.Batches(
+                    packed, bench.dataset.targets, indices, bench.batch, bench.device.torch_device,
+                    shuffle_seed=bench.seed,
+                )
+                for indices in (bench.train, bench.validation)
+            )  # fmt: skip
+        return self._batches[key]
+
+    def job(self, network: models.Model) -> training.Job:
+        """The job of a trial."""
+        bench = self.bench
+        return training.Job(
+            *self.batches(network),
             bench.epochs,
             bench.accuracy,
-            device,
+            bench.device,
             bench.seed,
-            cache=cache,
+            cache=self.cache,
             data_id=bench.dataset.fingerprint,
             label_smoothing=SMOOTHING,
-            micro_batch_sizes=micro_batch_sizes,
-            measured_costs=measured_costs,
+            micro_batch_sizes=self._micro_batch_sizes,
+            measured_costs=self._measured_costs,
         )
+
+    def train(self, config: Config) -> Run:
+        """Train a configuration, as a trial does."""
+        start = time.monotonic()
+        network = self.bench.build(config, self.bench.device)
+        job = self.job(network)
         job.compute = training.measure_cost(network, config, job).compute
         *_, last = training.fine_tune(network, config, job)
-        runs.append(Run(time.monotonic() - start, last.score))
-        print(f"  autotl {describe(config)}: {runs[-1]}", flush=True)
-    print(f"  autotl: {cache.usage().bytes / 2**20:.0f} MiB in the cache", flush=True)
-    return runs
+        run = Run(time.monotonic() - start, last.score)
+        print(f"  autotl {describe(config)}: {run}", flush=True)
+        return run
 
 
 def compute_fraction(bench: Benchmark, folder: Path) -> float:
@@ -307,7 +383,7 @@ def compute_fraction(bench: Benchmark, folder: Path) -> float:
     )
     undo = [add_timer(*method) for method in methods]
     try:
-        [run] = train_with_autotl(bench, [bench.make_config("full", {})], folder)
+        run = Searcher(bench, folder).train(bench.make_config("full", {}))
     finally:
         for restore in undo:
             restore()
@@ -324,14 +400,16 @@ def describe(config: Config) -> str:
 
 
 def make_configs(bench: Benchmark, quick: bool) -> Iterator[Config]:
-    """Make the list: each strategy with its defaults, then some strategies with other values."""
-    for name in STRATEGIES if not quick else ("linear_probe", "last_blocks", "full"):
-        yield bench.make_config(name, {})
+    """Make the list: a linear probe, ``OTHERS``, then each other strategy with its defaults."""
+    first, *names = STRATEGIES if not quick else ("linear_probe", "last_blocks", "full")
+    yield bench.make_config(first, {})
     for name, values in OTHERS if not quick else OTHERS[:2]:
         yield bench.make_config(name, values)
+    for name in names:
+        yield bench.make_config(name, {})
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("data", help="Folder of labelled images.")
@@ -341,10 +419,11 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=5, help="Number of epochs.")
     parser.add_argument("--images", type=int, help="Number of training images; all by default.")
     parser.add_argument("--seeds", type=int, default=2, help="Number of seeds.")
+    parser.add_argument("--workers", type=int, default=torch.get_num_threads(), help="Processes.")
     parser.add_argument(
         "--quick", action="store_true", help="Train 5 instead of 20 configurations."
     )
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     source = options.data
     dataset = data.check(data.read_source(source, PLUGINS).examples, source)
@@ -355,12 +434,16 @@ def main() -> None:
     common = (dataset, options.backbone, options.size, options.batch, options.epochs)
     runs: dict[str, list[list[Run]]] = {"naive": [], "tuned": [], "autotl": []}
     for seed in range(options.seeds):
-        bench = Benchmark(*common, train, validation, seed)
+        bench = Benchmark(*common, train, validation, seed, workers=options.workers)
         configs = list(make_configs(bench, options.quick))
         with tempfile.TemporaryDirectory() as folder:  # the cache begins empty for every seed
-            runs["autotl"].append(train_with_autotl(bench, configs, Path(folder)))
-        runs["tuned"].append(train_with_own_loop(bench, configs, tuned=True))
-        runs["naive"].append(train_with_own_loop(bench, configs, tuned=False))
+            searcher = Searcher(bench, Path(folder))
+            runs["autotl"].append([searcher.train(config) for config in configs])
+            size = searcher.cache.usage().bytes / 2**20
+            print(f"  autotl: {size:.0f} MiB in the cache", flush=True)
+        for kind in ("tuned", "naive"):
+            own = train_with_own_loop(bench, configs, tuned=kind == "tuned")
+            runs[kind].append(list(own))
     with tempfile.TemporaryDirectory() as folder:
         inside = compute_fraction(bench, Path(folder))
     print_results(configs, runs)

@@ -15,7 +15,7 @@ from fake_gpu import FakeGpu
 from images import image_input
 from noise_images import noise_examples
 
-from autotl.data import Batches, Packed, check, pack, prefetch, resident
+from autotl.data import Batches, Packed, check, device_memory, pack, prefetch, resident
 from autotl.data import batches as batches_module
 
 CPU = torch.device("cpu")
@@ -233,8 +233,14 @@ def test_positions_are_sent_once_for_an_epoch(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(
         batches_module, "send_positions", lambda b, d: (sent.append(len(b)), send(b, d))[1]
     )
+    buffers: list[torch.dtype] = []
+    buffer = device_memory.host_buffer
+    monkeypatch.setattr(
+        device_memory, "host_buffer", lambda *args: (buffers.append(args[-1]), buffer(*args))[1]
+    )
     image_numbers(batches, 1)
     assert sent == [5, 5]  # for the labels and for the images
+    assert buffers == [torch.int64] * 2  # from pinned memory, so that nothing waits
 
 
 @pytest.mark.gpu

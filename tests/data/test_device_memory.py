@@ -49,3 +49,43 @@ def test_the_gpu_without_a_number_is_the_current_one(monkeypatch: pytest.MonkeyP
 
 def test_available_memory_is_read_from_the_system() -> None:
     assert 0 <= device_memory.available_ram() < 1 << 50
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (torch.OutOfMemoryError("anything"), True),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), True),
+        (RuntimeError("CUDA error: out of memory"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"), True),
+        (RuntimeError("CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasSgemm(handle)`"), False),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
+        (
+            RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
+            True,
+        ),
+        (RuntimeError("GET was unable to find an engine to execute this computation"), True),
+        (RuntimeError("Unable to find a valid cuDNN algorithm to run convolution"), True),
+        (RuntimeError("NVML_SUCCESS == r INTERNAL ASSERT FAILED at CUDACachingAllocator"), True),
+        (RuntimeError("CUDA error: device-side assert triggered"), False),
+        (ValueError("the file is out of memory"), False),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 5.4 GB)"), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to"), True),
+        (RuntimeError("DefaultCPUAllocator: not enough memory: you tried to"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), False),
+        (ValueError("no"), False),
+    ],
+    ids=str,
+)
+def test_errors_that_mean_that_memory_ran_out_are_recognised(
+    error: Exception, expected: bool
+) -> None:
+    assert device_memory.is_out_of_memory(error) == expected
+
+
+def test_the_errors_of_torch_are_recognised() -> None:
+    with pytest.raises(RuntimeError) as raised:
+        torch.empty(1 << 60, dtype=torch.uint8)
+    assert device_memory.is_out_of_memory(raised.value)

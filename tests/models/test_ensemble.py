@@ -110,3 +110,5 @@ def test_members_may_have_different_image_sizes() -> None:
     assert torch.allclose(predicted, expected, atol=2e-3)
     assert not torch.allclose(predicted, wrong, atol=2e-3)
     assert len(combined.state_dict()) == 1 + sum(len(m.state_dict()) for m in (large, small))
+    [matrix] = [b for n, b in combined.to("meta").named_buffers() if n.endswith("matrix")]
+    assert matrix.is_meta  # it is on the device of the weights, and not copied in each pass

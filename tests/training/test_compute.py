@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
+import weakref
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -15,9 +17,11 @@ from torch import Tensor
 from toy import CPU, config, model
 from training_helpers import have_equal_weights, train
 
+from autotl.errors import OutOfMemory
 from autotl.models import Device
 from autotl.training import ComputeSettings, compute, set_trainable
 from autotl.training.compute import COMPILE_SECONDS, MAX_SHAPES, CompiledFunction, cost_key
+from autotl.training.inputs import Inputs
 from autotl.training.loop import simulate_strategy
 
 COMPILED = ComputeSettings(cache_activations=False, compile=True)
@@ -90,9 +94,19 @@ def test_a_compiled_model_that_runs_out_of_memory_stays_compiled(
     assert list(sizes.values()) == [3]
 
 
-def test_a_fault_of_the_gpu_is_not_taken_for_one_of_the_compiler(compiler: Compiler) -> None:
-    compiler.error = RuntimeError("CUDA error: an illegal memory access was encountered")
-    with pytest.raises(RuntimeError, match="illegal"):
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("CUDA error: an illegal memory access was encountered"),
+        OutOfMemory("a single image does not fit"),
+    ],
+    ids=["fault", "memory"],
+)
+def test_other_faults_are_not_taken_for_those_of_the_compiler(
+    compiler: Compiler, error: Exception
+) -> None:
+    compiler.error = error
+    with pytest.raises(type(error), match=str(error)):
         train(freeze="full", compute=COMPILED)
     assert len(compiler.sizes) == 1  # nothing more is computed
 
@@ -197,17 +211,30 @@ def test_a_backward_pass_that_cannot_be_compiled_is_computed_uncompiled(
     class Failing(torch.autograd.Function):
         @staticmethod
         def forward(ctx: Any, features: Tensor) -> Tensor:
+            ctx.kept = features.clone()  # only the graph holds it
+            graphs.append(weakref.ref(ctx.kept))
             return features.clone()
 
         @staticmethod
         def backward(ctx: Any, *gradients: Tensor) -> Tensor:
             raise RuntimeError("the compiler failed")
 
+    graphs: list[weakref.ref[Tensor]] = []
+
     def compile_for_backward(function: Any, *, dynamic: bool) -> Any:
         return lambda images: Failing.apply(function(images))  # type: ignore[no-untyped-call]
 
+    def compute_outputs(*args: Any) -> Any:
+        assert not any(ref() is not None for ref in graphs), "the failed graph is in memory"
+        return compute_outputs_of(*args)
+
+    compute_outputs_of = Inputs.compute_outputs
+    monkeypatch.setattr(Inputs, "compute_outputs", compute_outputs)
     monkeypatch.setattr(torch, "compile", compile_for_backward)
+    gc.disable()  # only reference counts free memory
     compiled, _ = train(freeze="full", compute=COMPILED)
+    gc.enable()
+    assert len(graphs) == 1
     expected, _ = train(freeze="full", compute=UNCOMPILED)
     # Statistics of BatchNorm count the batch of the failed step twice.
     pairs = zip(compiled.parameters(), expected.parameters(), strict=True)

@@ -73,19 +73,26 @@ def test_each_kind_of_training_is_measured_once(monkeypatch: pytest.MonkeyPatch)
 def test_the_faster_type_is_chosen_once_for_a_backbone(monkeypatch: pytest.MonkeyPatch) -> None:
     autocast_is_slow = True
     timed: list[bool] = []
-    time_steps = training.cost._time_steps
+    time_steps = training.cost._Steps.time
 
-    def time_with_known_steps(trial: Any, config: Any, job: Any, autocast: bool) -> Any:
-        timed.append(autocast)
-        timing = time_steps(trial, config, job, autocast)
-        return replace(timing, prefix=0.0, step=1.0 + autocast * autocast_is_slow)
+    def time_with_known_steps(steps: Any) -> Any:
+        timing = time_steps(steps)
+        timed.append(timing.autocast)
+        return replace(timing, prefix=0.0, step=1.0 + timing.autocast * autocast_is_slow)
 
-    monkeypatch.setattr(training.cost, "_time_steps", time_with_known_steps)
+    def tune(steps: Any, timing: Any) -> Any:
+        tuned.append((steps._inputs.job.compute.autocast, timing.autocast))
+        return timing
+
+    tuned: list[tuple[bool, bool]] = []
+    monkeypatch.setattr(training.cost._Steps, "time", time_with_known_steps)
+    monkeypatch.setattr(training.cost._Steps, "tune", tune)
     device = Device(CPU.torch_device, torch.bfloat16)
     run = job(2, device=device)
     settings = [measure_cost(model(), config(freeze=f), run).compute for f in ("full", TOP)]
     assert [s.autocast for s in settings] == [False, False]
     assert timed == [True, False, False]
+    assert tuned == [(False, False)] * 2  # only what will be used
     assert settings[0].apply_to(device).autocast is None
     autocast_is_slow = False
     full = config(freeze="full")
@@ -342,11 +349,26 @@ def test_the_algorithms_and_the_inference_batches_are_measured_on_cuda(
     assert cost.compute.cudnn_benchmark == (speedup > 1)
     assert cost.compute.inference_factor == 2  # there are three batches
     assert (cost.forward_seconds, cost.backward_seconds) == (1 / speedup / 12, 0)
-    assert sizes == [12, 24, 6]  # and half a batch in float32
+    assert sizes == [6, 12, 24]  # the first one is half a batch in float32
     stored = json.loads(json.dumps(measured))
     again = measure_cost(model(), config(freeze="full"), replace(run, measured_costs=stored))
     assert again.compute == cost.compute
     assert again.setup_seconds == cost.setup_seconds
+
+
+def test_what_is_tuned_has_the_split_point_and_is_worth_it(
+    gpu: FakeCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    FakeGpu(monkeypatch, memory=0)
+    monkeypatch.setattr(cache, "copying_seconds_per_byte", lambda device: 0.0)
+    monkeypatch.setattr(training.cost, "TUNED_FROM", 0.0)
+    cost = measure_cost(model(), config(freeze=TOP), job(2, device=gpu.device))
+    assert cost.activation_bytes > 0
+    assert cost.compute.inference_factor in (1, 2)
+    monkeypatch.setattr(training.cost, "TUNED_FROM", 1e9)
+    compute = measure_cost(model(), config(freeze=TOP), job(2, device=gpu.device)).compute
+    assert compute.inference_factor is None
+    assert not compute.cudnn_benchmark
 
 
 def test_measurements_of_earlier_versions_can_be_read(gpu: FakeCuda) -> None:

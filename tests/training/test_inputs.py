@@ -8,12 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from fake_gpu import FakeGpu
 from torch import Tensor, nn
-from toy import batches, config, job, model, squares
+from toy import CPU, batches, config, job, model, squares
 from training_helpers import TOP
 
 from autotl import Balance, backbone, balance, head
+from autotl.data import resident
 from autotl.errors import Incompatible
+from autotl.frozen import FeatureCache
 from autotl.testing.toy import convnet
 from autotl.training import fine_tune
 from autotl.training.inputs import Inputs
@@ -83,6 +86,26 @@ def test_a_fitted_head_on_a_frozen_backbone_is_not_trained() -> None:
     assert len({e.score for e in epochs}) == 1
     assert epochs[0].score > 0.6
     assert epochs[0].trained_parameters == 24 * 3 + 3
+
+
+def test_features_that_do_not_fit_beside_resident_data_are_computed_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    FakeGpu(monkeypatch, memory=1 << 20)
+    compute, attempts = Inputs._compute_head_inputs, list[int]()
+
+    def run_out(self: Inputs, *args: Any) -> Any:
+        for part in compute(self, *args):
+            attempts.append(resident.resident_bytes(CPU.torch_device))
+            if len(attempts) == 1:
+                raise torch.OutOfMemoryError("no memory for all features")
+            yield part
+
+    monkeypatch.setattr(Inputs, "_compute_head_inputs", run_out)
+    network, run = model(head=means), job(1, cache=FeatureCache(0, memory=0))
+    list(fine_tune(network, config(head=means), run))
+    assert attempts[0] > 0
+    assert network.head.fits == [(36, 24)]
 
 
 @pytest.mark.parametrize("chosen", ["full", TOP, ("lp_ft", {"probe_fraction": 0.5})])

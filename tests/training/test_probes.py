@@ -12,20 +12,25 @@ import torch
 import toy
 from fake_gpu import FakeGpu
 from torch import nn
+from training_helpers import count_images
 
 from autotl import freeze, head
+from autotl.data import resident
 from autotl.errors import Diverged, OutOfTime
 from autotl.frozen import FeatureCache
 from autotl.models import Model
 from autotl.space.space import Config
 from autotl.training import (
+    ComputeSettings,
     ProbeEpoch,
     extract_backbone_features,
     extract_mirrored_features,
     fine_tune,
     keeps_backbone_frozen,
+    probes,
     train_probes,
 )
+from autotl.training.inputs import Inputs
 
 HEADS: list[dict[str, Any]] = [
     {},
@@ -273,6 +278,15 @@ def test_mirrored_features_are_those_of_mirrored_images() -> None:
     assert torch.allclose(torch.from_numpy(features), expected, atol=1e-5)
 
 
+def test_features_are_computed_in_the_batches_of_inference() -> None:
+    compute = ComputeSettings(inference_factor=2, cache_activations=False)
+    network, job = toy.model(), toy.job(1, compute=compute)
+    sizes = count_images(network)
+    extract_mirrored_features(network, job)
+    extract_backbone_features(network, toy.config(), job)
+    assert sizes == [18, 18] * 2
+
+
 def test_mirrored_features_end_at_the_deadline() -> None:
     def step() -> None:
         job.deadline = None if job.deadline is None else 0.0 if steps.pop() else job.deadline
@@ -299,3 +313,36 @@ def test_whether_a_strategy_keeps_the_backbone_frozen(strategy: Any, frozen: boo
     before = {name: p.requires_grad for name, p in network.named_parameters()}
     assert keeps_backbone_frozen(network, toy.config(freeze=strategy), 3) == frozen
     assert {name: p.requires_grad for name, p in network.named_parameters()} == before
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [(probes, "simulate_strategy"), (Inputs, "__init__"), (probes, "replace_head")],
+)
+def test_memory_that_runs_out_at_the_start_is_given_up_and_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch, owner: Any, name: str
+) -> None:
+    def run() -> list[Any]:
+        network, job = toy.model(**HEADS[2]), toy.job(1)
+        next(iter(job.train))  # its images are resident now
+        frozen = keeps_backbone_frozen(network, CONFIGS[2], 1)
+        features = extract_backbone_features(network, CONFIGS[2], job)
+        [trained] = train_probes(network, CONFIGS[2:4], job)
+        [alone] = fine_tune(network, CONFIGS[2], job)
+        losses = [each.epoch.loss for each in trained if isinstance(each, ProbeEpoch)]
+        return [frozen, features.tobytes(), losses, alone.loss]
+
+    FakeGpu(monkeypatch, memory=1 << 20)
+    undisturbed, function = run(), getattr(owner, name)
+
+    def run_out(*args: Any, **options: Any) -> Any:
+        if resident.resident_bytes(toy.CPU.torch_device):
+            failed.append(name)
+            torch.rand(3)
+            raise torch.OutOfMemoryError("no memory is left")
+        return function(*args, **options)
+
+    failed: list[str] = []
+    monkeypatch.setattr(owner, name, run_out)
+    assert run() == undisturbed
+    assert failed

@@ -31,7 +31,7 @@ from autotl.frozen import FeatureCache
 from autotl.frozen.activations import WithInputs
 from autotl.frozen.split_point import SplitPoint
 from autotl.models import Group, Model
-from autotl.training import Epoch, fine_tune, set_trainable, train_probes
+from autotl.training import Epoch, cost, fine_tune, set_trainable, train_probes
 from autotl.training.inputs import Inputs
 from autotl.training.loss import TrainingLoss
 from autotl.training.predict import predict
@@ -186,6 +186,14 @@ def test_rows_on_a_device_have_their_token_ids(monkeypatch: pytest.MonkeyPatch) 
     assert rows
     assert rows.resident
     assert rows.bytes_in_memory == 0
+
+
+def test_the_batches_of_inference_are_measured_with_token_ids() -> None:
+    inputs, sizes = make_inputs(), list[int]()
+    ids, _ = next(iter(inputs.job.train))
+    inputs.model.eval().head.register_forward_hook(lambda m, args, out: sizes.append(len(out)))
+    assert cost._time_inference(inputs.model, ids, inputs, 3) > 0
+    assert sizes == [3 * len(ids)] * 2  # the first time warms up
 
 
 def test_the_size_of_a_row_includes_the_token_ids() -> None:

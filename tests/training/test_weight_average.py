@@ -13,6 +13,7 @@ from training_helpers import have_equal_weights
 from autotl import optimizer
 from autotl.models import Group
 from autotl.training import fine_tune, predict
+from autotl.training.weight_average import WeightAverage
 
 
 @optimizer
@@ -79,3 +80,14 @@ def test_without_a_decay_there_is_no_average() -> None:
         list(fine_tune(network, config(), job(2, ema=ema)))
     torch.testing.assert_close(*(n.state_dict() for n in networks))
     assert not have_equal_weights(networks[0], model())
+
+
+def test_weights_and_average_are_swapped_without_copying_them() -> None:
+    network, average = model(), WeightAverage(0.9)
+    average.update(network)
+    weights = {name: tensor.data_ptr() for name, tensor in network.named_parameters()}
+    with average.applied():
+        assert (
+            not weights.items() & {n: t.data_ptr() for n, t in network.named_parameters()}.items()
+        )
+    assert weights == {name: tensor.data_ptr() for name, tensor in network.named_parameters()}

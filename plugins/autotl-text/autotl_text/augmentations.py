@@ -62,7 +62,8 @@ def _choose(ids: Tensor, tokens: Tokens, uniform: Uniform, fraction: float) -> T
     """Choose tokens, ``bool [B, L]``: none of a text of which all would be chosen."""
     import torch
 
-    reserved = torch.tensor(tokens.special.reserved, device=ids.device, dtype=ids.dtype)
+    values = torch.tensor(tokens.special.reserved, dtype=ids.dtype)
+    reserved = values.to(ids.device, non_blocking=ids.is_cuda)  # without waiting for a GPU
     is_word = torch.isin(ids, reserved, invert=True)
     chosen: Tensor = (uniform(ids, ids.shape[1]) < fraction) & is_word
     return chosen & (chosen != is_word).any(1, keepdim=True)
