@@ -1,7 +1,6 @@
 """The repeats of the final selection: contenders retrained on the same resamples and seeds.
 
-Each repeat is stored in the database when it is completed, and its predictions in the cache folder,
-so that an interrupted final selection can be continued.
+Each repeat is stored when it is completed, so that an interrupted final selection can be continued.
 """
 
 from __future__ import annotations
@@ -12,17 +11,14 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from autotl import data, events, files, training
+from autotl import data, events, training
 from autotl.data import Indices, Resample
 from autotl.errors import DataError, Diverged, OutOfTime, StoreError, find_device_fault
 from autotl.events import Listener
 from autotl.models import Model, ensemble
-from autotl.scoring.metrics import Predictions
 from autotl.search.budget import SLACK, Budget
 from autotl.search.context import TrainingContext
 from autotl.search.ranking import contender as to_contender
@@ -32,9 +28,9 @@ from autotl.search.selection_budget import (
     Field,
     SelectionBudget,
 )
+from autotl.selection.stored_repeats import Result, Stored, StoredRepeats
 from autotl.store import (
     Contender,
-    Kind,
     Member,
     RepeatFacts,
     RepeatPlan,
@@ -45,18 +41,6 @@ from autotl.store import (
 
 WAIT_SECONDS = 0.5
 """The pause before a worker looks again whether others have completed a repeat."""
-
-Stored = Mapping[tuple[Kind, int, int], RepeatRow]
-"""Repeats in the database, by the kind and the lead trial of the contender and by their number."""
-
-
-@dataclass(frozen=True)
-class Result:
-    """One repeat of a contender: its score, its time, and its predictions ``[N, K]``."""
-
-    score: float
-    seconds: float
-    predictions: Predictions
 
 
 class Repeats:
@@ -98,8 +82,7 @@ class Repeats:
         self._results: dict[int, dict[int, Result]] = defaultdict(dict)  # by trial and repeat
         self._soup_members: list[int] = []
         self._soup_results: dict[int, Result] = {}
-        self._folder = self.settings.out / "cache" / "repeats"
-        self._warned = False
+        self._stored = StoredRepeats(store, self.settings, listener)
         self._failed: set[tuple[int, int]] = set()
 
     # ---------------------------------------------------------------- results
@@ -176,7 +159,7 @@ class Repeats:
             self._share(0, deadline)
 
     def _run(self, field: Field, deadline: float) -> Iterator[int]:
-        stored = self._stored()
+        stored = self._stored.read()
         most = field.repeats if self.budget.seconds is None else MOST_REPEATS
         for number in range(most):
             late = time.monotonic() + self._predicted_seconds(stored, number) > deadline
@@ -291,7 +274,7 @@ class Repeats:
                 if time.monotonic() > deadline:
                     raise OutOfTime("other workers did not complete the repeat in time")
                 time.sleep(WAIT_SECONDS)
-            stored = self._stored() if left else stored
+            stored = self._stored.read() if left else stored
         self._score_soup(resample, stored)
 
     def _is_done(self, contender: Contender, resample: Resample, stored: Stored) -> bool:
@@ -306,7 +289,7 @@ class Repeats:
         with self._claim(contender, resample.number) as is_free:
             if not is_free:
                 return False
-            if self._is_done(contender, resample, self._stored()):
+            if self._is_done(contender, resample, self._stored.read()):
                 return True
             try:
                 self._train(contender, resample, deadline)
@@ -330,13 +313,13 @@ class Repeats:
         """
         plan = self.store.study(self.settings.name).repeat_plan or RepeatPlan()
         left = math.inf if plan.ends is None else plan.ends - self.store.now()
-        stored, rows = self._stored(), self.selection.leaderboard.rows
+        stored, rows = self._stored.read(), self.selection.leaderboard.rows
         for number, lead in itertools.product(range(plan.repeats), plan.contenders):
             if ("trial", lead, number) in stored or (lead, number) in self._failed:
                 continue
             contender = to_contender(rows[lead])
             with self._claim(contender, number) as is_free:
-                if not is_free or ("trial", lead, number) in self._stored():
+                if not is_free or ("trial", lead, number) in self._stored.read():
                     continue
                 self.listener(events.Stage(f"final selection, repeat {number + 1} of trial {lead}"))
                 resample = data.resample(self.dataset, number, self.settings.seed)
@@ -372,9 +355,6 @@ class Repeats:
         )
         self.store.update_study(self.settings.name, repeat_plan=plan)
 
-    def _stored(self) -> Stored:
-        return {(r.kind, r.trial, r.repeat): r for r in self.store.repeats(self.settings.name)}
-
     # ---------------------------------------------------------------- one repeat
 
     def _train(self, contender: Contender, resample: Resample, deadline: float) -> None:
@@ -398,15 +378,14 @@ class Repeats:
             targets = self.dataset.targets[resample.validation]
             details = self.dataset.task.details(targets, last.predictions)
             facts = RepeatFacts(confusion_matrix=details.get("confusion_matrix"))
-        self._write("trial", contender.lead, number, result, facts)
+        self._stored.add("trial", contender.lead, number, result, facts)
 
     def _load(self, contender: Contender, row: RepeatRow, resample: Resample) -> bool:
-        """Load a repeat from the database; return whether its predictions still exist."""
-        predictions = self._predictions("trial", row.trial, resample)
-        if row.score is None or predictions is None:
+        """Load a repeat that is stored; return whether its predictions still exist."""
+        result = self._stored.load(row, resample)
+        if result is None:
             return False
         self.models.pop(contender.lead, None)  # the model is of an earlier repeat
-        result = Result(row.score, row.seconds, predictions)
         self._results[contender.lead][row.repeat] = result
         return True
 
@@ -424,11 +403,9 @@ class Repeats:
         self._soup_members = members
         lead = members[0] if members else -1
         row = stored.get(("soup", lead, number))
-        if row and row.score is not None and row.facts.members == members:
-            predictions = self._predictions("soup", lead, resample)
-            if predictions is not None:
-                self._soup_results[number] = Result(row.score, row.seconds, predictions)
-                return
+        if row and row.facts.members == members and (result := self._stored.load(row, resample)):
+            self._soup_results[number] = result
+            return
         trained = [
             self.models[n] for n in members if n in self.models and number in self._results[n]
         ]
@@ -444,7 +421,7 @@ class Repeats:
         score = self.metric.score(targets, predictions)
         result = Result(score, time.monotonic() - began, predictions)
         self._soup_results[number] = result
-        self._write("soup", lead, number, result, RepeatFacts(members=members))
+        self._stored.add("soup", lead, number, result, RepeatFacts(members=members))
 
     def _same_architecture(self) -> list[int]:
         """Return the trials of the best finalist and of those with its backbone and head."""
@@ -455,36 +432,3 @@ class Repeats:
             return config["backbone"], list(config["head"])
 
         return [c.lead for c in finalists if architecture(c) == architecture(finalists[0])]
-
-    # ---------------------------------------------------------------- storage
-
-    def _write(
-        self, kind: Kind, trial: int, number: int, result: Result, facts: RepeatFacts
-    ) -> None:
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            with (
-                files.write_beside(self._file(kind, trial, number)) as temporary,
-                temporary.open("wb") as file,
-            ):
-                np.save(file, result.predictions)
-        except OSError as error:  # they are needed only by a later run, which repeats the training
-            if not self._warned:
-                text = f"{self._folder}: predictions of repeats cannot be stored"
-                reason = f"{error.strerror or error}; free some space"
-                self.listener(events.Note(f"{text} ({reason})", warning=True))
-            self._warned = True
-        row = RepeatRow(kind, trial, number, result.score, result.seconds, facts)
-        self.store.add_repeat(self.settings.name, row)
-
-    def _predictions(self, kind: str, trial: int, resample: Resample) -> Predictions | None:
-        """Load the predictions ``[N, C]`` of a repeat; None if they no longer exist."""
-        try:
-            stored: Predictions = np.load(self._file(kind, trial, resample.number))
-        except (OSError, ValueError, EOFError):
-            return None
-        return stored if len(stored) == len(resample.validation) else None
-
-    def _file(self, kind: str, trial: int, number: int) -> Path:
-        """Return the file with the predictions ``float32 [N, C]`` of a repeat."""
-        return self._folder / f"{self.settings.name}-{kind}-{trial}-{number}.npy"

@@ -33,7 +33,8 @@ from autotl.search.outcome import TrialModel
 from autotl.search.selection_budget import Field, SelectionBudget
 from autotl.selection import final_selection
 from autotl.selection.final_selection import FinalSelection
-from autotl.selection.repeats import Repeats, Result
+from autotl.selection.repeats import Repeats
+from autotl.selection.stored_repeats import Result
 from autotl.store import Contender, Latency, Member, Spread, single
 
 
