@@ -233,9 +233,7 @@ class SimulatedMode(TorchDispatchMode):
         super().__init__()
         self.simulation = simulation
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         simulation = self.simulation
         if is_composite(func.name()):
@@ -328,8 +326,10 @@ class SimulatedMode(TorchDispatchMode):
 
     def _run(self, func: Any, target: torch.device, args: Any, kwargs: Any) -> Any:
         simulation = self.simulation
-        if target.type == "cuda" and kwargs.get("device") is not None and not any(
-            isinstance(each, Tensor) for each in leaves(args)
+        if (
+            target.type == "cuda"
+            and kwargs.get("device") is not None
+            and not any(isinstance(each, Tensor) for each in leaves(args))
         ):
             sizes = args[0] if args and isinstance(args[0], (list, tuple, torch.Size)) else ()
             if all(isinstance(size, int) for size in sizes):
