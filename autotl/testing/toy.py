@@ -34,14 +34,16 @@ def make_batches(
     size: int = 12,
     shuffle_seed: int | None = 0,
     class_targets: NDArray[Any] | None = None,
+    device: torch.device = CPU.torch_device,
 ) -> Batches:
-    """Make batches of at most ``size`` examples, on the CPU.
+    """Make batches of at most ``size`` examples.
 
     Args:
         examples: The examples, whose classes are sorted by their names.
         size: The largest size of a batch.
         shuffle_seed: Seed of the order; None for that of the examples.
         class_targets: The target of each class, ``[C, ...]``; its index by default.
+        device: The device that they are on.
     """
     classes = sorted({e.label for e in examples})
     array = np.stack([e.item for e in examples])
@@ -49,7 +51,7 @@ def make_batches(
     targets = labels if class_targets is None else class_targets[labels]
     packed = Packed(array, Path("in memory"))
     indices = np.arange(len(examples))
-    return Batches(packed, targets, indices, size, CPU.torch_device, shuffle_seed=shuffle_seed)
+    return Batches(packed, targets, indices, size, device, shuffle_seed=shuffle_seed)
 
 
 def cycle_labels(count: int) -> Tensor:
