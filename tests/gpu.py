@@ -1,4 +1,4 @@
-"""The GPU that the tests marked ``gpu`` run on: a real one, or where there is none a simulated one."""
+"""The GPU of the tests marked ``gpu``: a real one, or where there is none a simulated one."""
 
 from __future__ import annotations
 

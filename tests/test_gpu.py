@@ -1,7 +1,7 @@
 """What has to hold on a GPU.
 
-``pytest -m gpu`` runs these tests alone. Where there is no CUDA they run on a simulated GPU with tiny
-networks, which shows all faults but those of kernels, of their accuracy and of their speed.
+``pytest -m gpu`` runs these tests alone. Where there is no CUDA they run on a simulated GPU with
+tiny networks, which shows faults other than those of kernels, of their accuracy and of their speed.
 """
 
 from __future__ import annotations
