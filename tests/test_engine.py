@@ -38,7 +38,7 @@ from autotl.scoring.mirroring import Mirroring
 from autotl.search import warm_start
 from autotl.search.input_plan import InputPlan
 from autotl.search.selection_budget import Field, SelectionBudget
-from autotl.search.trials import TrialLoop
+from autotl.search.trial_training import TrialTraining
 from autotl.selection import final_selection, finish, sealed_test
 from autotl.selection.repeats import Repeats
 from autotl.space import registry, space
@@ -47,6 +47,7 @@ from autotl.training import probes
 from autotl.training.inputs import Inputs
 from autotl.training.latency import Spread
 from autotl.training.loop import Training
+from autotl.training.loss import TrainingLoss
 from autotl.training.unlabelled import UnlabelledInputs
 
 Make = Callable[..., study.StudyConfig]
@@ -939,7 +940,7 @@ ILLEGAL = (
 PLACES: dict[str, tuple[Any, str]] = {
     "building": (models, "build_model"),
     "first step": (Training, "step"),
-    "backward pass": (Inputs, "backward"),
+    "backward pass": (TrainingLoss, "backward"),
     "validation": (Inputs, "predict_validation"),
     "checkpoint": (Training, "save_checkpoint"),
 }
@@ -987,7 +988,7 @@ def test_a_fault_of_the_gpu_is_recognised_behind_another_error(
     def fail(*_: Any) -> Any:
         raise Incompatible("tiny gives its head no map") from RuntimeError(ILLEGAL)
 
-    monkeypatch.setattr(TrialLoop, "_plan", fail)
+    monkeypatch.setattr(TrialTraining, "_plan", fail)
     with pytest.raises(SearchError, match=r"the GPU failed in trial 0 \(CUDA error: "):
         engine.run(settings())
     assert [row.status for row in read_trials(settings())] == ["interrupted"]
