@@ -26,6 +26,7 @@ from __future__ import annotations
 import difflib
 import errno
 import os
+import traceback
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -127,6 +128,18 @@ PASSING_FAULTS = (
 """Parts of the messages of errors of a GPU that end only the call: it can be used further.
 
 Where it cannot after one of the last two, the next call raises one of ``DEVICE_FAULTS``."""
+
+
+def free_frames(error: BaseException | None) -> None:
+    """Free what the functions that an error ended have in their variables, such as a model.
+
+    The error keeps its traceback. Functions that still run are left as they are.
+    """
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def find_device_fault(error: BaseException | None) -> BaseException | None:

@@ -7,6 +7,7 @@ tiny networks, which shows faults other than those of kernels, of their accuracy
 from __future__ import annotations
 
 import csv
+import gc
 import json
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import timm
 import torch
 from command_line import run
 from gpu import SIMULATED
-from images import image_input, write_images
+from images import image_input, write_images, write_plugin
 from torch import Tensor, nn
 from toy import REGISTRY, config
 
@@ -400,3 +401,59 @@ def test_the_command_line_predicts_on_the_gpu(home: Path) -> None:
     assert result.exit_code == 0, result.output
     rows = list(csv.DictReader(result.stdout.splitlines()))
     assert {row["class"] for row in rows if row["rank"] == "1"} == {"red"}
+
+
+GREEDY = '''
+import weakref
+
+import torch
+from torch import nn
+from autotl import head
+
+BUILT = []
+
+
+class Greedy(nn.Linear):
+    def forward(self, features):
+        if self.training:
+            torch.empty(1 << 50, dtype=torch.uint8, device=features.device)
+        return super().forward(features)
+
+
+@head
+def greedy(features, classes):
+    """A head that needs more memory than there is."""
+    layer = Greedy(features, classes)
+    BUILT.append(weakref.ref(layer))
+    return layer
+
+
+@head
+def modest(features, classes):
+    """A head that refuses to be built while a greedy one is still there."""
+    alive = sum(layer() is not None for layer in BUILT)
+    if alive:
+        raise ValueError(f"{alive} greedy heads are still there")
+    return nn.Linear(features, classes)
+'''
+
+
+def test_the_next_trial_has_the_memory_of_one_that_failed(tmp_path: Path) -> None:
+    write_images(tmp_path / "photos", 8)
+    (tmp_path / "greedy_plugin.py").write_text(GREEDY)
+    gc.disable()  # what is freed must not wait for a collection
+    try:
+        result = run(
+            *("search", tmp_path / "photos", "--plugin", write_plugin(tmp_path)),
+            *("--plugin", tmp_path / "greedy_plugin.py", "--backbone", "tiny"),
+            *("--head", "greedy", "--head", "modest", "--freeze", "full", "--device", "cuda"),
+            *("--trials", "6", "--epochs", "1", "--image-size", "32", "--batch-size", "8"),
+            *("--seed", "1", "--out", tmp_path / "runs", "--no-history"),
+        )
+    finally:
+        gc.enable()
+    assert result.exit_code == 0, result.output
+    rows = Store(f"sqlite:///{tmp_path}/runs/autotl.db").trials("photos")
+    statuses = [(next(iter(row.config["head"])), row.status) for row in rows]
+    assert set(statuses) <= {("greedy", "out_of_memory"), ("modest", "complete")}, statuses
+    assert ("modest", "complete") in statuses[statuses.index(("greedy", "out_of_memory")) :]

@@ -24,6 +24,7 @@ import textwrap
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ from autotl.data import ImageInput
 from autotl.errors import (
     ArtifactError,
     AutoTLError,
+    OutOfMemory,
     StoreError,
 )
 from autotl.models import Device, Model
@@ -55,6 +57,7 @@ from autotl.space.registry import Registry
 from autotl.space.space import Config
 from autotl.space.task import Task
 from autotl.tasks import CLASSIFICATION, restore_task
+from autotl.training.memory import retry_when_out_of_memory
 
 TRAINING_IMAGES = "training_images.npy"
 """The file with the digests of the training examples, in ascending order, 8 bytes each."""
@@ -326,7 +329,13 @@ def _build_network(
         for choice in config.values():  # a width of a billion would fill the memory
             check_values(choice.plugin, choice.params)
         saved, size = folder / _input_folder(number), encoding["size"]
-        network = models.build_model(config, task, size, device, saved=saved)
+        build = partial(models.build_model, config, task, size, device, saved=saved)
+        network = retry_when_out_of_memory(build, device.torch_device, "the model")
+    except OutOfMemory:
+        raise ArtifactError(
+            f"the model in {folder} does not fit in the memory of {device.torch_device}; close "
+            "other programs that use it, or give --device cpu"
+        ) from None
     except Exception as error:  # the code of plugins raises anything on wrong values
         raise _misfit(folder, str(error).splitlines()[0] if str(error) else repr(error)) from error
     if not isinstance(network.expects, ImageInput):

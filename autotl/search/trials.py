@@ -22,6 +22,7 @@ from autotl.errors import (
     OutOfTime,
     StudyError,
     find_device_fault,
+    free_frames,
     is_machine_fault,
 )
 from autotl.events import Listener
@@ -204,6 +205,8 @@ class TrialLoop:
             raise first
         if first is not None and is_machine_fault(first):
             raise search_error(first, running[0].number)
+        for each in running:  # the next trial needs the memory that a failed one had
+            free_frames(each.outcome.error)
         return results[0]
 
     # ---------------------------------------------------------------- results

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from autotl.data import ImageInput, device_memory
-from autotl.errors import TrialStopped, is_machine_fault
+from autotl.errors import TrialStopped, free_frames, is_machine_fault
 from autotl.models import Device, Model
 from autotl.space.space import Config
 
@@ -125,7 +124,7 @@ class CompiledFunction:
         if self._compiled is None or not is_compiler_fault:
             return False
         self._compiled = None
-        traceback.clear_frames(error.__traceback__)  # the failed graph must not take memory
+        free_frames(error)  # the failed graph must not take memory
         return True
 
     def _may_compile(self) -> bool:

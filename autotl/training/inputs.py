@@ -123,8 +123,8 @@ class Inputs:
         """
         self.close()
         self._update_trainable()
-        images, labels = next(iter(self.job.train))
-        self.augmentation.detect_identity(images, labels)
+        device = self.job.device.torch_device
+        images = retry_when_out_of_memory(self._detect_identity, device, "a batch of images")
         if self.job.contrast and self.augmentation.is_identity:
             raise Incompatible("without an augmentation, all views of an image are the same")
         if self.job.contrast or not self.job.compute.cache_activations:
@@ -132,8 +132,14 @@ class Inputs:
         for count in (4, 2):  # fewer if memory does not suffice; without either nothing is cached
             make = partial(self._make_frozen_inputs, images[:count], trained)
             with suppress(OutOfMemory):
-                self.frozen = retry_when_out_of_memory(make, images.device, "the model")
+                self.frozen = retry_when_out_of_memory(make, device, "the model")
                 break
+
+    def _detect_identity(self) -> Tensor:
+        """Find out whether the augmentation changes anything; return the images of a batch."""
+        images, labels = next(iter(self.job.train))
+        self.augmentation.detect_identity(images, labels)
+        return images
 
     def share_frozen_inputs(self, other: Inputs) -> None:
         """Use the cached activations of ``other``, whose model has the same frozen backbone."""

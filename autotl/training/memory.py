@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import gc
 import math
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -21,7 +20,7 @@ from torch import Tensor
 
 from autotl import models
 from autotl.data import device_memory, resident
-from autotl.errors import OutOfMemory
+from autotl.errors import OutOfMemory, free_frames
 from autotl.frozen.activations import Activations, concatenate
 from autotl.models import Device, Model
 from autotl.space.space import Config
@@ -88,10 +87,7 @@ def forget_failed_computation(error: RuntimeError, device: torch.device) -> None
     if not device_memory.is_out_of_memory(error):
         device_memory.synchronize(device)  # what cuBLAS and cuDNN say does not tell
         raise error
-    chained: BaseException | None = error
-    while chained is not None:
-        traceback.clear_frames(chained.__traceback__)
-        chained = chained.__cause__ or chained.__context__
+    free_frames(error)
 
 
 def free_memory(device: torch.device) -> bool:

@@ -6,7 +6,6 @@ The activations of the backbone are read once for all heads.
 from __future__ import annotations
 
 import time
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from autotl.data import Batches
-from autotl.errors import OutOfTime, find_device_fault
+from autotl.errors import OutOfTime, find_device_fault, free_frames
 from autotl.models import Device, Model, replace_head
 from autotl.space.space import Choice, Config
 from autotl.training.augmentation import Augmentation
@@ -245,7 +244,7 @@ class _Run:
             self.training.finish()
             self._completed = True
         else:
-            traceback.clear_frames(error.__traceback__)  # what failed must not take memory
+            free_frames(error)  # what failed must not take memory
             self.error = error
 
     def end_epoch(self, last: bool) -> ProbeEpoch | Exception | None:

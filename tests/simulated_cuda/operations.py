@@ -31,6 +31,7 @@ WAITING = {
     aten._unique2.default,
     aten.equal.default,
     aten.is_nonzero.default,
+    aten._linalg_check_errors.default,
 }
 """Operations whose result, or its shape, is on the CPU."""
 
