@@ -70,7 +70,8 @@ def spectral_penalty(features: Tensor, eta: float, count: int) -> Tensor:
 
     They are the eigenvalues of the products of the features of any two images, in float64. The
     largest value is never penalised, so a batch of one image has no penalty. The gradient is also
-    finite for equal singular values, because it needs no differences of them.
+    finite for equal singular values, because it needs no differences of them. The CPU waits for a
+    GPU, which says whether they were found.
 
     Args:
         features: ``[B, F]``, or a map ``[B, positions, F]``, which is averaged over its positions.
