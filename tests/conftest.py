@@ -8,16 +8,14 @@ import os
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy is imported
 
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import postgresql
 import pytest
 import torch
-from gpu import SIMULATED
+from gpu import with_gpu
 from images import FAST, write_images, write_plugin
-from simulated_cuda import simulated_cuda
 
 from autotl import study
 
@@ -33,10 +31,16 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
-@pytest.fixture(scope="module")
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if isinstance(item, pytest.Function) and item.get_closest_marker("gpu"):
+            item.fixturenames.insert(0, "gpu")
+
+
+@pytest.fixture
 def gpu() -> Iterator[None]:
     """A GPU: that of the machine, or a simulated one."""
-    with simulated_cuda() if SIMULATED else nullcontext():
+    with with_gpu():
         yield
 
 

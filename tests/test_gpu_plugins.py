@@ -28,7 +28,6 @@ from autotl.training.teacher import teach
 
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.usefixtures("gpu"),
     pytest.mark.filterwarnings("ignore:Synchronization debug mode"),
 ]
 

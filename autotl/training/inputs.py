@@ -246,7 +246,16 @@ class Inputs:
         """Return the inputs and the targets ``[B, C]`` of a batch of training images.
 
         Those of a student are the views that its teacher predicted.
+
+        Raises:
+            OutOfMemory: They do not fit on the device, even without resident data.
         """
+        draw = partial(self._draw_view, images, labels, positions, view)
+        return retry_when_out_of_memory(draw, images.device, "a batch of images")
+
+    def _draw_view(
+        self, images: Tensor, labels: Tensor, positions: NDArray[np.int64], view: int
+    ) -> tuple[Tensor, Tensor]:
         if not self.trainable or (self.job.teacher and not view):
             return images, self.model.task.expand(labels)
         if self.job.teacher:
