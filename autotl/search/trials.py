@@ -135,8 +135,9 @@ class TrialLoop:
                 self.queue.compare_backbones(status)
             begun = None if gives_up else self.queue.begin_next(status)
             if begun is None:
-                self.progress.tell_others()
-                if not self.queue.others_run():
+                others_run = self.queue.others_run()
+                self.progress.tell_others()  # afterwards, of those that have just finished too
+                if not others_run:
                     break
                 self.listener(events.Stage("waiting for the trials of other workers"))
                 time.sleep(WAIT_SECONDS)

@@ -21,9 +21,11 @@ from autotl.errors import OutOfTime, StoreError, StudyError
 from autotl.events import EpochCompleted, Event, TrialFinished, TrialStarted
 from autotl.search import pruner, trial_queue, trial_training
 from autotl.search.context import TrainingContext
+from autotl.search.progress import Progress
 from autotl.search.ranking import rank
 from autotl.search.resume import PROBED_WITH, RECIPE, optuna_state
 from autotl.search.trial_budget import TrialPlan, plan_trial
+from autotl.search.trial_queue import TrialQueue
 from autotl.search.trials import GIVE_UP, quiet_optuna
 from autotl.store import QUEUE, EpochRow, Store, TrialRow, Worker
 from autotl.store.migrations.tables import LEASE
@@ -195,6 +197,22 @@ def test_a_killed_run_is_recovered(settings: Make, run_trials: Run) -> None:
     rows = read_trials(settings())
     assert [row.status for row in rows][:3] == ["complete", "complete", "interrupted"]
     assert rows[2].reason == "its process ended"
+
+
+def test_a_trial_of_another_worker_that_finishes_last_is_told_of(
+    settings: Make, run_trials: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may finish just before this worker looks whether any still runs."""
+    calls: list[str] = []
+
+    def spy(owner: Any, name: str) -> None:
+        function = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda self: (calls.append(name), function(self))[1])
+
+    spy(TrialQueue, "others_run")
+    spy(Progress, "tell_others")
+    run_trials(settings(trials=1))
+    assert calls[-2:] == ["others_run", "tell_others"]
 
 
 def test_a_study_that_another_process_runs_is_not_disturbed(
