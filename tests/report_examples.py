@@ -69,6 +69,11 @@ def add_study(store: Store, *scores: float | None, **changes: Any) -> None:
         add_trial(store, number, score, "failed" if score is None else "complete")
 
 
+def describe(store: Store) -> list[str]:
+    """The sentences of the result of the study ``birds``."""
+    return report.describe_result(report.summarise(store, "birds"))
+
+
 def trial_contender(
     trial: int, mean: float, tied: bool, role: Role = "finalist", kind: Kind = "trial"
 ) -> Contender:

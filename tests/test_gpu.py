@@ -17,21 +17,22 @@ import pytest
 import timm
 import torch
 from command_line import run
-from gpu import SIMULATED, with_gpu
+from gpu import SIMULATED, no_waiting, with_gpu
 from images import image_input, write_images, write_plugin
 from torch import Tensor, nn
-from toy import REGISTRY, config
+from toy import REGISTRY, config, squares
 
 import autotl
 from autotl import backbone, head, training
 from autotl.artifact import model_folder
-from autotl.data import Batches, Packed, resident, toy_images
+from autotl.data import Batches, resident
 from autotl.frozen import FeatureCache
 from autotl.frozen.split_point import find_split_point
 from autotl.models import Device, Model, build_model, select_device
 from autotl.store import Store
 from autotl.tasks import numbered_classes
 from autotl.testing import toy
+from autotl.testing.toy import make_batches
 from autotl.training.augmentation import Augmentation
 from autotl.training.predict import autocast
 from autotl.training.random_state import RandomState
@@ -66,11 +67,8 @@ BACKBONES = {name: random_backbone(name) for name in ARCHITECTURES}
 
 def batches(seed: int, device: Device, shuffle_seed: int | None = None) -> Batches:
     """Batches of images of three colours, on a device."""
-    examples = toy_images.squares([EACH] * CLASSES, seed, SIDE)
-    labels = np.array([sorted(toy.COLOURS).index(example.label) for example in examples])
-    packed = Packed(np.stack([example.item for example in examples]), Path("in memory"))
-    indices = np.arange(len(examples))
-    return Batches(packed, labels, indices, BATCH, device.torch_device, shuffle_seed=shuffle_seed)
+    examples = squares(EACH, seed, SIDE)
+    return make_batches(examples, BATCH, shuffle_seed, device=device.torch_device)
 
 
 def job(device: Device, epochs: int = 4, **changes: Any) -> training.Job:
@@ -217,12 +215,9 @@ def test_the_cpu_does_not_wait_for_the_gpu_between_reports(device: Device, strat
         run.run_epoch(1)
         run.run_epoch(2)  # both views are cached and resident
         run.begin_epoch(3)
-        torch.cuda.set_sync_debug_mode("error")
-        try:
+        with no_waiting():
             for batch, targets in run.inputs.training_batches(3):
                 run.step(batch, targets)
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
         assert np.isfinite(run.end_epoch().loss)
 
 

@@ -5,14 +5,13 @@ See ``test_gpu`` for where these tests run.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from fitted_tasks import FITTED
+from gpu import no_waiting
 from toy import REGISTRY, batches, config, squares
 
 from autotl import training
@@ -66,16 +65,6 @@ def make_job(device: Device, targets: Any = None, epochs: int = 3, **changes: An
     return training.Job(train, epochs=epochs, device=device, **(defaults | changes))
 
 
-@contextmanager
-def no_waiting() -> Iterator[None]:
-    """Raise an error where the CPU waits for the GPU."""
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        yield
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-
-
 def train_without_waiting(
     device: Device,
     task: Task = CLASSES,
@@ -115,24 +104,12 @@ def names(kind: str) -> list[str]:
     return [name for name in REGISTRY.names(kind) if name not in FITTED_HEADS]
 
 
-@pytest.mark.parametrize("name", names("augment"))
-def test_augmentations(device: Device, name: str) -> None:
-    train_without_waiting(device, augment=name)
-
-
-@pytest.mark.parametrize("name", names("balance"))
-def test_balancing(device: Device, name: str) -> None:
-    train_without_waiting(device, balance=name)
-
-
-@pytest.mark.parametrize("name", names("head"))
-def test_heads(device: Device, name: str) -> None:
-    train_without_waiting(device, head=name)
-
-
-@pytest.mark.parametrize("name", names("optimizer"))
-def test_optimizers(device: Device, name: str) -> None:
-    train_without_waiting(device, optimizer=name)
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [(kind, name) for kind in ("augment", "balance", "head", "optimizer") for name in names(kind)],
+)
+def test_plugins_of_each_kind(device: Device, kind: str, name: str) -> None:
+    train_without_waiting(device, **{kind: name})
 
 
 @pytest.mark.parametrize("name", names("freeze"))

@@ -11,7 +11,7 @@ from timm.scheduler.cosine_lr import CosineLRScheduler
 from torch import Tensor, nn
 from toy import config, job, model
 
-from autotl import head, optimizer
+from autotl import augment, head, optimizer
 from autotl.models import Group, Model
 from autotl.training import Epoch, Job, fine_tune
 from autotl.training.inputs import Inputs
@@ -58,6 +58,17 @@ def get_view(inputs: Inputs, view: int | None) -> Any:
     assert rows is not None
     [activations_and_targets] = rows.batches([np.arange(inputs.job.train.num_examples)])
     return activations_and_targets
+
+
+@augment(mixes=True)
+def half_and_half(size: int) -> Any:
+    """The mean of each image and the one before it."""
+
+    def transform(images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        mixed = (images.float() + images.roll(1, 0).float()) / 2
+        return mixed.to(torch.uint8), (targets + targets.roll(1, 0)) / 2
+
+    return transform
 
 
 class RecordingAdamW(torch.optim.AdamW):

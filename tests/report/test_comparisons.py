@@ -10,6 +10,7 @@ from report_examples import (
     add_selection,
     add_study,
     data_facts,
+    describe,
     ensemble_contender,
     trial_contender,
 )
@@ -22,10 +23,6 @@ from autotl.store import (
     Store,
     single,
 )
-
-
-def describe(store: Store) -> list[str]:
-    return report.describe_result(report.summarise(store, "birds"))
 
 
 def test_without_finals_ties_with_the_best_are_named(store: Store) -> None:

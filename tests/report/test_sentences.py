@@ -8,6 +8,7 @@ from report_examples import (
     add_selection,
     add_study,
     data_facts,
+    describe,
     ensemble_contender,
     label_facts,
     number_facts,
@@ -31,10 +32,6 @@ from autotl.store import (
     TestResult,
     single,
 )
-
-
-def describe(store: Store) -> list[str]:
-    return report.describe_result(report.summarise(store, "birds"))
 
 
 def test_a_study_without_a_complete_trial_has_no_winner(store: Store) -> None:

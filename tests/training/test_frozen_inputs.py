@@ -16,9 +16,9 @@ import torch
 from memory_growth import MIB, measure_growth
 from torch import Tensor, nn
 from toy import CPU, Backbone, batches, config, job, model, squares
-from training_helpers import TOP, count_images, get_view, have_equal_weights, train
+from training_helpers import TOP, count_images, get_view, half_and_half, have_equal_weights, train
 
-from autotl import augment, backbone, freeze, head
+from autotl import backbone, freeze, head
 from autotl.data import Batches
 from autotl.errors import OutOfTime
 from autotl.frozen import FeatureCache
@@ -55,17 +55,6 @@ def select(indices: list[int], size: int = 12, **changes: Any) -> Batches:
     labels, chosen = every.targets.numpy(), np.array(indices)
     device = CPU.torch_device
     return Batches(every.packed, labels, chosen, size, device, shuffle_seed=0, **changes)
-
-
-@augment(mixes=True)
-def half_and_half(size: int) -> Any:
-    """The mean of each image and the one before it."""
-
-    def transform(images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        mixed = (images.float() + images.roll(1, 0).float()) / 2
-        return mixed.to(torch.uint8), (targets + targets.roll(1, 0)) / 2
-
-    return transform
 
 
 # Number of passes through the frozen layers.

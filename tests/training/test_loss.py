@@ -15,9 +15,9 @@ from fake_gpu import FakeGpu
 from torch import Tensor, nn
 from torch.nn import functional
 from toy import CPU, batches, config, job, model, squares
-from training_helpers import recording_optimizer, refusing_head, train
+from training_helpers import half_and_half, recording_optimizer, refusing_head, train
 
-from autotl import Balance, augment, balance, freeze, head, optimizer
+from autotl import Balance, balance, freeze, head, optimizer
 from autotl.data import resident
 from autotl.errors import OutOfMemory
 from autotl.models import Group, Model
@@ -36,17 +36,6 @@ def make_inputs(network: Model, **changes: Any) -> Inputs:
 
 
 # Loss.
-
-
-@augment(mixes=True)
-def half_and_half(size: int) -> Any:
-    """The mean of each image and the one before it."""
-
-    def transform(images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        mixed = (images.float() + images.roll(1, 0).float()) / 2
-        return mixed.to(torch.uint8), (targets + targets.roll(1, 0)) / 2
-
-    return transform
 
 
 @pytest.mark.parametrize("frozen", [True, False])
