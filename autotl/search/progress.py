@@ -64,7 +64,7 @@ class Progress:
             self.tell_others()
 
     def tell_others(self) -> None:
-        """Tell of the trials of other workers: those that have finished, and those that run."""
+        """Tell of the finished and the running trials of other workers."""
         self._read_others = time.monotonic()
         for row in self.leaderboard.take_news():
             if row.worker not in (None, self.worker.number):

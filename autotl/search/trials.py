@@ -136,7 +136,7 @@ class TrialLoop:
             begun = None if gives_up else self.queue.begin_next(status)
             if begun is None:
                 others_run = self.queue.others_run()
-                self.progress.tell_others()  # afterwards, of those that have just finished too
+                self.progress.tell_others()  # afterwards, because a trial may just have finished
                 if not others_run:
                     break
                 self.listener(events.Stage("waiting for the trials of other workers"))

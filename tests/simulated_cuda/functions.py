@@ -139,7 +139,7 @@ QUESTIONS: dict[Any, Callable[[torch.device], Any]] = {
     torch.Tensor.is_cpu.__get__: lambda device: device.type == "cpu",  # type: ignore[attr-defined]
     torch.Tensor.get_device: lambda device: -1 if device.type == "cpu" else device.index,
 }
-"""What is asked of the device of a tensor."""
+"""The attributes of a tensor that tell its device."""
 
 FACTORIES = {torch.tensor, torch.as_tensor, torch.asarray, torch.Tensor.new_tensor}
 """Functions that make tensors of numbers of Python."""
